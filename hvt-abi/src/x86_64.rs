@@ -1,0 +1,385 @@
+//! x86_64: memory map, entry state, and how a hypercall is made.
+//!
+//! Sections are those of the *Intel 64 and IA-32 Architectures Software Developer's Manual* (SDM).
+
+use bitflags::bitflags;
+
+use crate::{BOOT_INFO_BASE, Gpa};
+
+/// Where the tender puts the guest's first GDT ([`GDT`]).
+pub const GDT_BASE: Gpa = Gpa(0x1000);
+/// Where the tender puts the PML4 table: the guest's first CR3.
+pub const PML4_BASE: Gpa = Gpa(0x2000);
+/// Where the tender puts the one page-directory-pointer table.
+pub const PDPT_BASE: Gpa = Gpa(0x3000);
+/// Where the tender puts the four page directories, one for each GiB.
+pub const PD_BASE: Gpa = Gpa(0x4000);
+/// Where the tender puts the page table of the first 2 MiB; further ones follow.
+pub const PT_BASE: Gpa = Gpa(0x8000);
+
+/// `HVT_HYPERCALL_PIO_BASE`: hypercall *n* is a 32-bit `out` to this port plus *n*, EAX being the address of its
+/// argument.
+pub const HYPERCALL_PORT: u16 = 0x500;
+/// First port after those reserved for hypercalls.
+pub const HYPERCALL_PORT_END: u16 = 0x600;
+/// `HVT_RING_KICK_PIO_BASE`: a 32-bit `out` of a ring's number to this port wakes the tender's end of that ring.
+pub const RING_KICK_PORT: u16 = 0x600;
+
+/// Index of the code segment in [`GDT`], as a selector.
+pub const CODE_SELECTOR: u16 = 8;
+/// Index of the data segment in [`GDT`], as a selector.
+pub const DATA_SELECTOR: u16 = 16;
+
+/// The guest's first GDT: null, flat 64-bit code, flat data; accessed bits set (SDM 3.4.5).
+pub const GDT: [u64; 3] = [0, 0x00af_9900_0000_ffff, 0x00cf_9300_0000_ffff];
+
+bitflags! {
+    /// Control register 0 (SDM 2.5).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Cr0: u64 {
+        /// Protection enable.
+        const PE = 1 << 0;
+        /// Monitor coprocessor.
+        const MP = 1 << 1;
+        /// Emulation.
+        const EM = 1 << 2;
+        /// Task switched.
+        const TS = 1 << 3;
+        /// Extension type.
+        const ET = 1 << 4;
+        /// Numeric error.
+        const NE = 1 << 5;
+        /// Write protect: supervisor code honours read-only pages.
+        const WP = 1 << 16;
+        /// Alignment mask.
+        const AM = 1 << 18;
+        /// Not write-through.
+        const NW = 1 << 29;
+        /// Cache disable.
+        const CD = 1 << 30;
+        /// Paging.
+        const PG = 1 << 31;
+    }
+
+    /// Control register 4 (SDM 2.5), the bits of interest here.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Cr4: u64 {
+        /// Page size extensions.
+        const PSE = 1 << 4;
+        /// Physical address extension.
+        const PAE = 1 << 5;
+        /// Global pages.
+        const PGE = 1 << 7;
+        /// FXSAVE and FXRSTOR, SSE.
+        const OSFXSR = 1 << 9;
+        /// Unmasked SIMD floating-point exceptions (#XM).
+        const OSXMMEXCPT = 1 << 10;
+        /// VMX operation.
+        const VMXE = 1 << 13;
+        /// RDFSBASE and its kin.
+        const FSGSBASE = 1 << 16;
+        /// XSAVE and XCR0.
+        const OSXSAVE = 1 << 18;
+    }
+
+    /// IA32_EFER (SDM 2.2.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Efer: u64 {
+        /// SYSCALL enable.
+        const SCE = 1 << 0;
+        /// Long mode enable.
+        const LME = 1 << 8;
+        /// Long mode active.
+        const LMA = 1 << 10;
+        /// No-execute enable.
+        const NXE = 1 << 11;
+        /// Secure virtual machine enable (AMD APM volume 2, 3.1.7).
+        const SVME = 1 << 12;
+    }
+
+    /// Entry of a page table at any level (SDM 4.5.4), the bits used here.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct PageEntry: u64 {
+        /// Present.
+        const PRESENT = 1 << 0;
+        /// Writable.
+        const WRITABLE = 1 << 1;
+        /// Accessible at CPL 3.
+        const USER = 1 << 2;
+        /// Accessed.
+        const ACCESSED = 1 << 5;
+        /// Dirty.
+        const DIRTY = 1 << 6;
+        /// In a page directory: maps 2 MiB.
+        const PAGE_SIZE = 1 << 7;
+        /// No execute; reserved unless EFER.NXE is set.
+        const NO_EXECUTE = 1 << 63;
+    }
+}
+
+/// Segment register with its hidden part (SDM 3.4.3), as VMCS, VMCB and KVM want it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Visible part.
+    pub selector: u16,
+    /// Base address.
+    pub base: u64,
+    /// Limit in bytes.
+    pub limit: u32,
+    /// Type field of the descriptor, 4 bits (SDM 3.4.5.1, 3.5).
+    pub kind: u8,
+    /// S: a code or data segment, not a system segment.
+    pub code_or_data: bool,
+    /// Descriptor privilege level, 0 to 3.
+    pub dpl: u8,
+    /// P: present; where not, the segment is unusable.
+    pub present: bool,
+    /// L: 64-bit code.
+    pub long: bool,
+    /// D/B: 32-bit default operand size, or stack.
+    pub default_big: bool,
+    /// G: the descriptor's limit counted in 4 KiB; [`Segment::limit`] is in bytes all the same.
+    pub granularity: bool,
+}
+
+impl Segment {
+    /// Flat 64-bit code at CPL 0: execute-only, accessed.
+    pub const CODE: Self = Self {
+        selector: CODE_SELECTOR,
+        base: 0,
+        limit: u32::MAX,
+        kind: 0x9,
+        code_or_data: true,
+        dpl: 0,
+        present: true,
+        long: true,
+        default_big: false,
+        granularity: true,
+    };
+
+    /// Flat data: read, write, accessed.
+    pub const DATA: Self = Self { selector: DATA_SELECTOR, kind: 0x3, long: false, default_big: true, ..Self::CODE };
+
+    /// Task register: a busy 64-bit TSS, empty. VM entry demands a usable one (SDM 27.3.1.2).
+    pub const TASK: Self = Self {
+        selector: 0,
+        base: 0,
+        limit: 0,
+        kind: 0xb,
+        code_or_data: false,
+        dpl: 0,
+        present: true,
+        long: false,
+        default_big: false,
+        granularity: false,
+    };
+
+    /// LDTR: unusable.
+    pub const UNUSABLE: Self = Self { kind: 0, present: false, ..Self::TASK };
+}
+
+/// Descriptor-table register (GDTR, IDTR).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableRegister {
+    /// Linear address of the table.
+    pub base: u64,
+    /// Last valid byte.
+    pub limit: u16,
+}
+
+/// State of the virtual CPU at the guest's entry point. General registers not named here are 0, the FPU is as after
+/// reset with SSE enabled, interrupts are off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryState {
+    /// CR0.
+    pub cr0: Cr0,
+    /// CR3.
+    pub cr3: Gpa,
+    /// CR4.
+    pub cr4: Cr4,
+    /// IA32_EFER.
+    pub efer: Efer,
+    /// CS.
+    pub code: Segment,
+    /// SS, DS, ES, FS and GS.
+    pub data: Segment,
+    /// TR.
+    pub task: Segment,
+    /// LDTR.
+    pub ldt: Segment,
+    /// GDTR.
+    pub gdtr: TableRegister,
+    /// IDTR: an empty table, so that an exception before the guest's `lidt` ends in a triple fault.
+    pub idtr: TableRegister,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// RIP: the ELF entry point.
+    pub rip: Gpa,
+    /// RSP: 8 below a multiple of 16, as after a call.
+    pub rsp: Gpa,
+    /// RDI: address of [`BootInfo`](crate::BootInfo).
+    pub rdi: Gpa,
+}
+
+impl EntryState {
+    /// The state in which a guest with `mem_size` bytes of memory and this ELF entry point starts.
+    ///
+    /// EFER.NXE goes beyond what Solo5 sets: the page tables mark what is not code with NX.
+    #[must_use]
+    pub const fn new(mem_size: u64, entry: Gpa) -> Self {
+        Self {
+            cr0: Cr0::PE.union(Cr0::NE).union(Cr0::WP).union(Cr0::PG),
+            cr3: PML4_BASE,
+            cr4: Cr4::PAE.union(Cr4::OSFXSR).union(Cr4::OSXMMEXCPT),
+            efer: Efer::LME.union(Efer::LMA).union(Efer::NXE),
+            code: Segment::CODE,
+            data: Segment::DATA,
+            task: Segment::TASK,
+            ldt: Segment::UNUSABLE,
+            gdtr: TableRegister { base: GDT_BASE.0, limit: size_of::<[u64; 3]>() as u16 - 1 },
+            idtr: TableRegister { base: 0, limit: 0 },
+            rflags: RFLAGS_RESERVED,
+            rip: entry,
+            rsp: Gpa(mem_size - 8),
+            rdi: BOOT_INFO_BASE,
+        }
+    }
+}
+
+/// Bit 1 of RFLAGS, always set (SDM 3.4.3).
+pub const RFLAGS_RESERVED: u64 = 0x2;
+
+/// General-purpose registers, RIP and RFLAGS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the field names are the registers' names")]
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rbp: u64,
+    pub rsp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+}
+
+/// Exception vectors (SDM 6.15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Vector {
+    /// #DE
+    DivideError = 0,
+    /// #DB
+    Debug = 1,
+    /// #BP
+    Breakpoint = 3,
+    /// #OF
+    Overflow = 4,
+    /// #BR
+    BoundRange = 5,
+    /// #UD
+    InvalidOpcode = 6,
+    /// #NM
+    DeviceNotAvailable = 7,
+    /// #DF
+    DoubleFault = 8,
+    /// #TS
+    InvalidTss = 10,
+    /// #NP
+    SegmentNotPresent = 11,
+    /// #SS
+    StackFault = 12,
+    /// #GP
+    GeneralProtection = 13,
+    /// #PF
+    PageFault = 14,
+    /// #MF
+    FloatingPoint = 16,
+    /// #AC
+    AlignmentCheck = 17,
+    /// #MC
+    MachineCheck = 18,
+    /// #XM
+    SimdFloatingPoint = 19,
+}
+
+impl Vector {
+    /// Whether the CPU pushes an error code (SDM 6.13).
+    #[must_use]
+    pub const fn has_error_code(self) -> bool {
+        matches!(
+            self,
+            Self::DoubleFault
+                | Self::InvalidTss
+                | Self::SegmentNotPresent
+                | Self::StackFault
+                | Self::GeneralProtection
+                | Self::PageFault
+                | Self::AlignmentCheck
+        )
+    }
+}
+
+/// Model-specific registers that a guest may use (SDM volume 4).
+pub mod msr {
+    /// IA32_TIME_STAMP_COUNTER.
+    pub const TSC: u32 = 0x10;
+    /// IA32_PAT.
+    pub const PAT: u32 = 0x277;
+    /// IA32_EFER.
+    pub const EFER: u32 = 0xc000_0080;
+    /// IA32_FS_BASE.
+    pub const FS_BASE: u32 = 0xc000_0100;
+    /// IA32_GS_BASE.
+    pub const GS_BASE: u32 = 0xc000_0101;
+    /// IA32_KERNEL_GS_BASE.
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fields of a descriptor, unpacked independently from `GDT` (SDM figure 3-8).
+    fn unpack(descriptor: u64) -> Segment {
+        let granularity = descriptor >> 55 & 1 == 1;
+        let limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
+        Segment {
+            selector: 0,
+            base: descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000,
+            limit: if granularity { limit << 12 | 0xfff } else { limit },
+            kind: (descriptor >> 40 & 0xf) as u8,
+            code_or_data: descriptor >> 44 & 1 == 1,
+            dpl: (descriptor >> 45 & 3) as u8,
+            present: descriptor >> 47 & 1 == 1,
+            long: descriptor >> 53 & 1 == 1,
+            default_big: descriptor >> 54 & 1 == 1,
+            granularity,
+        }
+    }
+
+    #[test]
+    fn gdt_says_what_the_segment_registers_hold() {
+        assert_eq!(Segment { selector: CODE_SELECTOR, ..unpack(GDT[1]) }, Segment::CODE);
+        assert_eq!(Segment { selector: DATA_SELECTOR, ..unpack(GDT[2]) }, Segment::DATA);
+    }
+
+    #[test]
+    fn entry_state_is_solo5s() {
+        let state = EntryState::new(0x2000_0000, Gpa(0x10_0000));
+        assert_eq!(state.cr0.bits(), 0x8001_0021);
+        assert_eq!(state.cr4.bits(), 0x620);
+        assert_eq!(state.efer.bits(), 0xd00);
+        assert_eq!(state.rsp, Gpa(0x1fff_fff8));
+    }
+}
