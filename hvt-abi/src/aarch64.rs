@@ -19,3 +19,16 @@ pub const MMIO_SIZE: u64 = 0x4000_0000;
 pub const HYPERCALL_STRIDE: u64 = 8;
 /// `HVT_RING_KICK_MMIO_BASE`: a 32-bit store of a ring's number here wakes the tender's end of that ring.
 pub const RING_KICK: Gpa = Gpa(0x1_0000_0100);
+
+/// General-purpose registers, SP_EL1, PC and PSTATE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// X0 to X30.
+    pub x: [u64; 31],
+    /// SP_EL1.
+    pub sp: u64,
+    /// PC.
+    pub pc: u64,
+    /// PSTATE, laid out as SPSR_EL1.
+    pub pstate: u64,
+}

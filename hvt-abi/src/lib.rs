@@ -26,8 +26,14 @@ pub mod note;
 pub mod ring;
 pub mod x86_64;
 
+/// The architecture that this crate was compiled for.
+#[cfg(target_arch = "aarch64")]
+pub use aarch64 as native;
 pub use address::{Gpa, GuestRange};
 pub use boot_info::BootInfo;
+/// The architecture that this crate was compiled for.
+#[cfg(target_arch = "x86_64")]
+pub use x86_64 as native;
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("the HVT ABI is defined for little-endian machines only");

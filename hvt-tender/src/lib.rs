@@ -1,1 +1,30 @@
-//! x
+//! A tender for Solo5 HVT unikernels: loads one, runs it on a backend, serves its hypercalls.
+//!
+//! Data walks through the rooms once:
+//!
+//! | room | what goes in and out |
+//! |---|---|
+//! | [`image`] | bytes of an ELF file → segments, entry point, manifest |
+//! | [`boot`] | image and configuration → contents of guest memory, its [`Layout`](memory::Layout), entry state |
+//! | [`backend`] | guest memory and entry state → `run()` → [`Exit`] |
+//! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
+//! | [`device`] | console, clock, block, net: traits, and those of the host |
+//! | [`monitor`] | the loop over `run()` and `hypercall` |
+//! | [`unikernel`] | the builder on top of it all |
+//!
+//! [`memory`] and [`exit`] are the words they speak. Without the feature `std` only the rooms that need no operating
+//! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, and the traits of `device`), for kernels that run guests themselves.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+#[cfg(feature = "std")]
+pub mod backend;
+pub mod boot;
+pub mod device;
+pub mod exit;
+pub mod hypercall;
+pub mod image;
+pub mod memory;
+
+pub use exit::Exit;

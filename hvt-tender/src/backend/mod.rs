@@ -1,0 +1,69 @@
+//! What runs a guest's instructions.
+//!
+//! A backend lives in stages, each a type, so that a wrong order does not compile:
+//!
+//! 1. `Kvm::open()`, `Process::open()`: is it to be had here? If not, [`Unavailable`] says why.
+//! 2. `.memory(size)`: guest memory in the form that this backend needs. [`boot`](crate::boot) fills it.
+//! 3. `.start(memory, layout, entry, stop)`: a [`Machine`], ready to run, permissions in force.
+//! 4. [`Machine::run`] until the guest ends.
+//!
+//! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`].
+
+mod stop;
+
+use hvt_abi::native::Registers;
+
+use crate::exit::Exit;
+use crate::memory::GuestMemory;
+
+pub use stop::{Kick, Stop};
+
+/// A guest that is ready to run, on one virtual CPU.
+///
+/// It belongs to the thread that made it: a backend may tie the guest's life to that thread.
+pub trait Machine {
+    /// Runs the guest until it wants something or cannot go on.
+    ///
+    /// After [`Exit::Fault`] the guest must not be run again.
+    ///
+    /// # Errors
+    /// When the backend itself fails; nothing a guest does causes that.
+    fn run(&mut self) -> Result<Exit, Error>;
+
+    /// The guest's memory.
+    fn memory(&self) -> &dyn GuestMemory;
+
+    /// The guest's registers, between two runs.
+    ///
+    /// # Errors
+    /// When the backend itself fails.
+    fn registers(&self) -> Result<Registers, Error>;
+}
+
+/// A backend cannot be had on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("backend {backend} is not available: {reason}")]
+pub struct Unavailable {
+    /// Name of the backend, as in `--backend`.
+    pub backend: &'static str,
+    /// Why, and what would help.
+    pub reason: String,
+}
+
+/// A backend failed: its kernel or machine did not do what it must.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct Error {
+    /// What was being done.
+    pub what: &'static str,
+    /// What the host said.
+    pub source: std::io::Error,
+}
+
+impl Error {
+    /// The system call error that has just been reported, while doing `what`.
+    #[must_use]
+    pub fn last_os_error(what: &'static str) -> Self {
+        Self { what, source: std::io::Error::last_os_error() }
+    }
+}

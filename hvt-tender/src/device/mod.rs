@@ -1,0 +1,99 @@
+//! Devices: what stands behind a guest's handles.
+//!
+//! The traits are what [`hypercall`](crate::hypercall) serves a guest with. They see guest buffers only as
+//! [`GuestSlice`]s, already checked, and say how it went; what that means for the guest is decided in one place there.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::memory::GuestSlice;
+
+/// Where the guest's console output goes.
+pub trait Console {
+    /// Writes all of it. Failures are the console's own affair: the guest cannot be told.
+    fn write(&mut self, data: GuestSlice<'_>);
+}
+
+/// Wall clock.
+pub trait Clock {
+    /// Nanoseconds since the Unix epoch, UTC.
+    fn now(&mut self) -> u64;
+}
+
+/// A block device. Offsets and lengths that reach it are whole blocks inside its capacity.
+pub trait Block {
+    /// Size in bytes, a non-zero multiple of the block size.
+    fn capacity(&self) -> u64;
+    /// Block size in bytes, a power of two, at least 512.
+    fn block_size(&self) -> u16;
+    /// Fills `into` from byte `offset` on.
+    ///
+    /// # Errors
+    /// When the device failed; `into` may be filled in part.
+    fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError>;
+    /// Writes `from` from byte `offset` on.
+    ///
+    /// # Errors
+    /// When the device failed, or is read-only; a part may have been written.
+    fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError>;
+}
+
+/// A network device.
+pub trait Net {
+    /// Hardware address.
+    fn mac(&self) -> [u8; 6];
+    /// Largest payload of a frame in bytes, its 14 bytes of Ethernet header not counted.
+    fn mtu(&self) -> u16;
+    /// Sends one frame, Ethernet header first.
+    ///
+    /// # Errors
+    /// When the device failed. A frame that the network drops is no failure.
+    fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError>;
+    /// Takes one frame; `None` when none is waiting. A frame longer than `into` loses its end.
+    ///
+    /// # Errors
+    /// When the device failed.
+    fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError>;
+}
+
+/// How a guest sleeps.
+pub trait Poller {
+    /// Waits until a network device has a frame waiting, or `timeout` nanoseconds are over. Bit *n* of the answer is
+    /// set when the device with handle *n* has one, however long it has been waiting.
+    ///
+    /// # Errors
+    /// [`Interrupted`] when somebody asked the run to end meanwhile.
+    fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted>;
+}
+
+/// The device failed; what exactly went to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the device failed")]
+pub struct DeviceError;
+
+/// Somebody asked the run to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// What stands at an index of the manifest.
+pub enum Slot {
+    /// The reserved first entry.
+    Reserved,
+    /// A block device.
+    Block(Box<dyn Block>),
+    /// A network device.
+    Net(Box<dyn Net>),
+}
+
+/// All that a guest's hypercalls reach.
+pub struct Devices {
+    /// Console.
+    pub console: Box<dyn Console>,
+    /// Wall clock.
+    pub clock: Box<dyn Clock>,
+    /// How the guest sleeps.
+    pub poller: Box<dyn Poller>,
+    /// By handle.
+    pub slots: Vec<Slot>,
+}

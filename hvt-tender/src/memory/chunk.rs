@@ -1,0 +1,110 @@
+//! A piece of host memory that a guest may change at any time.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+/// A run of bytes that back guest memory, contiguous in the host.
+///
+/// It can be copied from and to, and its address can be handed to a system call; no reference to it ever exists,
+/// because the guest writes it concurrently.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'m> {
+    start: NonNull<u8>,
+    len: usize,
+    memory: PhantomData<&'m ()>,
+}
+
+impl<'m> Chunk<'m> {
+    /// The `len` bytes at `start`.
+    ///
+    /// # Safety
+    /// They must be mapped, readable and writable, for all of `'m`, and no Rust reference to any of them may exist
+    /// meanwhile. Other agents may read and write them.
+    #[must_use]
+    pub const unsafe fn new(start: NonNull<u8>, len: usize) -> Self {
+        Self { start, len, memory: PhantomData }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no byte.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Host address of the first byte, for system calls that fill or drain a buffer.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Copies as much as fits into `into`; returns how many bytes.
+    #[must_use]
+    pub fn read(&self, into: &mut [u8]) -> usize {
+        let len = self.len.min(into.len());
+        // SAFETY: `len` bytes are valid on both sides: here by `new`, there because `into` is a slice; a slice cannot
+        // overlap guest memory, to which no reference exists.
+        unsafe { copy(self.start.as_ptr(), into.as_mut_ptr(), len) };
+        len
+    }
+
+    /// Copies as much of `from` as fits; returns how many bytes.
+    #[must_use]
+    pub fn write(&self, from: &[u8]) -> usize {
+        let len = self.len.min(from.len());
+        // SAFETY: as in `read`.
+        unsafe { copy(from.as_ptr(), self.start.as_ptr(), len) };
+        len
+    }
+}
+
+/// Copies `len` bytes with volatile accesses: whatever the guest does meanwhile, each byte is read and written once,
+/// and the compiler assumes nothing about what it saw.
+///
+/// # Safety
+/// `from` must be valid for reading `len` bytes, `to` for writing them, and they must not overlap.
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    const WORD: usize = size_of::<u64>();
+    let words = len / WORD;
+    for index in 0..words {
+        // SAFETY: `index * WORD + WORD <= len`. The types need no alignment: `[u8; 8]` is read as one unit.
+        unsafe {
+            let word = from.add(index * WORD).cast::<[u8; WORD]>().read_volatile();
+            to.add(index * WORD).cast::<[u8; WORD]>().write_volatile(word);
+        }
+    }
+    for index in words * WORD..len {
+        // SAFETY: `index < len`.
+        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn copies_every_length_at_every_alignment() {
+        for offset in 0..9 {
+            for len in 0..40 {
+                let mut host: Vec<u8> = (0..64).collect();
+                let start = NonNull::new(host.as_mut_ptr().wrapping_add(offset)).unwrap();
+                // SAFETY: `offset + len < 64`, and `host` is not touched until the chunk is gone.
+                let chunk = unsafe { Chunk::new(start, len) };
+                let mut out = [0xff; 48];
+                assert_eq!(chunk.read(&mut out), len);
+                assert!((0..len).all(|i| usize::from(out[i]) == offset + i));
+                assert!(out[len..].iter().all(|byte| *byte == 0xff));
+                assert_eq!(chunk.write(&[0xee; 48]), len);
+                let touched = host.iter().filter(|byte| **byte == 0xee).count();
+                assert_eq!(touched, len);
+            }
+        }
+    }
+}

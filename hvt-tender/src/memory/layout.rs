@@ -1,0 +1,141 @@
+//! What a guest may do with which part of its memory.
+
+use alloc::vec::Vec;
+
+use bitflags::bitflags;
+use hvt_abi::{Gpa, GuestRange};
+
+bitflags! {
+    /// Ways to access memory.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct Access: u8 {
+        /// Load.
+        const READ = 1 << 0;
+        /// Store.
+        const WRITE = 1 << 1;
+        /// Instruction fetch.
+        const EXECUTE = 1 << 2;
+    }
+}
+
+/// A page-aligned part of guest memory and what the guest may do there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Where.
+    pub range: GuestRange,
+    /// What the guest may do.
+    pub access: Access,
+}
+
+/// The regions of a guest's memory: ascending, not overlapping, none empty. What lies in no region is not mapped for
+/// the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    regions: Vec<Region>,
+}
+
+impl Layout {
+    /// A layout of these regions, neighbours with equal access joined; `None` unless they ascend, do not overlap and
+    /// are page-aligned. Empty ones are dropped.
+    #[must_use]
+    pub fn new(regions: impl IntoIterator<Item = Region>) -> Option<Self> {
+        let mut joined: Vec<Region> = Vec::new();
+        for region in regions {
+            let range = region.range;
+            if !range.start().is_aligned(hvt_abi::PAGE_SIZE) || !range.end().is_aligned(hvt_abi::PAGE_SIZE) {
+                return None;
+            }
+            if range.is_empty() {
+                continue;
+            }
+            match joined.last_mut() {
+                Some(last) if last.range.end() > range.start() => return None,
+                Some(last) if last.range.end() == range.start() && last.access == region.access => {
+                    last.range = GuestRange::between(last.range.start(), range.end())?;
+                }
+                _ => joined.push(region),
+            }
+        }
+        Some(Self { regions: joined })
+    }
+
+    /// The regions, ascending.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The region that holds `address`, if it is mapped.
+    #[must_use]
+    pub fn region_at(&self, address: Gpa) -> Option<&Region> {
+        let index = self.regions.partition_point(|region| region.range.end() <= address);
+        self.regions.get(index).filter(|region| region.range.contains(address))
+    }
+
+    /// Whether the guest may access every byte of `range` in every one of these ways. An empty range touches nothing.
+    #[must_use]
+    pub fn allows(&self, range: GuestRange, access: Access) -> bool {
+        self.all(range, |region| region.access.contains(access))
+    }
+
+    /// Whether `each` holds for the regions of every byte of `range`, all of which must be mapped.
+    pub(super) fn all(&self, range: GuestRange, each: impl Fn(&Region) -> bool) -> bool {
+        let mut at = range.start();
+        while at < range.end() {
+            match self.region_at(at) {
+                Some(region) if each(region) => at = region.range.end(),
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(start: u64, end: u64, access: Access) -> Region {
+        Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access }
+    }
+
+    fn range(start: u64, len: u64) -> GuestRange {
+        GuestRange::new(Gpa(start), len).unwrap()
+    }
+
+    #[test]
+    fn rejects_what_is_not_a_layout() {
+        let read = Access::READ;
+        assert!(Layout::new([region(0x1000, 0x3000, read), region(0x2000, 0x4000, read)]).is_none());
+        assert!(Layout::new([region(0x2000, 0x3000, read), region(0x1000, 0x2000, read)]).is_none());
+        assert!(Layout::new([region(0x1000, 0x1001, read)]).is_none());
+    }
+
+    #[test]
+    fn joins_neighbours_and_drops_empty_regions() {
+        let layout = Layout::new([
+            region(0x1000, 0x2000, Access::READ),
+            region(0x2000, 0x2000, Access::WRITE),
+            region(0x2000, 0x3000, Access::READ),
+        ]);
+        assert_eq!(layout.unwrap().regions(), [region(0x1000, 0x3000, Access::READ)]);
+    }
+
+    #[test]
+    fn allows_looks_at_every_page() {
+        let both = Access::READ | Access::WRITE;
+        let layout = Layout::new([
+            region(0x1000, 0x2000, Access::READ),
+            region(0x2000, 0x3000, both),
+            region(0x4000, 0x5000, both),
+        ])
+        .unwrap();
+        assert!(layout.allows(range(0x1fff, 0x1001), Access::READ));
+        assert!(!layout.allows(range(0x1fff, 2), Access::WRITE));
+        assert!(!layout.allows(range(0x2fff, 2), Access::READ), "the hole at 0x3000");
+        assert!(!layout.allows(range(0xfff, 1), Access::READ));
+        assert!(layout.allows(range(0x4fff, 1), both));
+        assert!(!layout.allows(range(0x4fff, 2), both));
+        assert!(layout.allows(range(0x9000, 0), both), "an empty range touches nothing");
+    }
+}

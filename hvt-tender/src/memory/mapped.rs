@@ -1,0 +1,128 @@
+//! Guest memory as one mapping of an operating system.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+
+use hvt_abi::GuestRange;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+use vm_memory::{FileOffset, VolatileMemory};
+
+use super::{Access, Chunk, GuestMemory, Layout};
+
+/// Guest memory in one mapping of this process, zero at first and populated as it is touched.
+#[derive(Debug)]
+pub struct MappedMemory {
+    region: MmapRegion,
+}
+
+/// Guest memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot map {size:#x} bytes of guest memory: {source}")]
+pub struct MapError {
+    /// Bytes asked for.
+    pub size: u64,
+    /// What the host said.
+    pub source: io::Error,
+}
+
+impl MappedMemory {
+    /// `size` bytes of memory that no other process sees.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn anonymous(size: u64) -> Result<Self, MapError> {
+        let flags = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        Self::build(size, flags, None)
+    }
+
+    /// `size` bytes of memory that are the contents of `file`, from its start on.
+    ///
+    /// # Errors
+    /// When the host refuses, or the file is shorter.
+    pub fn shared(size: u64, file: OwnedFd) -> Result<Self, MapError> {
+        let file = FileOffset::new(file.into(), 0);
+        Self::build(size, libc::MAP_SHARED | libc::MAP_NORESERVE, Some(file))
+    }
+
+    fn build(size: u64, flags: libc::c_int, file: Option<FileOffset>) -> Result<Self, MapError> {
+        let error = |source| MapError { size, source };
+        let bytes = usize::try_from(size).map_err(|_| error(io::ErrorKind::InvalidInput.into()))?;
+        let mut builder =
+            MmapRegionBuilder::new(bytes).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE).with_mmap_flags(flags);
+        if let Some(file) = file {
+            builder = builder.with_file_offset(file);
+        }
+        let region = builder.build().map_err(|cause| error(io::Error::other(cause)))?;
+        Ok(Self { region })
+    }
+
+    /// The file behind it, where it is [shared](Self::shared).
+    #[must_use]
+    pub fn file(&self) -> Option<impl AsFd> {
+        self.region.file_offset().map(FileOffset::file)
+    }
+
+    /// Host address of guest address 0, for the kernel interfaces that are told where guest memory lies.
+    #[must_use]
+    pub fn host_address(&self) -> NonNull<u8> {
+        // A mapping never lies at address 0.
+        NonNull::new(self.region.as_ptr()).unwrap_or(NonNull::dangling())
+    }
+
+    /// Takes away the host's own right to write what `layout` forbids the guest to write, and to touch what is not
+    /// mapped for it: KVM enforces it on the guest's accesses too. To be called once everything is loaded.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn protect(&self, layout: &Layout) -> io::Result<()> {
+        for region in layout.regions().iter().filter(|region| !region.access.contains(Access::WRITE)) {
+            let Some(chunk) = self.chunk(region.range) else { continue };
+            // SAFETY: the range is page-aligned by `Layout` and lies inside this mapping. Nothing in this process
+            // writes there any more except through `GuestSpace`, which refuses what the layout forbids.
+            let failed = unsafe { libc::mprotect(chunk.as_ptr().cast(), chunk.len(), libc::PROT_READ) } != 0;
+            if failed {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl GuestMemory for MappedMemory {
+    fn size(&self) -> u64 {
+        self.region.size() as u64
+    }
+
+    fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
+        let offset = usize::try_from(range.start().0).ok()?;
+        let available = self.region.size().checked_sub(offset)?;
+        let len = available.min(usize::try_from(range.len()).ok()?);
+        if len == 0 {
+            return None;
+        }
+        let slice = self.region.get_slice(offset, len).ok()?;
+        let start = NonNull::new(slice.ptr_guard_mut().as_ptr())?;
+        // SAFETY: the bytes lie in the mapping, which lives as long as `self`; `protect` takes the right to write
+        // away only where `GuestSpace` refuses to write. The mapping is reached through chunks alone.
+        Some(unsafe { Chunk::new(start, len) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hvt_abi::Gpa;
+
+    #[test]
+    fn reads_back_what_was_written_and_stops_at_the_end() {
+        let memory = MappedMemory::anonymous(0x20_0000).unwrap();
+        memory.write(Gpa(0x1f_fffe), &[1, 2]).unwrap();
+        let mut back = [0; 2];
+        memory.read(Gpa(0x1f_fffe), &mut back).unwrap();
+        assert_eq!(back, [1, 2]);
+        assert!(memory.write(Gpa(0x1f_ffff), &[1, 2]).is_err());
+        assert!(memory.read(Gpa(u64::MAX), &mut back).is_err());
+        assert!(memory.write(Gpa(0x20_0000), &[]).is_ok(), "an empty copy touches nothing");
+    }
+}
