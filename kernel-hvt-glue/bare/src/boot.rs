@@ -56,6 +56,27 @@ pub struct Boot<'a> {
 }
 
 impl Boot<'_> {
+    /// The memory that nothing occupies: neither firmware (the first MiB), nor the kernel, nor what the loader left.
+    #[must_use]
+    pub fn free_memory(&self, kernel: PhysicalRange) -> ArrayVec<PhysicalRange, MAX_RANGES> {
+        let mut free = self.memory.clone();
+        let firmware = PhysicalRange { start: 0, end: 1 << 20 };
+        for taken in [firmware, kernel].iter().chain(&self.modules).chain(&self.reserved) {
+            for index in 0..free.len() {
+                let range = free[index];
+                let before = PhysicalRange { start: range.start, end: range.end.min(taken.start) };
+                let after = PhysicalRange { start: range.start.max(taken.end), end: range.end };
+                free[index] = if before.is_empty() { after } else { before };
+                if !before.is_empty() && !after.is_empty() {
+                    // A piece too many stays unused.
+                    let _ = free.try_push(after);
+                }
+            }
+            free.retain(|range| !range.is_empty());
+        }
+        free
+    }
+
     fn add_module(&mut self, module: PhysicalRange) -> Result<(), BootError> {
         self.modules.try_push(module).map_err(|_| BootError::TooManyModules)
     }
@@ -90,5 +111,25 @@ impl core::fmt::Display for BootError {
             Self::TooManyModules => write!(f, "more than {MAX_RANGES} modules"),
             Self::CommandLine => write!(f, "the command line is not UTF-8"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_leaves_out_what_is_taken() {
+        let range = |start, end| PhysicalRange { start, end };
+        let mut boot = Boot::default();
+        boot.memory.extend([range(0, 0x9_f000), range(0x10_0000, 0x200_0000), range(0x300_0000, 0x400_0000)]);
+        boot.modules.extend([
+            range(0x50_0000, 0x60_0000),
+            range(0x1f0_0000, 0x200_0000),
+            range(0x300_0000, 0x400_0000),
+        ]);
+        boot.reserved.push(range(0x55_0000, 0x70_0000));
+        let free = boot.free_memory(range(0x10_0000, 0x20_0000));
+        assert_eq!(free[..], [range(0x20_0000, 0x50_0000), range(0x70_0000, 0x1f0_0000)]);
     }
 }

@@ -7,3 +7,5 @@
 extern crate std;
 
 pub mod boot;
+pub mod frames;
+pub mod rtc;

@@ -2,8 +2,14 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
+mod clock;
 mod console;
+mod cpu;
+mod interrupts;
 mod mem;
+mod memory;
 mod power;
 mod start;
 
@@ -13,7 +19,9 @@ use hvt_bare::boot::{self, Boot, BootError};
 use multiboot2::{BootInformation, BootInformationHeader};
 
 use crate::{
+    clock::Clock,
     console::{CONSOLE, Console, println},
+    memory::Usage,
     power::Outcome,
 };
 
@@ -32,8 +40,11 @@ extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
     match boot {
         Ok(boot) => {
             // SAFETY: `boot` refers to the command line and modules only, which no loader puts in the null page.
-            unsafe { start::unmap_guards() };
-            run(&boot)
+            // This is the one call of `run`.
+            unsafe {
+                start::unmap_guards();
+                run(&boot)
+            }
         }
         Err(error) => {
             println!("bare: {error}");
@@ -42,13 +53,28 @@ extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
     }
 }
 
-fn run(boot: &Boot<'_>) -> ! {
-    println!("bare: command line {:?}", boot.command_line);
-    for range in &boot.memory {
-        println!("bare: memory {:#x}..{:#x}", range.start, range.end);
+/// Sets up the machine and does what the command line says.
+///
+/// # Safety
+/// Called once; `boot` is what the boot loader said.
+unsafe fn run(boot: &Boot<'_>) -> ! {
+    cpu::enable_extended_state();
+    // SAFETY: the caller's promise; interrupts are off since the entry.
+    unsafe {
+        memory::init(boot);
+        interrupts::init();
     }
-    for range in &boot.modules {
-        println!("bare: module {:#x}..{:#x}", range.start, range.end);
+    let usage = Usage::now();
+    let frequency = Clock::get().frequency();
+    println!("bare: {} free frames, TSC at {} kHz, {:?}", usage.free_frames, frequency / 1000, boot.command_line);
+    println!("{} {}", Clock::get().now(), interrupts::ticks());
+    let v = alloc::vec![1u8; 100000];
+    println!("{:?} {:?}", v.as_ptr(), Usage::now());
+    if boot.command_line.contains("fault") {
+        fn over(n: u64) -> u64 {
+            if n == 0 { 0 } else { core::hint::black_box(over(core::hint::black_box(n + 1)) + n) }
+        }
+        println!("{}", over(5));
     }
     power::off(Outcome::Passed)
 }

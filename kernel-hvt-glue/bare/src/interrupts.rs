@@ -1,0 +1,289 @@
+//! Descriptor tables, exceptions, NMI and the timer interrupt.
+//!
+//! The kernel's code is compiled for a user process: it keeps data below its stack pointer (the red zone) and uses SSE
+//! registers wherever it likes. So every vector takes a stack of its own from the interrupt stack table, and the
+//! handlers that return are a few instructions of assembly.
+
+use core::{
+    arch::naked_asm,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use pic8259::ChainedPics;
+use x86_64::{
+    VirtAddr,
+    instructions::{
+        interrupts,
+        port::Port,
+        segmentation::{CS, DS, ES, SS, Segment},
+        tables::load_tss,
+    },
+    registers::control::Cr2,
+    structures::{
+        gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector},
+        idt::{Entry, InterruptDescriptorTable},
+        tss::TaskStateSegment,
+    },
+};
+
+use crate::{
+    console::{CONSOLE, println},
+    power::{self, Outcome},
+    start::{Stack, unmap_low_page},
+};
+
+/// Timer interrupts in a second.
+pub(crate) const TIMER_HZ: u32 = 1000;
+/// Frequency of the PIT's input clock (8254 data sheet; PC convention).
+pub(crate) const PIT_HZ: u32 = 1_193_182;
+/// First vector of the first interrupt controller; the second follows.
+const PIC_VECTOR: u8 = 32;
+/// Interrupt request lines of both controllers.
+const PIC_LINES: u8 = 16;
+/// Vector of the PIT, line 0.
+const TIMER_VECTOR: u8 = PIC_VECTOR;
+
+/// Entries of the interrupt stack table, one for each kind of handler.
+#[derive(Clone, Copy)]
+enum Ist {
+    Fault,
+    DoubleFault,
+    Nmi,
+    Interrupt,
+}
+
+const STACKS: usize = 4;
+
+#[unsafe(link_section = ".stack")]
+static mut INTERRUPT_STACKS: [Stack; STACKS] = [Stack::NEW; STACKS];
+
+static mut TSS: TaskStateSegment = TaskStateSegment::new();
+static mut GDT: GlobalDescriptorTable = GlobalDescriptorTable::new();
+static mut IDT: InterruptDescriptorTable = InterruptDescriptorTable::new();
+
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static NMIS: AtomicU64 = AtomicU64::new(0);
+static SPURIOUS: AtomicU64 = AtomicU64::new(0);
+
+/// Timer interrupts since the start.
+pub(crate) fn ticks() -> u64 {
+    TICKS.load(Ordering::Relaxed)
+}
+
+/// Non-maskable interrupts since the start.
+pub(crate) fn nmis() -> u64 {
+    NMIS.load(Ordering::Relaxed)
+}
+
+/// Loads GDT, TSS and IDT, starts the timer and enables interrupts.
+///
+/// # Safety
+/// Called once, on the boot CPU, at CPL 0, with interrupts off.
+pub(crate) unsafe fn init() {
+    // SAFETY: nothing else refers to these tables yet, and from here on only the CPU does.
+    unsafe {
+        let tss = &mut *&raw mut TSS;
+        let stacks = &raw const INTERRUPT_STACKS;
+        // The structure is packed: its table is written as a whole.
+        let mut table = tss.interrupt_stack_table;
+        for (index, slot) in table.iter_mut().enumerate().take(STACKS) {
+            let stack = (&raw const (*stacks)[index]).addr() as u64;
+            unmap_low_page(stack);
+            *slot = VirtAddr::new(stack + size_of::<Stack>() as u64);
+        }
+        tss.interrupt_stack_table = table;
+        let gdt = &mut *&raw mut GDT;
+        let code = gdt.append(Descriptor::kernel_code_segment());
+        let data = gdt.append(Descriptor::kernel_data_segment());
+        let task = gdt.append(Descriptor::tss_segment_unchecked(&raw const TSS));
+        let gdt: &'static GlobalDescriptorTable = gdt;
+        gdt.load();
+        CS::set_reg(code);
+        SS::set_reg(data);
+        DS::set_reg(data);
+        ES::set_reg(data);
+        load_tss(task);
+        let idt = &mut *&raw mut IDT;
+        fill(idt, code);
+        let idt: &'static InterruptDescriptorTable = idt;
+        idt.load();
+
+        let mut pics = ChainedPics::new_contiguous(PIC_VECTOR);
+        pics.initialize();
+        pics.write_masks(!1, !0);
+        start_timer();
+    }
+    interrupts::enable();
+}
+
+/// Channel 0 of the PIT as a rate generator (mode 2).
+fn start_timer() {
+    let divisor = (PIT_HZ / TIMER_HZ) as u16;
+    let [low, high] = divisor.to_le_bytes();
+    // SAFETY: these ports belong to the PIT on every PC.
+    unsafe {
+        Port::<u8>::new(0x43).write(0b0011_0100);
+        Port::<u8>::new(0x40).write(low);
+        Port::<u8>::new(0x40).write(high);
+    }
+}
+
+/// Makes one entry of the IDT: `handler` on stack `ist`, interrupts off.
+///
+/// # Safety
+/// `handler` must be one of this file's naked functions, of the kind that the vector asks for.
+unsafe fn set<F>(entry: &mut Entry<F>, handler: usize, code: SegmentSelector, ist: Ist) {
+    // SAFETY: the caller's promise; the stack table has an entry for every `Ist`.
+    unsafe {
+        entry.set_handler_addr(VirtAddr::new(handler as u64)).set_code_selector(code).set_stack_index(ist as u16)
+    };
+}
+
+/// Where the stub of exception `VECTOR` lies.
+fn stub<const VECTOR: u8, const ERROR_CODE: bool>() -> usize {
+    let stub: unsafe extern "C" fn() = if ERROR_CODE { fault_with_code::<VECTOR> } else { fault::<VECTOR> };
+    stub as *const () as usize
+}
+
+/// # Safety
+/// `code` selects the kernel's code segment in the GDT that is loaded.
+unsafe fn fill(idt: &mut InterruptDescriptorTable, code: SegmentSelector) {
+    // SAFETY: the stubs with an error code are those of the vectors that push one (SDM 6.15, APM 8.2).
+    unsafe {
+        set(&mut idt.divide_error, stub::<0, false>(), code, Ist::Fault);
+        set(&mut idt.debug, stub::<1, false>(), code, Ist::Fault);
+        set(&mut idt.non_maskable_interrupt, nmi as *const () as usize, code, Ist::Nmi);
+        set(&mut idt.breakpoint, stub::<3, false>(), code, Ist::Fault);
+        set(&mut idt.overflow, stub::<4, false>(), code, Ist::Fault);
+        set(&mut idt.bound_range_exceeded, stub::<5, false>(), code, Ist::Fault);
+        set(&mut idt.invalid_opcode, stub::<6, false>(), code, Ist::Fault);
+        set(&mut idt.device_not_available, stub::<7, false>(), code, Ist::Fault);
+        set(&mut idt.double_fault, stub::<8, true>(), code, Ist::DoubleFault);
+        set(&mut idt.invalid_tss, stub::<10, true>(), code, Ist::Fault);
+        set(&mut idt.segment_not_present, stub::<11, true>(), code, Ist::Fault);
+        set(&mut idt.stack_segment_fault, stub::<12, true>(), code, Ist::Fault);
+        set(&mut idt.general_protection_fault, stub::<13, true>(), code, Ist::Fault);
+        set(&mut idt.page_fault, stub::<14, true>(), code, Ist::Fault);
+        set(&mut idt.x87_floating_point, stub::<16, false>(), code, Ist::Fault);
+        set(&mut idt.alignment_check, stub::<17, true>(), code, Ist::Fault);
+        set(&mut idt.machine_check, stub::<18, false>(), code, Ist::DoubleFault);
+        set(&mut idt.simd_floating_point, stub::<19, false>(), code, Ist::Fault);
+        set(&mut idt.virtualization, stub::<20, false>(), code, Ist::Fault);
+        set(&mut idt.cp_protection_exception, stub::<21, true>(), code, Ist::Fault);
+        set(&mut idt.vmm_communication_exception, stub::<29, true>(), code, Ist::Fault);
+        set(&mut idt.security_exception, stub::<30, true>(), code, Ist::Fault);
+        for vector in PIC_VECTOR..PIC_VECTOR + PIC_LINES {
+            let handler =
+                if vector == TIMER_VECTOR { timer as *const () as usize } else { spurious as *const () as usize };
+            set(&mut idt[vector], handler, code, Ist::Interrupt);
+        }
+    }
+}
+
+/// Counts, and acknowledges at the first interrupt controller.
+#[unsafe(naked)]
+unsafe extern "C" fn timer() {
+    naked_asm!(
+        "lock inc qword ptr [rip + {ticks}]",
+        "push rax",
+        "mov al, 0x20",
+        "out 0x20, al",
+        "pop rax",
+        "iretq",
+        ticks = sym TICKS,
+    )
+}
+
+/// Counts.
+#[unsafe(naked)]
+unsafe extern "C" fn nmi() {
+    naked_asm!("lock inc qword ptr [rip + {nmis}]", "iretq", nmis = sym NMIS)
+}
+
+/// A line that is masked: the controller could not say which one it was.
+#[unsafe(naked)]
+unsafe extern "C" fn spurious() {
+    naked_asm!("lock inc qword ptr [rip + {spurious}]", "iretq", spurious = sym SPURIOUS)
+}
+
+/// An exception that pushes an error code.
+#[unsafe(naked)]
+unsafe extern "C" fn fault_with_code<const VECTOR: u8>() {
+    naked_asm!("push {vector}", "jmp {common}", vector = const VECTOR, common = sym fault_common)
+}
+
+/// An exception that pushes none.
+#[unsafe(naked)]
+unsafe extern "C" fn fault<const VECTOR: u8>() {
+    naked_asm!("push 0", "push {vector}", "jmp {common}", vector = const VECTOR, common = sym fault_common)
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn fault_common() {
+    naked_asm!(
+        "push rax", "push rbx", "push rcx", "push rdx", "push rsi", "push rdi", "push rbp",
+        "push r8", "push r9", "push r10", "push r11", "push r12", "push r13", "push r14", "push r15",
+        "cld",
+        "mov rdi, rsp",
+        // Seven words of frame, vector and error code, fifteen registers: RSP is a multiple of 16 again.
+        "call {report}",
+        "ud2",
+        report = sym report,
+    )
+}
+
+/// What the stubs leave on the stack, lowest address first.
+#[repr(C)]
+#[derive(Debug)]
+struct Fault {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    rbp: u64,
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    rcx: u64,
+    rbx: u64,
+    rax: u64,
+    vector: u64,
+    error_code: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// Exceptions are errors of the kernel: says where, and ends.
+extern "C" fn report(fault: &Fault) -> ! {
+    // SAFETY: the holder, if any, is the code that faulted: it will not go on.
+    unsafe { CONSOLE.force_unlock() };
+    let name = match fault.vector {
+        0 => "divide error",
+        6 => "invalid opcode",
+        7 => "device not available",
+        8 => "double fault",
+        13 => "general protection",
+        14 => "page fault",
+        _ => "exception",
+    };
+    let Fault { vector, error_code, rip, rsp, rflags, .. } = fault;
+    println!(
+        "bare: {name} (vector {vector}), error code {error_code:#x}, rip {rip:#x}, rsp {rsp:#x}, rflags {rflags:#x}"
+    );
+    if fault.vector == 14 {
+        println!("bare: address {:#x}", Cr2::read_raw());
+    }
+    let Fault { rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, .. } = fault;
+    println!("bare: rax {rax:#x} rbx {rbx:#x} rcx {rcx:#x} rdx {rdx:#x} rsi {rsi:#x} rdi {rdi:#x} rbp {rbp:#x}");
+    println!(
+        "bare: r8 {r8:#x} r9 {r9:#x} r10 {r10:#x} r11 {r11:#x} r12 {r12:#x} r13 {r13:#x} r14 {r14:#x} r15 {r15:#x}"
+    );
+    power::off(Outcome::Panicked)
+}
