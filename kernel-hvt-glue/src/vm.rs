@@ -1,57 +1,13 @@
 //! A guest's address space.
 
-use bitflags::bitflags;
 use hvt_abi::{Gpa, GuestRange, x86_64::EntryState};
 
 use crate::{
     Hpa, Vcpu,
     host::{Host, OutOfMemory},
     hypervisor::Hypervisor,
+    paging::{MapError, Permissions, Translation},
 };
-
-bitflags! {
-    /// What a guest may do with a page of its memory.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub struct Permissions: u8 {
-        /// Read data.
-        const READ = 1 << 0;
-        /// Write data. Implies reading.
-        const WRITE = 1 << 1;
-        /// Fetch instructions. Without `READ` on hardware that can do execute-only; elsewhere reading comes with it.
-        const EXECUTE = 1 << 2;
-    }
-}
-
-/// Where a guest-physical address leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translation {
-    /// The host-physical address.
-    pub hpa: Hpa,
-    /// What the guest may do there.
-    pub permissions: Permissions,
-    /// Bytes from here to the end of the page that maps it.
-    pub remaining: u64,
-}
-
-/// Why memory could not be mapped, unmapped or protected. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MapError {
-    /// An address or length is not a multiple of 4 KiB.
-    #[error("{0} is not aligned to 4 KiB")]
-    Unaligned(Gpa),
-    /// Beyond what the page tables or the CPU can address.
-    #[error("{0} is beyond what the page tables can address")]
-    OutOfRange(Gpa),
-    /// Something is mapped there.
-    #[error("{0} is mapped already")]
-    AlreadyMapped(Gpa),
-    /// Nothing is mapped there.
-    #[error("{0} is not mapped")]
-    NotMapped(Gpa),
-    /// No frame for a table, or for guest memory.
-    #[error(transparent)]
-    OutOfMemory(#[from] OutOfMemory),
-}
 
 /// The monitor named guest memory that the guest does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
