@@ -8,4 +8,5 @@ extern crate std;
 
 pub mod boot;
 pub mod frames;
+pub mod options;
 pub mod rtc;

@@ -7,22 +7,31 @@ extern crate alloc;
 mod clock;
 mod console;
 mod cpu;
+mod host;
 mod interrupts;
 mod mem;
 mod memory;
 mod power;
+mod probes;
 mod start;
 
-use core::panic::PanicInfo;
+use alloc::{format, string::String};
+use core::{fmt, panic::PanicInfo};
 
-use hvt_bare::boot::{self, Boot, BootError};
+use hvt_bare::{
+    boot::{self, Boot, BootError},
+    options::Options,
+};
+use kernel_hvt_glue::Hypervisor;
 use multiboot2::{BootInformation, BootInformationHeader};
 
 use crate::{
     clock::Clock,
     console::{CONSOLE, Console, println},
+    host::Kernel,
     memory::Usage,
     power::Outcome,
+    probes::{Context, PROBES},
 };
 
 /// First Rust code to run: on the boot CPU, in long mode, interrupts off, memory mapped at its physical address.
@@ -64,19 +73,75 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
         memory::init(boot);
         interrupts::init();
     }
-    let usage = Usage::now();
+    let options = match Options::parse(boot.command_line) {
+        Ok(options) => options,
+        Err(error) => fail(&error),
+    };
     let frequency = Clock::get().frequency();
-    println!("bare: {} free frames, TSC at {} kHz, {:?}", usage.free_frames, frequency / 1000, boot.command_line);
-    println!("{} {}", Clock::get().now(), interrupts::ticks());
-    let v = alloc::vec![1u8; 100000];
-    println!("{:?} {:?}", v.as_ptr(), Usage::now());
-    if boot.command_line.contains("fault") {
-        fn over(n: u64) -> u64 {
-            if n == 0 { 0 } else { core::hint::black_box(over(core::hint::black_box(n + 1)) + n) }
+    let before = Usage::now();
+    println!("bare: {} free frames, TSC at {} kHz", before.free_frames, frequency / 1000);
+    let mut tally = Tally::default();
+    let hypervisor = match Hypervisor::new(Kernel) {
+        Ok(hypervisor) => hypervisor,
+        Err(error) => fail(&error),
+    };
+    // SAFETY: CPL 0, 64-bit mode, and there is no other CPU to go to.
+    let mut cpu = match unsafe { hypervisor.enable() } {
+        Ok(cpu) => cpu,
+        Err(error) => fail(&error),
+    };
+    let mut context = Context { hypervisor: &hypervisor, cpu: &mut cpu };
+    if options.probes {
+        for probe in PROBES.iter().copied().flatten() {
+            tally.add("probe", probe.name, (probe.run)(&mut context));
         }
-        println!("{}", over(5));
     }
-    power::off(Outcome::Passed)
+    drop(cpu);
+    drop(hypervisor);
+    let after = Usage::now();
+    tally.add(
+        "memory",
+        "all of it back",
+        if before == after { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) },
+    );
+    println!("bare: {tally}");
+    power::off(if tally.failed == 0 { Outcome::Passed } else { Outcome::Failed })
+}
+
+/// How many checks held.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+}
+
+impl Tally {
+    /// Counts and prints a result.
+    fn add(&mut self, kind: &str, name: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                println!("bare: {kind} {name}: ok");
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("bare: {kind} {name}: FAILED: {error}");
+            }
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed } = self;
+        write!(f, "{passed} passed, {failed} failed, {} timer interrupts", interrupts::ticks())
+    }
+}
+
+/// Ends for a reason that leaves nothing to run.
+fn fail(error: &dyn fmt::Display) -> ! {
+    println!("bare: {error}");
+    power::off(Outcome::Failed)
 }
 
 /// The bytes at a host-physical address: memory that a boot loader filled.
