@@ -60,8 +60,9 @@ pub enum ImageError {
     Version(u32),
     /// A note is too short or too long for what it says it is.
     #[error(
-        "program header {index}: {what} note does not fall within valid size ({size} bytes, not {min} to {max}); \
-         rebuild the unikernel"
+        "program header {index}: {what} note does not fall within valid size ({size} bytes, not {}); \
+         rebuild the unikernel",
+        sizes(*min, *max)
     )]
     NoteSize {
         /// Index of its program header.
@@ -72,7 +73,7 @@ pub enum ImageError {
         size: u64,
         /// Least size.
         min: u64,
-        /// Largest size.
+        /// Largest size, [`u64::MAX`] where there is none.
         max: u64,
     },
     /// Two notes of a kind of which there must be one.
@@ -232,6 +233,14 @@ fn machine(machine: u16) -> String {
 
 fn target(target: u32) -> String {
     Target::from_u32(target).map_or_else(|| format!("number {target}"), |target| target.name().into())
+}
+
+fn sizes(min: u64, max: u64) -> String {
+    match max {
+        u64::MAX => format!("{min} or more"),
+        _ if min >= max => format!("{max}"),
+        _ => format!("{min} to {max}"),
+    }
 }
 
 fn version(version: u32) -> String {
