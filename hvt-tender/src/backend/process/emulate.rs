@@ -520,3 +520,6 @@ impl Descriptor {
         self.kind() & CODE == CODE && self.0 & LONG != 0 && self.0 & PRESENT != 0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+
 use super::child::Child;
 use super::exchange::Exchange;
 use crate::backend::{Kick, Stop};
@@ -174,8 +177,10 @@ struct Spin {
 
 impl Spin {
     fn new() -> Self {
-        let possible = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-        Self { possible, failures: 0, rest: 0 }
+        // Where the kernel does not say, there may be one CPU only.
+        let cpus = sched_getaffinity(Pid::from_raw(0))
+            .map_or(1, |set| (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).take(2).count());
+        Self { possible: cpus > 1, failures: 0, rest: 0 }
     }
 
     fn enter(&mut self) -> bool {

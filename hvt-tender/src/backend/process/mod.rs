@@ -365,3 +365,6 @@ impl Machine for ProcessMachine {
         Ok(frame.map_err(|source| Error { what: "reading the guest's registers", source })?.registers())
     }
 }
+
+#[cfg(test)]
+mod tests;
