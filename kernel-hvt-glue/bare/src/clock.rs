@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::_rdtsc;
 
+use hvt_tender::device;
 use spin::Once;
 use x86_64::instructions::{interrupts, port::Port};
 
@@ -41,6 +42,12 @@ impl Clock {
     pub(crate) fn now(&self) -> u64 {
         let elapsed = u128::from(tsc().wrapping_sub(self.base)) * 1_000_000_000 / u128::from(self.frequency);
         self.epoch + elapsed as u64
+    }
+}
+
+impl device::Clock for Clock {
+    fn now(&mut self) -> u64 {
+        Self::now(self)
     }
 }
 

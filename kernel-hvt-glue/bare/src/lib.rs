@@ -6,7 +6,11 @@
 #[cfg(test)]
 extern crate std;
 
+extern crate alloc;
+
 pub mod boot;
+pub mod devices;
+pub mod exit;
 pub mod frames;
 pub mod options;
 pub mod rtc;

@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod clock;
 mod console;
+mod cost;
 mod cpu;
 mod host;
 mod interrupts;
@@ -13,7 +14,10 @@ mod mem;
 mod memory;
 mod power;
 mod probes;
+mod ram;
+mod sleep;
 mod start;
+mod unikernel;
 
 use alloc::{format, string::String};
 use core::{fmt, panic::PanicInfo};
@@ -95,6 +99,9 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
         for probe in PROBES.iter().copied().flatten() {
             tally.add("probe", probe.name, (probe.run)(&mut context));
         }
+    }
+    if options.cost {
+        tally.add("cost", "figures", cost::print(&mut context));
     }
     drop(cpu);
     drop(hypervisor);

@@ -12,7 +12,7 @@ macro_rules! guest_code {
         );
 
         $(#[$doc])*
-        pub(super) fn $name() -> &'static [u8] {
+        pub(crate) fn $name() -> &'static [u8] {
             let (start, end): (*const u8, *const u8);
             // SAFETY: two addresses are loaded, nothing else happens.
             unsafe {

@@ -14,6 +14,9 @@ use kernel_hvt_glue::{Cpu, Hypervisor};
 
 use crate::host::Kernel;
 
+pub(crate) use code::hypercall as hypercall_loop;
+pub(crate) use machine::{DATA, MEMORY, Machine};
+
 /// What a probe needs.
 pub(crate) struct Context<'a> {
     pub(crate) hypervisor: &'a Hypervisor<Kernel>,

@@ -1,0 +1,145 @@
+//! What things cost, counted in ticks of the TSC. Under QEMU's `-icount shift=0` a tick is an instruction, and the
+//! figures repeat to the digit.
+
+use alloc::{boxed::Box, string::String, vec::Vec};
+
+use hvt_abi::{
+    Gpa, GuestRange,
+    x86_64::EntryState,
+};
+use hvt_bare::{
+    devices::Transcript,
+    exit,
+    frames::{CHUNK_SIZE, FRAME_SIZE},
+};
+use hvt_tender::{
+    Exit,
+    device::{Devices, Slot},
+    hypercall::{self, Flow},
+    memory::{Access, GuestSpace, Layout, Region},
+};
+use kernel_hvt_glue::{Frames, Hypervisor, Permissions, Vm};
+
+use crate::{
+    clock::{Clock, tsc},
+    console::println,
+    host::{self, Kernel},
+    probes::{Context, DATA, MEMORY, Machine, hypercall_loop},
+    ram::GuestRam,
+    sleep::Sleeper,
+};
+
+/// Rounds over which a figure is taken.
+const ROUNDS: u64 = 1000;
+/// Guest memory in bytes of the machine that is created and destroyed.
+const VM_MEMORY: u64 = 32 << 20;
+
+/// Prints every figure.
+pub(crate) fn print(context: &mut Context<'_>) -> Result<(), String> {
+    for (name, cost) in [
+        ("hypercall, exit to entry", exit_to_entry(context)?),
+        ("walltime hypercall, with the tender", walltime(context)?),
+        ("create and destroy a VM of 32 MiB", create_and_destroy(context.hypervisor)?),
+        ("zero 32 MiB, part of that", zero()?),
+        ("map and unmap 4 KiB", map(context.hypervisor, FRAME_SIZE)?),
+        ("map and unmap 2 MiB", map(context.hypervisor, CHUNK_SIZE)?),
+    ] {
+        println!("bare: cost {name}: {cost}");
+    }
+    Ok(())
+}
+
+/// Mean of what [`ROUNDS`] calls of `each` take, after a few that are not counted.
+fn mean(mut each: impl FnMut() -> Result<(), String>) -> Result<u64, String> {
+    for _ in 0..3 {
+        each()?;
+    }
+    let start = tsc();
+    for _ in 0..ROUNDS {
+        each()?;
+    }
+    Ok((tsc() - start) / ROUNDS)
+}
+
+/// A guest's `out`, its exit and the entry behind it; nobody looks at the hypercall. The guest's own instructions, two
+/// a round, are counted in.
+fn exit_to_entry(context: &mut Context<'_>) -> Result<u64, String> {
+    let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
+    host::set_time_slice(u64::MAX);
+    mean(|| machine.run_slice(context.cpu).map(|_| ()))
+}
+
+/// The same as a walltime hypercall that the tender decodes and serves.
+fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
+    let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
+    machine.set(|registers| {
+        registers.rdx = 0x501;
+        registers.rax = DATA.0;
+    });
+    let range = GuestRange::new(Gpa(0x10_0000), 0x10_0000).ok_or("wraps around")?;
+    let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).ok_or("no layout")?;
+    let mut devices = Devices {
+        console: Box::new(Transcript::default()),
+        clock: Box::new(Clock::get()),
+        poller: Box::new(Sleeper::new(Vec::new())),
+        slots: Vec::from([Slot::Reserved]),
+    };
+    host::set_time_slice(u64::MAX);
+    mean(|| {
+        let exit = machine.run_slice(context.cpu)?;
+        let Exit::Hypercall { number, argument } = exit::to_tender(exit, Default::default) else {
+            return Err(alloc::format!("{exit}"));
+        };
+        let memory = GuestRam::new(&machine.vm, MEMORY);
+        match hypercall::serve(number, argument, &GuestSpace::new(&memory, &layout), &mut devices) {
+            Ok(Flow::Continue) => Ok(()),
+            flow => Err(alloc::format!("{flow:?}")),
+        }
+    })
+}
+
+/// A machine with all of its memory, from nothing to nothing.
+fn create_and_destroy(hypervisor: &Hypervisor<Kernel>) -> Result<u64, String> {
+    let memory = GuestRange::new(Gpa(0), VM_MEMORY).ok_or("wraps around")?;
+    let entry = EntryState::new(VM_MEMORY, Gpa(0x10_0000));
+    mean(|| {
+        let mut vm = Vm::new(hypervisor).map_err(text)?;
+        vm.allocate(memory, Permissions::READ | Permissions::WRITE).map_err(text)?;
+        let vcpu = vm.create_vcpu(&entry).map_err(text)?;
+        drop(vcpu);
+        drop(vm);
+        Ok(())
+    })
+}
+
+/// Taking as much memory out of the kernel, which zeroes it, and giving it back.
+fn zero() -> Result<u64, String> {
+    let order = (VM_MEMORY / FRAME_SIZE).trailing_zeros();
+    mean(|| Frames::allocate(&Kernel, order).map(drop).map_err(text))
+}
+
+/// One page of `size` bytes, in an address space that has all the tables for it.
+fn map(hypervisor: &Hypervisor<Kernel>, size: u64) -> Result<u64, String> {
+    const PAGES: u64 = 256;
+    let frames = Frames::allocate(&Kernel, (CHUNK_SIZE / FRAME_SIZE).trailing_zeros()).map_err(text)?;
+    let mut vm = Vm::new(hypervisor).map_err(text)?;
+    let page = |index: u64| GuestRange::new(Gpa((4 << 30) + index * size), size).ok_or("wraps around");
+    // SAFETY: the frames are this function's, outlive the machine, and nobody looks at them.
+    let mut map = |vm: &mut Vm<Kernel>, index| unsafe {
+        vm.map(page(index)?, frames.base(), Permissions::READ).map_err(text)
+    };
+    // A neighbour, so that the tables stay.
+    map(&mut vm, 511)?;
+    let start = tsc();
+    for index in 0..PAGES {
+        map(&mut vm, index)?;
+    }
+    for index in 0..PAGES {
+        vm.unmap(page(index)?).map_err(text)?;
+    }
+    Ok((tsc() - start) / PAGES)
+}
+
+fn text(error: impl core::fmt::Display) -> String {
+    alloc::format!("{error}")
+}

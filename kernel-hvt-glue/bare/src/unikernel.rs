@@ -1,0 +1,216 @@
+//! A unikernel in a virtual machine: the tender's rooms between this kernel's memory and the hypervisor's exits.
+
+use alloc::{
+    boxed::Box,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::fmt;
+
+use hvt_abi::{Gpa, GuestRange, hypercall::Number};
+use hvt_bare::{devices::Transcript, exit};
+use hvt_tender::{
+    Exit,
+    boot::{self, BootConfig, CommandLine},
+    device::{self, Devices, Slot},
+    hypercall::{self, Flow},
+    image::{Image, Manifest},
+    memory::{Access, GuestSpace, Layout},
+};
+use kernel_hvt_glue::{Cpu, Hypervisor, Permissions, Vcpu, Vm};
+
+use crate::{clock::Clock, host::{self, Kernel}, interrupts, ram::GuestRam, sleep::Sleeper};
+
+/// What a unikernel is started with.
+pub(crate) struct Config<'a> {
+    /// Guest memory in bytes.
+    pub(crate) memory: u64,
+    /// Its arguments.
+    pub(crate) arguments: &'a [&'a str],
+    /// The devices for those that its manifest names.
+    pub(crate) slots: Vec<(String, Slot)>,
+    /// How it sleeps.
+    pub(crate) sleeper: Sleeper,
+    /// Timer ticks after which it is given up.
+    pub(crate) ticks: u64,
+}
+
+/// A unikernel that has been loaded.
+pub(crate) struct Unikernel {
+    vm: Vm<Kernel>,
+    vcpu: Vcpu<Kernel>,
+    memory: u64,
+    layout: Layout,
+    devices: Devices,
+    transcript: Transcript,
+    counts: Counts,
+    deadline: u64,
+}
+
+/// How a unikernel ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By itself, with this status.
+    Halted(i32),
+    /// It did what no guest may; the message says what.
+    Stopped(String),
+    /// It was given up.
+    TimedOut,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Halted(status) => write!(f, "status {status}"),
+            Self::Stopped(message) => write!(f, "stopped: {message}"),
+            Self::TimedOut => f.write_str("timed out"),
+        }
+    }
+}
+
+/// Why a unikernel left the virtual CPU, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    /// By the hypercall's number; index 0 counts the unknown ones.
+    hypercalls: [u64; Number::ALL.len() + 1],
+    /// Ring kicks.
+    kicks: u64,
+    /// The end of a time slice.
+    interrupted: u64,
+}
+
+impl Counts {
+    /// All exits that reached the kernel.
+    pub(crate) fn total(&self) -> u64 {
+        self.hypercalls.iter().sum::<u64>() + self.kicks + self.interrupted
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} exits", self.total())?;
+        for (number, count) in self.hypercalls.iter().enumerate().filter(|(_, count)| **count > 0) {
+            write!(f, ", {} {count}", Number::from_u32(number as u32).map_or("unknown", Number::name))?;
+        }
+        for (name, count) in [("kick", self.kicks), ("interrupted", self.interrupted)] {
+            if count > 0 {
+                write!(f, ", {name} {count}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Unikernel {
+    /// Loads the unikernel in `file`.
+    ///
+    /// # Errors
+    /// The message of whatever refuses it.
+    pub(crate) fn load(hypervisor: &Hypervisor<Kernel>, file: &[u8], config: Config<'_>) -> Result<Self, String> {
+        let image = Image::parse(file).map_err(text)?;
+        let attached = device::attach(image.manifest(), config.slots).map_err(text)?;
+        let cmdline = CommandLine::from_args(config.arguments).map_err(text)?;
+        let boot_config = BootConfig {
+            mem_size: config.memory,
+            cmdline: &cmdline,
+            manifest: &attached.manifest,
+            cpu_cycle_freq: Clock::get().frequency(),
+            net_ring: None,
+        };
+        let plan = boot::Plan::new(&image, boot_config).map_err(text)?;
+        let mut vm = Vm::new(hypervisor).map_err(text)?;
+        let memory = GuestRange::new(Gpa(0), config.memory).ok_or("memory wraps around")?;
+        // What the layout leaves out holds descriptors and page tables, which the CPU writes for the guest.
+        vm.allocate(memory, Permissions::READ | Permissions::WRITE).map_err(text)?;
+        let booted = plan.load(&GuestRam::new(&vm, config.memory)).map_err(text)?;
+        for region in booted.layout.regions() {
+            vm.protect(region.range, permissions(region.access)).map_err(text)?;
+        }
+        let vcpu = vm.create_vcpu(&booted.entry).map_err(text)?;
+        let transcript = Transcript::default();
+        let deadline = interrupts::ticks() + config.ticks;
+        let devices = Devices {
+            console: Box::new(transcript.clone()),
+            clock: Box::new(Clock::get()),
+            poller: Box::new(config.sleeper.until(deadline)),
+            slots: attached.slots,
+        };
+        let (memory, layout) = (config.memory, booted.layout);
+        Ok(Self { vm, vcpu, memory, layout, devices, transcript, counts: Counts::default(), deadline })
+    }
+
+    /// Runs until it ends.
+    pub(crate) fn run(&mut self, cpu: &mut Cpu<Kernel>) -> End {
+        host::set_time_slice(self.deadline.saturating_sub(interrupts::ticks()));
+        loop {
+            if let Some(end) = self.step(cpu) {
+                return end;
+            }
+        }
+    }
+
+    /// Runs until the next exit and serves it. The caller sets the time slice.
+    pub(crate) fn step(&mut self, cpu: &mut Cpu<Kernel>) -> Option<End> {
+        let exit = match self.vcpu.run(cpu, &self.vm) {
+            Ok(exit) => exit::to_tender(exit, || self.vcpu.registers()),
+            Err(error) => return Some(End::Stopped(text(error))),
+        };
+        match exit {
+            Exit::Hypercall { number, argument } => self.serve(number, argument),
+            Exit::RingKick { ring } => {
+                self.counts.kicks += 1;
+                Some(End::Stopped(format!("the guest kicked ring {ring}, but has none")))
+            }
+            Exit::Interrupted => {
+                self.counts.interrupted += 1;
+                (interrupts::ticks() >= self.deadline).then_some(End::TimedOut)
+            }
+            Exit::Halted => Some(End::Stopped("the guest waits for an interrupt that will never come".to_string())),
+            Exit::Fault(fault) => Some(End::Stopped(text(fault.cause))),
+        }
+    }
+
+    fn serve(&mut self, number: u32, argument: Gpa) -> Option<End> {
+        let counter = Number::from_u32(number).map_or(0, |number| number as usize);
+        self.counts.hypercalls[counter] += 1;
+        let memory = GuestRam::new(&self.vm, self.memory);
+        let guest = GuestSpace::new(&memory, &self.layout);
+        match hypercall::serve(number, argument, &guest, &mut self.devices) {
+            Ok(Flow::Continue) => None,
+            Ok(Flow::Halt { status, .. }) => Some(End::Halted(status)),
+            Ok(Flow::Interrupted) => Some(End::TimedOut),
+            Err(error) => Some(End::Stopped(text(error))),
+        }
+    }
+
+    /// What it has printed.
+    pub(crate) fn transcript(&self) -> Vec<u8> {
+        self.transcript.bytes()
+    }
+
+    /// How often it left the virtual CPU.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+/// The devices that the unikernel in `file` names.
+///
+/// # Errors
+/// The message of whatever refuses it.
+pub(crate) fn manifest(file: &[u8]) -> Result<Manifest, String> {
+    Ok(Image::parse(file).map_err(text)?.manifest().clone())
+}
+
+fn permissions(access: Access) -> Permissions {
+    let mut permissions = Permissions::empty();
+    permissions.set(Permissions::READ, access.contains(Access::READ));
+    permissions.set(Permissions::WRITE, access.contains(Access::WRITE));
+    permissions.set(Permissions::EXECUTE, access.contains(Access::EXECUTE));
+    permissions
+}
+
+fn text(error: impl fmt::Display) -> String {
+    format!("{error}")
+}
