@@ -3,10 +3,16 @@
 //! The traits are what [`hypercall`](crate::hypercall) serves a guest with. They see guest buffers only as
 //! [`GuestSlice`]s, already checked, and say how it went; what that means for the guest is decided in one place there.
 
+pub mod attach;
+#[cfg(test)]
+pub(crate) mod fake;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::memory::GuestSlice;
+
+pub use attach::{AttachError, Attached, attach};
 
 /// Where the guest's console output goes.
 pub trait Console {
