@@ -1,6 +1,7 @@
 //! What the tender told the guest at the start, kept for the rest of its life.
 
 use core::cell::OnceCell;
+use core::ops::Range;
 
 use hvt_abi::manifest::Entry;
 
@@ -13,6 +14,8 @@ pub(crate) struct Boot {
     pub(crate) manifest: &'static [Entry],
     /// Cycles to nanoseconds.
     pub(crate) scale: Scale,
+    /// The free memory, without the stack's.
+    pub(crate) heap: Range<usize>,
 }
 
 static BOOT: OneCpu<OnceCell<Boot>> = OneCpu::new(OnceCell::new());
@@ -26,6 +29,12 @@ pub(crate) fn set(boot: Boot) {
 /// The devices, none before the start is complete.
 pub(crate) fn manifest() -> &'static [Entry] {
     BOOT.get().map_or(&[], |boot| boot.manifest)
+}
+
+/// The heap, empty before the start is complete.
+#[cfg(feature = "alloc")]
+pub(crate) fn heap() -> Range<usize> {
+    BOOT.get().map_or(0..0, |boot| boot.heap.clone())
 }
 
 /// The clock's scale.

@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use core::panic::PanicInfo;
 use core::{ptr, slice};
 
-use hvt_abi::BootInfo;
 use hvt_abi::manifest::{Entry, Header};
+use hvt_abi::{BootInfo, PAGE_SIZE};
 
 use crate::boot::{self, Boot};
 use crate::clock::Scale;
@@ -25,46 +25,53 @@ unsafe extern "Rust" {
 /// For the tender alone: the CPU is as [`hvt_abi::x86_64::EntryState`] says, and `boot` as [`BootInfo`] says.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn _start(boot: *const BootInfo) -> ! {
-    // SAFETY: Nothing has run before.
-    unsafe { arch::install_exception_handlers() };
-    // SAFETY: The tender's promise. What it wrote never changes.
-    let boot = unsafe { &*boot };
-    // SAFETY: Likewise.
-    let manifest = unsafe { manifest(ptr::with_exposed_provenance(boot.mft.0 as usize)) };
-    // SAFETY: Likewise.
-    let line = unsafe { CStr::from_ptr(ptr::with_exposed_provenance(boot.cmdline.0 as usize)) };
-
-    let Some(scale) = Scale::new(boot.cpu_cycle_freq) else {
-        abort("the tender knows no frequency of the cycle counter")
+    // SAFETY: Nothing has run before, and the tender's promise.
+    let start = unsafe {
+        arch::install_exception_handlers();
+        prepare(&*boot)
     };
-    boot::set(Boot { manifest, scale });
+    exit(__guest_main(&start))
+}
+
+/// Makes everything ready for the guest's `main`.
+///
+/// # Safety
+///
+/// Called once; `boot` and what it points to are the tender's, who never changes it.
+unsafe fn prepare(boot: &BootInfo) -> StartInfo {
+    // SAFETY: The caller's promise.
+    let (manifest, line) = unsafe {
+        let manifest = manifest(ptr::with_exposed_provenance(boot.mft.0 as usize));
+        (manifest, CStr::from_ptr(ptr::with_exposed_provenance(boot.cmdline.0 as usize)))
+    };
     let line = match line.to_str() {
         Ok(line) => command_line::parse(line),
         Err(error) => abort(format_args!("the command line is not UTF-8: {error}")),
     };
+    let Some(scale) = Scale::new(boot.cpu_cycle_freq) else {
+        abort("the tender knows no frequency of the cycle counter")
+    };
 
-    let memory_size = boot.mem_size as usize;
-    let tls = layout::end().next_multiple_of(tls::ALIGNMENT);
+    // From bottom to top: what was linked, the first thread's variables, the heap, the stack.
+    let tls_start = layout::end().next_multiple_of(tls::ALIGNMENT);
     let tls_size = tls::block_layout().size();
-    let free = (tls + tls_size).next_multiple_of(hvt_abi::PAGE_SIZE as usize);
-    let Some(heap) = start::heap(free, memory_size) else {
+    let memory_size = boot.mem_size as usize;
+    let Some(heap) = start::heap((tls_start + tls_size).next_multiple_of(PAGE_SIZE as usize), memory_size) else {
         abort(format_args!("{memory_size} bytes of memory are not enough"))
     };
-    // SAFETY: The block lies behind the guest and below its heap, is nobody else's, and stays for good.
+    // SAFETY: The block is writable, nobody else's, and stays for good.
     unsafe {
-        let block = slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut::<MaybeUninit<u8>>(tls), tls_size);
+        let block = slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut::<MaybeUninit<u8>>(tls_start), tls_size);
         tls::set_thread_pointer(tls::init(block));
     }
 
     if !line.quiet {
         println!("hvt guest: {} KiB of memory, {} KiB of heap", memory_size >> 10, heap.len() >> 10);
     }
-    exit(__guest_main(&StartInfo {
-        memory_size,
-        heap_start: heap.start,
-        heap_size: heap.len(),
-        command_line: line.application,
-    }))
+    let start =
+        StartInfo { memory_size, heap_start: heap.start, heap_size: heap.len(), command_line: line.application };
+    boot::set(Boot { manifest, scale, heap });
+    start
 }
 
 /// # Safety

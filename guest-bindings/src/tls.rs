@@ -63,6 +63,12 @@ pub fn init(block: &'static mut [MaybeUninit<u8>]) -> ThreadPointer {
     }
 }
 
+/// The running thread's.
+#[must_use]
+pub fn thread_pointer() -> ThreadPointer {
+    ThreadPointer(arch::thread_pointer())
+}
+
 /// Makes the block behind `pointer` the running thread's.
 ///
 /// # Safety

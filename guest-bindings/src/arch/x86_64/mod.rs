@@ -42,6 +42,14 @@ pub(crate) unsafe fn set_thread_pointer(address: usize) {
     unsafe { asm!("wrmsr", in("ecx") msr::FS_BASE, in("eax") low, in("edx") high, options(nostack, preserves_flags)) }
 }
 
+/// FS.base, which the word it points to holds.
+pub(crate) fn thread_pointer() -> usize {
+    let pointer;
+    // SAFETY: From the start on FS.base is a thread pointer.
+    unsafe { asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly, pure)) }
+    pointer
+}
+
 /// Does nothing for good.
 pub(crate) fn stop() -> ! {
     loop {
