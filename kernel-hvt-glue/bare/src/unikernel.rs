@@ -13,7 +13,7 @@ use hvt_bare::{devices::Transcript, exit};
 use hvt_tender::{
     Exit,
     boot::{self, BootConfig, CommandLine},
-    device::{self, Devices, Slot},
+    device::{Devices, Slot, attach},
     hypercall::{self, Flow},
     image::{Image, Manifest},
     memory::{Access, GuestSpace, Layout},
@@ -109,7 +109,7 @@ impl Unikernel {
     /// The message of whatever refuses it.
     pub(crate) fn load(hypervisor: &Hypervisor<Kernel>, file: &[u8], config: Config<'_>) -> Result<Self, String> {
         let image = Image::parse(file).map_err(text)?;
-        let attached = device::attach(image.manifest(), config.slots).map_err(text)?;
+        let attached = attach::attach(image.manifest(), config.slots).map_err(text)?;
         let cmdline = CommandLine::from_args(config.arguments).map_err(text)?;
         let boot_config = BootConfig {
             mem_size: config.memory,
