@@ -1,10 +1,22 @@
 //! A virtual CPU, and the two ways to run it.
 
-use hvt_abi::{kernel::Exit, x86_64::Registers};
+use alloc::sync::Arc;
+use core::{fmt, marker::PhantomData};
 
-use crate::{Vm, host::Host, hypervisor::Cpu};
+use hvt_abi::{
+    kernel::Exit,
+    x86_64::{EntryState, Registers},
+};
 
-/// Why a virtual CPU cannot run here.
+pub(crate) use crate::hypervisor::Binding;
+use crate::{
+    Vm,
+    host::{Host, Hpa, OutOfMemory},
+    hypervisor::{Cpu, Extension, Shared},
+    x86_64::{fpu, svm::vcpu::SvmVcpu},
+};
+
+/// Why a virtual CPU cannot run here. It was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
     /// The [`Cpu`] is that of another CPU than the caller's.
@@ -20,72 +32,202 @@ pub enum BindError {
     WrongVm,
 }
 
-/// A virtual CPU: the guest's registers and the control structure that enters it. It belongs to no CPU while it does
+/// How one entry ended.
+pub(crate) enum Step {
+    /// Enter the guest again.
+    Again,
+    /// An interrupt was there, which the kernel has taken if it had interrupts enabled.
+    Interrupted,
+    /// The monitor has to know.
+    Exit(Exit),
+}
+
+/// Whose FPU state is on the CPU when the guest is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FpuOwner {
+    /// The kernel's: it has to be swapped at every entry and exit.
+    Kernel,
+    /// The guest's.
+    Guest,
+}
+
+/// A virtual CPU: the guest's registers, and the control structure that enters it. It is tied to no CPU while it does
 /// not run, and may run on another one each time.
+///
+/// It is *runnable* until it exits for a reason that [`Exit::is_final`] calls final. From then on it has *ended*:
+/// running it again answers the same exit and enters nothing.
 pub struct Vcpu<H: Host> {
-    host: core::marker::PhantomData<H>,
-    registers: Registers,
+    shared: Arc<Shared<H>>,
+    vm: u64,
+    machine: Machine<H>,
+    ended: Option<Exit>,
+}
+
+/// The vendor's part of a [`Vcpu`].
+enum Machine<H: Host> {
+    Svm(SvmVcpu<H>),
 }
 
 impl<H: Host> Vcpu<H> {
-    /// Runs the guest until it exits. Works in any kernel: the caller's FPU state is saved and restored each time.
-    ///
-    /// # Errors
-    /// [`BindError`]; the guest was not entered.
-    pub fn run(&mut self, cpu: &mut Cpu<H>, vm: &Vm<H>) -> Result<Exit, BindError> {
-        let _ = (cpu, vm);
-        Err(BindError::WrongVm)
+    pub(crate) fn new(shared: &Arc<Shared<H>>, vm: u64, root: Hpa, entry: &EntryState) -> Result<Self, OutOfMemory> {
+        let machine = Machine::Svm(SvmVcpu::new(shared, root, entry)?);
+        Ok(Self { shared: shared.clone(), vm, machine, ended: None })
     }
 
-    /// Puts the guest's state on this CPU, for many runs in a row that need not swap it each time: FPU, debug and
-    /// system-call registers are the guest's until the [`Bound`] is dropped, which brings the caller's back.
+    /// Runs the guest until it exits. Right in any kernel: the caller's FPU state is swapped for the guest's and back at
+    /// every entry, whether or not the compiler uses those registers.
+    ///
+    /// The caller is not moved to another CPU before this returns.
     ///
     /// # Errors
-    /// [`BindError`]; nothing was changed.
+    /// [`BindError`].
+    pub fn run(&mut self, cpu: &mut Cpu<H>, vm: &Vm<H>) -> Result<Exit, BindError> {
+        self.check(cpu, vm)?;
+        // SAFETY: a `Cpu` exists where its extension is enabled, which is here; the FPU is swapped at every entry.
+        Ok(unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) }.run())
+    }
+
+    /// Puts the guest's state on this CPU for many runs in a row that need not swap it each time: FPU, debug and
+    /// system-call registers may be the guest's until the [`Bound`] is dropped, which brings the caller's back.
+    ///
+    /// # Errors
+    /// [`BindError`].
     ///
     /// # Safety
-    /// Until the [`Bound`] is dropped the caller stays on this CPU, and no code that runs on its behalf uses
-    /// floating-point or vector registers: the kernel is compiled without them, or its scheduler and interrupt handlers save and
-    /// restore them, `XCR0` permitting, like those of a user process. The `Bound` is dropped, not forgotten.
+    /// Until the `Bound` is dropped (not forgotten), the caller is not moved to another CPU, and no code that runs on
+    /// its behalf uses floating-point or vector registers as its own. That holds where the kernel is compiled without
+    /// them; its scheduler and interrupt handlers may save and restore them as they do for a user process.
     pub unsafe fn bind<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>) -> Result<Bound<'a, H>, BindError> {
-        let _ = (self, cpu, vm);
-        Err(BindError::WrongVm)
+        self.check(cpu, vm)?;
+        // SAFETY: as in `run`; for the FPU, the caller's promise.
+        Ok(unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) })
+    }
+
+    fn check(&self, cpu: &Cpu<H>, vm: &Vm<H>) -> Result<(), BindError> {
+        let current = self.shared.host.cpu_index();
+        if current != cpu.index() {
+            return Err(BindError::WrongCpu { current, enabled: cpu.index() });
+        }
+        if vm.id() != self.vm {
+            return Err(BindError::WrongVm);
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind`](Self::bind).
+    unsafe fn bind_to<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>, fpu: FpuOwner) -> Bound<'a, H> {
+        // SAFETY: `check` has passed.
+        unsafe {
+            let binding = cpu.admit(vm);
+            match (&mut self.machine, &mut *cpu.extension) {
+                (Machine::Svm(svm), Extension::Svm(cpu)) => svm.bind(cpu, &binding),
+            }
+            if fpu == FpuOwner::Guest {
+                fpu::load_with_interrupts_off(self.context());
+            }
+        }
+        Bound { vcpu: self, vm, fpu, stays_here: PhantomData }
+    }
+
+    fn context(&mut self) -> &mut crate::x86_64::context::Context {
+        match &mut self.machine {
+            Machine::Svm(svm) => svm.context(),
+        }
     }
 
     /// The guest's general registers, RIP and RFLAGS.
     #[must_use]
     pub fn registers(&self) -> Registers {
-        self.registers
+        match &self.machine {
+            Machine::Svm(svm) => svm.registers(),
+        }
     }
 
-    /// Sets the guest's general registers, RIP and RFLAGS; checked when the guest is next entered.
+    /// Sets the guest's general registers, RIP and RFLAGS. They are checked when the guest is next entered, and an
+    /// exception that the guest was about to get is forgotten.
     pub fn set_registers(&mut self, registers: &Registers) {
-        self.registers = *registers;
+        match &mut self.machine {
+            Machine::Svm(svm) => svm.set_registers(registers),
+        }
+    }
+
+    /// The exit that ended the guest, if one has.
+    #[must_use]
+    pub fn ended(&self) -> Option<Exit> {
+        self.ended
     }
 }
 
-/// A virtual CPU whose state is on the CPU.
+impl<H: Host> fmt::Debug for Vcpu<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu").field("vm", &self.vm).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+/// A virtual CPU whose state is on the CPU. See [`Vcpu::bind`].
 pub struct Bound<'a, H: Host> {
     vcpu: &'a mut Vcpu<H>,
-    cpu: &'a mut Cpu<H>,
     vm: &'a Vm<H>,
+    fpu: FpuOwner,
+    /// And the `Cpu` stays borrowed.
+    stays_here: PhantomData<(&'a mut Cpu<H>, *mut ())>,
 }
 
 impl<H: Host> Bound<'_, H> {
     /// Runs the guest until it exits.
+    ///
+    /// The interrupt flag is as the caller had it while the guest is out and the kernel decides
+    /// ([`Host::wants_cpu`]); it is off for the few instructions around each entry.
     pub fn run(&mut self) -> Exit {
-        let _ = (&self.cpu, &self.vm);
-        Exit::Interrupted
+        if let Some(exit) = self.vcpu.ended {
+            return exit;
+        }
+        loop {
+            let step = match &mut self.vcpu.machine {
+                // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
+                Machine::Svm(svm) => unsafe { svm.step(self.vm, self.fpu) },
+            };
+            match step {
+                Step::Again => {}
+                Step::Interrupted => {
+                    if self.vcpu.shared.host.wants_cpu() {
+                        return Exit::Interrupted;
+                    }
+                }
+                Step::Exit(exit) => {
+                    if exit.is_final() {
+                        self.vcpu.ended = Some(exit);
+                    }
+                    return exit;
+                }
+            }
+        }
     }
 
-    /// The guest's general registers, RIP and RFLAGS.
+    /// [`Vcpu::registers`]
     #[must_use]
     pub fn registers(&self) -> Registers {
         self.vcpu.registers()
     }
 
-    /// Sets the guest's general registers, RIP and RFLAGS; checked when the guest is next entered.
+    /// [`Vcpu::set_registers`]
     pub fn set_registers(&mut self, registers: &Registers) {
         self.vcpu.set_registers(registers);
+    }
+}
+
+impl<H: Host> Drop for Bound<'_, H> {
+    fn drop(&mut self) {
+        if self.fpu == FpuOwner::Guest {
+            // SAFETY: `bind` has loaded it on this CPU.
+            unsafe { fpu::unload_with_interrupts_off(self.vcpu.context()) };
+        }
+    }
+}
+
+impl<H: Host> fmt::Debug for Bound<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.vcpu.fmt(f)
     }
 }
