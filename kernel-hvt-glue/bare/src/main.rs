@@ -85,7 +85,8 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
     let before = Usage::now();
     println!("bare: {} free frames, TSC at {} kHz", before.free_frames, frequency / 1000);
     let mut tally = Tally::default();
-    let hypervisor = match Hypervisor::new(Kernel) {
+    // SAFETY: CPL 0.
+    let hypervisor = match unsafe { Hypervisor::new(Kernel) } {
         Ok(hypervisor) => hypervisor,
         Err(error) => fail(&error),
     };

@@ -1,4 +1,4 @@
-//! The memory functions that compiled code calls. On a host target the compiler expects a C library to bring them.
+//! The functions that compiled code calls. On a host target the compiler expects a C library to bring them.
 //!
 //! Written in assembly: in Rust the compiler would turn their loops into calls of themselves.
 
@@ -100,6 +100,12 @@ unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, len: usize) -> i32 
     naked_asm!("jmp {memcmp}", memcmp = sym memcmp)
 }
 
-/// Named by the precompiled standard library's unwind tables, which this kernel leaves out; never called.
+/// Named by the precompiled `core` and `alloc`, which can unwind. This kernel cannot: its panics end it.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
+
+/// See [`rust_eh_personality`].
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    unreachable!("nothing unwinds")
+}
