@@ -3,10 +3,7 @@
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 
-use hvt_abi::{
-    Gpa, GuestRange,
-    x86_64::EntryState,
-};
+use hvt_abi::{Gpa, GuestRange, x86_64::EntryState};
 use hvt_bare::{
     devices::Transcript,
     exit,
@@ -125,9 +122,8 @@ fn map(hypervisor: &Hypervisor<Kernel>, size: u64) -> Result<u64, String> {
     let mut vm = Vm::new(hypervisor).map_err(text)?;
     let page = |index: u64| GuestRange::new(Gpa((4 << 30) + index * size), size).ok_or("wraps around");
     // SAFETY: the frames are this function's, outlive the machine, and nobody looks at them.
-    let map = |vm: &mut Vm<Kernel>, index| unsafe {
-        vm.map(page(index)?, frames.base(), Permissions::READ).map_err(text)
-    };
+    let map =
+        |vm: &mut Vm<Kernel>, index| unsafe { vm.map(page(index)?, frames.base(), Permissions::READ).map_err(text) };
     // A neighbour, so that the tables stay.
     map(&mut vm, 511)?;
     let start = tsc();

@@ -51,9 +51,12 @@ mod tests {
     fn only_a_plain_32_bit_out_is_a_hypercall() {
         assert_eq!(io(0x502, 4, Direction::Out, false), Exit::Hypercall { number: 2, argument: Gpa(0x1000) });
         assert_eq!(io(0x600, 4, Direction::Out, false), Exit::RingKick { ring: 0x1000 });
-        for (size, direction, string) in [(4, Direction::In, false), (4, Direction::Out, true), (2, Direction::Out, false)] {
+        for (size, direction, string) in
+            [(4, Direction::In, false), (4, Direction::Out, true), (2, Direction::Out, false)]
+        {
             let write = direction == Direction::Out;
-            let fault = Fault { cause: Cause::Port { port: 0x502, size, write }, registers: Some(Registers::default()) };
+            let fault =
+                Fault { cause: Cause::Port { port: 0x502, size, write }, registers: Some(Registers::default()) };
             assert_eq!(io(0x502, size, direction, string), Exit::Fault(fault));
         }
     }

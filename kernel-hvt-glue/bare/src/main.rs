@@ -35,7 +35,7 @@ use crate::{
     host::Kernel,
     memory::Usage,
     power::Outcome,
-    probes::{Context, PROBES},
+    probes::{Answer, Context, PROBES, Verdict},
 };
 
 /// First Rust code to run: on the boot CPU, in long mode, interrupts off, memory mapped at its physical address.
@@ -102,7 +102,7 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
         }
     }
     if options.cost {
-        tally.add("cost", "figures", cost::print(&mut context));
+        tally.add("cost", "figures", cost::print(&mut context).map(|()| Verdict::Passed));
     }
     drop(cpu);
     drop(hypervisor);
@@ -110,7 +110,7 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
     tally.add(
         "memory",
         "all of it back",
-        if before == after { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) },
+        if before == after { Ok(Verdict::Passed) } else { Err(format!("{before:?}, then {after:?}")) },
     );
     println!("bare: {tally}");
     power::off(if tally.failed == 0 { Outcome::Passed } else { Outcome::Failed })
@@ -121,15 +121,20 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
 struct Tally {
     passed: u32,
     failed: u32,
+    skipped: u32,
 }
 
 impl Tally {
     /// Counts and prints a result.
-    fn add(&mut self, kind: &str, name: &str, result: Result<(), String>) {
-        match result {
-            Ok(()) => {
+    fn add(&mut self, kind: &str, name: &str, answer: Answer) {
+        match answer {
+            Ok(Verdict::Passed) => {
                 self.passed += 1;
                 println!("bare: {kind} {name}: ok");
+            }
+            Ok(Verdict::Skipped(reason)) => {
+                self.skipped += 1;
+                println!("bare: {kind} {name}: SKIPPED: {reason}");
             }
             Err(error) => {
                 self.failed += 1;
@@ -141,8 +146,8 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { passed, failed } = self;
-        write!(f, "{passed} passed, {failed} failed, {} timer interrupts", interrupts::ticks())
+        let Self { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped, {} timer interrupts", interrupts::ticks())
     }
 }
 

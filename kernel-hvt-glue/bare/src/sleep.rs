@@ -37,7 +37,8 @@ impl Poller for Sleeper {
         let ticks = u128::from(timeout) * u128::from(frequency) / 1_000_000_000;
         let start = tsc();
         loop {
-            let ready = self.wires.iter().filter(|(_, wire)| wire.is_ready()).fold(0, |set, (handle, _)| set | 1 << handle);
+            let ready =
+                self.wires.iter().filter(|(_, wire)| wire.is_ready()).fold(0, |set, (handle, _)| set | 1 << handle);
             let left = ticks.saturating_sub(tsc().wrapping_sub(start).into());
             if ready != 0 || left == 0 {
                 return Ok(ready);

@@ -20,7 +20,13 @@ use hvt_tender::{
 };
 use kernel_hvt_glue::{Cpu, Hypervisor, Permissions, Vcpu, Vm};
 
-use crate::{clock::Clock, host::{self, Kernel}, interrupts, ram::GuestRam, sleep::Sleeper};
+use crate::{
+    clock::Clock,
+    host::{self, Kernel},
+    interrupts,
+    ram::GuestRam,
+    sleep::Sleeper,
+};
 
 /// What a unikernel is started with.
 pub(crate) struct Config<'a> {

@@ -9,7 +9,7 @@ use hvt_abi::{
 };
 
 use super::{
-    Context, Probe, code, expect_eq, expect_matches,
+    Answer, Context, Probe, Verdict, code, expect_eq, expect_matches,
     machine::{CODE, MEMORY, Machine},
 };
 use crate::{host, interrupts};
@@ -28,7 +28,7 @@ const fn out(port: u16, size: u8, value: u32) -> Exit {
 }
 
 /// What an `out` of the hypercall port says, and that the guest goes on behind it.
-fn hypercall(context: &mut Context<'_>) -> Result<(), String> {
+fn hypercall(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::hypercall())?;
     machine.set(|registers| {
         registers.rax = 0xdead_beef_0018_0000;
@@ -39,11 +39,11 @@ fn hypercall(context: &mut Context<'_>) -> Result<(), String> {
     }
     machine.set(|registers| registers.rdx = 0xffff_ffff_ffff_0501);
     expect_eq!(machine.run(context.cpu)?, out(0x501, 4, 0x18_0000));
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// Width, direction and string forms are told apart; an `in` gets what the monitor put into RAX.
-fn ports(context: &mut Context<'_>) -> Result<(), String> {
+fn ports(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::ports())?;
     expect_eq!(machine.run(context.cpu)?, out(0x501, 4, 0x1122_3344));
     expect_eq!(machine.run(context.cpu)?, out(0x501, 2, 0x3344));
@@ -58,11 +58,11 @@ fn ports(context: &mut Context<'_>) -> Result<(), String> {
     expect_eq!(machine.run(context.cpu)?, string(Direction::Out, 4));
     expect_eq!(machine.run(context.cpu)?, string(Direction::In, 1));
     expect_eq!(machine.run(context.cpu)?, Exit::Halt);
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// All general registers reach the guest and come back.
-fn registers(context: &mut Context<'_>) -> Result<(), String> {
+fn registers(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::hypercall())?;
     let word = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let given = Registers {
@@ -92,11 +92,11 @@ fn registers(context: &mut Context<'_>) -> Result<(), String> {
         // Behind the one-byte `out`.
         expect_eq!(machine.vcpu.registers(), Registers { rip: CODE.0 + 1, ..given });
     }
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// The timer takes the CPU from a guest that spins, which notices nothing.
-fn timer(context: &mut Context<'_>) -> Result<(), String> {
+fn timer(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::spin())?;
     let mut rounds = 0;
     for _ in 0..5 {
@@ -109,18 +109,18 @@ fn timer(context: &mut Context<'_>) -> Result<(), String> {
         expect_matches!(rax, _ if rax > rounds);
         rounds = rax;
     }
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// An exception that cannot be delivered.
-fn triple_fault(context: &mut Context<'_>) -> Result<(), String> {
+fn triple_fault(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::triple_fault())?;
     expect_eq!(machine.run(context.cpu)?, Exit::TripleFault);
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// A state that the CPU would refuse is refused with the name of the field.
-fn entry_checks(context: &mut Context<'_>) -> Result<(), String> {
+fn entry_checks(context: &mut Context<'_>) -> Answer {
     let good = EntryState::new(MEMORY, CODE);
     let cases = [
         (EntryField::Cr0, EntryState { cr0: good.cr0.difference(Cr0::PE), ..good }),
@@ -134,5 +134,5 @@ fn entry_checks(context: &mut Context<'_>) -> Result<(), String> {
         let exit = machine.run(context.cpu)?;
         expect_matches!(exit, Exit::EntryFailure(EntryFailure { field: found, .. }) if found == field);
     }
-    Ok(())
+    Ok(Verdict::Passed)
 }

@@ -10,7 +10,7 @@ use hvt_bare::frames::FRAME_SIZE;
 use kernel_hvt_glue::Permissions;
 
 use super::{
-    Context, Probe, code, expect_eq, expect_matches,
+    Answer, Context, Probe, Verdict, code, expect_eq, expect_matches,
     machine::{CODE, DATA, MEMORY, Machine},
 };
 
@@ -60,7 +60,7 @@ fn violation(exit: Exit) -> Option<(Gpa, Access)> {
 }
 
 /// The first byte behind a guest's memory, for reading, writing and executing.
-fn beyond_memory(context: &mut Context<'_>) -> Result<(), String> {
+fn beyond_memory(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::touch())?;
     for at in [Gpa(MEMORY), Gpa(0xfee0_0000), Gpa(0xffff_fff8)] {
         let [read, write, execute] = touch(context, &mut machine, at)?;
@@ -68,11 +68,11 @@ fn beyond_memory(context: &mut Context<'_>) -> Result<(), String> {
         expect_matches!(violation(write), Some((gpa, access)) if gpa == at && access.contains(Access::WRITE));
         expect_matches!(violation(execute), Some((gpa, access)) if gpa == at && access.contains(Access::EXECUTE));
     }
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// Every 2 MiB of the 4 GiB that a guest can name, the host's memory among them: all of it is missing but its own.
-fn every_address(context: &mut Context<'_>) -> Result<(), String> {
+fn every_address(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::scan())?;
     machine.set(|registers| {
         registers.rdi = 0;
@@ -91,14 +91,14 @@ fn every_address(context: &mut Context<'_>) -> Result<(), String> {
             exit => {
                 expect_eq!(exit, Exit::Halt);
                 expect_eq!(at, 1 << 32);
-                return Ok(());
+                return Ok(Verdict::Passed);
             }
         }
     }
 }
 
 /// Each permission withheld is missed, each given is there.
-fn permissions(context: &mut Context<'_>) -> Result<(), String> {
+fn permissions(context: &mut Context<'_>) -> Answer {
     let page = GuestRange::new(DATA, FRAME_SIZE).ok_or("wraps around")?;
     let behind = Gpa(DATA.0 + FRAME_SIZE);
     let mut machine = Machine::new(context.hypervisor, code::touch())?;
@@ -124,7 +124,7 @@ fn permissions(context: &mut Context<'_>) -> Result<(), String> {
     machine.vm.unmap(page).map_err(|error| alloc::format!("{error}"))?;
     let exits = touch(context, &mut machine, DATA)?;
     expect_eq!(exits.map(|exit| violation(exit).map(|(gpa, _)| gpa)), [Some(DATA); 3]);
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// How often a machine finds the word `rax` in its memory.
@@ -141,7 +141,7 @@ fn search(context: &mut Context<'_>, word: u64) -> Result<u64, String> {
 
 /// What is in the host's memory and in that of another machine is not in a guest's, also where it names the other's
 /// physical address.
-fn other_vm(context: &mut Context<'_>) -> Result<(), String> {
+fn other_vm(context: &mut Context<'_>) -> Answer {
     let secret = Box::new(core::hint::black_box(SECRET));
     let other = Machine::new(context.hypervisor, code::touch())?;
     other.put(DATA, &[SECRET])?;
@@ -159,11 +159,11 @@ fn other_vm(context: &mut Context<'_>) -> Result<(), String> {
     }
     expect_eq!(*core::hint::black_box(secret), SECRET);
     expect_eq!(other.words(DATA, 1)?, [SECRET]);
-    Ok(())
+    Ok(Verdict::Passed)
 }
 
 /// What a machine leaves behind is not in the memory of the next.
-fn memory_is_zeroed(context: &mut Context<'_>) -> Result<(), String> {
+fn memory_is_zeroed(context: &mut Context<'_>) -> Answer {
     for _ in 0..4 {
         let machine = Machine::new(context.hypervisor, code::touch())?;
         for page in (DATA.0..MEMORY).step_by(FRAME_SIZE as usize) {
@@ -172,5 +172,5 @@ fn memory_is_zeroed(context: &mut Context<'_>) -> Result<(), String> {
         drop(machine);
         expect_eq!(search(context, SECRET)?, 0);
     }
-    Ok(())
+    Ok(Verdict::Passed)
 }

@@ -23,12 +23,23 @@ pub(crate) struct Context<'a> {
     pub(crate) cpu: &'a mut Cpu<Kernel>,
 }
 
-/// A question: `Err` says how the answer differs from what was promised.
+/// What comes of a probe. `Err` says how the answer differs from what was promised.
+pub(crate) type Answer = Result<Verdict, String>;
+
+/// A probe's answer when nothing is wrong.
+pub(crate) enum Verdict {
+    /// It is as promised.
+    Passed,
+    /// It cannot be asked here, for this reason.
+    Skipped(&'static str),
+}
+
+/// A question.
 pub(crate) struct Probe {
     /// Its name, unique.
     pub(crate) name: &'static str,
     /// Asks it.
-    pub(crate) run: fn(&mut Context<'_>) -> Result<(), String>,
+    pub(crate) run: fn(&mut Context<'_>) -> Answer,
 }
 
 /// Every probe.
