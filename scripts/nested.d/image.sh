@@ -57,13 +57,13 @@ unpack_kernel() {
 # The kernel inside the bzImage $1, into $2. The emulator needs several seconds to uncompress it, this machine none.
 # Offsets: Linux, Documentation/x86/boot.rst, setup_sects, payload_offset and payload_length.
 uncompress() {
-    local sectors offset length
+    local sectors start length
     sectors=$(od -An -tu1 -j $((0x1f1)) -N1 "$1")
-    offset=$(od -An -tu4 -j $((0x248)) -N4 "$1")
-    length=$(od -An -tu4 -j $((0x24c)) -N4 "$1")
+    start=$(((sectors + 1) * 512 + $(od -An -tu4 -j $((0x248)) -N4 "$1")))
     # The last four bytes are the uncompressed length.
-    tail -c +$(((sectors + 1) * 512 + offset + 1)) "$1" | head -c $((length - 4)) | xz -dc >"$2" 2>/dev/null ||
-        cp "$1" "$2"
+    length=$(($(od -An -tu4 -j $((0x24c)) -N4 "$1") - 4))
+    # Where it is not compressed in this way, the emulator has to do it.
+    head -c $((start + length)) "$1" | tail -c "$length" | xz -dc >"$2" 2>/dev/null || cp "$1" "$2"
 }
 
 begin_image() {
@@ -81,7 +81,8 @@ begin_image() {
     printf 'root:x:0:0:root:/:/bin/sh\n' >"$image/etc/passwd"
     printf 'root:x:0:\n' >"$image/etc/group"
     local program
-    for program in bash ip ping; do
+    # Not busybox's shell: that one prefers its own programs to those taken along.
+    for program in sh bash ip ping; do
         ! program=$(command -v "$program") || take "$program"
     done
 }
