@@ -11,6 +11,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod kvm;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod process;
 mod stop;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod tsc;
