@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # variables of scripts/nested
 # What the machine of scripts/nested is made of: programs, a kernel, and an image of files. Sourced by it.
 
 # Modules that the kernel needs, in the order of their dependencies. One that a kernel does not have is built in.
@@ -18,7 +19,7 @@ get_programs() {
     command -v apt-get >/dev/null || die "these Debian packages are missing, and apt-get too: ${missing[*]}"
     [ "$(id -u)" = 0 ] || die "missing packages; as root: apt-get install ${missing[*]}"
     echo "scripts/nested: installing ${missing[*]}" >&2
-    apt update && apt install --no-install-recommends -y "${missing[@]}" || die "cannot install ${missing[*]}"
+    { apt update && apt install --no-install-recommends -y "${missing[@]}"; } || die "cannot install ${missing[*]}"
 }
 
 # Sets `kernel` to a directory with an uncompressed kernel and its modules; fetches one where there is none yet.
@@ -50,7 +51,7 @@ unpack_kernel() {
     find "$1/lib" -name '*.ko*' -exec mv -t "$1" {} +
     find "$1" -name '*.ko.xz' -exec xz -d {} +
     uncompress "$1"/boot/vmlinuz-* "$1/vmlinux"
-    rm -rf "$1/boot" "$1/lib" "$1"/*.deb
+    rm -rf "${1:?}/boot" "${1:?}/lib" "$1"/*.deb
     [ -s "$1/vmlinux" ] && [ -s "$1/kvm-amd.ko" ]
 }
 

@@ -1,13 +1,14 @@
+# shellcheck shell=bash disable=SC2154,SC2164 # variables of scripts/nested, which ends where a command fails
 # The tender's tests in the machine of scripts/nested. Sourced by it.
 
 # Builds the tests and the guests here, and takes them along under their own paths: cargo wrote those into the tests.
 # The library's unit tests of backend kvm come first, then every integration test. Arguments go to the latter.
 take_tests() {
-    local built target=${CARGO_TARGET_DIR:-$root/target} program
+    local built program
     built=$(cd "$root" && cargo test -q -p hvt-tender --no-run --message-format=json) || die "the tests do not build"
     if [ -z "${HVT_GUESTS:-}" ]; then
         (cd "$root" && cargo build -q --release -p test-unikernels) || die "the guests do not build"
-        export HVT_GUESTS=$target/release
+        export HVT_GUESTS=${cache%/nested}/release
     fi
     HVT_GUESTS=$(realpath -s "$HVT_GUESTS")
     export HVT_BACKENDS=kvm
