@@ -3,12 +3,15 @@
 //! The traits are what [`hypercall`](crate::hypercall) serves a guest with. They see guest buffers only as
 //! [`GuestSlice`]s, already checked, and say how it went; what that means for the guest is decided in one place there.
 
+pub mod attach;
 #[cfg(all(feature = "std", unix))]
 mod block;
 #[cfg(feature = "std")]
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
+#[cfg(test)]
+pub(crate) mod fake;
 #[cfg(all(feature = "std", unix))]
 mod io;
 #[cfg(all(feature = "std", target_os = "linux"))]
