@@ -21,6 +21,10 @@ extern crate alloc;
 #[cfg(feature = "std")]
 pub mod backend;
 pub mod boot;
+#[cfg(all(feature = "std", unix))]
+pub mod cli;
+#[cfg(all(feature = "std", unix))]
+pub mod config;
 pub mod device;
 pub mod exit;
 pub mod hypercall;

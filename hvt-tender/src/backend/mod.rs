@@ -9,7 +9,13 @@
 //!
 //! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`].
 
+#[cfg(target_os = "linux")]
+pub mod kvm;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod process;
 mod stop;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod tsc;
 
 use hvt_abi::native::Registers;
 

@@ -1,9 +1,9 @@
 //! Ending a run from outside.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::{fmt, io};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -26,6 +26,12 @@ pub trait Kick: Send + Sync {
     /// Makes a run that is under way, or about to begin, come back. Called from signal handlers, so it may use atomics
     /// and async-signal-safe system calls only.
     fn kick(&self);
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stop").field("requested", &self.requested()).finish_non_exhaustive()
+    }
 }
 
 impl Stop {

@@ -3,10 +3,43 @@
 //! The traits are what [`hypercall`](crate::hypercall) serves a guest with. They see guest buffers only as
 //! [`GuestSlice`]s, already checked, and say how it went; what that means for the guest is decided in one place there.
 
+pub mod attach;
+#[cfg(all(feature = "std", unix))]
+mod block;
+#[cfg(feature = "std")]
+mod clock;
+#[cfg(all(feature = "std", unix))]
+mod console;
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(all(feature = "std", unix))]
+mod io;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod net;
+#[cfg(all(feature = "std", unix))]
+mod poll;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod tap;
+#[cfg(all(test, feature = "std", target_os = "linux"))]
+mod testing;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::memory::GuestSlice;
+
+#[cfg(all(feature = "std", unix))]
+pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
+#[cfg(feature = "std")]
+pub use clock::SystemClock;
+#[cfg(all(feature = "std", unix))]
+pub use console::FdConsole;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use net::{AttachError, Tap};
+#[cfg(all(feature = "std", unix))]
+pub use poll::{Endpoint, FdPoller};
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use tap::Problem as NetProblem;
 
 /// Where the guest's console output goes.
 pub trait Console {

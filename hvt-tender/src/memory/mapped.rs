@@ -1,7 +1,7 @@
 //! Guest memory as one mapping of an operating system.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use hvt_abi::GuestRange;
@@ -59,8 +59,8 @@ impl MappedMemory {
 
     /// The file behind it, where it is [shared](Self::shared).
     #[must_use]
-    pub fn file(&self) -> Option<impl AsFd> {
-        self.region.file_offset().map(FileOffset::file)
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.region.file_offset().map(|offset| offset.file().as_fd())
     }
 
     /// Host address of guest address 0, for the kernel interfaces that are told where guest memory lies.

@@ -5,6 +5,8 @@
 //! with them, and [`GuestSpace`] is both: the only place where a pointer that a guest handed over turns into bytes.
 
 mod chunk;
+#[cfg(test)]
+pub(crate) mod fake;
 mod layout;
 #[cfg(all(feature = "std", unix))]
 mod mapped;

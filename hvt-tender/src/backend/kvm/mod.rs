@@ -1,0 +1,157 @@
+//! Linux KVM: the guest runs on the CPU's own virtualization.
+//!
+//! One virtual machine, one memory slot, one vCPU on the thread that starts it. No interrupt controller, no timer, no
+//! device: what is not a hypercall ends the guest.
+//!
+//! Where permissions come from: the guest's page tables, filled by [`boot`](crate::boot), say what may be read, written
+//! and executed. Under them lies what a guest cannot change, the host's own mapping: text and read-only data are
+//! read-only there ([`MappedMemory::protect`]), so a guest that made page tables of its own, or cleared CR0.WP, still
+//! cannot write its code. KVM has no means to forbid execution, so that part of W^X lives in the page tables alone.
+//!
+//! The tender's pages below [`GUEST_VISIBLE_BASE`](hvt_abi::GUEST_VISIBLE_BASE) stay writable in the host's mapping:
+//! the CPU itself writes there (accessed and dirty bits of page tables, accessed and busy bits of descriptors), and
+//! with nested paging on AMD every walk of a guest page table counts as a write (APM volume 2, 15.25.6). Nothing is
+//! lost: they are unmapped for the guest, and one that maps them again in tables of its own harms only itself. The
+//! tender never reads them back.
+
+mod exit;
+mod kick;
+mod machine;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
+
+use std::io;
+
+use hvt_abi::native::EntryState;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+
+pub use machine::KvmMachine;
+
+use super::{Error, Stop, Unavailable};
+use crate::memory::{GuestMemory, Layout, MapError, MappedMemory};
+
+/// The stable version of the KVM API; every kernel since 2.6.22 reports it, and no other is to be used.
+const API_VERSION: i32 = 12;
+
+/// What is needed beyond version 12, on every architecture.
+const CAPABILITIES: &[(Cap, &str)] =
+    &[(Cap::UserMemory, "KVM_CAP_USER_MEMORY"), (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT (Linux 4.11)")];
+
+/// A virtual machine of this host's KVM, still without memory.
+pub struct Kvm {
+    system: kvm_ioctls::Kvm,
+    vm: VmFd,
+    vcpu: VcpuFd,
+}
+
+impl Kvm {
+    /// Makes a virtual machine with one vCPU.
+    ///
+    /// # Errors
+    /// When there is no KVM, it may not be used, or it lacks what is needed.
+    pub fn open() -> Result<Self, Unavailable> {
+        let system = kvm_ioctls::Kvm::new().map_err(|error| not_open(&error.into()))?;
+        let version = system.get_api_version();
+        if version != API_VERSION {
+            return Err(unavailable(format!("its API version is {version}, not {API_VERSION}")));
+        }
+        for (capability, name) in CAPABILITIES.iter().chain(arch::CAPABILITIES) {
+            if !system.check_extension(*capability) {
+                return Err(unavailable(format!("this kernel lacks {name}")));
+            }
+        }
+        let failed = |what: &str, error: io::Error| unavailable(format!("cannot create {what}: {error}"));
+        let vm = retry(|| system.create_vm()).map_err(|error| failed("a virtual machine", error))?;
+        let vcpu = retry(|| vm.create_vcpu(0)).map_err(|error| failed("a vCPU", error))?;
+        Ok(Self { system, vm, vcpu })
+    }
+
+    /// Whether the CPU itself can run guests.
+    ///
+    /// A `/dev/kvm` without that interprets the guest's instructions in software: a thousand times slower, and without
+    /// SSE. It is good for tests of this backend, and to be used only when asked for by name.
+    #[must_use]
+    pub fn has_hardware() -> bool {
+        arch::has_hardware()
+    }
+
+    /// Frequency of the guest's cycle counter.
+    ///
+    /// # Errors
+    /// When the counter of this host does not run evenly.
+    pub fn cycle_frequency(&self) -> Result<super::tsc::Frequency, Error> {
+        arch::cycle_frequency(&self.vcpu)
+    }
+
+    /// Memory for a guest: `size` bytes, private to this process.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
+        MappedMemory::anonymous(size)
+    }
+
+    /// Makes a guest of this memory, at its entry point, run by the calling thread from now on.
+    ///
+    /// What `layout` makes read-only becomes so for this process too.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn start(
+        self,
+        memory: MappedMemory,
+        layout: &Layout,
+        entry: &EntryState,
+        stop: &Stop,
+    ) -> Result<KvmMachine, Error> {
+        let Self { system, vm, vcpu } = self;
+        memory.protect(layout).map_err(|source| Error { what: "making guest memory read-only", source })?;
+        let slot = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: memory.size(),
+            userspace_addr: memory.host_address().as_ptr() as u64,
+        };
+        // SAFETY: the slot is all of `memory`, which the machine keeps for as long as the vCPU can run, and which
+        // this process touches through `Chunk` alone.
+        unsafe { vm.set_user_memory_region(slot) }.map_err(|error| kvm_error("giving guest memory to KVM", error))?;
+        arch::set_up(&system, &vcpu, entry)?;
+        kick::install(&vcpu, stop)?;
+        Ok(KvmMachine::new(vcpu, memory, stop.clone()))
+    }
+}
+
+/// Runs a KVM call until no signal interrupts it.
+fn retry<T>(mut call: impl FnMut() -> Result<T, kvm_ioctls::Error>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            other => return other.map_err(io::Error::from),
+        }
+    }
+}
+
+fn kvm_error(what: &'static str, error: kvm_ioctls::Error) -> Error {
+    Error { what, source: error.into() }
+}
+
+fn unavailable(reason: String) -> Unavailable {
+    Unavailable { backend: "kvm", reason }
+}
+
+fn not_open(error: &io::Error) -> Unavailable {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => {
+            ": load the module kvm_intel or kvm_amd, with virtualization enabled in the firmware"
+        }
+        io::ErrorKind::PermissionDenied => ": this user must be a member of the group that owns it, usually kvm",
+        _ => "",
+    };
+    unavailable(format!("cannot open /dev/kvm: {error}{advice}"))
+}

@@ -1,0 +1,129 @@
+//! What KVM wants to know of an x86_64 vCPU.
+
+use std::arch::x86_64::__cpuid;
+use std::io;
+
+use hvt_abi::x86_64::{EntryState, Registers, Segment, TableRegister};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::{Cap, VcpuFd};
+
+use super::kvm_error;
+use crate::backend::Error;
+use crate::backend::tsc::{Frequency, Source};
+
+/// What is needed on this architecture.
+pub(super) const CAPABILITIES: &[(Cap, &str)] =
+    &[(Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"), (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ")];
+
+/// FCW after FNINIT: all exceptions masked, 64-bit precision (SDM 8.1.5).
+const FCW_INIT: u16 = 0x37f;
+/// MXCSR after reset: all exceptions masked (SDM 10.2.3).
+const MXCSR_INIT: u32 = 0x1f80;
+
+/// Whether CPUID offers VMX (SDM volume 2, CPUID leaf 1) or SVM (APM volume 3, E.4.2).
+pub(super) fn has_hardware() -> bool {
+    const VMX: u32 = 1 << 5;
+    const SVM: u32 = 1 << 2;
+    let vmx = __cpuid(1).ecx & VMX != 0;
+    vmx || __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & SVM != 0
+}
+
+/// Puts the vCPU at the guest's entry point.
+pub(super) fn set_up(system: &kvm_ioctls::Kvm, vcpu: &VcpuFd, entry: &EntryState) -> Result<(), Error> {
+    let cpuid = system
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(|error| kvm_error("asking KVM what CPUID offers", error))?;
+    vcpu.set_cpuid2(&cpuid).map_err(|error| kvm_error("setting the vCPU's CPUID", error))?;
+    vcpu.set_sregs(&special_registers(entry))
+        .map_err(|error| kvm_error("setting the vCPU's system registers", error))?;
+    let fpu = kvm_fpu { fcw: FCW_INIT, mxcsr: MXCSR_INIT, ..kvm_fpu::default() };
+    vcpu.set_fpu(&fpu).map_err(|error| kvm_error("setting the vCPU's FPU", error))?;
+    vcpu.set_regs(&general_registers(entry)).map_err(|error| kvm_error("setting the vCPU's registers", error))
+}
+
+/// The vCPU's registers.
+///
+/// While a hypercall is being served, RIP still points at its `out`.
+pub(super) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
+    let kvm = vcpu.get_regs().map_err(|error| kvm_error("reading the vCPU's registers", error))?;
+    Ok(Registers {
+        rax: kvm.rax,
+        rbx: kvm.rbx,
+        rcx: kvm.rcx,
+        rdx: kvm.rdx,
+        rsi: kvm.rsi,
+        rdi: kvm.rdi,
+        rbp: kvm.rbp,
+        rsp: kvm.rsp,
+        r8: kvm.r8,
+        r9: kvm.r9,
+        r10: kvm.r10,
+        r11: kvm.r11,
+        r12: kvm.r12,
+        r13: kvm.r13,
+        r14: kvm.r14,
+        r15: kvm.r15,
+        rip: kvm.rip,
+        rflags: kvm.rflags,
+    })
+}
+
+/// Frequency of the vCPU's TSC, as KVM knows it.
+pub(super) fn cycle_frequency(vcpu: &VcpuFd) -> Result<Frequency, Error> {
+    const HZ_PER_KHZ: u64 = 1000;
+    match vcpu.get_tsc_khz() {
+        Ok(khz) if khz != 0 => Ok(Frequency { hz: u64::from(khz) * HZ_PER_KHZ, source: Source::Kvm }),
+        // KVM says EIO where the host's TSC does not run evenly.
+        _ => Err(Error {
+            what: "asking KVM for the frequency of the TSC",
+            source: io::Error::other("the host's TSC is not stable, and it is the guest's clock"),
+        }),
+    }
+}
+
+fn special_registers(entry: &EntryState) -> kvm_sregs {
+    let data = segment(&entry.data);
+    kvm_sregs {
+        cs: segment(&entry.code),
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        tr: segment(&entry.task),
+        ldt: segment(&entry.ldt),
+        gdt: table(entry.gdtr),
+        idt: table(entry.idtr),
+        cr0: entry.cr0.bits(),
+        cr3: entry.cr3.0,
+        cr4: entry.cr4.bits(),
+        efer: entry.efer.bits(),
+        ..kvm_sregs::default()
+    }
+}
+
+fn general_registers(entry: &EntryState) -> kvm_regs {
+    kvm_regs { rip: entry.rip.0, rsp: entry.rsp.0, rdi: entry.rdi.0, rflags: entry.rflags, ..kvm_regs::default() }
+}
+
+fn segment(segment: &Segment) -> kvm_segment {
+    kvm_segment {
+        base: segment.base,
+        limit: segment.limit,
+        selector: segment.selector,
+        type_: segment.kind,
+        present: segment.present.into(),
+        dpl: segment.dpl,
+        db: segment.default_big.into(),
+        s: segment.code_or_data.into(),
+        l: segment.long.into(),
+        g: segment.granularity.into(),
+        avl: 0,
+        unusable: (!segment.present).into(),
+        padding: 0,
+    }
+}
+
+fn table(table: TableRegister) -> kvm_dtable {
+    kvm_dtable { base: table.base, limit: table.limit, padding: [0; 3] }
+}

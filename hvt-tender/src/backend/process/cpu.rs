@@ -1,0 +1,70 @@
+//! The virtual CPU: what of it an unprivileged process does not have.
+
+use hvt_abi::x86_64::{Cr0, Cr4, Efer, EntryState, TableRegister};
+
+/// RFLAGS.IF (SDM 3.4.3).
+pub(super) const RFLAGS_IF: u64 = 1 << 9;
+/// RFLAGS.TF.
+pub(super) const RFLAGS_TF: u64 = 1 << 8;
+/// RFLAGS.NT.
+pub(super) const RFLAGS_NT: u64 = 1 << 14;
+/// RFLAGS.RF.
+pub(super) const RFLAGS_RF: u64 = 1 << 16;
+/// RFLAGS.AC.
+pub(super) const RFLAGS_AC: u64 = 1 << 18;
+/// The flags that POPF and IRET can change at CPL 0 and that mean something here: the arithmetic ones, TF, DF, AC, ID.
+pub(super) const RFLAGS_GUEST: u64 = 0x0024_0dd5;
+
+/// State that privileged instructions read and write. The general registers are those of the process.
+#[derive(Clone, Debug)]
+pub(super) struct Cpu {
+    pub(super) cr0: Cr0,
+    /// Address of the last page fault.
+    pub(super) cr2: u64,
+    pub(super) cr3: u64,
+    pub(super) cr4: Cr4,
+    pub(super) efer: Efer,
+    pub(super) gdtr: TableRegister,
+    pub(super) idtr: TableRegister,
+    /// Base address and limit in bytes of the task-state segment.
+    pub(super) task: (u64, u32),
+    pub(super) cs: u16,
+    pub(super) ss: u16,
+    /// RFLAGS.IF. No interrupt ever comes, but it is pushed with every exception.
+    pub(super) interrupts: bool,
+    pub(super) fs_base: u64,
+    pub(super) gs_base: u64,
+    pub(super) kernel_gs_base: u64,
+    pub(super) pat: u64,
+}
+
+/// IA32_PAT after reset (SDM 11.12.4).
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+impl Cpu {
+    /// The CPU at the guest's entry point.
+    pub(super) fn new(entry: &EntryState) -> Self {
+        Self {
+            cr0: entry.cr0,
+            cr2: 0,
+            cr3: entry.cr3.0,
+            cr4: entry.cr4,
+            efer: entry.efer,
+            gdtr: entry.gdtr,
+            idtr: entry.idtr,
+            task: (entry.task.base, entry.task.limit),
+            cs: entry.code.selector,
+            ss: entry.data.selector,
+            interrupts: entry.rflags & RFLAGS_IF != 0,
+            fs_base: 0,
+            gs_base: 0,
+            kernel_gs_base: 0,
+            pat: PAT_RESET,
+        }
+    }
+
+    /// RFLAGS as the guest would see it, when the process has these flags.
+    pub(super) fn rflags(&self, process: u64) -> u64 {
+        (process & !RFLAGS_IF) | if self.interrupts { RFLAGS_IF } else { 0 }
+    }
+}

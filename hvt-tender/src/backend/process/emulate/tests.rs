@@ -1,0 +1,235 @@
+//! Instructions on a virtual CPU and a page of code, without a child.
+
+use hvt_abi::GuestRange;
+use hvt_abi::x86_64::EntryState;
+
+use super::super::exception::deliver;
+use super::*;
+use crate::memory::{GuestMemory, Layout, MappedMemory, Region};
+
+const CODE: u64 = 0x10_0000;
+const DATA: u64 = 0x10_1000;
+const SIZE: u64 = 0x20_0000;
+/// The guest's own GDT: null, 64-bit code, data, and a 64-bit TSS at [`TSS`] in two slots.
+const GDT: u64 = DATA + 0x100;
+const TSS: u64 = DATA + 0x200;
+const IDT: u64 = DATA + 0x400;
+const STACK: u64 = DATA + 0x1000;
+
+struct Lab {
+    memory: MappedMemory,
+    layout: Layout,
+    cpu: Cpu,
+    registers: Registers,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let memory = MappedMemory::anonymous(SIZE).unwrap();
+        let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+        let read_write = Access::READ | Access::WRITE;
+        let layout = Layout::new([region(CODE, DATA, Access::EXECUTE), region(DATA, SIZE, read_write)]).unwrap();
+        let mut cpu = Cpu::new(&EntryState::new(SIZE, Gpa(CODE)));
+        cpu.gdtr = TableRegister { base: GDT, limit: 5 * 8 - 1 };
+        let tss_low = TSS << 16 & 0xff_ffff_0000 | 0x67 | 0x89 << 40 | (TSS >> 24 & 0xff) << 56;
+        let gdt = [0, 0x00af_9900_0000_ffff, 0x00cf_9300_0000_ffff, tss_low, TSS >> 32];
+        let registers = Registers { rsp: STACK, ..Registers::default() };
+        let lab = Self { memory, layout, cpu, registers };
+        lab.write(GDT, &gdt);
+        lab
+    }
+
+    fn write(&self, at: u64, words: &[u64]) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.memory.write(Gpa(at), &bytes).unwrap();
+    }
+
+    fn word(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.memory.read(Gpa(at), &mut bytes).unwrap();
+        u64::from_le_bytes(bytes)
+    }
+
+    fn step(&mut self, code: &[u8]) -> Step {
+        self.memory.write(Gpa(CODE), code).unwrap();
+        self.registers.rip = CODE;
+        let space = GuestSpace::new(&self.memory, &self.layout);
+        step(&mut self.cpu, &mut self.registers, &space, 0)
+    }
+}
+
+fn general_protection(code: u64) -> Step {
+    Step::Raise(Exception::general_protection(code))
+}
+
+#[test]
+fn descriptor_tables_are_loaded() {
+    let mut lab = Lab::new();
+    lab.write(DATA, &[0x1234_5678_9abc_00ff, 0]);
+    // lgdt [0x101000]; lidt [0x101000]
+    for code in [b"\x0f\x01\x14\x25\0\x10\x10\0", b"\x0f\x01\x1c\x25\0\x10\x10\0"] {
+        assert_eq!(lab.step(code), Step::Next);
+        assert_eq!(lab.registers.rip, CODE + 8);
+    }
+    let expected = TableRegister { base: 0x1234_5678_9abc, limit: 0xff };
+    assert_eq!((lab.cpu.gdtr, lab.cpu.idtr), (expected, expected));
+
+    lab.write(DATA, &[0x8000_0000_0000_00ff, 0xffff]);
+    assert_eq!(lab.step(b"\x0f\x01\x1c\x25\0\x10\x10\0"), Step::Next, "a canonical address in the upper half");
+    lab.write(DATA, &[0x8000_0000_0000_00ff, 0]);
+    assert_eq!(lab.step(b"\x0f\x01\x1c\x25\0\x10\x10\0"), general_protection(0));
+    assert_eq!(lab.registers.rip, CODE, "a fault leaves RIP at the instruction");
+}
+
+#[test]
+fn operand_outside_memory_is_a_page_fault() {
+    let mut lab = Lab::new();
+    // lgdt [0x8000]
+    let Step::Raise(exception) = lab.step(b"\x0f\x01\x14\x25\0\x80\0\0") else { panic!() };
+    assert_eq!(exception, Exception::new(hvt_abi::x86_64::Vector::PageFault, 0));
+    assert_eq!(lab.cpu.cr2, 0x8000);
+}
+
+#[test]
+fn segments_are_checked_against_the_gdt() {
+    let mut lab = Lab::new();
+    lab.registers.rax = 16;
+    // mov ss, eax; mov ds, eax; mov es, eax
+    for code in [b"\x8e\xd0", b"\x8e\xd8", b"\x8e\xc0"] {
+        assert_eq!(lab.step(code), Step::Next);
+    }
+    assert_eq!(lab.cpu.ss, 16);
+    lab.registers.rax = 0x28;
+    assert_eq!(lab.step(b"\x8e\xd8"), general_protection(0x28), "beyond the limit");
+    lab.registers.rax = 0xc;
+    assert_eq!(lab.step(b"\x8e\xd8"), general_protection(0xc), "in a local table");
+    lab.registers.rax = 0;
+    // mov fs, eax
+    lab.cpu.fs_base = 5;
+    assert_eq!(lab.step(b"\x8e\xe0"), Step::LoadFsBase);
+    assert_eq!(lab.cpu.fs_base, 0);
+}
+
+#[test]
+fn far_return_and_interrupt_return() {
+    let mut lab = Lab::new();
+    lab.write(STACK, &[0x10_0800, 8]);
+    assert_eq!(lab.step(b"\x48\xcb"), Step::Next);
+    assert_eq!((lab.registers.rip, lab.registers.rsp, lab.cpu.cs), (0x10_0800, STACK + 16, 8));
+
+    lab.registers.rsp = STACK;
+    lab.write(STACK, &[0x10_0900, 8, 0x246, DATA + 0x800, 16]);
+    assert_eq!(lab.step(b"\x48\xcf"), Step::Next);
+    assert_eq!((lab.registers.rip, lab.registers.rsp), (0x10_0900, DATA + 0x800));
+    assert!(lab.cpu.interrupts);
+    assert_eq!(lab.registers.rflags & 0x44, 0x44);
+
+    lab.registers.rsp = STACK;
+    lab.write(STACK, &[0x10_0800, 16]);
+    assert_eq!(lab.step(b"\x48\xcb"), general_protection(16), "data is not code");
+    assert_eq!(lab.registers.rsp, STACK, "a fault pops nothing");
+}
+
+#[test]
+fn task_register_becomes_busy() {
+    let mut lab = Lab::new();
+    lab.registers.rax = 24;
+    assert_eq!(lab.step(b"\x0f\x00\xd8"), Step::Next);
+    assert_eq!(lab.cpu.task, (TSS, 0x67));
+    assert_eq!(lab.step(b"\x0f\x00\xd8"), general_protection(24), "a busy one cannot be loaded");
+    assert_eq!(lab.word(GDT + 24) >> 40 & 0xff, 0x8b);
+}
+
+#[test]
+fn model_specific_registers() {
+    let mut lab = Lab::new();
+    (lab.registers.rcx, lab.registers.rdx, lab.registers.rax) = (msr::FS_BASE.into(), 0x12, 0x3456_7890);
+    assert_eq!(lab.step(b"\x0f\x30"), Step::LoadFsBase);
+    assert_eq!(lab.cpu.fs_base, 0x12_3456_7890);
+    (lab.registers.rdx, lab.registers.rax) = (!0, !0);
+    assert_eq!(lab.step(b"\x0f\x32"), Step::Next);
+    assert_eq!((lab.registers.rdx, lab.registers.rax), (0x12, 0x3456_7890));
+    lab.registers.rdx = 0x8000_0000;
+    assert_eq!(lab.step(b"\x0f\x30"), general_protection(0), "not canonical");
+    lab.registers.rcx = 0xdead_beef;
+    assert_eq!(lab.step(b"\x0f\x30"), general_protection(0));
+    assert_eq!(lab.step(b"\x0f\x32"), general_protection(0));
+    // EFER: what it is may be written back; SYSCALL cannot be enabled.
+    (lab.registers.rcx, lab.registers.rdx) = (msr::EFER.into(), 0);
+    lab.registers.rax = lab.cpu.efer.bits();
+    assert_eq!(lab.step(b"\x0f\x30"), Step::Next);
+    lab.registers.rax |= 1;
+    assert!(matches!(lab.step(b"\x0f\x30"), Step::Refuse(Cause::Instruction { .. })));
+}
+
+#[test]
+fn control_registers() {
+    let mut lab = Lab::new();
+    // mov rax, cr3; mov cr3, rax
+    assert_eq!(lab.step(b"\x0f\x20\xd8"), Step::Next);
+    assert_eq!(lab.registers.rax, 0x2000);
+    assert_eq!(lab.step(b"\x0f\x22\xd8"), Step::Next, "a flush");
+    lab.registers.rax = 0x10_0000;
+    let Step::Refuse(Cause::Instruction { what }) = lab.step(b"\x0f\x22\xd8") else { panic!() };
+    assert_eq!(what, "\"mov cr3,rax\"");
+    // mov rax, cr0; mov cr0, rax with paging off
+    assert_eq!(lab.step(b"\x0f\x20\xc0"), Step::Next);
+    assert_eq!(lab.registers.rax, 0x8001_0021);
+    lab.registers.rax = 0x1_0021;
+    assert!(matches!(lab.step(b"\x0f\x22\xc0"), Step::Refuse(_)));
+}
+
+#[test]
+fn ports_and_halt() {
+    let mut lab = Lab::new();
+    (lab.registers.rdx, lab.registers.rax) = (0x502, 0xffff_ffff_0010_1000);
+    assert_eq!(lab.step(b"\xef"), Step::Exit(Exit::Hypercall { number: 2, argument: Gpa(0x10_1000) }));
+    let refused = |port, size, write| Step::Refuse(Cause::Port { port, size, write });
+    assert_eq!(lab.step(b"\xee"), refused(0x502, 1, true));
+    assert_eq!(lab.step(b"\x66\xef"), refused(0x502, 2, true));
+    assert_eq!(lab.step(b"\xed"), refused(0x502, 4, false));
+    assert_eq!(lab.step(b"\xe7\x80"), refused(0x80, 4, true));
+    assert_eq!(lab.step(b"\xf3\x6f"), refused(0x502, 4, true));
+    assert_eq!(lab.step(b"\xf4"), Step::Exit(Exit::Halted));
+}
+
+#[test]
+fn what_is_not_privileged_is_the_guests_own_fault() {
+    let mut lab = Lab::new();
+    // mov eax, [rcx]: a non-canonical address
+    assert_eq!(lab.step(b"\x8b\x01"), general_protection(0));
+    lab.registers.rip = SIZE;
+    let space = GuestSpace::new(&lab.memory, &lab.layout);
+    let outside = step(&mut lab.cpu, &mut lab.registers, &space, 0x10);
+    assert_eq!(outside, general_protection(0x10));
+}
+
+#[test]
+fn exceptions_go_through_the_idt() {
+    let mut lab = Lab::new();
+    lab.cpu.idtr = TableRegister { base: IDT, limit: 32 * 16 - 1 };
+    let gate = |ist: u64, offset: u64| [offset & 0xffff | 8 << 16 | ist << 32 | 0x8e << 40 | (offset >> 16) << 48, 0];
+    lab.write(IDT + 13 * 16, &gate(2, 0x10_0abc));
+    // int 0x21 (beyond the limit) and int 13
+    assert_eq!(lab.step(b"\xcd\x21"), general_protection(0x21 << 3 | 2));
+    assert_eq!(lab.step(b"\xcd\x0d"), Step::Raise(Exception::software(13)));
+    assert_eq!(lab.registers.rip, CODE + 2, "a software interrupt returns behind itself");
+
+    lab.registers.rflags = 0x202;
+    lab.cpu.task = (TSS, 0x67);
+    lab.write(TSS + 36 + 8, &[DATA + 0xf08]);
+    let space = GuestSpace::new(&lab.memory, &lab.layout);
+    deliver(Exception::general_protection(0x18), &mut lab.cpu, &mut lab.registers, &space).unwrap();
+    assert_eq!(lab.registers.rip, 0x10_0abc);
+    let frame: Vec<u64> = (0..6).map(|index| lab.word(lab.registers.rsp + index * 8)).collect();
+    assert_eq!(frame, [0x18, CODE + 2, 8, 0x1_0002, STACK, 16]);
+    assert_eq!(lab.registers.rsp + 48, DATA + 0xf00, "aligned to 16 before the push");
+
+    // #DE has no gate: a double fault, which has none either.
+    let divide = Exception::new(hvt_abi::x86_64::Vector::DivideError, 0);
+    assert!(deliver(divide, &mut lab.cpu, &mut lab.registers, &space).is_err());
+    lab.write(IDT + 8 * 16, &gate(0, 0x10_0def));
+    deliver(divide, &mut lab.cpu, &mut lab.registers, &space).unwrap();
+    assert_eq!(lab.registers.rip, 0x10_0def);
+    assert_eq!(lab.word(lab.registers.rsp), 0, "a double fault's error code is 0");
+}

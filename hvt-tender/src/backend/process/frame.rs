@@ -1,0 +1,156 @@
+//! The guest's registers in the signal frame of its child.
+
+use std::mem::offset_of;
+
+use hvt_abi::x86_64::{EntryState, Registers};
+
+use super::RELAXED;
+use super::exchange::Exchange;
+
+/// What the kernel left on the signal stack: a `ucontext_t`, and the `siginfo_t` next to it.
+#[derive(Clone, Copy)]
+pub(super) struct Frame<'x> {
+    exchange: &'x Exchange,
+    context: u64,
+    info: u64,
+}
+
+/// The child says that its frame lies where no frame can lie.
+#[derive(Debug)]
+pub(super) struct BadFrame;
+
+/// A signal, as the kernel described it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Signal {
+    /// Its number.
+    pub(super) number: i32,
+    /// `si_code`: positive when the kernel made it.
+    pub(super) code: i32,
+    /// Exception vector that caused it; meaningless for SIGSYS.
+    pub(super) vector: u64,
+    /// Error code of that exception.
+    pub(super) error: u64,
+    /// Address of a page fault.
+    pub(super) cr2: u64,
+}
+
+const REGISTERS: u64 = (offset_of!(libc::ucontext_t, uc_mcontext) + offset_of!(libc::mcontext_t, gregs)) as u64;
+const FPU: u64 = (offset_of!(libc::ucontext_t, uc_mcontext) + offset_of!(libc::mcontext_t, fpregs)) as u64;
+/// Last byte of the frame that this module touches through fixed offsets.
+const CONTEXT_SIZE: u64 = FPU + 8;
+
+impl<'x> Frame<'x> {
+    /// The frame that the child reported last.
+    pub(super) fn current(exchange: &'x Exchange) -> Result<Self, BadFrame> {
+        let header = exchange.header();
+        let context = header.ucontext.load(RELAXED);
+        let info = header.siginfo.load(RELAXED);
+        // A frame is longer than a word, so both its ends are looked at; what lies between two words of the exchange
+        // pages lies in them.
+        for (address, last) in [(context, CONTEXT_SIZE - 8), (info, 8)] {
+            let end = address.checked_add(last).ok_or(BadFrame)?;
+            if exchange.word(address).is_none() || exchange.word(end).is_none() {
+                return Err(BadFrame);
+            }
+        }
+        Ok(Self { exchange, context, info })
+    }
+
+    fn load(&self, address: u64) -> u64 {
+        // `current` has checked both ends of what is loaded.
+        self.exchange.word(address).map_or(0, |word| word.load(RELAXED))
+    }
+
+    fn store(&self, address: u64, value: u64) {
+        if let Some(word) = self.exchange.word(address) {
+            word.store(value, RELAXED);
+        }
+    }
+
+    fn address_of(&self, register: libc::c_int) -> u64 {
+        self.context + REGISTERS + register as u64 * 8
+    }
+
+    /// One register, named by `libc::REG_*`.
+    pub(super) fn get(&self, register: libc::c_int) -> u64 {
+        self.load(self.address_of(register))
+    }
+
+    /// Changes one register.
+    pub(super) fn set(&self, register: libc::c_int, value: u64) {
+        self.store(self.address_of(register), value);
+    }
+
+    /// Why the kernel delivered the signal.
+    pub(super) fn signal(&self) -> Signal {
+        Signal {
+            number: self.exchange.header().signal.load(RELAXED) as i32,
+            // siginfo_t begins with three ints: si_signo, si_errno, si_code.
+            code: self.load(self.info + 8) as u32 as i32,
+            vector: self.get(libc::REG_TRAPNO),
+            error: self.get(libc::REG_ERR),
+            cr2: self.get(libc::REG_CR2),
+        }
+    }
+
+    /// All general registers.
+    pub(super) fn registers(&self) -> Registers {
+        let mut registers = Registers::default();
+        for (index, register) in by_index(&mut registers) {
+            *register = self.get(index);
+        }
+        registers
+    }
+
+    /// Changes all general registers.
+    pub(super) fn set_registers(&self, registers: &Registers) {
+        let mut registers = *registers;
+        for (index, register) in by_index(&mut registers) {
+            self.set(index, *register);
+        }
+    }
+
+    /// Makes this the frame of a guest that has not run yet: entry state, and an FPU as after FNINIT (SDM 8.1.5) with
+    /// MXCSR at its reset value (SDM 11.6.4).
+    pub(super) fn set_entry_state(&self, entry: &EntryState) {
+        self.set_registers(&Registers {
+            rip: entry.rip.0,
+            rsp: entry.rsp.0,
+            rdi: entry.rdi.0,
+            rflags: entry.rflags,
+            ..Registers::default()
+        });
+        let fpu = self.load(self.context + FPU);
+        // The legacy area up to the kernel's own words at 464; then XSTATE_BV at 512: no component is in use, so each
+        // is restored to its initial state (SDM 13.4, 13.8). MXCSR is always taken from the legacy area.
+        for offset in (0..464).step_by(8).chain([512]) {
+            self.store(fpu.wrapping_add(offset), 0);
+        }
+        self.store(fpu, 0x37f);
+        self.store(fpu.wrapping_add(24), 0x1f80);
+    }
+}
+
+/// The registers with their indices in `gregs`.
+fn by_index(registers: &mut Registers) -> [(libc::c_int, &mut u64); 18] {
+    [
+        (libc::REG_RAX, &mut registers.rax),
+        (libc::REG_RBX, &mut registers.rbx),
+        (libc::REG_RCX, &mut registers.rcx),
+        (libc::REG_RDX, &mut registers.rdx),
+        (libc::REG_RSI, &mut registers.rsi),
+        (libc::REG_RDI, &mut registers.rdi),
+        (libc::REG_RBP, &mut registers.rbp),
+        (libc::REG_RSP, &mut registers.rsp),
+        (libc::REG_R8, &mut registers.r8),
+        (libc::REG_R9, &mut registers.r9),
+        (libc::REG_R10, &mut registers.r10),
+        (libc::REG_R11, &mut registers.r11),
+        (libc::REG_R12, &mut registers.r12),
+        (libc::REG_R13, &mut registers.r13),
+        (libc::REG_R14, &mut registers.r14),
+        (libc::REG_R15, &mut registers.r15),
+        (libc::REG_RIP, &mut registers.rip),
+        (libc::REG_EFL, &mut registers.rflags),
+    ]
+}

@@ -1,0 +1,364 @@
+//! The sandboxed process backend: runs guests at native speed without hardware virtualization (Linux, x86_64).
+//!
+//! The guest's instructions run in a **child** process whose address space holds guest memory at its guest addresses
+//! with the segments' permissions, a page of our [code](stub), the [exchange](exchange) pages, and nothing else. The
+//! child can make no system call but those of the [hand-over](handover).
+//!
+//! Whatever the guest does that needs CPL 0 raises an exception, which the kernel turns into a signal. Its handler, in
+//! the stub, hands over to the tender, which finds the guest's registers in the [frame](frame), and
+//! - makes an [`Exit`] of a hypercall,
+//! - [emulates](emulate) the few privileged instructions that guests use, on a virtual [CPU](cpu),
+//! - or [delivers](exception) the exception to the guest through its own IDT.
+//!
+//! The isolation is that of a seccomp sandbox, not that of a virtual machine: a hole in the kernel's memory management,
+//! signal delivery or futexes is within the guest's reach. A guest that jumps into the stub, or writes over the
+//! exchange pages, can stop itself and nothing else.
+//!
+//! What a guest could tell from hardware: `pushf` shows RFLAGS.IF set, `sgdt` and its kin may show the host's
+//! registers, segment registers read back the host's selectors. Page tables of its own, `syscall` enabled through
+//! EFER, and debug registers are refused with a message.
+
+mod child;
+mod cpu;
+mod emulate;
+mod exception;
+mod exchange;
+mod frame;
+mod handover;
+mod sandbox;
+mod setup;
+mod stub;
+
+use std::ffi::CStr;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hvt_abi::Gpa;
+use hvt_abi::x86_64::{EntryState, Registers, Vector};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
+use self::child::Child;
+use self::cpu::{Cpu, RFLAGS_AC};
+use self::emulate::Step;
+use self::exception::Exception;
+use self::exchange::{Exchange, command};
+use self::frame::{BadFrame, Frame, Signal};
+use self::handover::{Handover, Turn};
+use super::{Error, Machine, Stop, Unavailable};
+use crate::exit::{Cause, Exit, Fault};
+use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory};
+
+/// Accesses to the exchange pages need no ordering of their own: the turn orders them.
+const RELAXED: Ordering = Ordering::Relaxed;
+
+/// The backend, known to be usable on this kernel.
+#[derive(Debug)]
+pub struct Process {
+    by_system_call: bool,
+}
+
+impl Process {
+    /// Finds out whether this kernel has what the backend needs.
+    ///
+    /// # Errors
+    /// [`Unavailable`] on a kernel older than 5.9.
+    pub fn open() -> Result<Self, Unavailable> {
+        // Closes nothing: no descriptor has this number.
+        // SAFETY: takes no pointers.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) };
+        if result != 0 {
+            let reason = "it needs close_range(2), so Linux 5.9 or later".into();
+            return Err(Unavailable { backend: "process", reason });
+        }
+        // SAFETY: getauxval has no preconditions.
+        let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0 })
+    }
+
+    /// Guest memory that a child can map: a sealed memfd.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
+        let file = memfd(c"hvt-guest-memory", size).map_err(|source| MapError { size, source })?;
+        MappedMemory::shared(size, file)
+    }
+
+    /// Makes the child, with guest memory mapped as `layout` says, ready to run from `entry`.
+    ///
+    /// # Errors
+    /// When the host refuses one of the steps; the error names it.
+    pub fn start(
+        self,
+        memory: MappedMemory,
+        layout: Layout,
+        entry: &EntryState,
+        stop: &Stop,
+    ) -> Result<ProcessMachine, Error> {
+        let error = |what| move |source| Error { what, source };
+        let exchange = Arc::new(Exchange::new().map_err(error("making the exchange pages"))?);
+        let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
+        let file = file.map_err(error("guest memory is not of this backend"))?;
+        let names = setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout)
+            .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
+            .map_err(error("the guest has too many segments for this backend"))?;
+        let child = Child::spawn(&exchange, file).map_err(error("making the child process"))?;
+        let handover = Handover::new(exchange.clone(), child.pid());
+        stop.set_kick(handover.kick());
+        let mut machine = ProcessMachine {
+            handover,
+            child,
+            cpu: Cpu::new(entry),
+            stop: stop.clone(),
+            exchange,
+            memory,
+            layout,
+            by_system_call: self.by_system_call,
+            thread: PhantomData,
+        };
+        machine.enter(entry, &names)?;
+        Ok(machine)
+    }
+}
+
+/// HWCAP2 bit: user mode may run WRFSBASE (`arch/x86/include/uapi/asm/hwcap2.h`).
+const HWCAP2_FSGSBASE: u64 = 1 << 1;
+
+/// A file of `size` bytes in memory, zero, whose size nobody can change any more.
+fn memfd(name: &CStr, size: u64) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // Kernels that know MFD_EXEC (6.3) may be told to want it said; older ones refuse it.
+    let fd = [flags | libc::MFD_EXEC, flags].into_iter().find_map(|flags| {
+        // SAFETY: `name` is NUL-terminated.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        (fd >= 0).then_some(fd)
+    });
+    // SAFETY: the kernel has just made this descriptor for us.
+    let file = unsafe { OwnedFd::from_raw_fd(fd.ok_or_else(io::Error::last_os_error)?) };
+    let size = libc::off_t::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+    nix::unistd::ftruncate(&file, size)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
+    Ok(file)
+}
+
+/// A guest in its child process.
+///
+/// The child ends when this is dropped, and when the thread that made it ends; so it stays on that thread.
+#[derive(Debug)]
+pub struct ProcessMachine {
+    handover: Handover,
+    child: Child,
+    cpu: Cpu,
+    stop: Stop,
+    exchange: Arc<Exchange>,
+    memory: MappedMemory,
+    layout: Layout,
+    /// FS and GS base are set by `arch_prctl`.
+    by_system_call: bool,
+    thread: PhantomData<*const ()>,
+}
+
+impl ProcessMachine {
+    /// Process id of the child.
+    #[must_use]
+    pub fn child(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Waits for the child's first hand-over, and makes its frame the guest's entry state.
+    fn enter(&mut self, entry: &EntryState, names: &setup::Names) -> Result<(), Error> {
+        let error = |what| move |source| Error { what, source };
+        match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
+            // `run` will say so.
+            Turn::Interrupted => return Ok(()),
+            Turn::Died => {
+                let source = io::Error::other(self.child.wait());
+                return Err(Error { what: "the child process ended during its set-up", source });
+            }
+            Turn::Tenders => {}
+        }
+        let header = self.exchange.header();
+        let failed = header.failed_step.load(RELAXED);
+        let errno = (header.failed_result.load(RELAXED) as i64).wrapping_neg() as i32;
+        if failed != 0 {
+            return Err(Error { what: names.at(failed), source: io::Error::from_raw_os_error(errno) });
+        }
+        let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
+        frame.map_err(error("the child's first hand-over"))?.set_entry_state(entry);
+        Ok(())
+    }
+
+    /// Acts on the signal that made the child hand over; `None` when the guest simply goes on.
+    fn handle(&mut self) -> Option<Exit> {
+        let Ok(frame) = Frame::current(&self.exchange) else {
+            let what = "its process reports registers from where there are none".into();
+            return Some(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None }));
+        };
+        let signal = frame.signal();
+        if signal.number == libc::SIGSEGV && signal.vector == Vector::GeneralProtection as u64 {
+            let rip = frame.get(libc::REG_RIP);
+            if self.is_out_dx_eax(rip) {
+                let (port, value) = (frame.get(libc::REG_RDX) as u16, frame.get(libc::REG_RAX) as u32);
+                if let Some(exit) = Exit::from_port_write(port, 4, value) {
+                    frame.set(libc::REG_RIP, rip + 1);
+                    return Some(exit);
+                }
+            }
+        }
+        let mut registers = frame.registers();
+        let space = GuestSpace::new(&self.memory, &self.layout);
+        let step = react(&signal, &mut self.cpu, &mut registers, &space, &self.layout);
+        let header = self.exchange.header();
+        let how = if self.by_system_call { command::BY_SYSTEM_CALL } else { 0 };
+        let exit = match step {
+            Step::Next => None,
+            Step::Exit(exit) => Some(exit),
+            Step::LoadFsBase => {
+                header.fs_base.store(self.cpu.fs_base, RELAXED);
+                header.command.store(command::SET_FS_BASE | how, RELAXED);
+                None
+            }
+            Step::LoadGsBase => {
+                header.gs_base.store(self.cpu.gs_base, RELAXED);
+                header.command.store(command::SET_GS_BASE | how, RELAXED);
+                None
+            }
+            Step::Raise(exception) => match exception::deliver(exception, &mut self.cpu, &mut registers, &space) {
+                Ok(()) => None,
+                Err(exception::TripleFault) => Some(fault(Cause::TripleFault, &registers)),
+            },
+            Step::Refuse(cause) => Some(fault(cause, &registers)),
+        };
+        frame.set_registers(&registers);
+        exit
+    }
+
+    /// Whether the guest is about to execute `out dx, eax`, the hypercall instruction.
+    fn is_out_dx_eax(&self, rip: u64) -> bool {
+        const OUT_DX_EAX: [u8; 1] = [0xef];
+        let space = GuestSpace::new(&self.memory, &self.layout);
+        let Ok(byte) = space.slice(Gpa(rip), 1, Access::EXECUTE) else { return false };
+        let mut found = [0];
+        byte.read(&mut found);
+        found == OUT_DX_EAX
+    }
+}
+
+fn fault(cause: Cause, registers: &Registers) -> Exit {
+    Exit::Fault(Fault { cause, registers: Some(*registers) })
+}
+
+/// What a signal means for the guest.
+fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<'_>, layout: &Layout) -> Step {
+    if signal.number == libc::SIGSYS {
+        return system_call(cpu, registers, space);
+    }
+    if signal.code <= 0 {
+        // Sent by another process; no doing of the guest.
+        return Step::Next;
+    }
+    const PAGE_FAULT: u64 = Vector::PageFault as u64;
+    let exception = match signal.vector {
+        PAGE_FAULT if signal.number == libc::SIGBUS => {
+            let what = format!("the host has no memory left for guest address {:#x}", signal.cr2);
+            return Step::Refuse(Cause::Killed { what });
+        }
+        PAGE_FAULT => {
+            cpu.cr2 = signal.cr2;
+            Exception::new(Vector::PageFault, page_fault_error(signal, layout))
+        }
+        0 => Exception::new(Vector::DivideError, 0),
+        1 => Exception::new(Vector::Debug, 0),
+        3 => Exception::new(Vector::Breakpoint, 0),
+        4 => Exception::new(Vector::Overflow, 0),
+        5 => Exception::new(Vector::BoundRange, 0),
+        6 => Exception::new(Vector::InvalidOpcode, 0),
+        11 => Exception::new(Vector::SegmentNotPresent, signal.error),
+        12 => Exception::new(Vector::StackFault, signal.error),
+        13 => return emulate::step(cpu, registers, space, signal.error),
+        16 => Exception::new(Vector::FloatingPoint, 0),
+        17 => {
+            // Alignment is not checked at CPL 0 (SDM 6.15, vector 17).
+            registers.rflags &= !RFLAGS_AC;
+            return Step::Next;
+        }
+        19 => Exception::new(Vector::SimdFloatingPoint, 0),
+        vector => {
+            let what = format!("signal {} with exception vector {vector}", signal.number);
+            return Step::Refuse(Cause::Unknown { what });
+        }
+    };
+    Step::Raise(exception)
+}
+
+/// The error code of a #PF (SDM figure 4-12) as the guest's own page tables would give it: the guest runs at CPL 0, and
+/// every page of its layout is present.
+fn page_fault_error(signal: &Signal, layout: &Layout) -> u64 {
+    const PRESENT: u64 = 1 << 0;
+    const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    let present = layout.region_at(Gpa(signal.cr2)).is_some();
+    (signal.error & (WRITE | FETCH)) | if present { PRESENT } else { 0 }
+}
+
+/// A system call that the filter refused: `syscall` is #UD while EFER.SCE is clear, `int 0x80` goes through the IDT.
+fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> Step {
+    const INT_80: [u8; 2] = [0xcd, 0x80];
+    const LENGTH: u64 = 2;
+    let after = registers.rip;
+    let at = after.wrapping_sub(LENGTH);
+    let mut bytes = [0; LENGTH as usize];
+    if let Ok(code) = space.slice(Gpa(at), LENGTH, Access::EXECUTE) {
+        code.read(&mut bytes);
+    }
+    registers.rip = at;
+    if bytes != INT_80 {
+        return Exception::invalid_opcode().into();
+    }
+    match emulate::beyond_idt(cpu, INT_80[1]) {
+        Some(fault) => fault.into(),
+        None => {
+            registers.rip = after;
+            Exception::software(INT_80[1]).into()
+        }
+    }
+}
+
+impl Machine for ProcessMachine {
+    fn run(&mut self) -> Result<Exit, Error> {
+        let error = |what| move |source| Error { what, source };
+        loop {
+            if self.stop.requested() {
+                return Ok(Exit::Interrupted);
+            }
+            self.handover.resume().map_err(error("waking the child process"))?;
+            match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
+                Turn::Interrupted => return Ok(Exit::Interrupted),
+                Turn::Died => {
+                    let what = format!("its process ended ({})", self.child.wait());
+                    return Ok(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None }));
+                }
+                Turn::Tenders => {}
+            }
+            self.exchange.header().command.store(0, RELAXED);
+            if let Some(exit) = self.handle() {
+                return Ok(exit);
+            }
+        }
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        &self.memory
+    }
+
+    fn registers(&self) -> Result<Registers, Error> {
+        let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
+        Ok(frame.map_err(|source| Error { what: "reading the guest's registers", source })?.registers())
+    }
+}
+
+#[cfg(test)]
+mod tests;

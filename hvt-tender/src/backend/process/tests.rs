@@ -1,0 +1,188 @@
+//! Guests of a few bytes of machine code, run for real.
+
+use std::fs;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use hvt_abi::GuestRange;
+
+use super::*;
+use crate::memory::Region;
+
+const CODE: u64 = 0x10_0000;
+const DATA: u64 = 0x10_1000;
+const SIZE: u64 = 0x20_0000;
+
+/// A guest with this code, one page of data, and memory up to [`SIZE`].
+fn guest(code: &[u8], stop: &Stop) -> ProcessMachine {
+    let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+    let layout = Layout::new([
+        region(0x1_0000, CODE, Access::READ),
+        region(CODE, DATA, Access::EXECUTE),
+        region(DATA, SIZE, Access::READ | Access::WRITE),
+    ]);
+    let process = Process::open().unwrap();
+    let memory = process.memory(SIZE).unwrap();
+    memory.write(Gpa(CODE), code).unwrap();
+    process.start(memory, layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), stop).unwrap()
+}
+
+fn run(code: &[u8]) -> (Exit, ProcessMachine) {
+    let mut machine = guest(code, &Stop::new().unwrap());
+    let exit = machine.run().unwrap();
+    (exit, machine)
+}
+
+#[test]
+fn hypercall_and_back() {
+    // mov edx, 0x501; mov eax, 0x101000; out dx, eax; mov edx, 0x600; mov eax, ebx; out dx, eax; hlt
+    let code = b"\xba\x01\x05\0\0\xb8\0\x10\x10\0\xef\xba\0\x06\0\0\x89\xd8\xef\xf4";
+    let (exit, mut machine) = run(code);
+    assert_eq!(exit, Exit::Hypercall { number: 1, argument: Gpa(0x10_1000) });
+    let registers = machine.registers().unwrap();
+    assert_eq!((registers.rip, registers.rdi, registers.rsp), (CODE + 11, 0x1_0000, SIZE - 8));
+    assert_eq!(machine.run().unwrap(), Exit::RingKick { ring: 0 });
+    assert_eq!(machine.run().unwrap(), Exit::Halted);
+}
+
+#[test]
+fn address_space_holds_the_guest_alone() {
+    let (_, machine) = run(b"\xba\x01\x05\0\0\xef");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", machine.child())).unwrap();
+    let ranges: Vec<(u64, String)> = maps
+        .lines()
+        // A page that belongs to the machine, not to the process, at an address that no process can map.
+        .filter(|line| !line.ends_with("[vsyscall]"))
+        .map(|line| {
+            let mut words = line.split(' ');
+            let (start, _) = words.next().unwrap().split_once('-').unwrap();
+            (u64::from_str_radix(start, 16).unwrap(), words.next().unwrap().to_owned())
+        })
+        .collect();
+    let expected = [
+        (0x1_0000, "r--s"),
+        (CODE, "--xs"),
+        (DATA, "rw-s"),
+        (exchange::STUB_ADDRESS, "r-xp"),
+        (exchange::EXCHANGE_ADDRESS, "rw-s"),
+    ];
+    assert_eq!(ranges, expected.map(|(start, access)| (start, access.to_owned())));
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", machine.child())).unwrap().count();
+    assert_eq!(descriptors, 0);
+}
+
+#[test]
+fn registers_start_clean() {
+    // fnstcw [0x101000]; stmxcsr [0x101004]; movdqu [0x101010], xmm7; out dx, eax (port 0: a fault)
+    let code = b"\xd9\x3c\x25\0\x10\x10\0\x0f\xae\x1c\x25\x04\x10\x10\0\xf3\x0f\x7f\x3c\x25\x10\x10\x10\0\xef";
+    let (exit, machine) = run(code);
+    let Exit::Fault(fault) = exit else { panic!("{exit:?}") };
+    assert_eq!(fault.cause, Cause::Port { port: 0, size: 4, write: true });
+    let registers = fault.registers.unwrap();
+    let expected = Registers {
+        rip: registers.rip,
+        rflags: registers.rflags,
+        rdi: 0x1_0000,
+        rsp: SIZE - 8,
+        ..Registers::default()
+    };
+    assert_eq!(registers, expected);
+    let mut state = [0; 32];
+    machine.memory().read(Gpa(DATA), &mut state).unwrap();
+    assert_eq!(state[..2], [0x7f, 0x03]);
+    assert_eq!(state[4..8], [0x80, 0x1f, 0, 0]);
+    assert_eq!(state[16..], [0; 16]);
+}
+
+#[test]
+fn exception_without_handler_is_a_triple_fault() {
+    for code in [&b"\x0f\x0b"[..], b"\xcc", b"\x0f\x05", b"\xcd\x80", b"\x31\xc9\xf7\xf1", b"\xa1\0\0\0\0\0\0\0\0"] {
+        let (exit, _machine) = run(code);
+        let Exit::Fault(Fault { cause: Cause::TripleFault, .. }) = exit else { panic!("{code:x?}: {exit:?}") };
+    }
+}
+
+#[test]
+fn memory_rules_are_enforced() {
+    // Each writes where it may not, or jumps where it may not.
+    let writes_code = b"\xc6\x04\x25\0\0\x10\0\0";
+    let writes_boot_info = b"\xc6\x04\x25\0\0\x01\0\0";
+    let runs_data = b"\xb8\0\x10\x10\0\xff\xe0";
+    for code in [&writes_code[..], writes_boot_info, runs_data] {
+        let (exit, _machine) = run(code);
+        assert!(matches!(exit, Exit::Fault(Fault { cause: Cause::TripleFault, .. })), "{code:x?}: {exit:?}");
+    }
+}
+
+#[test]
+fn guest_that_attacks_stub_and_exchange_harms_itself_alone() {
+    // mov rax, STUB; jmp rax: sets everything up again without the rights for it.
+    let mut jumps = b"\x48\xb8".to_vec();
+    jumps.extend(exchange::STUB_ADDRESS.to_le_bytes());
+    jumps.extend(b"\xff\xe0");
+    // mov rdi, EXCHANGE; mov ecx, 4096; mov al, 0xaa; rep stosb; hlt
+    let mut overwrites = b"\x48\xbf".to_vec();
+    overwrites.extend(exchange::EXCHANGE_ADDRESS.to_le_bytes());
+    overwrites.extend(b"\xb9\0\x10\0\0\xb0\xaa\xf3\xaa\xf4");
+    // The same over the signal stack, so that the kernel's frame is overwritten by the next one only.
+    let mut zeroes = b"\x48\xbf".to_vec();
+    zeroes.extend(exchange::EXCHANGE_ADDRESS.to_le_bytes());
+    zeroes.extend(b"\xb9\0\x10\0\0\x31\xc0\xf3\xaa\xeb\xfe");
+    for code in [jumps, overwrites] {
+        let (exit, _machine) = run(&code);
+        assert!(matches!(exit, Exit::Fault(_) | Exit::Halted), "{exit:?}");
+    }
+    // Claims that it has handed over, and spins: the tender finds no frame where the guest says there is one.
+    let (exit, _machine) = run(&zeroes);
+    assert!(matches!(exit, Exit::Fault(Fault { cause: Cause::Killed { .. }, .. })), "{exit:?}");
+}
+
+#[test]
+fn stop_ends_a_guest_that_spins() {
+    // The tender spins at first and sleeps later; it must be found at any moment.
+    for delay in [0, 5, 20, 100, 2000].map(Duration::from_micros) {
+        let stop = Stop::new().unwrap();
+        let (entered, when_entered) = mpsc::channel();
+        let spinning = {
+            let stop = stop.clone();
+            thread::spawn(move || {
+                // out dx, eax (hypercall 1); jmp $
+                let mut machine = guest(b"\xba\x01\x05\0\0\xef\xeb\xfe", &stop);
+                assert!(matches!(machine.run().unwrap(), Exit::Hypercall { .. }));
+                entered.send(()).unwrap();
+                machine.run().unwrap()
+            })
+        };
+        when_entered.recv().unwrap();
+        thread::sleep(delay);
+        stop.request();
+        assert_eq!(spinning.join().unwrap(), Exit::Interrupted);
+    }
+}
+
+#[test]
+fn stop_before_the_start_is_not_lost() {
+    let stop = Stop::new().unwrap();
+    stop.request();
+    assert_eq!(guest(b"\xeb\xfe", &stop).run().unwrap(), Exit::Interrupted);
+}
+
+#[test]
+fn killed_child_is_reported() {
+    let stop = Stop::new().unwrap();
+    let mut machine = guest(b"\xba\x01\x05\0\0\xef\xeb\xfe", &stop);
+    assert!(matches!(machine.run().unwrap(), Exit::Hypercall { .. }));
+    machine.child.kill();
+    let exit = machine.run().unwrap();
+    let Exit::Fault(Fault { cause: Cause::Killed { what }, .. }) = exit else { panic!("{exit:?}") };
+    assert!(what.contains("SIGKILL"), "{what}");
+}
+
+#[test]
+fn dropping_the_machine_leaves_no_process() {
+    let (_, machine) = run(b"\xba\x01\x05\0\0\xef");
+    let child = machine.child();
+    drop(machine);
+    assert!(!fs::exists(format!("/proc/{child}")).unwrap());
+}

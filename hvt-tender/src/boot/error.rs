@@ -1,0 +1,45 @@
+//! What can keep a good image from being booted.
+
+use hvt_abi::{Gpa, MEM_GRANULE, MEM_MAX};
+
+use crate::memory::OutOfMemory;
+
+/// Why a guest cannot be booted. The message is one line that says what to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// Guest memory is too large, too small or not made of 2 MiB pieces.
+    #[error(
+        "a guest cannot have {0} bytes of memory; choose a multiple of {granule} MiB, at most {max} MiB",
+        granule = mebibytes(MEM_GRANULE),
+        max = mebibytes(MEM_MAX)
+    )]
+    MemSize(u64),
+    /// The image does not fit into guest memory.
+    #[error("the unikernel needs {} MiB of memory at least; it has {} MiB", mebibytes(*needed), mebibytes(*mem_size))]
+    TooSmall {
+        /// Least size of memory in bytes that would do.
+        needed: u64,
+        /// Its size.
+        mem_size: u64,
+    },
+    /// The segments lie so far from each other that their page tables do not fit below 1 MiB.
+    #[error("the unikernel's segments lie too far apart for their page tables to fit below 1 MiB; link them together")]
+    Scattered,
+    /// The manifest does not fit below 1 MiB.
+    #[error("a manifest of {len} bytes does not fit into the guest's memory")]
+    Manifest {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The network ring does not lie on a page boundary behind the guest's memory.
+    #[error("a network ring cannot lie at {0}: it must be page aligned, behind the guest's memory and below 4 GiB")]
+    Ring(Gpa),
+    /// The memory handed over is smaller than the memory configured.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+}
+
+const fn mebibytes(bytes: u64) -> u64 {
+    bytes >> 20
+}

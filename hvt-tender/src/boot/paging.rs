@@ -1,0 +1,164 @@
+//! The guest's first page tables: four levels of 512 entries, pages of 4 KiB and 2 MiB, guest-virtual = guest-physical.
+//!
+//! A 2 MiB page is used wherever a region covers one; where regions meet inside 2 MiB, a table of 4 KiB pages is. The
+//! first of those tables is that of the first 2 MiB, at the place where Solo5 has it; further ones fill the space up to
+//! 0x10000, then go downward from 1 MiB, where they are taken out of what the guest can see.
+
+use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+
+use hvt_abi::{GUEST_MIN_BASE, GUEST_VISIBLE_BASE, Gpa, GuestRange, PAGE_SIZE};
+use zerocopy::IntoBytes;
+
+use super::BootError;
+use crate::memory::{Access, GuestMemory, Layout, OutOfMemory, Region};
+
+/// Entries of a table.
+const ENTRIES: usize = 512;
+/// Bytes that an entry of a directory maps (2 MiB).
+const BLOCK_SIZE: u64 = PAGE_SIZE * ENTRIES as u64;
+/// Directories: one for each GiB that a guest may have.
+const DIRECTORIES: usize = 4;
+
+/// How an architecture writes its tables, and where they lie.
+pub(super) trait Format {
+    /// The table that the CPU is pointed to.
+    const ROOT: Gpa;
+    /// The table below, whose entries map 1 GiB each.
+    const UPPER: Gpa;
+    /// The four directories, whose entries map 2 MiB each.
+    const DIRECTORIES: Gpa;
+    /// The first table whose entries map 4 KiB each.
+    const LEAVES: Gpa;
+
+    /// An entry that points to the table at `at`.
+    fn table(at: Gpa) -> u64;
+    /// An entry of a directory that maps the 2 MiB at `at`.
+    fn block(at: Gpa, access: Access) -> u64;
+    /// An entry of a table that maps the 4 KiB at `at`.
+    fn page(at: Gpa, access: Access) -> u64;
+}
+
+/// The tables of a guest, to be written to its memory.
+#[derive(Debug)]
+pub(super) struct Tables {
+    tables: Vec<(Gpa, Vec<u64>)>,
+}
+
+impl Tables {
+    /// Maps `regions`, which ascend and lie above 1 MiB, and, for reading, what the guest can see below 1 MiB: from
+    /// 0x10000 to `info_end` at least.
+    pub(super) fn map<F: Format>(regions: Vec<Region>, info_end: Gpa) -> Result<(Layout, Self), BootError> {
+        // Neighbours of equal access are one region now, so that a 2 MiB page can cover both.
+        let above = layout(regions);
+        let mut builder = Builder::<F>::new(info_end);
+        for region in above.regions() {
+            builder.map(region)?;
+        }
+        let visible = GuestRange::between(GUEST_VISIBLE_BASE, builder.pool.high)
+            .map(|range| Region { range, access: Access::READ });
+        for region in visible.iter() {
+            builder.map(region)?;
+        }
+        let layout = layout(visible.into_iter().chain(above.regions().iter().copied()));
+        Ok((layout, builder.finish()))
+    }
+
+    /// Writes the tables. What they do not fill of their pages must be zero.
+    pub(super) fn write(&self, memory: &dyn GuestMemory) -> Result<(), OutOfMemory> {
+        self.tables.iter().try_for_each(|(at, entries)| memory.write(*at, entries.as_bytes()))
+    }
+}
+
+fn layout(regions: impl IntoIterator<Item = Region>) -> Layout {
+    Layout::new(regions).expect("an image's segments ascend, and are page aligned")
+}
+
+struct Builder<F> {
+    directories: Vec<u64>,
+    /// By the number of the 2 MiB that they map.
+    leaves: BTreeMap<usize, Leaf>,
+    pool: Pool,
+    format: PhantomData<F>,
+}
+
+struct Leaf {
+    at: Gpa,
+    entries: Vec<u64>,
+}
+
+impl<F: Format> Builder<F> {
+    /// No tables but that of the first 2 MiB, which comes first in the pool.
+    fn new(info_end: Gpa) -> Self {
+        let first = Leaf { at: F::LEAVES, entries: vec![0; ENTRIES] };
+        let pool = Pool { low: Gpa(F::LEAVES.0 + PAGE_SIZE), high: GUEST_MIN_BASE, info_end };
+        let directories = vec![0; DIRECTORIES * ENTRIES];
+        Self { directories, leaves: BTreeMap::from([(0, first)]), pool, format: PhantomData }
+    }
+
+    fn map(&mut self, region: &Region) -> Result<(), BootError> {
+        let end = region.range.end().0;
+        let mut at = region.range.start();
+        while at.0 < end {
+            let block = (at.0 / BLOCK_SIZE) as usize;
+            if at.is_aligned(BLOCK_SIZE) && end - at.0 >= BLOCK_SIZE {
+                self.directories[block] = F::block(at, region.access);
+                at.0 += BLOCK_SIZE;
+            } else {
+                let page = (at.0 / PAGE_SIZE) as usize % ENTRIES;
+                self.leaf(block)?.entries[page] = F::page(at, region.access);
+                at.0 += PAGE_SIZE;
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, block: usize) -> Result<&mut Leaf, BootError> {
+        Ok(match self.leaves.entry(block) {
+            Entry::Occupied(leaf) => leaf.into_mut(),
+            Entry::Vacant(place) => place.insert(Leaf { at: self.pool.take()?, entries: vec![0; ENTRIES] }),
+        })
+    }
+
+    fn finish(mut self) -> Tables {
+        for (block, leaf) in &self.leaves {
+            self.directories[*block] = F::table(leaf.at);
+        }
+        let directory = |index: usize| Gpa(F::DIRECTORIES.0 + index as u64 * PAGE_SIZE);
+        let upper = (0..DIRECTORIES).map(|index| F::table(directory(index))).collect();
+        let mut tables = vec![(F::ROOT, vec![F::table(F::UPPER)]), (F::UPPER, upper)];
+        let directories = self.directories.chunks(ENTRIES).enumerate();
+        let used = directories.filter(|(_, entries)| entries.iter().any(|entry| *entry != 0));
+        tables.extend(used.map(|(index, entries)| (directory(index), entries.to_vec())));
+        tables.extend(self.leaves.into_values().map(|leaf| (leaf.at, leaf.entries)));
+        Tables { tables }
+    }
+}
+
+/// Where the next table goes.
+struct Pool {
+    /// First free page below 0x10000.
+    low: Gpa,
+    /// First page taken below 1 MiB.
+    high: Gpa,
+    /// What must not be reached from above.
+    info_end: Gpa,
+}
+
+impl Pool {
+    fn take(&mut self) -> Result<Gpa, BootError> {
+        if self.low < GUEST_VISIBLE_BASE {
+            let at = self.low;
+            self.low.0 += PAGE_SIZE;
+            Ok(at)
+        } else if self.high > self.info_end {
+            self.high.0 -= PAGE_SIZE;
+            Ok(self.high)
+        } else {
+            Err(BootError::Scattered)
+        }
+    }
+}

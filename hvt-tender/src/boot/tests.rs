@@ -1,0 +1,331 @@
+use alloc::vec;
+use alloc::vec::Vec;
+
+use goblin::elf::program_header::{PF_R, PF_W, PF_X};
+use hvt_abi::ring::Ring;
+use hvt_abi::{BootInfo, Gpa, GuestRange};
+use proptest::prelude::*;
+use zerocopy::FromBytes;
+
+use super::*;
+use crate::image::fixture::{Elf, Part, TEXT};
+use crate::memory::Access;
+use crate::memory::fake::FakeMemory;
+
+const MIB: u64 = 1 << 20;
+const PAGE: u64 = 0x1000;
+
+/// What an independent walk of four-level page tables finds out about a page (SDM volume 3, 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Page {
+    physical: u64,
+    writable: bool,
+    executable: bool,
+    large: bool,
+}
+
+/// Walks the tables that CR3 points to as a CPU does, reading memory only.
+fn walk(memory: &[u8], cr3: u64, address: u64) -> Option<Page> {
+    let mut table = cr3;
+    let (mut writable, mut executable) = (true, true);
+    for level in (0..4).rev() {
+        let at = (table + (address >> (12 + 9 * level) & 0x1ff) * 8) as usize;
+        let entry = u64::from_le_bytes(memory[at..at + 8].try_into().unwrap());
+        if entry & 1 == 0 {
+            return None;
+        }
+        writable &= entry & 2 != 0;
+        executable &= entry >> 63 == 0;
+        assert_eq!(entry & 4, 0, "accessible at CPL 3");
+        let target = entry & 0x000f_ffff_ffff_f000;
+        let large = level == 1 && entry & 0x80 != 0;
+        if large {
+            assert_eq!(target % (2 * MIB), 0);
+        }
+        if large || level == 0 {
+            let offset = address & if large { 2 * MIB - 1 } else { PAGE - 1 };
+            return Some(Page { physical: target + offset, writable, executable, large });
+        }
+        table = target;
+    }
+    None
+}
+
+/// What each page must allow, worked out from the segments of the file and the memory map alone: `None` where it must
+/// not be mapped.
+fn expected(segments: &[Part], mem_size: u64, tables_from: u64, address: u64) -> Option<Access> {
+    if address < 0x1_0000 || address >= mem_size || (tables_from..MIB).contains(&address) {
+        return None;
+    }
+    if address < MIB {
+        return Some(Access::READ);
+    }
+    let covers = |part: &&Part| (part.address..(part.address + part.memory).next_multiple_of(PAGE)).contains(&address);
+    match segments.iter().find(covers).map(|part| part.flags) {
+        Some(0) => None,
+        Some(flags) => Some(Access::from_bits_truncate(
+            // PF_X is 1, PF_W is 2, PF_R is 4.
+            (flags >> 2 & 1 | flags & 2 | (flags & 1) << 2) as u8,
+        )),
+        None => Some(Access::READ | Access::WRITE),
+    }
+}
+
+struct Guest {
+    memory: FakeMemory,
+    booted: Booted,
+}
+
+fn boot(elf: &Elf, mem_size: u64) -> Result<Guest, BootError> {
+    let memory = FakeMemory::new(mem_size, &[0x2008, 0x1_0010, 0x10_0001, 0x20_0000]);
+    let booted = boot_in(elf, mem_size, None, &memory)?;
+    Ok(Guest { memory, booted })
+}
+
+fn boot_in(elf: &Elf, mem_size: u64, net_ring: Option<Gpa>, memory: &FakeMemory) -> Result<Booted, BootError> {
+    let file = elf.build();
+    let image = Image::parse(&file).unwrap();
+    let cmdline = CommandLine::from_args(["one", "two"]).unwrap();
+    let config =
+        BootConfig { mem_size, cmdline: &cmdline, manifest: &MANIFEST, cpu_cycle_freq: 3_000_000_000, net_ring };
+    load(&image, config, memory)
+}
+
+const MANIFEST: [u8; 112] = [0x5a; 112];
+
+/// Checks every page below `mem_size` and a few above against the layout and against what the file asks for.
+fn check_pages(guest: &Guest, segments: &[Part], mem_size: u64) {
+    let cr3 = guest.booted.entry.cr3.0;
+    let layout = &guest.booted.layout;
+    let visible_end = layout.region_at(Gpa(0x1_0000)).unwrap().range.end().0.min(MIB);
+    assert!(visible_end >= 0x1_1000);
+    let memory = guest.memory.snapshot();
+    let large: Vec<bool> =
+        (0..mem_size).step_by(2 * MIB as usize).map(|at| one_access(segments, mem_size, at)).collect();
+    let beyond = [mem_size, mem_size + 2 * MIB, 0xffff_f000, 1 << 32, 1 << 39, 1 << 47];
+    for address in (0..mem_size).step_by(PAGE as usize).chain(beyond) {
+        let expected = expected(segments, mem_size, visible_end, address);
+        assert_eq!(layout.region_at(Gpa(address)).map(|region| region.access), expected, "layout at {address:#x}");
+        let page = walk(&memory, cr3, address);
+        assert_eq!(page.is_some(), expected.is_some(), "presence of {address:#x}");
+        let (Some(page), Some(expected)) = (page, expected) else { continue };
+        assert_eq!(page.physical, address);
+        assert_eq!(page.writable, expected.contains(Access::WRITE), "{address:#x}");
+        assert_eq!(page.executable, expected.contains(Access::EXECUTE), "{address:#x}");
+        assert_eq!(page.large, large[(address / (2 * MIB)) as usize], "size of the page at {address:#x}");
+    }
+}
+
+/// Whether all of the 2 MiB at `start` allow the same.
+fn one_access(segments: &[Part], mem_size: u64, start: u64) -> bool {
+    let mut accesses = (start..start + 2 * MIB).step_by(PAGE as usize).map(|at| expected(segments, mem_size, MIB, at));
+    let first = accesses.next();
+    start != 0 && accesses.all(|access| Some(access) == first)
+}
+
+fn segments() -> Vec<Part> {
+    vec![
+        Part::load(PF_X, TEXT, 0x1123, vec![0xcc; 0x1123]),
+        Part::load(PF_R, TEXT + 0x2000, 0x11, *b"read-only data..."),
+        Part::load(PF_R | PF_W, TEXT + 0x3000, 0x800, *b"data"),
+        Part::load(PF_R | PF_W, TEXT + 0x4000, 0x20_3ca0, []),
+    ]
+}
+
+#[test]
+fn maps_what_solo5s_toolchain_makes() {
+    let guest = boot(&Elf::with_segments(segments()), 8 * MIB).unwrap();
+    check_pages(&guest, &segments(), 8 * MIB);
+}
+
+#[test]
+fn tells_the_guest_what_it_must_know() {
+    let guest = boot(&Elf::with_segments(segments()), 4 * MIB).unwrap();
+    let info = BootInfo::read_from_bytes(&guest.memory.bytes(guest.booted.entry.rdi.0, 56)).unwrap();
+    let expected = BootInfo {
+        mem_size: 4 * MIB,
+        kernel_end: Gpa(TEXT + 0x20_8000),
+        cpu_cycle_freq: 3_000_000_000,
+        cmdline: Gpa(0x1_00a8),
+        mft: Gpa(0x1_0038),
+        ..BootInfo::default()
+    };
+    assert_eq!(info, expected);
+    assert_eq!(guest.memory.bytes(info.mft.0, MANIFEST.len()), MANIFEST);
+    assert_eq!(guest.memory.bytes(info.cmdline.0, 8), b"one two\0");
+    assert_eq!(guest.booted.entry, EntryState::new(4 * MIB, Gpa(TEXT)));
+    assert_eq!(guest.memory.bytes(0x1000, 24), hvt_abi::x86_64::GDT.as_bytes());
+}
+
+#[test]
+fn writes_nothing_else() {
+    let memory = FakeMemory::new(4 * MIB, &[0x10_0003]);
+    memory.fill(0xa5);
+    boot_in(&Elf::with_segments(segments()), 4 * MIB, None, &memory).unwrap();
+    let written = [
+        (0x1000, 24),
+        (0x2000, 8),
+        (0x3000, 32),
+        (0x4000, 4096),
+        // The first 2 MiB, and those where the `.bss` ends.
+        (0x8000, 8192),
+        (0x1_0000, 56 + 112 + 7),
+        (TEXT, 0x1123),
+        (TEXT + 0x2000, 17),
+        (TEXT + 0x3000, 4),
+    ];
+    let mut left = memory.snapshot();
+    for (at, len) in written {
+        left[at as usize..at as usize + len].fill(0xa5);
+    }
+    assert!(left.iter().all(|byte| *byte == 0xa5));
+}
+
+#[test]
+fn memory_must_have_the_right_size() {
+    let elf = Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc])]);
+    let memory = FakeMemory::new(2 * MIB, &[]);
+    let size = |mem_size| boot_in(&elf, mem_size, None, &memory).map(|_| ());
+    assert_eq!(size(2 * MIB), Ok(()));
+    for wrong in [0, 1, MIB, 2 * MIB - 1, 2 * MIB + 1, 3 * MIB, 4098 * MIB, !(2 * MIB - 1)] {
+        assert_eq!(size(wrong), Err(BootError::MemSize(wrong)));
+    }
+    let smaller = OutOfMemory { at: Gpa(0), len: 4 * MIB, size: 2 * MIB };
+    assert_eq!(size(4 * MIB), Err(BootError::Memory(smaller)));
+}
+
+#[test]
+fn a_page_for_the_stack_must_be_left() {
+    let with_end = |end: u64| {
+        let bss = Part::load(PF_R | PF_W, TEXT + PAGE, end - TEXT - PAGE, []);
+        boot(&Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc]), bss]), 2 * MIB).map(|_| ())
+    };
+    assert_eq!(with_end(2 * MIB - PAGE), Ok(()));
+    let too_small = Err(BootError::TooSmall { needed: 4 * MIB, mem_size: 2 * MIB });
+    assert_eq!(with_end(2 * MIB - PAGE + 1), too_small);
+    assert_eq!(with_end(2 * MIB), too_small);
+    assert_eq!(with_end(4096 * MIB), Err(BootError::TooSmall { needed: 4098 * MIB, mem_size: 2 * MIB }));
+}
+
+/// Memory of 4 GiB of which only what boot writes below 2 MiB is backed, and nothing else is there.
+#[test]
+fn the_largest_memory() {
+    let elf = Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc])]);
+    let file = elf.build();
+    let image = Image::parse(&file).unwrap();
+    let cmdline = CommandLine::default();
+    let config =
+        BootConfig { mem_size: 4096 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
+    let plan = Plan::new(&image, config).unwrap();
+    let memory = FakeMemory::new(2 * MIB, &[]);
+    plan.tables.write(&memory).unwrap();
+    let memory = memory.snapshot();
+    for address in (2 * MIB..4096 * MIB).step_by(2 * MIB as usize) {
+        let page = Page { physical: address, writable: true, executable: false, large: true };
+        assert_eq!(walk(&memory, 0x2000, address), Some(page));
+    }
+    assert_eq!(walk(&memory, 0x2000, 4096 * MIB), None);
+    assert_eq!(EntryState::new(4096 * MIB, Gpa(TEXT)).rsp, Gpa(0xffff_fff8));
+}
+
+/// One page of code in each of `count` pieces of 2 MiB after the first.
+fn scattered(count: u64) -> Vec<Part> {
+    let first = Part::load(PF_X, TEXT, 1, [0xcc]);
+    core::iter::once(first).chain((1..=count).map(|index| Part::load(PF_R, index * 2 * MIB + PAGE, 1, [1]))).collect()
+}
+
+#[test]
+fn further_page_tables_go_where_the_guest_cannot_see_them() {
+    let visible_end = |count: u64| {
+        let mem_size = (count + 1) * 2 * MIB;
+        let guest = boot(&Elf::with_segments(scattered(count)), mem_size).unwrap();
+        check_pages(&guest, &scattered(count), mem_size);
+        guest.booted.layout.regions()[0].range.end().0
+    };
+    assert_eq!(visible_end(7), MIB, "0x8000 to 0xf000");
+    assert_eq!(visible_end(8), MIB - PAGE);
+    assert_eq!(visible_end(20), MIB - 13 * PAGE);
+}
+
+#[test]
+fn page_tables_that_do_not_fit() {
+    // Boot info, manifest and command line take a page, 0x10000 to 0x10fff: 239 remain, and 7 below.
+    let plan = |count: u64| {
+        let file = Elf::with_segments(scattered(count)).build();
+        let image = Image::parse(&file).unwrap();
+        let cmdline = CommandLine::default();
+        let config =
+            BootConfig { mem_size: 4096 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
+        Plan::new(&image, config).map(|plan| plan.layout().regions()[0].range.end())
+    };
+    assert_eq!(plan(7 + 239), Ok(Gpa(0x1_1000)));
+    assert_eq!(plan(7 + 240), Err(BootError::Scattered));
+}
+
+#[test]
+fn manifest_must_fit_below_1_mib() {
+    let file = Elf::with_segments(segments()).build();
+    let image = Image::parse(&file).unwrap();
+    let cmdline = CommandLine::from_args([[b'x'; 8191]]).unwrap();
+    let plan = |manifest: &[u8]| {
+        let config = BootConfig { mem_size: 4 * MIB, cmdline: &cmdline, manifest, cpu_cycle_freq: 1, net_ring: None };
+        Plan::new(&image, config).map(|_| ())
+    };
+    assert_eq!(plan(&[0; 8 + 64 * 104]), Ok(()));
+    assert_eq!(plan(&vec![0; MIB as usize]), Err(BootError::Manifest { len: MIB as usize }));
+}
+
+#[test]
+fn ring_lies_behind_memory() {
+    let elf = Elf::with_segments(segments());
+    let memory = FakeMemory::new(6 * MIB, &[]);
+    let ring = |at| boot_in(&elf, 4 * MIB, Some(Gpa(at)), &memory);
+    let booted = ring(5 * MIB).unwrap();
+    let info = BootInfo::read_from_bytes(&memory.bytes(0x1_0000, 56)).unwrap();
+    assert_eq!((info.mem_size, info.host_features, info.net_ring), (4 * MIB, 1, Gpa(5 * MIB)));
+    let range = GuestRange::new(Gpa(5 * MIB), (size_of::<Ring>() as u64).next_multiple_of(PAGE)).unwrap();
+    assert!(booted.layout.allows(range, Access::READ | Access::WRITE));
+    assert!(booted.layout.region_at(range.end()).is_none() && booted.layout.region_at(Gpa(4 * MIB)).is_none());
+    let page = Page { physical: 5 * MIB, writable: true, executable: false, large: false };
+    assert_eq!(walk(&memory.snapshot(), 0x2000, 5 * MIB), Some(page));
+    for wrong in [4 * MIB - PAGE, 5 * MIB + 8, 4096 * MIB - PAGE, !0xfff] {
+        assert_eq!(ring(wrong).unwrap_err(), BootError::Ring(Gpa(wrong)));
+    }
+}
+
+/// Segments of random sizes and accesses, close to each other and to the borders of 2 MiB pages.
+fn random_segments() -> impl Strategy<Value = Vec<Part>> {
+    let flags = prop::sample::select(vec![0, PF_R, PF_W, PF_X, PF_R | PF_W, PF_R | PF_X]);
+    let gap = prop_oneof![0_u64..3, 0_u64..600];
+    let pages = prop_oneof![1_u64..3, 1_u64..1200];
+    let segment = (flags, gap, pages, 1..=PAGE, prop::collection::vec(1_u8.., 0..5000));
+    prop::collection::vec(segment, 1..6).prop_map(|segments| {
+        let mut parts = vec![Part::load(PF_X, TEXT, 3, [0xcc; 3])];
+        let mut at = TEXT + PAGE;
+        for (flags, gap, pages, last, mut bytes) in segments {
+            let address = at + gap * PAGE;
+            let memory = (pages - 1) * PAGE + last;
+            bytes.truncate(memory as usize);
+            parts.push(Part::load(flags, address, memory, bytes));
+            at = address + pages * PAGE;
+        }
+        parts
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_page_of_every_image_is_mapped_as_its_file_says(parts in random_segments(), more in 0_u64..3) {
+        let end = parts.last().map_or(0, |part| part.address + part.memory).next_multiple_of(PAGE) + STACK_MIN;
+        let mem_size = end.next_multiple_of(2 * MIB) + more * 2 * MIB;
+        let guest = boot(&Elf::with_segments(parts.clone()), mem_size).unwrap();
+        check_pages(&guest, &parts, mem_size);
+        let mut loaded = vec![0; mem_size as usize];
+        for part in &parts {
+            loaded[part.address as usize..][..part.bytes.len()].copy_from_slice(&part.bytes);
+        }
+        prop_assert!(guest.memory.snapshot()[MIB as usize..] == loaded[MIB as usize..]);
+    }
+}

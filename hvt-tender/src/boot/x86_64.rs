@@ -1,0 +1,46 @@
+//! x86_64: page tables, descriptor table, entry state.
+
+use hvt_abi::Gpa;
+use hvt_abi::x86_64::{EntryState, GDT, GDT_BASE, PD_BASE, PDPT_BASE, PML4_BASE, PT_BASE, PageEntry};
+use zerocopy::IntoBytes;
+
+use super::paging::Format;
+use crate::memory::{Access, GuestMemory, OutOfMemory};
+
+/// Four-level paging with EFER.NXE set (SDM volume 3, 4.5).
+///
+/// Accessed and dirty bits are set from the start, so that the CPU has no reason to write to the tables. Memory that
+/// may be executed can be read as well: these tables cannot say otherwise.
+pub(super) struct Paging;
+
+impl Format for Paging {
+    const ROOT: Gpa = PML4_BASE;
+    const UPPER: Gpa = PDPT_BASE;
+    const DIRECTORIES: Gpa = PD_BASE;
+    const LEAVES: Gpa = PT_BASE;
+
+    fn table(at: Gpa) -> u64 {
+        at.0 | (PageEntry::PRESENT | PageEntry::WRITABLE | PageEntry::ACCESSED).bits()
+    }
+
+    fn block(at: Gpa, access: Access) -> u64 {
+        Self::page(at, access) | PageEntry::PAGE_SIZE.bits()
+    }
+
+    fn page(at: Gpa, access: Access) -> u64 {
+        let mut entry = PageEntry::PRESENT | PageEntry::ACCESSED;
+        entry.set(PageEntry::WRITABLE | PageEntry::DIRTY, access.contains(Access::WRITE));
+        entry.set(PageEntry::NO_EXECUTE, !access.contains(Access::EXECUTE));
+        at.0 | entry.bits()
+    }
+}
+
+/// Writes the descriptor table that the segment registers at entry are taken from.
+pub(super) fn write_descriptors(memory: &dyn GuestMemory) -> Result<(), OutOfMemory> {
+    memory.write(GDT_BASE, GDT.as_bytes())
+}
+
+/// State of the virtual CPU at entry.
+pub(super) fn entry_state(mem_size: u64, entry: Gpa) -> EntryState {
+    EntryState::new(mem_size, entry)
+}

@@ -1,0 +1,133 @@
+//! The command line becomes a [`Config`].
+//!
+//! An option about one of several devices has three forms that mean the same: `--net NAME=tap0`, `--net=NAME=tap0`
+//! and Solo5's `--net:NAME=tap0`. Without a name it is about the only device of its kind. What looks like a name and an
+//! equals sign is one: a path of that look is written `./a=b`.
+
+use std::ffi::{OsStr, OsString};
+
+use lexopt::{Arg, Parser};
+
+use super::value;
+use crate::config::{Config, Named};
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// To run a unikernel.
+    Run(Box<Config>),
+    /// To say how it is used.
+    Help,
+    /// To say which version it is.
+    Version,
+}
+
+/// A command line that cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+impl From<lexopt::Error> for UsageError {
+    fn from(error: lexopt::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Understands the arguments behind the program's name.
+///
+/// # Errors
+/// [`UsageError`].
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut parser = Parser::from_args(args.into_iter().collect::<Vec<_>>());
+    let mut config = Config::new("");
+    loop {
+        let option = match parser.next()? {
+            None => return Err(UsageError("no unikernel to run is named".into())),
+            Some(Arg::Value(kernel)) => {
+                config.kernel = kernel.into();
+                // Whatever follows is the guest's, `--` included.
+                config.arguments = parser.raw_args()?.collect();
+                return Ok(Command::Run(Box::new(config)));
+            }
+            Some(Arg::Short('h')) => Flag::new("help"),
+            Some(Arg::Short('V')) => Flag::new("version"),
+            Some(Arg::Short('v')) => Flag::new("verbose"),
+            Some(unknown @ Arg::Short(_)) => return Err(unknown.unexpected().into()),
+            Some(Arg::Long(text)) => Flag::new(text),
+        };
+        match (option.word(), option.name()?) {
+            ("help", None) => return Ok(Command::Help),
+            ("version", None) => return Ok(Command::Version),
+            (_, name) => option.apply(name, &mut parser, &mut config)?,
+        }
+    }
+}
+
+/// An option as it was written: `net`, or `net:NAME`.
+struct Flag {
+    text: String,
+}
+
+impl Flag {
+    fn new(text: &str) -> Self {
+        Self { text: text.into() }
+    }
+
+    /// What stands before the colon.
+    fn word(&self) -> &str {
+        self.text.split(':').next().unwrap_or_default()
+    }
+
+    /// What stands behind the colon, if there is one.
+    fn name(&self) -> Result<Option<&str>, UsageError> {
+        match self.text.split_once(':') {
+            Some((_, name)) if !value::is_name(name.as_bytes()) => Err(UsageError(format!(
+                "--{}: '{name}' cannot be the name of a device: those are 1 to {} letters and digits",
+                self.text,
+                hvt_abi::manifest::NAME_MAX
+            ))),
+            Some((_, name)) => Ok(Some(name)),
+            None => Ok(None),
+        }
+    }
+
+    fn apply(&self, name: Option<&str>, parser: &mut Parser, config: &mut Config) -> Result<(), UsageError> {
+        let devices = &mut config.devices;
+        match (self.word(), name) {
+            ("mem", None) => config.memory = self.value(&parser.value()?, value::memory)?,
+            ("backend", None) => config.backend = self.value(&parser.value()?, value::backend)?,
+            ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
+            ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
+            ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),
+            ("block", _) => devices.blocks.push(self.named(name, &parser.value()?, value::path)?),
+            ("block-sector-size", _) => {
+                devices.block_sizes.push(self.named(name, &parser.value()?, value::block_size)?);
+            }
+            ("block-readonly", Some(name)) => {
+                devices.read_only.push(Named { name: Some(name.into()), value: () });
+            }
+            ("block-readonly", None) => {
+                let name = parser.optional_value().map(|name| self.value(&name, value::name)).transpose()?;
+                devices.read_only.push(Named { name, value: () });
+            }
+            _ => return Err(Arg::Long(&self.text).unexpected().into()),
+        }
+        Ok(())
+    }
+
+    /// Reads a value, with the device's name before it unless that stands behind a colon.
+    fn named<T>(&self, name: Option<&str>, text: &OsStr, read: value::Read<T>) -> Result<Named<T>, UsageError> {
+        let (name, text) = match name {
+            Some(name) => (Some(name), text),
+            None => value::split_name(text),
+        };
+        Ok(Named { name: name.map(str::to_owned), value: self.value(text, read)? })
+    }
+
+    fn value<T>(&self, text: &OsStr, read: value::Read<T>) -> Result<T, UsageError> {
+        read(text).map_err(|expected| UsageError(format!("--{}: '{}' is not {expected}", self.text, text.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{BackendChoice, DeviceOptions, NetSource};
+
+fn parse_words(words: &[&str]) -> Result<Command, UsageError> {
+    parse(words.iter().map(OsString::from))
+}
+
+/// The configuration of this command line, which must be understood.
+fn config(line: &str) -> Config {
+    match parse_words(&line.split(' ').collect::<Vec<_>>()) {
+        Ok(Command::Run(config)) => *config,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn devices(line: &str) -> DeviceOptions {
+    config(&format!("{line} app.hvt")).devices
+}
+
+fn named<T>(name: &str, value: T) -> Vec<Named<T>> {
+    vec![Named { name: Some(name.into()), value }]
+}
+
+fn unnamed<T>(value: T) -> Vec<Named<T>> {
+    vec![Named { name: None, value }]
+}
+
+#[test]
+fn defaults() {
+    assert_eq!(config("app.hvt"), Config::new("app.hvt"));
+}
+
+#[test]
+fn every_form_of_an_option_means_the_same() {
+    let tap = || NetSource::Interface("tap0".into());
+    for line in ["--net tap0", "--net=tap0"] {
+        assert_eq!(devices(line).nets, unnamed(tap()), "{line}");
+    }
+    for line in ["--net service=tap0", "--net=service=tap0", "--net:service=tap0", "--net:service tap0"] {
+        assert_eq!(devices(line).nets, named("service", tap()), "{line}");
+    }
+    for line in ["--net service=@7", "--net:service=@7"] {
+        assert_eq!(devices(line).nets, named("service", NetSource::Descriptor(7)), "{line}");
+    }
+    let mac = [2, 0, 0, 0, 0, 1];
+    for line in ["--net-mac 02:00:00:00:00:01", "--net-mac=02:00:00:00:00:01"] {
+        assert_eq!(devices(line).macs, unnamed(mac), "{line}");
+    }
+    for line in ["--net-mac service=02:00:00:00:00:01", "--net-mac:service=02:00:00:00:00:01"] {
+        assert_eq!(devices(line).macs, named("service", mac), "{line}");
+    }
+    let path = || PathBuf::from("disk.img");
+    for line in ["--block disk.img", "--block=disk.img"] {
+        assert_eq!(devices(line).blocks, unnamed(path()), "{line}");
+    }
+    for line in ["--block storage=disk.img", "--block=storage=disk.img", "--block:storage=disk.img"] {
+        assert_eq!(devices(line).blocks, named("storage", path()), "{line}");
+    }
+    for line in ["--block-sector-size 4096", "--block-sector-size=4096"] {
+        assert_eq!(devices(line).block_sizes, unnamed(4096), "{line}");
+    }
+    for line in ["--block-sector-size storage=4096", "--block-sector-size:storage=4096"] {
+        assert_eq!(devices(line).block_sizes, named("storage", 4096), "{line}");
+    }
+    assert_eq!(devices("--block-readonly").read_only, unnamed(()));
+    for line in ["--block-readonly=storage", "--block-readonly:storage"] {
+        assert_eq!(devices(line).read_only, named("storage", ()), "{line}");
+    }
+    for line in ["--mem 32 app.hvt", "--mem=32 app.hvt", "--mem=1 --mem=32 -- app.hvt"] {
+        assert_eq!(config(line), Config { memory: 32 << 20, ..Config::new("app.hvt") }, "{line}");
+    }
+    for (name, backend) in BackendChoice::ALL {
+        assert_eq!(config(&format!("--backend {name} app.hvt")).backend, backend);
+        assert_eq!(config(&format!("--backend={name} app.hvt")).backend, backend);
+    }
+    for line in ["-v -v app.hvt", "-vv app.hvt", "--verbose -v app.hvt"] {
+        assert_eq!(config(line).verbosity, 2, "{line}");
+    }
+}
+
+#[test]
+fn a_path_that_looks_like_a_name_is_written_with_its_folder() {
+    assert_eq!(devices("--block ./a=b").blocks, unnamed(PathBuf::from("./a=b")));
+    assert_eq!(devices("--block:storage=a=b").blocks, named("storage", PathBuf::from("a=b")));
+}
+
+#[test]
+fn several_devices_stay_in_order() {
+    let nets = devices("--net:b=tap1 --net a=tap0 --block c=x --net:a=@9").nets;
+    let names: Vec<_> = nets.iter().map(|net| net.name.as_deref().unwrap()).collect();
+    assert_eq!(names, ["b", "a", "a"]);
+}
+
+#[test]
+fn what_follows_the_kernel_is_the_guests() {
+    for (words, expected) in [
+        (&["app", "--mem=1", "-v", "--help"][..], &["--mem=1", "-v", "--help"][..]),
+        (&["--", "app", "--", "x"], &["--", "x"]),
+        (&["app", "--", "x"], &["--", "x"]),
+        (&["-v", "--", "app", "", " ", "--solo5:quiet"], &["", " ", "--solo5:quiet"]),
+        (&["--", "app"], &[]),
+    ] {
+        let Ok(Command::Run(config)) = parse_words(words) else { panic!("{words:?}") };
+        assert_eq!((config.kernel, config.arguments), ("app".into(), expected.iter().map(OsString::from).collect()));
+    }
+    let Ok(Command::Run(config)) = parse_words(&["--", "--odd"]) else { panic!() };
+    assert_eq!(config.kernel, PathBuf::from("--odd"));
+}
+
+#[test]
+fn bytes_that_are_no_utf_8_stay_what_they_are() {
+    let odd = OsStr::from_bytes(b"\xff\xfe");
+    let option = OsStr::from_bytes(b"--block:storage=\xff\xfe");
+    let Ok(Command::Run(config)) = parse([option, odd, odd].map(OsStr::to_owned)) else { panic!() };
+    assert_eq!(config.devices.blocks, named("storage", PathBuf::from(odd)));
+    assert_eq!((config.kernel.as_os_str(), &config.arguments[..]), (odd, &[odd.to_owned()][..]));
+    assert!(parse([OsStr::from_bytes(b"--net:\xff=tap0").to_owned(), "app".into()]).is_err());
+}
+
+#[test]
+fn help_and_version_need_no_kernel() {
+    for (line, command) in [
+        ("--help", Command::Help),
+        ("-h", Command::Help),
+        ("--version", Command::Version),
+        ("-V", Command::Version),
+        ("--mem=1 --help", Command::Help),
+    ] {
+        assert_eq!(parse_words(&line.split(' ').collect::<Vec<_>>()), Ok(command), "{line}");
+    }
+}
+
+#[test]
+fn says_what_is_wrong() {
+    for (line, words) in [
+        ("", "no unikernel"),
+        ("--mem=32", "no unikernel"),
+        ("--", "no unikernel"),
+        ("--frob app", "--frob"),
+        ("-x app", "-x"),
+        ("--mem", "--mem"),
+        ("--mem= app", "--mem: '' is not a number of MB"),
+        ("--mem=lots app", "--mem: 'lots' is not a number of MB"),
+        ("--mem=-1 app", "--mem: '-1' is not"),
+        ("--mem:storage=1 app", "--mem:storage"),
+        ("--help:me app", "--help:me"),
+        ("--verbose=2 app", "--verbose"),
+        ("--backend=xen app", "auto, kvm and process"),
+        ("--net= app", "--net: '' is not a network interface"),
+        ("--net:=tap0 app", "--net:"),
+        ("--net:a_b=tap0 app", "'a_b' cannot be the name of a device"),
+        ("--net:a:b=tap0 app", "'a:b' cannot be the name of a device"),
+        ("--net:service= app", "--net:service: '' is not a network interface"),
+        ("--net:service=@x app", "--net:service: '@x' is not @ and the number"),
+        ("--net-mac:service=1 app", "--net-mac:service: '1' is not a hardware address"),
+        ("--block:storage= app", "--block:storage: '' is not the path"),
+        ("--block-sector-size=x app", "--block-sector-size: 'x' is not a number of bytes"),
+        ("--block-sector-size storage=x app", "--block-sector-size: 'x' is not a number of bytes"),
+        ("--block-readonly=a/b app", "--block-readonly: 'a/b' is not the name of a device"),
+        ("--block-readonly:storage=x app", "--block-readonly:storage"),
+    ] {
+        let words_of_line: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        let error = parse_words(&words_of_line).expect_err(line).to_string();
+        assert!(error.contains(words), "{line}: {error}");
+        assert!(!error.contains('\n'), "{line}: {error}");
+    }
+}
+
+proptest! {
+    /// No command line makes the tender panic, and what follows the unikernel reaches the guest as it is.
+    #[test]
+    fn any_bytes(args: Vec<Vec<u8>>) {
+        let args: Vec<_> = args.iter().map(|arg| OsStr::from_bytes(arg).to_owned()).collect();
+        if let Ok(Command::Run(config)) = parse(args.clone()) {
+            prop_assert!(args.ends_with(&config.arguments));
+        }
+    }
+
+    /// Nor does one that is made of options.
+    #[test]
+    fn any_options(args in prop::collection::vec("(--(net|net-mac|block|block-sector-size|block-readonly|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
+        let args: Vec<_> = args.iter().map(OsString::from).collect();
+        if let Ok(Command::Run(config)) = parse(args.clone()) {
+            prop_assert!(args.ends_with(&config.arguments));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The values of options.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use hvt_abi::manifest::NAME_MAX;
+
+use crate::config::{BackendChoice, NetSource};
+
+/// Reads a value; what it should have been, where it is not that.
+pub(super) type Read<T> = fn(&OsStr) -> Result<T, &'static str>;
+
+/// Whether a device can have this name: letters and digits, not too many of them.
+pub(super) fn is_name(bytes: &[u8]) -> bool {
+    (1..=NAME_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_alphanumeric)
+}
+
+/// `NAME=rest` and `rest`.
+pub(super) fn split_name(text: &OsStr) -> (Option<&str>, &OsStr) {
+    let bytes = text.as_bytes();
+    let split = bytes.iter().position(|byte| *byte == b'=').map(|at| bytes.split_at(at));
+    match split {
+        Some((name, rest)) if is_name(name) => {
+            (std::str::from_utf8(name).ok(), OsStr::from_bytes(rest.strip_prefix(b"=").unwrap_or(rest)))
+        }
+        _ => (None, text),
+    }
+}
+
+/// The name of a device.
+pub(super) fn name(text: &OsStr) -> Result<String, &'static str> {
+    text.to_str()
+        .filter(|name| is_name(name.as_bytes()))
+        .map(str::to_owned)
+        .ok_or("the name of a device: those are letters and digits")
+}
+
+/// Bytes of memory, given in MB of 2^20 bytes.
+pub(super) fn memory(text: &OsStr) -> Result<u64, &'static str> {
+    let megabytes: u64 = number(text).ok_or("a number of MB")?;
+    // Whatever does not fit in 64 bits is too much in any case.
+    Ok(megabytes.saturating_mul(1 << 20))
+}
+
+/// The name of a backend.
+pub(super) fn backend(text: &OsStr) -> Result<BackendChoice, &'static str> {
+    text.to_str().and_then(BackendChoice::from_name).ok_or("a backend: those are auto, kvm and process")
+}
+
+/// An interface, or `@` and the number of a descriptor.
+pub(super) fn net_source(text: &OsStr) -> Result<NetSource, &'static str> {
+    match text.as_bytes() {
+        [] => Err("a network interface"),
+        [b'@', fd @ ..] => number(OsStr::from_bytes(fd))
+            .and_then(|fd: u32| i32::try_from(fd).ok())
+            .map(NetSource::Descriptor)
+            .ok_or("@ and the number of an open descriptor"),
+        _ => Ok(NetSource::Interface(text.to_owned())),
+    }
+}
+
+/// A hardware address of one device: six bytes in hexadecimal, colons between.
+pub(super) fn mac(text: &OsStr) -> Result<[u8; 6], &'static str> {
+    const EXPECTED: &str = "a hardware address such as 02:00:00:00:00:01";
+    let mut mac = [0; 6];
+    let mut parts = text.to_str().ok_or(EXPECTED)?.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| (1..=2).contains(&part.len())).ok_or(EXPECTED)?;
+        let digits = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+        *byte = u8::from_str_radix(part, 16).ok().filter(|_| digits).ok_or(EXPECTED)?;
+    }
+    match (parts.next(), mac[0] & 1) {
+        (Some(_), _) => Err(EXPECTED),
+        (None, 1) => Err("the hardware address of one device: it is a group's (its first byte is odd)"),
+        (None, _) if mac == [0; 6] => Err("the hardware address of a device: it is all zero"),
+        (None, _) => Ok(mac),
+    }
+}
+
+/// Where a file or block device lies.
+pub(super) fn path(text: &OsStr) -> Result<PathBuf, &'static str> {
+    if text.is_empty() { Err("the path of a file or block device") } else { Ok(PathBuf::from(text)) }
+}
+
+/// A block size in bytes. Which ones there are is not looked at here.
+pub(super) fn block_size(text: &OsStr) -> Result<u64, &'static str> {
+    number(text).ok_or("a number of bytes")
+}
+
+/// Decimal digits and nothing else.
+fn number<T: std::str::FromStr>(text: &OsStr) -> Option<T> {
+    let digits = text.to_str().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn os(text: &str) -> &OsStr {
+        OsStr::new(text)
+    }
+
+    #[test]
+    fn names_stand_before_an_equals_sign() {
+        let long = "x".repeat(NAME_MAX);
+        for (text, name, rest) in [
+            ("storage=disk.img", Some("storage"), "disk.img"),
+            ("a=b=c", Some("a"), "b=c"),
+            ("a=", Some("a"), ""),
+            ("disk.img", None, "disk.img"),
+            ("./a=b", None, "./a=b"),
+            ("/a=b", None, "/a=b"),
+            ("a_b=c", None, "a_b=c"),
+            ("=c", None, "=c"),
+            ("", None, ""),
+            (&format!("{long}=y"), Some(&long), "y"),
+            (&format!("{long}x=y"), None, &format!("{long}x=y")),
+        ] {
+            assert_eq!(split_name(os(text)), (name, os(rest)), "{text}");
+        }
+        let path = OsStr::from_bytes(b"a=\xff\xfe");
+        assert_eq!(split_name(path), (Some("a"), OsStr::from_bytes(b"\xff\xfe")));
+    }
+
+    #[test]
+    fn hardware_addresses() {
+        assert_eq!(mac(os("02:00:5e:10:Ff:0a")), Ok([2, 0, 0x5e, 0x10, 0xff, 0xa]));
+        assert_eq!(mac(os("2:0:0:0:0:1")), Ok([2, 0, 0, 0, 0, 1]));
+        for bad in [
+            "",
+            "02",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:",
+            "02:00:00:00:00:01:02",
+            "02:00:00:00:00:001",
+            "02:00:00:00:00:0g",
+            "02:00:00:00:00:+1",
+            "02-00-00-00-00-01",
+            "020000000001",
+            "02:00::00:00:01",
+            "00:00:00:00:00:00",
+            "01:00:00:00:00:00",
+            "ff:ff:ff:ff:ff:ff",
+            "02:00:00:00:00:é",
+        ] {
+            assert!(mac(os(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sources_of_frames() {
+        assert_eq!(net_source(os("tap0")), Ok(NetSource::Interface("tap0".into())));
+        assert_eq!(net_source(os("@3")), Ok(NetSource::Descriptor(3)));
+        assert_eq!(net_source(os("@2147483647")), Ok(NetSource::Descriptor(i32::MAX)));
+        for bad in ["", "@", "@-1", "@+3", "@2147483648", "@3x", "@ 3"] {
+            assert!(net_source(os(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_digits() {
+        assert_eq!(memory(os("512")), Ok(512 << 20));
+        assert_eq!(memory(os("18446744073709551615")), Ok(u64::MAX));
+        assert_eq!(block_size(os("00512")), Ok(512));
+        for bad in ["", "-1", "+1", "1 ", "0x10", "1k", "18446744073709551616", "١"] {
+            assert!(memory(os(bad)).is_err() && block_size(os(bad)).is_err(), "{bad}");
+        }
+    }
+}

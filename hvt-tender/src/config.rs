@@ -1,0 +1,132 @@
+//! What a user wants, as plain data: what a command line says before anything has been looked at.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use hvt_abi::{MEM_GRANULE, MEM_MAX};
+
+/// Guest memory in bytes where nobody says otherwise: 512 MiB.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// How a unikernel is to be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The unikernel's file.
+    pub kernel: PathBuf,
+    /// The guest's arguments.
+    pub arguments: Vec<OsString>,
+    /// Guest memory in bytes, as wished: [`memory_size`] makes it fit.
+    pub memory: u64,
+    /// What runs the guest.
+    pub backend: BackendChoice,
+    /// Its devices.
+    pub devices: DeviceOptions,
+    /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
+    pub verbosity: u8,
+}
+
+impl Config {
+    /// The unikernel `kernel` without devices and arguments, and the defaults of everything else.
+    #[must_use]
+    pub fn new(kernel: impl Into<PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            arguments: Vec::new(),
+            memory: DEFAULT_MEMORY,
+            backend: BackendChoice::default(),
+            devices: DeviceOptions::default(),
+            verbosity: 0,
+        }
+    }
+}
+
+/// What runs the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BackendChoice {
+    /// KVM where the CPU can run guests and `/dev/kvm` may be opened, a sandboxed process otherwise.
+    #[default]
+    Auto,
+    /// KVM.
+    Kvm,
+    /// A sandboxed process.
+    Process,
+}
+
+impl BackendChoice {
+    /// All of them, with the names that users know them by.
+    pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("kvm", Self::Kvm), ("process", Self::Process)];
+
+    /// The one of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice)
+    }
+}
+
+/// What is said about devices, in the order in which it is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// Network devices.
+    pub nets: Vec<Named<NetSource>>,
+    /// Hardware addresses of network devices.
+    pub macs: Vec<Named<[u8; 6]>>,
+    /// Block devices: paths of files or block devices.
+    pub blocks: Vec<Named<PathBuf>>,
+    /// Block sizes of block devices in bytes.
+    pub block_sizes: Vec<Named<u64>>,
+    /// Block devices that are not to be written.
+    pub read_only: Vec<Named<()>>,
+}
+
+/// Something said about the device of this name; without a name, about the only device of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named<T> {
+    /// Name of the device in the guest's manifest.
+    pub name: Option<String>,
+    /// What is said.
+    pub value: T,
+}
+
+/// Where a network device's frames come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetSource {
+    /// The tap interface of this name.
+    Interface(OsString),
+    /// This open descriptor.
+    Descriptor(RawFd),
+}
+
+/// Guest memory of `bytes` bytes, made to fit: a multiple of 2 MiB, rounded down, but not to nothing.
+///
+/// # Errors
+/// [`MemoryOutOfRange`] for no memory, and for more than 4 GiB.
+pub fn memory_size(bytes: u64) -> Result<u64, MemoryOutOfRange> {
+    if bytes == 0 || bytes > MEM_MAX {
+        return Err(MemoryOutOfRange);
+    }
+    Ok((bytes / MEM_GRANULE * MEM_GRANULE).max(MEM_GRANULE))
+}
+
+/// No guest can have this much memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("guest memory must be 2 to {} MB: say so with --mem", MEM_MAX >> 20)]
+pub struct MemoryOutOfRange;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_rounded_down_to_2_mib_but_not_to_nothing() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(memory_size(0), Err(MemoryOutOfRange));
+        assert_eq!(memory_size(1), Ok(2 * MIB));
+        assert_eq!(memory_size(3 * MIB), Ok(2 * MIB));
+        assert_eq!(memory_size(4 * MIB - 1), Ok(2 * MIB));
+        assert_eq!(memory_size(4 * MIB), Ok(4 * MIB));
+        assert_eq!(memory_size(4096 * MIB), Ok(4096 * MIB));
+        assert_eq!(memory_size(4096 * MIB + 1), Err(MemoryOutOfRange));
+        assert_eq!(memory_size(u64::MAX), Err(MemoryOutOfRange));
+    }
+}

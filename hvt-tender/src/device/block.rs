@@ -1,0 +1,353 @@
+//! A block device that is a file or a block device of the host.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::io::{Complaint, read_all_at, write_all_at};
+use super::{Block, DeviceError};
+use crate::memory::GuestSlice;
+
+/// Block size in bytes where nobody says otherwise, and the smallest one.
+pub const DEFAULT_BLOCK_SIZE: u16 = 512;
+
+/// Block size in bytes that a manifest can just express.
+const MAX_BLOCK_SIZE: u64 = 1 << 15;
+
+/// How a [`FileBlock`] is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Block size in bytes.
+    pub block_size: u64,
+    /// Whether the guest's writes fail.
+    pub read_only: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { block_size: u64::from(DEFAULT_BLOCK_SIZE), read_only: false }
+    }
+}
+
+/// A file or block device of the host as a block device of the guest.
+///
+/// While it is open it is locked (`flock`): for this device alone where it can be written, together with others that
+/// only read it otherwise. A block device that can be written is opened exclusively as well, so that it is neither
+/// mounted nor part of anything else on the host.
+#[derive(Debug)]
+pub struct FileBlock {
+    file: File,
+    path: PathBuf,
+    capacity: u64,
+    block_size: u16,
+    writable: bool,
+    complaint: Complaint,
+}
+
+impl FileBlock {
+    /// Opens what lies at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it cannot be had in this way, is in use, or its size does not fit the block size.
+    pub fn open(path: impl Into<PathBuf>, options: &Options) -> Result<Self, OpenError> {
+        let path = path.into();
+        let block_size = check_block_size(options.block_size)?;
+        match open(&path, options.read_only) {
+            Ok((_, capacity)) if capacity == 0 || !capacity.is_multiple_of(u64::from(block_size)) => {
+                Err(OpenError::Size { path, capacity, block_size })
+            }
+            Ok((file, capacity)) => {
+                let writable = !options.read_only;
+                Ok(Self { file, path, capacity, block_size, writable, complaint: Complaint::default() })
+            }
+            Err(problem) => Err(OpenError::Open { path, problem }),
+        }
+    }
+
+    fn report(&mut self, done: io::Result<()>, what: &str, offset: u64) -> Result<(), DeviceError> {
+        match done {
+            Ok(()) => {
+                self.complaint.works();
+                Ok(())
+            }
+            Err(error) => {
+                let path = self.path.display();
+                self.complaint.fails(format_args!("block device {path}: cannot {what} at byte {offset}: {error}"));
+                Err(DeviceError)
+            }
+        }
+    }
+}
+
+impl Block for FileBlock {
+    fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    fn block_size(&self) -> u16 {
+        self.block_size
+    }
+
+    fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
+        let done = read_all_at(self.file.as_fd(), into, offset);
+        self.report(done, "read", offset)
+    }
+
+    fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
+        let done = if self.writable {
+            write_all_at(self.file.as_fd(), from, offset)
+        } else {
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
+        };
+        self.report(done, "write", offset)
+    }
+}
+
+/// A block device cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No device has blocks of this size. The first words are those of Solo5, which users look for.
+    #[error(
+        "Block size must be a multiple of 2 greater than or equal 512, a power of two and at most {MAX_BLOCK_SIZE}; it is {0}"
+    )]
+    BlockSize(u64),
+    /// The device is not made of whole blocks. The first words are those of Solo5, which users look for.
+    #[error("Backing storage size must be block aligned ({block_size} bytes) and not zero; {} has {capacity} bytes", path.display())]
+    Size {
+        /// What was opened.
+        path: PathBuf,
+        /// Its size in bytes.
+        capacity: u64,
+        /// The block size in bytes.
+        block_size: u16,
+    },
+    /// It could not be opened.
+    #[error("{}: {problem}", path.display())]
+    Open {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+}
+
+/// Why a file or block device cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// It is neither a file nor a block device.
+    #[error("is neither a file nor a block device")]
+    Kind,
+    /// It may be read at best.
+    #[error("may not be written: change its permissions, or attach it with --block-readonly")]
+    ReadOnly,
+    /// It is locked.
+    #[error("is in use by another tender, or attached twice")]
+    InUse,
+    /// The host itself uses it.
+    #[error("is in use by this host: mounted, or part of a RAID, a volume group or the like")]
+    Busy,
+    /// The host refuses.
+    #[error("cannot be opened: {0}")]
+    Host(#[from] io::Error),
+}
+
+fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
+    u16::try_from(block_size)
+        .ok()
+        .filter(|size| size.is_power_of_two() && *size >= DEFAULT_BLOCK_SIZE)
+        .ok_or(OpenError::BlockSize(block_size))
+}
+
+/// Opens and locks; returns the size in bytes as well.
+fn open(path: &Path, read_only: bool) -> Result<(File, u64), Problem> {
+    // Looked at before opening, because to open a device or a FIFO may do something or wait for somebody.
+    let found = path.metadata()?;
+    let block_device = found.file_type().is_block_device();
+    if !found.is_file() && !block_device {
+        return Err(Problem::Kind);
+    }
+    // A file that nobody may write is meant to stay as it is, even where this user may write everything.
+    if !read_only && found.is_file() && found.mode() & 0o222 == 0 {
+        return Err(Problem::ReadOnly);
+    }
+    let exclusive = if block_device && !read_only { libc::O_EXCL } else { 0 };
+    // O_NONBLOCK: what is a FIFO by now must not make the tender wait. It means nothing to files and disks.
+    let flags = libc::O_NONBLOCK | exclusive;
+    let mut file =
+        OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).map_err(|error| match error
+            .kind()
+        {
+            io::ErrorKind::PermissionDenied if !read_only => Problem::ReadOnly,
+            io::ErrorKind::ReadOnlyFilesystem => Problem::ReadOnly,
+            io::ErrorKind::ResourceBusy if block_device => Problem::Busy,
+            _ => Problem::Host(error),
+        })?;
+    let opened = file.metadata()?.file_type();
+    if !opened.is_file() && !opened.is_block_device() {
+        return Err(Problem::Kind);
+    }
+    let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
+    locked.map_err(|error| match error {
+        TryLockError::WouldBlock => Problem::InUse,
+        TryLockError::Error(error) => Problem::Host(error),
+    })?;
+    // Where a file or a block device ends is its size; `metadata` knows that of files only.
+    let capacity = file.seek(SeekFrom::End(0))?;
+    Ok((file, capacity))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::testing::{Buffer, in_own_namespace};
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use nix::sched::CloneFlags;
+    use tempfile::{NamedTempFile, TempDir};
+
+    const READ_ONLY: Options = Options { read_only: true, block_size: 512 };
+
+    fn image(size: u64) -> NamedTempFile {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        file
+    }
+
+    fn open(path: &Path) -> Result<FileBlock, OpenError> {
+        FileBlock::open(path, &Options::default())
+    }
+
+    fn with_block_size(path: &Path, block_size: u64) -> Result<FileBlock, OpenError> {
+        FileBlock::open(path, &Options { block_size, ..Options::default() })
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index % 253) as u8).collect()
+    }
+
+    #[test]
+    fn reads_back_what_was_written_where_it_was_written() {
+        let image = image(64 * 512);
+        let mut block = open(image.path()).unwrap();
+        assert_eq!((block.capacity(), block.block_size()), (64 * 512, 512));
+        let data = pattern(20 * 512);
+        Buffer::of(&data).with(|slice| block.write(7 * 512, slice)).unwrap();
+        Buffer::of(&data).in_pieces(|slice| block.write(44 * 512, slice)).unwrap();
+        let whole = fs::read(image.path()).unwrap();
+        assert!(whole[7 * 512..27 * 512] == data && whole[44 * 512..] == data);
+        assert!(whole[..7 * 512].iter().chain(&whole[27 * 512..44 * 512]).all(|byte| *byte == 0));
+        let back = Buffer::zeroed(data.len());
+        back.in_pieces(|slice| block.read(7 * 512, slice)).unwrap();
+        assert!(back.bytes() == data);
+        back.with(|slice| block.read(0, slice)).unwrap();
+        assert!(back.bytes() == whole[..data.len()]);
+    }
+
+    #[test]
+    fn takes_every_block_size_and_no_other() {
+        let image = image(32768);
+        for size in (9..=15).map(|bits| 1 << bits) {
+            assert_eq!(u64::from(with_block_size(image.path(), size).unwrap().block_size()), size);
+        }
+        for size in [0, 1, 256, 511, 513, 521, 1536, 65535, 65536, 66048, u64::MAX] {
+            let error = with_block_size(image.path(), size).unwrap_err().to_string();
+            assert!(error.contains("Block size must be a multiple of 2 greater than or equal 512"), "{error}");
+            assert!(error.contains(&size.to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_whole_blocks() {
+        for (size, block_size) in [(0, 512), (1, 512), (511, 512), (513, 512), (512, 4096), (4096 + 512, 4096)] {
+            let image = image(size);
+            let error = with_block_size(image.path(), block_size).unwrap_err().to_string();
+            assert!(error.contains("Backing storage size must be block aligned"), "{error}");
+            assert!(error.contains(image.path().to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_can_be_written_has_one_user() {
+        let image = image(512);
+        let first = open(image.path()).unwrap();
+        for options in [Options::default(), READ_ONLY] {
+            let error = FileBlock::open(image.path(), &options).unwrap_err();
+            assert!(matches!(&error, OpenError::Open { problem: Problem::InUse, .. }), "{error}");
+            assert!(error.to_string().contains("in use by another tender"), "{error}");
+        }
+        drop(first);
+        let readers = [(); 2].map(|()| FileBlock::open(image.path(), &READ_ONLY).unwrap());
+        assert!(matches!(open(image.path()), Err(OpenError::Open { problem: Problem::InUse, .. })));
+        drop(readers);
+        open(image.path()).unwrap();
+    }
+
+    #[test]
+    fn a_read_only_file_is_refused_unless_asked_for() {
+        let image = image(512);
+        fs::set_permissions(image.path(), fs::Permissions::from_mode(0o444)).unwrap();
+        let error = open(image.path()).unwrap_err().to_string();
+        assert!(error.contains("--block-readonly"), "{error}");
+        let mut block = FileBlock::open(image.path(), &READ_ONLY).unwrap();
+        let buffer = Buffer::of(&[1; 512]);
+        assert_eq!(buffer.with(|slice| block.write(0, slice)), Err(DeviceError));
+        assert_eq!(buffer.with(|slice| block.read(0, slice)), Ok(()));
+        assert_eq!(buffer.bytes(), [0; 512]);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_what_is_no_disk() {
+        let folder = TempDir::new().unwrap();
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (path, words) in [
+            (folder.path(), "neither a file nor a block device"),
+            (fifo.as_path(), "neither a file nor a block device"),
+            (Path::new("/dev/null"), "neither a file nor a block device"),
+            (&folder.path().join("missing"), "No such file"),
+        ] {
+            for options in [Options::default(), READ_ONLY] {
+                let error = FileBlock::open(path, &options).unwrap_err().to_string();
+                assert!(error.contains(words) && error.contains(path.to_str().unwrap()), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_an_error_of_the_device() {
+        let image = image(1024);
+        let mut block = open(image.path()).unwrap();
+        image.as_file().set_len(700).unwrap();
+        let buffer = Buffer::zeroed(1024);
+        assert_eq!(buffer.with(|slice| block.read(0, slice)), Err(DeviceError));
+    }
+
+    /// A sparse image on a disk that is too small for it.
+    #[test]
+    fn a_full_disk_is_an_error_of_the_device() {
+        in_own_namespace(CloneFlags::CLONE_NEWNS, || {
+            let folder = TempDir::new().unwrap();
+            nix::mount::mount(
+                Some("tmpfs"),
+                folder.path(),
+                Some("tmpfs"),
+                nix::mount::MsFlags::empty(),
+                Some("size=64k"),
+            )
+            .unwrap();
+            let path = folder.path().join("disk.img");
+            File::create(&path).unwrap().set_len(1 << 20).unwrap();
+            let mut block = open(&path).unwrap();
+            let buffer = Buffer::of(&[7; 32768]);
+            assert_eq!(buffer.with(|slice| block.write(0, slice)), Ok(()));
+            assert_eq!(Buffer::of(&[7; 1 << 19]).with(|slice| block.write(1 << 19, slice)), Err(DeviceError));
+            assert_eq!(buffer.with(|slice| block.read(0, slice)), Ok(()), "what was written is still there");
+            assert_eq!(buffer.bytes(), [7; 32768]);
+            drop(block);
+            nix::mount::umount(folder.path()).unwrap();
+        });
+    }
+}

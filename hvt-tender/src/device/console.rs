@@ -1,0 +1,157 @@
+//! A console that is a file, a terminal or a pipe of the host.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
+
+use super::Console;
+use super::io::{Complaint, write};
+use crate::backend::Stop;
+use crate::memory::{Chunk, GuestSlice};
+
+/// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
+const PIECE: usize = 4096;
+
+/// Writes the guest's output to a descriptor as it comes, unbuffered.
+///
+/// A reader that does not keep up makes the guest wait, until the run is [stopped](Stop). A reader that is gone, or a
+/// full disk, costs output and nothing else: the log says so once, and the guest goes on. What a guest does must not
+/// depend on whether somebody listens; who wants the run to end with its reader can stop it.
+pub struct FdConsole<F> {
+    fd: F,
+    /// Whether a write may take as long as somebody else likes.
+    blocks: bool,
+    stop: Stop,
+    complaint: Complaint,
+}
+
+impl<F: AsFd> FdConsole<F> {
+    /// Writes to `fd` until `stop` is requested.
+    #[must_use]
+    pub fn new(fd: F, stop: Stop) -> Self {
+        let file_type = fstat(fd.as_fd()).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
+        Self { fd, blocks: file_type != Ok(SFlag::S_IFREG), stop, complaint: Complaint::default() }
+    }
+
+    fn write_chunk(&self, chunk: Chunk<'_>) -> io::Result<()> {
+        let most = if self.blocks { PIECE } else { chunk.len() };
+        let mut done = 0;
+        while done < chunk.len() {
+            if self.blocks && !self.wait()? {
+                return Ok(());
+            }
+            match write(self.fd.as_fd(), chunk, done, most) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => done += written,
+                // A descriptor that others write to may be full again. Only one that `wait` looks at says so.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.blocks => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the descriptor takes bytes, or will fail to; false when the run is stopped.
+    fn wait(&self) -> io::Result<bool> {
+        let mut fds =
+            [PollFd::new(self.stop.event(), PollFlags::POLLIN), PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => return Ok(!fds[0].any().unwrap_or(true)),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl<F: AsFd> Console for FdConsole<F> {
+    fn write(&mut self, data: GuestSlice<'_>) {
+        match data.chunks().try_for_each(|chunk| self.write_chunk(chunk)) {
+            Ok(()) => self.complaint.works(),
+            Err(error) => self.complaint.fails(format_args!("console output is lost: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::testing::Buffer;
+    use std::fs::File;
+    use std::io::{Read, Seek};
+    use std::thread;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index % 251) as u8).collect()
+    }
+
+    #[test]
+    fn writes_all_of_it_to_a_file() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut console = FdConsole::new(file.try_clone().unwrap(), Stop::new().unwrap());
+        let text = pattern(100_000);
+        Buffer::of(&text).with(|slice| console.write(slice));
+        Buffer::of(b"").with(|slice| console.write(slice));
+        Buffer::of(b"end").with(|slice| console.write(slice));
+        let mut written = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut written).unwrap();
+        assert_eq!(written, [&text[..], b"end"].concat());
+    }
+
+    /// A slow reader behind a small pipe, blocking and not: nothing is lost, nothing comes twice.
+    #[test]
+    fn waits_for_a_slow_reader() {
+        for flags in [OFlag::empty(), OFlag::O_NONBLOCK] {
+            let (reader, writer) = nix::unistd::pipe().unwrap();
+            fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+            fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
+            let text = pattern(300_001);
+            let reader = thread::spawn(move || {
+                let mut read = Vec::new();
+                File::from(reader).read_to_end(&mut read).unwrap();
+                read
+            });
+            let mut console = FdConsole::new(writer, Stop::new().unwrap());
+            Buffer::of(&text).with(|slice| console.write(slice));
+            drop(console);
+            assert!(reader.join().unwrap() == text);
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_the_wait_for_a_reader_that_does_not_read() {
+        let (_reader, writer) = nix::unistd::pipe().unwrap();
+        let stop = Stop::new().unwrap();
+        let mut console = FdConsole::new(writer, stop.clone());
+        let writing = thread::spawn(move || Buffer::of(&pattern(1 << 20)).with(|slice| console.write(slice)));
+        stop.request();
+        writing.join().unwrap();
+    }
+
+    #[test]
+    fn a_closed_pipe_costs_output_only() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        let mut console = FdConsole::new(writer, Stop::new().unwrap());
+        for _ in 0..3 {
+            Buffer::of(b"nobody listens").with(|slice| console.write(slice));
+        }
+        assert!(console.complaint.is_failing());
+    }
+
+    #[test]
+    fn a_full_disk_costs_output_only() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut console = FdConsole::new(full, Stop::new().unwrap());
+        Buffer::of(b"no room").with(|slice| console.write(slice));
+        assert!(console.complaint.is_failing());
+    }
+}

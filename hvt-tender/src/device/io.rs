@@ -1,0 +1,144 @@
+//! System calls whose buffers lie in guest memory, and the log of what fails in them.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::memory::{Chunk, GuestSlice};
+
+/// Writes bytes of `chunk` from byte `from` on, at most `most` of them; returns how many were taken.
+pub(super) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usize) -> io::Result<usize> {
+    let (start, len) = rest(chunk, from);
+    // SAFETY: `len` bytes at `start` lie in the chunk. The kernel copies them as it would any memory that another
+    // thread may be writing.
+    count(unsafe { libc::write(fd.as_raw_fd(), start, len.min(most)) })
+}
+
+/// Fills all of `into` from byte `offset` of a file on, however many calls that takes.
+pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64) -> io::Result<()> {
+    all_at(into, offset, |chunk, from, offset| {
+        let (start, len) = rest(chunk, from);
+        // SAFETY: `len` bytes at `start` lie in the chunk, to whose bytes no reference exists.
+        count(unsafe { libc::pread(fd.as_raw_fd(), start, len, offset) })
+    })
+}
+
+/// Writes all of `from` from byte `offset` of a file on, however many calls that takes.
+pub(super) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64) -> io::Result<()> {
+    all_at(from, offset, |chunk, from, offset| {
+        let (start, len) = rest(chunk, from);
+        // SAFETY: `len` bytes at `start` lie in the chunk.
+        count(unsafe { libc::pwrite(fd.as_raw_fd(), start, len, offset) })
+    })
+}
+
+/// Writes all of `frame` in one call, as message-like descriptors want it.
+pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
+    let send = |vectors: &[libc::iovec]| {
+        // SAFETY: `with_vectors` hands over descriptions of memory that is mapped while it runs.
+        count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
+    };
+    uninterrupted(|| with_vectors(frame, send))
+}
+
+/// Fills `into` in one call; returns how many bytes came.
+pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<usize> {
+    let receive = |vectors: &[libc::iovec]| {
+        // SAFETY: as in `send`; no reference to any of the bytes exists.
+        count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
+    };
+    uninterrupted(|| with_vectors(into, receive))
+}
+
+/// Calls `transfer(chunk, bytes of it done, file offset)` until all of `slice` is done.
+fn all_at(
+    slice: GuestSlice<'_>,
+    offset: u64,
+    mut transfer: impl FnMut(Chunk<'_>, usize, libc::off_t) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    for chunk in slice.chunks() {
+        let mut done = 0;
+        while done < chunk.len() {
+            let moved = uninterrupted(|| transfer(chunk, done, offset))?;
+            if moved == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            done += moved;
+            offset += moved as libc::off_t;
+        }
+    }
+    Ok(())
+}
+
+/// Repeats a call that a signal interrupts before it has moved a byte. Nothing is moved twice by that, and what calls
+/// here either never blocks or blocks for as long as a disk takes.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Start and length of what remains of `chunk` behind its first `done` bytes.
+fn rest(chunk: Chunk<'_>, done: usize) -> (*mut libc::c_void, usize) {
+    let done = done.min(chunk.len());
+    // `done` bytes on lies in the chunk or at its end.
+    (chunk.as_ptr().wrapping_add(done).cast(), chunk.len() - done)
+}
+
+/// Hands `each` a description of the chunks of `slice`: on the stack where it is one chunk, as guest memory under an
+/// operating system is.
+fn with_vectors<R>(slice: GuestSlice<'_>, each: impl Fn(&[libc::iovec]) -> R) -> R {
+    let vector = |chunk: Chunk<'_>| libc::iovec { iov_base: chunk.as_ptr().cast(), iov_len: chunk.len() };
+    let mut chunks = slice.chunks().map(vector);
+    match (chunks.next(), chunks.next()) {
+        (Some(first), Some(second)) => {
+            let all: Vec<_> = [first, second].into_iter().chain(chunks).collect();
+            each(&all)
+        }
+        (Some(only), None) => each(&[only]),
+        (None, _) => each(&[]),
+    }
+}
+
+/// More vectors than a kernel takes are for the kernel to refuse.
+fn length(vectors: &[libc::iovec]) -> libc::c_int {
+    libc::c_int::try_from(vectors.len()).unwrap_or(libc::c_int::MAX)
+}
+
+fn count(returned: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(returned).map_err(|_| io::Error::last_os_error())
+}
+
+/// Says once that something fails, and again only when it has worked in between: a guest can try as often as it likes,
+/// and must not fill the log with it.
+#[derive(Debug, Default)]
+pub(super) struct Complaint {
+    failing: bool,
+}
+
+impl Complaint {
+    /// It failed.
+    pub(super) fn fails(&mut self, what: fmt::Arguments<'_>) {
+        if self.failing {
+            log::debug!("{what}");
+        } else {
+            log::warn!("{what}");
+        }
+        self.failing = true;
+    }
+
+    /// Whether the last attempt failed.
+    #[cfg(test)]
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// It worked.
+    pub(super) fn works(&mut self) {
+        self.failing = false;
+    }
+}

@@ -1,0 +1,356 @@
+//! A network device that is a tap interface of the host.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::io::{Complaint, receive, send};
+use super::poll::Endpoint;
+use super::tap::{self, Attached, Problem};
+use super::{DeviceError, Net};
+use crate::memory::GuestSlice;
+
+/// Bytes of an Ethernet header: no frame is shorter.
+const HEADER: u64 = 14;
+
+/// A tap interface of the host, or a socket that carries one frame a message, as a network device of the guest.
+#[derive(Debug)]
+pub struct Tap {
+    endpoint: Arc<Endpoint>,
+    /// What it is called in the log.
+    label: String,
+    mac: [u8; 6],
+    mtu: u16,
+    complaint: Complaint,
+}
+
+impl Tap {
+    /// Attaches to the tap interface `name`, which must exist and be up. Its MTU becomes that of the device, whose
+    /// hardware address is `mac`, or else a random one.
+    ///
+    /// # Errors
+    /// [`AttachError`] when it cannot be had.
+    pub fn attach(name: &OsStr, mac: Option<[u8; 6]>) -> Result<Self, AttachError> {
+        let label = format!("network interface {}", name.display());
+        Self::new(tap::by_name(name), label, mac)
+    }
+
+    /// Takes a descriptor that is attached to a tap without headers (`IFF_TAP | IFF_NO_PI`; that it is without the
+    /// latter's cannot be checked), or is a socket that keeps
+    /// messages apart. It is set to be non-blocking. The MTU is that of the interface, 1500 where it cannot be asked.
+    ///
+    /// # Errors
+    /// [`AttachError`] when it is no such descriptor.
+    pub fn from_fd(fd: OwnedFd, mac: Option<[u8; 6]>) -> Result<Self, AttachError> {
+        let label = tap::interface_of(fd.as_fd()).map_or_else(
+            || String::from("network descriptor"),
+            |name| format!("descriptor of network interface {}", name.display()),
+        );
+        Self::new(tap::by_descriptor(fd), label, mac)
+    }
+
+    fn new(attached: Result<Attached, Problem>, label: String, mac: Option<[u8; 6]>) -> Result<Self, AttachError> {
+        let result = attached.and_then(|attached| Ok((attached, mac.map_or_else(random_mac, Ok)?)));
+        match result {
+            Ok((Attached { fd, mtu }, mac)) => {
+                let endpoint = Arc::new(Endpoint::new(fd));
+                Ok(Self { endpoint, label, mac, mtu, complaint: Complaint::default() })
+            }
+            Err(problem) => Err(AttachError { label, problem }),
+        }
+    }
+
+    /// What a poller watches for this device.
+    #[must_use]
+    pub fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.endpoint)
+    }
+}
+
+impl Net for Tap {
+    fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
+        let label = &self.label;
+        if frame.len() < HEADER {
+            self.complaint.fails(format_args!("{label}: {} bytes are no frame", frame.len()));
+            return Err(DeviceError);
+        }
+        match send(self.endpoint.as_fd(), frame) {
+            Ok(sent) if sent as u64 == frame.len() => {
+                self.complaint.works();
+                Ok(())
+            }
+            Ok(sent) => {
+                self.complaint.fails(format_args!("{label}: sent {sent} bytes of a frame of {}", frame.len()));
+                Err(DeviceError)
+            }
+            Err(error) if is_drop(&error) => {
+                self.complaint.fails(format_args!("{label}: drops frames: {error}"));
+                Ok(())
+            }
+            Err(error) => {
+                self.complaint.fails(format_args!("{label}: cannot send a frame of {} bytes: {error}", frame.len()));
+                Err(DeviceError)
+            }
+        }
+    }
+
+    fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
+        if into.is_empty() {
+            return Ok(None);
+        }
+        match receive(self.endpoint.as_fd(), into) {
+            Ok(0) => {
+                self.endpoint.set_gone();
+                Ok(None)
+            }
+            Ok(received) => Ok(Some(received as u64)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => {
+                self.complaint.fails(format_args!("{}: cannot receive: {error}", self.label));
+                Err(DeviceError)
+            }
+        }
+    }
+}
+
+/// Whether an error of sending means that the network has lost a frame, as networks do: no room in a queue, or the
+/// interface is down (EIO is what a tap says then).
+fn is_drop(error: &io::Error) -> bool {
+    const DROPS: [i32; 4] = [libc::EAGAIN, libc::ENOBUFS, libc::ENETDOWN, libc::EIO];
+    error.raw_os_error().is_some_and(|errno| DROPS.contains(&errno))
+}
+
+/// A random hardware address: locally administered, unicast (IEEE 802, bits 1 and 0 of the first byte).
+fn random_mac() -> io::Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    // SAFETY: the call writes at most `mac.len()` bytes to `mac`.
+    let got = unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) };
+    if usize::try_from(got) != Ok(mac.len()) {
+        return Err(io::Error::last_os_error());
+    }
+    mac[0] = mac[0] & 0xfc | 0x02;
+    Ok(mac)
+}
+
+/// A network device cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{label} {problem}")]
+pub struct AttachError {
+    /// What was to be attached.
+    pub label: String,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Stop;
+    use crate::device::testing::{Buffer, in_own_namespace};
+    use crate::device::{FdPoller, Poller};
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+
+    use nix::sched::CloneFlags;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+    fn attach(name: &str) -> Result<Tap, AttachError> {
+        Tap::attach(OsStr::new(name), Some(MAC))
+    }
+
+    fn problem(result: Result<Tap, AttachError>) -> Problem {
+        let error = result.unwrap_err();
+        assert!(!error.to_string().contains('\n'), "{error}");
+        error.problem
+    }
+
+    /// Runs `ip` with these words in this thread's network namespace.
+    fn ip(words: &str) {
+        let status = Command::new("ip").args(words.split(' ')).status().expect("iproute2 is needed");
+        assert!(status.success(), "ip {words}: {status}");
+    }
+
+    /// A device on one end of a pair of sockets, and the other end.
+    fn pair(kind: SockType) -> (Tap, UnixDatagram) {
+        let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        (Tap::from_fd(ours, Some(MAC)).unwrap(), theirs.into())
+    }
+
+    #[test]
+    fn carries_one_frame_a_call() {
+        for kind in [SockType::Datagram, SockType::SeqPacket] {
+            let (mut tap, network) = pair(kind);
+            assert_eq!((tap.mac(), tap.mtu()), (MAC, 1500));
+            let buffer = Buffer::zeroed(9000);
+            assert_eq!(buffer.with(|slice| tap.receive(slice)), Ok(None));
+            network.send(&[1; 60]).unwrap();
+            network.send(&[2; 9000]).unwrap();
+            network.send(&[3; 9001]).unwrap();
+            assert_eq!(buffer.with(|slice| tap.receive(slice)), Ok(Some(60)));
+            assert!(buffer.bytes().iter().take(61).eq([[1; 60].as_slice(), &[0]].concat().iter()));
+            assert_eq!(buffer.in_pieces(|slice| tap.receive(slice)), Ok(Some(9000)));
+            assert_eq!(buffer.bytes(), [2; 9000]);
+            assert_eq!(buffer.with(|slice| tap.receive(slice)), Ok(Some(9000)), "its end is lost");
+            assert_eq!(buffer.with(|slice| tap.receive(slice)), Ok(None));
+            let frame: Vec<u8> = (0..8192).map(|index| (index / 32) as u8).collect();
+            Buffer::of(&frame).with(|slice| tap.send(slice)).unwrap();
+            Buffer::of(&frame).in_pieces(|slice| tap.send(slice)).unwrap();
+            let mut received = [0; 10_000];
+            for _ in 0..2 {
+                assert_eq!(network.recv(&mut received).unwrap(), 8192);
+                assert_eq!(received[..8192], frame);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shorter_than_a_header_is_no_frame() {
+        let (mut tap, network) = pair(SockType::Datagram);
+        network.set_nonblocking(true).unwrap();
+        for len in [0, 1, 13] {
+            assert_eq!(Buffer::zeroed(len).with(|slice| tap.send(slice)), Err(DeviceError));
+        }
+        assert_eq!(network.recv(&mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(Buffer::zeroed(14).with(|slice| tap.send(slice)), Ok(()));
+    }
+
+    #[test]
+    fn a_full_network_drops_frames() {
+        let (mut tap, network) = pair(SockType::Datagram);
+        let frame = Buffer::zeroed(1000);
+        for _ in 0..10_000 {
+            frame.with(|slice| tap.send(slice)).unwrap();
+        }
+        assert!(tap.complaint.is_failing());
+        assert_eq!(network.recv(&mut [0; 2000]).unwrap(), 1000);
+    }
+
+    #[test]
+    fn a_network_that_hung_up_wakes_nobody() {
+        let (mut tap, network) = pair(SockType::SeqPacket);
+        let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, tap.endpoint())]);
+        network.send(&[1; 60]).unwrap();
+        drop(network);
+        let buffer = Buffer::zeroed(100);
+        assert_eq!(poller.poll(0), Ok(2));
+        assert_eq!(buffer.with(|slice| tap.receive(slice)), Ok(Some(60)));
+        assert_eq!(buffer.with(|slice| tap.receive(slice)), Ok(None));
+        assert_eq!(poller.poll(1000), Ok(0));
+        assert_eq!(buffer.with(|slice| tap.send(slice)), Err(DeviceError));
+    }
+
+    #[test]
+    fn refuses_descriptors_that_carry_no_frames() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        assert!(matches!(problem(Tap::from_fd(reader, None)), Problem::OneWay));
+        assert!(matches!(problem(Tap::from_fd(writer, None)), Problem::OneWay));
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(matches!(problem(Tap::from_fd(stream.into(), None)), Problem::NoFrames));
+        let file = tempfile::tempfile().unwrap();
+        assert!(matches!(problem(Tap::from_fd(file.into(), None)), Problem::NoFrames));
+    }
+
+    #[test]
+    fn random_addresses_are_local_and_unicast() {
+        let macs = [(); 16].map(|()| random_mac().unwrap());
+        assert!(macs.iter().all(|mac| mac[0] & 3 == 2));
+        assert!(macs.iter().any(|mac| mac != &macs[0]));
+    }
+
+    #[test]
+    fn attaches_to_a_tap() {
+        in_own_namespace(CloneFlags::CLONE_NEWNET, || {
+            ip("tuntap add tap0 mode tap");
+            assert!(matches!(problem(attach("tap0")), Problem::Down(name) if name == "tap0"));
+            ip("link set tap0 mtu 1400 up");
+            let tap = attach("tap0").unwrap();
+            assert_eq!((tap.mtu(), tap.mac()), (1400, MAC));
+            assert!(matches!(problem(attach("tap0")), Problem::Busy));
+            // As a descriptor that somebody else attached.
+            let fd = tap.endpoint().as_fd().try_clone_to_owned().unwrap();
+            let tap = Tap::from_fd(fd, None).unwrap();
+            assert_eq!(tap.mtu(), 1400);
+            assert!(tap.label.contains("tap0"), "{}", tap.label);
+        });
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_an_interface() {
+        in_own_namespace(CloneFlags::CLONE_NEWNET, || {
+            ip("link set lo up");
+            ip("tuntap add tun0 mode tun");
+            ip("link set tun0 up");
+            ip("tuntap add many0 mode tap multi_queue");
+            ip("link set many0 up");
+            assert!(matches!(problem(attach("lo")), Problem::NotATap));
+            assert!(matches!(problem(attach("tun0")), Problem::NotATap));
+            assert!(matches!(problem(attach("many0")), Problem::NotATap));
+            assert!(matches!(problem(attach("tap7")), Problem::Missing(name) if name == "tap7"));
+            assert!(matches!(problem(attach("a15letterslong0")), Problem::Missing(_)));
+            for name in ["", "a16letterslong00", "tap%d", "lo:1", "a/b", "a\0b"] {
+                assert!(matches!(problem(attach(name)), Problem::Name), "{name}");
+            }
+        });
+    }
+
+    #[test]
+    fn refuses_taps_with_headers() {
+        in_own_namespace(CloneFlags::CLONE_NEWNET, || {
+            for flags in [libc::IFF_TAP | libc::IFF_VNET_HDR, libc::IFF_TUN] {
+                let fd = tap::attached_with("tap0", flags | libc::IFF_NO_PI);
+                assert!(matches!(problem(Tap::from_fd(fd, None)), Problem::Headers));
+            }
+        });
+    }
+
+    /// The kernel on the other side of a tap answers who has its address (ARP, RFC 826).
+    #[test]
+    fn talks_to_the_kernel_through_a_tap() {
+        in_own_namespace(CloneFlags::CLONE_NEWNET, || {
+            ip("tuntap add tap0 mode tap");
+            ip("addr add 10.0.0.1/24 dev tap0");
+            ip("link set tap0 up");
+            let mut tap = attach("tap0").unwrap();
+            let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, tap.endpoint())]);
+            let (us, them) = ([10, 0, 0, 2], [10, 0, 0, 1]);
+            let arp = |operation: u8| [0, 1, 8, 0, 6, 4, 0, operation];
+            let request = [&[0xff; 6], &MAC[..], &[8, 6], &arp(1), &MAC, &us, &[0; 6], &them].concat();
+            let buffer = Buffer::zeroed(1514);
+            // The kernel may drop what comes before it has noticed that somebody attached: ask again.
+            let answer = (0..100).find_map(|_| {
+                Buffer::of(&request).with(|slice| tap.send(slice)).unwrap();
+                while poller.poll(50_000_000).unwrap() != 0 {
+                    while let Some(len) = buffer.with(|slice| tap.receive(slice)).unwrap() {
+                        let frame = buffer.bytes()[..len as usize].to_vec();
+                        if frame[..6] == MAC && frame[12..22] == [&[8, 6], &arp(2)[..]].concat() {
+                            return Some(frame);
+                        }
+                    }
+                }
+                None
+            });
+            let answer = answer.expect("the kernel answers");
+            assert_eq!(answer[28..32], them);
+            assert_eq!(answer[38..42], us);
+            // While the interface is down frames are lost, and nothing else is.
+            ip("link set tap0 down");
+            Buffer::of(&request).with(|slice| tap.send(slice)).unwrap();
+            assert!(tap.complaint.is_failing());
+            // Once it is deleted nothing comes any more, and nobody is woken.
+            ip("link del tap0");
+            assert_eq!(poller.poll(1000), Ok(0));
+            assert_eq!(Buffer::of(&request).with(|slice| tap.send(slice)), Err(DeviceError));
+        });
+    }
+}

@@ -1,0 +1,250 @@
+//! How a guest sleeps on a host: `ppoll` over its network devices.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Interrupted, Poller};
+use crate::backend::Stop;
+
+/// The descriptor of a network device, shared by the device and the guest's [`FdPoller`]. It must be readable exactly
+/// while a frame is waiting.
+#[derive(Debug)]
+pub struct Endpoint {
+    fd: OwnedFd,
+    gone: AtomicBool,
+}
+
+impl Endpoint {
+    /// An endpoint that owns `fd`.
+    #[must_use]
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd, gone: AtomicBool::new(false) }
+    }
+
+    /// Says that no frame will come any more: the network hung up. A poller then stops watching it, where it would
+    /// otherwise be told for ever that there is something to read.
+    pub fn set_gone(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+}
+
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Waits for frames, for time to pass, and for the run to be [stopped](Stop).
+pub struct FdPoller {
+    stop: Stop,
+    watched: Vec<Watched>,
+    /// First that of `stop`, then those of `watched` in order; -1 once an endpoint is gone. `stop` and `watched` keep
+    /// the descriptors open.
+    fds: Vec<libc::pollfd>,
+}
+
+/// An endpoint and the handle of its device.
+struct Watched {
+    handle: u32,
+    endpoint: Arc<Endpoint>,
+}
+
+impl FdPoller {
+    /// Watches these endpoints, each with the handle of its device (below 64).
+    #[must_use]
+    pub fn new(stop: Stop, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
+        let watched: Vec<_> = endpoints.into_iter().map(|(handle, endpoint)| Watched { handle, endpoint }).collect();
+        let watch = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let fds = std::iter::once(stop.event().as_raw_fd())
+            .chain(watched.iter().map(|watched| watched.endpoint.fd.as_raw_fd()))
+            .map(watch)
+            .collect();
+        Self { stop, watched, fds }
+    }
+
+    /// What is ready by the answer of the kernel.
+    fn ready_set(&mut self) -> u64 {
+        let mut ready = 0;
+        for (watched, fd) in self.watched.iter().zip(&mut self.fds[1..]) {
+            if fd.revents == 0 {
+                continue;
+            }
+            // Errors and hang-ups are reported for as long as one asks. While there is still something to read they
+            // can wait.
+            if fd.revents & libc::POLLIN == 0 || watched.endpoint.gone.load(Ordering::Relaxed) {
+                fd.fd = -1;
+                log::warn!("the network device with handle {} is gone", watched.handle);
+            } else {
+                ready |= 1u64.checked_shl(watched.handle).unwrap_or(0);
+            }
+        }
+        ready
+    }
+}
+
+impl Poller for FdPoller {
+    fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted> {
+        let end = Deadline::after(timeout);
+        loop {
+            let left = end.left();
+            match ppoll(&mut self.fds, nap(left)) {
+                Ok(0) if left.is_zero() => return Ok(0),
+                Ok(0) => {}
+                Ok(_) if self.fds[0].revents != 0 => return Err(Interrupted),
+                Ok(_) => match self.ready_set() {
+                    // Only what is not watched from now on has said something.
+                    0 => {}
+                    ready => return Ok(ready),
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Nothing that a guest does leads here: the kernel has no memory left, say.
+                    log::error!("cannot wait for network devices: {error}");
+                    return Err(Interrupted);
+                }
+            }
+            if self.stop.requested() {
+                return Err(Interrupted);
+            }
+        }
+    }
+}
+
+/// When a sleep ends.
+struct Deadline {
+    start: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    fn after(nanoseconds: u64) -> Self {
+        Self { start: Instant::now(), timeout: Duration::from_nanos(nanoseconds) }
+    }
+
+    /// What is left of the sleep: zero once it is over.
+    fn left(&self) -> Duration {
+        if self.timeout.is_zero() { Duration::ZERO } else { self.timeout.saturating_sub(self.start.elapsed()) }
+    }
+}
+
+/// How long to sleep at once when `left` is left to sleep.
+///
+/// Linux lets a `ppoll` oversleep by a thousandth of its timeout, to save wake-ups (0.1 s at most). A long sleep is therefore
+/// cut a little short, and the rest is slept in a second, short one.
+fn nap(left: Duration) -> Duration {
+    if left < Duration::from_millis(1) { left } else { left - left / 512 }
+}
+
+/// Waits for at most `timeout`.
+fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `fds` is a slice of initialised `pollfd`s, `timeout` outlives the call, and no signal mask is given.
+    match unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) } {
+        -1 => Err(io::Error::last_os_error()),
+        ready => Ok(ready),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    use nix::unistd::{pipe, read, write};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn endpoint() -> (Arc<Endpoint>, OwnedFd) {
+        let (reader, writer) = pipe().unwrap();
+        (Arc::new(Endpoint::new(reader)), writer)
+    }
+
+    fn poller(endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> FdPoller {
+        FdPoller::new(Stop::new().unwrap(), endpoints)
+    }
+
+    #[test]
+    fn sleeps_as_long_as_it_is_told_to() {
+        let mut poller = poller([]);
+        for timeout in [0, 1, 1000, 1_000_000, 20_000_000, 20_000_001] {
+            let start = Instant::now();
+            assert_eq!(poller.poll(timeout), Ok(0));
+            assert!(start.elapsed() >= Duration::from_nanos(timeout), "{timeout} ns");
+        }
+    }
+
+    #[test]
+    fn a_device_stays_ready_until_it_is_read() {
+        let (endpoint, writer) = endpoint();
+        let mut poller = poller([(63, endpoint.clone())]);
+        assert_eq!(poller.poll(0), Ok(0));
+        write(&writer, b"x").unwrap();
+        for timeout in [0, SECOND, u64::MAX] {
+            assert_eq!(poller.poll(timeout), Ok(1 << 63));
+        }
+        read(endpoint.as_fd(), &mut [0]).unwrap();
+        assert_eq!(poller.poll(0), Ok(0));
+    }
+
+    #[test]
+    fn tells_63_devices_apart() {
+        let (endpoints, writers): (Vec<_>, Vec<_>) = (0..63).map(|_| endpoint()).unzip();
+        let mut poller = poller((1..).zip(endpoints));
+        for index in [0, 1, 30, 31, 32, 62] {
+            write(&writers[index], b"x").unwrap();
+        }
+        let handles = [1, 2, 31, 32, 33, 63];
+        assert_eq!(poller.poll(u64::MAX), Ok(handles.iter().map(|handle| 1 << handle).sum()));
+    }
+
+    #[test]
+    fn a_stop_ends_every_sleep() {
+        let (endpoint, _writer) = endpoint();
+        let stop = Stop::new().unwrap();
+        let mut poller = FdPoller::new(stop.clone(), [(1, endpoint)]);
+        let sleeping = thread::spawn(move || {
+            assert_eq!(poller.poll(u64::MAX), Err(Interrupted));
+            poller
+        });
+        stop.request();
+        let mut poller = sleeping.join().unwrap();
+        assert_eq!(poller.poll(0), Err(Interrupted));
+    }
+
+    /// A frame that comes while the guest sleeps wakes it.
+    #[test]
+    fn a_frame_ends_a_sleep() {
+        let (endpoint, writer) = endpoint();
+        let mut poller = poller([(1, endpoint)]);
+        let sleeping = thread::spawn(move || poller.poll(u64::MAX));
+        write(&writer, b"x").unwrap();
+        assert_eq!(sleeping.join().unwrap(), Ok(2));
+    }
+
+    #[test]
+    fn what_hung_up_is_watched_no_longer() {
+        let (first, first_writer) = endpoint();
+        let (second, second_writer) = endpoint();
+        let mut poller = poller([(1, first), (2, second.clone())]);
+        write(&second_writer, b"x").unwrap();
+        drop((first_writer, second_writer));
+        assert_eq!(poller.poll(u64::MAX), Ok(4), "what was sent before the hang-up can still be read");
+        read(second.as_fd(), &mut [0]).unwrap();
+        assert_eq!(poller.poll(1000), Ok(0));
+    }
+
+    #[test]
+    fn a_network_that_says_it_is_gone_is_watched_no_longer() {
+        let (endpoint, writer) = endpoint();
+        let mut poller = poller([(1, endpoint.clone())]);
+        write(&writer, b"x").unwrap();
+        endpoint.set_gone();
+        assert_eq!(poller.poll(1000), Ok(0));
+    }
+}

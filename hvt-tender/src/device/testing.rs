@@ -1,0 +1,86 @@
+//! Guest buffers for the tests of the host's devices.
+
+use std::vec::Vec;
+
+use hvt_abi::{Gpa, GuestRange};
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+
+use crate::memory::{Access, Chunk, GuestMemory, GuestSlice, GuestSpace, Layout, MappedMemory, Region};
+
+/// Where a buffer starts in its guest's memory: not at the start of a page.
+const START: Gpa = Gpa(0x1003);
+
+/// A buffer in the memory of a guest of its own.
+pub(super) struct Buffer {
+    memory: MappedMemory,
+    len: usize,
+}
+
+impl Buffer {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let buffer = Self::zeroed(bytes.len());
+        buffer.memory.write(START, bytes).unwrap();
+        buffer
+    }
+
+    pub(super) fn zeroed(len: usize) -> Self {
+        let size = (START.0 + len as u64).next_multiple_of(hvt_abi::PAGE_SIZE);
+        Self { memory: MappedMemory::anonymous(size).unwrap(), len }
+    }
+
+    /// The buffer in one piece.
+    pub(super) fn with<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+        slice(&self.memory, self.len, each)
+    }
+
+    /// The buffer in pieces of a page, as in a kernel that backs guest memory with frames.
+    pub(super) fn in_pieces<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+        slice(&Pieces(&self.memory), self.len, each)
+    }
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        self.memory.read(START, &mut bytes).unwrap();
+        bytes
+    }
+}
+
+fn slice<R>(memory: &dyn GuestMemory, len: usize, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+    let range = GuestRange::new(Gpa(0), memory.size()).unwrap();
+    let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).unwrap();
+    each(GuestSpace::new(memory, &layout).slice(START, len as u64, Access::READ | Access::WRITE).unwrap())
+}
+
+struct Pieces<'m>(&'m MappedMemory);
+
+impl GuestMemory for Pieces<'_> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
+        let page_end = Gpa(range.start().0 + 1).checked_align_up(hvt_abi::PAGE_SIZE)?;
+        self.0.chunk(GuestRange::between(range.start(), page_end.min(range.end()))?)
+    }
+}
+
+/// Runs `test` in a thread with namespaces of its own, which vanish with it. Only root can; who is not is told, and a
+/// continuous integration that is not fails.
+pub(super) fn in_own_namespace(flags: CloneFlags, test: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test makes namespaces: run it as root");
+        std::eprintln!("SKIPPED: this test makes namespaces, which takes root");
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(flags | CloneFlags::CLONE_FS).unwrap();
+        if flags.contains(CloneFlags::CLONE_NEWNS) {
+            // What is mounted here stays here.
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        }
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
