@@ -32,7 +32,7 @@ pub use clock::SystemClock;
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
 #[cfg(all(feature = "std", target_os = "linux"))]
-pub use net::{AttachError, Tap};
+pub use net::{Tap, TapError};
 #[cfg(all(feature = "std", unix))]
 pub use poll::{Endpoint, FdPoller};
 #[cfg(all(feature = "std", target_os = "linux"))]
