@@ -3,6 +3,9 @@
 //! The traits are what [`hypercall`](crate::hypercall) serves a guest with. They see guest buffers only as
 //! [`GuestSlice`]s, already checked, and say how it went; what that means for the guest is decided in one place there.
 
+pub mod attach;
+#[cfg(test)]
+pub(crate) mod fake;
 #[cfg(all(feature = "std", unix))]
 mod block;
 #[cfg(feature = "std")]
@@ -25,6 +28,7 @@ use alloc::vec::Vec;
 
 use crate::memory::GuestSlice;
 
+pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", unix))]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
 #[cfg(feature = "std")]

@@ -1,1 +1,154 @@
-//! (room)
+//! Hypercalls: what a guest asks for, checked and passed on to its devices.
+//!
+//! [`serve`] is pure over guest memory and the traits of [`device`](crate::device): every backend and every host goes
+//! through it. An argument structure is copied in once, because the guest may change it at any time; what is checked
+//! is what is acted on, and only fields that the ABI calls *out* are copied back.
+//!
+//! Two kinds of mistake are told apart, as Solo5 does. A handle, an offset or a length that does not fit the device is
+//! answered with [`Status::Invalid`], and the guest goes on. An unknown number, or a pointer to memory that the guest
+//! itself may not access in that way, is an [`Error`]: the guest must be stopped.
+
+mod block;
+mod net;
+
+#[cfg(test)]
+mod tests;
+
+use core::mem::offset_of;
+
+use hvt_abi::Gpa;
+use hvt_abi::hypercall::{HALT_COOKIE_SIZE, Halt, Number, Poll, Puts, Status, Walltime};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::device::{Devices, Interrupted};
+use crate::memory::{Access, GuestSlice, GuestSpace, Violation};
+
+/// How it goes on after a hypercall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The guest runs on.
+    Continue,
+    /// The guest has ended.
+    Halt {
+        /// What it wants the tender to exit with.
+        status: i32,
+        /// Where it left [`HALT_COOKIE_SIZE`] bytes that describe its registers; they can be read.
+        cookie: Option<Gpa>,
+    },
+    /// The guest's sleep was cut short because somebody asked the run to end. Its argument is as it was: to run the
+    /// guest on, the same hypercall must be served again first.
+    Interrupted,
+}
+
+/// A guest's mistake after which it cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no such hypercall.
+    #[error("unknown hypercall {0}")]
+    Unknown(u32),
+    /// A pointer to memory that the guest may not access like that.
+    #[error("hypercall {}: {field}: {violation}", call.name())]
+    Pointer {
+        /// The hypercall.
+        call: Number,
+        /// What the pointer was to point to.
+        field: &'static str,
+        /// Why it may not be followed.
+        violation: Violation,
+    },
+}
+
+/// Serves hypercall `number`, whose argument the guest alleges to lie at `argument`.
+///
+/// # Errors
+/// When the guest made a mistake after which it must be stopped. Nothing in its memory has been changed then.
+pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+    let call = Call { number: Number::from_u32(number).ok_or(Error::Unknown(number))?, argument, guest };
+    match call.number {
+        Number::Walltime => walltime(&call, devices),
+        Number::Puts => puts(&call, devices),
+        Number::Poll => poll(&call, devices),
+        Number::BlockWrite | Number::BlockRead => block::serve(&call, devices),
+        Number::NetWrite | Number::NetRead => net::serve(&call, devices),
+        Number::Halt => halt(&call),
+    }
+}
+
+fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+    let argument = call.argument(size_of::<Walltime>(), Access::WRITE)?;
+    argument.write(Walltime { nsecs: devices.clock.now() }.as_bytes());
+    Ok(Flow::Continue)
+}
+
+fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+    let puts: Puts = call.copy_in(Access::READ)?;
+    let data = call.buffer("data", puts.data, puts.len, Access::READ)?;
+    if !data.is_empty() {
+        devices.console.write(data);
+    }
+    Ok(Flow::Continue)
+}
+
+fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+    let poll: Poll = call.copy_in(IN_OUT)?;
+    match devices.poller.poll(poll.timeout_nsecs) {
+        Ok(ready_set) => {
+            call.copy_out(offset_of!(Poll, ready_set), &ready_set)?;
+            call.copy_out(offset_of!(Poll, ret), &ready_set.count_ones())?;
+            Ok(Flow::Continue)
+        }
+        Err(Interrupted) => Ok(Flow::Interrupted),
+    }
+}
+
+fn halt(call: &Call<'_>) -> Result<Flow, Error> {
+    let halt: Halt = call.copy_in(Access::READ)?;
+    let cookie = (halt.cookie != Gpa(0)).then_some(halt.cookie);
+    if let Some(cookie) = cookie {
+        call.buffer("cookie", cookie, HALT_COOKIE_SIZE, Access::READ)?;
+    }
+    Ok(Flow::Halt { status: halt.exit_status, cookie })
+}
+
+/// How an argument is accessed that has fields for both ways.
+const IN_OUT: Access = Access::READ.union(Access::WRITE);
+
+/// A hypercall being served.
+struct Call<'g> {
+    number: Number,
+    /// Where the guest alleges its argument to lie.
+    argument: Gpa,
+    guest: &'g GuestSpace<'g>,
+}
+
+impl<'g> Call<'g> {
+    /// A buffer that the guest names in its argument as `field`.
+    fn buffer(&self, field: &'static str, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'g>, Error> {
+        let pointer = |violation| Error::Pointer { call: self.number, field, violation };
+        self.guest.slice(at, len, access).map_err(pointer)
+    }
+
+    /// The guest's argument, a structure of `size` bytes, all of which the guest must be able to access like that.
+    fn argument(&self, size: usize, access: Access) -> Result<GuestSlice<'g>, Error> {
+        self.buffer("argument", self.argument, size as u64, access)
+    }
+
+    /// A copy of the guest's argument.
+    fn copy_in<T: FromBytes + IntoBytes>(&self, access: Access) -> Result<T, Error> {
+        let mut copy = T::new_zeroed();
+        self.argument(size_of::<T>(), access)?.read(copy.as_mut_bytes());
+        Ok(copy)
+    }
+
+    /// Sets the field at `offset` in the guest's argument, which has been copied in [for both ways](IN_OUT).
+    fn copy_out<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> Result<(), Error> {
+        let pointer = |violation| Error::Pointer { call: self.number, field: "argument", violation };
+        let at = Gpa(self.argument.0.wrapping_add(offset as u64));
+        self.guest.write(at, value).map_err(pointer)
+    }
+}
+
+/// [`Status`] as it stands in the `ret` field of an argument.
+fn ret(status: Status) -> i32 {
+    status as i32
+}

@@ -1,0 +1,242 @@
+//! What the guest asked for meets what the user attached.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use hvt_abi::manifest::{BlockProperties, Entry, Header, Kind, NAME_SIZE, NetProperties, VERSION};
+use zerocopy::IntoBytes;
+
+use super::{Block, Net, Slot};
+use crate::image::{Device, DeviceKind, Manifest};
+
+/// Every device of a manifest, attached.
+pub struct Attached {
+    /// By handle, for [`Devices`](super::Devices).
+    pub slots: Vec<Slot>,
+    /// The guest's copy of its manifest, with the properties of each device.
+    pub manifest: Vec<u8>,
+}
+
+/// Gives each device of `manifest` the attachment of its name.
+///
+/// # Errors
+/// [`AttachError`], unless they match one to one; it names the device.
+pub fn attach(
+    manifest: &Manifest,
+    attachments: impl IntoIterator<Item = (String, Slot)>,
+) -> Result<Attached, AttachError> {
+    let devices = manifest.devices();
+    let mut given: Vec<Option<Slot>> = devices.iter().map(|_| None).collect();
+    for (name, slot) in attachments {
+        let found = devices.iter().zip(&mut given).find(|(device, _)| device.name == name);
+        let Some((device, place)) = found else {
+            return Err(AttachError::NotDeclared { declared: list(devices), name });
+        };
+        if kind(&slot) != Some(device.kind) {
+            return Err(AttachError::WrongKind { declared: device.kind, attached: kind(&slot), name });
+        }
+        if place.replace(slot).is_some() {
+            return Err(AttachError::Twice { name });
+        }
+    }
+    let header = Header { version: VERSION, entries: devices.len() as u32 + 1 };
+    let mut bytes = [header.as_bytes(), Entry::RESERVED_FIRST.as_bytes()].concat();
+    let mut slots = Vec::from([Slot::Reserved]);
+    for (device, slot) in devices.iter().zip(given) {
+        let Device { name, kind } = device;
+        let slot = slot.ok_or_else(|| AttachError::NotAttached { name: name.clone(), kind: *kind })?;
+        bytes.extend_from_slice(entry(name, &slot)?.as_bytes());
+        slots.push(slot);
+    }
+    Ok(Attached { slots, manifest: bytes })
+}
+
+/// The entry of an attached device.
+fn entry(name: &str, slot: &Slot) -> Result<Entry, AttachError> {
+    let mut padded = [0; NAME_SIZE];
+    padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    let mut entry = match slot {
+        Slot::Reserved => return Ok(Entry::RESERVED_FIRST),
+        Slot::Block(device) => block_entry(name, padded, device.as_ref())?,
+        Slot::Net(device) => net_entry(padded, device.as_ref()),
+    };
+    entry.attached = 1;
+    Ok(entry)
+}
+
+fn block_entry(name: &str, padded: [u8; NAME_SIZE], device: &dyn Block) -> Result<Entry, AttachError> {
+    let (capacity, block_size) = (device.capacity(), device.block_size());
+    let size_valid = block_size.is_power_of_two() && block_size >= BLOCK_SIZE_MIN;
+    if !size_valid || capacity == 0 || !capacity.is_multiple_of(u64::from(block_size)) {
+        return Err(AttachError::Geometry { name: name.into(), capacity, block_size });
+    }
+    let properties = BlockProperties { capacity, block_size, reserved: [0; 6] };
+    let mut entry = Entry::new(padded, Kind::Block);
+    entry.properties.copy_from_slice(properties.as_bytes());
+    Ok(entry)
+}
+
+fn net_entry(padded: [u8; NAME_SIZE], device: &dyn Net) -> Entry {
+    let properties = NetProperties { mac: device.mac(), mtu: device.mtu() };
+    let mut entry = Entry::new(padded, Kind::Net);
+    entry.properties[..size_of::<NetProperties>()].copy_from_slice(properties.as_bytes());
+    entry
+}
+
+/// Smallest block size in bytes that Solo5 allows.
+const BLOCK_SIZE_MIN: u16 = 512;
+
+fn kind(slot: &Slot) -> Option<DeviceKind> {
+    match slot {
+        Slot::Reserved => None,
+        Slot::Block(_) => Some(DeviceKind::Block),
+        Slot::Net(_) => Some(DeviceKind::Net),
+    }
+}
+
+fn list(devices: &[Device]) -> String {
+    let names: Vec<_> = devices.iter().map(|device| format!("{} ({})", device.name, device.kind)).collect();
+    if names.is_empty() { "no devices".into() } else { names.join(", ") }
+}
+
+/// Why manifest and attachments do not match. The message is one line that names the device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The guest asked for no device of this name.
+    #[error("device '{name}' not declared in manifest; the unikernel declares {declared}")]
+    NotDeclared {
+        /// The name.
+        name: String,
+        /// What the guest did ask for, for people to read.
+        declared: String,
+    },
+    /// The guest asked for a device that was not attached.
+    #[error("{kind} device '{name}' declared but not attached; attach one by that name")]
+    NotAttached {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: DeviceKind,
+    },
+    /// A device of another kind than the guest asked for.
+    #[error("device '{name}' is a {declared} device, but {} was attached", an(*attached))]
+    WrongKind {
+        /// Its name.
+        name: String,
+        /// What the guest asked for.
+        declared: DeviceKind,
+        /// What was attached, `None` for [`Slot::Reserved`].
+        attached: Option<DeviceKind>,
+    },
+    /// Two attachments for one device.
+    #[error("device '{name}' attached twice; attach it once")]
+    Twice {
+        /// Its name.
+        name: String,
+    },
+    /// A block device whose size is not made of blocks.
+    #[error(
+        "block device '{name}' has {capacity} bytes in blocks of {block_size}; it must have one block at least, whole \
+         blocks only, and a block size that is a power of two from 512 on"
+    )]
+    Geometry {
+        /// Its name.
+        name: String,
+        /// Its size in bytes.
+        capacity: u64,
+        /// Its block size in bytes.
+        block_size: u16,
+    },
+}
+
+fn an(attached: Option<DeviceKind>) -> String {
+    attached.map_or_else(|| "nothing".into(), |kind| format!("a {kind} device"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Fake, MAC, MTU};
+    use super::*;
+    use crate::image::Image;
+    use crate::image::fixture::Elf;
+    use alloc::string::ToString;
+    use zerocopy::FromBytes;
+
+    fn attach_to(
+        devices: &[(&str, Kind)],
+        attachments: impl IntoIterator<Item = (&'static str, Slot)>,
+    ) -> Result<Attached, AttachError> {
+        let file = Elf::unikernel(devices).build();
+        let image = Image::parse(&file).unwrap();
+        attach(image.manifest(), attachments.into_iter().map(|(name, slot)| (name.into(), slot)))
+    }
+
+    const BOTH: [(&str, Kind); 2] = [("disk", Kind::Block), ("net0", Kind::Net)];
+
+    fn error(attachments: impl IntoIterator<Item = (&'static str, Slot)>) -> (AttachError, String) {
+        let Err(error) = attach_to(&BOTH, attachments) else { panic!("attached") };
+        let message = error.to_string();
+        assert!(!message.contains('\n'));
+        (error, message)
+    }
+
+    #[test]
+    fn the_guest_is_told_what_it_got_whatever_the_order() {
+        let fake = Fake::new();
+        let attached = attach_to(&BOTH, [("net0", fake.net()), ("disk", fake.block())]).unwrap();
+        assert!(matches!(attached.slots[..], [Slot::Reserved, Slot::Block(_), Slot::Net(_)]));
+        let (header, entries) = Header::read_from_prefix(&attached.manifest).unwrap();
+        assert_eq!(header, Header { version: 1, entries: 3 });
+        let entries: Vec<_> = entries.chunks(104).map(|entry| Entry::read_from_bytes(entry).unwrap()).collect();
+        assert_eq!(entries[0], Entry::RESERVED_FIRST);
+        let mut name = [0; NAME_SIZE];
+        name[..4].copy_from_slice(b"disk");
+        let mut properties = [0; 16];
+        properties[..10].copy_from_slice(&[0, 16, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(entries[1], Entry { properties, attached: 1, ..Entry::new(name, Kind::Block) });
+        name[..4].copy_from_slice(b"net0");
+        let mut properties = [0; 16];
+        properties[..6].copy_from_slice(&MAC);
+        properties[6..8].copy_from_slice(&MTU.to_le_bytes());
+        assert_eq!(entries[2], Entry { properties, attached: 1, ..Entry::new(name, Kind::Net) });
+        assert_eq!(entries.len(), 3);
+    }
+
+    #[test]
+    fn no_devices_at_all() {
+        let attached = attach_to(&[], []).unwrap();
+        assert_eq!((attached.slots.len(), attached.manifest.len()), (1, 8 + 104));
+        let Err(error) = attach_to(&[], [("disk", Fake::new().block())]) else { panic!("attached") };
+        assert_eq!(error.to_string(), "device 'disk' not declared in manifest; the unikernel declares no devices");
+    }
+
+    #[test]
+    fn mismatches_are_named() {
+        let fake = Fake::new();
+        let (_, message) = error([("disk", fake.block()), ("net0", fake.net()), ("x", fake.net())]);
+        assert_eq!(message, "device 'x' not declared in manifest; the unikernel declares disk (block), net0 (net)");
+        let (missing, message) = error([("disk", fake.block())]);
+        assert_eq!(missing, AttachError::NotAttached { name: "net0".into(), kind: DeviceKind::Net });
+        assert_eq!(message, "net device 'net0' declared but not attached; attach one by that name");
+        let (_, message) = error([("disk", fake.net())]);
+        assert_eq!(message, "device 'disk' is a block device, but a net device was attached");
+        let (_, message) = error([("disk", Slot::Reserved)]);
+        assert_eq!(message, "device 'disk' is a block device, but nothing was attached");
+        let (twice, _) = error([("disk", fake.block()), ("disk", fake.block())]);
+        assert_eq!(twice, AttachError::Twice { name: "disk".into() });
+    }
+
+    #[test]
+    fn disks_must_be_made_of_blocks() {
+        for (capacity, block_size) in [(0, 512), (511, 512), (513, 512), (4096, 0), (4096, 256), (4096, 768)] {
+            let fake = Fake::new();
+            fake.0.borrow_mut().disk.resize(capacity, 0);
+            fake.0.borrow_mut().block_size = block_size;
+            let (geometry, _) = error([("disk", fake.block()), ("net0", fake.net())]);
+            let capacity = capacity as u64;
+            assert_eq!(geometry, AttachError::Geometry { name: "disk".into(), capacity, block_size });
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Devices for tests, all of which look at one [`World`].
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use super::{Block, Clock, Console, DeviceError, Devices, Interrupted, Net, Poller, Slot};
+use crate::memory::GuestSlice;
+
+/// What the devices of a guest have seen and will say.
+pub(crate) struct World {
+    /// What the console has been told, and in how many calls.
+    pub(crate) console: Vec<u8>,
+    pub(crate) console_calls: usize,
+    /// Wall clock.
+    pub(crate) now: u64,
+    /// Contents of every block device.
+    pub(crate) disk: Vec<u8>,
+    pub(crate) block_size: u16,
+    /// Frames sent.
+    pub(crate) sent: Vec<Vec<u8>>,
+    /// Frames waiting.
+    pub(crate) waiting: VecDeque<Vec<u8>>,
+    /// What `poll` says, and the sleeps it was asked for.
+    pub(crate) ready: Result<u64, Interrupted>,
+    pub(crate) sleeps: Vec<u64>,
+    /// Whether block and network devices fail.
+    pub(crate) broken: bool,
+}
+
+/// Hardware address of every network device.
+pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+/// MTU of every network device.
+pub(crate) const MTU: u16 = 1500;
+
+/// A device: the same for all, because it is the [`World`] that differs.
+#[derive(Clone)]
+pub(crate) struct Fake(pub(crate) Rc<RefCell<World>>);
+
+impl Fake {
+    /// A world with a disk of eight blocks, nothing sent, nothing waiting.
+    pub(crate) fn new() -> Self {
+        let disk = (0..8 * 512).map(|index| (index / 512 + index) as u8).collect();
+        Self(Rc::new(RefCell::new(World {
+            console: Vec::new(),
+            console_calls: 0,
+            now: 1_700_000_000_123_456_789,
+            disk,
+            block_size: 512,
+            sent: Vec::new(),
+            waiting: VecDeque::new(),
+            ready: Ok(0),
+            sleeps: Vec::new(),
+            broken: false,
+        })))
+    }
+
+    pub(crate) fn block(&self) -> Slot {
+        Slot::Block(Box::new(self.clone()))
+    }
+
+    pub(crate) fn net(&self) -> Slot {
+        Slot::Net(Box::new(self.clone()))
+    }
+
+    /// Everything a guest can reach, its block device having handle 1, its network device handle 2.
+    pub(crate) fn devices(&self) -> Devices {
+        Devices {
+            console: Box::new(self.clone()),
+            clock: Box::new(self.clone()),
+            poller: Box::new(self.clone()),
+            slots: vec![Slot::Reserved, self.block(), self.net()],
+        }
+    }
+
+    fn check(&self) -> Result<(), DeviceError> {
+        if self.0.borrow().broken { Err(DeviceError) } else { Ok(()) }
+    }
+}
+
+fn copy(data: GuestSlice<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; data.len() as usize];
+    assert_eq!(data.read(&mut bytes), bytes.len());
+    bytes
+}
+
+impl Console for Fake {
+    fn write(&mut self, data: GuestSlice<'_>) {
+        let mut world = self.0.borrow_mut();
+        world.console.extend(copy(data));
+        world.console_calls += 1;
+    }
+}
+
+impl Clock for Fake {
+    fn now(&mut self) -> u64 {
+        self.0.borrow().now
+    }
+}
+
+impl Poller for Fake {
+    fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted> {
+        let mut world = self.0.borrow_mut();
+        world.sleeps.push(timeout);
+        world.ready
+    }
+}
+
+impl Block for Fake {
+    fn capacity(&self) -> u64 {
+        self.0.borrow().disk.len() as u64
+    }
+
+    fn block_size(&self) -> u16 {
+        self.0.borrow().block_size
+    }
+
+    fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
+        self.check()?;
+        let from = &self.0.borrow().disk[offset as usize..][..into.len() as usize];
+        assert_eq!(into.write(from), from.len());
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
+        self.check()?;
+        self.0.borrow_mut().disk[offset as usize..][..from.len() as usize].copy_from_slice(&copy(from));
+        Ok(())
+    }
+}
+
+impl Net for Fake {
+    fn mac(&self) -> [u8; 6] {
+        MAC
+    }
+
+    fn mtu(&self) -> u16 {
+        MTU
+    }
+
+    fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
+        self.check()?;
+        self.0.borrow_mut().sent.push(copy(frame));
+        Ok(())
+    }
+
+    fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
+        self.check()?;
+        let frame = self.0.borrow_mut().waiting.pop_front();
+        Ok(frame.map(|frame| into.write(&frame) as u64))
+    }
+}
