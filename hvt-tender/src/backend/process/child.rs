@@ -1,25 +1,16 @@
 //! Making and ending the child process.
 
-use std::arch::asm;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
+use std::{io, ptr};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
-use super::exchange::{EXCHANGE_ADDRESS, Exchange, STUB_ADDRESS};
-use super::{handover, rseq};
-
-/// What failed in the child before it reached the script, in [`Header::failed_step`](super::exchange::Header).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub(super) enum EarlyFailure {
-    /// Its restartable sequence could not be undone.
-    Rseq = 1,
-    /// The stub or the exchange pages could not be mapped.
-    Map = 2,
-}
+use super::exchange::Exchange;
+use super::handover;
 
 /// A child process; dropping it ends it, and waits until it is gone.
 #[derive(Debug)]
@@ -29,34 +20,36 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Makes a child that runs the script in the exchange pages.
+    /// Makes a child that executes the stub, and with it the script in the exchange pages. It keeps the two files.
     ///
     /// It ends with the calling *thread*: PR_SET_PDEATHSIG counts threads.
-    pub(super) fn spawn(exchange: &Exchange) -> io::Result<Self> {
-        let file = exchange.file().ok_or(io::ErrorKind::InvalidInput)?.as_raw_fd();
-        let turn = &exchange.header().turn;
-        turn.store(handover::STARTING, Ordering::SeqCst);
+    pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>) -> io::Result<Self> {
+        let stub = exchange.file().ok_or(io::ErrorKind::InvalidInput)?;
+        exchange.header().turn.store(handover::STARTING, Ordering::SeqCst);
+        let mut plan = Plan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), error: 0 };
+        let mut stack = MaybeUninit::<Stack>::uninit();
+        let mut pidfd: RawFd = -1;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
 
-        // Handlers of the tender must not run in the child, so signals wait until the child has its own mask.
+        // Handlers of the tender must not run in the child. The mask stays in force across its exec.
         let mut before = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-        let mut pidfd: RawFd = -1;
-        // No exit signal: the end of this child is nobody's SIGCHLD, and no `wait` of the embedding program reaps it.
-        let flags = libc::CLONE_PIDFD as libc::c_ulong;
-        // SAFETY: without CLONE_VM the child runs on a copy of this thread's memory; it calls nothing but `enter`,
-        // which takes no lock and allocates nothing. `pidfd` is written in the parent.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
-        if pid == 0 {
-            // SAFETY: this is the child, whose only thread this is.
-            unsafe { enter(exchange, file) };
-        }
-        let spawned = match u32::try_from(pid) {
-            // SAFETY: the kernel has just made this descriptor for us.
-            Ok(pid) => Ok(Self { pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, pid }),
-            Err(_) => Err(io::Error::last_os_error()),
+        // SAFETY: the child runs `execute` on a stack of its own, which is large enough for three system calls, while
+        // this thread waits for its exec or its end (CLONE_VFORK); so everything it is lent outlives its use.
+        let pid = unsafe {
+            let top = stack.as_mut_ptr().add(1).cast::<c_void>();
+            libc::clone(execute, top, flags, (&raw mut plan).cast(), &raw mut pidfd)
         };
+        let failed = io::Error::last_os_error();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        spawned
+        let pid = u32::try_from(pid).map_err(|_| failed)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        let child = Self { pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, pid };
+        // SAFETY: the child wrote it, if at all, before this thread went on; the compiler must not assume the 0.
+        match unsafe { (&raw const plan.error).read_volatile() } {
+            0 => Ok(child),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
     }
 
     /// Its process id, as this process sees it.
@@ -113,41 +106,32 @@ impl Drop for Child {
     }
 }
 
-/// First and last Rust code of the child: undoes the restartable sequence, maps the stub and the exchange pages, goes
-/// there. Failures are left in the header.
-///
-/// # Safety
-/// Must run in a process of its own, because it gives up everything.
-unsafe fn enter(exchange: &Exchange, file: RawFd) -> ! {
-    let fail = |what: EarlyFailure, error: i32| -> ! {
-        let header = exchange.header();
-        header.failed_result.store(-i64::from(error) as u64, Ordering::Relaxed);
-        header.failed_step.store(what as u64, Ordering::Relaxed);
-        header.turn.store(handover::TENDERS_TURN, Ordering::SeqCst);
-        // SAFETY: wakes a futex in memory that is mapped, then ends this process; both without the C library's help,
-        // whose exit handlers belong to the parent.
-        unsafe {
-            libc::syscall(libc::SYS_futex, header.turn.as_ptr(), libc::FUTEX_WAKE, 1);
-            libc::_exit(1)
+/// What the child is told, and tells.
+struct Plan {
+    stub: RawFd,
+    memory: RawFd,
+    /// Errno of what failed.
+    error: i32,
+}
+
+/// The child's stack until it executes the stub.
+#[repr(align(16))]
+struct Stack(#[expect(dead_code, reason = "it is memory")] [u8; 8192]);
+
+/// All that runs in the child before the stub: keeps the two files, and executes the first.
+extern "C" fn execute(plan: *mut c_void) -> libc::c_int {
+    let plan = plan.cast::<Plan>();
+    let nothing = [ptr::null::<libc::c_char>()];
+    // SAFETY: `spawn` passes a pointer to its plan and waits meanwhile. The calls take descriptors and constant
+    // strings; the descriptors' flags are changed in the child's own table.
+    unsafe {
+        let (stub, memory) = ((*plan).stub, (*plan).memory);
+        let kept = [stub, memory].iter().all(|file| libc::fcntl(*file, libc::F_SETFD, 0) == 0);
+        if kept {
+            let (path, none) = (c"".as_ptr(), nothing.as_ptr());
+            libc::syscall(libc::SYS_execveat, stub, path, none, none, libc::AT_EMPTY_PATH);
         }
-    };
-    if let Err(error) = rseq::unregister() {
-        fail(EarlyFailure::Rseq, error);
+        (&raw mut (*plan).error).write_volatile(*libc::__errno_location());
+        libc::_exit(1)
     }
-    let page = hvt_abi::PAGE_SIZE;
-    let code = (STUB_ADDRESS, page, libc::PROT_READ | libc::PROT_EXEC, 0);
-    let data = (EXCHANGE_ADDRESS, exchange.exchange_size(), libc::PROT_READ | libc::PROT_WRITE, page);
-    for (address, len, protection, offset) in [code, data] {
-        let flags = libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE;
-        let at = address as *mut libc::c_void;
-        // SAFETY: MAP_FIXED_NOREPLACE maps over nothing that is in use.
-        let mapped = unsafe { libc::mmap(at, len as usize, protection, flags, file, offset as libc::off_t) };
-        if mapped != at {
-            // SAFETY: errno of this thread, which is the only one.
-            fail(EarlyFailure::Map, unsafe { *libc::__errno_location() });
-        }
-    }
-    // SAFETY: the stub's code is mapped there, and starts with the script's interpreter, which needs no stack. Nothing
-    // after this runs.
-    unsafe { asm!("jmp {stub}", stub = in(reg) STUB_ADDRESS, options(noreturn)) }
 }

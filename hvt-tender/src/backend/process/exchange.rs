@@ -1,7 +1,7 @@
 //! The pages that tender and child share.
 //!
-//! One sealed memfd: a page of [stub](super::stub) code, then the exchange pages: a [`Header`] page and the child's
-//! signal stack. The kernel writes the guest's registers onto that stack when it delivers a signal, and reads them
+//! One sealed memfd: the [stub](super::stub) page, then the exchange pages: a [`Header`] page and the child's signal
+//! stack. The kernel writes the guest's registers onto that stack when it delivers a signal, and reads them
 //! back at `rt_sigreturn`, so the tender finds and changes them there without a copy.
 //!
 //! The guest can write the exchange pages at any time. Everything read from them is an allegation: it is bounds-checked
@@ -9,13 +9,13 @@
 
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use hvt_abi::PAGE_SIZE;
+use hvt_abi::{Gpa, PAGE_SIZE};
 
 use super::stub;
-use crate::memory::MappedMemory;
+use crate::memory::{GuestMemory, MappedMemory};
 
 /// Where the child maps the stub page: above all guest memory, below where Linux puts anything of its own.
 pub(super) const STUB_ADDRESS: u64 = 0x2000_0000_0000;
@@ -108,13 +108,9 @@ impl Exchange {
         let size = (2 * PAGE_SIZE + frame).next_multiple_of(PAGE_SIZE);
         let file = super::memfd(c"hvt-exchange", size)?;
         let memory = MappedMemory::shared(size, file).map_err(io::Error::other)?;
-        let exchange = Self { memory, size };
-        for (index, word) in stub::code().chunks(8).enumerate() {
-            let mut bytes = [0; 8];
-            bytes[..word.len()].copy_from_slice(word);
-            exchange.word_at(index as u64 * 8)?.store(u64::from_le_bytes(bytes), super::RELAXED);
-        }
-        Ok(exchange)
+        let page = stub::page(memory.file().map_or(-1, |file| file.as_raw_fd()), size - PAGE_SIZE);
+        memory.write(Gpa(0), &page).map_err(io::Error::other)?;
+        Ok(Self { memory, size })
     }
 
     /// The file behind the pages.

@@ -25,7 +25,6 @@ mod exception;
 mod exchange;
 mod frame;
 mod handover;
-mod rseq;
 mod sandbox;
 mod setup;
 mod stub;
@@ -41,7 +40,7 @@ use hvt_abi::Gpa;
 use hvt_abi::x86_64::{EntryState, Registers, Vector};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
-use self::child::{Child, EarlyFailure};
+use self::child::Child;
 use self::cpu::{Cpu, RFLAGS_AC};
 use self::emulate::Step;
 use self::exception::Exception;
@@ -102,11 +101,11 @@ impl Process {
         let error = |what| move |source| Error { what, source };
         let exchange = Arc::new(Exchange::new().map_err(error("making the exchange pages"))?);
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
-        let file = file.map_err(error("guest memory is not of this backend"))?.as_raw_fd();
-        let names = setup::Script::write(&exchange, std::process::id(), file, &layout)
+        let file = file.map_err(error("guest memory is not of this backend"))?;
+        let names = setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout)
             .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
             .map_err(error("the guest has too many segments for this backend"))?;
-        let child = Child::spawn(&exchange).map_err(error("making the child process"))?;
+        let child = Child::spawn(&exchange, file).map_err(error("making the child process"))?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick());
         let mut machine = ProcessMachine {
@@ -185,12 +184,7 @@ impl ProcessMachine {
         let failed = header.failed_step.load(RELAXED);
         let errno = (header.failed_result.load(RELAXED) as i64).wrapping_neg() as i32;
         if failed != 0 {
-            let what = match failed {
-                early if early == EarlyFailure::Rseq as u64 => "undoing the child's restartable sequence",
-                early if early == EarlyFailure::Map as u64 => "mapping the child's exchange pages",
-                step => names.at(step),
-            };
-            return Err(Error { what, source: io::Error::from_raw_os_error(errno) });
+            return Err(Error { what: names.at(failed), source: io::Error::from_raw_os_error(errno) });
         }
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
         frame.map_err(error("the child's first hand-over"))?.set_entry_state(entry);

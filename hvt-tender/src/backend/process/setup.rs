@@ -1,7 +1,7 @@
 //! The script that turns a fresh child into a guest's address space and nothing else.
 //!
-//! The child cannot keep running the tender's code, because that code is among what must go. So the tender writes down
-//! the system calls, and the [stub](super::stub) makes them one after the other.
+//! The child runs none of the tender's code. The tender writes down the system calls, and the [stub](super::stub) makes
+//! them one after the other.
 
 use std::mem::offset_of;
 use std::os::fd::RawFd;
@@ -75,7 +75,7 @@ impl<'x> Script<'x> {
         self.call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [set, blocked, 0, size_of::<u64>() as u64])
     }
 
-    /// Unmaps all but the stub and the exchange pages, the vDSO included.
+    /// Unmaps all but the stub and the exchange pages: the stack and the vDSO, wherever they are.
     fn empty_the_address_space(&mut self) -> Result<(), TooLong> {
         let exchange_end = EXCHANGE_ADDRESS + self.exchange.exchange_size();
         self.call("munmap", libc::SYS_munmap, [0, STUB_ADDRESS])?;

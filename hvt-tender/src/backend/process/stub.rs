@@ -1,11 +1,18 @@
 //! The only code of ours in a child: it runs the set-up script, and it hands over to the tender at every signal.
 //!
+//! It is an ELF executable of one page, made here and never seen by a file system: a child begins by executing it,
+//! which rids it of all that it had of the tender.
+//!
 //! The code is position-independent, touches no memory but the exchange pages, and uses no thread-local storage: FS
 //! and GS belong to the guest. It is written so that a guest which jumps into it gains nothing: every system call in it
 //! is subject to the [filter](super::sandbox), and its memory accesses are ones the guest can make itself.
 
 use std::arch::global_asm;
 use std::mem::offset_of;
+use std::os::fd::RawFd;
+
+use hvt_abi::PAGE_SIZE;
+use zerocopy::{Immutable, IntoBytes};
 
 use super::exchange::{EXCHANGE_ADDRESS, Header, STUB_ADDRESS, Step, command};
 use super::handover::{ASLEEP, TENDERS_TURN};
@@ -14,9 +21,20 @@ global_asm!(
     ".pushsection .text.hvt_process_stub, \"ax\", @progbits",
     ".balign 64",
     "hvt_process_stub:",
-    // Runs the script: rbx = exchange pages, r12 = step. The caller jumps here; there is no stack.
-    "hvt_process_stub_setup:",
+    // The entry point: maps the exchange pages ...
     "movabs rbx, {exchange}",
+    "movabs r12, {parameters}",
+    "mov rdi, rbx",
+    "mov rsi, [r12 + {parameter_size}]",
+    "mov edx, {read_write}",
+    "mov r10d, {map_flags}",
+    "mov r8, [r12 + {parameter_file}]",
+    "mov r9d, {page}",
+    "mov eax, {sys_mmap}",
+    "syscall",
+    "cmp rax, rbx",
+    "jne 28f",
+    // ... and runs the script there: rbx = exchange pages, r12 = step.
     "lea r12, [rbx + {setup}]",
     "20:",
     "mov rax, [r12]",
@@ -51,6 +69,7 @@ global_asm!(
     "mov edx, 1",
     "mov eax, {sys_futex}",
     "syscall",
+    "28:",
     "mov edi, 1",
     "mov eax, {sys_exit_group}",
     "syscall",
@@ -135,6 +154,13 @@ global_asm!(
     "hvt_process_stub_end:",
     ".popsection",
     exchange = const EXCHANGE_ADDRESS,
+    parameters = const STUB_ADDRESS + PARAMETERS as u64,
+    parameter_file = const offset_of!(Parameters, file),
+    parameter_size = const offset_of!(Parameters, size),
+    read_write = const libc::PROT_READ | libc::PROT_WRITE,
+    map_flags = const libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE,
+    page = const PAGE_SIZE,
+    sys_mmap = const libc::SYS_mmap,
     setup = const offset_of!(Header, setup),
     end = const Step::END as i64,
     step = const size_of::<Step>(),
@@ -175,8 +201,105 @@ unsafe extern "C" {
     static hvt_process_stub_end: u8;
 }
 
-/// The stub's code, to be copied to where the child maps it.
-pub(super) fn code() -> &'static [u8] {
+/// What the entry point must know before it can read the exchange pages.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Parameters {
+    /// Descriptor of the file that holds them.
+    file: u64,
+    /// Their size in bytes.
+    size: u64,
+}
+
+/// Offset of [`Parameters`] in the stub page.
+const PARAMETERS: usize = PAGE_SIZE as usize - size_of::<Parameters>();
+
+/// Elf64_Ehdr and two Elf64_Phdr (System V ABI, chapters 4 and 5).
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Headers {
+    ident: [u8; 16],
+    kind: u16,
+    machine: u16,
+    version: u32,
+    entry: u64,
+    program_headers: u64,
+    section_headers: u64,
+    flags: u32,
+    header_size: u16,
+    program_header_size: u16,
+    program_header_count: u16,
+    section_header_size: u16,
+    section_header_count: u16,
+    section_names: u16,
+    code: ProgramHeader,
+    stack: ProgramHeader,
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ProgramHeader {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    virtual_address: u64,
+    physical_address: u64,
+    file_size: u64,
+    memory_size: u64,
+    alignment: u64,
+}
+
+/// Offset of the code in the stub page.
+const CODE: usize = 192;
+const _: () = assert!(size_of::<Headers>() <= CODE);
+
+/// The stub page: an executable that maps itself at [`STUB_ADDRESS`], with an unused and not executable stack.
+/// `file` is the descriptor, in the child, of a file with `size` bytes of exchange pages behind the stub page.
+pub(super) fn page(file: RawFd, size: u64) -> [u8; PAGE_SIZE as usize] {
+    let nothing = ProgramHeader {
+        kind: libc::PT_NULL,
+        flags: 0,
+        offset: 0,
+        virtual_address: 0,
+        physical_address: 0,
+        file_size: 0,
+        memory_size: 0,
+        alignment: PAGE_SIZE,
+    };
+    let headers = Headers {
+        ident: *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0",
+        kind: libc::ET_EXEC,
+        machine: libc::EM_X86_64,
+        version: 1,
+        entry: STUB_ADDRESS + CODE as u64,
+        program_headers: offset_of!(Headers, code) as u64,
+        section_headers: 0,
+        flags: 0,
+        header_size: offset_of!(Headers, code) as u16,
+        program_header_size: size_of::<ProgramHeader>() as u16,
+        program_header_count: 2,
+        section_header_size: 0,
+        section_header_count: 0,
+        section_names: 0,
+        code: ProgramHeader {
+            kind: libc::PT_LOAD,
+            flags: libc::PF_R | libc::PF_X,
+            virtual_address: STUB_ADDRESS,
+            file_size: PAGE_SIZE,
+            memory_size: PAGE_SIZE,
+            ..nothing
+        },
+        stack: ProgramHeader { kind: libc::PT_GNU_STACK, flags: libc::PF_R | libc::PF_W, ..nothing },
+    };
+    let parameters = Parameters { file: file as u64, size };
+    let mut page = [0; PAGE_SIZE as usize];
+    for (offset, bytes) in [(0, headers.as_bytes()), (CODE, code()), (PARAMETERS, parameters.as_bytes())] {
+        page[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+    page
+}
+
+fn code() -> &'static [u8] {
     let start = &raw const hvt_process_stub;
     let len = (&raw const hvt_process_stub_end).addr() - start.addr();
     // SAFETY: the assembly above places the two symbols around initialized, constant bytes.
@@ -194,7 +317,7 @@ pub(super) fn restorer() -> u64 {
 }
 
 fn in_child(label: *const u8) -> u64 {
-    STUB_ADDRESS + (label.addr() - (&raw const hvt_process_stub).addr()) as u64
+    STUB_ADDRESS + (CODE + label.addr() - (&raw const hvt_process_stub).addr()) as u64
 }
 
 #[cfg(test)]
@@ -203,7 +326,7 @@ mod tests {
 
     #[test]
     fn fits_its_page() {
-        assert!(!code().is_empty() && code().len() <= hvt_abi::PAGE_SIZE as usize);
-        assert!(handler() < restorer() && restorer() < STUB_ADDRESS + code().len() as u64);
+        assert!(!code().is_empty() && CODE + code().len() <= PARAMETERS);
+        assert!(handler() < restorer() && restorer() < STUB_ADDRESS + PARAMETERS as u64);
     }
 }

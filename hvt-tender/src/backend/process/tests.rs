@@ -64,7 +64,7 @@ fn address_space_holds_the_guest_alone() {
         (0x1_0000, "r--s"),
         (CODE, "--xs"),
         (DATA, "rw-s"),
-        (exchange::STUB_ADDRESS, "r-xs"),
+        (exchange::STUB_ADDRESS, "r-xp"),
         (exchange::EXCHANGE_ADDRESS, "rw-s"),
     ];
     assert_eq!(ranges, expected.map(|(start, access)| (start, access.to_owned())));

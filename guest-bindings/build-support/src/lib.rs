@@ -1,0 +1,52 @@
+//! The build script of a Solo5 HVT guest:
+//!
+//! ```no_run
+//! fn main() {
+//!     guest_bindings_build::link();
+//! }
+//! ```
+//!
+//! It hands the linker the script that lays a guest out as a tender expects it. The guest's binaries are linked
+//! statically at fixed addresses, without the start files and libraries of the host, so the host's own target serves
+//! (`x86_64-unknown-linux-gnu`), as does a bare one (`x86_64-unknown-none`).
+#![allow(clippy::needless_doctest_main, reason = "the example is a whole build script")]
+
+use std::env;
+
+/// Has every binary of the package linked as a Solo5 HVT guest.
+///
+/// # Panics
+///
+/// Outside a build script, and for an architecture that has no linker script here: the build ends with a message.
+pub fn link() {
+    let architecture = variable("CARGO_CFG_TARGET_ARCH");
+    if architecture != "x86_64" {
+        panic!("guest-bindings: no linker script for the architecture {architecture}");
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/x86_64.lds");
+    println!("cargo:rerun-if-changed={script}");
+
+    // A bare target calls the linker itself, one with an operating system the C compiler.
+    let through_compiler = variable("CARGO_CFG_TARGET_OS") != "none";
+    for option in ["-nostartfiles", "-no-pie"] {
+        if through_compiler {
+            argument(option);
+        }
+    }
+    argument("-static");
+    argument(&format!("-T{script}"));
+    for option in ["--gc-sections", "-zmax-page-size=4096", "-znorelro", "-znognustack", "--build-id=none"] {
+        argument(&if through_compiler { format!("-Wl,{option}") } else { option.to_owned() });
+    }
+    if !through_compiler {
+        argument("--no-pie");
+    }
+}
+
+fn argument(text: &str) {
+    println!("cargo:rustc-link-arg-bins={text}");
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("{name} is not set: call link() from a build script"))
+}

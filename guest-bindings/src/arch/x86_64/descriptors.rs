@@ -1,0 +1,167 @@
+//! The guest's own GDT, TSS and IDT.
+//!
+//! Sections are those of the *Intel 64 and IA-32 Architectures Software Developer's Manual* (SDM).
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+
+use hvt_abi::x86_64::{CODE_SELECTOR, GDT};
+
+use super::trap;
+use crate::one_cpu::OneCpu;
+
+/// Selector of the task register: behind code and data.
+const TASK_SELECTOR: u16 = 24;
+
+/// Exceptions run on this stack of the TSS (1 to 7, SDM 7.14.5) ..
+const TRAP_STACK: u8 = 1;
+/// .. except those that may hit in the middle of another: #DF and NMI.
+const FATAL_STACK: u8 = 2;
+
+/// Bytes of a stack. A handler formats and prints; an unoptimized build needs most.
+const STACK_SIZE: usize = 16 << 10;
+
+/// 64-bit task-state segment (SDM 7.7).
+#[repr(C, packed(4))]
+struct Tss {
+    reserved0: u32,
+    rsp: [u64; 3],
+    reserved1: u64,
+    ist: [u64; 7],
+    reserved2: u64,
+    reserved3: u16,
+    io_map_base: u16,
+}
+
+/// 64-bit gate descriptor (SDM 6.14.1).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Gate {
+    offset_low: u16,
+    selector: u16,
+    ist: u8,
+    flags: u8,
+    offset_middle: u16,
+    offset_high: u32,
+    reserved: u32,
+}
+
+impl Gate {
+    /// Present, DPL 0, 64-bit interrupt gate.
+    const INTERRUPT: u8 = 0x8e;
+
+    const ABSENT: Self =
+        Self { offset_low: 0, selector: 0, ist: 0, flags: 0, offset_middle: 0, offset_high: 0, reserved: 0 };
+
+    fn new(handler: usize, ist: u8) -> Self {
+        Self {
+            offset_low: handler as u16,
+            selector: CODE_SELECTOR,
+            ist,
+            flags: Self::INTERRUPT,
+            offset_middle: (handler >> 16) as u16,
+            offset_high: (handler >> 32) as u32,
+            reserved: 0,
+        }
+    }
+}
+
+/// What `lgdt` and `lidt` read (SDM 2.4).
+#[repr(C, packed(2))]
+struct Pointer {
+    limit: u16,
+    base: u64,
+}
+
+impl Pointer {
+    fn to<T>(table: *const T) -> Self {
+        Self { limit: size_of::<T>() as u16 - 1, base: table.expose_provenance() as u64 }
+    }
+}
+
+/// Stacks grow down from their ends, where the CPU aligns them to 16. Behind the end of each lie bytes that the tender may read
+/// along with a trap frame at the end.
+#[repr(C, align(16))]
+struct Stack {
+    bytes: UnsafeCell<[u8; STACK_SIZE]>,
+    behind: [u8; hvt_abi::hypercall::HALT_COOKIE_SIZE as usize],
+}
+
+impl Stack {
+    const fn new() -> Self {
+        Self { bytes: UnsafeCell::new([0; STACK_SIZE]), behind: [0; _] }
+    }
+
+    fn top(&self) -> u64 {
+        self.bytes.get().expose_provenance() as u64 + STACK_SIZE as u64
+    }
+}
+
+#[repr(C, align(16))]
+struct Tables {
+    gdt: [u64; 5],
+    idt: [Gate; trap::VECTORS],
+    tss: Tss,
+}
+
+const _: () = {
+    assert!(size_of::<Tss>() == 104);
+    assert!(size_of::<Gate>() == 16);
+    assert!(size_of::<Pointer>() == 10);
+};
+
+static TABLES: OneCpu<UnsafeCell<Tables>> = OneCpu::new(UnsafeCell::new(Tables {
+    gdt: [GDT[0], GDT[1], GDT[2], 0, 0],
+    idt: [Gate::ABSENT; trap::VECTORS],
+    tss: Tss {
+        reserved0: 0,
+        rsp: [0; 3],
+        reserved1: 0,
+        ist: [0; 7],
+        reserved2: 0,
+        reserved3: 0,
+        io_map_base: size_of::<Tss>() as u16,
+    },
+}));
+
+static STACKS: OneCpu<[Stack; 2]> = OneCpu::new([Stack::new(), Stack::new()]);
+
+/// The two halves of the descriptor of an available 64-bit TSS (SDM 7.2.3).
+fn tss_descriptor(tss: *const Tss) -> [u64; 2] {
+    const PRESENT_AVAILABLE: u64 = 0x89 << 40;
+    let base = tss.expose_provenance() as u64;
+    let limit = size_of::<Tss>() as u64 - 1;
+    [(base & 0xff00_0000) << 32 | (base & 0xff_ffff) << 16 | PRESENT_AVAILABLE | limit, base >> 32]
+}
+
+/// Loads the tables, so that an exception ends in a report instead of a triple fault.
+///
+/// # Safety
+///
+/// Called once, before anything else runs.
+pub(crate) unsafe fn install() {
+    // SAFETY: Nobody else has the tables, and the CPU does not look into them before they are loaded.
+    let tables = unsafe { &mut *TABLES.get() };
+    tables.tss.ist[usize::from(TRAP_STACK) - 1] = STACKS[0].top();
+    tables.tss.ist[usize::from(FATAL_STACK) - 1] = STACKS[1].top();
+    let task = tss_descriptor(&tables.tss);
+    tables.gdt[3..].copy_from_slice(&task);
+    for (vector, gate) in tables.idt.iter_mut().enumerate() {
+        let stack = if trap::hits_anywhere(vector) { FATAL_STACK } else { TRAP_STACK };
+        *gate = Gate::new(trap::entry(vector), stack);
+    }
+    let (gdt, idt) = (Pointer::to(&tables.gdt), Pointer::to(&tables.idt));
+    // SAFETY: The tables are complete and stay where they are. Code and data have the selectors and descriptors that the
+    // guest was entered with, so no segment register needs a new value.
+    unsafe {
+        asm!(
+            "lgdt [{gdt}]",
+            "ltr {task:x}",
+            "lidt [{idt}]",
+            gdt = in(reg) &raw const gdt,
+            task = in(reg) TASK_SELECTOR,
+            idt = in(reg) &raw const idt,
+            options(nostack, preserves_flags),
+        );
+    }
+}

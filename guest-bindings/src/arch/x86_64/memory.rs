@@ -1,0 +1,372 @@
+//! The functions on memory that compiled code calls and a program without a C library must bring.
+//!
+//! Naked, so that no compiler turns a loop in them into a call to themselves.
+
+use core::arch::naked_asm;
+
+/// From here on the CPU's own block instructions win, on CPUs with fast string operations (SDM 7.3.9.3).
+const STRING_MIN: usize = 512;
+
+/// # Safety
+///
+/// As in C: both ranges of `len` bytes are valid and do not overlap.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
+    naked_asm!("jmp {move}", move = sym memmove)
+}
+
+/// # Safety
+///
+/// As in C: both ranges of `len` bytes are valid.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
+    naked_asm!(
+        "mov rax, rdi",
+        "cmp rdx, 16",
+        "jb 20f",
+        "cmp rdx, 32",
+        "ja 10f",
+        // 16 to 32 bytes: both ends, loaded before either is stored.
+        "movups xmm0, [rsi]",
+        "movups xmm1, [rsi + rdx - 16]",
+        "movups [rdi], xmm0",
+        "movups [rdi + rdx - 16], xmm1",
+        "ret",
+        // More: does the destination begin inside the source?
+        "10:",
+        "mov rcx, rdi",
+        "sub rcx, rsi",
+        "cmp rcx, rdx",
+        "jb 15f",
+        "cmp rdx, {string_min}",
+        "jae 14f",
+        // Forwards, 32 bytes at a time; the last 32 bytes are kept from before, and stored at the end.
+        "movups xmm2, [rsi + rdx - 32]",
+        "movups xmm3, [rsi + rdx - 16]",
+        "lea r8, [rdi + rdx - 32]",
+        "11:",
+        "movups xmm0, [rsi]",
+        "movups xmm1, [rsi + 16]",
+        "movups [rdi], xmm0",
+        "movups [rdi + 16], xmm1",
+        "add rsi, 32",
+        "add rdi, 32",
+        "cmp rdi, r8",
+        "jb 11b",
+        "movups [r8], xmm2",
+        "movups [r8 + 16], xmm3",
+        "ret",
+        "14:",
+        "mov rcx, rdx",
+        "rep movsb",
+        "ret",
+        // Backwards, likewise: the first 32 bytes are kept from before.
+        "15:",
+        "movups xmm2, [rsi]",
+        "movups xmm3, [rsi + 16]",
+        "16:",
+        "movups xmm0, [rsi + rdx - 16]",
+        "movups xmm1, [rsi + rdx - 32]",
+        "movups [rdi + rdx - 16], xmm0",
+        "movups [rdi + rdx - 32], xmm1",
+        "sub rdx, 32",
+        "cmp rdx, 32",
+        "ja 16b",
+        "movups [rdi], xmm2",
+        "movups [rdi + 16], xmm3",
+        "ret",
+        // Less than 16.
+        "20:",
+        "cmp edx, 8",
+        "jb 21f",
+        "mov rcx, [rsi]",
+        "mov r8, [rsi + rdx - 8]",
+        "mov [rdi], rcx",
+        "mov [rdi + rdx - 8], r8",
+        "ret",
+        "21:",
+        "cmp edx, 4",
+        "jb 22f",
+        "mov ecx, [rsi]",
+        "mov r8d, [rsi + rdx - 4]",
+        "mov [rdi], ecx",
+        "mov [rdi + rdx - 4], r8d",
+        "ret",
+        "22:",
+        "test edx, edx",
+        "jz 23f",
+        // One to three: first, middle, last.
+        "movzx ecx, byte ptr [rsi]",
+        "mov r9d, edx",
+        "shr r9d, 1",
+        "movzx r8d, byte ptr [rsi + r9]",
+        "movzx r10d, byte ptr [rsi + rdx - 1]",
+        "mov [rdi], cl",
+        "mov [rdi + r9], r8b",
+        "mov [rdi + rdx - 1], r10b",
+        "23:",
+        "ret",
+        string_min = const STRING_MIN,
+    )
+}
+
+/// # Safety
+///
+/// As in C: the range of `len` bytes is valid.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: usize) -> *mut u8 {
+    naked_asm!(
+        "cmp rdx, {string_min}",
+        "jae 14f",
+        "mov r8, rdi",
+        "movzx eax, sil",
+        "mov rcx, 0x0101010101010101",
+        "imul rax, rcx",
+        "cmp rdx, 16",
+        "jb 20f",
+        "movq xmm0, rax",
+        "punpcklqdq xmm0, xmm0",
+        "lea rcx, [rdi + rdx - 16]",
+        "11:",
+        "movups [rdi], xmm0",
+        "add rdi, 16",
+        "cmp rdi, rcx",
+        "jb 11b",
+        "movups [rcx], xmm0",
+        "mov rax, r8",
+        "ret",
+        "14:",
+        "mov r8, rdi",
+        "mov eax, esi",
+        "mov rcx, rdx",
+        "rep stosb",
+        "mov rax, r8",
+        "ret",
+        "20:",
+        "cmp edx, 8",
+        "jb 21f",
+        "mov [rdi], rax",
+        "mov [rdi + rdx - 8], rax",
+        "mov rax, r8",
+        "ret",
+        "21:",
+        "cmp edx, 4",
+        "jb 22f",
+        "mov [rdi], eax",
+        "mov [rdi + rdx - 4], eax",
+        "mov rax, r8",
+        "ret",
+        "22:",
+        "test edx, edx",
+        "jz 23f",
+        "mov [rdi], al",
+        "mov [rdi + rdx - 1], al",
+        "shr edx, 1",
+        "mov [rdi + rdx], al",
+        "23:",
+        "mov rax, r8",
+        "ret",
+        string_min = const STRING_MIN,
+    )
+}
+
+/// # Safety
+///
+/// As in C: both ranges of `len` bytes are valid.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
+    naked_asm!(
+        "xor ecx, ecx",
+        "sub rdx, 16",
+        "jb 15f",
+        // Whole groups of 16 while they are equal, then the last 16, which may overlap them.
+        "11:",
+        "cmp rcx, rdx",
+        "cmova rcx, rdx",
+        "movdqu xmm0, [rdi + rcx]",
+        "movdqu xmm1, [rsi + rcx]",
+        "pcmpeqb xmm0, xmm1",
+        "pmovmskb eax, xmm0",
+        "xor eax, 0xffff",
+        "jnz 12f",
+        "add rcx, 16",
+        "lea r8, [rdx + 16]",
+        "cmp rcx, r8",
+        "jb 11b",
+        "xor eax, eax",
+        "ret",
+        // The lowest set bit is the first difference.
+        "12:",
+        "bsf eax, eax",
+        "add rcx, rax",
+        "movzx eax, byte ptr [rdi + rcx]",
+        "movzx edx, byte ptr [rsi + rcx]",
+        "sub eax, edx",
+        "ret",
+        // Less than 16: byte by byte.
+        "15:",
+        "add rdx, 16",
+        "16:",
+        "cmp rcx, rdx",
+        "jae 17f",
+        "movzx eax, byte ptr [rdi + rcx]",
+        "movzx r8d, byte ptr [rsi + rcx]",
+        "inc rcx",
+        "sub eax, r8d",
+        "jz 16b",
+        "ret",
+        "17:",
+        "xor eax, eax",
+        "ret",
+    )
+}
+
+/// # Safety
+///
+/// As [`memcmp`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
+    naked_asm!("jmp {compare}", compare = sym memcmp)
+}
+
+/// # Safety
+///
+/// As in C: `string` ends with a NUL.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn strlen(string: *const u8) -> usize {
+    naked_asm!(
+        "pxor xmm1, xmm1",
+        // Aligned groups never reach into a page that the string does not.
+        "mov rax, rdi",
+        "and rax, -16",
+        "movdqa xmm0, [rax]",
+        "pcmpeqb xmm0, xmm1",
+        "pmovmskb edx, xmm0",
+        "mov ecx, edi",
+        "and ecx, 15",
+        "shr edx, cl",
+        "shl edx, cl",
+        "test edx, edx",
+        "jnz 12f",
+        "11:",
+        "add rax, 16",
+        "movdqa xmm0, [rax]",
+        "pcmpeqb xmm0, xmm1",
+        "pmovmskb edx, xmm0",
+        "test edx, edx",
+        "jz 11b",
+        "12:",
+        "bsf edx, edx",
+        "add rax, rdx",
+        "sub rax, rdi",
+        "ret",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Around every threshold of the code above, and well into the loops.
+    fn lengths() -> impl Iterator<Item = usize> {
+        (0..140).chain(STRING_MIN - 40..STRING_MIN + 40).chain([1000, 4096, 5003])
+    }
+
+    /// Bytes that differ from their neighbours.
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index * 167 + index / 251) as u8).collect()
+    }
+
+    #[test]
+    fn memmove_moves_in_every_overlap() {
+        for len in lengths() {
+            for distance in
+                [-600, -64, -33, -32, -31, -17, -16, -15, -8, -3, -1, 0, 1, 2, 7, 15, 16, 17, 31, 32, 33, 64, 600]
+            {
+                let source = 700_usize;
+                let target = source.checked_add_signed(distance).unwrap();
+                let mut bytes = pattern(source + len + 700);
+                let mut expected = bytes.clone();
+                expected.copy_within(source..source + len, target);
+                let base = bytes.as_mut_ptr();
+                // SAFETY: Both ranges lie inside `bytes`.
+                let returned = unsafe { memmove(base.add(target), base.add(source), len) };
+                assert_eq!(returned, base.wrapping_add(target));
+                assert!(bytes == expected, "{len} bytes by {distance}");
+            }
+        }
+    }
+
+    #[test]
+    fn memcpy_copies_at_every_alignment() {
+        let source = pattern(6000);
+        for len in lengths() {
+            for (from, to) in [(0, 0), (1, 0), (0, 1), (3, 7), (8, 15), (15, 8)] {
+                let mut bytes = vec![0xaa; len + 64];
+                // SAFETY: Both ranges lie inside their vectors.
+                unsafe { memcpy(bytes.as_mut_ptr().add(to), source.as_ptr().add(from), len) };
+                assert!(bytes[..to].iter().all(|&byte| byte == 0xaa));
+                assert!(bytes[to..to + len] == source[from..from + len], "{len} bytes from {from} to {to}");
+                assert!(bytes[to + len..].iter().all(|&byte| byte == 0xaa));
+            }
+        }
+    }
+
+    #[test]
+    fn memset_sets_the_range_and_no_more() {
+        for len in lengths() {
+            for start in [0, 1, 7, 15] {
+                let mut bytes = vec![0xaa; len + 64];
+                // SAFETY: The range lies inside `bytes`. C converts the value to a byte.
+                let returned = unsafe { memset(bytes.as_mut_ptr().add(start), 0x15b, len) };
+                assert_eq!(returned, bytes.as_mut_ptr().wrapping_add(start));
+                assert!(bytes[start..start + len].iter().all(|&byte| byte == 0x5b), "{len} bytes at {start}");
+                assert!(bytes[..start].iter().chain(&bytes[start + len..]).all(|&byte| byte == 0xaa));
+            }
+        }
+    }
+
+    #[test]
+    fn memcmp_finds_the_first_difference() {
+        let left = pattern(6000);
+        for len in lengths() {
+            let mut right = left.clone();
+            // SAFETY: Both ranges lie inside their vectors, here and below.
+            let compare = |right: &[u8]| unsafe { memcmp(left.as_ptr(), right.as_ptr(), len) };
+            // A difference behind the range does not count.
+            right[len] ^= 0xff;
+            assert_eq!(compare(&right), 0, "{len} equal bytes");
+            for at in (0..len).step_by(1 + len / 40).chain(len.checked_sub(1)) {
+                let mut right = left.clone();
+                right[at] ^= 0x80;
+                if let Some(later) = right[at + 1..].first_mut() {
+                    *later ^= 0x80;
+                }
+                let sign = (i32::from(left[at]) - i32::from(right[at])).signum();
+                assert_eq!(compare(&right).signum(), sign, "difference at {at} of {len}");
+                // SAFETY: Likewise.
+                assert_ne!(unsafe { bcmp(left.as_ptr(), right.as_ptr(), len) }, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn strlen_counts_from_every_alignment() {
+        for start in 0..32 {
+            for len in (0..70).chain([1000]) {
+                // A NUL right before the string must not end it.
+                let mut bytes = vec![0; start];
+                bytes.resize(start + len, b'x');
+                bytes.extend([0, b'y']);
+                // SAFETY: The string ends with a NUL.
+                assert_eq!(unsafe { strlen(bytes.as_ptr().add(start)) }, len);
+            }
+        }
+    }
+}

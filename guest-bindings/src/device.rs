@@ -1,0 +1,135 @@
+//! Devices by name, their handles, and how an operation on one can fail.
+
+use core::fmt;
+
+use hvt_abi::hypercall::Status;
+use hvt_abi::manifest::{Entry, Kind};
+
+use crate::boot;
+
+/// Index of a device in the manifest, 1 to 63.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub(crate) u8);
+
+impl Handle {
+    /// The number that the ABI knows the device by.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// Why an operation on a device failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The manifest names no device of this name and kind.
+    NoSuchDevice,
+    /// No frame is waiting.
+    Again,
+    /// The range lies outside the device, is not made of whole blocks, or the frame is too long.
+    Invalid,
+    /// The device failed.
+    Failed,
+}
+
+impl Error {
+    /// What a hypercall's `ret` says.
+    pub(crate) const fn check(ret: i32) -> Result<(), Self> {
+        match Status::from_i32(ret) {
+            Status::Ok => Ok(()),
+            Status::Again => Err(Self::Again),
+            Status::Invalid => Err(Self::Invalid),
+            Status::Unspecified => Err(Self::Failed),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchDevice => "the manifest has no such device",
+            Self::Again => "no frame is waiting",
+            Self::Invalid => "bad offset, length or alignment",
+            Self::Failed => "the device failed",
+        })
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// A set of devices, as [`yield_until`](crate::yield_until) returns it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandleSet(pub(crate) u64);
+
+impl HandleSet {
+    /// Whether no device is in it.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many devices are in it.
+    #[must_use]
+    pub const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// Whether this device is in it.
+    #[must_use]
+    pub const fn contains(self, device: Handle) -> bool {
+        self.0 >> device.0 & 1 == 1
+    }
+
+    /// The devices in ascending order of their handles.
+    pub fn iter(self) -> impl Iterator<Item = Handle> {
+        (0..64).map(Handle).filter(move |&handle| self.contains(handle))
+    }
+}
+
+/// Looks a device up in the manifest that the tender handed over.
+pub(crate) fn find(name: &str, kind: Kind) -> Result<(Handle, &'static Entry), Error> {
+    find_in(boot::manifest(), name, kind)
+}
+
+fn find_in<'a>(manifest: &'a [Entry], name: &str, kind: Kind) -> Result<(Handle, &'a Entry), Error> {
+    let matches = |entry: &Entry| entry.kind == kind as u32 && entry.attached != 0 && name_of(entry) == name.as_bytes();
+    let index = manifest.iter().position(matches).ok_or(Error::NoSuchDevice)?;
+    Ok((Handle(index as u8), &manifest[index]))
+}
+
+/// An entry's name without the NULs behind it.
+fn name_of(entry: &Entry) -> &[u8] {
+    let end = entry.name.iter().position(|&byte| byte == 0).unwrap_or(entry.name.len());
+    &entry.name[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hvt_abi::manifest::NAME_SIZE;
+
+    fn entry(name: &str, kind: Kind) -> Entry {
+        let mut bytes = [0; NAME_SIZE];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Entry { attached: 1, ..Entry::new(bytes, kind) }
+    }
+
+    #[test]
+    fn devices_are_found_by_name_and_kind() {
+        let detached = Entry { attached: 0, ..entry("gone", Kind::Net) };
+        let manifest = [Entry::RESERVED_FIRST, entry("a", Kind::Block), entry("ab", Kind::Net), detached];
+        assert_eq!(find_in(&manifest, "a", Kind::Block).unwrap().0, Handle(1));
+        assert_eq!(find_in(&manifest, "ab", Kind::Net).unwrap().0, Handle(2));
+        for (name, kind) in [("a", Kind::Net), ("abc", Kind::Net), ("", Kind::Block), ("gone", Kind::Net)] {
+            assert_eq!(find_in(&manifest, name, kind).unwrap_err(), Error::NoSuchDevice);
+        }
+    }
+
+    #[test]
+    fn sets_list_their_handles() {
+        let set = HandleSet(1 << 63 | 1 << 2);
+        assert!(set.iter().map(Handle::number).eq([2, 63]));
+        assert_eq!(set.len(), 2);
+        assert!(!set.contains(Handle(3)));
+    }
+}

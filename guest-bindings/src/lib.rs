@@ -1,0 +1,131 @@
+//! What a Solo5 HVT unikernel written in Rust links.
+//!
+//! | what | where |
+//! |---|---|
+//! | entry point, start information, how to end | [`entry!`], [`StartInfo`], [`ExitStatus`], [`exit`], [`abort`] |
+//! | devices the guest asks for | [`manifest!`](macro@manifest) |
+//! | console | [`print!`], [`println!`], [`console`] |
+//! | monotonic clock, wall clock, sleep | [`clock`], [`yield_until`] |
+//! | block devices | [`Block`] |
+//! | network devices | [`Net`] |
+//! | heap | the range in [`StartInfo`], or a global allocator with the feature `alloc` |
+//! | thread-local storage | [`tls`] |
+//! | the ABI underneath | [`abi`] |
+//!
+//! # A complete guest
+//!
+//! `Cargo.toml`:
+//!
+//! ```toml
+//! [package]
+//! name = "greeter"
+//! version = "0.1.0"
+//! edition = "2024"
+//!
+//! [dependencies]
+//! guest-bindings = { version = "0.1", features = ["alloc"] }
+//!
+//! [build-dependencies]
+//! guest-bindings-build = "0.1"
+//!
+//! # The host cannot run a guest, so it has no tests of its own.
+//! [[bin]]
+//! name = "greeter"
+//! path = "src/main.rs"
+//! test = false
+//! bench = false
+//!
+//! [profile.dev]
+//! panic = "abort"
+//!
+//! [profile.release]
+//! panic = "abort"
+//! lto = true
+//! ```
+//!
+//! `build.rs`:
+//!
+//! ```ignore
+//! fn main() {
+//!     guest_bindings_build::link();
+//! }
+//! ```
+//!
+//! `src/main.rs`:
+//!
+//! ```ignore
+//! #![no_std]
+//! #![no_main]
+//!
+//! extern crate alloc;
+//!
+//! use alloc::vec;
+//! use guest_bindings::{Block, Error, ExitStatus, StartInfo, println};
+//!
+//! guest_bindings::manifest! { block "storage" }
+//! guest_bindings::entry!(main);
+//!
+//! fn main(start: &StartInfo) -> ExitStatus {
+//!     println!("Hello, {}", start.arguments().next().unwrap_or("World"));
+//!     match first_byte() {
+//!         Ok(byte) => println!("The disk begins with {byte:#04x}"),
+//!         Err(error) => {
+//!             println!("The disk cannot be read: {error}");
+//!             return ExitStatus::FAILURE;
+//!         }
+//!     }
+//!     ExitStatus::SUCCESS
+//! }
+//!
+//! fn first_byte() -> Result<u8, Error> {
+//!     let storage = Block::open("storage")?;
+//!     let mut block = vec![0; storage.info().block_size];
+//!     storage.read(0, &mut block)?;
+//!     Ok(block[0])
+//! }
+//! ```
+//!
+//! `cargo build --release` makes `target/release/greeter`, a file for a tender and not for the host. The host's own
+//! target serves; no other needs to be installed.
+//!
+//! # What happens around `main`
+//!
+//! The guest has one CPU and no interrupts. Its memory holds, from bottom to top: the tender's tables (not accessible)
+//! and what the tender tells (read-only), from 1 MiB on the guest itself, the first thread's variables, the heap, and
+//! the stack, for which [`StartInfo`] says how much is kept.
+//!
+//! An exception is reported on the console and ends the guest with [`ExitStatus::ABORT`], and so does a panic. The
+//! bindings greet with one line, which the option `--solo5:quiet` at the start of the command line silences.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(test, allow(dead_code, reason = "a test on the host starts no guest"))]
+
+mod arch;
+mod block;
+mod boot;
+pub mod clock;
+mod command_line;
+pub mod console;
+mod device;
+mod exit;
+#[cfg(all(feature = "alloc", not(test)))]
+mod heap;
+mod hypercall;
+mod layout;
+#[doc(hidden)]
+pub mod manifest;
+mod net;
+mod one_cpu;
+mod poll;
+#[cfg(not(test))]
+mod runtime;
+mod start;
+pub mod tls;
+
+pub use hvt_abi as abi;
+
+pub use block::{Block, BlockInfo};
+pub use device::{Error, Handle, HandleSet};
+pub use exit::{ExitStatus, abort, exit};
+pub use net::{Net, NetInfo};
+pub use poll::yield_until;
+pub use start::StartInfo;

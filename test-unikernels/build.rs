@@ -1,0 +1,5 @@
+//! Links the binaries as guests.
+
+fn main() {
+    guest_bindings_build::link();
+}

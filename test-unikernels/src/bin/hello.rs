@@ -1,0 +1,15 @@
+//! Greets, and repeats its arguments.
+#![no_std]
+#![no_main]
+
+use guest_bindings::{ExitStatus, StartInfo, println};
+
+guest_bindings::manifest! {}
+guest_bindings::entry!(main);
+
+fn main(start: &StartInfo) -> ExitStatus {
+    println!("Hello, World");
+    println!("Command line is: '{}'", start.command_line);
+    println!("SUCCESS");
+    ExitStatus::SUCCESS
+}
