@@ -4,14 +4,14 @@
 //! [`GuestSlice`]s, already checked, and say how it went; what that means for the guest is decided in one place there.
 
 pub mod attach;
-#[cfg(test)]
-pub(crate) mod fake;
 #[cfg(all(feature = "std", unix))]
 mod block;
 #[cfg(feature = "std")]
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
+#[cfg(test)]
+pub(crate) mod fake;
 #[cfg(all(feature = "std", unix))]
 mod io;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -38,7 +38,7 @@ pub use console::FdConsole;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
 #[cfg(all(feature = "std", unix))]
-pub use poll::{Endpoint, FdPoller};
+pub use poll::{Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::io::{Complaint, receive, send};
-use super::poll::Endpoint;
+use super::poll::{Endpoint, Pollable};
 use super::tap::{self, Attached, Problem};
 use super::{DeviceError, Net};
 use crate::memory::GuestSlice;
@@ -60,10 +60,10 @@ impl Tap {
             Err(problem) => Err(TapError { label, problem }),
         }
     }
+}
 
-    /// What a poller watches for this device.
-    #[must_use]
-    pub fn endpoint(&self) -> Arc<Endpoint> {
+impl Pollable for Tap {
+    fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(&self.endpoint)
     }
 }
