@@ -35,7 +35,8 @@ pub enum Exit {
     Interrupted,
     /// The guest's state breaks a rule of the architecture; not one instruction was executed. The guest has ended.
     EntryFailure(EntryFailure),
-    /// The guest wrote a value to a control register that would leave 64-bit mode. The guest has ended.
+    /// The guest, in compatibility mode, wrote a value to a control register that would leave long mode; from 64-bit
+    /// mode that is a #GP of its own. The guest has ended.
     ControlRegister {
         /// Number of the register: 0 or 4.
         register: u8,
@@ -248,7 +249,7 @@ impl fmt::Display for Exit {
             Self::Interrupted => f.write_str("interrupted"),
             Self::EntryFailure(failure) => failure.fmt(f),
             Self::ControlRegister { register, value } => {
-                write!(f, "CR{register} = {value:#x} would leave 64-bit mode")
+                write!(f, "CR{register} = {value:#x} would leave long mode")
             }
             Self::Undecodable { rip, reason } => {
                 write!(f, "the instruction at {rip:#x} cannot be read, exit reason {reason:#x}")

@@ -25,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) guest_xcr0: u64,
     /// XCR0 otherwise.
     pub(crate) host_xcr0: u64,
+    /// Not 0 when the guest's CR4.OSXSAVE is set: it may then have another XCR0 at the exit than at the entry.
+    pub(crate) guest_uses_xcr0: u64,
 }
 
 pub(crate) const VMCB: usize = offset_of!(Context, vmcb);
@@ -33,6 +35,7 @@ pub(crate) const GUEST_FPU: usize = offset_of!(Context, guest_fpu);
 pub(crate) const HOST_FPU: usize = offset_of!(Context, host_fpu);
 pub(crate) const COMPONENTS: usize = offset_of!(Context, components);
 pub(crate) const GUEST_XCR0: usize = offset_of!(Context, guest_xcr0);
+pub(crate) const GUEST_USES_XCR0: usize = offset_of!(Context, guest_uses_xcr0);
 pub(crate) const HOST_XCR0: usize = offset_of!(Context, host_xcr0);
 
 /// The offset of a general register in [`Context`].

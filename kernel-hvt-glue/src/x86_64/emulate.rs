@@ -11,18 +11,6 @@ use raw_cpuid::CpuIdReader;
 
 use super::{cpuid, fpu, privileged};
 
-/// Model-specific registers of SYSCALL and SYSRET (APM volume 2, 6.1.1).
-pub(crate) mod syscall_msr {
-    /// STAR.
-    pub(crate) const STAR: u32 = 0xc000_0081;
-    /// LSTAR.
-    pub(crate) const LSTAR: u32 = 0xc000_0082;
-    /// CSTAR.
-    pub(crate) const CSTAR: u32 = 0xc000_0083;
-    /// SYSCALL_FLAG_MASK.
-    pub(crate) const SFMASK: u32 = 0xc000_0084;
-}
-
 /// Bits of CR4 that every CPU has: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT (SDM volume 3, 2.5).
 const CR4_ALWAYS: u64 = 0x7ff;
 /// What a guest may set in EFER.
@@ -64,8 +52,6 @@ pub(crate) trait Core {
     /// What the guest's TSC is ahead of the CPU's.
     fn tsc_offset(&self) -> u64;
     fn set_tsc_offset(&mut self, value: u64);
-    /// A register of SYSCALL, where the guest does not reach it by itself.
-    fn syscall_msr(&mut self, msr: u32) -> Option<&mut u64>;
 }
 
 /// An exception to raise in the guest, at the instruction.
@@ -122,10 +108,7 @@ pub(crate) fn rdmsr(core: &mut impl Core) -> Outcome {
         msr::TSC => privileged::rdtsc().wrapping_add(core.tsc_offset()),
         msr::EFER => core.efer(),
         msr::PAT => core.pat(),
-        _ => match core.syscall_msr(msr) {
-            Some(value) => *value,
-            None => return GP,
-        },
+        _ => return GP,
     };
     let registers = core.registers();
     registers.rax = value & 0xffff_ffff;
@@ -151,11 +134,7 @@ pub(crate) fn wrmsr(core: &mut impl Core) -> Outcome {
             core.set_efer(((new - Efer::LMA) | (old & Efer::LMA)).bits());
         }
         msr::PAT if pat_is_valid(value) => core.set_pat(value),
-        syscall_msr::LSTAR | syscall_msr::CSTAR if !is_canonical(value) => return GP,
-        _ => match core.syscall_msr(msr) {
-            Some(register) => *register = value,
-            None => return GP,
-        },
+        _ => return GP,
     }
     Outcome::Done
 }

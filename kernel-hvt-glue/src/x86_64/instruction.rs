@@ -19,10 +19,8 @@ pub(crate) enum Operation {
     Wrmsr,
     /// `xsetbv`
     Xsetbv,
-    /// `invd`
-    Invd,
-    /// `wbinvd`, `wbnoinvd`
-    Wbinvd,
+    /// `invd`, `wbinvd`, `wbnoinvd`. QEMU's emulation of SVM reports the one as the other.
+    InvalidateCaches,
     /// `mov crN, reg`
     MovToControlRegister {
         /// N.
@@ -62,8 +60,7 @@ pub(crate) fn decode(bytes: &[u8], long: bool) -> Option<Instruction> {
         0xf4 => Operation::Hlt,
         0x0f => match next()? {
             0x01 if next()? == 0xd1 => Operation::Xsetbv,
-            0x08 => Operation::Invd,
-            0x09 => Operation::Wbinvd,
+            0x08 | 0x09 => Operation::InvalidateCaches,
             0x22 => {
                 let modrm = next()?;
                 let extend = |field: u8, bit: u8| field & 7 | (rex >> bit & 1) << 3;
@@ -96,8 +93,8 @@ mod tests {
         assert_eq!(decoded(&[0x0f, 0x32]), Some((Operation::Rdmsr, 2)));
         assert_eq!(decoded(&[0x0f, 0x30]), Some((Operation::Wrmsr, 2)));
         assert_eq!(decoded(&[0x0f, 0x01, 0xd1]), Some((Operation::Xsetbv, 3)));
-        assert_eq!(decoded(&[0x0f, 0x08]), Some((Operation::Invd, 2)));
-        assert_eq!(decoded(&[0x0f, 0x09]), Some((Operation::Wbinvd, 2)));
+        assert_eq!(decoded(&[0x0f, 0x08]), Some((Operation::InvalidateCaches, 2)));
+        assert_eq!(decoded(&[0xf3, 0x0f, 0x09]), Some((Operation::InvalidateCaches, 3)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use core::arch::{asm, naked_asm};
 
-use crate::x86_64::context::{Context, GUEST_XCR0, HOST_VMCB, HOST_XCR0, VMCB, gpr};
+use crate::x86_64::context::{Context, GUEST_USES_XCR0, GUEST_XCR0, HOST_VMCB, HOST_XCR0, VMCB, gpr};
 
 /// Saves what VMRUN does not save of the host's state: FS, GS, TR, LDTR, KERNEL_GS_BASE, and the MSRs of SYSCALL and
 /// SYSENTER.
@@ -84,12 +84,17 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "mov rdi, rax",
         "mov rax, [rdi + {host_vmcb}]",
         "vmload rax",
-        "mov rax, [rdi + {host_xcr0}]",
-        "cmp rax, [rdi + {guest_xcr0}]",
+        "cmp dword ptr [rdi + {guest_uses_xcr0}], 0",
         "je 3f",
-        "mov rdx, rax",
-        "shr rdx, 32",
         "xor ecx, ecx",
+        "xgetbv",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov [rdi + {guest_xcr0}], rax",
+        "cmp rax, [rdi + {host_xcr0}]",
+        "je 3f",
+        "mov eax, [rdi + {host_xcr0}]",
+        "mov edx, [rdi + {host_xcr0} + 4]",
         "xsetbv",
         "3:",
         "cli",
@@ -113,6 +118,7 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         vmcb = const VMCB,
         host_vmcb = const HOST_VMCB,
         guest_xcr0 = const GUEST_XCR0,
+        guest_uses_xcr0 = const GUEST_USES_XCR0,
         host_xcr0 = const HOST_XCR0,
         rbx = const gpr!(rbx),
         rcx = const gpr!(rcx),

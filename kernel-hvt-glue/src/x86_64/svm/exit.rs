@@ -68,8 +68,7 @@ impl<H: Host> SvmVcpu<H> {
             exit_code::SHUTDOWN => Step::Exit(Exit::TripleFault),
             exit_code::CPUID => self.carry_out(vm, Some(Operation::Cpuid)),
             exit_code::HLT => self.carry_out(vm, Some(Operation::Hlt)),
-            exit_code::INVD => self.carry_out(vm, Some(Operation::Invd)),
-            exit_code::WBINVD => self.carry_out(vm, Some(Operation::Wbinvd)),
+            exit_code::INVD | exit_code::WBINVD => self.carry_out(vm, Some(Operation::InvalidateCaches)),
             exit_code::XSETBV => self.carry_out(vm, Some(Operation::Xsetbv)),
             exit_code::MSR if info & 1 == 0 => self.carry_out(vm, Some(Operation::Rdmsr)),
             exit_code::MSR => self.carry_out(vm, Some(Operation::Wrmsr)),
@@ -118,7 +117,7 @@ impl<H: Host> SvmVcpu<H> {
                 return Step::Exit(Exit::Halt);
             }
             // Nothing of the guest's is cached that a guest could miss in memory.
-            Operation::Invd | Operation::Wbinvd => Outcome::Done,
+            Operation::InvalidateCaches => Outcome::Done,
             Operation::Cpuid => emulate::cpuid(self, &native, offer),
             Operation::Rdmsr => emulate::rdmsr(self),
             Operation::Wrmsr => emulate::wrmsr(self),

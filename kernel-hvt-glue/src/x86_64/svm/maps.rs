@@ -2,21 +2,10 @@
 
 use hvt_abi::x86_64::msr;
 
-use crate::{
-    host::{Frames, Host, Hpa, OutOfMemory},
-    x86_64::emulate::syscall_msr,
-};
+use crate::host::{Frames, Host, Hpa, OutOfMemory};
 
 /// MSRs that VMLOAD and VMSAVE swap, so that a guest can have them for itself.
-const OWN: [u32; 7] = [
-    msr::FS_BASE,
-    msr::GS_BASE,
-    msr::KERNEL_GS_BASE,
-    syscall_msr::STAR,
-    syscall_msr::LSTAR,
-    syscall_msr::CSTAR,
-    syscall_msr::SFMASK,
-];
+const OWN: [u32; 3] = [msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE];
 
 /// The maps of I/O ports and MSRs (APM volume 2, 15.10.1 and 15.11): a set bit intercepts.
 #[derive(Debug)]

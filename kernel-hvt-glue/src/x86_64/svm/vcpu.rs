@@ -225,6 +225,7 @@ impl<H: Host> SvmVcpu<H> {
             interrupts.restore();
         }
         self.context.registers.rax = self.vmcb().save.rax;
+        self.notice_xcr0();
     }
 
     /// General registers, RIP and RFLAGS.
@@ -255,7 +256,15 @@ impl<H: Host> SvmVcpu<H> {
     /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
     fn choose_xcr0(&mut self) {
         let used = Cr4::from_bits_retain(self.vmcb().save.cr4).contains(Cr4::OSXSAVE);
+        self.context.guest_uses_xcr0 = used.into();
         self.context.guest_xcr0 = if used { self.xcr0 } else { self.context.host_xcr0 };
+    }
+
+    /// QEMU's emulation of SVM lets XSETBV pass in spite of the intercept.
+    fn notice_xcr0(&mut self) {
+        if self.context.guest_uses_xcr0 != 0 {
+            self.xcr0 = self.context.guest_xcr0 & self.shared.offer.components | fpu::component::X87;
+        }
     }
 }
 
@@ -333,10 +342,5 @@ impl<H: Host> Core for SvmVcpu<H> {
 
     fn set_tsc_offset(&mut self, value: u64) {
         self.vmcb_changing(Clean::INTERCEPTS).control.tsc_offset = value;
-    }
-
-    /// VMLOAD and VMSAVE swap them, so the permission map lets the guest at them.
-    fn syscall_msr(&mut self, _msr: u32) -> Option<&mut u64> {
-        None
     }
 }
