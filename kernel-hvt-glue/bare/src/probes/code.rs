@@ -158,8 +158,7 @@ guest_code! {
         "hlt";
 
     /// Loads the registers that belong to a guest from the words at RDI, makes a hypercall, stores them at RSI and makes
-    /// another, over and over: XMM0 to XMM15, DR0 to DR3, CR2, STAR, LSTAR, SFMASK, the bases of FS and GS,
-    /// KERNEL_GS_BASE, MXCSR, RBX.
+    /// another, over and over: XMM0 to XMM15, DR0 to DR3, CR2, the bases of FS and GS, KERNEL_GS_BASE, MXCSR, RBX.
     state:
         "2:"
         ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
@@ -172,15 +171,15 @@ guest_code! {
         "mov rax, [rdi + 0x120]"
         "mov cr2, rax"
         ".set at, 0x128"
-        ".irp n, 0xc0000081, 0xc0000082, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102"
+        ".irp n, 0xc0000100, 0xc0000101, 0xc0000102"
         "mov ecx, \\n"
         "mov eax, [rdi + at]"
         "mov edx, [rdi + at + 4]"
         "wrmsr"
         ".set at, at + 8"
         ".endr"
-        "ldmxcsr [rdi + 0x158]"
-        "mov rbx, [rdi + 0x160]"
+        "ldmxcsr [rdi + 0x140]"
+        "mov rbx, [rdi + 0x148]"
         "mov edx, 0x501"
         "out dx, eax"
         ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
@@ -193,15 +192,15 @@ guest_code! {
         "mov rax, cr2"
         "mov [rsi + 0x120], rax"
         ".set at, 0x128"
-        ".irp n, 0xc0000081, 0xc0000082, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102"
+        ".irp n, 0xc0000100, 0xc0000101, 0xc0000102"
         "mov ecx, \\n"
         "rdmsr"
         "mov [rsi + at], eax"
         "mov [rsi + at + 4], edx"
         ".set at, at + 8"
         ".endr"
-        "stmxcsr [rsi + 0x158]"
-        "mov [rsi + 0x160], rbx"
+        "stmxcsr [rsi + 0x140]"
+        "mov [rsi + 0x148], rbx"
         "mov edx, 0x501"
         "out dx, eax"
         "jmp 2b";
