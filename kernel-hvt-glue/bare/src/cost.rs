@@ -78,7 +78,7 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     let mut devices = Devices {
         console: Box::new(Transcript::default()),
         clock: Box::new(Clock::get()),
-        poller: Box::new(Sleeper::new(Vec::new())),
+        poller: Box::new(Sleeper::default()),
         slots: Vec::from([Slot::Reserved]),
     };
     host::set_time_slice(u64::MAX);

@@ -1,6 +1,6 @@
 //! Devices that live in memory: a disk, and wires that end in this program.
 
-use alloc::{boxed::Box, collections::VecDeque, rc::Rc, vec, vec::Vec};
+use alloc::{collections::VecDeque, rc::Rc, vec, vec::Vec};
 use core::cell::RefCell;
 
 use hvt_tender::{
@@ -8,30 +8,36 @@ use hvt_tender::{
     memory::GuestSlice,
 };
 
-/// A block device in memory.
+/// A block device in memory. Clones are the same disk.
+#[derive(Clone)]
 pub struct RamDisk {
-    bytes: Box<[u8]>,
+    bytes: Rc<RefCell<Vec<u8>>>,
     block_size: u16,
 }
 
 impl RamDisk {
     /// A disk that holds `bytes`, whose number is a multiple of `block_size`.
     #[must_use]
-    pub fn new(bytes: impl Into<Box<[u8]>>, block_size: u16) -> Self {
-        Self { bytes: bytes.into(), block_size }
+    pub fn new(bytes: Vec<u8>, block_size: u16) -> Self {
+        Self { bytes: Rc::new(RefCell::new(bytes)), block_size }
+    }
+
+    /// Shows `look` all of its bytes.
+    pub fn inspect<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        look(&self.bytes.borrow())
     }
 
     /// The bytes that a transfer of `len` bytes at `offset` concerns.
-    fn part(&mut self, offset: u64, len: u64) -> Result<&mut [u8], DeviceError> {
+    fn part(bytes: &mut [u8], offset: u64, len: u64) -> Result<&mut [u8], DeviceError> {
         let start = usize::try_from(offset).map_err(|_| DeviceError)?;
         let len = usize::try_from(len).map_err(|_| DeviceError)?;
-        self.bytes.get_mut(start..).and_then(|rest| rest.get_mut(..len)).ok_or(DeviceError)
+        bytes.get_mut(start..).and_then(|rest| rest.get_mut(..len)).ok_or(DeviceError)
     }
 }
 
 impl Block for RamDisk {
     fn capacity(&self) -> u64 {
-        self.bytes.len() as u64
+        self.bytes.borrow().len() as u64
     }
 
     fn block_size(&self) -> u16 {
@@ -39,12 +45,12 @@ impl Block for RamDisk {
     }
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
-        into.write(self.part(offset, into.len())?);
+        into.write(Self::part(&mut self.bytes.borrow_mut(), offset, into.len())?);
         Ok(())
     }
 
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
-        from.read(self.part(offset, from.len())?);
+        from.read(Self::part(&mut self.bytes.borrow_mut(), offset, from.len())?);
         Ok(())
     }
 }

@@ -13,4 +13,5 @@ pub mod devices;
 pub mod exit;
 pub mod frames;
 pub mod options;
+pub mod peer;
 pub mod rtc;

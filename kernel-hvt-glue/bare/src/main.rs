@@ -8,15 +8,18 @@ mod clock;
 mod console;
 mod cost;
 mod cpu;
+mod guests;
 mod host;
 mod interrupts;
 mod mem;
 mod memory;
+mod pack;
 mod power;
 mod probes;
 mod ram;
 mod sleep;
 mod start;
+mod suite;
 mod unikernel;
 
 use alloc::{format, string::String};
@@ -34,6 +37,7 @@ use crate::{
     console::{CONSOLE, Console, println},
     host::Kernel,
     memory::Usage,
+    pack::Pack,
     power::Outcome,
     probes::{Answer, Context, PROBES, Verdict},
 };
@@ -101,9 +105,35 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
             tally.add("probe", probe.name, (probe.run)(&mut context));
         }
     }
+    let archives = boot.modules.iter().map(|module| physical(module.start, module.len() as usize));
+    let pack = Pack::new(archives);
+    if options.suite {
+        suite::run(&mut context, &pack, |name, answer| tally.add("case", name, answer));
+        tally.add(
+            "check",
+            "interleaved",
+            both(&pack, "fpu", "heap")
+                .and_then(|files| guests::interleave(&mut context, files))
+                .map(|()| Verdict::Passed),
+        );
+    }
+    if options.guests {
+        for (name, file) in pack.guests() {
+            tally.add("guest", name, guests::run(&mut context, name, file).map(|()| Verdict::Passed));
+        }
+    }
+    if options.cycles > 0 {
+        let file = pack.suite("hello").ok_or("there is no guest hello in the pack".into());
+        tally.add(
+            "check",
+            "cycles",
+            file.and_then(|file| guests::cycle(&mut context, file, options.cycles)).map(|()| Verdict::Passed),
+        );
+    }
     if options.cost {
         tally.add("cost", "figures", cost::print(&mut context).map(|()| Verdict::Passed));
     }
+    drop(pack);
     drop(cpu);
     drop(hypervisor);
     let after = Usage::now();
@@ -114,6 +144,12 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
     );
     println!("bare: {tally}");
     power::off(if tally.failed == 0 { Outcome::Passed } else { Outcome::Failed })
+}
+
+/// Two guests of the conformance table.
+fn both<'a>(pack: &Pack<'a>, first: &str, second: &str) -> Result<[&'a [u8]; 2], String> {
+    let find = |name| pack.suite(name).ok_or_else(|| format!("there is no guest {name} in the pack"));
+    Ok([find(first)?, find(second)?])
 }
 
 /// How many checks held.

@@ -1,11 +1,6 @@
 //! A unikernel in a virtual machine: the tender's rooms between this kernel's memory and the hypervisor's exits.
 
-use alloc::{
-    boxed::Box,
-    format,
-    string::{String, ToString},
-    vec::Vec,
-};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 
 use hvt_abi::{Gpa, GuestRange, hypercall::Number};
@@ -14,11 +9,12 @@ use hvt_tender::{
     Exit,
     boot::{self, BootConfig, CommandLine},
     device::{Devices, Slot, attach},
+    exit::Cause,
     hypercall::{self, Flow},
     image::{Image, Manifest},
     memory::{Access, GuestSpace, Layout},
 };
-use kernel_hvt_glue::{Cpu, Hypervisor, Permissions, Vcpu, Vm};
+use kernel_hvt_glue::{BindError, Cpu, Hypervisor, Permissions, Vcpu, Vm};
 
 use crate::{
     clock::Clock,
@@ -59,18 +55,45 @@ pub(crate) struct Unikernel {
 pub(crate) enum End {
     /// By itself, with this status.
     Halted(i32),
-    /// It did what no guest may; the message says what.
-    Stopped(String),
+    /// It did what no guest may.
+    Stopped(Stop),
     /// It was given up.
     TimedOut,
+}
+
+/// What a unikernel did that it may not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Something that its machine does not allow.
+    Fault(Cause),
+    /// A hypercall that does not exist, or with pointers to what is not the guest's.
+    Hypercall(hypercall::Error),
+    /// It kicked a ring of this number.
+    RingKick(u32),
+    /// It waits for an interrupt.
+    Halted,
+    /// The hypervisor did not run it.
+    Bind(BindError),
 }
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Halted(status) => write!(f, "status {status}"),
-            Self::Stopped(message) => write!(f, "stopped: {message}"),
-            Self::TimedOut => f.write_str("timed out"),
+            Self::Stopped(stop) => write!(f, "stopped: {stop}"),
+            Self::TimedOut => f.write_str("given up"),
+        }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(cause) => cause.fmt(f),
+            Self::Hypercall(error) => error.fmt(f),
+            Self::RingKick(ring) => write!(f, "the guest kicked ring {ring}, which it was not offered"),
+            Self::Halted => f.write_str("the guest waits for an interrupt (hlt), but there are none"),
+            Self::Bind(error) => error.fmt(f),
         }
     }
 }
@@ -160,21 +183,22 @@ impl Unikernel {
     pub(crate) fn step(&mut self, cpu: &mut Cpu<Kernel>) -> Option<End> {
         let exit = match self.vcpu.run(cpu, &self.vm) {
             Ok(exit) => exit::to_tender(exit, || self.vcpu.registers()),
-            Err(error) => return Some(End::Stopped(text(error))),
+            Err(error) => return Some(End::Stopped(Stop::Bind(error))),
         };
-        match exit {
-            Exit::Hypercall { number, argument } => self.serve(number, argument),
-            Exit::RingKick { ring } => {
-                self.counts.kicks += 1;
-                Some(End::Stopped(format!("the guest kicked ring {ring}, but has none")))
-            }
+        let stop = match exit {
+            Exit::Hypercall { number, argument } => return self.serve(number, argument),
             Exit::Interrupted => {
                 self.counts.interrupted += 1;
-                (interrupts::ticks() >= self.deadline).then_some(End::TimedOut)
+                return (interrupts::ticks() >= self.deadline).then_some(End::TimedOut);
             }
-            Exit::Halted => Some(End::Stopped("the guest waits for an interrupt that will never come".to_string())),
-            Exit::Fault(fault) => Some(End::Stopped(text(fault.cause))),
-        }
+            Exit::RingKick { ring } => {
+                self.counts.kicks += 1;
+                Stop::RingKick(ring)
+            }
+            Exit::Halted => Stop::Halted,
+            Exit::Fault(fault) => Stop::Fault(fault.cause),
+        };
+        Some(End::Stopped(stop))
     }
 
     fn serve(&mut self, number: u32, argument: Gpa) -> Option<End> {
@@ -186,7 +210,7 @@ impl Unikernel {
             Ok(Flow::Continue) => None,
             Ok(Flow::Halt { status, .. }) => Some(End::Halted(status)),
             Ok(Flow::Interrupted) => Some(End::TimedOut),
-            Err(error) => Some(End::Stopped(text(error))),
+            Err(error) => Some(End::Stopped(Stop::Hypercall(error))),
         }
     }
 

@@ -1,6 +1,5 @@
 //! Every exit is reported as it should be.
 
-use alloc::string::String;
 
 use hvt_abi::{
     Gpa,

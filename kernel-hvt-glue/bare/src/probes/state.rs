@@ -1,6 +1,6 @@
 //! What belongs to a guest stays with it: registers, FPU and AVX state, memory.
 
-use alloc::{string::String, vec::Vec};
+use alloc::vec::Vec;
 use core::arch::asm;
 
 use hvt_abi::{Gpa, kernel::Exit};
