@@ -12,18 +12,23 @@ use hvt_tender::{
 };
 
 /// What a virtual CPU's exit means to a tender. `registers` are read when it is the guest's last.
+#[inline]
 pub fn to_tender(exit: kernel::Exit, registers: impl FnOnce() -> Registers) -> Exit {
-    let cause = match exit {
-        kernel::Exit::Io(io) => {
-            let write = io.direction == Direction::Out;
-            let hypercall = if write && !io.string { Exit::from_port_write(io.port, io.size, io.value) } else { None };
-            match hypercall {
-                Some(exit) => return exit,
-                None => Cause::Port { port: io.port, size: io.size, write },
-            }
+    match exit {
+        kernel::Exit::Io(io) if io.direction == Direction::Out && !io.string => {
+            Exit::from_port_write(io.port, io.size, io.value).unwrap_or_else(|| fault(exit, registers()))
         }
-        kernel::Exit::Halt => return Exit::Halted,
-        kernel::Exit::Interrupted => return Exit::Interrupted,
+        kernel::Exit::Halt => Exit::Halted,
+        kernel::Exit::Interrupted => Exit::Interrupted,
+        _ => fault(exit, registers()),
+    }
+}
+
+/// An exit that is the guest's last.
+#[cold]
+fn fault(exit: kernel::Exit, registers: Registers) -> Exit {
+    let cause = match exit {
+        kernel::Exit::Io(io) => Cause::Port { port: io.port, size: io.size, write: io.direction == Direction::Out },
         kernel::Exit::MemoryViolation(violation) => {
             let mut access = Access::empty();
             access.set(Access::READ, violation.access.contains(kernel::Access::READ));
@@ -34,7 +39,7 @@ pub fn to_tender(exit: kernel::Exit, registers: impl FnOnce() -> Registers) -> E
         kernel::Exit::TripleFault => Cause::TripleFault,
         exit => Cause::Unknown { what: exit.to_string() },
     };
-    Exit::Fault(Fault { cause, registers: Some(registers()) })
+    Exit::Fault(Fault { cause, registers: Some(registers) })
 }
 
 #[cfg(test)]

@@ -101,9 +101,7 @@ impl<'a> FrameAllocator<'a> {
     /// Adds the frames of `range`, those that it covers in full; none of them may be free already.
     pub fn add(&mut self, range: PhysicalRange) {
         let (start, end) = (range.start.div_ceil(FRAME_SIZE), range.end / FRAME_SIZE);
-        for frame in start..end {
-            self.mark(frame as usize, 1, true);
-        }
+        self.mark(start as usize, end.saturating_sub(start) as usize, true);
     }
 
     /// Takes 2^`order` contiguous frames, aligned to their total size. Returns the address of the first.

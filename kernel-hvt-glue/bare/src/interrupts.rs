@@ -108,12 +108,17 @@ pub(crate) unsafe fn init() {
         let idt: &'static InterruptDescriptorTable = idt;
         idt.load();
 
-        let mut pics = ChainedPics::new_contiguous(PIC_VECTOR);
-        pics.initialize();
-        pics.write_masks(!1, !0);
+        ChainedPics::new_contiguous(PIC_VECTOR).initialize();
         start_timer();
     }
+    hear_timer(true);
     interrupts::enable();
+}
+
+/// Lets the timer's interrupts through, or not. All others stay masked.
+pub(crate) fn hear_timer(hear: bool) {
+    // SAFETY: the controllers have been set up by `init`, for these vectors.
+    unsafe { ChainedPics::new_contiguous(PIC_VECTOR).write_masks(if hear { !1 } else { !0 }, !0) };
 }
 
 /// Channel 0 of the PIT as a rate generator (mode 2).

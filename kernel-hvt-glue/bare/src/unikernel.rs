@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     host::{self, Kernel},
     interrupts,
-    ram::GuestRam,
+    ram::{Blocks, GuestRam},
     sleep::Sleeper,
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct Config<'a> {
 pub(crate) struct Unikernel {
     vm: Vm<Kernel>,
     vcpu: Vcpu<Kernel>,
-    memory: u64,
+    blocks: Blocks,
     layout: Layout,
     devices: Devices,
     transcript: Transcript,
@@ -152,7 +152,8 @@ impl Unikernel {
         let memory = GuestRange::new(Gpa(0), config.memory).ok_or("memory wraps around")?;
         // What the layout leaves out holds descriptors and page tables, which the CPU writes for the guest.
         vm.allocate(memory, Permissions::READ | Permissions::WRITE).map_err(text)?;
-        let booted = plan.load(&GuestRam::new(&vm, config.memory)).map_err(text)?;
+        let blocks = Blocks::of(&vm, config.memory);
+        let booted = plan.load(&GuestRam::new(&vm, &blocks)).map_err(text)?;
         for region in booted.layout.regions() {
             vm.protect(region.range, permissions(region.access)).map_err(text)?;
         }
@@ -165,8 +166,8 @@ impl Unikernel {
             poller: Box::new(config.sleeper.until(deadline)),
             slots: attached.slots,
         };
-        let (memory, layout) = (config.memory, booted.layout);
-        Ok(Self { vm, vcpu, memory, layout, devices, transcript, counts: Counts::default(), deadline })
+        let layout = booted.layout;
+        Ok(Self { vm, vcpu, blocks, layout, devices, transcript, counts: Counts::default(), deadline })
     }
 
     /// Runs until it ends.
@@ -204,7 +205,7 @@ impl Unikernel {
     fn serve(&mut self, number: u32, argument: Gpa) -> Option<End> {
         let counter = Number::from_u32(number).map_or(0, |number| number as usize);
         self.counts.hypercalls[counter] += 1;
-        let memory = GuestRam::new(&self.vm, self.memory);
+        let memory = GuestRam::new(&self.vm, &self.blocks);
         let guest = GuestSpace::new(&memory, &self.layout);
         match hypercall::serve(number, argument, &guest, &mut self.devices) {
             Ok(Flow::Continue) => None,

@@ -1,6 +1,5 @@
 //! Every exit is reported as it should be.
 
-
 use hvt_abi::{
     Gpa,
     kernel::{Direction, EntryFailure, EntryField, Exit, Io},
