@@ -228,7 +228,7 @@ mod tests {
                                 blocks.push((address, order));
                             }
                             None => {
-                                let fits = |first: &u64| first % size == 0 && model.range(*first..first + size).count() as u64 == size;
+                                let fits = |first: &u64| first.is_multiple_of(size) && model.range(*first..first + size).count() as u64 == size;
                                 prop_assert!(!model.iter().any(fits), "a free block of order {} was not found", order);
                             }
                         }

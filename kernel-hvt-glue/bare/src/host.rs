@@ -2,17 +2,17 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hvt_bare::frames::{FRAME_SIZE, FrameAllocator};
+use hvt_bare::frames::FRAME_SIZE;
 use kernel_hvt_glue::{Host, Hpa};
 
-use crate::{interrupts, memory::FRAMES};
+use crate::{cpu, interrupts, memory::FRAMES};
 
-/// The tick at which the guest's time slice ends.
-static SLICE_END: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The tick at which the time slice of the guest on each CPU ends.
+static SLICE_END: [AtomicU64; cpu::MAX] = [const { AtomicU64::new(u64::MAX) }; cpu::MAX];
 
-/// Lets guests run for this many more ticks of the timer.
+/// Lets guests run on this CPU for this many more ticks of the timer.
 pub(crate) fn set_time_slice(ticks: u64) {
-    SLICE_END.store(interrupts::ticks().saturating_add(ticks), Ordering::Relaxed);
+    SLICE_END[cpu::index() as usize].store(interrupts::ticks().saturating_add(ticks), Ordering::Relaxed);
 }
 
 /// Handle of this kernel: there is but one.
@@ -20,7 +20,8 @@ pub(crate) fn set_time_slice(ticks: u64) {
 pub(crate) struct Kernel;
 
 // SAFETY: the frame allocator hands out every block once, of memory that the boot loader reported as ordinary RAM and
-// that is mapped, write-back, at its physical address in the only address space there is; there is one CPU.
+// that is mapped, write-back, at its physical address in the only address space there is; every CPU has an index of its
+// own.
 unsafe impl Host for Kernel {
     fn allocate(&self, order: u32) -> Option<Hpa> {
         let base = FRAMES.lock().as_mut()?.allocate(order)?;
@@ -31,7 +32,9 @@ unsafe impl Host for Kernel {
     }
 
     unsafe fn free(&self, base: Hpa, order: u32) {
-        FRAMES.lock().as_mut().map(|frames: &mut FrameAllocator<'_>| frames.free(base.0, order));
+        if let Some(frames) = FRAMES.lock().as_mut() {
+            frames.free(base.0, order);
+        }
     }
 
     fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
@@ -39,10 +42,10 @@ unsafe impl Host for Kernel {
     }
 
     fn cpu_index(&self) -> u32 {
-        0
+        cpu::index()
     }
 
     fn wants_cpu(&self) -> bool {
-        interrupts::ticks() >= SLICE_END.load(Ordering::Relaxed)
+        interrupts::ticks() >= SLICE_END[cpu::index() as usize].load(Ordering::Relaxed)
     }
 }

@@ -1,4 +1,4 @@
-//! Descriptor tables, exceptions, NMI and the timer interrupt.
+//! Exceptions, NMI and interrupts.
 //!
 //! The kernel's code is compiled for a user process: it keeps data below its stack pointer (the red zone) and uses SSE
 //! registers wherever it likes. So every vector takes a stack of its own from the interrupt stack table, and the
@@ -10,26 +10,22 @@ use core::{
 };
 
 use pic8259::ChainedPics;
+use spin::Once;
 use x86_64::{
     VirtAddr,
-    instructions::{
-        interrupts,
-        port::Port,
-        segmentation::{CS, DS, ES, SS, Segment},
-        tables::load_tss,
-    },
+    instructions::{interrupts, port::Port},
     registers::control::Cr2,
     structures::{
-        gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector},
+        gdt::SegmentSelector,
         idt::{Entry, InterruptDescriptorTable},
-        tss::TaskStateSegment,
     },
 };
 
 use crate::{
+    apic,
     console::{CONSOLE, println},
+    cpu::{self, Ist},
     power::{self, Outcome},
-    start::{Stack, unmap_low_page},
 };
 
 /// Timer interrupts in a second.
@@ -43,23 +39,12 @@ const PIC_LINES: u8 = 16;
 /// Vector of the PIT, line 0.
 const TIMER_VECTOR: u8 = PIC_VECTOR;
 
-/// Entries of the interrupt stack table, one for each kind of handler.
-#[derive(Clone, Copy)]
-enum Ist {
-    Fault,
-    DoubleFault,
-    Nmi,
-    Interrupt,
-}
+/// Vector of the interrupt by which a CPU tells another that time has passed.
+pub(crate) const TICK_VECTOR: u8 = 0xf0;
+/// Vector of the local APIC's spurious interrupts.
+pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 
-const STACKS: usize = 4;
-
-#[unsafe(link_section = ".stack")]
-static mut INTERRUPT_STACKS: [Stack; STACKS] = [Stack::NEW; STACKS];
-
-static mut TSS: TaskStateSegment = TaskStateSegment::new();
-static mut GDT: GlobalDescriptorTable = GlobalDescriptorTable::new();
-static mut IDT: InterruptDescriptorTable = InterruptDescriptorTable::new();
+static IDT: Once<InterruptDescriptorTable> = Once::new();
 
 static TICKS: AtomicU64 = AtomicU64::new(0);
 static NMIS: AtomicU64 = AtomicU64::new(0);
@@ -75,62 +60,43 @@ pub(crate) fn nmis() -> u64 {
     NMIS.load(Ordering::Relaxed)
 }
 
-/// Loads GDT, TSS and IDT, starts the timer and enables interrupts.
+/// Loads the IDT on the CPU this runs on and enables interrupts.
 ///
 /// # Safety
-/// Called once, on the boot CPU, at CPL 0, with interrupts off.
-pub(crate) unsafe fn init() {
-    // SAFETY: nothing else refers to these tables yet, and from here on only the CPU does.
-    unsafe {
-        let tss = &mut *&raw mut TSS;
-        let stacks = &raw const INTERRUPT_STACKS;
-        // The structure is packed: its table is written as a whole.
-        let mut table = tss.interrupt_stack_table;
-        for (index, slot) in table.iter_mut().enumerate().take(STACKS) {
-            let stack = (&raw const (*stacks)[index]).addr() as u64;
-            unmap_low_page(stack);
-            *slot = VirtAddr::new(stack + size_of::<Stack>() as u64);
-        }
-        tss.interrupt_stack_table = table;
-        let gdt = &mut *&raw mut GDT;
-        let code = gdt.append(Descriptor::kernel_code_segment());
-        let data = gdt.append(Descriptor::kernel_data_segment());
-        let task = gdt.append(Descriptor::tss_segment_unchecked(&raw const TSS));
-        let gdt: &'static GlobalDescriptorTable = gdt;
-        gdt.load();
-        CS::set_reg(code);
-        SS::set_reg(data);
-        DS::set_reg(data);
-        ES::set_reg(data);
-        load_tss(task);
-        let idt = &mut *&raw mut IDT;
-        fill(idt, code);
-        let idt: &'static InterruptDescriptorTable = idt;
-        idt.load();
-
-        ChainedPics::new_contiguous(PIC_VECTOR).initialize();
-        start_timer();
-    }
-    hear_timer(true);
+/// At CPL 0; [`cpu::init`] has been called on this CPU.
+pub(crate) unsafe fn enable() {
+    let idt = IDT.call_once(|| {
+        let mut idt = InterruptDescriptorTable::new();
+        // SAFETY: all CPUs have the same code selector.
+        unsafe { fill(&mut idt, cpu::code_selector()) };
+        idt
+    });
+    idt.load();
     interrupts::enable();
 }
 
-/// Lets the timer's interrupts through, or not. All others stay masked.
-pub(crate) fn hear_timer(hear: bool) {
-    // SAFETY: the controllers have been set up by `init`, for these vectors.
-    unsafe { ChainedPics::new_contiguous(PIC_VECTOR).write_masks(if hear { !1 } else { !0 }, !0) };
-}
-
-/// Channel 0 of the PIT as a rate generator (mode 2).
-fn start_timer() {
+/// Starts the timer, whose interrupts the boot CPU takes.
+///
+/// # Safety
+/// Called once; the IDT is loaded.
+pub(crate) unsafe fn start_timer() {
     let divisor = (PIT_HZ / TIMER_HZ) as u16;
     let [low, high] = divisor.to_le_bytes();
-    // SAFETY: these ports belong to the PIT on every PC.
+    // SAFETY: these ports belong to the interrupt controllers and to the PIT on every PC. Channel 0 becomes a rate
+    // generator (mode 2).
     unsafe {
+        ChainedPics::new_contiguous(PIC_VECTOR).initialize();
         Port::<u8>::new(0x43).write(0b0011_0100);
         Port::<u8>::new(0x40).write(low);
         Port::<u8>::new(0x40).write(high);
     }
+    hear_timer(true);
+}
+
+/// Lets the timer's interrupts through, or not. All others stay masked.
+pub(crate) fn hear_timer(hear: bool) {
+    // SAFETY: the controllers have been set up by `start_timer`, for these vectors.
+    unsafe { ChainedPics::new_contiguous(PIC_VECTOR).write_masks(if hear { !1 } else { !0 }, !0) };
 }
 
 /// Makes one entry of the IDT: `handler` on stack `ist`, interrupts off.
@@ -182,6 +148,8 @@ unsafe fn fill(idt: &mut InterruptDescriptorTable, code: SegmentSelector) {
                 if vector == TIMER_VECTOR { timer as *const () as usize } else { spurious as *const () as usize };
             set(&mut idt[vector], handler, code, Ist::Interrupt);
         }
+        set(&mut idt[TICK_VECTOR], tick as *const () as usize, code, Ist::Interrupt);
+        set(&mut idt[SPURIOUS_VECTOR], spurious as *const () as usize, code, Ist::Interrupt);
     }
 }
 
@@ -196,6 +164,19 @@ unsafe extern "C" fn timer() {
         "pop rax",
         "iretq",
         ticks = sym TICKS,
+    )
+}
+
+/// Acknowledges at the local APIC: that the CPU is interrupted is all there is to it.
+#[unsafe(naked)]
+unsafe extern "C" fn tick() {
+    naked_asm!(
+        "push rax",
+        "mov eax, {eoi}",
+        "mov dword ptr [rax], 0",
+        "pop rax",
+        "iretq",
+        eoi = const apic::BASE + apic::EOI,
     )
 }
 

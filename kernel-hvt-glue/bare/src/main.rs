@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod apic;
 mod clock;
 mod console;
 mod cost;
@@ -18,6 +19,7 @@ mod power;
 mod probes;
 mod ram;
 mod sleep;
+mod smp;
 mod start;
 mod suite;
 mod unikernel;
@@ -75,11 +77,14 @@ extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
 /// # Safety
 /// Called once; `boot` is what the boot loader said.
 unsafe fn run(boot: &Boot<'_>) -> ! {
-    cpu::enable_extended_state();
-    // SAFETY: the caller's promise; interrupts are off since the entry.
+    // SAFETY: the caller's promise; interrupts are off since the entry; the boot loader has left its structures elsewhere
+    // than where the second CPU starts.
     unsafe {
+        cpu::init(0);
         memory::init(boot);
-        interrupts::init();
+        interrupts::enable();
+        interrupts::start_timer();
+        smp::start();
     }
     let options = match Options::parse(boot.command_line) {
         Ok(options) => options,
@@ -87,14 +92,15 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
     };
     let frequency = Clock::get().frequency();
     let before = Usage::now();
-    println!("bare: {} free frames, TSC at {} kHz", before.free_frames, frequency / 1000);
+    let cpus = if smp::is_there() { "2 CPUs" } else { "1 CPU" };
+    println!("bare: {cpus}, TSC at {} kHz, {} free frames", frequency / 1000, before.free_frames);
     let mut tally = Tally::default();
     // SAFETY: CPL 0.
     let hypervisor = match unsafe { Hypervisor::new(Kernel) } {
         Ok(hypervisor) => hypervisor,
         Err(error) => fail(&error),
     };
-    // SAFETY: CPL 0, 64-bit mode, and there is no other CPU to go to.
+    // SAFETY: CPL 0, 64-bit mode, and nothing here goes to another CPU.
     let mut cpu = match unsafe { hypervisor.enable() } {
         Ok(cpu) => cpu,
         Err(error) => fail(&error),

@@ -10,12 +10,12 @@ use x86_64::{VirtAddr, instructions::tlb};
 
 /// A table of any level of the page tables (SDM 4.5).
 #[repr(C, align(4096))]
-struct Tables<const N: usize>([[u64; 512]; N]);
+pub(crate) struct Tables<const N: usize>([[u64; 512]; N]);
 
 /// Gigabytes that are mapped at entry.
 const GIGABYTES: usize = 4;
 
-static mut PML4: Tables<1> = Tables([[0; 512]]);
+pub(crate) static mut PML4: Tables<1> = Tables([[0; 512]]);
 static mut PDPT: Tables<1> = Tables([[0; 512]]);
 static mut PD: Tables<GIGABYTES> = Tables([[0; 512]; GIGABYTES]);
 static mut PT: Tables<1> = Tables([[0; 512]]);
@@ -168,12 +168,28 @@ pub(crate) unsafe fn unmap_guards() {
     }
 }
 
+/// Makes accesses to the 2 MiB at `address` bypass the caches, as device registers must be accessed.
+///
+/// # Safety
+/// No ordinary memory lies there; `address` is mapped.
+pub(crate) unsafe fn map_uncached(address: u64) {
+    /// PWT and PCD (SDM 4.9.2).
+    const UNCACHED: u64 = 1 << 3 | 1 << 4;
+    let (gigabyte, index) = ((address >> 30) as usize, (address >> 21) as usize % 512);
+    // SAFETY: this CPU alone uses these tables, and walks them with its MMU only.
+    unsafe {
+        let entry = &raw mut PD.0[gigabyte][index];
+        entry.write_volatile(entry.read_volatile() | UNCACHED);
+    }
+    tlb::flush(VirtAddr::new(address));
+}
+
 /// Unmaps a page of the first 2 MiB, given its address.
 ///
 /// # Safety
 /// Nothing refers to the page any more.
 pub(crate) unsafe fn unmap_low_page(address: u64) {
-    // SAFETY: this CPU alone uses these tables, and walks them with its MMU only.
+    // SAFETY: CPUs walk these tables with their MMUs only, and no other CPU has used the page yet.
     unsafe { (&raw mut PT.0[0][address as usize / 4096]).write_volatile(0) };
     tlb::flush(VirtAddr::new(address));
 }

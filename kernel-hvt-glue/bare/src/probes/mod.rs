@@ -2,6 +2,7 @@
 //! what is not theirs.
 
 mod code;
+mod cpus;
 mod exits;
 mod isolation;
 mod machine;
@@ -43,7 +44,8 @@ pub(crate) struct Probe {
 }
 
 /// Every probe.
-pub(crate) const PROBES: &[&[Probe]] = &[exits::PROBES, state::PROBES, privileged::PROBES, isolation::PROBES];
+pub(crate) const PROBES: &[&[Probe]] =
+    &[exits::PROBES, state::PROBES, privileged::PROBES, isolation::PROBES, cpus::PROBES];
 
 /// Ends the probe unless both are equal.
 macro_rules! expect_eq {

@@ -35,7 +35,7 @@ fn state(seed: u64) -> Vec<u64> {
         *address = ((*address << 17) as i64 >> 17) as u64;
     }
     // MXCSR: exceptions masked, a rounding mode and flags.
-    words[40] = 0x1f80 | (seed % 4) << 13 | seed % 0x40;
+    words[40] = 0x1f80 | ((seed % 4) << 13) | (seed % 0x40);
     words
 }
 
