@@ -65,9 +65,18 @@ impl<H: Host> Hypervisor<H> {
         let capabilities = discover(native, |msr| unsafe { rdmsr(msr) })?;
         // SAFETY: the caller's promise.
         let (xcr0, cr4) = unsafe { (host_xcr0(), cr4()) };
-        let maps = PermissionMaps::new(&host)?;
-        let offer = Offer::new(&native, xcr0);
         let root_level = SvmCapabilities::root_level(cr4);
+        Ok(Self::assemble(host, capabilities, Offer::new(&native, xcr0), root_level)?)
+    }
+
+    /// Takes memory for what is shared.
+    pub(crate) fn assemble(
+        host: H,
+        capabilities: Capabilities,
+        offer: Offer,
+        root_level: Level,
+    ) -> Result<Self, OutOfMemory> {
+        let maps = PermissionMaps::new(&host)?;
         Ok(Self { shared: Arc::new(Shared { host, capabilities, offer, maps, root_level }) })
     }
 
