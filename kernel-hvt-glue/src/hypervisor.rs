@@ -34,7 +34,7 @@ pub enum EnableError {
     },
     /// The kernel has no frames left.
     #[error(transparent)]
-    OutOfMemory(OutOfMemory),
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// What all virtual machines share. One for a kernel; everything made from it keeps what it needs of it alive.
@@ -103,7 +103,7 @@ impl<H: Host> Hypervisor<H> {
         if offer.components & !xcr0 != 0 {
             return Err(EnableError::FpuDiffers { found: xcr0, expected: offer.components });
         }
-        let fpu = Frames::allocate(host, 0).map_err(EnableError::OutOfMemory)?;
+        let fpu = Frames::allocate(host, 0)?;
         let extension = match capabilities {
             // SAFETY: the caller's promise; SVM is there, since these are its capabilities.
             Capabilities::Svm(svm) => Extension::Svm(unsafe { SvmCpu::enable(host, svm.asids) }?),

@@ -83,7 +83,8 @@ fn the_entry_state_passes_the_checks() {
 
 #[test]
 fn every_check_names_its_field() {
-    let changes: &[(EntryField, fn(&mut Vmcb))] = &[
+    type Change = fn(&mut Vmcb);
+    let changes: &[(EntryField, Change)] = &[
         (EntryField::Cr0, |vmcb| vmcb.save.cr0 |= 1 << 32),
         (EntryField::Cr0, |vmcb| vmcb.save.cr0 |= 1 << 29),
         (EntryField::Cr0, |vmcb| vmcb.save.cr0 &= !1),
