@@ -1,7 +1,7 @@
 //! A virtual CPU, and the two ways to run it.
 
 use alloc::sync::Arc;
-use core::{fmt, marker::PhantomData};
+use core::fmt;
 
 use hvt_abi::{
     kernel::{Exit, Io},
@@ -141,7 +141,7 @@ impl<H: Host> Vcpu<H> {
                 fpu::load_with_interrupts_off(self.context());
             }
         }
-        Bound { vcpu: self, vm, fpu, stays_here: PhantomData }
+        Bound { vcpu: self, cpu, vm, fpu }
     }
 
     fn context(&mut self) -> &mut crate::x86_64::context::Context {
@@ -182,10 +182,9 @@ impl<H: Host> fmt::Debug for Vcpu<H> {
 /// A virtual CPU that is ready to run on this CPU. See [`Vcpu::bind`].
 pub struct Bound<'a, H: Host> {
     vcpu: &'a mut Vcpu<H>,
+    cpu: &'a mut Cpu<H>,
     vm: &'a Vm<H>,
     fpu: FpuOwner,
-    /// And the `Cpu` stays borrowed.
-    stays_here: PhantomData<(&'a mut Cpu<H>, *mut ())>,
 }
 
 impl<H: Host> Bound<'_, H> {
@@ -198,9 +197,9 @@ impl<H: Host> Bound<'_, H> {
             return exit;
         }
         loop {
-            let step = match &mut self.vcpu.machine {
+            let step = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
                 // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
-                Machine::Svm(svm) => unsafe { svm.step(self.vm, self.fpu) },
+                (Machine::Svm(svm), Extension::Svm(cpu)) => unsafe { svm.step(cpu, self.vm, self.fpu) },
             };
             match step {
                 Step::Io(io) => return Exit::Io(io),

@@ -166,10 +166,10 @@ impl<H: Host> SvmVcpu<H> {
     /// Enters the guest once.
     ///
     /// # Safety
-    /// After [`bind`](Self::bind), on the same CPU, which has done nothing for other virtual CPUs since; `vm` is the one
-    /// whose tables the guest runs on.
+    /// After [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is the one whose tables
+    /// the guest runs on.
     #[inline]
-    pub(crate) unsafe fn step(&mut self, vm: &Vm<H>, fpu: FpuOwner) -> Step {
+    pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Step {
         if self.unchecked {
             if let Err(failure) = check(self.vmcb(), self.shared.offer.cr4, self.capabilities.physical_address_bits) {
                 return Step::Exit(Exit::EntryFailure(failure));
@@ -180,7 +180,10 @@ impl<H: Host> SvmVcpu<H> {
         // the rest is the caller's promise.
         unsafe { self.enter(fpu) };
         let control = &mut self.vmcb_mut().control;
-        control.tlb_control = tlb_control::NOTHING;
+        if control.tlb_control == tlb_control::FLUSH_ALL {
+            control.tlb_control = tlb_control::NOTHING;
+            cpu.tags.flushed();
+        }
         control.event_injection = interrupted_delivery(control.exit_int_info);
         if self.capabilities.clean_bits {
             self.vmcb_mut().control.clean = Clean::all().bits();
