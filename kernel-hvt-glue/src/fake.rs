@@ -3,7 +3,12 @@
 use alloc::{rc::Rc, vec, vec::Vec};
 use core::cell::{Cell, RefCell};
 
-use crate::host::{FRAME_SIZE, Host, Hpa};
+use crate::{
+    host::{FRAME_SIZE, Host, Hpa},
+    hypervisor::Hypervisor,
+    paging::Level,
+    x86_64::{capabilities::Capabilities, emulate::Offer, svm::capabilities::SvmCapabilities},
+};
 
 /// Where the fake's memory begins; not 0, so that an address that was never set does not pass for one that was.
 const BASE: u64 = 0x4000_0000;
@@ -26,6 +31,27 @@ impl FakeHost {
         let words = Vec::leak(vec![0xdead_beef_dead_beef_u64; frames * FRAME_SIZE as usize / 8]);
         let taken = RefCell::new(vec![false; frames]);
         Self(Rc::new(Memory { words: words.as_mut_ptr(), len: words.len(), taken, wants_cpu: Cell::new(true) }))
+    }
+
+    /// A hypervisor on a machine with SVM and no optional part of it.
+    pub(crate) fn svm(&self) -> Hypervisor<Self> {
+        self.svm_with(|_| {})
+    }
+
+    /// The same, with a change.
+    pub(crate) fn svm_with(&self, change: impl FnOnce(&mut SvmCapabilities)) -> Hypervisor<Self> {
+        let mut capabilities = SvmCapabilities {
+            asids: 16,
+            nrip_save: false,
+            decode_assists: false,
+            clean_bits: false,
+            huge_pages: true,
+            physical_address_bits: 40,
+            prediction_barrier: false,
+        };
+        change(&mut capabilities);
+        let offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
+        Hypervisor::assemble(self.clone(), Capabilities::Svm(capabilities), offer, Level::ROOT4).unwrap()
     }
 
     /// How many frames are free.

@@ -34,7 +34,7 @@ pub enum EnableError {
     },
     /// The kernel has no frames left.
     #[error(transparent)]
-    OutOfMemory(OutOfMemory),
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// What all virtual machines share. One for a kernel; everything made from it keeps what it needs of it alive.
@@ -65,9 +65,18 @@ impl<H: Host> Hypervisor<H> {
         let capabilities = discover(native, |msr| unsafe { rdmsr(msr) })?;
         // SAFETY: the caller's promise.
         let (xcr0, cr4) = unsafe { (host_xcr0(), cr4()) };
-        let maps = PermissionMaps::new(&host)?;
-        let offer = Offer::new(&native, xcr0);
         let root_level = SvmCapabilities::root_level(cr4);
+        Ok(Self::assemble(host, capabilities, Offer::new(&native, xcr0), root_level)?)
+    }
+
+    /// Takes memory for what is shared.
+    pub(crate) fn assemble(
+        host: H,
+        capabilities: Capabilities,
+        offer: Offer,
+        root_level: Level,
+    ) -> Result<Self, OutOfMemory> {
+        let maps = PermissionMaps::new(&host)?;
         Ok(Self { shared: Arc::new(Shared { host, capabilities, offer, maps, root_level }) })
     }
 
@@ -84,8 +93,9 @@ impl<H: Host> Hypervisor<H> {
     /// [`EnableError`]; nothing was changed.
     ///
     /// # Safety
-    /// The caller runs at CPL 0 in 64-bit mode, and stays on this CPU until the call returns. While the [`Cpu`] exists,
-    /// nobody else touches EFER.SVME and VM_HSAVE_PA (AMD) or CR4.VMXE and the state of VMX operation (Intel).
+    /// The caller runs at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear. Nobody who uses this crate's types on this
+    /// CPU is moved to another one in the middle of a call, or while a [`Bound`](crate::Bound) exists. While the [`Cpu`]
+    /// exists, nobody else touches EFER.SVME and VM_HSAVE_PA (AMD) or CR4.VMXE and the state of VMX operation (Intel).
     pub unsafe fn enable(&self) -> Result<Cpu<H>, EnableError> {
         let Shared { host, capabilities, offer, .. } = &*self.shared;
         // SAFETY: the caller's promise.
@@ -93,7 +103,7 @@ impl<H: Host> Hypervisor<H> {
         if offer.components & !xcr0 != 0 {
             return Err(EnableError::FpuDiffers { found: xcr0, expected: offer.components });
         }
-        let fpu = Frames::allocate(host, 0).map_err(EnableError::OutOfMemory)?;
+        let fpu = Frames::allocate(host, 0)?;
         let extension = match capabilities {
             // SAFETY: the caller's promise; SVM is there, since these are its capabilities.
             Capabilities::Svm(svm) => Extension::Svm(unsafe { SvmCpu::enable(host, svm.asids) }?),

@@ -1,10 +1,10 @@
 //! A virtual CPU, and the two ways to run it.
 
 use alloc::sync::Arc;
-use core::{fmt, marker::PhantomData};
+use core::fmt;
 
 use hvt_abi::{
-    kernel::Exit,
+    kernel::{Exit, Io},
     x86_64::{EntryState, Registers},
 };
 
@@ -38,6 +38,8 @@ pub(crate) enum Step {
     Again,
     /// An interrupt was there, which the kernel has taken if it had interrupts enabled.
     Interrupted,
+    /// The guest used a port, which ends no guest.
+    Io(Io),
     /// The monitor has to know.
     Exit(Exit),
 }
@@ -74,32 +76,44 @@ impl<H: Host> Vcpu<H> {
         Ok(Self { shared: shared.clone(), vm, machine, ended: None })
     }
 
-    /// Runs the guest until it exits. Right in any kernel: the caller's FPU state is swapped for the guest's and back at
-    /// every entry, whether or not the compiler uses those registers.
-    ///
-    /// The caller is not moved to another CPU before this returns.
+    /// Runs the guest until it exits: [`bind`](Self::bind) and [`Bound::run`] in one.
     ///
     /// # Errors
     /// [`BindError`].
     pub fn run(&mut self, cpu: &mut Cpu<H>, vm: &Vm<H>) -> Result<Exit, BindError> {
-        self.check(cpu, vm)?;
-        // SAFETY: a `Cpu` exists where its extension is enabled, which is here; the FPU is swapped at every entry.
-        Ok(unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) }.run())
+        Ok(self.bind(cpu, vm)?.run())
     }
 
-    /// Puts the guest's state on this CPU for many runs in a row that need not swap it each time: FPU, debug and
-    /// system-call registers may be the guest's until the [`Bound`] is dropped, which brings the caller's back.
+    /// Prepares this CPU for many runs in a row. Right in any kernel: the FPU state of whoever runs the guest is swapped
+    /// for the guest's at every entry and back at every exit, whether or not the kernel's own code uses those registers.
+    ///
+    /// The caller is not moved to another CPU while the [`Bound`] exists.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>) -> Result<Bound<'a, H>, BindError> {
+        self.check(cpu, vm)?;
+        // SAFETY: a `Cpu` exists where its extension is enabled, which is here; the FPU is swapped at every entry.
+        Ok(unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) })
+    }
+
+    /// The same, for a kernel that leaves the FPU alone: the guest's state stays in the registers until the [`Bound`] is
+    /// dropped, which brings back what was there before (that of a user process, say).
     ///
     /// # Errors
     /// [`BindError`].
     ///
     /// # Safety
-    /// Until the `Bound` is dropped (not forgotten), the caller is not moved to another CPU, and no code that runs on
-    /// its behalf uses floating-point or vector registers as its own. That holds where the kernel is compiled without
-    /// them; its scheduler and interrupt handlers may save and restore them as they do for a user process.
-    pub unsafe fn bind<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>) -> Result<Bound<'a, H>, BindError> {
+    /// Until the `Bound` is dropped, which must not be forgotten, no code that runs on this CPU on the caller's behalf
+    /// uses floating-point or vector registers as its own. That holds where the kernel is compiled without them; its
+    /// scheduler and interrupt handlers may save and restore them as they do for a user process.
+    pub unsafe fn bind_keeping_fpu<'a>(
+        &'a mut self,
+        cpu: &'a mut Cpu<H>,
+        vm: &'a Vm<H>,
+    ) -> Result<Bound<'a, H>, BindError> {
         self.check(cpu, vm)?;
-        // SAFETY: as in `run`; for the FPU, the caller's promise.
+        // SAFETY: as in `bind`; for the FPU, the caller's promise.
         Ok(unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) })
     }
 
@@ -115,7 +129,7 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// # Safety
-    /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind`](Self::bind).
+    /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind_keeping_fpu`](Self::bind_keeping_fpu).
     unsafe fn bind_to<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>, fpu: FpuOwner) -> Bound<'a, H> {
         // SAFETY: `check` has passed.
         unsafe {
@@ -127,7 +141,7 @@ impl<H: Host> Vcpu<H> {
                 fpu::load_with_interrupts_off(self.context());
             }
         }
-        Bound { vcpu: self, vm, fpu, stays_here: PhantomData }
+        Bound { vcpu: self, cpu, vm, fpu }
     }
 
     fn context(&mut self) -> &mut crate::x86_64::context::Context {
@@ -165,13 +179,12 @@ impl<H: Host> fmt::Debug for Vcpu<H> {
     }
 }
 
-/// A virtual CPU whose state is on the CPU. See [`Vcpu::bind`].
+/// A virtual CPU that is ready to run on this CPU. See [`Vcpu::bind`].
 pub struct Bound<'a, H: Host> {
     vcpu: &'a mut Vcpu<H>,
+    cpu: &'a mut Cpu<H>,
     vm: &'a Vm<H>,
     fpu: FpuOwner,
-    /// And the `Cpu` stays borrowed.
-    stays_here: PhantomData<(&'a mut Cpu<H>, *mut ())>,
 }
 
 impl<H: Host> Bound<'_, H> {
@@ -184,11 +197,12 @@ impl<H: Host> Bound<'_, H> {
             return exit;
         }
         loop {
-            let step = match &mut self.vcpu.machine {
+            let step = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
                 // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
-                Machine::Svm(svm) => unsafe { svm.step(self.vm, self.fpu) },
+                (Machine::Svm(svm), Extension::Svm(cpu)) => unsafe { svm.step(cpu, self.vm, self.fpu) },
             };
             match step {
+                Step::Io(io) => return Exit::Io(io),
                 Step::Again => {}
                 Step::Interrupted => {
                     if self.vcpu.shared.host.wants_cpu() {
@@ -220,7 +234,7 @@ impl<H: Host> Bound<'_, H> {
 impl<H: Host> Drop for Bound<'_, H> {
     fn drop(&mut self) {
         if self.fpu == FpuOwner::Guest {
-            // SAFETY: `bind` has loaded it on this CPU.
+            // SAFETY: `bind_keeping_fpu` has loaded it on this CPU.
             unsafe { fpu::unload_with_interrupts_off(self.vcpu.context()) };
         }
     }

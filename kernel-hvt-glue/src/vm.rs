@@ -201,7 +201,7 @@ impl<H: Host> Vm<H> {
     /// # Errors
     /// No frame for its control structure.
     pub fn create_vcpu(&self, entry: &EntryState) -> Result<Vcpu<H>, OutOfMemory> {
-        Vcpu::new(&self.shared, self.id, self.tables.root(), entry)
+        Vcpu::new(&self.shared, self.id, self.root(), entry)
     }
 
     /// Calls `visit` for every contiguous piece of `len` bytes at `gpa`, with its distance from `gpa`.
@@ -218,6 +218,11 @@ impl<H: Host> Vm<H> {
             done += part;
         }
         Ok(())
+    }
+
+    /// The root of the second-level page tables.
+    pub(crate) fn root(&self) -> Hpa {
+        self.tables.root()
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -247,3 +252,6 @@ impl<H: Host> fmt::Debug for Vm<H> {
         f.debug_struct("Vm").field("id", &self.id).field("blocks", &self.backing.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

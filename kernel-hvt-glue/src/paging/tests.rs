@@ -136,7 +136,7 @@ fn agrees_with_model<F: EntryFormat>(format: F, frames: usize, operations: &[Ope
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 128 }) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 40 }) })]
 
     #[test]
     fn npt_agrees_with_a_model(operations in prop::collection::vec(operations(), 1..24)) {

@@ -217,3 +217,6 @@ pub(crate) fn general_register(registers: &Registers, number: u8) -> u64 {
         _ => registers.r15,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,4 +9,5 @@ pub(crate) mod fpu;
 pub(crate) mod instruction;
 pub(crate) mod privileged;
 pub(crate) mod svm;
+pub(crate) mod tag;
 pub(crate) mod walk;

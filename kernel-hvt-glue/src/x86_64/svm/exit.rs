@@ -50,7 +50,7 @@ impl<H: Host> SvmVcpu<H> {
             let (io, next_rip) = (control.exit_info_1, control.exit_info_2);
             let io = decode_io(io, self.context.registers.rax);
             self.skip_to(next_rip);
-            return Step::Exit(Exit::Io(io));
+            return Step::Io(io);
         }
         self.handle_rare(vm)
     }

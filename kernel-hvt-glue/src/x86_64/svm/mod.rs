@@ -6,5 +6,7 @@ pub(crate) mod cpu;
 mod entry;
 mod exit;
 pub(crate) mod maps;
+#[cfg(test)]
+mod tests;
 pub(crate) mod vcpu;
 mod vmcb;

@@ -10,7 +10,7 @@ use hvt_abi::{
 
 use super::{
     check::check,
-    cpu::{Asid, SvmCpu},
+    cpu::SvmCpu,
     entry,
     exit::intercepts,
     vmcb::{Clean, NP_ENABLE, V_INTR_MASKING, Vmcb, event, tlb_control},
@@ -27,6 +27,7 @@ use crate::{
         emulate::{Core, Fault},
         fpu,
         svm::capabilities::SvmCapabilities,
+        tag::Residence,
     },
 };
 
@@ -35,14 +36,6 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// DR6 and DR7 after reset (APM volume 2, 14.1.3).
 const DR6_RESET: u64 = 0xffff_0ff0;
 const DR7_RESET: u64 = 0x400;
-
-/// Where and when the CPU last got to know this guest's translations.
-#[derive(Clone, Copy, Debug)]
-struct Residence {
-    cpu: u32,
-    asid: Asid,
-    epoch: u64,
-}
 
 /// A virtual CPU.
 pub(crate) struct SvmVcpu<H: Host> {
@@ -145,16 +138,13 @@ impl<H: Host> SvmVcpu<H> {
     /// # Safety
     /// CPL 0 on the CPU of `cpu`, where SVM is enabled.
     pub(crate) unsafe fn bind(&mut self, cpu: &mut SvmCpu<H>, binding: &Binding) {
-        let current = self.residence.filter(|residence| {
-            residence.cpu == binding.cpu && residence.epoch == binding.epoch && cpu.asids.is_current(residence.asid)
-        });
-        if current.is_none() {
-            let (asid, flush) = cpu.asids.fresh();
-            let moved = self.residence.is_none_or(|residence| residence.cpu != binding.cpu);
-            let control = &mut self.vmcb_changing(if moved { Clean::all() } else { Clean::ASID }).control;
-            control.guest_asid = asid.number;
+        if !self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
+            let (tag, flush) = cpu.tags.fresh();
+            let stayed = self.residence.is_some_and(|residence| residence.is_on(binding));
+            let control = &mut self.vmcb_changing(if stayed { Clean::ASID } else { Clean::all() }).control;
+            control.guest_asid = tag.number;
             control.tlb_control = if flush { tlb_control::FLUSH_ALL } else { tlb_control::NOTHING };
-            self.residence = Some(Residence { cpu: binding.cpu, asid, epoch: binding.epoch });
+            self.residence = Some(Residence::new(binding, tag));
         }
         self.context.host_vmcb = cpu.host_vmcb().0;
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
@@ -176,10 +166,10 @@ impl<H: Host> SvmVcpu<H> {
     /// Enters the guest once.
     ///
     /// # Safety
-    /// After [`bind`](Self::bind), on the same CPU, which has done nothing for other virtual CPUs since; `vm` is the one
-    /// whose tables the guest runs on.
+    /// After [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is the one whose tables
+    /// the guest runs on.
     #[inline]
-    pub(crate) unsafe fn step(&mut self, vm: &Vm<H>, fpu: FpuOwner) -> Step {
+    pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Step {
         if self.unchecked {
             if let Err(failure) = check(self.vmcb(), self.shared.offer.cr4, self.capabilities.physical_address_bits) {
                 return Step::Exit(Exit::EntryFailure(failure));
@@ -190,7 +180,10 @@ impl<H: Host> SvmVcpu<H> {
         // the rest is the caller's promise.
         unsafe { self.enter(fpu) };
         let control = &mut self.vmcb_mut().control;
-        control.tlb_control = tlb_control::NOTHING;
+        if control.tlb_control == tlb_control::FLUSH_ALL {
+            control.tlb_control = tlb_control::NOTHING;
+            cpu.tags.flushed();
+        }
         control.event_injection = interrupted_delivery(control.exit_int_info);
         if self.capabilities.clean_bits {
             self.vmcb_mut().control.clean = Clean::all().bits();
