@@ -75,10 +75,11 @@ pub(crate) unsafe fn enable() {
     interrupts::enable();
 }
 
-/// Starts the timer, whose interrupts the boot CPU takes.
+/// Starts the timer, whose interrupts the boot CPU takes, and moves the interrupt controllers' vectors away from those of
+/// exceptions, where firmware leaves them.
 ///
 /// # Safety
-/// Called once; the IDT is loaded.
+/// Called once, with interrupts off.
 pub(crate) unsafe fn start_timer() {
     let divisor = (PIT_HZ / TIMER_HZ) as u16;
     let [low, high] = divisor.to_le_bytes();

@@ -82,8 +82,8 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
     unsafe {
         cpu::init(0);
         memory::init(boot);
-        interrupts::enable();
         interrupts::start_timer();
+        interrupts::enable();
         smp::start();
     }
     let options = match Options::parse(boot.command_line) {

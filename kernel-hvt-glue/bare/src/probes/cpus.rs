@@ -86,27 +86,36 @@ fn run_on_both_cpus(context: &mut Context<'_>) -> Answer {
 
 /// Non-maskable interrupts reach the host while a guest runs, which notices nothing.
 fn nmi(context: &mut Context<'_>) -> Answer {
+    /// NMIs that must come, and time slices in which they have to.
+    const WANTED: u64 = 20;
+    const SLICES: u32 = 1000;
     if !smp::is_there() {
         return Ok(ONE_CPU);
     }
     let mut machine = counter(context.hypervisor)?;
     let before = interrupts::nmis();
     let done = AtomicBool::new(false);
-    let exit = smp::beside(
+    let slices = smp::beside(
         || {
             while !done.load(Ordering::Relaxed) {
                 smp::interrupt_boot_cpu();
             }
         },
         || {
-            host::set_time_slice(20);
-            let exit = machine.run_slice(context.cpu);
+            let mut slices = 0;
+            while interrupts::nmis() - before < WANTED && slices < SLICES {
+                host::set_time_slice(1);
+                if machine.run_slice(context.cpu) != Ok(Exit::Interrupted) {
+                    break;
+                }
+                slices += 1;
+            }
             done.store(true, Ordering::Relaxed);
-            exit
+            slices
         },
     );
-    expect_eq!(exit?, Exit::Interrupted);
-    expect_matches!(interrupts::nmis() - before, 10..);
+    expect_matches!(slices, 1..SLICES);
+    expect_matches!(interrupts::nmis() - before, WANTED..);
     expect_matches!(machine.words(DATA, 1)?[0], 1..);
     Ok(Verdict::Passed)
 }
