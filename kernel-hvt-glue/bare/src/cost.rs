@@ -3,7 +3,7 @@
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 
-use hvt_abi::{Gpa, GuestRange, x86_64::EntryState};
+use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
 use hvt_bare::{
     devices::Transcript,
     exit,
@@ -15,7 +15,7 @@ use hvt_tender::{
     hypercall::{self, Flow},
     memory::{Access, GuestSpace, Layout, Region},
 };
-use kernel_hvt_glue::{Frames, Hypervisor, Permissions, Vm};
+use kernel_hvt_glue::{Frames, Hpa, Hypervisor, Permissions, Vm};
 
 use crate::{
     clock::{Clock, tsc},
@@ -44,14 +44,20 @@ pub(crate) fn print(context: &mut Context<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn figures(context: &mut Context<'_>) -> Result<[(&'static str, u64); 6], String> {
+fn figures(context: &mut Context<'_>) -> Result<[(&'static str, u64); 10], String> {
+    let small = map(context.hypervisor, FRAME_SIZE)?;
+    let large = map(context.hypervisor, CHUNK_SIZE)?;
     Ok([
         ("hypercall, exit to entry", exit_to_entry(context)?),
         ("walltime hypercall, with the tender", walltime(context)?),
         ("create and destroy a VM of 32 MiB", create_and_destroy(context.hypervisor)?),
         ("zero 32 MiB, part of that", zero()?),
-        ("map and unmap 4 KiB", map(context.hypervisor, FRAME_SIZE)?),
-        ("map and unmap 2 MiB", map(context.hypervisor, CHUNK_SIZE)?),
+        ("map 4 KiB", small[0]),
+        ("map 4 KiB, one of 128 at once", small[1]),
+        ("unmap 4 KiB", small[2]),
+        ("map 2 MiB", large[0]),
+        ("map 2 MiB, one of 128 at once", large[1]),
+        ("unmap 2 MiB", large[2]),
     ])
 }
 
@@ -72,7 +78,11 @@ fn mean(mut each: impl FnMut() -> Result<(), String>) -> Result<u64, String> {
 fn exit_to_entry(context: &mut Context<'_>) -> Result<u64, String> {
     let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
     host::set_time_slice(u64::MAX);
-    mean(|| machine.run_slice(context.cpu).map(|_| ()))
+    let mut bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
+    mean(|| match bound.run() {
+        kernel::Exit::Io(_) => Ok(()),
+        exit => Err(text(exit)),
+    })
 }
 
 /// The same as a walltime hypercall that the tender decodes and serves.
@@ -92,10 +102,11 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     };
     let blocks = Blocks::of(&machine.vm, MEMORY);
     host::set_time_slice(u64::MAX);
+    let mut bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
     mean(|| {
-        let exit = machine.run_slice(context.cpu)?;
+        let exit = bound.run();
         let Exit::Hypercall { number, argument } = exit::to_tender(exit, Default::default) else {
-            return Err(alloc::format!("{exit}"));
+            return Err(text(exit));
         };
         let memory = GuestRam::new(&machine.vm, &blocks);
         match hypercall::serve(number, argument, &GuestSpace::new(&memory, &layout), &mut devices) {
@@ -125,25 +136,33 @@ fn zero() -> Result<u64, String> {
     mean(|| Frames::allocate(&Kernel, order).map(drop).map_err(text))
 }
 
-/// One page of `size` bytes, in an address space that has all the tables for it.
-fn map(hypervisor: &Hypervisor<Kernel>, size: u64) -> Result<u64, String> {
-    const PAGES: u64 = 256;
-    let frames = Frames::allocate(&Kernel, (CHUNK_SIZE / FRAME_SIZE).trailing_zeros()).map_err(text)?;
+/// What becomes of pages of `size` bytes in an address space that has all the tables for them: mapping one by itself,
+/// one of many at once, and unmapping one, in this order.
+fn map(hypervisor: &Hypervisor<Kernel>, size: u64) -> Result<[u64; 3], String> {
+    const PAGES: u64 = 128;
     let mut vm = Vm::new(hypervisor).map_err(text)?;
-    let page = |index: u64| GuestRange::new(Gpa((4 << 30) + index * size), size).ok_or("wraps around");
-    // SAFETY: the frames are this function's, outlive the machine, and nobody looks at them.
-    let map =
-        |vm: &mut Vm<Kernel>, index| unsafe { vm.map(page(index)?, frames.base(), Permissions::READ).map_err(text) };
+    let pages = |first: u64, count: u64| GuestRange::new(Gpa(first * size), count * size).ok_or("wraps around");
+    // The guest gets all of the first 4 GiB, the kernel's own memory too, and never runs. The addresses are such that
+    // no larger page does.
+    let map = |vm: &mut Vm<Kernel>, first, count| {
+        let hpa = Hpa((first + 1) * size);
+        // SAFETY: that memory is mapped in the kernel; nobody reads or writes it through this address space.
+        unsafe { vm.map(pages(first, count)?, hpa, Permissions::READ) }.map_err(text)
+    };
     // A neighbour, so that the tables stay.
-    map(&mut vm, 511)?;
+    map(&mut vm, 511, 1)?;
     let start = tsc();
-    for index in 0..PAGES {
-        map(&mut vm, index)?;
+    for page in 0..PAGES {
+        map(&mut vm, page, 1)?;
     }
-    for index in 0..PAGES {
-        vm.unmap(page(index)?).map_err(text)?;
+    let mapped = tsc();
+    map(&mut vm, PAGES, PAGES)?;
+    let mapped_at_once = tsc();
+    for page in 0..PAGES {
+        vm.unmap(pages(page, 1)?).map_err(text)?;
     }
-    Ok((tsc() - start) / PAGES)
+    let unmapped = tsc();
+    Ok([mapped - start, mapped_at_once - mapped, unmapped - mapped_at_once].map(|ticks| ticks / PAGES))
 }
 
 fn text(error: impl core::fmt::Display) -> String {

@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 
-use hvt_abi::{Gpa, GuestRange, hypercall::Number};
+use hvt_abi::{Gpa, GuestRange, hypercall::Number, kernel, native::Registers};
 use hvt_bare::{devices::Transcript, exit};
 use hvt_tender::{
     Exit,
@@ -42,6 +42,11 @@ pub(crate) struct Config<'a> {
 pub(crate) struct Unikernel {
     vm: Vm<Kernel>,
     vcpu: Vcpu<Kernel>,
+    monitor: Monitor,
+}
+
+/// What serves a unikernel's exits.
+struct Monitor {
     blocks: Blocks,
     layout: Layout,
     devices: Devices,
@@ -167,14 +172,20 @@ impl Unikernel {
             slots: attached.slots,
         };
         let layout = booted.layout;
-        Ok(Self { vm, vcpu, blocks, layout, devices, transcript, counts: Counts::default(), deadline })
+        let monitor = Monitor { blocks, layout, devices, transcript, counts: Counts::default(), deadline };
+        Ok(Self { vm, vcpu, monitor })
     }
 
     /// Runs until it ends.
     pub(crate) fn run(&mut self, cpu: &mut Cpu<Kernel>) -> End {
-        host::set_time_slice(self.deadline.saturating_sub(interrupts::ticks()));
+        host::set_time_slice(self.monitor.deadline.saturating_sub(interrupts::ticks()));
+        let mut bound = match self.vcpu.bind(cpu, &self.vm) {
+            Ok(bound) => bound,
+            Err(error) => return End::Stopped(Stop::Bind(error)),
+        };
         loop {
-            if let Some(end) = self.step(cpu) {
+            let exit = bound.run();
+            if let Some(end) = self.monitor.handle(&self.vm, exit, || bound.registers()) {
                 return end;
             }
         }
@@ -182,12 +193,28 @@ impl Unikernel {
 
     /// Runs until the next exit and serves it. The caller sets the time slice.
     pub(crate) fn step(&mut self, cpu: &mut Cpu<Kernel>) -> Option<End> {
-        let exit = match self.vcpu.run(cpu, &self.vm) {
-            Ok(exit) => exit::to_tender(exit, || self.vcpu.registers()),
-            Err(error) => return Some(End::Stopped(Stop::Bind(error))),
-        };
-        let stop = match exit {
-            Exit::Hypercall { number, argument } => return self.serve(number, argument),
+        match self.vcpu.run(cpu, &self.vm) {
+            Ok(exit) => self.monitor.handle(&self.vm, exit, || self.vcpu.registers()),
+            Err(error) => Some(End::Stopped(Stop::Bind(error))),
+        }
+    }
+
+    /// What it has printed.
+    pub(crate) fn transcript(&self) -> Vec<u8> {
+        self.monitor.transcript.bytes()
+    }
+
+    /// How often it left the virtual CPU.
+    pub(crate) fn counts(&self) -> Counts {
+        self.monitor.counts
+    }
+}
+
+impl Monitor {
+    /// Serves an exit; `Some` when it was the last.
+    fn handle(&mut self, vm: &Vm<Kernel>, exit: kernel::Exit, registers: impl FnOnce() -> Registers) -> Option<End> {
+        let stop = match exit::to_tender(exit, registers) {
+            Exit::Hypercall { number, argument } => return self.serve(vm, number, argument),
             Exit::Interrupted => {
                 self.counts.interrupted += 1;
                 return (interrupts::ticks() >= self.deadline).then_some(End::TimedOut);
@@ -202,10 +229,10 @@ impl Unikernel {
         Some(End::Stopped(stop))
     }
 
-    fn serve(&mut self, number: u32, argument: Gpa) -> Option<End> {
+    fn serve(&mut self, vm: &Vm<Kernel>, number: u32, argument: Gpa) -> Option<End> {
         let counter = Number::from_u32(number).map_or(0, |number| number as usize);
         self.counts.hypercalls[counter] += 1;
-        let memory = GuestRam::new(&self.vm, &self.blocks);
+        let memory = GuestRam::new(vm, &self.blocks);
         let guest = GuestSpace::new(&memory, &self.layout);
         match hypercall::serve(number, argument, &guest, &mut self.devices) {
             Ok(Flow::Continue) => None,
@@ -213,16 +240,6 @@ impl Unikernel {
             Ok(Flow::Interrupted) => Some(End::TimedOut),
             Err(error) => Some(End::Stopped(Stop::Hypercall(error))),
         }
-    }
-
-    /// What it has printed.
-    pub(crate) fn transcript(&self) -> Vec<u8> {
-        self.transcript.bytes()
-    }
-
-    /// How often it left the virtual CPU.
-    pub(crate) fn counts(&self) -> Counts {
-        self.counts
     }
 }
 
