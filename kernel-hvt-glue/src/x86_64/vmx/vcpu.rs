@@ -230,7 +230,7 @@ impl<H: Host> VmxVcpu<H> {
         if self.capabilities.vpid {
             vmcs.write(fields::VIRTUAL_PROCESSOR_IDENTIFIER, tag.number as u16);
         }
-        self.residence = Some(Residence::new(binding, tag));
+        self.residence = Some(Residence::new(binding, &cpu.tags, tag));
     }
 
     /// Ties the VMCS to no CPU, and restores what entries and exits have changed of the kernel's state.
