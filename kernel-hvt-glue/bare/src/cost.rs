@@ -18,11 +18,12 @@ use hvt_tender::{
 use kernel_hvt_glue::{Frames, Hpa, Hypervisor, Permissions, Vm};
 
 use crate::{
+    checks::Context,
     clock::{Clock, tsc},
     console::println,
     host::{self, Kernel},
     interrupts,
-    probes::{Context, DATA, MEMORY, Machine, hypercall_loop},
+    probes::{DATA, MEMORY, Machine, hypercall_loop},
     ram::{Blocks, GuestRam},
     sleep::Sleeper,
 };

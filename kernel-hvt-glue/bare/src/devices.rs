@@ -170,3 +170,137 @@ impl Console for Transcript {
         data.read(&mut bytes[start..]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::boxed::Box;
+    use core::ptr::NonNull;
+
+    use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
+    use hvt_tender::memory::{Access, Chunk, GuestMemory, GuestSpace, Layout, Region};
+
+    use super::*;
+
+    /// Guest memory of two pages that do not lie side by side in the host.
+    struct Pages([NonNull<u8>; 2]);
+
+    impl Pages {
+        fn new() -> Self {
+            Self([(); 2].map(|()| NonNull::from(Box::leak(Box::new([0u8; PAGE_SIZE as usize]))).cast()))
+        }
+    }
+
+    impl Drop for Pages {
+        fn drop(&mut self) {
+            for page in self.0 {
+                // SAFETY: leaked by `new`, and no chunk outlives its memory.
+                drop(unsafe { Box::from_raw(page.cast::<[u8; PAGE_SIZE as usize]>().as_ptr()) });
+            }
+        }
+    }
+
+    impl GuestMemory for Pages {
+        fn size(&self) -> u64 {
+            2 * PAGE_SIZE
+        }
+
+        fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
+            let (page, offset) = (range.start().0 / PAGE_SIZE, range.start().0 % PAGE_SIZE);
+            let len = range.len().min(PAGE_SIZE - offset) as usize;
+            let page = self.0.get(page as usize).filter(|_| len > 0)?;
+            // SAFETY: inside the page, which lives as long as `self`, and to which there is no reference.
+            Some(unsafe { Chunk::new(page.add(offset as usize), len) })
+        }
+    }
+
+    /// Hands `act` a guest's buffer of `len` bytes that reaches from one page into the other.
+    fn with_buffer<R>(memory: &Pages, len: u64, act: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+        let access = Access::READ | Access::WRITE;
+        let layout = Layout::new([Region { range: GuestRange::new(Gpa(0), 2 * PAGE_SIZE).unwrap(), access }]).unwrap();
+        let slice = GuestSpace::new(memory, &layout).slice(Gpa(PAGE_SIZE - len / 2), len, access).unwrap();
+        act(slice)
+    }
+
+    #[test]
+    fn a_disk_holds_what_is_written() {
+        let memory = Pages::new();
+        let mut disk = RamDisk::new(vec![0; 4096], 512);
+        assert_eq!((disk.capacity(), disk.block_size()), (4096, 512));
+        let written: Vec<u8> = (0..1024).map(|index| (index % 251) as u8).collect();
+        with_buffer(&memory, 1024, |buffer| {
+            buffer.write(&written);
+            disk.write(2048, buffer)
+        })
+        .unwrap();
+        disk.inspect(|bytes| {
+            assert_eq!(bytes[2048..3072], written);
+            assert!(bytes[..2048].iter().chain(&bytes[3072..]).all(|byte| *byte == 0));
+        });
+        let mut read = vec![0; 1024];
+        with_buffer(&memory, 1024, |buffer| {
+            buffer.write(&[0xff; 1024]);
+            disk.read(2048, buffer).unwrap();
+            buffer.read(&mut read);
+        });
+        assert_eq!(read, written);
+    }
+
+    #[test]
+    fn a_disk_ends_where_it_ends() {
+        let memory = Pages::new();
+        let mut disk = RamDisk::new(vec![0; 4096], 512);
+        for offset in [3584, 4096, u64::MAX] {
+            assert!(with_buffer(&memory, 1024, |buffer| disk.read(offset, buffer)).is_err());
+            assert!(with_buffer(&memory, 1024, |buffer| disk.write(offset, buffer)).is_err());
+        }
+    }
+
+    #[test]
+    fn frames_reach_the_other_end_in_order() {
+        let memory = Pages::new();
+        let (near, far) = Wire::pair();
+        let mut device = WireNet::new(near.clone(), [2, 0, 0, 0, 0, 1], 1500);
+        for byte in [1, 2] {
+            with_buffer(&memory, 60, |buffer| {
+                buffer.write(&[byte; 60]);
+                device.send(buffer)
+            })
+            .unwrap();
+        }
+        assert_eq!([far.receive(), far.receive(), far.receive()], [Some(vec![1; 60]), Some(vec![2; 60]), None]);
+        assert!(!near.is_ready());
+        far.send(vec![3; 100]);
+        assert!(near.is_ready());
+        // A buffer that is too short gets the beginning.
+        let received = with_buffer(&memory, 60, |buffer| device.receive(buffer).unwrap());
+        assert_eq!((received, near.is_ready()), (Some(60), false));
+        assert_eq!(with_buffer(&memory, 60, |buffer| device.receive(buffer)), Ok(None));
+    }
+
+    #[test]
+    fn a_wire_drops_what_is_too_long_or_too_much() {
+        let memory = Pages::new();
+        let (near, far) = Wire::pair();
+        let mut device = WireNet::new(near, [2, 0, 0, 0, 0, 1], 1500);
+        with_buffer(&memory, 1519, |buffer| device.send(buffer)).unwrap();
+        assert!(!far.is_ready());
+        for _ in 0..=QUEUE_MAX {
+            with_buffer(&memory, 60, |buffer| device.send(buffer)).unwrap();
+        }
+        assert_eq!(core::iter::from_fn(|| far.receive()).count(), QUEUE_MAX);
+    }
+
+    #[test]
+    fn a_transcript_keeps_what_is_said_up_to_a_limit() {
+        let memory = Pages::new();
+        let mut transcript = Transcript::default();
+        let kept = transcript.clone();
+        for _ in 0..=TRANSCRIPT_MAX / 1024 {
+            with_buffer(&memory, 1024, |buffer| {
+                buffer.write(&[b'x'; 1024]);
+                transcript.write(buffer);
+            });
+        }
+        assert_eq!(kept.bytes(), vec![b'x'; TRANSCRIPT_MAX]);
+    }
+}

@@ -6,11 +6,11 @@ use hvt_bare::devices::{RamDisk, Wire, WireNet};
 use hvt_tender::{device::Slot, image::DeviceKind};
 
 use crate::{
+    checks::Context,
     console::{CONSOLE, println},
     host,
     interrupts::{self, TIMER_HZ},
     memory::Usage,
-    probes::Context,
     sleep::{Peers, Sleeper},
     unikernel::{self, Config, End, Unikernel},
 };

@@ -1,10 +1,22 @@
 //! The smallest kernel that can host `kernel-hvt-glue`: runs unikernels in an emulator, with no operating system.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `start`, `smp` | the way into long mode, for the boot CPU and for the second one |
+//! | `cpu`, `interrupts`, `apic` | descriptor tables, exceptions, timers, NMIs |
+//! | `memory` | frames and heap |
+//! | `console`, `clock`, `power` | the rest of the machine |
+//! | `host` | this kernel as the hypervisor sees it: its `Host` |
+//! | `ram`, `sleep`, `unikernel` | a guest: the tender's rooms between `memory` and the hypervisor's exits |
+//! | `pack` | the files that the boot loader brought along |
+//! | `checks` | what is run: `probes`, `suite`, `guests`, `cost`; `tally` counts |
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 mod apic;
+mod checks;
 mod clock;
 mod console;
 mod cost;
@@ -22,26 +34,22 @@ mod sleep;
 mod smp;
 mod start;
 mod suite;
+mod tally;
 mod unikernel;
 
-use alloc::{format, string::String};
-use core::{fmt, panic::PanicInfo};
+use core::panic::PanicInfo;
 
 use hvt_bare::{
     boot::{self, Boot, BootError},
     options::Options,
 };
-use kernel_hvt_glue::Hypervisor;
 use multiboot2::{BootInformation, BootInformationHeader};
 
 use crate::{
     clock::Clock,
     console::{CONSOLE, Console, println},
-    host::Kernel,
-    memory::Usage,
     pack::Pack,
     power::Outcome,
-    probes::{Answer, Context, PROBES, Verdict},
 };
 
 /// First Rust code to run: on the boot CPU, in long mode, interrupts off, memory mapped at its physical address.
@@ -88,115 +96,16 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
     }
     let options = match Options::parse(boot.command_line) {
         Ok(options) => options,
-        Err(error) => fail(&error),
+        Err(error) => {
+            println!("bare: {error}");
+            power::off(Outcome::Failed)
+        }
     };
-    let frequency = Clock::get().frequency();
-    let before = Usage::now();
     let cpus = if smp::is_there() { "2 CPUs" } else { "1 CPU" };
-    println!("bare: {cpus}, TSC at {} kHz, {} free frames", frequency / 1000, before.free_frames);
-    let mut tally = Tally::default();
-    // SAFETY: CPL 0.
-    let hypervisor = match unsafe { Hypervisor::new(Kernel) } {
-        Ok(hypervisor) => hypervisor,
-        Err(error) => fail(&error),
-    };
-    // SAFETY: CPL 0, 64-bit mode, and nothing here goes to another CPU.
-    let mut cpu = match unsafe { hypervisor.enable() } {
-        Ok(cpu) => cpu,
-        Err(error) => fail(&error),
-    };
-    let mut context = Context { hypervisor: &hypervisor, cpu: &mut cpu };
-    if options.probes {
-        for probe in PROBES.iter().copied().flatten() {
-            tally.add("probe", probe.name, (probe.run)(&mut context));
-        }
-    }
+    println!("bare: {cpus}, TSC at {} kHz", Clock::get().frequency() / 1000);
     let archives = boot.modules.iter().map(|module| physical(module.start, module.len() as usize));
-    let pack = Pack::new(archives);
-    if options.suite {
-        suite::run(&mut context, &pack, |name, answer| tally.add("case", name, answer));
-        tally.add(
-            "check",
-            "interleaved",
-            both(&pack, "fpu", "heap")
-                .and_then(|files| guests::interleave(&mut context, files))
-                .map(|()| Verdict::Passed),
-        );
-    }
-    if options.guests {
-        for (name, file) in pack.guests() {
-            tally.add("guest", name, guests::run(&mut context, name, file).map(|()| Verdict::Passed));
-        }
-    }
-    if options.cycles > 0 {
-        let file = pack.suite("hello").ok_or("there is no guest hello in the pack".into());
-        tally.add(
-            "check",
-            "cycles",
-            file.and_then(|file| guests::cycle(&mut context, file, options.cycles)).map(|()| Verdict::Passed),
-        );
-    }
-    if options.cost {
-        tally.add("cost", "figures", cost::print(&mut context).map(|()| Verdict::Passed));
-    }
-    drop(pack);
-    drop(cpu);
-    drop(hypervisor);
-    let after = Usage::now();
-    tally.add(
-        "memory",
-        "all of it back",
-        if before == after { Ok(Verdict::Passed) } else { Err(format!("{before:?}, then {after:?}")) },
-    );
-    println!("bare: {tally}");
-    power::off(if tally.failed == 0 { Outcome::Passed } else { Outcome::Failed })
-}
-
-/// Two guests of the conformance table.
-fn both<'a>(pack: &Pack<'a>, first: &str, second: &str) -> Result<[&'a [u8]; 2], String> {
-    let find = |name| pack.suite(name).ok_or_else(|| format!("there is no guest {name} in the pack"));
-    Ok([find(first)?, find(second)?])
-}
-
-/// How many checks held.
-#[derive(Default)]
-struct Tally {
-    passed: u32,
-    failed: u32,
-    skipped: u32,
-}
-
-impl Tally {
-    /// Counts and prints a result.
-    fn add(&mut self, kind: &str, name: &str, answer: Answer) {
-        match answer {
-            Ok(Verdict::Passed) => {
-                self.passed += 1;
-                println!("bare: {kind} {name}: ok");
-            }
-            Ok(Verdict::Skipped(reason)) => {
-                self.skipped += 1;
-                println!("bare: {kind} {name}: SKIPPED: {reason}");
-            }
-            Err(error) => {
-                self.failed += 1;
-                println!("bare: {kind} {name}: FAILED: {error}");
-            }
-        }
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { passed, failed, skipped } = self;
-        write!(f, "{passed} passed, {failed} failed, {skipped} skipped, {} timer interrupts", interrupts::ticks())
-    }
-}
-
-/// Ends for a reason that leaves nothing to run.
-fn fail(error: &dyn fmt::Display) -> ! {
-    println!("bare: {error}");
-    power::off(Outcome::Failed)
+    let passed = checks::run(&options, &Pack::new(archives));
+    power::off(if passed { Outcome::Passed } else { Outcome::Failed })
 }
 
 /// The bytes at a host-physical address: memory that a boot loader filled.

@@ -1,7 +1,7 @@
 //! The files that came along: one cpio archive for each module, unikernels of the conformance table under `suite/`,
 //! others under `guest/`.
 
-use alloc::vec::Vec;
+use alloc::{format, string::String, vec::Vec};
 
 use cpio_reader::Mode;
 
@@ -22,8 +22,12 @@ impl<'a> Pack<'a> {
     }
 
     /// The guest of the conformance table with this name.
-    pub(crate) fn suite(&self, name: &str) -> Option<&'a [u8]> {
-        self.files.iter().find(|(path, _)| path.strip_prefix("suite/") == Some(name)).map(|(_, file)| *file)
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(crate) fn suite(&self, name: &str) -> Result<&'a [u8], String> {
+        let found = self.files.iter().find(|(path, _)| path.strip_prefix("suite/") == Some(name));
+        found.map(|(_, file)| *file).ok_or_else(|| format!("there is no guest {name} in the pack"))
     }
 
     /// The other guests, with their names.

@@ -17,12 +17,13 @@ use test_suite::{Ability, Case, DeviceKind, Disk, Reason, SUITE, When};
 use x86_64::registers::model_specific::Msr;
 
 use crate::{
+    checks::Context,
     console::println,
     interrupts::{self, TIMER_HZ},
     memory::Usage,
     pack::Pack,
-    probes::{Answer, Context, Verdict},
     sleep::{Peers, Sleeper},
+    tally::Tally,
     unikernel::{self, Config, End, Stop, Unikernel},
 };
 
@@ -33,17 +34,16 @@ const ENDLESS: u64 = TIMER_HZ as u64;
 /// Guest memory in bytes that only a machine with [`Ability::FourGib`] has.
 const FOUR_GIB: u64 = 4 << 30;
 
-/// Runs every case that applies, and calls `done` with the name and result of each.
-pub(crate) fn run(context: &mut Context<'_>, pack: &Pack<'_>, mut done: impl FnMut(&str, Answer)) {
+/// Runs every case that applies.
+pub(crate) fn run(context: &mut Context<'_>, pack: &Pack<'_>, tally: &mut Tally) {
     let elsewhere: Vec<_> = SUITE.iter().filter(|case| !applies(case)).map(|case| case.name).collect();
     println!("bare: cases for other machines: {}", elsewhere.join(", "));
+    let mut exits = 0;
     for case in SUITE.iter().filter(|case| applies(case)) {
-        let answer = match pack.suite(case.guest) {
-            Some(file) => check(context, case, file).map(|()| Verdict::Passed),
-            None => Err(format!("there is no guest {} in the pack", case.guest)),
-        };
-        done(case.name, answer);
+        let result = pack.suite(case.guest).and_then(|file| check(context, case, file, &mut exits));
+        tally.add_result("case", case.name, result);
     }
+    println!("bare: the conformance table took {exits} exits");
 }
 
 fn applies(case: &Case) -> bool {
@@ -71,8 +71,8 @@ fn can(ability: Ability) -> bool {
     }
 }
 
-/// Runs one case and compares everything with what it must be.
-fn check(context: &mut Context<'_>, case: &Case, file: &[u8]) -> Result<(), String> {
+/// Runs one case and compares everything with what it must be. Adds to `exits` what it took.
+fn check(context: &mut Context<'_>, case: &Case, file: &[u8], exits: &mut u64) -> Result<(), String> {
     let setup = Setup::new(case, &unikernel::manifest(file)?);
     let ticks = if case.ends == [test_suite::End::Never] { ENDLESS } else { LIMIT };
     let config = Config {
@@ -86,6 +86,7 @@ fn check(context: &mut Context<'_>, case: &Case, file: &[u8]) -> Result<(), Stri
     let mut guest = Unikernel::load(context.hypervisor, file, config)?;
     let end = guest.run(context.cpu);
     let passed = interrupts::ticks() - before;
+    *exits += guest.counts().total();
     println!("bare: guest {}: {end}, {}, {passed} timer interrupts", case.name, guest.counts());
     judge(case, &end, &guest.transcript())
         .and_then(|()| setup.peers.borrow_mut().iter_mut().try_for_each(finished))

@@ -9,33 +9,15 @@ mod machine;
 mod privileged;
 mod state;
 
-use alloc::string::String;
-
-use kernel_hvt_glue::{Cpu, Hypervisor};
-
-use crate::host::Kernel;
-
 pub(crate) use code::hypercall as hypercall_loop;
 pub(crate) use machine::{DATA, MEMORY, Machine};
 
-/// What a probe needs.
-pub(crate) struct Context<'a> {
-    pub(crate) hypervisor: &'a Hypervisor<Kernel>,
-    pub(crate) cpu: &'a mut Cpu<Kernel>,
-}
+use crate::{
+    checks::Context,
+    tally::{Answer, Verdict},
+};
 
-/// What comes of a probe. `Err` says how the answer differs from what was promised.
-pub(crate) type Answer = Result<Verdict, String>;
-
-/// A probe's answer when nothing is wrong.
-pub(crate) enum Verdict {
-    /// It is as promised.
-    Passed,
-    /// It cannot be asked here, for this reason.
-    Skipped(&'static str),
-}
-
-/// A question.
+/// A question: what the hypervisor does is what it promises.
 pub(crate) struct Probe {
     /// Its name, unique.
     pub(crate) name: &'static str,
