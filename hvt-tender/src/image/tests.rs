@@ -3,14 +3,16 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use goblin::elf::header::{EM_386, EM_RISCV, ET_CORE, ET_DYN, ET_REL};
+use goblin::elf::header::{EM_386, EM_AARCH64, EM_RISCV, EM_X86_64, ET_CORE, ET_DYN, ET_REL};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_NOTE, PT_TLS};
 use hvt_abi::manifest::{Entry, Header, Kind};
 use hvt_abi::note::{TYPE_ABI1, TYPE_MFT1};
 use hvt_abi::{Gpa, GuestRange};
 use proptest::prelude::*;
 
-use super::fixture::{ABI_PART, BSS_PART, DATA_PART, Elf, MANIFEST_PART, Part, RODATA_PART, TEXT, TEXT_PART, manifest};
+use super::fixture::{
+    ABI_PART, BSS_PART, DATA_PART, Elf, MACHINE, MANIFEST_PART, Part, RODATA_PART, TEXT, TEXT_PART, manifest,
+};
 use super::*;
 use crate::memory::Access;
 
@@ -143,10 +145,8 @@ fn other_machines_are_named() {
     assert_eq!(broken(|elf| elf.machine = EM_RISCV), ImageError::Machine(EM_RISCV));
     assert!(broken(|elf| elf.machine = EM_RISCV).to_string().starts_with("built for RISCV"));
     assert!(broken(|elf| elf.machine = EM_386).to_string().starts_with("built for 386"));
-    let (other, name) = match error::NATIVE_MACHINE {
-        goblin::elf::header::EM_X86_64 => (goblin::elf::header::EM_AARCH64, "built for aarch64"),
-        _ => (goblin::elf::header::EM_X86_64, "built for x86_64"),
-    };
+    let other = if MACHINE == EM_X86_64 { EM_AARCH64 } else { EM_X86_64 };
+    let name = if MACHINE == EM_X86_64 { "built for aarch64" } else { "built for x86_64" };
     assert!(broken(|elf| elf.machine = other).to_string().starts_with(name));
 }
 
