@@ -108,6 +108,12 @@ fn bss_may_begin_in_the_last_page_of_the_data() {
     let overlap = SegmentError::Overlap(range(0x10_1000, 0x10_3000));
     let error = Image::parse(&file).unwrap_err();
     assert_eq!(error, ImageError::Segment { index: 2, problem: overlap }, "it would zero the data's last byte");
+    let mut elf = good();
+    elf.parts[DATA_PART].flags = PF_R;
+    elf.parts[BSS_PART].address -= 0x400;
+    let overlap = SegmentError::Overlap(range(TEXT + 0x3000, TEXT + 0x20_8000));
+    let error = Image::parse(&elf.build()).unwrap_err();
+    assert_eq!(error, ImageError::Segment { index: 5, problem: overlap }, "it could not be written");
 }
 
 #[test]
