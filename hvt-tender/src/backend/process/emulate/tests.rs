@@ -171,7 +171,7 @@ fn control_registers() {
     assert_eq!(lab.step(b"\x0f\x22\xd8"), Step::Next, "a flush");
     lab.registers.rax = 0x10_0000;
     let Step::Refuse(Cause::Instruction { what }) = lab.step(b"\x0f\x22\xd8") else { panic!() };
-    assert_eq!(what, "\"mov cr3,rax\"");
+    assert_eq!(what, "\"mov cr3, rax\"");
     // mov rax, cr0; mov cr0, rax with paging off
     assert_eq!(lab.step(b"\x0f\x20\xc0"), Step::Next);
     assert_eq!(lab.registers.rax, 0x8001_0021);
