@@ -12,10 +12,11 @@
 
 use std::fs;
 use std::io;
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hvt_abi::MEM_MAX;
+use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
 use self_cell::self_cell;
 
 use crate::backend::auto::Backend;
@@ -173,19 +174,25 @@ impl Unikernel {
         let backend = Backend::open(self.backend)?;
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let memory = backend.memory(mem_size)?;
-        let frequency = backend.cycle_frequency(self.cycle_frequency)?;
-        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        let config = BootConfig {
-            mem_size,
-            cmdline: &cmdline,
-            manifest: &manifest,
-            cpu_cycle_freq: frequency.hz,
-            net_ring: None,
-        };
+        let known = backend.cycle_frequency().transpose()?;
+        let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
+        let config =
+            BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring: None };
         let booted = Plan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
         let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let frequency = match known {
+            Some(frequency) => frequency,
+            None => {
+                // Measured for as long as all of the above has taken.
+                let found = self.cycle_frequency.finish()?;
+                let field = Gpa(BOOT_INFO_BASE.0 + offset_of!(BootInfo, cpu_cycle_freq) as u64);
+                machine.memory().write(field, &found.hz.to_le_bytes()).map_err(BootError::from)?;
+                found
+            }
+        };
+        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
         Ok(monitor::run(machine.as_mut(), &booted.layout, &mut devices)?)
     }
 }

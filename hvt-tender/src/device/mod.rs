@@ -16,7 +16,7 @@ pub(crate) mod fake;
 mod io;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod net;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod poll;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod tap;
@@ -37,7 +37,7 @@ pub use clock::SystemClock;
 pub use console::FdConsole;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use poll::{Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
