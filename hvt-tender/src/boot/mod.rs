@@ -47,7 +47,7 @@ pub struct BootConfig<'a> {
     pub mem_size: u64,
     /// What the guest finds as its command line.
     pub cmdline: &'a CommandLine,
-    /// The guest's copy of its manifest, devices filled in, as [`attach`](crate::device::attach) makes it.
+    /// The guest's copy of its manifest, devices filled in, as [`attach`](crate::device::attach::attach) makes it.
     pub manifest: &'a [u8],
     /// Frequency of the CPU's cycle counter in Hz.
     pub cpu_cycle_freq: u64,

@@ -10,7 +10,7 @@
 //!
 //! The tender's pages below [`GUEST_VISIBLE_BASE`](hvt_abi::GUEST_VISIBLE_BASE) stay writable in the host's mapping:
 //! the CPU itself writes there (accessed and dirty bits of page tables, accessed and busy bits of descriptors), and
-//! with nested paging on AMD every walk of a guest page table counts as a write (APM volume 2, 15.25.5). Nothing is
+//! with nested paging on AMD every walk of a guest page table counts as a write (APM volume 2, 15.25.6). Nothing is
 //! lost: they are unmapped for the guest, and one that maps them again in tables of its own harms only itself. The
 //! tender never reads them back.
 
