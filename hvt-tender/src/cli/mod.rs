@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 
+use self::devices::{Descriptors, Plan};
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::monitor::{Failure, Outcome};
@@ -53,23 +54,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 /// Runs a unikernel; returns its exit status.
 fn run(config: Config) -> Result<i32, Error> {
     // First of all, before this program opens anything under the numbers that the user means.
-    let mut descriptors = devices::Descriptors::claim(&config.devices.nets)?;
+    let descriptors = Descriptors::claim(&config.devices.nets)?;
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
-    let unikernel = Unikernel::load(&config.kernel)?;
-    let plan = devices::Plan::new(&config.devices, unikernel.manifest())?;
-    let unikernel = plan.attach(unikernel, &mut descriptors)?;
-    let outcome = unikernel
-        .mem(config.memory)
-        .args(config.arguments.into_iter().map(OsString::into_vec))
-        .backend(config.backend)
-        .stop(stop)
-        .run()?;
-    match outcome {
+    match prepare(config, descriptors)?.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => Err(Error::Guest(Box::new(failure))),
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
     }
+}
+
+/// The unikernel with everything that the user gives it.
+fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Error> {
+    let unikernel = Unikernel::load(&config.kernel)?;
+    let plan = Plan::new(&config.devices, unikernel.manifest())?;
+    Ok(plan
+        .attach(unikernel, &mut descriptors)?
+        .mem(config.memory)
+        .args(config.arguments.into_iter().map(OsString::into_vec))
+        .backend(config.backend))
 }
 
 /// Why there is no exit status of a guest. The message is one line.
@@ -99,3 +102,6 @@ fn print(text: &str) -> i32 {
 fn report(error: &dyn fmt::Display) {
     log::line(&mut io::stderr(), "", error);
 }
+
+#[cfg(test)]
+mod tests;

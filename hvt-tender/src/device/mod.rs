@@ -12,6 +12,8 @@ mod clock;
 mod console;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod interface;
 #[cfg(all(feature = "std", unix))]
 mod io;
 #[cfg(all(feature = "std", target_os = "linux"))]

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use super::interface::Interface;
 use super::io::{Complaint, receive, send};
 use super::poll::{Endpoint, Pollable};
 use super::tap::{self, Attached, Problem};
@@ -43,10 +44,10 @@ impl Tap {
     /// # Errors
     /// [`TapError`] when it is no such descriptor.
     pub fn from_fd(fd: OwnedFd, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
-        let label = tap::interface_of(fd.as_fd()).map_or_else(
-            || String::from("network descriptor"),
-            |name| format!("descriptor of network interface {}", name.display()),
-        );
+        let label = match Interface::of(fd.as_fd()) {
+            Ok((interface, _)) => format!("descriptor of network interface {}", interface.name().display()),
+            Err(_) => String::from("network descriptor"),
+        };
         Self::new(tap::by_descriptor(fd), label, mac)
     }
 
@@ -282,6 +283,17 @@ mod tests {
             let tap = Tap::from_fd(fd, None).unwrap();
             assert_eq!(tap.mtu(), 1400);
             assert!(tap.label.contains("tap0"), "{}", tap.label);
+            // From where its name means another interface, and from where it means none.
+            let mtu_elsewhere = |make: &'static str| {
+                let fd = tap.endpoint().as_fd().try_clone_to_owned().unwrap();
+                let asked = in_own_namespace(CloneFlags::CLONE_NEWNET, move || {
+                    make.split(';').filter(|words| !words.is_empty()).for_each(ip);
+                    Tap::from_fd(fd, None).unwrap().mtu()
+                });
+                asked.unwrap()
+            };
+            assert_eq!(mtu_elsewhere("tuntap add tap0 mode tap;link set tap0 mtu 1300 up"), 1400);
+            assert_eq!(mtu_elsewhere(""), 1400);
         });
     }
 

@@ -85,7 +85,11 @@ impl FdPoller {
             }
             // Errors and hang-ups are reported for as long as one asks. While there is still something to read they
             // can wait.
-            if fd.revents & libc::POLLIN == 0 || watched.endpoint.gone.load(Ordering::Relaxed) {
+            let hung_up = watched.endpoint.gone.load(Ordering::Relaxed) || fd.revents == libc::POLLHUP;
+            if hung_up {
+                fd.fd = -1;
+                log::info!("the network behind the device with handle {} has hung up", watched.handle);
+            } else if fd.revents & libc::POLLIN == 0 {
                 fd.fd = -1;
                 log::warn!("the network device with handle {} is gone", watched.handle);
             } else {
