@@ -6,6 +6,7 @@ extern crate alloc;
 
 use alloc::vec;
 
+use guest_bindings::abi::Gpa;
 use guest_bindings::abi::hypercall::{BlockIo, Number, Status};
 use guest_bindings::{Block, BlockInfo, Error, ExitStatus, Net, StartInfo};
 use test_suite::Contents;
@@ -24,7 +25,7 @@ fn main(start: &StartInfo) -> ExitStatus {
     check(matches!(Net::open("storage"), Err(Error::NoSuchDevice)), "a block device is a network device");
 
     edges(&storage, info);
-    handles(info);
+    hypercalls(info);
     // Neither changed anything.
     whole(&storage, info, BEFORE);
     for offset in (0..info.capacity).step_by(info.block_size) {
@@ -78,6 +79,7 @@ fn edges(storage: &Block, info: BlockInfo) {
         (u64::MAX, block_size),
         (1 << 63, block_size),
         // Not whole blocks.
+        (0, 0),
         (0, 1),
         (0, block_size - 1),
         (0, block_size + 1),
@@ -95,23 +97,21 @@ fn edges(storage: &Block, info: BlockInfo) {
     check(storage.read(0, first) == Ok(()), "read of the first block");
 }
 
-/// Handles that are no block device's, and lengths that no device has.
-fn handles(info: BlockInfo) {
+/// What the bindings would not even ask for.
+fn hypercalls(info: BlockInfo) {
+    let size = info.block_size as u64;
     let mut buffer = vec![0; info.block_size];
-    let good = BlockIo {
-        handle: 1,
-        offset: 0,
-        data: guest_bindings::abi::Gpa(buffer.as_mut_ptr().expose_provenance() as u64),
-        len: info.block_size as u64,
-        ret: -1,
-        reserved: 0,
-    };
+    let data = Gpa(buffer.as_mut_ptr().expose_provenance() as u64);
+    let good = BlockIo { handle: 1, offset: 0, data, len: size, ret: -1, reserved: 0 };
     for number in [Number::BlockRead, Number::BlockWrite] {
         for handle in [0, 2, 63, 64, 65, 1 << 32 | 1, u64::MAX] {
             refused(number, BlockIo { handle, ..good });
         }
-        for len in [u64::MAX, u64::MAX - info.block_size as u64 + 1, 1 << 63, info.capacity + info.block_size as u64] {
+        for len in [0, 1, size - 1, size / 2, u64::MAX, u64::MAX - size + 1, 1 << 63, info.capacity + size] {
             refused(number, BlockIo { len, ..good });
+        }
+        for offset in [1, size - 1, size / 2, u64::MAX] {
+            refused(number, BlockIo { offset, ..good });
         }
     }
 }

@@ -38,7 +38,7 @@ fn main(start: &StartInfo) -> ExitStatus {
             "efer-clear" => write_msr(msr::EFER, read_msr(msr::EFER) & !value()),
             "efer-set" => write_msr(msr::EFER, read_msr(msr::EFER) | value()),
             "load-data-segment" => asm!("mov ds, {:e}", in(reg) value() as u32),
-            "null-task-register" => asm!("ltr {:x}", in(reg) 0_u16),
+            "load-task-register" => asm!("ltr {:x}", in(reg) value() as u16),
             "hlt" => asm!("hlt"),
             "triple-fault" => {
                 load_interrupt_table(TableRegister { base: 0, limit: 0 });

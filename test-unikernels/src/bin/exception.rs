@@ -21,6 +21,7 @@ fn main(start: &StartInfo) -> ExitStatus {
             "breakpoint" => asm!("int3"),
             "undefined" => asm!("ud2"),
             "not-canonical" => asm!("mov {0}, [{0}]", inout(reg) 0x8000_0000_0000_0000_u64 => _),
+            "stack-not-canonical" => asm!("push rbp", "mov rbp, {}", "mov rbp, [rbp]", in(reg) 1_u64 << 63),
             "x87" => x87(),
             "simd" => simd(),
             "read" => access::read(address()),

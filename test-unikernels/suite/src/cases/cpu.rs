@@ -1,7 +1,7 @@
 //! Privileged instructions: what the CPU allows works, what it refuses ends in the guest's own report.
 
 use super::{stopped, trap};
-use crate::{Case, End, Reason};
+use crate::{Ability, Case, End, Reason, When};
 
 const fn works(name: &'static str, mode: &'static [&'static str]) -> Case {
     Case { name, guest: "cpu", arguments: mode, ..Case::ORDINARY }
@@ -45,10 +45,13 @@ pub const CASES: &[Case] = &[
     refused("cr4-reserved", &["cr4-set", "0x80000000"]),
     // 2.2.1.
     refused("efer-reserved", &["efer-set", "0x2"]),
-    // 3.3.7.1 and the description of WRMSR.
-    refused("fs-base-not-canonical", &["wrmsr", "0xc0000100"]),
+    // Volume 2, WRMSR: the address is not canonical.
+    Case {
+        when: When::Can(Ability::ExactExceptions),
+        ..refused("segment-base-not-canonical", &["wrmsr", "0xc0000100"])
+    },
     trap("segment-beyond-the-table", "cpu", &["load-data-segment", "0xfff8"], &["type=#GP ec=0xfff8 rip=0x1"]),
-    refused("null-task-register", &["null-task-register"]),
+    trap("task-register-of-code", "cpu", &["load-task-register", "0x8"], &["type=#GP ec=0x8 rip=0x1"]),
     stopped("halt-the-cpu", "cpu", &["hlt"], &[End::Stopped(Reason::Halted)]),
     stopped("no-interrupt-table", "cpu", &["triple-fault"], &[End::Stopped(Reason::TripleFault)]),
     // A table of zeros maps nothing, not even the next instruction.
