@@ -4,6 +4,7 @@ mod args;
 mod devices;
 mod log;
 mod signals;
+mod streams;
 mod value;
 
 use std::ffi::OsString;
@@ -32,6 +33,10 @@ const HELP: &str = include_str!("help.txt");
 /// Of what is printed the guest's output goes to the standard output, everything else to the standard error.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
+    if streams::open_missing().is_err() {
+        // There may be nobody to tell.
+        return FAILED;
+    }
     let config = match parse(args) {
         Ok(Command::Run(config)) => *config,
         Ok(Command::Help) => return print(HELP),
@@ -92,7 +97,8 @@ enum Error {
 
 /// Prints on the standard output what the user asked to be told.
 fn print(text: &str) -> i32 {
-    match io::stdout().write_all(text.as_bytes()) {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => 0,
         Err(_) => FAILED,
     }

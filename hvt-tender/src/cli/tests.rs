@@ -162,7 +162,7 @@ fn networks_that_cannot_be_had() {
 #[test]
 fn two_devices_cannot_use_one_descriptor() {
     let desk = Desk::new(&[("a", Kind::Net), ("b", Kind::Net)]);
-    let (reader, _writer) = nix::unistd::pipe().unwrap();
+    let (reader, _writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     let number = reader.as_raw_fd();
     std::mem::forget(reader);
     let option = format!("--net:a=@{number} --net:b=@{number} %/app");

@@ -156,7 +156,7 @@ pub struct TapError {
 mod tests {
     use super::*;
     use crate::backend::Stop;
-    use crate::device::testing::{Buffer, in_own_namespace};
+    use crate::device::testing::{Buffer, in_own_namespace, pipe};
     use crate::device::{FdPoller, Poller};
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn refuses_descriptors_that_carry_no_frames() {
-        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let (reader, writer) = pipe();
         assert!(matches!(problem(Tap::from_fd(reader, None)), Problem::OneWay));
         assert!(matches!(problem(Tap::from_fd(writer, None)), Problem::OneWay));
         let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -169,14 +169,15 @@ fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::testing::pipe;
     use std::thread;
 
-    use nix::unistd::{pipe, read, write};
+    use nix::unistd::{read, write};
 
     const SECOND: u64 = 1_000_000_000;
 
     fn endpoint() -> (Arc<Endpoint>, OwnedFd) {
-        let (reader, writer) = pipe().unwrap();
+        let (reader, writer) = pipe();
         (Arc::new(Endpoint::new(reader)), writer)
     }
 

@@ -1,8 +1,10 @@
 //! Guest buffers for the tests of the host's devices.
 
+use std::os::fd::OwnedFd;
 use std::vec::Vec;
 
 use hvt_abi::{Gpa, GuestRange};
+use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
@@ -86,4 +88,9 @@ pub(super) fn in_own_namespace<T: Send + 'static>(
         test()
     });
     Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// A pipe that no process inherits which another test happens to start: its ends for reading and writing.
+pub(super) fn pipe() -> (OwnedFd, OwnedFd) {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap()
 }
