@@ -3,6 +3,7 @@
 #[path = "../conformance/unikernels.rs"]
 mod unikernels;
 
+mod net;
 mod signals;
 mod streams;
 
