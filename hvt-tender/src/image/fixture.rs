@@ -3,15 +3,13 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use goblin::elf::header::ET_EXEC;
+use goblin::elf::header::{EM_AARCH64, EM_X86_64, ET_EXEC};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_NOTE};
 use hvt_abi::manifest::{Entry, Header, Kind, NAME_SIZE, VERSION};
 use hvt_abi::note::{
     Abi1, INTERPRETER, NoteHeader, OPENBSD_OWNER, OPENBSD_TYPE, OWNER, OWNER_PADDED, TYPE_ABI1, TYPE_MFT1, Target,
 };
 use zerocopy::IntoBytes;
-
-use super::error::NATIVE_MACHINE;
 
 /// A program header and the bytes it describes.
 #[derive(Clone, Debug)]
@@ -75,6 +73,8 @@ pub(crate) struct Elf {
     pub(crate) parts: Vec<Part>,
 }
 
+/// The ELF machine of the CPU this runs on.
+pub(crate) const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 /// Where a good unikernel has its text.
 pub(crate) const TEXT: u64 = 0x10_0000;
 /// Indices into [`Elf::parts`] of a good unikernel.
@@ -112,7 +112,7 @@ impl Elf {
     }
 
     fn of(parts: impl IntoIterator<Item = Part>) -> Self {
-        Self { kind: ET_EXEC, machine: NATIVE_MACHINE, entry: TEXT, parts: parts.into_iter().collect() }
+        Self { kind: ET_EXEC, machine: MACHINE, entry: TEXT, parts: parts.into_iter().collect() }
     }
 
     /// The file's bytes.
