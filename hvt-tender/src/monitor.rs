@@ -79,7 +79,7 @@ impl fmt::Display for Reason {
             Self::Fault(cause) => cause.fmt(f),
             Self::Hypercall(error) => write!(f, "the guest made an invalid hypercall: {error}"),
             Self::RingKick(ring) => write!(f, "the guest kicked ring {ring}, which it was not offered"),
-            Self::Halted => f.write_str("the guest waits for an interrupt (hlt), but there are none"),
+            Self::Halted => f.write_str("the guest halted (hlt), and no interrupt will ever wake it"),
         }
     }
 }
@@ -91,5 +91,116 @@ impl fmt::Display for Failure {
             Some(registers) => write!(f, " (rip={:#x})", registers.rip),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    use hvt_abi::GuestRange;
+    use hvt_abi::hypercall::{Halt, Number, Poll};
+    use zerocopy::IntoBytes;
+
+    use crate::device::Interrupted;
+    use crate::device::fake::Fake;
+    use crate::memory::fake::FakeMemory;
+    use crate::memory::{Access, GuestMemory, Region};
+
+    const SIZE: u64 = 0x2000;
+    const RIP: u64 = 0x10_1234;
+
+    /// A guest that is nothing but a list of what it will want.
+    struct Script {
+        exits: VecDeque<Exit>,
+        memory: FakeMemory,
+    }
+
+    impl Machine for Script {
+        fn run(&mut self) -> Result<Exit, backend::Error> {
+            let over = || backend::Error { what: "the script is over", source: std::io::ErrorKind::Other.into() };
+            self.exits.pop_front().ok_or_else(over)
+        }
+
+        fn memory(&self) -> &dyn GuestMemory {
+            &self.memory
+        }
+
+        fn registers(&self) -> Result<Registers, backend::Error> {
+            Ok(Registers { rip: RIP, ..Registers::default() })
+        }
+    }
+
+    /// Runs a guest that wants this, with `argument` at guest address 0x1000.
+    fn run_script(
+        fake: &Fake,
+        argument: &[u8],
+        exits: impl IntoIterator<Item = Exit>,
+    ) -> Result<Outcome, backend::Error> {
+        let memory = FakeMemory::new(SIZE, &[]);
+        memory.write(Gpa(0x1000), argument).unwrap();
+        let range = GuestRange::between(Gpa(0x1000), Gpa(SIZE)).unwrap();
+        let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).unwrap();
+        let mut machine = Script { exits: exits.into_iter().collect(), memory };
+        run(&mut machine, &layout, &mut fake.devices())
+    }
+
+    fn hypercall(number: u32) -> Exit {
+        Exit::Hypercall { number, argument: Gpa(0x1000) }
+    }
+
+    fn failure(exits: impl IntoIterator<Item = Exit>) -> String {
+        match run_script(&Fake::new(), &[], exits) {
+            Ok(Outcome::Failed(failure)) => failure.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn serves_until_the_guest_ends() {
+        let halt = Halt { exit_status: 7, ..Halt::default() };
+        let exits = [hypercall(Number::Walltime as u32), hypercall(Number::Halt as u32)];
+        // The wall clock overwrites the cookie, which comes first.
+        let fake = Fake::new();
+        fake.0.borrow_mut().now = 0;
+        let outcome = run_script(&fake, halt.as_bytes(), exits).unwrap();
+        assert_eq!(outcome, Outcome::Exited { status: 7, cookie: None });
+        fake.0.borrow_mut().now = 0x1800;
+        let exits = [hypercall(Number::Walltime as u32), hypercall(Number::Halt as u32)];
+        let outcome = run_script(&fake, halt.as_bytes(), exits).unwrap();
+        assert_eq!(outcome, Outcome::Exited { status: 7, cookie: Some(Gpa(0x1800)) });
+    }
+
+    #[test]
+    fn ends_when_somebody_asks_for_it() {
+        assert_eq!(run_script(&Fake::new(), &[], [Exit::Interrupted]).unwrap(), Outcome::Interrupted);
+        let fake = Fake::new();
+        fake.0.borrow_mut().ready = Err(Interrupted);
+        let poll = Poll { timeout_nsecs: u64::MAX, ..Poll::default() };
+        let outcome = run_script(&fake, poll.as_bytes(), [hypercall(Number::Poll as u32)]);
+        assert_eq!(outcome.unwrap(), Outcome::Interrupted);
+    }
+
+    #[test]
+    fn says_what_the_guest_did_and_where() {
+        let unmapped = Exit::Hypercall { number: Number::Puts as u32, argument: Gpa(0x10) };
+        for (exit, words) in [
+            (hypercall(9), "unknown hypercall 9"),
+            (unmapped, "at guest address 0x10"),
+            (Exit::RingKick { ring: 3 }, "kicked ring 3"),
+            (Exit::Halted, "halted"),
+        ] {
+            let message = failure([exit]);
+            assert!(message.contains(words) && message.ends_with("(rip=0x101234)"), "{message}");
+        }
+        let cause = Cause::Memory { address: Some(Gpa(0x5000)), access: Access::WRITE };
+        let message = failure([Exit::Fault(Fault { cause, registers: None })]);
+        assert!(message.contains("host/guest translation fault") && !message.contains("rip"), "{message}");
+    }
+
+    #[test]
+    fn a_backend_that_fails_is_no_outcome() {
+        assert!(run_script(&Fake::new(), &[], []).unwrap_err().to_string().contains("the script is over"));
     }
 }

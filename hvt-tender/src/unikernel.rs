@@ -12,10 +12,11 @@
 
 use std::fs;
 use std::io;
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hvt_abi::MEM_MAX;
+use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
 use self_cell::self_cell;
 
 use crate::backend::auto::Backend;
@@ -173,19 +174,24 @@ impl Unikernel {
         let backend = Backend::open(self.backend)?;
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let memory = backend.memory(mem_size)?;
-        let frequency = backend.cycle_frequency(self.cycle_frequency)?;
-        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        let config = BootConfig {
-            mem_size,
-            cmdline: &cmdline,
-            manifest: &manifest,
-            cpu_cycle_freq: frequency.hz,
-            net_ring: None,
-        };
+        let known = backend.cycle_frequency().transpose()?;
+        let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
+        let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring: None };
         let booted = Plan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
         let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let frequency = match known {
+            Some(frequency) => frequency,
+            None => {
+                // Measured for as long as all of the above has taken.
+                let found = self.cycle_frequency.finish()?;
+                let field = Gpa(BOOT_INFO_BASE.0 + offset_of!(BootInfo, cpu_cycle_freq) as u64);
+                machine.memory().write(field, &found.hz.to_le_bytes()).map_err(BootError::from)?;
+                found
+            }
+        };
+        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
         Ok(monitor::run(machine.as_mut(), &booted.layout, &mut devices)?)
     }
 }
@@ -252,4 +258,114 @@ pub enum Error {
     /// The host has no descriptor left.
     #[error("cannot make an event: {0}")]
     Stop(io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+
+    use goblin::elf::program_header::{PF_R, PF_W, PF_X};
+    use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
+    use hvt_abi::manifest::Kind;
+    use hvt_abi::x86_64::HYPERCALL_PORT;
+    use zerocopy::IntoBytes;
+
+    use crate::device::fake::Fake;
+    use crate::image::fixture::{Elf, MANIFEST_PART, Part, TEXT, manifest};
+    use crate::memory::GuestSlice;
+
+    /// Where the guests of these tests have their arguments, one every 256 bytes, and a buffer behind them.
+    const DATA: u64 = TEXT + 0x1000;
+    const BUFFER: u64 = DATA + 0x1000;
+
+    /// A guest that makes these hypercalls, one after the other.
+    fn guest(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Unikernel {
+        let (mut text, mut data) = (Vec::new(), vec![0; 0x2000]);
+        for (index, (number, argument)) in calls.iter().enumerate() {
+            let at = index * 256;
+            data[at..at + argument.len()].copy_from_slice(argument);
+            text.push(0xb8); // mov eax, imm32
+            text.extend((DATA as u32 + at as u32).to_le_bytes());
+            text.push(0xba); // mov edx, imm32
+            text.extend((u32::from(HYPERCALL_PORT) + *number as u32).to_le_bytes());
+            text.push(0xef); // out dx, eax
+        }
+        text.extend([0xeb, 0xfe]); // jmp to itself
+        let mut elf = Elf::with_segments([
+            Part::load(PF_R | PF_X, TEXT, 0x1000, text),
+            Part::load(PF_R | PF_W, DATA, 0x2000, data),
+        ]);
+        let notes = Elf::unikernel(devices).parts.swap_remove(MANIFEST_PART);
+        elf.parts.pop();
+        elf.parts.push(notes);
+        let unikernel = Unikernel::from_bytes(elf.build()).unwrap();
+        unikernel.backend(BackendChoice::Process).mem(4 << 20)
+    }
+
+    #[test]
+    fn runs_with_the_devices_that_it_is_given() {
+        let fake = Fake::new();
+        let read = BlockIo { handle: 1, offset: 512, data: Gpa(BUFFER), len: 1024, ..BlockIo::default() };
+        let puts = Puts { data: Gpa(BUFFER), len: 1024 };
+        let halt = Halt { exit_status: -2, ..Halt::default() };
+        let calls: &[(Number, &[u8])] =
+            &[(Number::BlockRead, read.as_bytes()), (Number::Puts, puts.as_bytes()), (Number::Halt, halt.as_bytes())];
+        let unikernel = guest(&[("storage", Kind::Block)], calls);
+        assert_eq!(unikernel.manifest().devices()[0].name, "storage");
+        let outcome = unikernel.block("storage", fake.clone()).console(fake.clone()).run().unwrap();
+        assert_eq!(outcome, Outcome::Exited { status: -2, cookie: None });
+        let world = fake.0.borrow();
+        assert_eq!(world.console, world.disk[512..512 + 1024]);
+    }
+
+    /// A console that passes on that something was written.
+    struct Bell(Sender<()>);
+
+    impl Console for Bell {
+        fn write(&mut self, _: GuestSlice<'_>) {
+            self.0.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_a_guest_that_spins_or_sleeps() {
+        let sleep = Poll { timeout_nsecs: u64::MAX, ..Poll::default() };
+        let puts = Puts { data: Gpa(BUFFER), len: 1 };
+        let spinning = &[(Number::Puts, puts.as_bytes())][..];
+        let sleeping = &[(Number::Puts, puts.as_bytes()), (Number::Poll, sleep.as_bytes())];
+        for calls in [spinning, sleeping] {
+            let stop = Stop::new().unwrap();
+            let (bell, rings) = channel();
+            let unikernel = guest(&[], calls).stop(stop.clone()).console(Bell(bell));
+            let stopper = thread::spawn(move || {
+                rings.recv().unwrap();
+                stop.request();
+            });
+            assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
+            stopper.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stop_that_comes_early_is_not_lost() {
+        let stop = Stop::new().unwrap();
+        let unikernel = guest(&[], &[]).stop(stop.clone());
+        stop.request();
+        assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
+    }
+
+    #[test]
+    fn a_device_that_is_missing_is_an_error() {
+        let error = guest(&[("storage", Kind::Block)], &[]).run().unwrap_err().to_string();
+        assert!(error.contains("'storage' declared but not attached"), "{error}");
+    }
+
+    #[test]
+    fn is_checked_when_it_is_loaded() {
+        assert!(matches!(Unikernel::load("/dev/null"), Err(Error::Read { .. })));
+        assert!(Unikernel::from_bytes(Vec::new()).is_err());
+        assert!(Unikernel::from_bytes(manifest(&[])).is_err());
+    }
 }

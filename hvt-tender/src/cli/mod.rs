@@ -4,6 +4,7 @@ mod args;
 mod devices;
 mod log;
 mod signals;
+mod streams;
 mod value;
 
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 
+use self::devices::{Descriptors, Plan};
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::monitor::{Failure, Outcome};
@@ -31,6 +33,10 @@ const HELP: &str = include_str!("help.txt");
 /// Of what is printed the guest's output goes to the standard output, everything else to the standard error.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
+    if streams::open_missing().is_err() {
+        // There may be nobody to tell.
+        return FAILED;
+    }
     let config = match parse(args) {
         Ok(Command::Run(config)) => *config,
         Ok(Command::Help) => return print(HELP),
@@ -53,23 +59,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 /// Runs a unikernel; returns its exit status.
 fn run(config: Config) -> Result<i32, Error> {
     // First of all, before this program opens anything under the numbers that the user means.
-    let mut descriptors = devices::Descriptors::claim(&config.devices.nets)?;
+    let descriptors = Descriptors::claim(&config.devices.nets)?;
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
-    let unikernel = Unikernel::load(&config.kernel)?;
-    let plan = devices::Plan::new(&config.devices, unikernel.manifest())?;
-    let unikernel = plan.attach(unikernel, &mut descriptors)?;
-    let outcome = unikernel
-        .mem(config.memory)
-        .args(config.arguments.into_iter().map(OsString::into_vec))
-        .backend(config.backend)
-        .stop(stop)
-        .run()?;
-    match outcome {
+    match prepare(config, descriptors)?.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => Err(Error::Guest(Box::new(failure))),
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
     }
+}
+
+/// The unikernel with everything that the user gives it.
+fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Error> {
+    let unikernel = Unikernel::load(&config.kernel)?;
+    let plan = Plan::new(&config.devices, unikernel.manifest())?;
+    Ok(plan
+        .attach(unikernel, &mut descriptors)?
+        .mem(config.memory)
+        .args(config.arguments.into_iter().map(OsString::into_vec))
+        .backend(config.backend))
 }
 
 /// Why there is no exit status of a guest. The message is one line.
@@ -89,7 +97,8 @@ enum Error {
 
 /// Prints on the standard output what the user asked to be told.
 fn print(text: &str) -> i32 {
-    match io::stdout().write_all(text.as_bytes()) {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => 0,
         Err(_) => FAILED,
     }
@@ -99,3 +108,6 @@ fn print(text: &str) -> i32 {
 fn report(error: &dyn fmt::Display) {
     log::line(&mut io::stderr(), "", error);
 }
+
+#[cfg(test)]
+mod tests;

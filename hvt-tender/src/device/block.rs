@@ -204,6 +204,7 @@ mod tests {
     use crate::device::testing::{Buffer, in_own_namespace};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     use nix::sched::CloneFlags;
     use tempfile::{NamedTempFile, TempDir};
@@ -323,6 +324,49 @@ mod tests {
         image.as_file().set_len(700).unwrap();
         let buffer = Buffer::zeroed(1024);
         assert_eq!(buffer.with(|slice| block.read(0, slice)), Err(DeviceError));
+    }
+
+    /// A block device of the host has its own size, and must not be in use by anything else.
+    #[test]
+    fn a_block_device_is_a_disk() {
+        let Some(device) = LoopDevice::on(image(128 * 512)) else { return };
+        let mut block = open(&device.path).unwrap();
+        assert_eq!(block.capacity(), 128 * 512);
+        let buffer = Buffer::of(&pattern(4 * 512));
+        buffer.with(|slice| block.write(124 * 512, slice)).unwrap();
+        let back = Buffer::zeroed(4 * 512);
+        back.with(|slice| block.read(124 * 512, slice)).unwrap();
+        assert_eq!(back.bytes(), buffer.bytes());
+        assert!(matches!(open(&device.path), Err(OpenError::Open { problem: Problem::Busy, .. })));
+        let in_use = FileBlock::open(&device.path, &READ_ONLY).unwrap_err();
+        assert!(matches!(in_use, OpenError::Open { problem: Problem::InUse, .. }), "{in_use}");
+    }
+
+    /// A loop device on a file. Making one takes root.
+    struct LoopDevice {
+        path: PathBuf,
+        _file: NamedTempFile,
+    }
+
+    impl LoopDevice {
+        fn on(file: NamedTempFile) -> Option<Self> {
+            if !nix::unistd::geteuid().is_root() {
+                assert!(std::env::var_os("CI").is_none(), "this test makes a loop device: run it as root");
+                eprintln!("SKIPPED: this test makes a loop device, which takes root");
+                return None;
+            }
+            let output = Command::new("losetup").args(["--find", "--show"]).arg(file.path()).output().unwrap();
+            assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
+            let path = String::from_utf8(output.stdout).unwrap().trim().into();
+            Some(Self { path, _file: file })
+        }
+    }
+
+    impl Drop for LoopDevice {
+        fn drop(&mut self) {
+            // It goes away once its last user does.
+            let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+        }
     }
 
     /// A sparse image on a disk that is too small for it.

@@ -12,11 +12,13 @@ mod clock;
 mod console;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod interface;
 #[cfg(all(feature = "std", unix))]
 mod io;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod net;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod poll;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod tap;
@@ -37,7 +39,7 @@ pub use clock::SystemClock;
 pub use console::FdConsole;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use poll::{Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;

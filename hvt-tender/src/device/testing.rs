@@ -1,8 +1,10 @@
 //! Guest buffers for the tests of the host's devices.
 
+use std::os::fd::OwnedFd;
 use std::vec::Vec;
 
 use hvt_abi::{Gpa, GuestRange};
+use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
@@ -67,11 +69,14 @@ impl GuestMemory for Pieces<'_> {
 
 /// Runs `test` in a thread with namespaces of its own, which vanish with it. Only root can; who is not is told, and a
 /// continuous integration that is not fails.
-pub(super) fn in_own_namespace(flags: CloneFlags, test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_own_namespace<T: Send + 'static>(
+    flags: CloneFlags,
+    test: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "this test makes namespaces: run it as root");
         std::eprintln!("SKIPPED: this test makes namespaces, which takes root");
-        return;
+        return None;
     }
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(flags | CloneFlags::CLONE_FS).unwrap();
@@ -80,7 +85,12 @@ pub(super) fn in_own_namespace(flags: CloneFlags, test: impl FnOnce() + Send + '
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         }
-        test();
+        test()
     });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// A pipe that no process inherits which another test happens to start: its ends for reading and writing.
+pub(super) fn pipe() -> (OwnedFd, OwnedFd) {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap()
 }
