@@ -50,7 +50,7 @@ impl Block {
         self.info
     }
 
-    /// Fills `buffer` from the bytes at `offset`; any number of whole blocks.
+    /// Fills `buffer` from the bytes at `offset`; any number of whole blocks, at least one.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Block {
         self.transfer(Number::BlockRead, offset, hypercall::writes(buffer), buffer.len())
     }
 
-    /// Writes `data` to the bytes at `offset`; any number of whole blocks.
+    /// Writes `data` to the bytes at `offset`; any number of whole blocks, at least one.
     ///
     /// # Errors
     ///
@@ -69,6 +69,10 @@ impl Block {
     }
 
     fn transfer(&self, number: Number, offset: u64, data: hvt_abi::Gpa, len: usize) -> Result<(), Error> {
+        // Solo5's tender leaves this to the guest.
+        if len == 0 || (offset | len as u64) & (self.info.block_size as u64 - 1) != 0 {
+            return Err(Error::Invalid);
+        }
         let mut argument = BlockIo { handle: self.handle.number(), offset, data, len: len as u64, ret: 0, reserved: 0 };
         // SAFETY: `data` and `len` are those of a slice that both callers borrow, for writing where the tender writes.
         unsafe { hypercall::call(number, &mut argument) };

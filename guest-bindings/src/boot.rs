@@ -1,6 +1,7 @@
 //! What the tender told the guest at the start, kept for the rest of its life.
 
 use core::cell::OnceCell;
+#[cfg(feature = "alloc")]
 use core::ops::Range;
 
 use hvt_abi::manifest::Entry;
@@ -15,6 +16,7 @@ pub(crate) struct Boot {
     /// Cycles to nanoseconds.
     pub(crate) scale: Scale,
     /// The free memory, without the stack's.
+    #[cfg(feature = "alloc")]
     pub(crate) heap: Range<usize>,
 }
 

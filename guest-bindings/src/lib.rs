@@ -10,6 +10,7 @@
 //! | network devices | [`Net`] |
 //! | heap | the range in [`StartInfo`], or a global allocator with the feature `alloc` |
 //! | thread-local storage | [`tls`] |
+//! | what is peculiar to a CPU | [`x86_64`] |
 //! | the ABI underneath | [`abi`] |
 //!
 //! # A complete guest
@@ -120,6 +121,8 @@ mod poll;
 mod runtime;
 mod start;
 pub mod tls;
+#[cfg(all(target_arch = "x86_64", not(test)))]
+pub mod x86_64;
 
 pub use hvt_abi as abi;
 

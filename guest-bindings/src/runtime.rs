@@ -70,7 +70,12 @@ unsafe fn prepare(boot: &BootInfo) -> StartInfo {
     }
     let start =
         StartInfo { memory_size, heap_start: heap.start, heap_size: heap.len(), command_line: line.application };
-    boot::set(Boot { manifest, scale, heap });
+    boot::set(Boot {
+        manifest,
+        scale,
+        #[cfg(feature = "alloc")]
+        heap,
+    });
     start
 }
 

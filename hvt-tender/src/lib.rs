@@ -21,7 +21,7 @@ extern crate alloc;
 #[cfg(feature = "std")]
 pub mod backend;
 pub mod boot;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod cli;
 #[cfg(all(feature = "std", unix))]
 pub mod config;
@@ -30,5 +30,11 @@ pub mod exit;
 pub mod hypercall;
 pub mod image;
 pub mod memory;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod monitor;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod unikernel;
 
 pub use exit::Exit;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub use unikernel::Unikernel;

@@ -9,6 +9,8 @@
 //!
 //! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`].
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod auto;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -1,6 +1,101 @@
 //! The command line: what a user types becomes a run, and what went wrong becomes one line and a status.
 
 mod args;
+mod devices;
+mod log;
+mod signals;
 mod value;
 
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
+
+use crate::backend::Stop;
+use crate::config::Config;
+use crate::monitor::{Failure, Outcome};
+use crate::unikernel::{self, Unikernel};
+
 pub use args::{Command, UsageError, parse};
+
+/// Status for everything but a guest's own end: Solo5's tenders use it too, and what restarts guests relies on it.
+const FAILED: i32 = 1;
+
+/// Status for a command line that cannot be understood.
+const MISUSED: i32 = 2;
+
+const HELP: &str = include_str!("help.txt");
+
+/// Does what the command line says; returns the status to exit with.
+///
+/// Of what is printed the guest's output goes to the standard output, everything else to the standard error.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
+    let config = match parse(args) {
+        Ok(Command::Run(config)) => *config,
+        Ok(Command::Help) => return print(HELP),
+        Ok(Command::Version) => {
+            let version = env!("CARGO_PKG_VERSION");
+            return print(&format!("hvt-tender {version}\nABI version {}\n", hvt_abi::ABI_VERSION));
+        }
+        Err(error) => {
+            report(&format_args!("{error}; see hvt-tender --help"));
+            return MISUSED;
+        }
+    };
+    log::init(config.verbosity);
+    run(config).unwrap_or_else(|error| {
+        report(&error);
+        FAILED
+    })
+}
+
+/// Runs a unikernel; returns its exit status.
+fn run(config: Config) -> Result<i32, Error> {
+    // First of all, before this program opens anything under the numbers that the user means.
+    let mut descriptors = devices::Descriptors::claim(&config.devices.nets)?;
+    let stop = Stop::new().map_err(unikernel::Error::Stop)?;
+    signals::stop_on_signals(&stop).map_err(Error::Signals)?;
+    let unikernel = Unikernel::load(&config.kernel)?;
+    let plan = devices::Plan::new(&config.devices, unikernel.manifest())?;
+    let unikernel = plan.attach(unikernel, &mut descriptors)?;
+    let outcome = unikernel
+        .mem(config.memory)
+        .args(config.arguments.into_iter().map(OsString::into_vec))
+        .backend(config.backend)
+        .stop(stop)
+        .run()?;
+    match outcome {
+        Outcome::Exited { status, .. } => Ok(status),
+        Outcome::Failed(failure) => Err(Error::Guest(Box::new(failure))),
+        Outcome::Interrupted => Err(Error::Stopped(signals::received())),
+    }
+}
+
+/// Why there is no exit status of a guest. The message is one line.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Devices(#[from] devices::Error),
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
+    #[error(transparent)]
+    Unikernel(#[from] unikernel::Error),
+    #[error("{0}")]
+    Guest(Box<Failure>),
+    #[error("stopped by {}", _0.unwrap_or("request"))]
+    Stopped(Option<&'static str>),
+}
+
+/// Prints on the standard output what the user asked to be told.
+fn print(text: &str) -> i32 {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => 0,
+        Err(_) => FAILED,
+    }
+}
+
+/// Says on the standard error what went wrong, in one line.
+fn report(error: &dyn fmt::Display) {
+    log::line(&mut io::stderr(), "", error);
+}

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem;
 
 use hvt_abi::manifest::{BlockProperties, Entry, Header, Kind, NAME_SIZE, NetProperties, VERSION};
 use zerocopy::IntoBytes;
@@ -26,30 +27,50 @@ pub fn attach(
     manifest: &Manifest,
     attachments: impl IntoIterator<Item = (String, Slot)>,
 ) -> Result<Attached, AttachError> {
+    let mut attachments: Vec<_> = attachments.into_iter().collect();
+    check(manifest, attachments.iter().map(|(name, slot)| (name.as_str(), kind(slot))))?;
     let devices = manifest.devices();
-    let mut given: Vec<Option<Slot>> = devices.iter().map(|_| None).collect();
-    for (name, slot) in attachments {
-        let found = devices.iter().zip(&mut given).find(|(device, _)| device.name == name);
-        let Some((device, place)) = found else {
-            return Err(AttachError::NotDeclared { declared: list(devices), name });
-        };
-        if kind(&slot) != Some(device.kind) {
-            return Err(AttachError::WrongKind { declared: device.kind, attached: kind(&slot), name });
-        }
-        if place.replace(slot).is_some() {
-            return Err(AttachError::Twice { name });
-        }
-    }
     let header = Header { version: VERSION, entries: devices.len() as u32 + 1 };
     let mut bytes = [header.as_bytes(), Entry::RESERVED_FIRST.as_bytes()].concat();
     let mut slots = Vec::from([Slot::Reserved]);
-    for (device, slot) in devices.iter().zip(given) {
-        let Device { name, kind } = device;
-        let slot = slot.ok_or_else(|| AttachError::NotAttached { name: name.clone(), kind: *kind })?;
+    for Device { name, kind } in devices {
+        let Some(index) = attachments.iter().position(|(attached, _)| attached == name) else {
+            return Err(AttachError::NotAttached { name: name.clone(), kind: *kind });
+        };
+        let (_, slot) = attachments.swap_remove(index);
         bytes.extend_from_slice(entry(name, &slot)?.as_bytes());
         slots.push(slot);
     }
     Ok(Attached { slots, manifest: bytes })
+}
+
+/// Whether attachments of these names and kinds match `manifest`: what [`attach`] checks first, to be known before a
+/// device is opened. The kind is `None` for [`Slot::Reserved`].
+///
+/// # Errors
+/// [`AttachError`], unless they match one to one; it names the device.
+pub fn check<'n>(
+    manifest: &Manifest,
+    attachments: impl IntoIterator<Item = (&'n str, Option<DeviceKind>)>,
+) -> Result<(), AttachError> {
+    let devices = manifest.devices();
+    let mut given: Vec<bool> = devices.iter().map(|_| false).collect();
+    for (name, attached) in attachments {
+        let found = devices.iter().zip(&mut given).find(|(device, _)| device.name == name);
+        let Some((device, given)) = found else {
+            return Err(AttachError::NotDeclared { declared: list(devices), name: name.into() });
+        };
+        if attached != Some(device.kind) {
+            return Err(AttachError::WrongKind { declared: device.kind, attached, name: name.into() });
+        }
+        if mem::replace(given, true) {
+            return Err(AttachError::Twice { name: name.into() });
+        }
+    }
+    match devices.iter().zip(given).find(|(_, given)| !given) {
+        Some((Device { name, kind }, _)) => Err(AttachError::NotAttached { name: name.clone(), kind: *kind }),
+        None => Ok(()),
+    }
 }
 
 /// The entry of an attached device.

@@ -28,6 +28,7 @@ use alloc::vec::Vec;
 
 use crate::memory::GuestSlice;
 
+pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", unix))]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
 #[cfg(feature = "std")]
@@ -35,9 +36,9 @@ pub use clock::SystemClock;
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
 #[cfg(all(feature = "std", target_os = "linux"))]
-pub use net::{AttachError, Tap};
+pub use net::{Tap, TapError};
 #[cfg(all(feature = "std", unix))]
-pub use poll::{Endpoint, FdPoller};
+pub use poll::{Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::io::{Complaint, receive, send};
-use super::poll::Endpoint;
+use super::poll::{Endpoint, Pollable};
 use super::tap::{self, Attached, Problem};
 use super::{DeviceError, Net};
 use crate::memory::GuestSlice;
@@ -30,8 +30,8 @@ impl Tap {
     /// hardware address is `mac`, or else a random one.
     ///
     /// # Errors
-    /// [`AttachError`] when it cannot be had.
-    pub fn attach(name: &OsStr, mac: Option<[u8; 6]>) -> Result<Self, AttachError> {
+    /// [`TapError`] when it cannot be had.
+    pub fn attach(name: &OsStr, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
         let label = format!("network interface {}", name.display());
         Self::new(tap::by_name(name), label, mac)
     }
@@ -41,8 +41,8 @@ impl Tap {
     /// messages apart. It is set to be non-blocking. The MTU is that of the interface, 1500 where it cannot be asked.
     ///
     /// # Errors
-    /// [`AttachError`] when it is no such descriptor.
-    pub fn from_fd(fd: OwnedFd, mac: Option<[u8; 6]>) -> Result<Self, AttachError> {
+    /// [`TapError`] when it is no such descriptor.
+    pub fn from_fd(fd: OwnedFd, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
         let label = tap::interface_of(fd.as_fd()).map_or_else(
             || String::from("network descriptor"),
             |name| format!("descriptor of network interface {}", name.display()),
@@ -50,20 +50,20 @@ impl Tap {
         Self::new(tap::by_descriptor(fd), label, mac)
     }
 
-    fn new(attached: Result<Attached, Problem>, label: String, mac: Option<[u8; 6]>) -> Result<Self, AttachError> {
+    fn new(attached: Result<Attached, Problem>, label: String, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
         let result = attached.and_then(|attached| Ok((attached, mac.map_or_else(random_mac, Ok)?)));
         match result {
             Ok((Attached { fd, mtu }, mac)) => {
                 let endpoint = Arc::new(Endpoint::new(fd));
                 Ok(Self { endpoint, label, mac, mtu, complaint: Complaint::default() })
             }
-            Err(problem) => Err(AttachError { label, problem }),
+            Err(problem) => Err(TapError { label, problem }),
         }
     }
+}
 
-    /// What a poller watches for this device.
-    #[must_use]
-    pub fn endpoint(&self) -> Arc<Endpoint> {
+impl Pollable for Tap {
+    fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(&self.endpoint)
     }
 }
@@ -144,7 +144,7 @@ fn random_mac() -> io::Result<[u8; 6]> {
 /// A network device cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[error("{label} {problem}")]
-pub struct AttachError {
+pub struct TapError {
     /// What was to be attached.
     pub label: String,
     /// What is wrong with it.
@@ -165,11 +165,11 @@ mod tests {
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
-    fn attach(name: &str) -> Result<Tap, AttachError> {
+    fn attach(name: &str) -> Result<Tap, TapError> {
         Tap::attach(OsStr::new(name), Some(MAC))
     }
 
-    fn problem(result: Result<Tap, AttachError>) -> Problem {
+    fn problem(result: Result<Tap, TapError>) -> Problem {
         let error = result.unwrap_err();
         assert!(!error.to_string().contains('\n'), "{error}");
         error.problem

@@ -37,6 +37,12 @@ impl AsFd for Endpoint {
     }
 }
 
+/// A network device that a guest can wait for.
+pub trait Pollable {
+    /// What is readable while a frame is waiting.
+    fn endpoint(&self) -> Arc<Endpoint>;
+}
+
 /// Waits for frames, for time to pass, and for the run to be [stopped](Stop).
 pub struct FdPoller {
     stop: Stop,

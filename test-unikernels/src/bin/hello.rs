@@ -3,6 +3,7 @@
 #![no_main]
 
 use guest_bindings::{ExitStatus, StartInfo, println};
+use test_unikernels::success;
 
 guest_bindings::manifest! {}
 guest_bindings::entry!(main);
@@ -10,6 +11,5 @@ guest_bindings::entry!(main);
 fn main(start: &StartInfo) -> ExitStatus {
     println!("Hello, World");
     println!("Command line is: '{}'", start.command_line);
-    println!("SUCCESS");
-    ExitStatus::SUCCESS
+    success()
 }

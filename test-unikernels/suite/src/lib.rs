@@ -1,36 +1,22 @@
 //! The one conformance table: what each test unikernel is run with, and how it must end.
 //!
-//! Every backend runs every [`Case`] of [`SUITE`] and compares. The table is plain data, so that a test on a host, a
-//! kernel without an operating system and a program on Redox can all walk through it.
+//! Every backend runs every [`Case`] of [`SUITE`] that applies to it, and compares. The table is plain data, so that a
+//! test on a host, a kernel without an operating system and a program on Redox walk through the same one.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`case`] | the words: guest, devices, ends, console |
+//! | [`disk`] | what stands on a block device before and after |
+//! | [`frame`] | what the peer of a network device sends, and the answers it expects |
+//! | [`cases`] | the cases, grouped by what they test |
 #![no_std]
 
-/// A guest, what it is given, and what must come of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Case {
-    /// Name of the case, unique.
-    pub name: &'static str,
-    /// Name of the binary.
-    pub guest: &'static str,
-    /// Its arguments.
-    pub arguments: &'static [&'static str],
-    /// How it must end.
-    pub end: End,
-    /// Texts that its console must hold.
-    pub prints: &'static [&'static str],
-}
+pub mod case;
+pub mod cases;
+pub mod disk;
+pub mod frame;
 
-/// How a guest ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// By itself, with this status.
-    Status(i32),
-}
-
-/// Every case.
-pub const SUITE: &[Case] = &[Case {
-    name: "hello",
-    guest: "hello",
-    arguments: &["one", "two"],
-    end: End::Status(0),
-    prints: &["Hello, World\n", "Command line is: 'one two'\n", "SUCCESS\n"],
-}];
+pub use case::{Ability, Case, Console, Device, DeviceKind, Disk, End, Link, Reason, When};
+pub use cases::SUITE;
+pub use disk::Contents;
+pub use frame::Exchange;

@@ -5,7 +5,7 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
-use hvt_abi::x86_64::{CODE_SELECTOR, GDT};
+use hvt_abi::x86_64::{CODE_SELECTOR, GDT, TableRegister};
 
 use super::trap;
 use crate::one_cpu::OneCpu;
@@ -132,6 +132,14 @@ fn tss_descriptor(tss: *const Tss) -> [u64; 2] {
     let base = tss.expose_provenance() as u64;
     let limit = size_of::<Tss>() as u64 - 1;
     [(base & 0xff00_0000) << 32 | (base & 0xff_ffff) << 16 | PRESENT_AVAILABLE | limit, base >> 32]
+}
+
+/// What `lidt` is given.
+pub(crate) fn interrupt_table() -> TableRegister {
+    let tables = TABLES.get();
+    // SAFETY: Only an address is computed.
+    let idt = unsafe { &raw const (*tables).idt };
+    TableRegister { base: idt.expose_provenance() as u64, limit: size_of::<[Gate; trap::VECTORS]>() as u16 - 1 }
 }
 
 /// Loads the tables, so that an exception ends in a report instead of a triple fault.

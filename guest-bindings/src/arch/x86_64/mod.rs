@@ -12,7 +12,7 @@ use core::arch::x86_64::_rdtsc;
 use hvt_abi::x86_64::{HYPERCALL_PORT, msr};
 
 #[cfg(not(test))]
-pub(crate) use descriptors::install as install_exception_handlers;
+pub(crate) use descriptors::{install as install_exception_handlers, interrupt_table};
 
 /// Makes hypercall `number` with the argument at the guest address `argument`.
 ///

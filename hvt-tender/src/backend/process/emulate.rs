@@ -8,6 +8,7 @@ use hvt_abi::Gpa;
 use hvt_abi::x86_64::{Cr0, Cr4, Registers, TableRegister, msr};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
+use super::control::{self, Written};
 use super::cpu::{Cpu, RFLAGS_GUEST, RFLAGS_IF};
 use super::exception::Exception;
 use crate::exit::{Cause, Exit};
@@ -123,6 +124,11 @@ impl Emulation<'_, '_> {
             // There are no stale translations and no caches to write back: guest memory is the host's own.
             Mnemonic::Invlpg | Mnemonic::Wbinvd | Mnemonic::Wbnoinvd | Mnemonic::Invd => Ok(Step::Next),
             Mnemonic::Int => Ok(self.software_interrupt()),
+            // What needs EFER.SVME or CR4.VMXE, which no guest can set.
+            Mnemonic::Vmrun | Mnemonic::Vmload | Mnemonic::Vmsave | Mnemonic::Vmmcall | Mnemonic::Invlpga => {
+                Err(Exception::invalid_opcode())
+            }
+            Mnemonic::Stgi | Mnemonic::Clgi | Mnemonic::Skinit => Err(Exception::invalid_opcode()),
             // CR4.OSXSAVE is clear at entry, and CPUID in the child does not say so.
             Mnemonic::Xsetbv if !self.cpu.cr4.contains(Cr4::OSXSAVE) => Err(Exception::invalid_opcode()),
             Mnemonic::Lmsw | Mnemonic::Xsetbv | Mnemonic::Sysretq | Mnemonic::Sysret | Mnemonic::Sysexitq => {
@@ -208,25 +214,19 @@ impl Emulation<'_, '_> {
 
     fn write_control_register(&mut self, register: Register, value: u64) -> Executed {
         match register {
-            Register::CR0 => {
-                let fixed = Cr0::PE | Cr0::PG | Cr0::WP | Cr0::EM | Cr0::TS | Cr0::AM;
-                let wanted = Cr0::from_bits_retain(value);
-                if (wanted ^ self.cpu.cr0).intersects(fixed) {
-                    return Ok(self.refuse());
-                }
-                self.cpu.cr0 = wanted;
-            }
+            Register::CR0 => match control::write_cr0(self.cpu.cr0, value) {
+                Written::Value(new) => self.cpu.cr0 = new,
+                Written::Fault => return Err(Exception::general_protection(0)),
+                Written::Unsupported => return Ok(self.refuse()),
+            },
             Register::CR2 => self.cpu.cr2 = value,
             // Reloading the same tables only flushes translations.
             Register::CR3 if value == self.cpu.cr3 => {}
-            Register::CR4 => {
-                let free = Cr4::PSE | Cr4::PGE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
-                let wanted = Cr4::from_bits_retain(value);
-                if !free.contains(wanted ^ self.cpu.cr4) {
-                    return Ok(self.refuse());
-                }
-                self.cpu.cr4 = wanted;
-            }
+            Register::CR4 => match control::write_cr4(self.cpu.cr4, value) {
+                Written::Value(new) => self.cpu.cr4 = new,
+                Written::Fault => return Err(Exception::general_protection(0)),
+                Written::Unsupported => return Ok(self.refuse()),
+            },
             Register::CR8 if value == 0 => {}
             Register::CR3 | Register::CR8 => return Ok(self.refuse()),
             _ => return Err(Exception::invalid_opcode()),
@@ -252,12 +252,14 @@ impl Emulation<'_, '_> {
                 self.cpu.kernel_gs_base = value;
                 Ok(Step::Next)
             }
-            msr::EFER => {
-                if value != self.cpu.efer.bits() {
-                    return Ok(self.refuse());
+            msr::EFER => match control::write_efer(self.cpu.efer, value) {
+                Written::Value(new) => {
+                    self.cpu.efer = new;
+                    Ok(Step::Next)
                 }
-                Ok(Step::Next)
-            }
+                Written::Fault => Err(Exception::general_protection(0)),
+                Written::Unsupported => Ok(self.refuse()),
+            },
             // Memory types mean nothing here, but the guest may read back what it wrote.
             msr::PAT => {
                 self.cpu.pat = value;

@@ -19,6 +19,7 @@
 //! EFER, and debug registers are refused with a message.
 
 mod child;
+mod control;
 mod cpu;
 mod emulate;
 mod exception;

@@ -176,7 +176,11 @@ fn control_registers() {
     assert_eq!(lab.step(b"\x0f\x20\xc0"), Step::Next);
     assert_eq!(lab.registers.rax, 0x8001_0021);
     lab.registers.rax = 0x1_0021;
-    assert!(matches!(lab.step(b"\x0f\x22\xc0"), Step::Refuse(_)));
+    assert_eq!(lab.step(b"\x0f\x22\xc0"), general_protection(0));
+    lab.registers.rax = 0x8000_0021;
+    assert!(matches!(lab.step(b"\x0f\x22\xc0"), Step::Refuse(_)), "without write protection");
+    lab.registers.rax = 0xe001_0031;
+    assert_eq!(lab.step(b"\x0f\x22\xc0"), Step::Next, "caches off");
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! A loop that makes no hypercall.
+
+use std::arch::asm;
+use std::arch::x86_64::_rdtsc;
+use std::error::Error;
+
+use crate::guest::{Tender, least, microseconds_per_cycle};
+
+/// Additions in the loop.
+const ADDITIONS: u64 = 100_000_000;
+
+/// Microseconds of the loop in a guest, and in this process.
+pub(crate) fn additions(tender: &Tender) -> Result<(f64, f64), Box<dyn Error>> {
+    let count = ADDITIONS.to_string();
+    let unit = microseconds_per_cycle()?;
+    let (mut inside, mut outside) = (f64::INFINITY, f64::INFINITY);
+    // In turn, so that both meet the same machine.
+    for _ in 0..10 {
+        inside = inside.min(least(1, || tender.number("bench-add", &[&count], "cycles:"))?);
+        outside = outside.min(here());
+    }
+    Ok((inside * unit, outside * unit))
+}
+
+/// Cycles of the same instructions that the guest executes.
+fn here() -> f64 {
+    // SAFETY: reads the time-stamp counter, and counts in two registers.
+    unsafe {
+        let start = _rdtsc();
+        asm!(
+            "2:",
+            "add {sum}, {left}",
+            "sub {left}, 1",
+            "jnz 2b",
+            left = inout(reg) ADDITIONS => _,
+            sum = inout(reg) 0_u64 => _,
+            options(nomem, nostack),
+        );
+        (_rdtsc() - start) as f64
+    }
+}

@@ -1,0 +1,46 @@
+//! Memory of tender and child that is not the guest's.
+
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::guest::Tender;
+
+/// KiB of resident memory of the tender and its child, the guest's own pages left out, at their peak.
+///
+/// Guest memory is the only shared memory that either maps, but for the few exchange pages. What is left is anonymous
+/// memory and pages of files.
+pub(crate) fn beyond_the_guest(tender: &Tender) -> Result<f64, Box<dyn Error>> {
+    let mut tender = tender.command("spin", &[]).stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    // Once the guest has spoken, everything is set up.
+    BufReader::new(tender.stdout.take().ok_or("no console")?).read_line(&mut line)?;
+    let id = tender.id();
+    let sum = children(id).and_then(|children| {
+        let mut sum = 0.0;
+        for process in children.into_iter().chain([id]) {
+            sum += resident(process)?;
+        }
+        Ok(sum)
+    });
+    tender.kill()?;
+    tender.wait()?;
+    sum
+}
+
+fn children(process: u32) -> Result<Vec<u32>, Box<dyn Error>> {
+    let list = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;
+    let children: Vec<u32> = list.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    if children.is_empty() { Err("the tender has no child".into()) } else { Ok(children) }
+}
+
+/// VmHWM without RssShmem.
+fn resident(process: u32) -> Result<f64, Box<dyn Error>> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let kib = |name: &str| -> Result<f64, Box<dyn Error>> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or(format!("no {name}"))?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    };
+    Ok(kib("VmHWM:")? - kib("RssShmem:")?)
+}

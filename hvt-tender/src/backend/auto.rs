@@ -1,0 +1,90 @@
+//! The choice between the backends of this host.
+
+use super::kvm::Kvm;
+use super::process::Process;
+use super::tsc::{Frequency, Search};
+use super::{Error, Machine, Stop, Unavailable};
+use crate::config::BackendChoice;
+use crate::memory::{Layout, MapError, MappedMemory};
+
+use hvt_abi::native::EntryState;
+
+/// One of the backends of this host, open.
+pub enum Backend {
+    /// KVM.
+    Kvm(Kvm),
+    /// A sandboxed process.
+    Process(Process),
+}
+
+impl Backend {
+    /// Opens the backend that the user chose, or the better one that is to be had.
+    ///
+    /// `Auto` takes KVM only where the CPU itself can run guests: a `/dev/kvm` without that is software a thousand
+    /// times slower than a sandboxed process.
+    ///
+    /// # Errors
+    /// When it is not to be had.
+    pub fn open(choice: BackendChoice) -> Result<Self, Unavailable> {
+        match choice {
+            BackendChoice::Kvm => Kvm::open().map(Self::Kvm),
+            BackendChoice::Process => Process::open().map(Self::Process),
+            BackendChoice::Auto if !Kvm::has_hardware() => {
+                log::info!("the CPU offers neither VMX nor SVM: the guest runs in a sandboxed process");
+                Process::open().map(Self::Process)
+            }
+            BackendChoice::Auto => Kvm::open().map(Self::Kvm).or_else(|unavailable| {
+                log::info!("{unavailable}; the guest runs in a sandboxed process");
+                Process::open().map(Self::Process)
+            }),
+        }
+    }
+
+    /// Its name, as in `--backend`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kvm(_) => "kvm",
+            Self::Process(_) => "process",
+        }
+    }
+
+    /// Frequency of the guest's cycle counter: what the backend knows, or else the result of `search`.
+    ///
+    /// # Errors
+    /// When nobody knows it and it cannot be measured.
+    pub fn cycle_frequency(&self, search: Search) -> Result<Frequency, Error> {
+        match self {
+            Self::Kvm(kvm) => kvm.cycle_frequency(),
+            Self::Process(_) => search.finish(),
+        }
+    }
+
+    /// Guest memory of `size` bytes in the form that this backend needs.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
+        match self {
+            Self::Kvm(kvm) => kvm.memory(size),
+            Self::Process(process) => process.memory(size),
+        }
+    }
+
+    /// A guest of this memory, ready to run from its entry point, on the calling thread.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn start(
+        self,
+        memory: MappedMemory,
+        layout: &Layout,
+        entry: &EntryState,
+        stop: &Stop,
+    ) -> Result<Box<dyn Machine>, Error> {
+        Ok(match self {
+            Self::Kvm(kvm) => Box::new(kvm.start(memory, layout, entry, stop)?),
+            Self::Process(process) => Box::new(process.start(memory, layout.clone(), entry, stop)?),
+        })
+    }
+}

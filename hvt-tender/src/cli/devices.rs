@@ -1,0 +1,196 @@
+//! What is said about devices meets the manifest, and the devices are opened.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use crate::config::{DeviceOptions, Named, NetSource};
+use crate::device::attach::check;
+use crate::device::{AttachError, BlockOptions, FileBlock, OpenError, Tap, TapError};
+use crate::image::{DeviceKind, Manifest};
+use crate::unikernel::Unikernel;
+
+/// Which device is to be opened how, by name. They match the manifest one to one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    nets: Vec<NetPlan>,
+    blocks: Vec<BlockPlan>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct NetPlan {
+    name: String,
+    source: NetSource,
+    mac: Option<[u8; 6]>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct BlockPlan {
+    name: String,
+    path: PathBuf,
+    options: BlockOptions,
+}
+
+impl Plan {
+    /// Finds out which device of the manifest each option is about.
+    pub(super) fn new(options: &DeviceOptions, manifest: &Manifest) -> Result<Self, Error> {
+        let net = Names { manifest, kind: DeviceKind::Net };
+        let block = Names { manifest, kind: DeviceKind::Block };
+        let nets = options.nets.iter().map(|option| {
+            let name = net.of(option, "--net")?;
+            Ok(NetPlan { name, source: option.value.clone(), mac: None })
+        });
+        let blocks = options.blocks.iter().map(|option| {
+            let name = block.of(option, "--block")?;
+            Ok(BlockPlan { name, path: option.value.clone(), options: BlockOptions::default() })
+        });
+        let mut plan =
+            Self { nets: nets.collect::<Result<_, Error>>()?, blocks: blocks.collect::<Result<_, Error>>()? };
+        plan.check(manifest)?;
+        for mac in &options.macs {
+            plan.net(&net.of(mac, "--net-mac")?, "--net-mac")?.mac = Some(mac.value);
+        }
+        for size in &options.block_sizes {
+            let option = "--block-sector-size";
+            plan.block(&block.of(size, option)?, option)?.options.block_size = size.value;
+        }
+        for read_only in &options.read_only {
+            let option = "--block-readonly";
+            plan.block(&block.of(read_only, option)?, option)?.options.read_only = true;
+        }
+        Ok(plan)
+    }
+
+    fn check(&self, manifest: &Manifest) -> Result<(), Error> {
+        let nets = self.nets.iter().map(|net| (net.name.as_str(), Some(DeviceKind::Net)));
+        let blocks = self.blocks.iter().map(|block| (block.name.as_str(), Some(DeviceKind::Block)));
+        check(manifest, nets.chain(blocks)).map_err(|problem| Error::Attach { problem })
+    }
+
+    fn net(&mut self, name: &str, option: &'static str) -> Result<&mut NetPlan, Error> {
+        let stray = || Error::Stray { option, kind: DeviceKind::Net, name: name.into() };
+        self.nets.iter_mut().find(|net| net.name == name).ok_or_else(stray)
+    }
+
+    fn block(&mut self, name: &str, option: &'static str) -> Result<&mut BlockPlan, Error> {
+        let stray = || Error::Stray { option, kind: DeviceKind::Block, name: name.into() };
+        self.blocks.iter_mut().find(|block| block.name == name).ok_or_else(stray)
+    }
+
+    /// Opens the devices and attaches them.
+    pub(super) fn attach(self, mut unikernel: Unikernel, descriptors: &mut Descriptors) -> Result<Unikernel, Error> {
+        for BlockPlan { name, path, options } in self.blocks {
+            match FileBlock::open(path, &options) {
+                Ok(device) => unikernel = unikernel.block(name, device),
+                Err(problem) => return Err(Error::Block { name, problem }),
+            }
+        }
+        for NetPlan { name, source, mac } in self.nets {
+            let tap = match source {
+                NetSource::Interface(interface) => Tap::attach(&interface, mac),
+                NetSource::Descriptor(number) => Tap::from_fd(descriptors.take(number)?, mac),
+            };
+            match tap {
+                Ok(device) => unikernel = unikernel.net(name, device),
+                Err(problem) => return Err(Error::Net { name, problem }),
+            }
+        }
+        Ok(unikernel)
+    }
+}
+
+/// The names of the devices of one kind.
+struct Names<'m> {
+    manifest: &'m Manifest,
+    kind: DeviceKind,
+}
+
+impl Names<'_> {
+    /// The name of the device that something is said about.
+    fn of<T>(&self, said: &Named<T>, option: &'static str) -> Result<String, Error> {
+        if let Some(name) = &said.name {
+            return Ok(name.clone());
+        }
+        let same_kind = self.manifest.devices().iter().filter(|device| device.kind == self.kind);
+        let mut names: Vec<_> = same_kind.map(|device| device.name.clone()).collect();
+        match (names.pop(), names.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (None, _) => Err(Error::None { option, kind: self.kind }),
+            (Some(last), false) => {
+                names.push(last);
+                Err(Error::Several { option, kind: self.kind, names: names.join(", ") })
+            }
+        }
+    }
+}
+
+/// Descriptors that this program was started with and that the user names by their numbers.
+pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);
+
+impl Descriptors {
+    /// Takes the descriptors that these devices are to use. To be called before this program opens any itself.
+    pub(super) fn claim(nets: &[Named<NetSource>]) -> Result<Self, Error> {
+        let mut claimed = BTreeMap::new();
+        for net in nets {
+            let NetSource::Descriptor(number) = net.value else { continue };
+            let error = |source: io::Error| Error::Descriptor { number, source };
+            if (0..=libc::STDERR_FILENO).contains(&number) {
+                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "it is a standard stream")));
+            }
+            if claimed.contains_key(&number) {
+                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "two devices are to use it")));
+            }
+            // SAFETY: the call changes a flag of a descriptor that, if it is open, is this program's to use.
+            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+                return Err(error(io::Error::last_os_error()));
+            }
+            // SAFETY: it is open, and nobody owns it: this program has opened none but the standard streams yet, and
+            // takes none twice.
+            claimed.insert(number, unsafe { OwnedFd::from_raw_fd(number) });
+        }
+        Ok(Self(claimed))
+    }
+
+    /// Hands over what was claimed.
+    fn take(&mut self, number: RawFd) -> Result<OwnedFd, Error> {
+        let missing = || Error::Descriptor { number, source: io::ErrorKind::NotFound.into() };
+        self.0.remove(&number).ok_or_else(missing)
+    }
+}
+
+/// Why the devices cannot be had. The message is one line.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// Options and manifest do not match.
+    #[error("{problem}{}", hint(problem))]
+    Attach { problem: AttachError },
+    /// An option without a name, where no device can be meant.
+    #[error("{option}: the unikernel declares no {kind} device; leave the option out")]
+    None { option: &'static str, kind: DeviceKind },
+    /// An option without a name, where several devices can be meant.
+    #[error("{option}: the unikernel declares the {kind} devices {names}; say which one is meant: {option} NAME=..")]
+    Several { option: &'static str, kind: DeviceKind, names: String },
+    /// An option about a device that does not exist.
+    #[error("{option}: {kind} device '{name}' not declared in manifest")]
+    Stray { option: &'static str, kind: DeviceKind, name: String },
+    /// A block device that cannot be had.
+    #[error("block device '{name}': {problem}")]
+    Block { name: String, problem: OpenError },
+    /// A network device that cannot be had.
+    #[error("net device '{name}': {problem}")]
+    Net { name: String, problem: TapError },
+    /// A descriptor that cannot be had.
+    #[error("--net @{number}: the descriptor cannot be used: {source}")]
+    Descriptor { number: RawFd, source: io::Error },
+}
+
+/// How a device is attached on the command line.
+fn hint(error: &AttachError) -> impl fmt::Display {
+    match error {
+        AttachError::NotAttached { name, kind: DeviceKind::Net } => format!(": --net {name}=INTERFACE"),
+        AttachError::NotAttached { name, kind: DeviceKind::Block } => format!(": --block {name}=PATH"),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,52 @@
+//! SIGINT, SIGTERM and SIGHUP end the run.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use crate::backend::Stop;
+
+/// What the handler asks to stop.
+static STOP: OnceLock<Stop> = OnceLock::new();
+
+/// Number of the signal that has come, 0 before.
+static RECEIVED: AtomicI32 = AtomicI32::new(0);
+
+/// Makes the signals that ask a program to end request `stop`. Works once in a process.
+///
+/// What whoever started this program made it ignore it goes on to ignore: `nohup` means it.
+pub(super) fn stop_on_signals(stop: &Stop) -> io::Result<()> {
+    STOP.set(stop.clone()).map_err(|_| io::ErrorKind::AlreadyExists)?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // No SA_RESTART: a system call that waits must come back.
+        let action = SigAction::new(SigHandler::Handler(handle), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler calls what is async-signal-safe only.
+        let before = unsafe { sigaction(signal, &action) }?;
+        if matches!(before.handler(), SigHandler::SigIgn) && signal != Signal::SIGTERM {
+            // SAFETY: this was the signal's action before.
+            unsafe { sigaction(signal, &before) }?;
+        }
+    }
+    // A write beyond a limit on the size of files is an error of that write, not the end of the tender.
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is called.
+    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
+    Ok(())
+}
+
+/// The name of the signal that has come, if one has.
+pub(super) fn received() -> Option<&'static str> {
+    Signal::try_from(RECEIVED.load(Ordering::SeqCst)).ok().map(Signal::as_str)
+}
+
+/// Runs as a signal handler: atomics and async-signal-safe system calls only, and `errno` as it was.
+extern "C" fn handle(signal: libc::c_int) {
+    let errno = nix::errno::Errno::last();
+    RECEIVED.store(signal, Ordering::SeqCst);
+    if let Some(stop) = STOP.get() {
+        stop.request();
+    }
+    errno.set();
+}

@@ -1,0 +1,111 @@
+//! Every case of the conformance table, on every backend of this machine, through the command line.
+//!
+//! One test for each case and backend, named `BACKEND::CASE`. Environment:
+//!
+//! | variable | meaning | otherwise |
+//! |---|---|---|
+//! | `HVT_BACKENDS` | backends to test, with commas between | `process`, and `kvm` where the CPU has VMX or SVM |
+//! | `HVT_GUESTS` | directory of the test unikernels | they are built |
+//! | `HVT_TENDER` | the tender's binary | the one that cargo has built |
+//! | `CI` | a case that this user has no right to run fails | it is marked as ignored |
+
+mod disk;
+mod link;
+mod run;
+mod tap;
+mod unikernels;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use test_suite::{Ability, Case, SUITE, When};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let directory = match unikernels::directory() {
+        Ok(directory) => directory,
+        Err(why) => {
+            eprintln!("no test unikernels: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let tender = env::var_os("HVT_TENDER").map_or_else(|| env!("CARGO_BIN_EXE_hvt-tender").into(), PathBuf::from);
+    let mut trials = Vec::new();
+    for backend in backends() {
+        for case in SUITE.iter().filter(|case| applies(case, &backend)) {
+            let name = format!("{backend}::{}", case.name);
+            let ignored = link::missing_right(case).is_some() && env::var_os("CI").is_none();
+            let run = run::Run { case, backend: backend.clone(), tender: tender.clone(), directory: directory.clone() };
+            trials.push(Trial::test(name, move || Ok(run.check()?)).with_ignored_flag(ignored));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Names of the backends to test.
+fn backends() -> Vec<String> {
+    if let Ok(names) = env::var("HVT_BACKENDS") {
+        return names.split(',').map(str::to_owned).collect();
+    }
+    let mut backends = Vec::new();
+    if cfg!(target_arch = "x86_64") {
+        backends.push("process".to_owned());
+    }
+    if hvt_tender::backend::kvm::Kvm::has_hardware() && hvt_tender::backend::kvm::Kvm::open().is_ok() {
+        backends.push("kvm".to_owned());
+    }
+    backends
+}
+
+/// Whether the backend on this machine is one that the case is meant for.
+fn applies(case: &Case, backend: &str) -> bool {
+    match case.when {
+        When::Always => true,
+        When::Can(ability) => can(backend, ability),
+        When::Cannot(ability) => !can(backend, ability),
+    }
+}
+
+fn can(backend: &str, ability: Ability) -> bool {
+    match ability {
+        // Linux makes PROT_EXEC alone execute-only with memory protection keys. KVM maps guest memory through tables
+        // of the guest's own, which have no such thing.
+        Ability::ExecuteOnly => backend == "process" && has_protection_keys(),
+        Ability::FourGib => available_memory() > 5 << 30,
+        Ability::ExactExceptions => !is_emulated(),
+    }
+}
+
+/// CR4.PKE as CPUID shows it: leaf 7, ECX bit 4, OSPKE.
+#[cfg(target_arch = "x86_64")]
+fn has_protection_keys() -> bool {
+    std::arch::x86_64::__cpuid_count(7, 0).ecx & 1 << 4 != 0
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_protection_keys() -> bool {
+    false
+}
+
+/// Whether this machine is one that QEMU emulates (TCG), as its hypervisor leaf of CPUID says.
+#[cfg(target_arch = "x86_64")]
+fn is_emulated() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+    let name = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat();
+    name == b"TCGTCGTCGTCG"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_emulated() -> bool {
+    false
+}
+
+/// `MemAvailable` of this machine, in bytes; 0 where it cannot be read.
+fn available_memory() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}

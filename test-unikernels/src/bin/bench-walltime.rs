@@ -1,0 +1,24 @@
+//! Cycles of a hypercall that does next to nothing.
+#![no_std]
+#![no_main]
+
+use core::arch::x86_64::_rdtsc;
+
+use guest_bindings::{ExitStatus, StartInfo, clock, println};
+use test_unikernels::{number, success};
+
+guest_bindings::manifest! {}
+guest_bindings::entry!(main);
+
+fn main(start: &StartInfo) -> ExitStatus {
+    let calls = start.arguments().next().map_or(100_000, number);
+    // SAFETY: Every x86_64 CPU has it.
+    let cycles = || unsafe { _rdtsc() };
+    let _ = clock::wall();
+    let before = cycles();
+    for _ in 0..calls {
+        let _ = clock::wall();
+    }
+    println!("cycles per call: {}", (cycles() - before) / calls);
+    success()
+}

@@ -1,0 +1,195 @@
+//! Privileged instructions.
+#![no_std]
+#![no_main]
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid;
+
+use guest_bindings::abi::x86_64::{Cr0, Cr4, Efer, PML4_BASE, TableRegister, msr};
+use guest_bindings::{ExitStatus, StartInfo, tls, x86_64};
+use test_unikernels::{argument, check, failure, number, success};
+
+guest_bindings::manifest! {}
+guest_bindings::entry!(main);
+
+fn main(start: &StartInfo) -> ExitStatus {
+    let value = || number(argument(start, 1));
+    // SAFETY: What does not end the guest leaves the CPU as it was, here and below.
+    unsafe {
+        match argument(start, 0) {
+            "segments" => return segments(),
+            "tables" => return tables(),
+            "interrupt-flag" => return interrupt_flag(),
+            "segment-bases" => return segment_bases(),
+            "entry-state" => return entry_state(),
+            "flush-tlb" => return flush_tlb(),
+            "cpuid" => return cpuid(),
+            "syscall" => asm!("syscall", out("rcx") _, out("r11") _),
+            "vmxon" => asm!("vmxon [{}]", in(reg) &0_u64),
+            "vmrun" => asm!("vmrun", in("rax") 0),
+            "xsetbv" => asm!("xsetbv", in("ecx") 0, in("eax") 3, in("edx") 0),
+            "rdmsr" => _ = read_msr(value() as u32),
+            // Not canonical, where that matters.
+            "wrmsr" => write_msr(value() as u32, 1 << 63),
+            "cr0-clear" => asm!("mov cr0, {}", in(reg) read_cr0() & !value()),
+            "cr0-set" => asm!("mov cr0, {}", in(reg) read_cr0() | value()),
+            "cr4-clear" => asm!("mov cr4, {}", in(reg) read_cr4() & !value()),
+            "cr4-set" => asm!("mov cr4, {}", in(reg) read_cr4() | value()),
+            "efer-clear" => write_msr(msr::EFER, read_msr(msr::EFER) & !value()),
+            "efer-set" => write_msr(msr::EFER, read_msr(msr::EFER) | value()),
+            "load-data-segment" => asm!("mov ds, {:e}", in(reg) value() as u32),
+            "load-task-register" => asm!("ltr {:x}", in(reg) value() as u16),
+            "hlt" => asm!("hlt"),
+            "triple-fault" => {
+                load_interrupt_table(TableRegister { base: 0, limit: 0 });
+                asm!("ud2");
+            }
+            "no-page-table" => no_page_table(),
+            other => failure(format_args!("there is no '{other}'")),
+        }
+    }
+    failure("it went through")
+}
+
+/// Loads every segment register with the selector that it has anyway.
+unsafe fn segments() -> ExitStatus {
+    let thread = tls::thread_pointer();
+    // SAFETY: Loading FS sets its base, which is restored before anything thread-local is used.
+    unsafe {
+        asm!(
+            "push 8", "lea {0}, [rip + 2f]", "push {0}", "retfq", "2:",
+            "mov {0:e}, 16", "mov ss, {0:e}", "mov ds, {0:e}", "mov es, {0:e}", "mov fs, {0:e}", "mov gs, {0:e}",
+            out(reg) _,
+        );
+        tls::set_thread_pointer(thread);
+    }
+    check(tls::thread_pointer() == thread, "FS.base was not restored");
+    success()
+}
+
+/// Loads the interrupt table again, and sees that it serves: the report of a breakpoint is the caller's to see.
+unsafe fn tables() -> ExitStatus {
+    // SAFETY: It is the table in use.
+    unsafe { load_interrupt_table(x86_64::interrupt_table()) };
+    success()
+}
+
+/// Nobody interrupts.
+unsafe fn interrupt_flag() -> ExitStatus {
+    // SAFETY: There is nothing that could.
+    unsafe { asm!("sti", "nop", "nop", "cli", options(nomem, nostack)) };
+    success()
+}
+
+unsafe fn segment_bases() -> ExitStatus {
+    let words = [0x11_u64, 0x22];
+    let address = (&raw const words).expose_provenance() as u64;
+    let thread = tls::thread_pointer();
+    // SAFETY: FS.base is restored before anything thread-local is used.
+    unsafe {
+        let (through_fs, through_gs): (u64, u64);
+        write_msr(msr::FS_BASE, address);
+        write_msr(msr::GS_BASE, address + 8);
+        asm!("mov {}, fs:[0]", "mov {}, gs:[0]", out(reg) through_fs, out(reg) through_gs, options(nostack));
+        let (fs, gs) = (read_msr(msr::FS_BASE), read_msr(msr::GS_BASE));
+        tls::set_thread_pointer(thread);
+        check((through_fs, through_gs) == (0x11, 0x22), "a segment's base is not where it was put");
+        check((fs, gs) == (address, address + 8), "a segment's base cannot be read back");
+        write_msr(msr::KERNEL_GS_BASE, address);
+        check(read_msr(msr::KERNEL_GS_BASE) == address, "KERNEL_GS_BASE cannot be read back");
+    }
+    success()
+}
+
+/// What the ABI says of the control registers.
+unsafe fn entry_state() -> ExitStatus {
+    // SAFETY: Reads only.
+    let (cr0, cr4, efer, cr3) = unsafe { (read_cr0(), read_cr4(), read_msr(msr::EFER), read_cr3()) };
+    let (cr0, cr4) = (Cr0::from_bits_retain(cr0), Cr4::from_bits_retain(cr4));
+    let efer = Efer::from_bits_retain(efer);
+    check(cr0.contains(Cr0::PE | Cr0::NE | Cr0::WP | Cr0::PG), format_args!("{cr0:?}"));
+    check(!cr0.intersects(Cr0::EM | Cr0::TS | Cr0::AM | Cr0::NW | Cr0::CD), format_args!("{cr0:?}"));
+    check(cr4.contains(Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT), format_args!("{cr4:?}"));
+    check(efer.contains(Efer::LME | Efer::LMA) && !efer.contains(Efer::SCE), format_args!("{efer:?}"));
+    check(cr3 == PML4_BASE.0, format_args!("CR3 is {cr3:#x}"));
+    success()
+}
+
+/// Loads CR3 with what is in it, and drops a single page.
+unsafe fn flush_tlb() -> ExitStatus {
+    let word = 1_u64;
+    // SAFETY: Address translation stays as it is.
+    unsafe {
+        asm!("mov cr3, {}", in(reg) read_cr3(), options(nostack));
+        asm!("invlpg [{}]", in(reg) &word, options(nostack));
+    }
+    check(core::hint::black_box(word) == 1, "memory has changed");
+    success()
+}
+
+/// CPUID.1:EDX has what every program for x86_64 may use.
+unsafe fn cpuid() -> ExitStatus {
+    const FPU: u32 = 1 << 0;
+    const TSC: u32 = 1 << 4;
+    const SSE2: u32 = 1 << 26;
+    let features = __cpuid(1).edx;
+    check(
+        features & FPU != 0 && features & TSC != 0 && features & SSE2 != 0,
+        format_args!("CPUID.1:EDX is {features:#x}"),
+    );
+    success()
+}
+
+/// Loads CR3 with the address of a page of zeros.
+unsafe fn no_page_table() {
+    #[repr(align(4096))]
+    struct Page(#[expect(dead_code, reason = "for the CPU to read")] [u64; 512]);
+    static mut NOTHING: Page = Page([0; 512]);
+    // SAFETY: The guest ends.
+    unsafe { asm!("mov cr3, {}", in(reg) &raw const NOTHING) }
+}
+
+unsafe fn load_interrupt_table(table: TableRegister) {
+    #[repr(C, packed)]
+    struct Pointer {
+        limit: u16,
+        base: u64,
+    }
+    let pointer = Pointer { limit: table.limit, base: table.base };
+    // SAFETY: The caller's promise.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack)) }
+}
+
+unsafe fn read_cr0() -> u64 {
+    let value;
+    // SAFETY: The guest is privileged.
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+unsafe fn read_cr3() -> u64 {
+    let value;
+    // SAFETY: The guest is privileged.
+    unsafe { asm!("mov {}, cr3", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+unsafe fn read_cr4() -> u64 {
+    let value;
+    // SAFETY: The guest is privileged.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+unsafe fn read_msr(register: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: Reading has no effect, or ends the guest.
+    unsafe { asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+unsafe fn write_msr(register: u32, value: u64) {
+    let (low, high) = (value as u32, (value >> 32) as u32);
+    // SAFETY: The caller's promise.
+    unsafe { asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack)) }
+}

@@ -1,0 +1,13 @@
+//! Exits with the status that its argument says.
+#![no_std]
+#![no_main]
+
+use guest_bindings::{ExitStatus, StartInfo};
+use test_unikernels::{argument, number};
+
+guest_bindings::manifest! {}
+guest_bindings::entry!(main);
+
+fn main(start: &StartInfo) -> ExitStatus {
+    ExitStatus(number(argument(start, 0)) as i32)
+}

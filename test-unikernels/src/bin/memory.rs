@@ -1,0 +1,76 @@
+//! Accesses memory in a way that a rule may forbid.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::cell::UnsafeCell;
+
+use guest_bindings::{ExitStatus, StartInfo};
+use test_unikernels::{access, argument, check, failure, number, success};
+
+guest_bindings::manifest! {}
+guest_bindings::entry!(main);
+
+/// Encoding of `ret`.
+const RET: u8 = 0xc3;
+
+static CONSTANT: [u8; 16] = [RET; 16];
+
+#[repr(transparent)]
+struct Variable(UnsafeCell<[u8; 16]>);
+
+// SAFETY: Only addresses are taken.
+unsafe impl Sync for Variable {}
+
+static VARIABLE: Variable = Variable(UnsafeCell::new([RET; 16]));
+
+fn main(start: &StartInfo) -> ExitStatus {
+    let stack = [RET; 16];
+    let heap = Box::new([RET; 16]);
+    if argument(start, 0) == "edges" {
+        return edges(start);
+    }
+    let address = match argument(start, 1) {
+        "constant" => (&raw const CONSTANT).expose_provenance(),
+        "variable" => VARIABLE.0.get().expose_provenance(),
+        "stack" => (&raw const stack).expose_provenance(),
+        "heap" => (&raw const *heap).expose_provenance(),
+        other => number(other) as usize,
+    };
+    // SAFETY: What goes through is a read, or a write or call of a `ret`; code that was written to is not used again.
+    unsafe {
+        match argument(start, 0) {
+            "read" => access::read(address),
+            "write" => access::write(address),
+            "run" => access::run(address),
+            other => failure(format_args!("there is no '{other}'")),
+        }
+    }
+    failure("the access went through")
+}
+
+/// The first and last bytes of what may be written, and of what may be read.
+fn edges(start: &StartInfo) -> ExitStatus {
+    unsafe extern "C" {
+        static _etext: u8;
+        static _erodata: u8;
+        static _end: u8;
+    }
+    let read_only = (&raw const _etext).expose_provenance()..(&raw const _erodata).expose_provenance();
+    let writable = (&raw const _erodata).expose_provenance()..(&raw const _end).expose_provenance();
+    check(read_only.start % 4096 == 0 && writable.start % 4096 == 0, "segments share a page");
+    let last_read_only = read_only.end - 8;
+    // SAFETY: Readable and writable memory; each byte that is written holds nothing or what is written again.
+    unsafe {
+        for address in [0x1_0000, 0xf_fff8, read_only.start, last_read_only, writable.start, start.memory_size - 8] {
+            access::read(address);
+        }
+        for address in [writable.start, writable.end - 1, start.heap_start, start.memory_size - 1] {
+            let byte = core::ptr::with_exposed_provenance_mut::<u8>(address);
+            byte.write_volatile(byte.read_volatile());
+        }
+    }
+    success()
+}

@@ -1,0 +1,43 @@
+//! A network device on which nothing happens, handles that are none's.
+#![no_std]
+#![no_main]
+
+use core::time::Duration;
+
+use guest_bindings::abi::Gpa;
+use guest_bindings::abi::hypercall::{NetIo, Number, Status};
+use guest_bindings::clock::Instant;
+use guest_bindings::{Error, ExitStatus, Net, StartInfo, yield_until};
+use test_unikernels::{check, failure, raw, success};
+
+guest_bindings::manifest! { net "service" }
+guest_bindings::entry!(main);
+
+fn main(_: &StartInfo) -> ExitStatus {
+    let net = Net::open("service").unwrap_or_else(|error| failure(error));
+    check(net.handle().number() == 1, "the first device has another handle than 1");
+    check(matches!(Net::open("servic"), Err(Error::NoSuchDevice)), "a device that nobody asked for is there");
+
+    // A host may have something to say; it comes to an end.
+    let mut frame = [0; 2048];
+    while net.read(&mut frame) != Err(Error::Again) {}
+    let start = Instant::now();
+    let deadline = start + Duration::from_millis(50);
+    let ready = yield_until(deadline);
+    check(!ready.is_empty() || Instant::now() >= deadline, "a sleep ended early for nothing");
+    check(ready.iter().all(|handle| handle == net.handle()), "a device that is not there is ready");
+
+    for number in [Number::NetRead, Number::NetWrite] {
+        for handle in [0, 2, 64, 1 << 32 | 1, u64::MAX] {
+            let data = Gpa((&raw mut frame).expose_provenance() as u64);
+            let mut argument = NetIo { handle, data, len: 60, ret: -1, reserved: 0 };
+            // SAFETY: The buffer is longer than that.
+            unsafe { raw::hypercall_with(number, &mut argument) };
+            check(
+                argument.ret == Status::Invalid as i32,
+                format_args!("{} on {handle} is {}", number.name(), argument.ret),
+            );
+        }
+    }
+    success()
+}

@@ -1,0 +1,98 @@
+//! Thread-local variables: initial values, one set for each thread pointer, switched by hand.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::alloc::alloc;
+use core::arch::{asm, global_asm};
+use core::mem::MaybeUninit;
+use core::slice;
+
+use guest_bindings::{ExitStatus, StartInfo, tls};
+use test_unikernels::{check, success};
+
+guest_bindings::manifest! {}
+guest_bindings::entry!(main);
+
+// Stable Rust has no attribute for them.
+global_asm!(
+    ".section .tdata, \"awT\", @progbits",
+    ".balign 8",
+    "with_value: .quad 0xc0ffee",
+    ".balign 32",
+    "aligned: .quad 0xa11",
+    ".section .tbss, \"awT\", @nobits",
+    ".balign 64",
+    "zero: .skip 8",
+);
+
+macro_rules! variable {
+    ($get:ident, $set:ident, $address:ident, $name:literal) => {
+        fn $get() -> u64 {
+            let value;
+            // SAFETY: The variable is there for every thread pointer of this program.
+            unsafe { asm!(concat!("mov {}, fs:[", $name, "@TPOFF]"), out(reg) value, options(nostack)) }
+            value
+        }
+
+        fn $set(value: u64) {
+            // SAFETY: Likewise.
+            unsafe { asm!(concat!("mov fs:[", $name, "@TPOFF], {}"), in(reg) value, options(nostack)) }
+        }
+
+        fn $address() -> usize {
+            let offset: usize;
+            // SAFETY: Only an address is computed.
+            unsafe { asm!(concat!("lea {}, [", $name, "@TPOFF]"), out(reg) offset, options(nostack)) }
+            tls::thread_pointer().address().wrapping_add(offset)
+        }
+    };
+}
+
+variable!(with_value, set_with_value, address_of_with_value, "with_value");
+variable!(aligned, set_aligned, address_of_aligned, "aligned");
+variable!(zero, set_zero, address_of_zero, "zero");
+
+/// Memory for the variables of a thread, filled with something else than they start with.
+fn block() -> &'static mut [MaybeUninit<u8>] {
+    let layout = tls::block_layout();
+    // SAFETY: The layout is not empty.
+    let memory = unsafe { alloc(layout) }.cast::<MaybeUninit<u8>>();
+    check(!memory.is_null(), "no memory");
+    // SAFETY: So many bytes were allocated, and are never freed.
+    let block = unsafe { slice::from_raw_parts_mut(memory, layout.size()) };
+    block.fill(MaybeUninit::new(0xaa));
+    block
+}
+
+fn main(_: &StartInfo) -> ExitStatus {
+    check_fresh("first");
+    set_with_value(1);
+    set_aligned(2);
+    set_zero(3);
+
+    let first = tls::thread_pointer();
+    let second = tls::init(block());
+    // SAFETY: No address of a variable is kept, here and below.
+    unsafe { tls::set_thread_pointer(second) };
+    check(tls::thread_pointer() == second, "the thread pointer does not hold its own address");
+    check_fresh("second");
+    set_with_value(4);
+
+    // SAFETY: Likewise.
+    unsafe { tls::set_thread_pointer(first) };
+    check((with_value(), aligned(), zero()) == (1, 2, 3), "the first thread's variables have changed");
+    // SAFETY: Likewise.
+    unsafe { tls::set_thread_pointer(second) };
+    check(with_value() == 4, "the second thread's variables have changed");
+    success()
+}
+
+fn check_fresh(thread: &str) {
+    let values = (with_value(), aligned(), zero());
+    check(values == (0xc0ffee, 0xa11, 0), format_args!("the {thread} thread's variables start as {values:x?}"));
+    check(address_of_with_value().is_multiple_of(8), "a variable is not aligned to 8");
+    check(address_of_aligned().is_multiple_of(32), "a variable is not aligned to 32");
+    check(address_of_zero().is_multiple_of(64), "a variable is not aligned to 64");
+}

@@ -1,0 +1,37 @@
+//! The benchmark guests, with counts that test no more than that they work.
+
+use crate::{Case, Console, Contents, Device, DeviceKind, Disk};
+
+/// The cases.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "bench-walltime",
+        guest: "bench-walltime",
+        arguments: &["100"],
+        console: Console::holds(&["cycles per call: ", "SUCCESS\n"]),
+        ..Case::ORDINARY
+    },
+    Case {
+        name: "bench-add",
+        guest: "bench-add",
+        arguments: &["1000"],
+        console: Console::holds(&["cycles: ", "SUCCESS\n"]),
+        ..Case::ORDINARY
+    },
+    Case {
+        name: "bench-block",
+        guest: "bench-block",
+        arguments: &["10"],
+        devices: &[Device {
+            name: "storage",
+            kind: DeviceKind::Block(Disk {
+                capacity: 64 << 10,
+                block_size: 512,
+                before: Contents::Zeros,
+                after: Contents::Zeros,
+            }),
+        }],
+        console: Console::holds(&["cycles per read: ", "cycles per write: ", "SUCCESS\n"]),
+        ..Case::ORDINARY
+    },
+];

@@ -1,0 +1,64 @@
+//! Privileged instructions: what the CPU allows works, what it refuses ends in the guest's own report.
+
+use super::{stopped, trap};
+use crate::{Ability, Case, End, Reason, When};
+
+const fn works(name: &'static str, mode: &'static [&'static str]) -> Case {
+    Case { name, guest: "cpu", arguments: mode, ..Case::ORDINARY }
+}
+
+const fn undefined(name: &'static str, mode: &'static [&'static str]) -> Case {
+    trap(name, "cpu", mode, &["Solo5: trap: type=#UD ec=0x0 rip=0x1"])
+}
+
+const fn refused(name: &'static str, mode: &'static [&'static str]) -> Case {
+    trap(name, "cpu", mode, &["Solo5: trap: type=#GP ec=0x0 rip=0x1"])
+}
+
+/// The cases. Section numbers are those of the Intel SDM, volume 3.
+pub const CASES: &[Case] = &[
+    // What a Solo5 guest does on start, and more than once.
+    works("reload-segments", &["segments"]),
+    works("reload-descriptor-tables", &["tables"]),
+    works("interrupt-flag", &["interrupt-flag"]),
+    works("segment-bases", &["segment-bases"]),
+    works("entry-state", &["entry-state"]),
+    works("flush-tlb", &["flush-tlb"]),
+    works("cpuid", &["cpuid"]),
+    // EFER.SCE is 0: 5.8.8.
+    undefined("syscall", &["syscall"]),
+    // CR4.VMXE is 0: 24.7. AMD's CPUs have no such instruction.
+    undefined("vmxon", &["vmxon"]),
+    // EFER.SVME is 0: AMD APM volume 2, 15.4. Intel's CPUs have no such instruction.
+    undefined("vmrun", &["vmrun"]),
+    // CR4.OSXSAVE is 0: 2.6.
+    undefined("xsetbv", &["xsetbv"]),
+    refused("read-unknown-register", &["rdmsr", "0x12345"]),
+    refused("write-unknown-register", &["wrmsr", "0x12345"]),
+    // 4.1.2: paging, PAE and long mode end in a certain order only.
+    refused("paging-off", &["cr0-clear", "0x80000000"]),
+    refused("protection-off", &["cr0-clear", "0x1"]),
+    refused("pae-off", &["cr4-clear", "0x20"]),
+    refused("long-mode-off", &["efer-clear", "0x100"]),
+    // 2.5: NW without CD, and a reserved bit.
+    refused("cr0-not-write-through", &["cr0-set", "0x20000000"]),
+    refused("cr4-reserved", &["cr4-set", "0x80000000"]),
+    // 2.2.1.
+    refused("efer-reserved", &["efer-set", "0x2"]),
+    // Volume 2, WRMSR: the address is not canonical.
+    Case {
+        when: When::Can(Ability::ExactExceptions),
+        ..refused("segment-base-not-canonical", &["wrmsr", "0xc0000100"])
+    },
+    trap("segment-beyond-the-table", "cpu", &["load-data-segment", "0xfff8"], &["type=#GP ec=0xfff8 rip=0x1"]),
+    trap("task-register-of-code", "cpu", &["load-task-register", "0x8"], &["type=#GP ec=0x8 rip=0x1"]),
+    stopped("halt-the-cpu", "cpu", &["hlt"], &[End::Stopped(Reason::Halted)]),
+    stopped("no-interrupt-table", "cpu", &["triple-fault"], &[End::Stopped(Reason::TripleFault)]),
+    // A table of zeros maps nothing, not even the next instruction.
+    stopped(
+        "no-page-table",
+        "cpu",
+        &["no-page-table"],
+        &[End::Stopped(Reason::TripleFault), End::Stopped(Reason::Unsupported)],
+    ),
+];
