@@ -1,7 +1,8 @@
 //! Frequency of the time-stamp counter, which is the guest's monotonic clock.
 //!
 //! The guest is told it before its first instruction, so finding it must cost next to nothing. What there is, how good
-//! it is, and what it costs (measured on an EPYC 7003 under a hypervisor, where each CPUID leaf costs 4.5 µs):
+//! it is, and what it costs (measured on an EPYC 7003 under a hypervisor, where each CPUID leaf costs 4.5 µs, and the two
+//! leaves are empty):
 //!
 //! | source | error | cost |
 //! |---|---|---|
@@ -10,7 +11,7 @@
 //! | CPUID leaf 4000_0010H, of some hypervisors | 0.2 ppm: it is in kHz | three CPUID |
 //! | measuring it against the kernel's clock for 0.3 ms | 0.6 ppm (worst of 300: 7 ppm) | 5 µs at either end |
 //! | the same for 0.1 ms | 5 ppm (worst of 1,000: 30 ppm) | the same |
-//! | `perf_event_open`, `time_mult` of its page | 0.2 ppm | 8 to 20 ms: the kernel waits for all its CPUs; nothing under kvm-clock |
+//! | `perf_event_open`, `time_mult` of its page | that of the kernel | 8 to 20 ms: the kernel waits for all its CPUs; nothing under kvm-clock |
 //! | CPUID leaf 16H | up to 3,000 ppm: it is the marketing frequency | three CPUID |
 //!
 //! The first four are used, in this order. A [`Search`] that begins with the start of the tender measures for as long as
