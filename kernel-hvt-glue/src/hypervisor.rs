@@ -15,6 +15,7 @@ use crate::{
         emulate::Offer,
         privileged::{cr4, rdmsr, wrmsr, xgetbv},
         svm::{capabilities::SvmCapabilities, cpu::SvmCpu, maps::PermissionMaps},
+        vmx::{capabilities::VmxCapabilities, cpu::VmxCpu, msr_bitmap::MsrBitmap},
     },
 };
 
@@ -32,6 +33,17 @@ pub enum EnableError {
         /// What it has to contain.
         expected: u64,
     },
+    /// The firmware has locked VMX off on this CPU, but not on the one on which the [`Hypervisor`] was made.
+    #[error("the firmware has disabled VMX on this CPU: enable it in the machine's setup (IA32_FEATURE_CONTROL)")]
+    DisabledByFirmware,
+    /// VMX operation wants other values of control registers than the kernel's (CR0.NE, for example).
+    #[error("VMX does not run with CR0 = {cr0:#x}, CR4 = {cr4:#x}")]
+    ControlRegisters {
+        /// CR0.
+        cr0: u64,
+        /// CR4, without VMXE.
+        cr4: u64,
+    },
     /// The kernel has no frames left.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
@@ -45,11 +57,25 @@ pub struct Hypervisor<H: Host> {
 /// See [`Hypervisor`].
 pub(crate) struct Shared<H: Host> {
     pub(crate) host: H,
-    pub(crate) capabilities: Capabilities,
+    pub(crate) technology: Technology<H>,
     pub(crate) offer: Offer,
-    pub(crate) maps: PermissionMaps<H>,
     /// The level at which second-level page tables have their root.
     pub(crate) root_level: Level,
+}
+
+/// The vendor's extension, and which ports and MSRs guests reach.
+pub(crate) enum Technology<H: Host> {
+    Svm(SvmCapabilities, PermissionMaps<H>),
+    Vmx(VmxCapabilities, MsrBitmap<H>),
+}
+
+impl<H: Host> Shared<H> {
+    fn capabilities(&self) -> Capabilities {
+        match &self.technology {
+            Technology::Svm(svm, _) => Capabilities::Svm(*svm),
+            Technology::Vmx(vmx, _) => Capabilities::Vmx(*vmx),
+        }
+    }
 }
 
 impl<H: Host> Hypervisor<H> {
@@ -65,8 +91,15 @@ impl<H: Host> Hypervisor<H> {
         let capabilities = discover(native, |msr| unsafe { rdmsr(msr) })?;
         // SAFETY: the caller's promise.
         let (xcr0, cr4) = unsafe { (host_xcr0(), cr4()) };
-        let root_level = SvmCapabilities::root_level(cr4);
-        Ok(Self::assemble(host, capabilities, Offer::new(&native, xcr0), root_level)?)
+        let mut offer = Offer::new(&native, xcr0);
+        let root_level = match &capabilities {
+            Capabilities::Svm(_) => SvmCapabilities::root_level(cr4),
+            Capabilities::Vmx(vmx) => {
+                offer.cr4 &= vmx.cr4_fixed1;
+                Level::ROOT4
+            }
+        };
+        Ok(Self::assemble(host, capabilities, offer, root_level)?)
     }
 
     /// Takes memory for what is shared.
@@ -76,14 +109,17 @@ impl<H: Host> Hypervisor<H> {
         offer: Offer,
         root_level: Level,
     ) -> Result<Self, OutOfMemory> {
-        let maps = PermissionMaps::new(&host)?;
-        Ok(Self { shared: Arc::new(Shared { host, capabilities, offer, maps, root_level }) })
+        let technology = match capabilities {
+            Capabilities::Svm(svm) => Technology::Svm(svm, PermissionMaps::new(&host)?),
+            Capabilities::Vmx(vmx) => Technology::Vmx(vmx, MsrBitmap::new(&host)?),
+        };
+        Ok(Self { shared: Arc::new(Shared { host, technology, offer, root_level }) })
     }
 
     /// What the extension of this machine can do.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.shared.capabilities
+        self.shared.capabilities()
     }
 
     /// Enables the extension on the CPU this runs on. The kernel keeps the [`Cpu`] in its per-CPU data, and drops it on
@@ -97,16 +133,19 @@ impl<H: Host> Hypervisor<H> {
     /// CPU is moved to another one in the middle of a call, or while a [`Bound`](crate::Bound) exists. While the [`Cpu`]
     /// exists, nobody else touches EFER.SVME and VM_HSAVE_PA (AMD) or CR4.VMXE and the state of VMX operation (Intel).
     pub unsafe fn enable(&self) -> Result<Cpu<H>, EnableError> {
-        let Shared { host, capabilities, offer, .. } = &*self.shared;
+        let Shared { host, technology, offer, .. } = &*self.shared;
         // SAFETY: the caller's promise.
         let xcr0 = unsafe { host_xcr0() }.unwrap_or(0);
         if offer.components & !xcr0 != 0 {
             return Err(EnableError::FpuDiffers { found: xcr0, expected: offer.components });
         }
         let fpu = Frames::allocate(host, 0)?;
-        let extension = match capabilities {
-            // SAFETY: the caller's promise; SVM is there, since these are its capabilities.
-            Capabilities::Svm(svm) => Extension::Svm(unsafe { SvmCpu::enable(host, svm.asids) }?),
+        // SAFETY: the caller's promise; the extension is there, since these are its capabilities.
+        let extension = unsafe {
+            match technology {
+                Technology::Svm(svm, _) => Extension::Svm(SvmCpu::enable(host, svm.asids)?),
+                Technology::Vmx(vmx, _) => Extension::Vmx(VmxCpu::enable(host, vmx)?),
+            }
         };
         Ok(Cpu {
             shared: self.shared.clone(),
@@ -128,7 +167,7 @@ impl<H: Host> Clone for Hypervisor<H> {
 
 impl<H: Host> fmt::Debug for Hypervisor<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Hypervisor").field(&self.shared.capabilities).finish()
+        f.debug_tuple("Hypervisor").field(&self.capabilities()).finish()
     }
 }
 
@@ -144,7 +183,7 @@ unsafe fn host_xcr0() -> Option<u64> {
 /// A CPU on which the extension is enabled. Dropped on that CPU, it restores what was there before; dropped on another
 /// one, it leaves the extension enabled and its few frames to the CPU, which may still use them.
 pub struct Cpu<H: Host> {
-    shared: Arc<Shared<H>>,
+    pub(crate) shared: Arc<Shared<H>>,
     index: u32,
     /// Where the FPU state goes of whoever runs a guest here.
     fpu: Frames<H>,
@@ -158,6 +197,7 @@ pub struct Cpu<H: Host> {
 /// The vendor's part of a [`Cpu`].
 pub(crate) enum Extension<H: Host> {
     Svm(SvmCpu<H>),
+    Vmx(VmxCpu<H>),
 }
 
 /// What a virtual CPU gets to know when it is bound to a CPU.
@@ -189,7 +229,7 @@ impl<H: Host> Cpu<H> {
         const IBPB: u64 = 1 << 0;
         if self.last_vm != vm.id() {
             self.last_vm = vm.id();
-            if self.shared.capabilities.prediction_barrier() {
+            if self.shared.capabilities().prediction_barrier() {
                 // SAFETY: the caller's promise; CPUID announces the register.
                 unsafe { wrmsr(PRED_CMD, IBPB) };
             }
@@ -207,6 +247,9 @@ impl<H: Host> Drop for Cpu<H> {
             // SAFETY: a `Cpu` exists at CPL 0 only, and this is the CPU.
             Extension::Svm(mut svm) if is_here => unsafe { svm.disable() },
             Extension::Svm(svm) => svm.abandon(),
+            // SAFETY: as above.
+            Extension::Vmx(mut vmx) if is_here => unsafe { vmx.disable() },
+            Extension::Vmx(vmx) => vmx.abandon(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod host;
 mod hypervisor;
 mod memory;
 pub mod paging;
+mod tables;
 mod vcpu;
 mod vm;
 mod x86_64;
@@ -23,4 +24,5 @@ pub use vm::{AccessError, Vm};
 pub use x86_64::{
     capabilities::{Capabilities, Unsupported},
     svm::capabilities::SvmCapabilities,
+    vmx::capabilities::VmxCapabilities,
 };

@@ -1,6 +1,6 @@
 //! A virtual CPU, and the two ways to run it.
 
-use alloc::sync::Arc;
+use alloc::{boxed::Box, sync::Arc};
 use core::fmt;
 
 use hvt_abi::{
@@ -8,12 +8,11 @@ use hvt_abi::{
     x86_64::{EntryState, Registers},
 };
 
-pub(crate) use crate::hypervisor::Binding;
 use crate::{
     Vm,
     host::{Host, Hpa, OutOfMemory},
-    hypervisor::{Cpu, Extension, Shared},
-    x86_64::{fpu, svm::vcpu::SvmVcpu},
+    hypervisor::{Cpu, Extension, Shared, Technology},
+    x86_64::{fpu, svm::vcpu::SvmVcpu, vmx::vcpu::VmxVcpu},
 };
 
 /// Why a virtual CPU cannot run here. It was not entered.
@@ -27,6 +26,27 @@ pub enum BindError {
         /// The CPU named.
         enabled: u32,
     },
+    /// The [`Cpu`] was enabled through another [`Hypervisor`](crate::Hypervisor).
+    #[error("the CPU was enabled through another hypervisor")]
+    OtherHypervisor,
+    /// VMX: the virtual CPU was bound to another CPU and the [`Bound`] forgotten instead of dropped.
+    #[error("the virtual CPU is still tied to CPU {cpu}")]
+    ActiveElsewhere {
+        /// That CPU.
+        cpu: u32,
+    },
+    /// VMX: a selector of the kernel that a VM exit cannot load, not of ring 0 or in the LDT. Load a null selector
+    /// before.
+    #[error("the kernel's {register} is {selector:#x}, which a VM exit cannot load")]
+    HostSelector {
+        /// The segment register.
+        register: &'static str,
+        /// What is in it.
+        selector: u16,
+    },
+    /// VMX: the CPU does not take the control structure, an error of this crate or of the kernel's memory.
+    #[error("the CPU does not take the VMCS")]
+    ControlStructure,
     /// The [`Vm`] is not the one that created the virtual CPU.
     #[error("the virtual CPU belongs to another VM")]
     WrongVm,
@@ -67,12 +87,18 @@ pub struct Vcpu<H: Host> {
 
 /// The vendor's part of a [`Vcpu`].
 enum Machine<H: Host> {
-    Svm(SvmVcpu<H>),
+    Svm(Box<SvmVcpu<H>>),
+    Vmx(Box<VmxVcpu<H>>),
 }
 
 impl<H: Host> Vcpu<H> {
     pub(crate) fn new(shared: &Arc<Shared<H>>, vm: u64, root: Hpa, entry: &EntryState) -> Result<Self, OutOfMemory> {
-        let machine = Machine::Svm(SvmVcpu::new(shared, root, entry)?);
+        let machine = match &shared.technology {
+            Technology::Svm(svm, maps) => Machine::Svm(Box::new(SvmVcpu::new(shared, *svm, maps, root, entry)?)),
+            Technology::Vmx(vmx, bitmap) => {
+                Machine::Vmx(Box::new(VmxVcpu::new(shared, *vmx, bitmap.base(), root, entry)?))
+            }
+        };
         Ok(Self { shared: shared.clone(), vm, machine, ended: None })
     }
 
@@ -94,7 +120,7 @@ impl<H: Host> Vcpu<H> {
     pub fn bind<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>) -> Result<Bound<'a, H>, BindError> {
         self.check(cpu, vm)?;
         // SAFETY: a `Cpu` exists where its extension is enabled, which is here; the FPU is swapped at every entry.
-        Ok(unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) })
+        unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) }
     }
 
     /// The same, for a kernel that leaves the FPU alone: the guest's state stays in the registers until the [`Bound`] is
@@ -114,13 +140,16 @@ impl<H: Host> Vcpu<H> {
     ) -> Result<Bound<'a, H>, BindError> {
         self.check(cpu, vm)?;
         // SAFETY: as in `bind`; for the FPU, the caller's promise.
-        Ok(unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) })
+        unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) }
     }
 
     fn check(&self, cpu: &Cpu<H>, vm: &Vm<H>) -> Result<(), BindError> {
         let current = self.shared.host.cpu_index();
         if current != cpu.index() {
             return Err(BindError::WrongCpu { current, enabled: cpu.index() });
+        }
+        if !Arc::ptr_eq(&self.shared, &cpu.shared) {
+            return Err(BindError::OtherHypervisor);
         }
         if vm.id() != self.vm {
             return Err(BindError::WrongVm);
@@ -130,23 +159,31 @@ impl<H: Host> Vcpu<H> {
 
     /// # Safety
     /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind_keeping_fpu`](Self::bind_keeping_fpu).
-    unsafe fn bind_to<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>, fpu: FpuOwner) -> Bound<'a, H> {
+    unsafe fn bind_to<'a>(
+        &'a mut self,
+        cpu: &'a mut Cpu<H>,
+        vm: &'a Vm<H>,
+        fpu: FpuOwner,
+    ) -> Result<Bound<'a, H>, BindError> {
         // SAFETY: `check` has passed.
         unsafe {
             let binding = cpu.admit(vm);
             match (&mut self.machine, &mut *cpu.extension) {
                 (Machine::Svm(svm), Extension::Svm(cpu)) => svm.bind(cpu, &binding),
+                (Machine::Vmx(vmx), Extension::Vmx(cpu)) => vmx.bind(cpu, &binding)?,
+                _ => return Err(BindError::OtherHypervisor),
             }
             if fpu == FpuOwner::Guest {
                 fpu::load_with_interrupts_off(self.context());
             }
         }
-        Bound { vcpu: self, cpu, vm, fpu }
+        Ok(Bound { vcpu: self, cpu, vm, fpu })
     }
 
     fn context(&mut self) -> &mut crate::x86_64::context::Context {
         match &mut self.machine {
             Machine::Svm(svm) => svm.context(),
+            Machine::Vmx(vmx) => vmx.context(),
         }
     }
 
@@ -155,6 +192,7 @@ impl<H: Host> Vcpu<H> {
     pub fn registers(&self) -> Registers {
         match &self.machine {
             Machine::Svm(svm) => svm.registers(),
+            Machine::Vmx(vmx) => vmx.registers(),
         }
     }
 
@@ -163,6 +201,7 @@ impl<H: Host> Vcpu<H> {
     pub fn set_registers(&mut self, registers: &Registers) {
         match &mut self.machine {
             Machine::Svm(svm) => svm.set_registers(registers),
+            Machine::Vmx(vmx) => vmx.set_registers(registers),
         }
     }
 
@@ -200,6 +239,10 @@ impl<H: Host> Bound<'_, H> {
             let step = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
                 // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
                 (Machine::Svm(svm), Extension::Svm(cpu)) => unsafe { svm.step(cpu, self.vm, self.fpu) },
+                // SAFETY: as above.
+                (Machine::Vmx(vmx), _) => unsafe { vmx.step(self.fpu) },
+                // Nothing but `bind` makes a `Bound`.
+                (Machine::Svm(_), Extension::Vmx(_)) => Step::Interrupted,
             };
             match step {
                 Step::Io(io) => return Exit::Io(io),
@@ -236,6 +279,10 @@ impl<H: Host> Drop for Bound<'_, H> {
         if self.fpu == FpuOwner::Guest {
             // SAFETY: `bind_keeping_fpu` has loaded it on this CPU.
             unsafe { fpu::unload_with_interrupts_off(self.vcpu.context()) };
+        }
+        if let Machine::Vmx(vmx) = &mut self.vcpu.machine {
+            // SAFETY: it was bound to this CPU, which the caller has not left since.
+            unsafe { vmx.unbind() };
         }
     }
 }

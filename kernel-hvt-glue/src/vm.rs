@@ -13,8 +13,8 @@ use crate::{
     host::{FRAME_SIZE, Frames, Host, Hpa, OutOfMemory},
     hypervisor::{Hypervisor, Shared},
     memory,
-    paging::{Invalidation, MapError, Npt, PageTable, Permissions, Translation},
-    x86_64::capabilities::Capabilities,
+    paging::{Invalidation, MapError, Permissions, Translation},
+    tables::Tables,
 };
 
 /// The largest block of frames that [`Vm::allocate`] asks the kernel for: 1 GiB.
@@ -34,7 +34,7 @@ pub struct AccessError(pub Gpa);
 /// has become stale is flushed when a virtual CPU is next bound.
 pub struct Vm<H: Host> {
     shared: Arc<Shared<H>>,
-    tables: PageTable<Npt, H>,
+    tables: Tables<H>,
     /// The frames that [`Vm::allocate`] took, by the guest address they are mapped at. After `tables`: dropped later.
     backing: BTreeMap<u64, Frames<H>>,
     id: u64,
@@ -48,9 +48,7 @@ impl<H: Host> Vm<H> {
     /// No frame for its first table.
     pub fn new(hypervisor: &Hypervisor<H>) -> Result<Self, OutOfMemory> {
         let shared = hypervisor.shared.clone();
-        let Capabilities::Svm(svm) = shared.capabilities;
-        let format = Npt { huge_pages: svm.huge_pages };
-        let tables = PageTable::new(&shared.host, format, shared.root_level, svm.physical_address_bits)?;
+        let tables = Tables::new(&shared)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Self { shared, tables, backing: BTreeMap::new(), id, epoch: 0 })
     }

@@ -205,9 +205,9 @@ mod tests {
         /// are back every frame is free.
         #[test]
         fn blocks_are_what_they_should_be(
-            start in 0..600u64,
-            len in 0..4000u64,
-            steps in prop::collection::vec(step(), 1..200),
+            start in 0..600_u64,
+            len in 0..2000_u64,
+            steps in prop::collection::vec(step(), 1..60),
         ) {
             let range = PhysicalRange::new(start * FRAME_SIZE, len * FRAME_SIZE);
             let mut chunks = vec![Chunk::USED; FrameAllocator::chunks_for(&[range])];

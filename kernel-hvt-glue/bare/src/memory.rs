@@ -8,6 +8,8 @@ use hvt_bare::{
 use spin::Mutex;
 use talc::{TalcLock, source::Manual};
 
+use crate::start;
+
 /// Every frame of the machine that [`init`] found. Empty before.
 pub(crate) static FRAMES: Mutex<Option<FrameAllocator<'static>>> = Mutex::new(None);
 
@@ -16,9 +18,6 @@ const HEAP_ORDER: u32 = 13;
 
 #[global_allocator]
 static HEAP: TalcLock<Mutex<()>, Manual> = TalcLock::new(Manual);
-
-/// Memory is mapped at its physical address up to here, see [`crate::start`]. What lies above stays unused.
-const MAPPED_END: u64 = 4 << 30;
 
 /// Memory that can be had, and what is taken of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +44,14 @@ impl Usage {
 /// When the machine has not enough memory for that, or when called twice.
 ///
 /// # Safety
-/// `boot` tells the truth about memory, and nothing but what it names and the kernel itself is in use.
+/// Called on the boot CPU, before any other runs. `boot` tells the truth about memory, and nothing but what it names and the kernel itself is in use.
 pub(crate) unsafe fn init(boot: &Boot<'_>) {
     let mut free: ArrayVec<_, 64> = boot.free_memory(kernel()).into_iter().collect();
+    let end = free.iter().map(|range| range.end).max().unwrap_or(0);
+    // SAFETY: the caller's promise.
+    let mapped = unsafe { start::map_up_to(end) };
     for range in &mut free {
-        range.end = range.end.min(MAPPED_END).max(range.start);
+        range.end = range.end.min(mapped).max(range.start);
     }
     let count = FrameAllocator::chunks_for(&free);
     let bytes = ((count * size_of::<Chunk>()) as u64).next_multiple_of(FRAME_SIZE);

@@ -6,6 +6,7 @@
 
 use core::arch::global_asm;
 
+use raw_cpuid::CpuId;
 use x86_64::{VirtAddr, instructions::tlb};
 
 /// A table of any level of the page tables (SDM 4.5).
@@ -166,6 +167,26 @@ pub(crate) unsafe fn unmap_guards() {
         unmap_low_page(0);
         unmap_low_page(&raw const STACK as u64);
     }
+}
+
+/// Maps memory above what is mapped at entry, at its physical address, in pages of 1 GiB where the CPU has them. Returns
+/// the first address that is not mapped: at least `end`, if it can be.
+///
+/// # Safety
+/// Called once, on the boot CPU, before any other runs.
+pub(crate) unsafe fn map_up_to(end: u64) -> u64 {
+    const GIGABYTE: u64 = 1 << 30;
+    /// Present, writable, a page (SDM 4.5.4).
+    const LARGE_PAGE: u64 = 1 << 0 | 1 << 1 | 1 << 7;
+    let has_large_pages =
+        CpuId::new().get_extended_processor_and_feature_identifiers().is_some_and(|info| info.has_1gib_pages());
+    let gigabytes =
+        if has_large_pages { end.div_ceil(GIGABYTE).clamp(GIGABYTES as u64, 512) } else { GIGABYTES as u64 };
+    for index in GIGABYTES as u64..gigabytes {
+        // SAFETY: this CPU alone uses these tables; the entry was not present.
+        unsafe { (&raw mut PDPT.0[0][index as usize]).write_volatile((index * GIGABYTE) | LARGE_PAGE) };
+    }
+    gigabytes * GIGABYTE
 }
 
 /// Makes accesses to the 2 MiB at `address` bypass the caches, as device registers must be accessed.

@@ -35,6 +35,8 @@ const FOUR_GIB: u64 = 4 << 30;
 
 /// Runs every case that applies, and calls `done` with the name and result of each.
 pub(crate) fn run(context: &mut Context<'_>, pack: &Pack<'_>, mut done: impl FnMut(&str, Answer)) {
+    let elsewhere: Vec<_> = SUITE.iter().filter(|case| !applies(case)).map(|case| case.name).collect();
+    println!("bare: cases for other machines: {}", elsewhere.join(", "));
     for case in SUITE.iter().filter(|case| applies(case)) {
         let answer = match pack.suite(case.guest) {
             Some(file) => check(context, case, file).map(|()| Verdict::Passed),

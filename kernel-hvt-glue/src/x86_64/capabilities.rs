@@ -2,7 +2,7 @@
 
 use raw_cpuid::{CpuId, CpuIdReader};
 
-use super::svm::capabilities::SvmCapabilities;
+use super::{svm::capabilities::SvmCapabilities, vmx::capabilities::VmxCapabilities};
 use crate::host::OutOfMemory;
 
 /// Why this machine cannot run guests.
@@ -40,6 +40,8 @@ pub enum Unsupported {
 pub enum Capabilities {
     /// AMD: Secure Virtual Machine.
     Svm(SvmCapabilities),
+    /// Intel: Virtual-Machine Extensions.
+    Vmx(VmxCapabilities),
 }
 
 impl Capabilities {
@@ -47,6 +49,7 @@ impl Capabilities {
     pub(crate) const fn prediction_barrier(&self) -> bool {
         match self {
             Self::Svm(svm) => svm.prediction_barrier,
+            Self::Vmx(vmx) => vmx.prediction_barrier,
         }
     }
 }
@@ -55,10 +58,11 @@ impl Capabilities {
 pub(crate) fn discover<R: CpuIdReader>(cpuid: R, rdmsr: impl Fn(u32) -> u64) -> Result<Capabilities, Unsupported> {
     let id = CpuId::with_cpuid_reader(cpuid.clone());
     let has_svm = id.get_extended_processor_and_feature_identifiers().is_some_and(|extended| extended.has_svm());
-    if has_svm {
-        SvmCapabilities::discover(&id, &cpuid, rdmsr).map(Capabilities::Svm)
-    } else {
-        Err(Unsupported::NoExtension)
+    let has_vmx = id.get_feature_info().is_some_and(|features| features.has_vmx());
+    match (has_svm, has_vmx) {
+        (true, _) => SvmCapabilities::discover(&id, &cpuid, rdmsr).map(Capabilities::Svm),
+        (false, true) => VmxCapabilities::discover(&cpuid, physical_address_bits(&id), rdmsr).map(Capabilities::Vmx),
+        (false, false) => Err(Unsupported::NoExtension),
     }
 }
 

@@ -9,7 +9,7 @@ use hvt_abi::x86_64::Registers;
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Context {
-    /// The guest's general registers. RSP, RIP and RFLAGS are in the control structure while the guest is alive.
+    /// The guest's general registers. SVM: RSP, RIP and RFLAGS are in the VMCB. VMX: they are copies.
     pub(crate) registers: Registers,
     /// SVM: physical address of the VMCB.
     pub(crate) vmcb: u64,
@@ -27,6 +27,12 @@ pub(crate) struct Context {
     pub(crate) host_xcr0: u64,
     /// Not 0 when the guest's CR4.OSXSAVE is set: it may then have another XCR0 at the exit than at the entry.
     pub(crate) guest_uses_xcr0: u64,
+    /// VMX: the guest's CR2 while it is out.
+    pub(crate) cr2: u64,
+    /// VMX: not 0 when the VMCS has been launched on this CPU.
+    pub(crate) launched: u32,
+    /// VMX: not 0 when the last entry failed.
+    pub(crate) entry_failed: u32,
 }
 
 pub(crate) const VMCB: usize = offset_of!(Context, vmcb);
@@ -36,6 +42,9 @@ pub(crate) const HOST_FPU: usize = offset_of!(Context, host_fpu);
 pub(crate) const COMPONENTS: usize = offset_of!(Context, components);
 pub(crate) const GUEST_XCR0: usize = offset_of!(Context, guest_xcr0);
 pub(crate) const GUEST_USES_XCR0: usize = offset_of!(Context, guest_uses_xcr0);
+pub(crate) const CR2: usize = offset_of!(Context, cr2);
+pub(crate) const LAUNCHED: usize = offset_of!(Context, launched);
+pub(crate) const ENTRY_FAILED: usize = offset_of!(Context, entry_failed);
 pub(crate) const HOST_XCR0: usize = offset_of!(Context, host_xcr0);
 
 /// The offset of a general register in [`Context`].

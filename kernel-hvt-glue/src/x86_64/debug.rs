@@ -7,6 +7,15 @@ const DR7_OFF: u64 = 0x400;
 /// DR7: the enable bits of the four breakpoints.
 const DR7_ENABLED: u64 = 0xff;
 
+/// DR6 of this CPU.
+///
+/// # Safety
+/// CPL 0.
+pub(crate) unsafe fn status() -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { dr6() }
+}
+
 /// DR0 to DR3.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Addresses([u64; 4]);

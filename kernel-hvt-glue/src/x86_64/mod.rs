@@ -9,5 +9,7 @@ pub(crate) mod fpu;
 pub(crate) mod instruction;
 pub(crate) mod privileged;
 pub(crate) mod svm;
+pub(crate) mod syscall;
 pub(crate) mod tag;
+pub(crate) mod vmx;
 pub(crate) mod walk;

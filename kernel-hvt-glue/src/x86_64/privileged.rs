@@ -79,6 +79,10 @@ macro_rules! write_register {
 }
 
 read_register! {
+    /// Reads CR0.
+    cr0 = "cr0";
+    /// Reads CR3.
+    cr3 = "cr3";
     /// Reads CR4.
     cr4 = "cr4";
     /// Reads DR0.
@@ -96,6 +100,8 @@ read_register! {
 }
 
 write_register! {
+    /// Writes CR4.
+    set_cr4 = "cr4";
     /// Writes DR0.
     set_dr0 = "dr0";
     /// Writes DR1.
@@ -136,6 +142,15 @@ impl InterruptFlag {
             unsafe { asm!("sti", "nop") };
         }
     }
+}
+
+/// Calls the kernel's handler of non-maskable interrupts, which end being blocked when it returns.
+///
+/// # Safety
+/// CPL 0, and an NMI has left the guest and been consumed by that.
+pub(crate) unsafe fn raise_nmi() {
+    // SAFETY: the kernel's IDT has a handler at vector 2.
+    unsafe { asm!("int 2") };
 }
 
 /// Calls the kernel's handler of machine checks.

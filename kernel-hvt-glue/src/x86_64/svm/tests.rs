@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     fake::FakeHost,
+    hypervisor::Technology,
     paging::Permissions,
     vcpu::Step,
     vm::Vm,
@@ -42,7 +43,8 @@ impl Guest {
         }
         vm.write(Gpa(CODE), code).unwrap();
         let entry = EntryState::new(0x20_0000, Gpa(CODE));
-        let vcpu = SvmVcpu::new(&hypervisor.shared, vm.root(), &entry).unwrap();
+        let Technology::Svm(capabilities, maps) = &hypervisor.shared.technology else { panic!("not SVM") };
+        let vcpu = SvmVcpu::new(&hypervisor.shared, *capabilities, maps, vm.root(), &entry).unwrap();
         Self { vm, vcpu }
     }
 

@@ -13,15 +13,15 @@ use super::{
     cpu::SvmCpu,
     entry,
     exit::intercepts,
+    maps::PermissionMaps,
     vmcb::{Clean, NP_ENABLE, V_INTR_MASKING, Vmcb, event, tlb_control},
 };
 use crate::{
     host::{Frames, Host, Hpa, OutOfMemory},
-    hypervisor::Shared,
-    vcpu::{Binding, FpuOwner, Step},
+    hypervisor::{Binding, Shared},
+    vcpu::{FpuOwner, Step},
     vm::Vm,
     x86_64::{
-        capabilities::Capabilities,
         context::Context,
         debug,
         emulate::{Core, Fault},
@@ -57,8 +57,13 @@ pub(crate) struct SvmVcpu<H: Host> {
 
 impl<H: Host> SvmVcpu<H> {
     /// A virtual CPU in `entry` that sees guest-physical memory through the tables at `nested_cr3`.
-    pub(crate) fn new(shared: &Arc<Shared<H>>, nested_cr3: Hpa, entry: &EntryState) -> Result<Self, OutOfMemory> {
-        let Capabilities::Svm(capabilities) = shared.capabilities;
+    pub(crate) fn new(
+        shared: &Arc<Shared<H>>,
+        capabilities: SvmCapabilities,
+        maps: &PermissionMaps<H>,
+        nested_cr3: Hpa,
+        entry: &EntryState,
+    ) -> Result<Self, OutOfMemory> {
         let vmcb = Frames::allocate(&shared.host, 0)?;
         let fpu = fpu::initial_area(&shared.host)?;
         let context = Context {
@@ -79,16 +84,15 @@ impl<H: Host> SvmVcpu<H> {
             unchecked: true,
             xcr0: fpu::component::X87,
         };
-        vcpu.set_up(nested_cr3, entry);
+        vcpu.set_up(maps, nested_cr3, entry);
         Ok(vcpu)
     }
 
-    fn set_up(&mut self, nested_cr3: Hpa, entry: &EntryState) {
-        let (io, msr) = (self.shared.maps.io_base().0, self.shared.maps.msr_base().0);
+    fn set_up(&mut self, maps: &PermissionMaps<H>, nested_cr3: Hpa, entry: &EntryState) {
         let control = &mut self.vmcb_mut().control;
         intercepts(control);
-        control.iopm_base_pa = io;
-        control.msrpm_base_pa = msr;
+        control.iopm_base_pa = maps.io_base().0;
+        control.msrpm_base_pa = maps.msr_base().0;
         control.virtual_interrupt = V_INTR_MASKING;
         control.nested_paging = NP_ENABLE;
         control.nested_cr3 = nested_cr3.0;
