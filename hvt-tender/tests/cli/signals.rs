@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::{small_pipe, tender_with, text};
 
 /// Starts it, and waits until it has printed a line that contains `words`.
-fn started(mut command: Command, words: &str) -> (Child, impl Read) {
+pub(super) fn started(mut command: Command, words: &str) -> (Child, impl Read) {
     let (reader, writer) = small_pipe();
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
     // The command has the end for writing, and would keep it open.
