@@ -12,6 +12,8 @@
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
 //! | [`unikernel`] | the builder on top of it all |
 //!
+//! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
+//!
 //! [`memory`] and [`exit`] are the words they speak. Without the feature `std` only the rooms that need no operating
 //! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, and the traits of `device`), for kernels that run guests themselves.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -26,10 +28,14 @@ pub mod cli;
 #[cfg(all(feature = "std", unix))]
 pub mod config;
 pub mod device;
+#[cfg(feature = "std")]
+pub mod elftool;
 pub mod exit;
 pub mod hypercall;
 pub mod image;
 pub mod memory;
+#[cfg(feature = "std")]
+mod message;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod monitor;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStringExt;
 use self::devices::{Descriptors, Plan};
 use crate::backend::Stop;
 use crate::config::Config;
+use crate::message;
 use crate::monitor::{Failure, Outcome};
 use crate::unikernel::{self, Unikernel};
 
@@ -106,7 +107,7 @@ fn print(text: &str) -> i32 {
 
 /// Says on the standard error what went wrong, in one line.
 fn report(error: &dyn fmt::Display) {
-    log::line(&mut io::stderr(), "", error);
+    message::line(&mut io::stderr(), "hvt-tender", error);
 }
 
 #[cfg(test)]
