@@ -5,7 +5,7 @@ use log::{Level, LevelFilter};
 use crate::message;
 
 /// Begins to log: warnings, and more of it by `verbosity` or by the environment variable `RUST_LOG`.
-pub(super) fn init(verbosity: u8) {
+pub(super) fn init(program: &'static str, verbosity: u8) {
     let level = match verbosity {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
@@ -13,14 +13,14 @@ pub(super) fn init(verbosity: u8) {
         _ => LevelFilter::Trace,
     };
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(level).parse_default_env().format(|to, record| {
+    builder.filter_level(level).parse_default_env().format(move |to, record| {
         let kind = match record.level() {
             Level::Error => "error: ",
             Level::Warn => "warning: ",
             Level::Info => "",
             Level::Debug | Level::Trace => "debug: ",
         };
-        message::line(to, "hvt-tender", &format_args!("{kind}{}", record.args()));
+        message::line(to, program, &format_args!("{kind}{}", record.args()));
         Ok(())
     });
     // Fails only where somebody has done it before.

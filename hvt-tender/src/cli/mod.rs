@@ -3,19 +3,19 @@
 mod args;
 mod devices;
 mod log;
+mod manner;
 mod signals;
 mod streams;
 mod value;
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 
 use self::devices::{Descriptors, Plan};
+use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
-use crate::message;
 use crate::monitor::{Failure, Outcome};
 use crate::unikernel::{self, Unikernel};
 
@@ -24,35 +24,30 @@ pub use args::{Command, UsageError, parse};
 /// Status for everything but a guest's own end: Solo5's tenders use it too, and what restarts guests relies on it.
 const FAILED: i32 = 1;
 
-/// Status for a command line that cannot be understood.
-const MISUSED: i32 = 2;
-
-const HELP: &str = include_str!("help.txt");
-
 /// Does what the command line says; returns the status to exit with.
 ///
-/// Of what is printed the guest's output goes to the standard output, everything else to the standard error.
+/// The first of `args` is the name under which the program was started: as `solo5-hvt` it answers as Solo5's tender
+/// does. Of what is printed the guest's output goes to the standard output, everything else to the standard error.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     if streams::open_missing().is_err() {
         // There may be nobody to tell.
         return FAILED;
     }
+    let mut args = args.into_iter();
+    let manner = Manner::of(args.next().as_deref());
     let config = match parse(args) {
         Ok(Command::Run(config)) => *config,
-        Ok(Command::Help) => return print(HELP),
-        Ok(Command::Version) => {
-            let version = env!("CARGO_PKG_VERSION");
-            return print(&format!("hvt-tender {version}\nABI version {}\n", hvt_abi::ABI_VERSION));
-        }
+        Ok(Command::Help) => return manner.help(),
+        Ok(Command::Version) => return manner.version(),
         Err(error) => {
-            report(&format_args!("{error}; see hvt-tender --help"));
-            return MISUSED;
+            manner.report(&format_args!("{error}; see {} --help", manner.name()));
+            return manner.misused();
         }
     };
-    log::init(config.verbosity);
+    log::init(manner.name(), config.verbosity);
     run(config).unwrap_or_else(|error| {
-        report(&error);
+        manner.report(&error);
         FAILED
     })
 }
@@ -94,20 +89,6 @@ enum Error {
     Guest(Box<Failure>),
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),
-}
-
-/// Prints on the standard output what the user asked to be told.
-fn print(text: &str) -> i32 {
-    let mut stdout = io::stdout();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => 0,
-        Err(_) => FAILED,
-    }
-}
-
-/// Says on the standard error what went wrong, in one line.
-fn report(error: &dyn fmt::Display) {
-    message::line(&mut io::stderr(), "hvt-tender", error);
 }
 
 #[cfg(test)]

@@ -3,11 +3,14 @@
 #[path = "../conformance/unikernels.rs"]
 mod unikernels;
 
+mod jail;
 mod net;
 mod signals;
+mod solo5;
 mod streams;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -35,6 +38,12 @@ fn tender_with(guest_name: &str) -> Command {
     command
 }
 
+/// The command's words, in the first of which the program is called `solo5-hvt`.
+fn as_solo5_hvt(mut command: Command) -> Command {
+    command.arg0("/usr/bin/solo5-hvt");
+    command
+}
+
 /// A pipe that holds a page and no more.
 fn small_pipe() -> (OwnedFd, OwnedFd) {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
@@ -49,9 +58,15 @@ fn text(bytes: &[u8]) -> &str {
 /// Asserts that it failed with this status and one line of its own that contains `words`, and printed nothing.
 #[track_caller]
 fn assert_fails(output: &Output, status: i32, words: &str) {
+    assert_program_fails("hvt-tender", output, status, words);
+}
+
+/// Likewise, of a program with this name.
+#[track_caller]
+fn assert_program_fails(name: &str, output: &Output, status: i32, words: &str) {
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{message}");
-    assert!(message.starts_with("hvt-tender: ") && message.contains(words), "{message}");
+    assert!(message.starts_with(&format!("{name}: ")) && message.contains(words), "{message}");
     assert!(message.ends_with('\n') && message.matches('\n').count() == 1, "{message}");
     assert_eq!(text(&output.stdout), "");
 }
