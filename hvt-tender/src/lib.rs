@@ -10,6 +10,7 @@
 //! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
 //! | [`device`] | console, clock, block, net: traits, and those of the host |
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
+//! | [`core_dump`] | a guest that crashed → a file for a debugger |
 //! | [`unikernel`] | the builder on top of it all |
 //!
 //! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
@@ -27,6 +28,8 @@ pub mod boot;
 pub mod cli;
 #[cfg(all(feature = "std", unix))]
 pub mod config;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod core_dump;
 pub mod device;
 #[cfg(feature = "std")]
 pub mod elftool;

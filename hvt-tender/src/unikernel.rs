@@ -24,6 +24,7 @@ use crate::backend::tsc::Search;
 use crate::backend::{self, Stop, Unavailable};
 use crate::boot::{BootConfig, BootError, CommandLine, CommandLineError, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, MemoryOutOfRange, memory_size};
+use crate::core_dump::CoreDump;
 use crate::device::{
     AttachError, Attached, Block, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Slot, SystemClock,
     attach,
@@ -51,6 +52,7 @@ pub struct Unikernel {
     endpoints: Vec<(String, Arc<Endpoint>)>,
     console: Option<Box<dyn Console>>,
     stop: Option<Stop>,
+    core_dump: Option<CoreDump>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
 }
@@ -86,6 +88,7 @@ impl Unikernel {
             endpoints: Vec::new(),
             console: None,
             stop: None,
+            core_dump: None,
             cycle_frequency,
         })
     }
@@ -154,6 +157,13 @@ impl Unikernel {
         self
     }
 
+    /// Leaves a core file behind when it crashes.
+    #[must_use]
+    pub fn core_dump(mut self, dump: CoreDump) -> Self {
+        self.core_dump = Some(dump);
+        self
+    }
+
     /// Runs it to its end, on this thread.
     ///
     /// # Errors
@@ -194,6 +204,9 @@ impl Unikernel {
         log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
         let ended = monitor::run(machine.as_mut(), &booted.layout, &mut devices);
         let synced = devices.sync();
+        if let (Ok(outcome), Some(dump)) = (&ended, &self.core_dump) {
+            dump.write(outcome, machine.as_ref());
+        }
         match (ended?, synced) {
             // What a guest takes for written must not be lost in silence.
             (Outcome::Exited { .. }, Err(_)) => Err(Error::Unsynced),

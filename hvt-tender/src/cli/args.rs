@@ -97,6 +97,7 @@ impl Flag {
         match (self.word(), name) {
             ("mem", None) => config.memory = self.value(&parser.value()?, value::memory)?,
             ("backend", None) => config.backend = self.value(&parser.value()?, value::backend)?,
+            ("dumpcore", None) => config.core_directory = Some(self.value(&parser.value()?, value::directory)?),
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),

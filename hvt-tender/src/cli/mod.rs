@@ -11,11 +11,13 @@ mod value;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use self::devices::{Descriptors, Plan};
 use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
+use crate::core_dump::CoreDump;
 use crate::monitor::{Failure, Outcome};
 use crate::unikernel::{self, Unikernel};
 
@@ -68,12 +70,18 @@ fn run(config: Config) -> Result<i32, Error> {
 /// The unikernel with everything that the user gives it.
 fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Error> {
     let unikernel = Unikernel::load(&config.kernel)?;
+    let dump = config.core_directory.map(|path| {
+        let dump = CoreDump::into_directory(&path);
+        dump.map_err(|source| Error::CoreDirectory { path, source })
+    });
+    let dump = dump.transpose()?;
     let plan = Plan::new(&config.devices, unikernel.manifest())?;
-    Ok(plan
-        .attach(unikernel, &mut descriptors)?
-        .mem(config.memory)
-        .args(config.arguments.into_iter().map(OsString::into_vec))
-        .backend(config.backend))
+    let unikernel = plan.attach(unikernel, &mut descriptors)?;
+    let unikernel = match dump {
+        Some(dump) => unikernel.core_dump(dump),
+        None => unikernel,
+    };
+    Ok(unikernel.mem(config.memory).args(config.arguments.into_iter().map(OsString::into_vec)).backend(config.backend))
 }
 
 /// Why there is no exit status of a guest. The message is one line.
@@ -83,6 +91,8 @@ enum Error {
     Devices(#[from] devices::Error),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
+    #[error("--dumpcore {}: core files cannot be left there: {source}", path.display())]
+    CoreDirectory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Unikernel(#[from] unikernel::Error),
     #[error("{0}")]

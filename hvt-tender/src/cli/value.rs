@@ -77,6 +77,11 @@ pub(super) fn path(text: &OsStr) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("the path of a file or block device") } else { Ok(PathBuf::from(text)) }
 }
 
+/// Where a directory lies.
+pub(super) fn directory(text: &OsStr) -> Result<PathBuf, &'static str> {
+    if text.is_empty() { Err("the path of a directory") } else { Ok(PathBuf::from(text)) }
+}
+
 /// A block size in bytes. Which ones there are is not looked at here.
 pub(super) fn block_size(text: &OsStr) -> Result<u64, &'static str> {
     number(text).ok_or("a number of bytes")

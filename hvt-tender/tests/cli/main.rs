@@ -3,6 +3,7 @@
 #[path = "../conformance/unikernels.rs"]
 mod unikernels;
 
+mod core_dump;
 mod jail;
 mod net;
 mod signals;
