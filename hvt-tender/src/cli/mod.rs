@@ -2,6 +2,7 @@
 
 mod args;
 mod devices;
+mod fault;
 mod log;
 mod manner;
 mod signals;
@@ -18,7 +19,7 @@ use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
-use crate::monitor::{Failure, Outcome};
+use crate::monitor::Outcome;
 use crate::unikernel::{self, Unikernel};
 
 pub use args::{Command, UsageError, parse};
@@ -48,21 +49,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
         }
     };
     log::init(manner.name(), config.verbosity);
-    run(config).unwrap_or_else(|error| {
+    run(config, manner).unwrap_or_else(|error| {
         manner.report(&error);
         FAILED
     })
 }
 
-/// Runs a unikernel; returns its exit status.
-fn run(config: Config) -> Result<i32, Error> {
+/// Runs a unikernel; returns the status to exit with.
+fn run(config: Config, manner: Manner) -> Result<i32, Error> {
     // First of all, before this program opens anything under the numbers that the user means.
     let descriptors = Descriptors::claim(&config.devices.nets)?;
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
+    let kernel = config.kernel.clone();
     match prepare(config, descriptors)?.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
-        Outcome::Failed(failure) => Err(Error::Guest(Box::new(failure))),
+        Outcome::Failed(failure) => {
+            fault::report(manner, &failure, &kernel);
+            Ok(FAILED)
+        }
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
     }
 }
@@ -95,8 +100,6 @@ enum Error {
     CoreDirectory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Unikernel(#[from] unikernel::Error),
-    #[error("{0}")]
-    Guest(Box<Failure>),
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),
 }

@@ -9,6 +9,7 @@ mod header;
 mod manifest;
 mod note;
 mod segment;
+mod symbol;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -23,6 +24,7 @@ pub use error::{Foreign, ImageError, ManifestError, SegmentError};
 pub use manifest::{Device, DeviceKind, Manifest, is_device_name};
 pub use note::Abi;
 pub use segment::Segment;
+pub use symbol::{Symbol, symbol_at};
 
 /// A Solo5 unikernel for this machine and this tender, ready to be placed in guest memory.
 #[derive(Clone, Debug)]

@@ -111,6 +111,23 @@ fn the_status_is_the_guests() {
     }
 }
 
+/// What, where, and the registers.
+#[test]
+fn reports_a_guest_that_is_stopped() {
+    let output = tender_with("port").args(["out32", "0x4ff"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report = text(&output.stderr);
+    let mut lines = report.lines();
+    let what = lines.next().unwrap();
+    let said = what.strip_prefix("hvt-tender: the guest wrote 4 bytes to I/O port 0x4ff, which is no hypercall (rip=");
+    let rip = said.and_then(|rest| rest.strip_suffix(')')).expect(report);
+    let place = lines.next().unwrap();
+    assert!(place.starts_with("hvt-tender:   in ") && place.contains("+0x"), "{report}");
+    assert!(lines.next().unwrap().starts_with(&format!("hvt-tender:   rip={rip} rsp=0x")), "{report}");
+    assert!(lines.next().unwrap().ends_with(" rdx=0x4ff"), "{report}");
+    assert!(report.lines().all(|line| line.starts_with("hvt-tender: ")), "{report}");
+}
+
 #[test]
 fn says_more_when_asked_to() {
     let run = |options: &[&str], log: Option<&str>| {
