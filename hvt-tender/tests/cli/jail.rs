@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chdir, chroot, geteuid, setgid, setgroups, setuid};
 use tempfile::TempDir;
 
-use super::{as_solo5_hvt, guest, text};
+use super::{as_solo5_hvt, copy_program, guest, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
@@ -57,9 +57,7 @@ impl Jail {
     fn copy(&self, from: &Path, to: &Path) {
         let to = self.inside(to);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
-        // Whatever the mask of whoever runs the tests.
-        fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+        copy_program(from, &to);
     }
 
     /// Runs the tender inside as this user.

@@ -10,9 +10,11 @@ mod signals;
 mod solo5;
 mod streams;
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
@@ -43,6 +45,14 @@ fn tender_with(guest_name: &str) -> Command {
 fn as_solo5_hvt(mut command: Command) -> Command {
     command.arg0("/usr/bin/solo5-hvt");
     command
+}
+
+/// Copies a program to where anybody may run it. Another process does it: a program that is open for writing cannot be
+/// run, and a process that another test starts meanwhile would keep it open.
+fn copy_program(from: &Path, to: &Path) {
+    let output = Command::new("cp").arg("--").arg(from).arg(to).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A pipe that holds a page and no more.
