@@ -20,6 +20,8 @@ pub struct Config {
     pub memory: u64,
     /// What runs the guest.
     pub backend: BackendChoice,
+    /// Where a core file goes if it crashes.
+    pub core_directory: Option<PathBuf>,
     /// Its devices.
     pub devices: DeviceOptions,
     /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
@@ -35,6 +37,7 @@ impl Config {
             arguments: Vec::new(),
             memory: DEFAULT_MEMORY,
             backend: BackendChoice::default(),
+            core_directory: None,
             devices: DeviceOptions::default(),
             verbosity: 0,
         }

@@ -24,6 +24,7 @@ use crate::backend::tsc::Search;
 use crate::backend::{self, Stop, Unavailable};
 use crate::boot::{BootConfig, BootError, CommandLine, CommandLineError, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, MemoryOutOfRange, memory_size};
+use crate::core_dump::CoreDump;
 use crate::device::{
     AttachError, Attached, Block, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Slot, SystemClock,
     attach,
@@ -51,6 +52,7 @@ pub struct Unikernel {
     endpoints: Vec<(String, Arc<Endpoint>)>,
     console: Option<Box<dyn Console>>,
     stop: Option<Stop>,
+    core_dump: Option<CoreDump>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
 }
@@ -86,6 +88,7 @@ impl Unikernel {
             endpoints: Vec::new(),
             console: None,
             stop: None,
+            core_dump: None,
             cycle_frequency,
         })
     }
@@ -154,6 +157,13 @@ impl Unikernel {
         self
     }
 
+    /// Leaves a core file behind when it crashes.
+    #[must_use]
+    pub fn core_dump(mut self, dump: CoreDump) -> Self {
+        self.core_dump = Some(dump);
+        self
+    }
+
     /// Runs it to its end, on this thread.
     ///
     /// # Errors
@@ -192,7 +202,16 @@ impl Unikernel {
             }
         };
         log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        Ok(monitor::run(machine.as_mut(), &booted.layout, &mut devices)?)
+        let ended = monitor::run(machine.as_mut(), &booted.layout, &mut devices);
+        let synced = devices.sync();
+        if let (Ok(outcome), Some(dump)) = (&ended, &self.core_dump) {
+            dump.write(outcome, machine.as_ref());
+        }
+        match (ended?, synced) {
+            // What a guest takes for written must not be lost in silence.
+            (Outcome::Exited { .. }, Err(_)) => Err(Error::Unsynced),
+            (outcome, _) => Ok(outcome),
+        }
     }
 }
 
@@ -255,6 +274,9 @@ pub enum Error {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// What it wrote may not have reached a disk; which one went to the log.
+    #[error("a block device failed: not all that the unikernel has written may be there")]
+    Unsynced,
     /// The host has no descriptor left.
     #[error("cannot make an event: {0}")]
     Stop(io::Error),
@@ -272,6 +294,7 @@ mod tests {
     use hvt_abi::x86_64::HYPERCALL_PORT;
     use zerocopy::IntoBytes;
 
+    use crate::device::DeviceError;
     use crate::device::fake::Fake;
     use crate::image::fixture::{Elf, MANIFEST_PART, Part, TEXT, manifest};
     use crate::memory::GuestSlice;
@@ -346,6 +369,56 @@ mod tests {
             assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
             stopper.join().unwrap();
         }
+    }
+
+    /// A disk that passes on what is done with it, and cannot be synchronised.
+    struct Lossy(Sender<&'static str>);
+
+    impl Block for Lossy {
+        fn capacity(&self) -> u64 {
+            512
+        }
+
+        fn block_size(&self) -> u16 {
+            512
+        }
+
+        fn read(&mut self, _: u64, _: GuestSlice<'_>) -> Result<(), DeviceError> {
+            Err(DeviceError)
+        }
+
+        fn write(&mut self, _: u64, _: GuestSlice<'_>) -> Result<(), DeviceError> {
+            self.0.send("write").map_err(|_| DeviceError)
+        }
+
+        fn sync(&mut self) -> Result<(), DeviceError> {
+            self.0.send("sync").unwrap();
+            Err(DeviceError)
+        }
+    }
+
+    #[test]
+    fn disks_are_synchronised_however_a_guest_ends() {
+        let write = BlockIo { handle: 1, data: Gpa(BUFFER), len: 512, ..BlockIo::default() };
+        let halt = Halt::default();
+        let (write, halt) = ((Number::BlockWrite, write.as_bytes()), (Number::Halt, halt.as_bytes()));
+        // There is no memory at address 8: the guest is stopped.
+        let puts = Puts { data: Gpa(8), len: 200 };
+        let run = |last| {
+            let (sender, done) = channel();
+            let unikernel = guest(&[("storage", Kind::Block)], &[write, last]).block("storage", Lossy(sender));
+            (unikernel.run(), done.into_iter().collect::<Vec<_>>())
+        };
+        let (ended, done) = run(halt);
+        assert!(matches!(ended, Err(Error::Unsynced)) && done == ["write", "sync"], "{done:?}");
+        let (ended, done) = run((Number::Puts, puts.as_bytes()));
+        assert!(matches!(ended, Ok(Outcome::Failed(_))) && done == ["write", "sync"], "{done:?}");
+        let (sender, done) = channel();
+        let stop = Stop::new().unwrap();
+        stop.request();
+        let unikernel = guest(&[("storage", Kind::Block)], &[]).block("storage", Lossy(sender)).stop(stop);
+        assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
+        assert_eq!(done.into_iter().collect::<Vec<_>>(), ["sync"]);
     }
 
     #[test]

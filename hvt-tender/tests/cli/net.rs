@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -11,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
 use super::signals::started;
-use super::{assert_fails, guest, tender, text};
+use super::{assert_fails, copy_program, guest, tender, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
@@ -83,8 +84,8 @@ fn a_tap_of_another_user_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let (here, there) = (folder.path().join("hvt-tender"), folder.path().join("app"));
-        fs::copy(env!("CARGO_BIN_EXE_hvt-tender"), &here).unwrap();
-        fs::copy(&app, &there).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_hvt-tender")), &here);
+        copy_program(&app, &there);
         let mut command = Command::new(here);
         command.uid(NOBODY).gid(NOBODY).arg("--net=tap0").arg(there).stdin(Stdio::null());
         let output = command.output().unwrap();
