@@ -7,9 +7,13 @@ pub mod attach;
 #[cfg(all(feature = "std", unix))]
 mod block;
 #[cfg(feature = "std")]
+mod capture;
+#[cfg(feature = "std")]
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
+#[cfg(all(feature = "std", unix))]
+mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -34,9 +38,13 @@ pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", unix))]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
 #[cfg(feature = "std")]
-pub use clock::SystemClock;
+pub use capture::Capture;
+#[cfg(feature = "std")]
+pub use clock::{StartingClock, SystemClock};
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
+#[cfg(all(feature = "std", unix))]
+pub use disk::Disk;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
 #[cfg(all(feature = "std", target_os = "linux"))]
