@@ -8,9 +8,10 @@
 //! | [`boot`] | image and configuration → contents of guest memory, its [`Layout`](memory::Layout), entry state |
 //! | [`backend`] | guest memory and entry state → `run()` → [`Exit`] |
 //! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
-//! | [`device`] | console, clock, block, net: traits, and those of the host |
+//! | [`device`] | console, clock, block, net: traits, those of the host, and those in memory |
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
 //! | [`unikernel`] | the builder on top of it all |
+//! | [`guest`] | a guest that runs beside its caller: handle, limits, what it did |
 //!
 //! [`memory`] and [`exit`] are the words they speak. Without the feature `std` only the rooms that need no operating
 //! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, and the traits of `device`), for kernels that run guests themselves.
@@ -27,6 +28,8 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod exit;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod guest;
 pub mod hypercall;
 pub mod image;
 pub mod memory;

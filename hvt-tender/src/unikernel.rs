@@ -15,22 +15,24 @@ use std::io;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
 use self_cell::self_cell;
 
 use crate::backend::auto::Backend;
 use crate::backend::tsc::Search;
-use crate::backend::{self, Stop, Unavailable};
+use crate::backend::{self, Machine, Stop, Unavailable};
 use crate::boot::{BootConfig, BootError, CommandLine, CommandLineError, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, MemoryOutOfRange, memory_size};
 use crate::device::{
-    AttachError, Attached, Block, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Slot, SystemClock,
-    attach,
+    AttachError, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Slot,
+    SystemClock, attach,
 };
+use crate::guest::{Counter, Guest, LimitedConsole, Limits, Output, Verdict, Watchdog, cpu_time, touched};
 use crate::image::{Image, ImageError, Manifest};
-use crate::memory::MapError;
-use crate::monitor::{self, Outcome};
+use crate::memory::{GuestSlice, Layout, MapError};
+use crate::monitor::{self, Observer, Outcome};
 
 self_cell! {
     /// A file and what was found in it.
@@ -47,12 +49,29 @@ pub struct Unikernel {
     memory: u64,
     arguments: Vec<Vec<u8>>,
     backend: BackendChoice,
-    attachments: Vec<(String, Slot)>,
+    attachments: Vec<(String, Attachment)>,
     endpoints: Vec<(String, Arc<Endpoint>)>,
-    console: Option<Box<dyn Console>>,
+    console: Option<Box<dyn Console + Send>>,
+    clock: Box<dyn Clock + Send>,
+    limits: Limits,
     stop: Option<Stop>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
+}
+
+/// A device that goes to the guest's thread with the guest.
+enum Attachment {
+    Block(Box<dyn Block + Send>),
+    Net(Box<dyn Net + Send>),
+}
+
+impl From<Attachment> for Slot {
+    fn from(attachment: Attachment) -> Self {
+        match attachment {
+            Attachment::Block(device) => Self::Block(device),
+            Attachment::Net(device) => Self::Net(device),
+        }
+    }
 }
 
 impl Unikernel {
@@ -85,6 +104,8 @@ impl Unikernel {
             attachments: Vec::new(),
             endpoints: Vec::new(),
             console: None,
+            clock: Box::new(SystemClock),
+            limits: Limits::new(),
             stop: None,
             cycle_frequency,
         })
@@ -119,23 +140,23 @@ impl Unikernel {
 
     /// Attaches a block device under its name in the manifest.
     #[must_use]
-    pub fn block(mut self, name: impl Into<String>, device: impl Block + 'static) -> Self {
-        self.attachments.push((name.into(), Slot::Block(Box::new(device))));
+    pub fn block(mut self, name: impl Into<String>, device: impl Block + Send + 'static) -> Self {
+        self.attachments.push((name.into(), Attachment::Block(Box::new(device))));
         self
     }
 
     /// Attaches a network device under its name in the manifest.
     #[must_use]
-    pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + 'static) -> Self {
+    pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + Send + 'static) -> Self {
         let name = name.into();
         self.endpoints.push((name.clone(), device.endpoint()));
-        self.attachments.push((name, Slot::Net(Box::new(device))));
+        self.attachments.push((name, Attachment::Net(Box::new(device))));
         self
     }
 
     /// Sends its output elsewhere than to the standard output.
     #[must_use]
-    pub fn console(mut self, console: impl Console + 'static) -> Self {
+    pub fn console(mut self, console: impl Console + Send + 'static) -> Self {
         self.console = Some(Box::new(console));
         self
     }
@@ -154,12 +175,55 @@ impl Unikernel {
         self
     }
 
-    /// Runs it to its end, on this thread.
+    /// Gives it another wall clock than the host's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + Send + 'static) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// Ends it when it uses more than this.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
     /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
-    pub fn run(self) -> Result<Outcome, Error> {
-        let stop = self.stop.map_or_else(Stop::new, Ok).map_err(Error::Stop)?;
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        let stop = self.take_stop()?;
+        Ok(self.start(stop, None)?.run(&mut ())?)
+    }
+
+    /// Runs it to its end, on this thread, and keeps what is known of it. Its output goes to its console as well, if it
+    /// was given one.
+    ///
+    /// # Errors
+    /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
+    pub fn output(mut self) -> Result<Output, Error> {
+        let stop = self.take_stop()?;
+        self.start(stop, Some(Capture::new()))?.run_to_end()
+    }
+
+    /// Starts it on a thread of its own. Returns once it is about to execute its first instruction. Its output is kept,
+    /// and goes to its console as well, if it was given one.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn spawn(mut self) -> Result<Guest, Error> {
+        let stop = self.take_stop()?;
+        Guest::spawn(self, stop)
+    }
+
+    fn take_stop(&mut self) -> Result<Stop, Error> {
+        self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)
+    }
+
+    /// Makes everything ready for its first instruction, which is to be executed on this thread.
+    pub(crate) fn start(self, stop: Stop, capture: Option<Capture>) -> Result<Started, Error> {
         let image = self.loaded.borrow_dependent();
         let mem_size = memory_size(self.memory)?;
         if mem_size != self.memory {
@@ -167,12 +231,23 @@ impl Unikernel {
         }
         let cmdline = CommandLine::from_args(self.arguments)?;
         let poller = FdPoller::new(stop.clone(), with_handles(image.manifest(), self.endpoints));
-        let Attached { slots, manifest } = attach(image.manifest(), self.attachments)?;
-        let console = self.console.unwrap_or_else(|| Box::new(FdConsole::new(io::stdout(), stop.clone())));
-        let mut devices = Devices { console, clock: Box::new(SystemClock), poller: Box::new(poller), slots };
+        let attachments = self.attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
+        let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
+        let verdict = Verdict::new(stop.clone());
+        let mut console: Box<dyn Console> = match (self.console, capture.clone()) {
+            (None, None) => Box::new(FdConsole::new(io::stdout(), stop.clone())),
+            (None, Some(capture)) => Box::new(capture),
+            (Some(console), None) => console,
+            (Some(console), Some(capture)) => Box::new(Both(console, capture)),
+        };
+        if let Some(most) = self.limits.console {
+            console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
+        }
+        let devices = Devices { console, clock: self.clock, poller: Box::new(poller), slots };
 
         let backend = Backend::open(self.backend)?;
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
+        let backend_name = backend.name();
         let memory = backend.memory(mem_size)?;
         let known = backend.cycle_frequency().transpose()?;
         let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
@@ -180,7 +255,7 @@ impl Unikernel {
         let booted = Plan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
-        let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
         let frequency = match known {
             Some(frequency) => frequency,
             None => {
@@ -192,7 +267,70 @@ impl Unikernel {
             }
         };
         log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        Ok(monitor::run(machine.as_mut(), &booted.layout, &mut devices)?)
+        if self.limits.memory.is_some() && machine.memory_file().is_none() {
+            return Err(Error::Unsupported {
+                backend: backend_name,
+                what: "a limit of the memory that a guest touches",
+            });
+        }
+        Ok(Started { machine, layout: booted.layout, devices, limits: self.limits, verdict, capture })
+    }
+}
+
+/// A guest that is about to execute its first instruction.
+pub(crate) struct Started {
+    machine: Box<dyn Machine>,
+    layout: Layout,
+    devices: Devices,
+    limits: Limits,
+    verdict: Verdict,
+    capture: Option<Capture>,
+}
+
+impl Started {
+    /// Runs it to its end.
+    fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, backend::Error> {
+        let watchdog = {
+            let error = |what| move |source| backend::Error { what, source };
+            let memory = self.machine.memory_file().filter(|_| self.limits.memory.is_some());
+            let memory = memory.map(|file| file.try_clone_to_owned()).transpose();
+            let memory = memory.map_err(error("watching the guest's memory"))?;
+            let clock = self.machine.cpu_clock()?;
+            let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone());
+            started.map_err(error("watching the guest"))?
+        };
+        let outcome = monitor::run_observed(self.machine.as_mut(), &self.layout, &mut self.devices, observer);
+        drop(watchdog);
+        Ok(match (outcome?, self.verdict.limit()) {
+            (Outcome::Interrupted, Some(limit)) => Outcome::Exceeded(limit),
+            (outcome, _) => outcome,
+        })
+    }
+
+    /// Runs it to its end, and keeps what is known of it.
+    pub(crate) fn run_to_end(mut self) -> Result<Output, Error> {
+        let clock = self.machine.cpu_clock()?;
+        let (start, cpu_start) = (Instant::now(), cpu_time(clock));
+        let mut counter = Counter::new();
+        let outcome = self.run(&mut counter)?;
+        Ok(Output {
+            outcome,
+            console: self.capture.map(|capture| capture.bytes()).unwrap_or_default(),
+            calls: counter.into_calls(),
+            wall_time: start.elapsed(),
+            cpu_time: cpu_time(clock).saturating_sub(cpu_start),
+            peak_memory: self.machine.memory_file().map(touched),
+        })
+    }
+}
+
+/// Two consoles for the same output.
+struct Both(Box<dyn Console + Send>, Capture);
+
+impl Console for Both {
+    fn write(&mut self, data: GuestSlice<'_>) {
+        self.0.write(data);
+        self.1.write(data);
     }
 }
 
@@ -258,6 +396,17 @@ pub enum Error {
     /// The host has no descriptor left.
     #[error("cannot make an event: {0}")]
     Stop(io::Error),
+    /// The host has no thread left for the guest, or the thread panicked.
+    #[error("cannot run the guest on a thread: {0}")]
+    Thread(io::Error),
+    /// The backend cannot do what was asked for.
+    #[error("backend {backend} does not support {what}; the process backend does")]
+    Unsupported {
+        /// Name of the backend, as in `--backend`.
+        backend: &'static str,
+        /// What was asked for.
+        what: &'static str,
+    },
 }
 
 #[cfg(test)]
@@ -266,47 +415,24 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
     use std::thread;
 
-    use goblin::elf::program_header::{PF_R, PF_W, PF_X};
     use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
     use hvt_abi::manifest::Kind;
-    use hvt_abi::x86_64::HYPERCALL_PORT;
     use zerocopy::IntoBytes;
 
-    use crate::device::fake::Fake;
-    use crate::image::fixture::{Elf, MANIFEST_PART, Part, TEXT, manifest};
-    use crate::memory::GuestSlice;
+    use crate::device::Disk;
+    use crate::image::fixture::{CALLS_DATA, calls, manifest};
 
-    /// Where the guests of these tests have their arguments, one every 256 bytes, and a buffer behind them.
-    const DATA: u64 = TEXT + 0x1000;
-    const BUFFER: u64 = DATA + 0x1000;
+    const BUFFER: u64 = CALLS_DATA + 0x1000;
 
-    /// A guest that makes these hypercalls, one after the other.
-    fn guest(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Unikernel {
-        let (mut text, mut data) = (Vec::new(), vec![0; 0x2000]);
-        for (index, (number, argument)) in calls.iter().enumerate() {
-            let at = index * 256;
-            data[at..at + argument.len()].copy_from_slice(argument);
-            text.push(0xb8); // mov eax, imm32
-            text.extend((DATA as u32 + at as u32).to_le_bytes());
-            text.push(0xba); // mov edx, imm32
-            text.extend((u32::from(HYPERCALL_PORT) + *number as u32).to_le_bytes());
-            text.push(0xef); // out dx, eax
-        }
-        text.extend([0xeb, 0xfe]); // jmp to itself
-        let mut elf = Elf::with_segments([
-            Part::load(PF_R | PF_X, TEXT, 0x1000, text),
-            Part::load(PF_R | PF_W, DATA, 0x2000, data),
-        ]);
-        let notes = Elf::unikernel(devices).parts.swap_remove(MANIFEST_PART);
-        elf.parts.pop();
-        elf.parts.push(notes);
-        let unikernel = Unikernel::from_bytes(elf.build()).unwrap();
+    fn guest(devices: &[(&str, Kind)], made: &[(Number, &[u8])]) -> Unikernel {
+        let unikernel = Unikernel::from_bytes(calls(devices, made)).unwrap();
         unikernel.backend(BackendChoice::Process).mem(4 << 20)
     }
 
     #[test]
     fn runs_with_the_devices_that_it_is_given() {
-        let fake = Fake::new();
+        let contents: Vec<u8> = (0..4096).map(|index| (index / 512 + index) as u8).collect();
+        let (disk, console) = (Disk::from_bytes(contents.clone()), Capture::new());
         let read = BlockIo { handle: 1, offset: 512, data: Gpa(BUFFER), len: 1024, ..BlockIo::default() };
         let puts = Puts { data: Gpa(BUFFER), len: 1024 };
         let halt = Halt { exit_status: -2, ..Halt::default() };
@@ -314,10 +440,9 @@ mod tests {
             &[(Number::BlockRead, read.as_bytes()), (Number::Puts, puts.as_bytes()), (Number::Halt, halt.as_bytes())];
         let unikernel = guest(&[("storage", Kind::Block)], calls);
         assert_eq!(unikernel.manifest().devices()[0].name, "storage");
-        let outcome = unikernel.block("storage", fake.clone()).console(fake.clone()).run().unwrap();
+        let outcome = unikernel.block("storage", disk).console(console.clone()).run().unwrap();
         assert_eq!(outcome, Outcome::Exited { status: -2, cookie: None });
-        let world = fake.0.borrow();
-        assert_eq!(world.console, world.disk[512..512 + 1024]);
+        assert_eq!(console.bytes(), contents[512..512 + 1024]);
     }
 
     /// A console that passes on that something was written.

@@ -19,7 +19,10 @@ mod stop;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod tsc;
 
+use std::os::fd::BorrowedFd;
+
 use hvt_abi::native::Registers;
+use nix::time::ClockId;
 
 use crate::exit::Exit;
 use crate::memory::GuestMemory;
@@ -46,6 +49,25 @@ pub trait Machine {
     /// # Errors
     /// When the backend itself fails.
     fn registers(&self) -> Result<Registers, Error>;
+
+    /// The clock of the CPU time that the guest's instructions take. Here it is that of the calling thread, which is
+    /// right where the thread itself enters the guest.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn cpu_clock(&self) -> Result<ClockId, Error> {
+        let mut clock = 0;
+        // SAFETY: the thread is this one, which exists, and `clock` is a local that the call fills in.
+        match unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) } {
+            0 => Ok(ClockId::from_raw(clock)),
+            errno => Err(Error { what: "asking for a CPU clock", source: std::io::Error::from_raw_os_error(errno) }),
+        }
+    }
+
+    /// The file that is the guest's memory, where it is one: it holds the pages that were ever touched.
+    fn memory_file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A backend cannot be had on this machine.

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStringExt;
 use self::devices::{Descriptors, Plan};
 use crate::backend::Stop;
 use crate::config::Config;
+use crate::guest::Limit;
 use crate::monitor::{Failure, Outcome};
 use crate::unikernel::{self, Unikernel};
 
@@ -66,6 +67,7 @@ fn run(config: Config) -> Result<i32, Error> {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => Err(Error::Guest(Box::new(failure))),
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
+        Outcome::Exceeded(limit) => Err(Error::Limit(limit)),
     }
 }
 
@@ -91,6 +93,8 @@ enum Error {
     Unikernel(#[from] unikernel::Error),
     #[error("{0}")]
     Guest(Box<Failure>),
+    #[error("{0}")]
+    Limit(Limit),
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),
 }

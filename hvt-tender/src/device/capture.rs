@@ -73,7 +73,6 @@ impl Capture {
     }
 
     /// Says that no output will come any more.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn end(&self) {
         self.lock().ended = true;
         self.shared.changed.notify_all();

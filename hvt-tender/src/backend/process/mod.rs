@@ -33,13 +33,15 @@ mod stub;
 use std::ffi::CStr;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{EntryState, Registers, Vector};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::time::ClockId;
+use nix::unistd::Pid;
 
 use self::child::Child;
 use self::cpu::{Cpu, RFLAGS_AC};
@@ -358,6 +360,15 @@ impl Machine for ProcessMachine {
     fn registers(&self) -> Result<Registers, Error> {
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
         Ok(frame.map_err(|source| Error { what: "reading the guest's registers", source })?.registers())
+    }
+
+    fn cpu_clock(&self) -> Result<ClockId, Error> {
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(self.child.pid() as libc::pid_t));
+        clock.map_err(|errno| Error { what: "asking for the child's CPU clock", source: errno.into() })
+    }
+
+    fn memory_file(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.file()
     }
 }
 

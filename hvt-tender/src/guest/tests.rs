@@ -1,0 +1,146 @@
+use super::*;
+
+use std::sync::mpsc::channel;
+
+use hvt_abi::Gpa;
+use hvt_abi::hypercall::{Halt, Number, Poll, Puts};
+use zerocopy::IntoBytes;
+
+use crate::config::BackendChoice;
+use crate::device::Console;
+use crate::image::fixture::{CALLS_DATA, calls};
+use crate::memory::GuestSlice;
+use crate::monitor::{Failure, Reason};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A guest in a process that makes these calls and then spins.
+fn guest(made: &[(Number, &[u8])]) -> Unikernel {
+    Unikernel::from_bytes(calls(&[], made)).unwrap().backend(BackendChoice::Process).mem(4 << 20)
+}
+
+/// The first byte that [`puts`] says: its own argument is what it prints.
+const SAID: [u8; 1] = [CALLS_DATA as u8];
+
+fn puts(len: u64) -> Puts {
+    Puts { data: Gpa(CALLS_DATA), len }
+}
+
+fn sleep() -> Poll {
+    Poll { timeout_nsecs: u64::MAX, ..Poll::default() }
+}
+
+#[test]
+fn what_a_guest_did_is_known_afterwards() {
+    let halt = Halt { exit_status: 3, ..Halt::default() };
+    let nap = Poll { timeout_nsecs: 3_000_000, ..Poll::default() };
+    let (long, short) = (puts(16), puts(1));
+    let made: &[(Number, &[u8])] = &[
+        (Number::Puts, long.as_bytes()),
+        (Number::Puts, short.as_bytes()),
+        (Number::Poll, nap.as_bytes()),
+        (Number::Halt, halt.as_bytes()),
+    ];
+    let output = guest(made).spawn().unwrap().wait().unwrap();
+    assert_eq!((output.status(), output.console.len()), (Some(3), 17));
+    assert_eq!(output.calls.of(Number::Puts).count, 2);
+    assert_eq!(output.calls.of(Number::NetRead), Tally::default());
+    assert_eq!(output.calls.total().count, 4);
+    let slept = output.calls.of(Number::Poll).time;
+    assert!(slept >= Duration::from_millis(3) && output.wall_time >= slept, "{output:?}");
+    assert!(output.cpu_time < LONG);
+    let touched = output.peak_memory.unwrap();
+    assert!((0x2000..1 << 20).contains(&touched), "{touched}");
+    assert_eq!(guest(made).output().unwrap().console, output.console);
+}
+
+#[test]
+fn a_fault_comes_with_registers() {
+    let output = guest(&[(Number::Puts, Puts { data: Gpa(0), len: 1 }.as_bytes())]).spawn().unwrap().wait().unwrap();
+    let Outcome::Failed(Failure { reason: Reason::Hypercall(_), registers: Some(registers) }) = output.outcome else {
+        panic!("{output:?}")
+    };
+    assert_eq!(registers.rax & !0xfff, CALLS_DATA & !0xfff);
+}
+
+#[test]
+fn a_kill_ends_a_guest_that_spins_or_sleeps() {
+    let (said, sleeps) = (puts(1), sleep());
+    let spinning = &[(Number::Puts, said.as_bytes())][..];
+    let sleeping = &[(Number::Puts, said.as_bytes()), (Number::Poll, sleeps.as_bytes())];
+    for made in [spinning, sleeping] {
+        let mut guest = guest(made).spawn().unwrap();
+        let said = guest.console().wait_for(std::str::from_utf8(&SAID).unwrap(), LONG);
+        assert_eq!(said.unwrap().as_bytes(), SAID);
+        assert_eq!(guest.try_wait().unwrap(), None);
+        guest.kill();
+        assert_eq!(guest.wait_timeout(LONG).unwrap().unwrap().outcome, Outcome::Interrupted);
+        assert_eq!(guest.try_wait().unwrap().unwrap().outcome, Outcome::Interrupted, "as often as one asks");
+        assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted);
+    }
+    let guest = guest(sleeping).spawn().unwrap();
+    guest.kill();
+    assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted, "before it has said anything");
+}
+
+#[test]
+fn every_limit_has_its_outcome() {
+    let sleep = sleep();
+    let sleeping = &[(Number::Poll, sleep.as_bytes())];
+    let short = Duration::from_millis(20);
+    let outcome = |made: &[(Number, &[u8])], limits| guest(made).limits(limits).spawn().unwrap().wait().unwrap();
+    for made in [&[][..], sleeping] {
+        let output = outcome(made, Limits::new().wall_time(short));
+        assert_eq!(output.outcome, Outcome::Exceeded(Limit::WallTime));
+        assert!(output.wall_time >= short);
+    }
+    let output = outcome(&[], Limits::new().cpu_time(short).wall_time(LONG));
+    assert_eq!(output.outcome, Outcome::Exceeded(Limit::CpuTime));
+    assert!(output.cpu_time >= short);
+    let output = outcome(&[], Limits::new().memory(0x1000));
+    assert_eq!(output.outcome, Outcome::Exceeded(Limit::Memory));
+    let said = puts(10);
+    let output =
+        outcome(&[(Number::Puts, said.as_bytes()), (Number::Puts, said.as_bytes())], Limits::new().console(15));
+    assert_eq!((output.outcome, output.console.len()), (Outcome::Exceeded(Limit::Console), 15));
+    let halt = Halt::default();
+    let within: &[(Number, &[u8])] = &[(Number::Puts, said.as_bytes()), (Number::Halt, halt.as_bytes())];
+    let output = outcome(within, Limits::new().console(10).wall_time(LONG).cpu_time(LONG).memory(4 << 20));
+    assert_eq!((output.status(), output.console.len()), (Some(0), 10));
+}
+
+#[test]
+fn what_cannot_start_says_so_at_once() {
+    let error = guest(&[]).block("storage", crate::device::Disk::empty(512)).spawn().unwrap_err();
+    assert!(matches!(error, Error::Attach(_)), "{error}");
+}
+
+/// Output goes to the guest's own console as well.
+#[test]
+fn two_consoles_get_the_same() {
+    struct Bell(std::sync::mpsc::Sender<u64>);
+    impl Console for Bell {
+        fn write(&mut self, data: GuestSlice<'_>) {
+            self.0.send(data.len()).unwrap();
+        }
+    }
+    let (bell, rings) = channel();
+    let said = puts(10);
+    let guest = guest(&[(Number::Puts, said.as_bytes())]).console(Bell(bell)).spawn().unwrap();
+    assert_eq!(rings.recv_timeout(LONG), Ok(10));
+    guest.kill();
+    assert_eq!(guest.wait().unwrap().console.len(), 10);
+}
+
+#[test]
+fn a_device_that_panics_ends_its_guest_alone() {
+    struct Bomb;
+    impl Console for Bomb {
+        fn write(&mut self, _: GuestSlice<'_>) {
+            panic!("this panic is part of a test");
+        }
+    }
+    let said = puts(1);
+    let bombed = guest(&[(Number::Puts, said.as_bytes())]).console(Bomb).spawn().unwrap();
+    assert!(matches!(bombed.wait(), Err(Error::Thread(_))));
+}
