@@ -9,6 +9,7 @@
 //! | [`backend`] | guest memory and entry state → `run()` → [`Exit`] |
 //! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
 //! | [`device`] | console, clock, block, net: traits, those of the host, and those in memory |
+//! | [`network`] | links and switches in memory, whose ports are network devices |
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
 //! | [`unikernel`] | the builder on top of it all |
 //! | [`guest`] | a guest that runs beside its caller: handle, limits, what it did |
@@ -35,6 +36,8 @@ pub mod image;
 pub mod memory;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod monitor;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod network;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod unikernel;
 

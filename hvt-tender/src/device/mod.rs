@@ -27,7 +27,7 @@ mod poll;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod tap;
 #[cfg(all(test, feature = "std", target_os = "linux"))]
-mod testing;
+pub(crate) mod testing;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
