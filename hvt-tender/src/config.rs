@@ -22,6 +22,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// Its devices.
     pub devices: DeviceOptions,
+    /// Where one line of JSON a hypercall goes.
+    pub trace: Option<PathBuf>,
     /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
     pub verbosity: u8,
 }
@@ -36,6 +38,7 @@ impl Config {
             memory: DEFAULT_MEMORY,
             backend: BackendChoice::default(),
             devices: DeviceOptions::default(),
+            trace: None,
             verbosity: 0,
         }
     }

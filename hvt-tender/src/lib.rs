@@ -11,6 +11,7 @@
 //! | [`device`] | console, clock, block, net: traits, those of the host, and those in memory |
 //! | [`network`] | links and switches in memory, whose ports are network devices |
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
+//! | [`virtual_time`] | a clock that moves when the guests have nothing to do |
 //! | [`unikernel`] | the builder on top of it all |
 //! | [`guest`] | a guest that runs beside its caller: handle, limits, what it did |
 //!
@@ -40,7 +41,11 @@ pub mod monitor;
 pub mod network;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod unikernel;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod virtual_time;
 
 pub use exit::Exit;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub use unikernel::Unikernel;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use virtual_time::VirtualTime;

@@ -56,6 +56,16 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     }
 }
 
+impl<O: Observer> Observer for &mut O {
+    fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>) {
+        (**self).called(number, argument, guest);
+    }
+
+    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>) {
+        (**self).served(number, argument, guest, result);
+    }
+}
+
 impl<O: Observer> Observer for Option<O> {
     fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>) {
         if let Some(observer) = self {

@@ -11,7 +11,7 @@
 //! ```
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,18 +21,19 @@ use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
 use self_cell::self_cell;
 
 use crate::backend::auto::Backend;
-use crate::backend::tsc::Search;
-use crate::backend::{self, Machine, Stop, Unavailable};
+use crate::backend::tsc::{Frequency, Search, Source};
+use crate::backend::{self, CycleCounter, Machine, Stop, Unavailable};
 use crate::boot::{BootConfig, BootError, CommandLine, CommandLineError, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, MemoryOutOfRange, memory_size};
 use crate::device::{
-    AttachError, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Slot,
-    SystemClock, attach,
+    Arrivals, AttachError, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller,
+    Interrupted, Net, Pollable, Poller, Slot, SystemClock, attach,
 };
-use crate::guest::{Counter, Guest, LimitedConsole, Limits, Output, Verdict, Watchdog, cpu_time, touched};
+use crate::guest::{Counter, Guest, LimitedConsole, Limits, Output, Trace, Verdict, Watchdog, cpu_time, touched};
 use crate::image::{Image, ImageError, Manifest};
 use crate::memory::{GuestSlice, Layout, MapError};
 use crate::monitor::{self, Observer, Outcome};
+use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 self_cell! {
     /// A file and what was found in it.
@@ -50,13 +51,21 @@ pub struct Unikernel {
     arguments: Vec<Vec<u8>>,
     backend: BackendChoice,
     attachments: Vec<(String, Attachment)>,
-    endpoints: Vec<(String, Arc<Endpoint>)>,
+    waits: Vec<(String, Waits)>,
     console: Option<Box<dyn Console + Send>>,
     clock: Box<dyn Clock + Send>,
     limits: Limits,
+    virtual_time: Option<VirtualTime>,
+    trace: Option<Box<dyn Write + Send>>,
     stop: Option<Stop>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
+}
+
+/// How a guest waits for a network device.
+struct Waits {
+    endpoint: Arc<Endpoint>,
+    arrivals: Option<Arc<dyn Arrivals>>,
 }
 
 /// A device that goes to the guest's thread with the guest.
@@ -102,10 +111,12 @@ impl Unikernel {
             arguments: Vec::new(),
             backend: BackendChoice::Auto,
             attachments: Vec::new(),
-            endpoints: Vec::new(),
+            waits: Vec::new(),
             console: None,
             clock: Box::new(SystemClock),
             limits: Limits::new(),
+            virtual_time: None,
+            trace: None,
             stop: None,
             cycle_frequency,
         })
@@ -149,7 +160,7 @@ impl Unikernel {
     #[must_use]
     pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + Send + 'static) -> Self {
         let name = name.into();
-        self.endpoints.push((name.clone(), device.endpoint()));
+        self.waits.push((name.clone(), Waits { endpoint: device.endpoint(), arrivals: device.arrivals() }));
         self.attachments.push((name, Attachment::Net(Box::new(device))));
         self
     }
@@ -179,6 +190,22 @@ impl Unikernel {
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + Send + 'static) -> Self {
         self.clock = Box::new(clock);
+        self
+    }
+
+    /// Makes it live in a virtual time, which replaces its wall clock and its cycle counter. Its networks must live in
+    /// the same. The process backend alone can do that.
+    #[must_use]
+    pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
+        self.virtual_time = Some(time.clone());
+        self
+    }
+
+    /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, arguments,
+    /// results.
+    #[must_use]
+    pub fn trace(mut self, to: impl Write + Send + 'static) -> Self {
+        self.trace = Some(Box::new(to));
         self
     }
 
@@ -230,7 +257,18 @@ impl Unikernel {
             log::warn!("guest memory is rounded to {} MB, a multiple of 2 MB", mem_size >> 20);
         }
         let cmdline = CommandLine::from_args(self.arguments)?;
-        let poller = FdPoller::new(stop.clone(), with_handles(image.manifest(), self.endpoints));
+        let waits = with_handles(image.manifest(), self.waits);
+        let poller: Box<dyn Poller> = match &self.virtual_time {
+            Some(time) => Box::new(virtual_poller(time, waits, image.manifest(), &stop)?),
+            None => {
+                let endpoints = waits.into_iter().map(|(handle, waits)| (handle, waits.endpoint));
+                Box::new(FdPoller::new(stop.clone(), endpoints))
+            }
+        };
+        let clock = match &self.virtual_time {
+            Some(time) => Box::new(time.wall_clock()),
+            None => self.clock,
+        };
         let attachments = self.attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
         let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
         let verdict = Verdict::new(stop.clone());
@@ -243,13 +281,22 @@ impl Unikernel {
         if let Some(most) = self.limits.console {
             console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
         }
-        let devices = Devices { console, clock: self.clock, poller: Box::new(poller), slots };
+        let devices = Devices { console, clock, poller, slots };
 
-        let backend = Backend::open(self.backend)?;
+        let mut backend = Backend::open(self.backend)?;
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let backend_name = backend.name();
+        let mut known = None;
+        if let Some(time) = self.virtual_time.clone() {
+            known = Some(Frequency { hz: VirtualTime::FREQUENCY, source: Source::Virtual });
+            let counter = CycleCounter::new(move || time.read());
+            let unsupported = Error::Unsupported { backend: backend_name, what: "a virtual time" };
+            backend = backend.with_cycle_counter(counter).ok_or(unsupported)?;
+        }
         let memory = backend.memory(mem_size)?;
-        let known = backend.cycle_frequency().transpose()?;
+        if known.is_none() {
+            known = backend.cycle_frequency().transpose()?;
+        }
         let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
         let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring: None };
         let booted = Plan::new(image, config)?.load(&memory)?;
@@ -273,7 +320,8 @@ impl Unikernel {
                 what: "a limit of the memory that a guest touches",
             });
         }
-        Ok(Started { machine, layout: booted.layout, devices, limits: self.limits, verdict, capture })
+        let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
+        Ok(Started { machine, layout: booted.layout, devices, limits: self.limits, verdict, capture, trace })
     }
 }
 
@@ -285,6 +333,7 @@ pub(crate) struct Started {
     limits: Limits,
     verdict: Verdict,
     capture: Option<Capture>,
+    trace: Option<Trace>,
 }
 
 impl Started {
@@ -299,7 +348,13 @@ impl Started {
             let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone());
             started.map_err(error("watching the guest"))?
         };
-        let outcome = monitor::run_observed(self.machine.as_mut(), &self.layout, &mut self.devices, observer);
+        let begun = self.devices.poller.begin();
+        let observers = &mut (observer, &mut self.trace);
+        let (machine, layout) = (self.machine.as_mut(), &self.layout);
+        let outcome = match begun {
+            Ok(()) => monitor::run_observed(machine, layout, &mut self.devices, observers),
+            Err(Interrupted) => Ok(Outcome::Interrupted),
+        };
         drop(watchdog);
         Ok(match (outcome?, self.verdict.limit()) {
             (Outcome::Interrupted, Some(limit)) => Outcome::Exceeded(limit),
@@ -346,8 +401,23 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// The endpoints whose devices the guest asks for, with their handles.
-fn with_handles(manifest: &Manifest, endpoints: Vec<(String, Arc<Endpoint>)>) -> Vec<(u32, Arc<Endpoint>)> {
+/// A poller in virtual time, for devices that all live in one.
+fn virtual_poller(
+    time: &VirtualTime,
+    waits: Vec<(u32, Waits)>,
+    manifest: &Manifest,
+    stop: &Stop,
+) -> Result<VirtualPoller, Error> {
+    let arrivals = waits.into_iter().map(|(handle, waits)| {
+        let name = || manifest.devices().get(handle as usize - 1).map(|device| device.name.clone());
+        let arrivals = waits.arrivals.ok_or_else(|| Error::NotVirtual { name: name().unwrap_or_default() })?;
+        Ok((handle, arrivals))
+    });
+    VirtualPoller::new(time.clone(), arrivals.collect::<Result<_, Error>>()?, stop.clone()).map_err(Error::Stop)
+}
+
+/// What is known by the names of devices that the guest asks for, by their handles.
+fn with_handles<T>(manifest: &Manifest, endpoints: Vec<(String, T)>) -> Vec<(u32, T)> {
     let handle = |name: &str| (1..).zip(manifest.devices()).find(|(_, device)| device.name == name);
     endpoints.into_iter().filter_map(|(name, endpoint)| Some((handle(&name)?.0, endpoint))).collect()
 }
@@ -399,6 +469,12 @@ pub enum Error {
     /// The host has no thread left for the guest, or the thread panicked.
     #[error("cannot run the guest on a thread: {0}")]
     Thread(io::Error),
+    /// A guest in virtual time is to have a network that is not.
+    #[error("network device '{name}' does not live in virtual time: take the port of a link or switch that does")]
+    NotVirtual {
+        /// Name of the device.
+        name: String,
+    },
     /// The backend cannot do what was asked for.
     #[error("backend {backend} does not support {what}; the process backend does")]
     Unsupported {

@@ -19,7 +19,9 @@ mod stop;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod tsc;
 
+use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use hvt_abi::native::Registers;
 use nix::time::ClockId;
@@ -67,6 +69,30 @@ pub trait Machine {
     /// The file that is the guest's memory, where it is one: it holds the pages that were ever touched.
     fn memory_file(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+/// What a guest reads where it would read the time-stamp counter.
+#[derive(Clone)]
+pub struct CycleCounter(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl CycleCounter {
+    /// A counter whose readings are those of `read`. They must not decrease.
+    #[must_use]
+    pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for CycleCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CycleCounter")
     }
 }
 

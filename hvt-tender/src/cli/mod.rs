@@ -9,8 +9,10 @@ mod value;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use self::devices::{Descriptors, Plan};
 use crate::backend::Stop;
@@ -75,11 +77,12 @@ fn run(config: Config) -> Result<i32, Error> {
 fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Error> {
     let unikernel = Unikernel::load(&config.kernel)?;
     let plan = Plan::new(&config.devices, unikernel.manifest())?;
-    Ok(plan
-        .attach(unikernel, &mut descriptors)?
-        .mem(config.memory)
-        .args(config.arguments.into_iter().map(OsString::into_vec))
-        .backend(config.backend))
+    let mut unikernel = plan.attach(unikernel, &mut descriptors)?;
+    if let Some(path) = config.trace {
+        let file = File::create(&path).map_err(|source| Error::Trace { path, source })?;
+        unikernel = unikernel.trace(BufWriter::new(file));
+    }
+    Ok(unikernel.mem(config.memory).args(config.arguments.into_iter().map(OsString::into_vec)).backend(config.backend))
 }
 
 /// Why there is no exit status of a guest. The message is one line.
@@ -87,6 +90,8 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
 enum Error {
     #[error(transparent)]
     Devices(#[from] devices::Error),
+    #[error("{}: cannot be written: {source}", path.display())]
+    Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     #[error(transparent)]

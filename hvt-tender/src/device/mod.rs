@@ -48,7 +48,7 @@ pub use disk::Disk;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
 #[cfg(all(feature = "std", target_os = "linux"))]
-pub use poll::{Endpoint, FdPoller, Pollable};
+pub use poll::{Arrivals, Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
 
@@ -108,6 +108,14 @@ pub trait Poller {
     /// # Errors
     /// [`Interrupted`] when somebody asked the run to end meanwhile.
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted>;
+
+    /// Waits until the guest may execute its first instruction, which it usually may at once.
+    ///
+    /// # Errors
+    /// [`Interrupted`] when somebody asked the run to end meanwhile.
+    fn begin(&mut self) -> Result<(), Interrupted> {
+        Ok(())
+    }
 }
 
 /// The device failed; what exactly went to the log.

@@ -4,6 +4,7 @@ mod calls;
 mod limits;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod watchdog;
 
 use std::io;
@@ -20,6 +21,7 @@ pub(crate) use calls::Counter;
 pub use calls::{Calls, Tally};
 pub use limits::{Limit, Limits};
 pub(crate) use limits::{LimitedConsole, Verdict};
+pub(crate) use trace::Trace;
 pub(crate) use watchdog::{Watchdog, cpu_time, touched};
 
 /// All that is known of a guest that has ended.

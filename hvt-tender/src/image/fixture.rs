@@ -146,8 +146,26 @@ pub(crate) const CALLS_DATA: u64 = TEXT + 0x1000;
 
 /// The file of a guest that makes these hypercalls, one after the other, and then spins (x86_64).
 pub(crate) fn calls(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Vec<u8> {
+    looping(devices, 1, calls, &[])
+}
+
+/// The file of a guest that makes these hypercalls so many times, then those behind them, and then spins (x86_64).
+pub(crate) fn looping(
+    devices: &[(&str, Kind)],
+    times: u32,
+    looped: &[(Number, &[u8])],
+    behind: &[(Number, &[u8])],
+) -> Vec<u8> {
     let (mut text, mut data) = (Vec::new(), vec![0; 0x2000]);
-    for (index, (number, argument)) in calls.iter().enumerate() {
+    text.push(0xb9); // mov ecx, imm32
+    text.extend(times.to_le_bytes());
+    let start = text.len();
+    for (index, (number, argument)) in looped.iter().chain(behind).enumerate() {
+        if index == looped.len() {
+            text.extend([0xff, 0xc9, 0x0f, 0x85]); // dec ecx; jnz rel32
+            let back = start as i32 - (text.len() as i32 + 4);
+            text.extend(back.to_le_bytes());
+        }
         let at = index * 256;
         data[at..at + argument.len()].copy_from_slice(argument);
         text.push(0xb8); // mov eax, imm32

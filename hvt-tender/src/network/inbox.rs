@@ -11,7 +11,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::conditions::{Conditions, Way};
-use crate::device::Endpoint;
+use crate::device::{Arrivals, Endpoint};
+use crate::virtual_time::VirtualTime;
 
 /// A bounded queue of frames in the order in which they arrive, and a descriptor that is readable exactly while one has.
 ///
@@ -24,6 +25,7 @@ pub(super) struct Inbox {
     endpoint: Arc<Endpoint>,
     bell: Bell,
     most: usize,
+    time: Option<VirtualTime>,
 }
 
 #[derive(Debug)]
@@ -46,8 +48,13 @@ enum Bell {
 }
 
 impl Inbox {
-    pub(super) fn new(conditions: Conditions, number: usize, most: usize) -> io::Result<Self> {
-        let (fd, bell) = if conditions.delays() {
+    pub(super) fn new(
+        conditions: Conditions,
+        number: usize,
+        most: usize,
+        time: Option<VirtualTime>,
+    ) -> io::Result<Self> {
+        let (fd, bell) = if conditions.delays() && time.is_none() {
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
             (timer.as_fd().try_clone_to_owned()?, Bell::Timer(timer))
         } else {
@@ -56,7 +63,7 @@ impl Inbox {
         };
         let state = State { way: Way::new(conditions, number), frames: BTreeMap::new(), sent: 0, ringing: None };
         let endpoint = Arc::new(Endpoint::new(fd));
-        Ok(Self { state: Mutex::new(state), arrived: Condvar::new(), endpoint, bell, most })
+        Ok(Self { state: Mutex::new(state), arrived: Condvar::new(), endpoint, bell, most, time })
     }
 
     /// What is readable while a frame waits.
@@ -67,7 +74,7 @@ impl Inbox {
     /// Sends a frame on its way to here. What finds no room is lost.
     pub(super) fn send(&self, frame: &[u8]) {
         let mut state = self.lock();
-        let now = now();
+        let now = self.now();
         for time in state.way.next().into_iter().flatten() {
             if state.frames.len() < self.most {
                 let order = state.sent;
@@ -78,11 +85,15 @@ impl Inbox {
         self.ring(&mut state, now);
         drop(state);
         self.arrived.notify_all();
+        if let Some(time) = &self.time {
+            // Not under the lock of the queue, at which this may look.
+            time.poke();
+        }
     }
 
     /// Takes the first frame that has arrived.
     pub(super) fn take(&self) -> Option<Vec<u8>> {
-        self.take_from(&mut self.lock())
+        self.take_from(&mut self.lock(), self.now())
     }
 
     /// Takes the first frame, once it has arrived; `None` when none does in time.
@@ -90,20 +101,21 @@ impl Inbox {
         let start = Instant::now();
         let mut state = self.lock();
         loop {
-            if let Some(frame) = self.take_from(&mut state) {
+            // Who waits outside of a virtual time need not wait for it.
+            let now = if self.time.is_some() { Duration::MAX } else { self.now() };
+            if let Some(frame) = self.take_from(&mut state, now) {
                 return Some(frame);
             }
             let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return None;
             }
-            let next = state.frames.keys().next().map_or(left, |(arrival, _)| arrival.saturating_sub(now()).min(left));
+            let next = state.frames.keys().next().map_or(left, |(arrival, _)| arrival.saturating_sub(now).min(left));
             state = self.arrived.wait_timeout(state, next).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn take_from(&self, state: &mut State) -> Option<Vec<u8>> {
-        let now = now();
+    fn take_from(&self, state: &mut State, now: Duration) -> Option<Vec<u8>> {
         let first = state.frames.first_entry().filter(|first| first.key().0 <= now)?;
         let frame = first.remove();
         self.ring(state, now);
@@ -137,12 +149,27 @@ impl Inbox {
         }
     }
 
+    /// The clock of arrivals: a virtual one, or the one that timers go by.
+    fn now(&self) -> Duration {
+        match &self.time {
+            Some(time) => time.elapsed(),
+            None => nix::time::ClockId::CLOCK_MONOTONIC.now().map_or(Duration::ZERO, Duration::from),
+        }
+    }
+
+    /// Whether frames arrive in a virtual time.
+    pub(super) fn is_virtual(&self) -> bool {
+        self.time.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The clock of arrivals: the one that timers go by.
-fn now() -> Duration {
-    nix::time::ClockId::CLOCK_MONOTONIC.now().map_or(Duration::ZERO, Duration::from)
+impl Arrivals for Inbox {
+    fn next(&self) -> Option<u64> {
+        let first = self.lock().frames.keys().next().map(|(arrival, _)| arrival.as_nanos())?;
+        u64::try_from(first).ok()
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::inbox::Inbox;
 use super::port::Medium;
 use super::{Conditions, DEFAULT_MTU, DEFAULT_QUEUE, Port};
+use crate::virtual_time::VirtualTime;
 
 /// A cable between two ports.
 #[derive(Clone, Debug)]
@@ -13,11 +14,12 @@ pub struct Link {
     conditions: Conditions,
     mtu: u16,
     queue: usize,
+    time: Option<VirtualTime>,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { conditions: Conditions::new(), mtu: DEFAULT_MTU, queue: DEFAULT_QUEUE }
+        Self { conditions: Conditions::new(), mtu: DEFAULT_MTU, queue: DEFAULT_QUEUE, time: None }
     }
 }
 
@@ -49,12 +51,19 @@ impl Link {
         self
     }
 
+    /// Makes frames arrive in this virtual time, for guests that live in it.
+    #[must_use]
+    pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
+        self.time = Some(time.clone());
+        self
+    }
+
     /// Its two ends.
     ///
     /// # Errors
     /// When the host has no descriptor left.
     pub fn ports(self) -> io::Result<(Port, Port)> {
-        let inbox = |number| Inbox::new(self.conditions.clone(), number, self.queue).map(Arc::new);
+        let inbox = |number| Inbox::new(self.conditions.clone(), number, self.queue, self.time.clone()).map(Arc::new);
         let inboxes = [inbox(0)?, inbox(1)?];
         let medium = Arc::new(Cable { inboxes: inboxes.clone() });
         let [first, second] = inboxes;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::inbox::Inbox;
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
-use crate::device::{DeviceError, Endpoint, Net, Pollable};
+use crate::device::{Arrivals, DeviceError, Endpoint, Net, Pollable};
 use crate::memory::GuestSlice;
 
 /// Where the frames go that a port sends.
@@ -113,6 +113,10 @@ impl Port {
 impl Pollable for Port {
     fn endpoint(&self) -> Arc<Endpoint> {
         self.inbox.endpoint()
+    }
+
+    fn arrivals(&self) -> Option<Arc<dyn Arrivals>> {
+        self.inbox.is_virtual().then(|| self.inbox.clone() as Arc<dyn Arrivals>)
     }
 }
 

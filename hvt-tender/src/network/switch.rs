@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::inbox::Inbox;
 use super::port::Medium;
 use super::{Conditions, DEFAULT_MTU, DEFAULT_QUEUE, Port};
+use crate::virtual_time::VirtualTime;
 
 /// Addresses that a switch remembers; it floods what is for others.
 const ADDRESSES: usize = 4096;
@@ -17,6 +18,7 @@ const ADDRESSES: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub struct Switch {
     fabric: Arc<Fabric>,
+    time: Option<VirtualTime>,
 }
 
 impl Switch {
@@ -24,6 +26,12 @@ impl Switch {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A switch without ports, whose frames arrive in this virtual time, for guests that live in it.
+    #[must_use]
+    pub fn in_virtual_time(time: &VirtualTime) -> Self {
+        Self { time: Some(time.clone()), ..Self::default() }
     }
 
     /// Adds a port.
@@ -41,7 +49,7 @@ impl Switch {
     pub fn port_with(&self, conditions: Conditions) -> io::Result<Port> {
         let mut state = self.fabric.lock();
         let number = state.made;
-        let inbox = Arc::new(Inbox::new(conditions, number, DEFAULT_QUEUE)?);
+        let inbox = Arc::new(Inbox::new(conditions, number, DEFAULT_QUEUE, self.time.clone())?);
         state.made += 1;
         state.ports.insert(number, Arc::downgrade(&inbox));
         Ok(Port::new(number, inbox, self.fabric.clone(), DEFAULT_MTU))

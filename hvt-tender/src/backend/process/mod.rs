@@ -50,7 +50,7 @@ use self::exception::Exception;
 use self::exchange::{Exchange, command};
 use self::frame::{BadFrame, Frame, Signal};
 use self::handover::{Handover, Turn};
-use super::{Error, Machine, Stop, Unavailable};
+use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory};
 
@@ -61,6 +61,7 @@ const RELAXED: Ordering = Ordering::Relaxed;
 #[derive(Debug)]
 pub struct Process {
     by_system_call: bool,
+    cycles: Option<CycleCounter>,
 }
 
 impl Process {
@@ -78,7 +79,14 @@ impl Process {
         }
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0 })
+        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0, cycles: None })
+    }
+
+    /// Makes the guest read `counter` wherever it reads the TSC. Each reading then costs as much as a hypercall.
+    #[must_use]
+    pub fn with_cycle_counter(mut self, counter: CycleCounter) -> Self {
+        self.cycles = Some(counter);
+        self
     }
 
     /// Guest memory that a child can map: a sealed memfd.
@@ -105,16 +113,17 @@ impl Process {
         let exchange = Arc::new(Exchange::new().map_err(error("making the exchange pages"))?);
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
         let file = file.map_err(error("guest memory is not of this backend"))?;
-        let names = setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout)
-            .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
-            .map_err(error("the guest has too many segments for this backend"))?;
+        let names =
+            setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout, self.cycles.is_some())
+                .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
+                .map_err(error("the guest has too many segments for this backend"))?;
         let child = Child::spawn(&exchange, file).map_err(error("making the child process"))?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick());
         let mut machine = ProcessMachine {
             handover,
             child,
-            cpu: Cpu::new(entry),
+            cpu: Cpu { cycles: self.cycles, ..Cpu::new(entry) },
             stop: stop.clone(),
             exchange,
             memory,

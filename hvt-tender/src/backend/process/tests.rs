@@ -186,3 +186,21 @@ fn dropping_the_machine_leaves_no_process() {
     drop(machine);
     assert!(!fs::exists(format!("/proc/{child}")).unwrap());
 }
+
+#[test]
+fn reading_the_tsc_traps_where_another_counter_is_given() {
+    use crate::backend::CycleCounter;
+
+    let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+    let layout = Layout::new([region(CODE, DATA, Access::EXECUTE), region(DATA, SIZE, Access::READ | Access::WRITE)]);
+    let process = Process::open().unwrap().with_cycle_counter(CycleCounter::new(|| 0x1_0000_0042));
+    let memory = process.memory(SIZE).unwrap();
+    // rdtsc; mov ebx, eax; mov esi, edx; rdtscp; hlt
+    memory.write(Gpa(CODE), b"\x0f\x31\x89\xc3\x89\xd6\x0f\x01\xf9\xf4").unwrap();
+    let stop = Stop::new().unwrap();
+    let mut machine = process.start(memory, layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), &stop).unwrap();
+    assert_eq!(machine.run().unwrap(), Exit::Halted);
+    let registers = machine.registers().unwrap();
+    assert_eq!((registers.rbx, registers.rsi), (0x42, 1));
+    assert_eq!((registers.rax, registers.rdx, registers.rcx), (0x42, 1, 0));
+}
