@@ -10,29 +10,33 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod error;
+mod started;
+
 use std::fs;
 use std::io::{self, Write};
 use std::mem::offset_of;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
 use self_cell::self_cell;
 
+pub use self::error::Error;
+use self::started::Both;
+pub(crate) use self::started::Started;
 use crate::backend::auto::Backend;
 use crate::backend::tsc::{Frequency, Search, Source};
-use crate::backend::{self, CycleCounter, Machine, Stop, Unavailable};
-use crate::boot::{BootConfig, BootError, CommandLine, CommandLineError, Plan};
-use crate::config::{BackendChoice, DEFAULT_MEMORY, MemoryOutOfRange, memory_size};
+use crate::backend::{CycleCounter, Stop};
+use crate::boot::{BootConfig, BootError, CommandLine, Plan};
+use crate::config::{BackendChoice, DEFAULT_MEMORY, memory_size};
 use crate::device::{
-    Arrivals, AttachError, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller,
-    Interrupted, Net, Pollable, Poller, Slot, SystemClock, attach,
+    Arrivals, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Poller,
+    Slot, SystemClock, attach,
 };
-use crate::guest::{Counter, Guest, LimitedConsole, Limits, Output, Trace, Verdict, Watchdog, cpu_time, touched};
+use crate::guest::{Guest, LimitedConsole, Limits, Output, Trace, Verdict};
 use crate::image::{Image, ImageError, Manifest};
-use crate::memory::{GuestSlice, Layout, MapError};
-use crate::monitor::{self, Observer, Outcome};
+use crate::monitor::Outcome;
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 self_cell! {
@@ -325,70 +329,6 @@ impl Unikernel {
     }
 }
 
-/// A guest that is about to execute its first instruction.
-pub(crate) struct Started {
-    machine: Box<dyn Machine>,
-    layout: Layout,
-    devices: Devices,
-    limits: Limits,
-    verdict: Verdict,
-    capture: Option<Capture>,
-    trace: Option<Trace>,
-}
-
-impl Started {
-    /// Runs it to its end.
-    fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, backend::Error> {
-        let watchdog = {
-            let error = |what| move |source| backend::Error { what, source };
-            let memory = self.machine.memory_file().filter(|_| self.limits.memory.is_some());
-            let memory = memory.map(|file| file.try_clone_to_owned()).transpose();
-            let memory = memory.map_err(error("watching the guest's memory"))?;
-            let clock = self.machine.cpu_clock()?;
-            let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone());
-            started.map_err(error("watching the guest"))?
-        };
-        let begun = self.devices.poller.begin();
-        let observers = &mut (observer, &mut self.trace);
-        let (machine, layout) = (self.machine.as_mut(), &self.layout);
-        let outcome = match begun {
-            Ok(()) => monitor::run_observed(machine, layout, &mut self.devices, observers),
-            Err(Interrupted) => Ok(Outcome::Interrupted),
-        };
-        drop(watchdog);
-        Ok(match (outcome?, self.verdict.limit()) {
-            (Outcome::Interrupted, Some(limit)) => Outcome::Exceeded(limit),
-            (outcome, _) => outcome,
-        })
-    }
-
-    /// Runs it to its end, and keeps what is known of it.
-    pub(crate) fn run_to_end(mut self) -> Result<Output, Error> {
-        let clock = self.machine.cpu_clock()?;
-        let (start, cpu_start) = (Instant::now(), cpu_time(clock));
-        let mut counter = Counter::new();
-        let outcome = self.run(&mut counter)?;
-        Ok(Output {
-            outcome,
-            console: self.capture.map(|capture| capture.bytes()).unwrap_or_default(),
-            calls: counter.into_calls(),
-            wall_time: start.elapsed(),
-            cpu_time: cpu_time(clock).saturating_sub(cpu_start),
-            peak_memory: self.machine.memory_file().map(touched),
-        })
-    }
-}
-
-/// Two consoles for the same output.
-struct Both(Box<dyn Console + Send>, Capture);
-
-impl Console for Both {
-    fn write(&mut self, data: GuestSlice<'_>) {
-        self.0.write(data);
-        self.1.write(data);
-    }
-}
-
 /// Reads the whole of a file, and nothing but a file: anything else may have no end.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let found = path.metadata()?;
@@ -422,151 +362,5 @@ fn with_handles<T>(manifest: &Manifest, endpoints: Vec<(String, T)>) -> Vec<(u32
     endpoints.into_iter().filter_map(|(name, endpoint)| Some((handle(&name)?.0, endpoint))).collect()
 }
 
-/// Why a unikernel cannot be run. The message is one line.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Its file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// Its file is not one that this tender can run.
-    #[error("{}: {source}", path.display())]
-    Image {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: ImageError,
-    },
-    /// No guest can have so much memory.
-    #[error(transparent)]
-    MemorySize(#[from] MemoryOutOfRange),
-    /// Its arguments cannot be passed on.
-    #[error(transparent)]
-    Arguments(#[from] CommandLineError),
-    /// What it asks for and what was attached do not match.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// It does not fit into its memory.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// The backend is not to be had.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// Its memory is not to be had.
-    #[error(transparent)]
-    Memory(#[from] MapError),
-    /// The backend failed.
-    #[error(transparent)]
-    Backend(#[from] backend::Error),
-    /// The host has no descriptor left.
-    #[error("cannot make an event: {0}")]
-    Stop(io::Error),
-    /// The host has no thread left for the guest, or the thread panicked.
-    #[error("cannot run the guest on a thread: {0}")]
-    Thread(io::Error),
-    /// A guest in virtual time is to have a network that is not.
-    #[error("network device '{name}' does not live in virtual time: take the port of a link or switch that does")]
-    NotVirtual {
-        /// Name of the device.
-        name: String,
-    },
-    /// The backend cannot do what was asked for.
-    #[error("backend {backend} does not support {what}; the process backend does")]
-    Unsupported {
-        /// Name of the backend, as in `--backend`.
-        backend: &'static str,
-        /// What was asked for.
-        what: &'static str,
-    },
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{Sender, channel};
-    use std::thread;
-
-    use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
-    use hvt_abi::manifest::Kind;
-    use zerocopy::IntoBytes;
-
-    use crate::device::Disk;
-    use crate::image::fixture::{CALLS_DATA, calls, manifest};
-
-    const BUFFER: u64 = CALLS_DATA + 0x1000;
-
-    fn guest(devices: &[(&str, Kind)], made: &[(Number, &[u8])]) -> Unikernel {
-        let unikernel = Unikernel::from_bytes(calls(devices, made)).unwrap();
-        unikernel.backend(BackendChoice::Process).mem(4 << 20)
-    }
-
-    #[test]
-    fn runs_with_the_devices_that_it_is_given() {
-        let contents: Vec<u8> = (0..4096).map(|index| (index / 512 + index) as u8).collect();
-        let (disk, console) = (Disk::from_bytes(contents.clone()), Capture::new());
-        let read = BlockIo { handle: 1, offset: 512, data: Gpa(BUFFER), len: 1024, ..BlockIo::default() };
-        let puts = Puts { data: Gpa(BUFFER), len: 1024 };
-        let halt = Halt { exit_status: -2, ..Halt::default() };
-        let calls: &[(Number, &[u8])] =
-            &[(Number::BlockRead, read.as_bytes()), (Number::Puts, puts.as_bytes()), (Number::Halt, halt.as_bytes())];
-        let unikernel = guest(&[("storage", Kind::Block)], calls);
-        assert_eq!(unikernel.manifest().devices()[0].name, "storage");
-        let outcome = unikernel.block("storage", disk).console(console.clone()).run().unwrap();
-        assert_eq!(outcome, Outcome::Exited { status: -2, cookie: None });
-        assert_eq!(console.bytes(), contents[512..512 + 1024]);
-    }
-
-    /// A console that passes on that something was written.
-    struct Bell(Sender<()>);
-
-    impl Console for Bell {
-        fn write(&mut self, _: GuestSlice<'_>) {
-            self.0.send(()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_stop_ends_a_guest_that_spins_or_sleeps() {
-        let sleep = Poll { timeout_nsecs: u64::MAX, ..Poll::default() };
-        let puts = Puts { data: Gpa(BUFFER), len: 1 };
-        let spinning = &[(Number::Puts, puts.as_bytes())][..];
-        let sleeping = &[(Number::Puts, puts.as_bytes()), (Number::Poll, sleep.as_bytes())];
-        for calls in [spinning, sleeping] {
-            let stop = Stop::new().unwrap();
-            let (bell, rings) = channel();
-            let unikernel = guest(&[], calls).stop(stop.clone()).console(Bell(bell));
-            let stopper = thread::spawn(move || {
-                rings.recv().unwrap();
-                stop.request();
-            });
-            assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
-            stopper.join().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_stop_that_comes_early_is_not_lost() {
-        let stop = Stop::new().unwrap();
-        let unikernel = guest(&[], &[]).stop(stop.clone());
-        stop.request();
-        assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
-    }
-
-    #[test]
-    fn a_device_that_is_missing_is_an_error() {
-        let error = guest(&[("storage", Kind::Block)], &[]).run().unwrap_err().to_string();
-        assert!(error.contains("'storage' declared but not attached"), "{error}");
-    }
-
-    #[test]
-    fn is_checked_when_it_is_loaded() {
-        assert!(matches!(Unikernel::load("/dev/null"), Err(Error::Read { .. })));
-        assert!(Unikernel::from_bytes(Vec::new()).is_err());
-        assert!(Unikernel::from_bytes(manifest(&[])).is_err());
-    }
-}
+mod tests;

@@ -1,4 +1,19 @@
 //! A guest that runs beside its caller: its handle, its limits, and what is known of it afterwards.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use hvt_tender::Unikernel;
+//! use hvt_tender::guest::Limits;
+//!
+//! let limits = Limits::new().wall_time(Duration::from_secs(10));
+//! let guest = Unikernel::load("app.hvt")?.mem(16 << 20).limits(limits).spawn()?;
+//! guest.console().wait_for("listening", Duration::from_secs(5))?;
+//! guest.kill();
+//! println!("{}", guest.wait()?.text());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! As many as one likes may run at once, each on a thread of its own, and on the process backend in a process of its own.
 
 mod calls;
 mod limits;
