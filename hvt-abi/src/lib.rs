@@ -11,6 +11,7 @@
 //! | [`boot_info`] | what the guest is told at entry |
 //! | [`hypercall`] | numbers, argument structures and results of the eight hypercalls |
 //! | [`ring`] | the shared ring that carries network frames without a hypercall |
+//! | [`kernel`] | what a monitor learns from the kernel that runs the guest |
 //! | [`x86_64`], [`aarch64`] | per architecture: memory map, entry state, how a hypercall is made |
 //!
 //! Every structure is `repr(C)` and converts to and from bytes through [`zerocopy`], so that no user of this crate
@@ -21,6 +22,7 @@ pub mod aarch64;
 mod address;
 pub mod boot_info;
 pub mod hypercall;
+pub mod kernel;
 pub mod manifest;
 pub mod note;
 pub mod ring;

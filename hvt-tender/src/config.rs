@@ -20,6 +20,8 @@ pub struct Config {
     pub memory: u64,
     /// What runs the guest.
     pub backend: BackendChoice,
+    /// Where a core file goes if it crashes.
+    pub core_directory: Option<PathBuf>,
     /// Its devices.
     pub devices: DeviceOptions,
     /// Where one line of JSON a hypercall goes.
@@ -37,6 +39,7 @@ impl Config {
             arguments: Vec::new(),
             memory: DEFAULT_MEMORY,
             backend: BackendChoice::default(),
+            core_directory: None,
             devices: DeviceOptions::default(),
             trace: None,
             verbosity: 0,

@@ -22,6 +22,5 @@ unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
         let argument = unsafe { CStr::from_ptr(*argv.add(index)) };
         OsStr::from_bytes(argument.to_bytes()).to_owned()
     };
-    // The first is this program's name.
-    exit(cli::main((1..usize::try_from(argc).unwrap_or(0)).map(argument)))
+    exit(cli::main((0..usize::try_from(argc).unwrap_or(0)).map(argument)))
 }

@@ -30,6 +30,7 @@ use crate::backend::tsc::{Frequency, Search, Source};
 use crate::backend::{CycleCounter, Stop};
 use crate::boot::{BootConfig, BootError, CommandLine, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, memory_size};
+use crate::core_dump::CoreDump;
 use crate::device::{
     Arrivals, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Poller,
     Slot, SystemClock, attach,
@@ -62,6 +63,7 @@ pub struct Unikernel {
     virtual_time: Option<VirtualTime>,
     trace: Option<Box<dyn Write + Send>>,
     stop: Option<Stop>,
+    core_dump: Option<CoreDump>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
 }
@@ -122,6 +124,7 @@ impl Unikernel {
             virtual_time: None,
             trace: None,
             stop: None,
+            core_dump: None,
             cycle_frequency,
         })
     }
@@ -220,13 +223,20 @@ impl Unikernel {
         self
     }
 
+    /// Leaves a core file behind when it crashes.
+    #[must_use]
+    pub fn core_dump(mut self, dump: CoreDump) -> Self {
+        self.core_dump = Some(dump);
+        self
+    }
+
     /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
     /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
     pub fn run(mut self) -> Result<Outcome, Error> {
         let stop = self.take_stop()?;
-        Ok(self.start(stop, None)?.run(&mut ())?)
+        self.start(stop, None)?.run(&mut ())
     }
 
     /// Runs it to its end, on this thread, and keeps what is known of it. Its output goes to its console as well, if it
@@ -325,7 +335,16 @@ impl Unikernel {
             });
         }
         let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
-        Ok(Started { machine, layout: booted.layout, devices, limits: self.limits, verdict, capture, trace })
+        Ok(Started {
+            machine,
+            layout: booted.layout,
+            devices,
+            limits: self.limits,
+            verdict,
+            capture,
+            trace,
+            core_dump: self.core_dump,
+        })
     }
 }
 

@@ -191,6 +191,6 @@ fn a_path_cannot_break_a_line() {
     let desk = Desk::new(&[]);
     let error = desk.prepare("%/two\nlines").err().unwrap();
     let mut line = Vec::new();
-    log::line(&mut line, "", &error);
+    crate::message::line(&mut line, "hvt-tender", &error);
     assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
 }

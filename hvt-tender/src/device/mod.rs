@@ -80,6 +80,14 @@ pub trait Block {
     /// # Errors
     /// When the device failed, or is read-only; a part may have been written.
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError>;
+    /// Makes what was written last: once this returns, a crash of the host does not undo it. Called when the guest has
+    /// ended, however it did.
+    ///
+    /// # Errors
+    /// When the device failed; some of what the guest has written may be lost.
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// A network device.
@@ -148,4 +156,20 @@ pub struct Devices {
     pub poller: Box<dyn Poller>,
     /// By handle.
     pub slots: Vec<Slot>,
+}
+
+impl Devices {
+    /// Makes what was written to block devices last, on every one of them.
+    ///
+    /// # Errors
+    /// When one of them failed.
+    pub fn sync(&mut self) -> Result<(), DeviceError> {
+        let mut synced = Ok(());
+        for slot in &mut self.slots {
+            if let Slot::Block(device) = slot {
+                synced = device.sync().and(synced);
+            }
+        }
+        synced
+    }
 }

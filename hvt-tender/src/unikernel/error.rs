@@ -51,6 +51,9 @@ pub enum Error {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// What it wrote may not have reached a disk; which one went to the log.
+    #[error("a block device failed: not all that the unikernel has written may be there")]
+    Unsynced,
     /// The host has no descriptor left.
     #[error("cannot make an event: {0}")]
     Stop(io::Error),

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Error;
 use crate::backend::{self, Machine};
+use crate::core_dump::CoreDump;
 use crate::device::{Capture, Console, Devices, Interrupted};
 use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time, touched};
 use crate::memory::{GuestSlice, Layout};
@@ -18,11 +19,12 @@ pub(crate) struct Started {
     pub(super) verdict: Verdict,
     pub(super) capture: Option<Capture>,
     pub(super) trace: Option<Trace>,
+    pub(super) core_dump: Option<CoreDump>,
 }
 
 impl Started {
     /// Runs it to its end.
-    pub(super) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, backend::Error> {
+    pub(super) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, Error> {
         let watchdog = {
             let error = |what| move |source| backend::Error { what, source };
             let memory = self.machine.memory_file().filter(|_| self.limits.memory.is_some());
@@ -40,10 +42,16 @@ impl Started {
             Err(Interrupted) => Ok(Outcome::Interrupted),
         };
         drop(watchdog);
-        Ok(match (outcome?, self.verdict.limit()) {
-            (Outcome::Interrupted, Some(limit)) => Outcome::Exceeded(limit),
-            (outcome, _) => outcome,
-        })
+        let synced = self.devices.sync();
+        if let (Ok(outcome), Some(dump)) = (&outcome, &self.core_dump) {
+            dump.write(outcome, self.machine.as_ref());
+        }
+        match (outcome?, self.verdict.limit(), synced) {
+            // What a guest takes for written must not be lost in silence.
+            (Outcome::Exited { .. }, _, Err(_)) => Err(Error::Unsynced),
+            (Outcome::Interrupted, Some(limit), _) => Ok(Outcome::Exceeded(limit)),
+            (outcome, _, _) => Ok(outcome),
+        }
     }
 
     /// Runs it to its end, and keeps what is known of it.

@@ -6,6 +6,7 @@ use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
 use zerocopy::IntoBytes;
 
+use crate::device::DeviceError;
 use crate::device::Disk;
 use crate::image::fixture::{CALLS_DATA, calls, manifest};
 use crate::memory::GuestSlice;
@@ -80,4 +81,54 @@ fn is_checked_when_it_is_loaded() {
     assert!(matches!(Unikernel::load("/dev/null"), Err(Error::Read { .. })));
     assert!(Unikernel::from_bytes(Vec::new()).is_err());
     assert!(Unikernel::from_bytes(manifest(&[])).is_err());
+}
+
+/// A disk that passes on what is done with it, and cannot be synchronised.
+struct Lossy(Sender<&'static str>);
+
+impl Block for Lossy {
+    fn capacity(&self) -> u64 {
+        512
+    }
+
+    fn block_size(&self) -> u16 {
+        512
+    }
+
+    fn read(&mut self, _: u64, _: GuestSlice<'_>) -> Result<(), DeviceError> {
+        Err(DeviceError)
+    }
+
+    fn write(&mut self, _: u64, _: GuestSlice<'_>) -> Result<(), DeviceError> {
+        self.0.send("write").map_err(|_| DeviceError)
+    }
+
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.0.send("sync").unwrap();
+        Err(DeviceError)
+    }
+}
+
+#[test]
+fn disks_are_synchronised_however_a_guest_ends() {
+    let write = BlockIo { handle: 1, data: Gpa(BUFFER), len: 512, ..BlockIo::default() };
+    let halt = Halt::default();
+    let (write, halt) = ((Number::BlockWrite, write.as_bytes()), (Number::Halt, halt.as_bytes()));
+    // There is no memory at address 8: the guest is stopped.
+    let puts = Puts { data: Gpa(8), len: 200 };
+    let run = |last| {
+        let (sender, done) = channel();
+        let unikernel = guest(&[("storage", Kind::Block)], &[write, last]).block("storage", Lossy(sender));
+        (unikernel.run(), done.into_iter().collect::<Vec<_>>())
+    };
+    let (ended, done) = run(halt);
+    assert!(matches!(ended, Err(Error::Unsynced)) && done == ["write", "sync"], "{done:?}");
+    let (ended, done) = run((Number::Puts, puts.as_bytes()));
+    assert!(matches!(ended, Ok(Outcome::Failed(_))) && done == ["write", "sync"], "{done:?}");
+    let (sender, done) = channel();
+    let stop = Stop::new().unwrap();
+    stop.request();
+    let unikernel = guest(&[("storage", Kind::Block)], &[]).block("storage", Lossy(sender)).stop(stop);
+    assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
+    assert_eq!(done.into_iter().collect::<Vec<_>>(), ["sync"]);
 }

@@ -3,12 +3,18 @@
 #[path = "../conformance/unikernels.rs"]
 mod unikernels;
 
+mod core_dump;
+mod jail;
 mod net;
 mod signals;
+mod solo5;
 mod streams;
 
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
@@ -35,6 +41,20 @@ fn tender_with(guest_name: &str) -> Command {
     command
 }
 
+/// The command's words, in the first of which the program is called `solo5-hvt`.
+fn as_solo5_hvt(mut command: Command) -> Command {
+    command.arg0("/usr/bin/solo5-hvt");
+    command
+}
+
+/// Copies a program to where anybody may run it. Another process does it: a program that is open for writing cannot be
+/// run, and a process that another test starts meanwhile would keep it open.
+fn copy_program(from: &Path, to: &Path) {
+    let output = Command::new("cp").arg("--").arg(from).arg(to).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// A pipe that holds a page and no more.
 fn small_pipe() -> (OwnedFd, OwnedFd) {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
@@ -49,9 +69,15 @@ fn text(bytes: &[u8]) -> &str {
 /// Asserts that it failed with this status and one line of its own that contains `words`, and printed nothing.
 #[track_caller]
 fn assert_fails(output: &Output, status: i32, words: &str) {
+    assert_program_fails("hvt-tender", output, status, words);
+}
+
+/// Likewise, of a program with this name.
+#[track_caller]
+fn assert_program_fails(name: &str, output: &Output, status: i32, words: &str) {
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{message}");
-    assert!(message.starts_with("hvt-tender: ") && message.contains(words), "{message}");
+    assert!(message.starts_with(&format!("{name}: ")) && message.contains(words), "{message}");
     assert!(message.ends_with('\n') && message.matches('\n').count() == 1, "{message}");
     assert_eq!(text(&output.stdout), "");
 }
@@ -93,6 +119,23 @@ fn the_status_is_the_guests() {
         let output = tender_with("exit").arg(argument).output().unwrap();
         assert_eq!(output.status.code(), Some(status), "{argument}: {}", text(&output.stderr));
     }
+}
+
+/// What, where, and the registers.
+#[test]
+fn reports_a_guest_that_is_stopped() {
+    let output = tender_with("port").args(["out32", "0x4ff"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report = text(&output.stderr);
+    let mut lines = report.lines();
+    let what = lines.next().unwrap();
+    let said = what.strip_prefix("hvt-tender: the guest wrote 4 bytes to I/O port 0x4ff, which is no hypercall (rip=");
+    let rip = said.and_then(|rest| rest.strip_suffix(')')).expect(report);
+    let place = lines.next().unwrap();
+    assert!(place.starts_with("hvt-tender:   in ") && place.contains("+0x"), "{report}");
+    assert!(lines.next().unwrap().starts_with(&format!("hvt-tender:   rip={rip} rsp=0x")), "{report}");
+    assert!(lines.next().unwrap().ends_with(" rdx=0x4ff"), "{report}");
+    assert!(report.lines().all(|line| line.starts_with("hvt-tender: ")), "{report}");
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! A tap by its name, in a network namespace of the test's own, with the host's `ping` on the other side.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
-use super::{assert_fails, guest, tender, text};
+use super::signals::started;
+use super::{assert_fails, copy_program, guest, tender, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
@@ -46,13 +49,15 @@ fn answers_a_ping_through_a_tap() {
         let mut command = tender();
         command.args(["--mem=32", "--backend=process", "--net", "tap0", "--net-mac", "02:00:00:00:00:2a"]).arg(app);
         command.args(["ip=10.0.0.2", "mtu=1400", "mac=02:00:00:00:00:2a", "echos=5"]);
-        let tender = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Before the guest is there, the interface drops what is sent.
+        let (tender, mut console) = started(command, "MTU");
         run("ping -q -c 3 -i 0.02 -W 10 10.0.0.2");
         // As long as the interface lets a packet be: 20 bytes of IP header, 8 of ICMP.
         run("ping -q -c 2 -i 0.02 -W 10 -M do -s 1372 10.0.0.2");
         let output = tender.wait_with_output().unwrap();
-        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
-        assert!(text(&output.stdout).ends_with("SUCCESS\n"));
+        let mut rest = String::new();
+        console.read_to_string(&mut rest).unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr), rest.as_str()), (Some(0), "", "SUCCESS\n"));
     });
 }
 
@@ -79,8 +84,8 @@ fn a_tap_of_another_user_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let (here, there) = (folder.path().join("hvt-tender"), folder.path().join("app"));
-        fs::copy(env!("CARGO_BIN_EXE_hvt-tender"), &here).unwrap();
-        fs::copy(&app, &there).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_hvt-tender")), &here);
+        copy_program(&app, &there);
         let mut command = Command::new(here);
         command.uid(NOBODY).gid(NOBODY).arg("--net=tap0").arg(there).stdin(Stdio::null());
         let output = command.output().unwrap();

@@ -2,16 +2,18 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 
 use super::{small_pipe, tender_with, text};
 
 /// Starts it, and waits until it has printed a line that contains `words`.
-fn started(mut command: Command, words: &str) -> (Child, impl Read) {
+pub(super) fn started(mut command: Command, words: &str) -> (Child, impl Read) {
     let (reader, writer) = small_pipe();
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
     // The command has the end for writing, and would keep it open.
@@ -69,4 +71,19 @@ fn what_was_ignored_at_the_start_stays_ignored() {
     send(&child, Signal::SIGHUP);
     send(&child, Signal::SIGTERM);
     assert_stopped_by(child, Signal::SIGTERM);
+}
+
+/// A tender that is killed cannot clean up; the process of its guest must end all the same.
+#[test]
+fn a_killed_tender_leaves_no_process_behind() {
+    let (mut tender, _console) = started(tender_with("spin"), "spinning");
+    let id = tender.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let guest: libc::pid_t = children.trim().parse().expect("one child");
+    // SAFETY: takes no pointers; the descriptor is new.
+    let guest = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, guest, 0).try_into().unwrap()) };
+    tender.kill().unwrap();
+    tender.wait().unwrap();
+    let mut ended = [PollFd::new(guest.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1), "the guest's process lives on");
 }

@@ -67,7 +67,8 @@ fn main(_: &StartInfo) -> ExitStatus {
     success()
 }
 
-/// Has the interrupt table call `handler`: changes the address in the gate and nothing else (Intel SDM volume 3, 6.14.1).
+/// Has the interrupt table call `handler`: changes the address in the gate and nothing else (Intel SDM volume 3,
+/// 6.14.1).
 fn handle(vector: Vector, handler: unsafe extern "C" fn()) {
     let gate = interrupt_table().base as usize + 16 * vector as usize;
     let gate = core::ptr::with_exposed_provenance_mut::<u16>(gate);

@@ -5,11 +5,18 @@
 //! virtual [CPU](super::cpu). What this backend cannot do (page tables of the guest's own, `syscall` enabled, breakpoint
 //! registers) ends the guest with a message that names the instruction.
 
+mod descriptor;
+mod operand;
+#[cfg(test)]
+mod tests;
+
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{Cr0, Cr4, Registers, TableRegister, msr};
 use yaxpeax_arch::{Decoder, LengthedInstruction, U8Reader};
-use yaxpeax_x86::amd64::{InstDecoder, Instruction, Opcode, Operand, RegSpec, Segment, register_class};
+use yaxpeax_x86::amd64::{InstDecoder, Instruction, Opcode, Operand, register_class};
 
+use self::descriptor::Descriptor;
+use self::operand::{register, segment, slot};
 use super::control::{self, Written};
 use super::cpu::{Cpu, RFLAGS_GUEST, RFLAGS_IF};
 use super::exception::Exception;
@@ -178,7 +185,7 @@ impl Emulation<'_, '_> {
                 self.load_segment(to.num(), selector)
             }
             (Some(to), Some(from)) if to.class() == register_class::CR => {
-                let value = self.general(from);
+                let value = operand::general(self.registers, from);
                 self.write_control_register(to.num(), value)
             }
             (Some(to), Some(from)) if from.class() == register_class::CR => {
@@ -398,7 +405,7 @@ impl Emulation<'_, '_> {
 
     fn operand16(&mut self, index: u8) -> Result<u16, Exception> {
         match register(self.instruction.operand(index)) {
-            Some(register) => Ok(self.general(register) as u16),
+            Some(register) => Ok(operand::general(self.registers, register) as u16),
             None => {
                 let at = self.memory_address(index)?;
                 self.read_memory(at)
@@ -406,32 +413,9 @@ impl Emulation<'_, '_> {
         }
     }
 
-    /// Where a memory operand lies.
     fn memory_address(&self, index: u8) -> Result<u64, Exception> {
-        let of = |register: RegSpec| self.general(register);
-        let offset = match self.instruction.operand(index) {
-            Operand::AbsoluteU32 { addr } => u64::from(addr),
-            Operand::AbsoluteU64 { addr } => addr,
-            Operand::MemDeref { base } => of(base),
-            Operand::Disp { base, disp } => of(base).wrapping_add_signed(disp.into()),
-            Operand::MemIndexScale { index, scale } => of(index).wrapping_mul(scale.into()),
-            Operand::MemIndexScaleDisp { index, scale, disp } => {
-                of(index).wrapping_mul(scale.into()).wrapping_add_signed(disp.into())
-            }
-            Operand::MemBaseIndexScale { base, index, scale } => {
-                of(base).wrapping_add(of(index).wrapping_mul(scale.into()))
-            }
-            Operand::MemBaseIndexScaleDisp { base, index, scale, disp } => {
-                of(base).wrapping_add(of(index).wrapping_mul(scale.into())).wrapping_add_signed(disp.into())
-            }
-            _ => return Err(Exception::general_protection(self.error_code)),
-        };
-        let base = match self.instruction.segment_override_for_op(index) {
-            Some(Segment::FS) => self.cpu.fs_base,
-            Some(Segment::GS) => self.cpu.gs_base,
-            _ => 0,
-        };
-        Ok(base.wrapping_add(offset))
+        let address = operand::memory_address(&self.instruction, index, self.registers, self.cpu);
+        address.ok_or(Exception::general_protection(self.error_code))
     }
 
     fn read_memory<T: zerocopy::FromBytes + zerocopy::IntoBytes>(&mut self, at: u64) -> Result<T, Exception> {
@@ -445,57 +429,6 @@ impl Emulation<'_, '_> {
     fn page_fault(&mut self, violation: Violation) -> Exception {
         self.cpu.cr2 = violation.at.0;
         Exception::from(violation)
-    }
-
-    /// Value of a general register, or of RIP, which is behind the instruction already.
-    fn general(&self, register: RegSpec) -> u64 {
-        let full = match register.class() {
-            register_class::RIP | register_class::EIP => self.registers.rip,
-            _ => *slot(&mut self.registers.clone(), register.num()),
-        };
-        match register.width() {
-            2 => full & 0xffff,
-            4 => full & 0xffff_ffff,
-            _ => full,
-        }
-    }
-}
-
-/// Numbers of the segment registers (SDM volume 2, table B-8).
-mod segment {
-    pub(super) const CS: u8 = 1;
-    pub(super) const SS: u8 = 2;
-    pub(super) const FS: u8 = 4;
-    pub(super) const GS: u8 = 5;
-}
-
-/// The register that an operand is, if it is one.
-fn register(operand: Operand) -> Option<RegSpec> {
-    match operand {
-        Operand::Register { reg } => Some(reg),
-        _ => None,
-    }
-}
-
-/// The general register of this number (SDM volume 2, table B-2 and REX).
-fn slot(registers: &mut Registers, number: u8) -> &mut u64 {
-    match number {
-        0 => &mut registers.rax,
-        1 => &mut registers.rcx,
-        2 => &mut registers.rdx,
-        3 => &mut registers.rbx,
-        4 => &mut registers.rsp,
-        5 => &mut registers.rbp,
-        6 => &mut registers.rsi,
-        7 => &mut registers.rdi,
-        8 => &mut registers.r8,
-        9 => &mut registers.r9,
-        10 => &mut registers.r10,
-        11 => &mut registers.r11,
-        12 => &mut registers.r12,
-        13 => &mut registers.r13,
-        14 => &mut registers.r14,
-        _ => &mut registers.r15,
     }
 }
 
@@ -514,33 +447,3 @@ pub(super) fn beyond_idt(cpu: &Cpu, vector: u8) -> Option<Exception> {
 fn is_canonical(address: u64) -> bool {
     (address as i64) << 16 >> 16 == address as i64
 }
-
-/// Segment descriptor (SDM figure 3-8).
-#[derive(Clone, Copy)]
-struct Descriptor(u64);
-
-impl Descriptor {
-    fn base(self) -> u64 {
-        self.0 >> 16 & 0xff_ffff | self.0 >> 32 & 0xff00_0000
-    }
-
-    fn limit(self) -> u32 {
-        let limit = (self.0 & 0xffff | self.0 >> 32 & 0xf_0000) as u32;
-        if self.0 >> 55 & 1 == 1 { limit << 12 | 0xfff } else { limit }
-    }
-
-    /// Type and S: 5 bits.
-    fn kind(self) -> u64 {
-        self.0 >> 40 & 0x1f
-    }
-
-    fn is_64_bit_code(self) -> bool {
-        const CODE: u64 = 0x18;
-        const LONG: u64 = 1 << 53;
-        const PRESENT: u64 = 1 << 47;
-        self.kind() & CODE == CODE && self.0 & LONG != 0 && self.0 & PRESENT != 0
-    }
-}
-
-#[cfg(test)]
-mod tests;

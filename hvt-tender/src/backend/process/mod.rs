@@ -1,14 +1,14 @@
 //! The sandboxed process backend: runs guests at native speed without hardware virtualization (Linux, x86_64).
 //!
 //! The guest's instructions run in a **child** process whose address space holds guest memory at its guest addresses
-//! with the segments' permissions, a page of our [code](stub), the [exchange](exchange) pages, and nothing else. The
-//! child can make no system call but those of the [hand-over](handover).
+//! with the segments' permissions, a page of our code (`stub`), the exchange (`exchange`) pages, and nothing else. The
+//! child can make no system call but those of the hand-over (`handover`).
 //!
 //! Whatever the guest does that needs CPL 0 raises an exception, which the kernel turns into a signal. Its handler, in
-//! the stub, hands over to the tender, which finds the guest's registers in the [frame](frame), and
+//! the stub, hands over to the tender, which finds the guest's registers in the frame (`frame`), and
 //! - makes an [`Exit`] of a hypercall,
-//! - [emulates](emulate) the few privileged instructions that guests use, on a virtual [CPU](cpu),
-//! - or [delivers](exception) the exception to the guest through its own IDT.
+//! - emulates (`emulate`) the few privileged instructions that guests use, on a virtual CPU (`cpu`),
+//! - or delivers (`exception`) the exception to the guest through its own IDT.
 //!
 //! The isolation is that of a seccomp sandbox, not that of a virtual machine: a hole in the kernel's memory management,
 //! signal delivery or futexes is within the guest's reach. A guest that jumps into the stub, or writes over the
@@ -26,6 +26,7 @@ mod exception;
 mod exchange;
 mod frame;
 mod handover;
+mod protocol;
 mod sandbox;
 mod setup;
 mod stub;
@@ -47,9 +48,10 @@ use self::child::Child;
 use self::cpu::{Cpu, RFLAGS_AC};
 use self::emulate::Step;
 use self::exception::Exception;
-use self::exchange::{Exchange, command};
+use self::exchange::Exchange;
 use self::frame::{BadFrame, Frame, Signal};
 use self::handover::{Handover, Turn};
+use self::protocol::command;
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory};

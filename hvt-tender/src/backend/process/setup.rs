@@ -6,7 +6,8 @@
 use std::mem::offset_of;
 use std::os::fd::RawFd;
 
-use super::exchange::{EXCHANGE_ADDRESS, Exchange, Header, RobustList, SETUP_WORDS, STUB_ADDRESS, Step};
+use super::exchange::Exchange;
+use super::protocol::{EXCHANGE_ADDRESS, Header, RobustList, SETUP_WORDS, STUB_ADDRESS, Step};
 use super::{RELAXED, sandbox, stub};
 use crate::memory::{Access, Layout};
 

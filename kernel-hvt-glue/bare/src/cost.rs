@@ -1,0 +1,170 @@
+//! What things cost, counted in ticks of the TSC. Under QEMU's `-icount shift=0` a tick is an instruction, and the
+//! figures repeat to the digit.
+
+use alloc::{boxed::Box, string::String, vec::Vec};
+
+use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
+use hvt_bare::{
+    devices::Transcript,
+    exit,
+    frames::{CHUNK_SIZE, FRAME_SIZE},
+};
+use hvt_tender::{
+    Exit,
+    device::{Devices, Slot},
+    hypercall::{self, Flow},
+    memory::{Access, GuestSpace, Layout, Region},
+};
+use kernel_hvt_glue::{Frames, Hpa, Hypervisor, Permissions, Vm};
+
+use crate::{
+    clock::{Clock, tsc},
+    console::println,
+    host::{self, Kernel},
+    interrupts,
+    probes::{Context, DATA, MEMORY, Machine, hypercall_loop},
+    ram::{Blocks, GuestRam},
+    sleep::Sleeper,
+};
+
+/// Rounds over which a figure is taken.
+const ROUNDS: u64 = 16;
+/// Guest memory in bytes of the machine that is created and destroyed.
+const VM_MEMORY: u64 = 32 << 20;
+
+/// Prints every figure.
+pub(crate) fn print(context: &mut Context<'_>) -> Result<(), String> {
+    // What the timer's interrupts take is no part of it.
+    interrupts::hear_timer(false);
+    let figures = figures(context);
+    interrupts::hear_timer(true);
+    for (name, cost) in figures? {
+        println!("bare: cost {name}: {cost}");
+    }
+    Ok(())
+}
+
+fn figures(context: &mut Context<'_>) -> Result<[(&'static str, u64); 10], String> {
+    let small = map(context.hypervisor, FRAME_SIZE)?;
+    let large = map(context.hypervisor, CHUNK_SIZE)?;
+    Ok([
+        ("hypercall, exit to entry", exit_to_entry(context)?),
+        ("walltime hypercall, with the tender", walltime(context)?),
+        ("create and destroy a VM of 32 MiB", create_and_destroy(context.hypervisor)?),
+        ("zero 32 MiB, part of that", zero()?),
+        ("map 4 KiB", small[0]),
+        ("map 4 KiB, one of 128 at once", small[1]),
+        ("unmap 4 KiB", small[2]),
+        ("map 2 MiB", large[0]),
+        ("map 2 MiB, one of 128 at once", large[1]),
+        ("unmap 2 MiB", large[2]),
+    ])
+}
+
+/// Mean of what [`ROUNDS`] calls of `each` take, after a few that are not counted.
+fn mean(mut each: impl FnMut() -> Result<(), String>) -> Result<u64, String> {
+    for _ in 0..3 {
+        each()?;
+    }
+    let start = tsc();
+    for _ in 0..ROUNDS {
+        each()?;
+    }
+    Ok((tsc() - start) / ROUNDS)
+}
+
+/// A guest's `out`, its exit and the entry behind it; nobody looks at the hypercall. The guest's own instructions, two
+/// a round, are counted in.
+fn exit_to_entry(context: &mut Context<'_>) -> Result<u64, String> {
+    let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
+    host::set_time_slice(u64::MAX);
+    let mut bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
+    mean(|| match bound.run() {
+        kernel::Exit::Io(_) => Ok(()),
+        exit => Err(text(exit)),
+    })
+}
+
+/// The same as a walltime hypercall that the tender decodes and serves.
+fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
+    let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
+    machine.set(|registers| {
+        registers.rdx = 0x501;
+        registers.rax = DATA.0;
+    });
+    let range = GuestRange::new(Gpa(0x10_0000), 0x10_0000).ok_or("wraps around")?;
+    let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).ok_or("no layout")?;
+    let mut devices = Devices {
+        console: Box::new(Transcript::default()),
+        clock: Box::new(Clock::get()),
+        poller: Box::new(Sleeper::default()),
+        slots: Vec::from([Slot::Reserved]),
+    };
+    let blocks = Blocks::of(&machine.vm, MEMORY);
+    host::set_time_slice(u64::MAX);
+    let mut bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
+    mean(|| {
+        let exit = bound.run();
+        let Exit::Hypercall { number, argument } = exit::to_tender(exit, Default::default) else {
+            return Err(text(exit));
+        };
+        let memory = GuestRam::new(&machine.vm, &blocks);
+        match hypercall::serve(number, argument, &GuestSpace::new(&memory, &layout), &mut devices) {
+            Ok(Flow::Continue) => Ok(()),
+            flow => Err(alloc::format!("{flow:?}")),
+        }
+    })
+}
+
+/// A machine with all of its memory, from nothing to nothing.
+fn create_and_destroy(hypervisor: &Hypervisor<Kernel>) -> Result<u64, String> {
+    let memory = GuestRange::new(Gpa(0), VM_MEMORY).ok_or("wraps around")?;
+    let entry = EntryState::new(VM_MEMORY, Gpa(0x10_0000));
+    mean(|| {
+        let mut vm = Vm::new(hypervisor).map_err(text)?;
+        vm.allocate(memory, Permissions::READ | Permissions::WRITE).map_err(text)?;
+        let vcpu = vm.create_vcpu(&entry).map_err(text)?;
+        drop(vcpu);
+        drop(vm);
+        Ok(())
+    })
+}
+
+/// Taking as much memory out of the kernel, which zeroes it, and giving it back.
+fn zero() -> Result<u64, String> {
+    let order = (VM_MEMORY / FRAME_SIZE).trailing_zeros();
+    mean(|| Frames::allocate(&Kernel, order).map(drop).map_err(text))
+}
+
+/// What becomes of pages of `size` bytes in an address space that has all the tables for them: mapping one by itself,
+/// one of many at once, and unmapping one, in this order.
+fn map(hypervisor: &Hypervisor<Kernel>, size: u64) -> Result<[u64; 3], String> {
+    const PAGES: u64 = 128;
+    let mut vm = Vm::new(hypervisor).map_err(text)?;
+    let pages = |first: u64, count: u64| GuestRange::new(Gpa(first * size), count * size).ok_or("wraps around");
+    // The guest gets all of the first 4 GiB, the kernel's own memory too, and never runs. The addresses are such that
+    // no larger page does.
+    let map = |vm: &mut Vm<Kernel>, first, count| {
+        let hpa = Hpa((first + 1) * size);
+        // SAFETY: that memory is mapped in the kernel; nobody reads or writes it through this address space.
+        unsafe { vm.map(pages(first, count)?, hpa, Permissions::READ) }.map_err(text)
+    };
+    // A neighbour, so that the tables stay.
+    map(&mut vm, 511, 1)?;
+    let start = tsc();
+    for page in 0..PAGES {
+        map(&mut vm, page, 1)?;
+    }
+    let mapped = tsc();
+    map(&mut vm, PAGES, PAGES)?;
+    let mapped_at_once = tsc();
+    for page in 0..PAGES {
+        vm.unmap(pages(page, 1)?).map_err(text)?;
+    }
+    let unmapped = tsc();
+    Ok([mapped - start, mapped_at_once - mapped, unmapped - mapped_at_once].map(|ticks| ticks / PAGES))
+}
+
+fn text(error: impl core::fmt::Display) -> String {
+    alloc::format!("{error}")
+}

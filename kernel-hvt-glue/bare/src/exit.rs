@@ -1,0 +1,68 @@
+//! The kernel's exits in the tender's terms.
+
+use alloc::string::ToString;
+
+use hvt_abi::{
+    kernel::{self, Direction},
+    native::Registers,
+};
+use hvt_tender::{
+    exit::{Cause, Exit, Fault},
+    memory::Access,
+};
+
+/// What a virtual CPU's exit means to a tender. `registers` are read when it is the guest's last.
+#[inline]
+pub fn to_tender(exit: kernel::Exit, registers: impl FnOnce() -> Registers) -> Exit {
+    match exit {
+        kernel::Exit::Io(io) if io.direction == Direction::Out && !io.string => {
+            Exit::from_port_write(io.port, io.size, io.value).unwrap_or_else(|| fault(exit, registers()))
+        }
+        kernel::Exit::Halt => Exit::Halted,
+        kernel::Exit::Interrupted => Exit::Interrupted,
+        _ => fault(exit, registers()),
+    }
+}
+
+/// An exit that is the guest's last.
+#[cold]
+fn fault(exit: kernel::Exit, registers: Registers) -> Exit {
+    let cause = match exit {
+        kernel::Exit::Io(io) => Cause::Port { port: io.port, size: io.size, write: io.direction == Direction::Out },
+        kernel::Exit::MemoryViolation(violation) => {
+            let mut access = Access::empty();
+            access.set(Access::READ, violation.access.contains(kernel::Access::READ));
+            access.set(Access::WRITE, violation.access.contains(kernel::Access::WRITE));
+            access.set(Access::EXECUTE, violation.access.contains(kernel::Access::EXECUTE));
+            Cause::Memory { address: Some(violation.gpa), access }
+        }
+        kernel::Exit::TripleFault => Cause::TripleFault,
+        exit => Cause::Unknown { what: exit.to_string() },
+    };
+    Exit::Fault(Fault { cause, registers: Some(registers) })
+}
+
+#[cfg(test)]
+mod tests {
+    use hvt_abi::{Gpa, kernel::Io};
+
+    use super::*;
+
+    fn io(port: u16, size: u8, direction: Direction, string: bool) -> Exit {
+        to_tender(kernel::Exit::Io(Io { port, size, direction, string, value: 0x1000 }), Registers::default)
+    }
+
+    #[test]
+    fn only_a_plain_32_bit_out_is_a_hypercall() {
+        assert_eq!(io(0x502, 4, Direction::Out, false), Exit::Hypercall { number: 2, argument: Gpa(0x1000) });
+        assert_eq!(io(0x600, 4, Direction::Out, false), Exit::RingKick { ring: 0x1000 });
+        for (size, direction, string) in
+            [(4, Direction::In, false), (4, Direction::Out, true), (2, Direction::Out, false)]
+        {
+            let write = direction == Direction::Out;
+            let fault =
+                Fault { cause: Cause::Port { port: 0x502, size, write }, registers: Some(Registers::default()) };
+            assert_eq!(io(0x502, size, direction, string), Exit::Fault(fault));
+        }
+    }
+}

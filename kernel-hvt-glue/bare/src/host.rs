@@ -1,0 +1,51 @@
+//! The kernel as the hypervisor sees it.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hvt_bare::frames::FRAME_SIZE;
+use kernel_hvt_glue::{Host, Hpa};
+
+use crate::{cpu, interrupts, memory::FRAMES};
+
+/// The tick at which the time slice of the guest on each CPU ends.
+static SLICE_END: [AtomicU64; cpu::MAX] = [const { AtomicU64::new(u64::MAX) }; cpu::MAX];
+
+/// Lets guests run on this CPU for this many more ticks of the timer.
+pub(crate) fn set_time_slice(ticks: u64) {
+    SLICE_END[cpu::index() as usize].store(interrupts::ticks().saturating_add(ticks), Ordering::Relaxed);
+}
+
+/// Handle of this kernel: there is but one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel;
+
+// SAFETY: the frame allocator hands out every block once, of memory that the boot loader reported as ordinary RAM and
+// that is mapped, write-back, at its physical address in the only address space there is; every CPU has an index of its
+// own.
+unsafe impl Host for Kernel {
+    fn allocate(&self, order: u32) -> Option<Hpa> {
+        let base = FRAMES.lock().as_mut()?.allocate(order)?;
+        let memory = self.phys_to_virt(Hpa(base));
+        // SAFETY: the block has just become this caller's, and is mapped.
+        unsafe { memory.write_bytes(0, (FRAME_SIZE as usize) << order) };
+        Some(Hpa(base))
+    }
+
+    unsafe fn free(&self, base: Hpa, order: u32) {
+        if let Some(frames) = FRAMES.lock().as_mut() {
+            frames.free(base.0, order);
+        }
+    }
+
+    fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(hpa.0 as usize)
+    }
+
+    fn cpu_index(&self) -> u32 {
+        cpu::index()
+    }
+
+    fn wants_cpu(&self) -> bool {
+        interrupts::ticks() >= SLICE_END[cpu::index() as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,33 @@
+//! The files that came along: one cpio archive for each module, unikernels of the conformance table under `suite/`,
+//! others under `guest/`.
+
+use alloc::vec::Vec;
+
+use cpio_reader::Mode;
+
+/// Every file of every archive.
+pub(crate) struct Pack<'a> {
+    files: Vec<(&'a str, &'a [u8])>,
+}
+
+impl<'a> Pack<'a> {
+    /// The files in these archives.
+    pub(crate) fn new(archives: impl Iterator<Item = &'a [u8]>) -> Self {
+        let files = archives
+            .flat_map(cpio_reader::iter_files)
+            .filter(|entry| entry.mode().contains(Mode::REGULAR_FILE))
+            .map(|entry| (entry.name(), entry.file()))
+            .collect();
+        Self { files }
+    }
+
+    /// The guest of the conformance table with this name.
+    pub(crate) fn suite(&self, name: &str) -> Option<&'a [u8]> {
+        self.files.iter().find(|(path, _)| path.strip_prefix("suite/") == Some(name)).map(|(_, file)| *file)
+    }
+
+    /// The other guests, with their names.
+    pub(crate) fn guests(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.files.iter().filter_map(|(path, file)| Some((path.strip_prefix("guest/")?, *file)))
+    }
+}

@@ -1,0 +1,78 @@
+//! The far end of a guest's network device: says what a case of the conformance table has it say.
+
+use test_suite::Exchange;
+
+use crate::devices::Wire;
+
+/// Sends each frame of a case, and waits for the answer to it before the next.
+pub struct Peer {
+    wire: Wire,
+    exchanges: &'static [Exchange],
+    /// How many frames have been sent.
+    sent: usize,
+}
+
+impl Peer {
+    /// The peer at this end of a wire. Its first frame is on the way.
+    #[must_use]
+    pub fn new(wire: Wire, exchanges: &'static [Exchange]) -> Self {
+        let mut peer = Self { wire, exchanges, sent: 0 };
+        peer.send();
+        peer
+    }
+
+    fn send(&mut self) {
+        if let Some(exchange) = self.exchanges.get(self.sent) {
+            self.wire.send(exchange.frame.to_vec());
+        }
+        self.sent += 1;
+    }
+
+    /// Looks at the frames that have come. Those that are no answer are nobody's business.
+    pub fn poll(&mut self) {
+        while let Some(frame) = self.wire.receive() {
+            if self.exchanges.get(self.sent - 1).is_some_and(|exchange| frame == exchange.reply) {
+                self.send();
+            }
+        }
+    }
+
+    /// The number of the exchange that has not been answered, if there is one.
+    #[must_use]
+    pub fn waiting_for(&self) -> Option<usize> {
+        (self.sent <= self.exchanges.len()).then(|| self.sent - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXCHANGES: &[Exchange] =
+        &[Exchange { frame: b"who?", reply: b"me" }, Exchange { frame: b"ping", reply: b"pong" }];
+
+    #[test]
+    fn each_answer_brings_the_next_frame() {
+        let (guest, far) = Wire::pair();
+        let mut peer = Peer::new(far, EXCHANGES);
+        assert_eq!(guest.receive().as_deref(), Some(&b"who?"[..]));
+        guest.send(b"noise".to_vec());
+        peer.poll();
+        assert_eq!((guest.receive(), peer.waiting_for()), (None, Some(0)));
+        guest.send(b"me".to_vec());
+        guest.send(b"pong".to_vec());
+        peer.poll();
+        assert_eq!(guest.receive().as_deref(), Some(&b"ping"[..]));
+        assert_eq!((guest.is_ready(), peer.waiting_for()), (false, None));
+        peer.poll();
+        assert_eq!(peer.waiting_for(), None);
+    }
+
+    #[test]
+    fn a_peer_with_nothing_to_say_is_done() {
+        let (guest, far) = Wire::pair();
+        let mut peer = Peer::new(far, &[]);
+        peer.poll();
+        assert_eq!((guest.is_ready(), peer.waiting_for()), (false, None));
+    }
+}

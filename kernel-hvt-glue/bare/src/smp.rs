@@ -1,0 +1,194 @@
+//! The second CPU, if there is one. It does what the first asks of it, one thing at a time.
+
+use alloc::boxed::Box;
+use core::{
+    arch::global_asm,
+    mem, ptr,
+    sync::atomic::{AtomicU8, AtomicU32, Ordering},
+};
+
+use spin::Mutex;
+use x86_64::instructions::hlt;
+
+use crate::{
+    apic::{self, Ipi},
+    clock::{Clock, tsc},
+    cpu,
+    interrupts::{self, SPURIOUS_VECTOR, TICK_VECTOR, TIMER_HZ},
+    start::{self, Stack},
+};
+
+/// Where the second CPU starts: a page of the first MiB that nobody uses.
+const TRAMPOLINE: usize = 0x8000;
+
+/// The second CPU's stack.
+#[unsafe(link_section = ".stack")]
+static mut STACK: Stack = Stack::NEW;
+
+/// [`apic::id`] of the boot CPU.
+static BOOT_ID: AtomicU8 = AtomicU8::new(0);
+
+/// How far the second CPU is.
+static STATE: AtomicU8 = AtomicU8::new(ABSENT);
+const ABSENT: u8 = 0;
+const IDLE: u8 = 1;
+const BUSY: u8 = 2;
+
+/// CPUs that have come through the trampoline.
+static ARRIVED: AtomicU32 = AtomicU32::new(0);
+
+/// What the second CPU is to do.
+static WORK: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+
+global_asm!(
+    r#"
+    .section .rodata.trampoline, "a"
+    .code16
+trampoline_start:
+    jmp 2f
+    .balign 8
+    .word 23                    // GDTR, 8 bytes from the start
+    .long start_gdt
+2:  cli
+    cld
+    mov ax, cs
+    mov ds, ax
+    // From real mode to long mode at once (APM volume 2, 14.8), in the boot CPU's address space.
+    mov eax, (1 << 5) | (1 << 7) | (1 << 9) | (1 << 10)             // CR4: PAE, PGE, OSFXSR, OSXMMEXCPT
+    mov cr4, eax
+    mov eax, offset {pml4}
+    mov cr3, eax
+    mov ecx, 0xc0000080
+    rdmsr
+    or  eax, (1 << 8) | (1 << 11)                                   // EFER: LME, NXE
+    wrmsr
+    mov eax, (1 << 31) | (1 << 16) | (1 << 5) | (1 << 1) | (1 << 0) // CR0: PG, WP, NE, MP, PE
+    mov cr0, eax
+    lgdt [8]
+    .byte 0x66, 0xea                                                // far jump with a 32-bit offset
+    .long second_start64
+    .word 8
+trampoline_end:
+
+    .section .text.start, "ax"
+    .code64
+second_start64:
+    mov ax, 16
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    xor eax, eax
+    mov fs, ax
+    mov gs, ax
+    // The stack is that of the first to come here; more CPUs than that have nothing to do.
+    inc eax
+    lock xadd dword ptr [rip + {arrived}], eax
+    test eax, eax
+    jnz 2f
+    lea rsp, [rip + {stack} + {stack_top}]
+    xor ebp, ebp
+    call {second_main}
+2:  cli
+    hlt
+    jmp 2b
+    .text
+"#,
+    pml4 = sym start::PML4,
+    arrived = sym ARRIVED,
+    stack = sym STACK,
+    stack_top = const size_of::<Stack>(),
+    second_main = sym second_main,
+);
+
+/// Starts the second CPU. Returns whether there is one.
+///
+/// # Safety
+/// Called once, on the boot CPU, with interrupts and timer going; nobody uses the page at [`TRAMPOLINE`].
+pub(crate) unsafe fn start() -> bool {
+    unsafe extern "C" {
+        static trampoline_start: u8;
+        static trampoline_end: u8;
+    }
+    let code = &raw const trampoline_start;
+    let len = (&raw const trampoline_end).addr() - code.addr();
+    // SAFETY: the labels enclose the code, which works at any address; the caller's promise for the page. No ordinary
+    // memory lies where the APIC's registers are. Other CPUs wait for just this, and their code is in place.
+    unsafe {
+        start::unmap_low_page((&raw const STACK).addr() as u64);
+        ptr::copy_nonoverlapping(code, ptr::with_exposed_provenance_mut(TRAMPOLINE), len);
+        start::map_uncached(apic::BASE.into());
+        apic::enable(SPURIOUS_VECTOR, true);
+        BOOT_ID.store(apic::id(), Ordering::Relaxed);
+        // The pauses are those of the SDM, 8.4.4.1.
+        apic::send(Ipi::Init, None);
+        pause(10_000);
+        apic::send(Ipi::Startup((TRAMPOLINE >> 12) as u8), None);
+        pause(200);
+        apic::send(Ipi::Startup((TRAMPOLINE >> 12) as u8), None);
+    }
+    // One that does not come within 100 ms is not there.
+    let start = tsc();
+    while STATE.load(Ordering::Acquire) == ABSENT && tsc() - start < Clock::get().frequency() / 10 {
+        core::hint::spin_loop();
+    }
+    is_there()
+}
+
+/// Whether the second CPU has been started.
+pub(crate) fn is_there() -> bool {
+    STATE.load(Ordering::Acquire) != ABSENT
+}
+
+fn pause(microseconds: u64) {
+    let start = tsc();
+    while tsc() - start < Clock::get().frequency() * microseconds / 1_000_000 {
+        core::hint::spin_loop();
+    }
+}
+
+/// Has the second CPU do `there` while this one does `here`; returns when both are done.
+///
+/// # Panics
+/// There is no second CPU, or it is busy.
+pub(crate) fn beside<R>(there: impl FnOnce() + Send, here: impl FnOnce() -> R) -> R {
+    let work: Box<dyn FnOnce() + Send + '_> = Box::new(there);
+    // SAFETY: this function does not end before the work has been done and dropped: nothing here unwinds.
+    let work: Box<dyn FnOnce() + Send> = unsafe { mem::transmute(work) };
+    let idle = STATE.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Relaxed);
+    assert!(idle.is_ok(), "the second CPU is not there to work");
+    *WORK.lock() = Some(work);
+    let result = here();
+    while STATE.load(Ordering::Acquire) == BUSY {
+        core::hint::spin_loop();
+    }
+    result
+}
+
+/// Sends the boot CPU a non-maskable interrupt.
+pub(crate) fn interrupt_boot_cpu() {
+    // SAFETY: every CPU's handler counts and returns.
+    unsafe { apic::send(Ipi::Nmi, Some(BOOT_ID.load(Ordering::Relaxed))) };
+}
+
+/// Where the second CPU's code begins.
+extern "C" fn second_main() -> ! {
+    // SAFETY: this is CPU 1, at CPL 0, with interrupts off; the boot CPU has mapped the APIC's registers.
+    unsafe {
+        cpu::init(1);
+        apic::enable(SPURIOUS_VECTOR, false);
+        interrupts::enable();
+        apic::start_timer(TICK_VECTOR, || pause(1_000_000 / u64::from(TIMER_HZ)));
+    }
+    STATE.store(IDLE, Ordering::Release);
+    loop {
+        let work = WORK.lock().take();
+        match work {
+            Some(work) => {
+                work();
+                STATE.store(IDLE, Ordering::Release);
+            }
+            // A tick wakes it.
+            None => hlt(),
+        }
+    }
+}

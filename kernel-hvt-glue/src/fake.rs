@@ -1,0 +1,105 @@
+//! A kernel for tests: memory in a `Vec`, frames counted.
+
+use alloc::{rc::Rc, vec, vec::Vec};
+use core::cell::{Cell, RefCell};
+
+use crate::{
+    host::{FRAME_SIZE, Host, Hpa},
+    hypervisor::Hypervisor,
+    paging::Level,
+    x86_64::{capabilities::Capabilities, emulate::Offer, svm::capabilities::SvmCapabilities},
+};
+
+/// Where the fake's memory begins; not 0, so that an address that was never set does not pass for one that was.
+const BASE: u64 = 0x4000_0000;
+
+struct Memory {
+    words: *mut u64,
+    /// Length and capacity of the `Vec` behind `words`.
+    len: usize,
+    taken: RefCell<Vec<bool>>,
+    wants_cpu: Cell<bool>,
+}
+
+/// A handle to the fake kernel.
+#[derive(Clone)]
+pub(crate) struct FakeHost(Rc<Memory>);
+
+impl FakeHost {
+    /// A kernel with so many free frames.
+    pub(crate) fn new(frames: usize) -> Self {
+        let words = Vec::leak(vec![0xdead_beef_dead_beef_u64; frames * FRAME_SIZE as usize / 8]);
+        let taken = RefCell::new(vec![false; frames]);
+        Self(Rc::new(Memory { words: words.as_mut_ptr(), len: words.len(), taken, wants_cpu: Cell::new(true) }))
+    }
+
+    /// A hypervisor on a machine with SVM and no optional part of it.
+    pub(crate) fn svm(&self) -> Hypervisor<Self> {
+        self.svm_with(|_| {})
+    }
+
+    /// The same, with a change.
+    pub(crate) fn svm_with(&self, change: impl FnOnce(&mut SvmCapabilities)) -> Hypervisor<Self> {
+        let mut capabilities = SvmCapabilities {
+            asids: 16,
+            nrip_save: false,
+            decode_assists: false,
+            clean_bits: false,
+            huge_pages: true,
+            physical_address_bits: 40,
+            prediction_barrier: false,
+        };
+        change(&mut capabilities);
+        let offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
+        Hypervisor::assemble(self.clone(), Capabilities::Svm(capabilities), offer, Level::ROOT4).unwrap()
+    }
+
+    /// How many frames are free.
+    pub(crate) fn free_frames(&self) -> usize {
+        self.0.taken.borrow().iter().filter(|taken| !**taken).count()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: pointer, length and capacity are those of the vector leaked in `new` (`vec![]` allocates exactly).
+        drop(unsafe { Vec::from_raw_parts(self.words, self.len, self.len) });
+    }
+}
+
+// SAFETY: blocks are handed out once until freed, and lie in memory that lives as long as any handle.
+unsafe impl Host for FakeHost {
+    fn allocate(&self, order: u32) -> Option<Hpa> {
+        let size = 1 << order;
+        let mut taken = self.0.taken.borrow_mut();
+        let first = (0..taken.len() / size).map(|block| block * size).find(|&i| !taken[i..i + size].contains(&true))?;
+        taken[first..first + size].fill(true);
+        let base = Hpa(BASE + first as u64 * FRAME_SIZE);
+        // SAFETY: the block lies inside the memory and belongs to nobody.
+        unsafe { self.phys_to_virt(base).write_bytes(0, size * FRAME_SIZE as usize) };
+        Some(base)
+    }
+
+    unsafe fn free(&self, base: Hpa, order: u32) {
+        let first = ((base.0 - BASE) / FRAME_SIZE) as usize;
+        let mut taken = self.0.taken.borrow_mut();
+        for frame in &mut taken[first..first + (1 << order)] {
+            assert!(*frame, "a frame was freed twice");
+            *frame = false;
+        }
+    }
+
+    fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
+        let offset = (hpa.0 - BASE) as usize;
+        assert!(offset < self.0.len * 8, "{hpa} is not memory");
+        self.0.words.wrapping_byte_add(offset).cast()
+    }
+
+    fn cpu_index(&self) -> u32 {
+        0
+    }
+
+    fn wants_cpu(&self) -> bool {
+        self.0.wants_cpu.get()
+    }
+}

@@ -1,0 +1,321 @@
+//! The walker.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hvt_abi::{Gpa, GuestRange};
+
+use super::{ENTRIES, Entry, EntryFormat, Invalidation, Level, MapError, Permissions, Translation, x86};
+use crate::host::{FRAME_SIZE, Host, Hpa, OutOfMemory};
+
+/// A tree of second-level page tables. It owns its tables and none of the memory they map.
+///
+/// No table but the root is ever empty, and a table whose 512 entries could be one leaf is merged into one when
+/// permissions change. An operation that fails has changed nothing that can be observed.
+#[derive(Debug)]
+pub struct PageTable<F: EntryFormat, H: Host> {
+    host: H,
+    format: F,
+    root: Hpa,
+    root_level: Level,
+    /// First address that cannot be mapped.
+    end: u64,
+    /// Nothing was ever mapped from here on.
+    top: u64,
+}
+
+impl<F: EntryFormat, H: Host> PageTable<F, H> {
+    /// An empty tree whose root stands at `root_level`, for guest addresses of at most `address_bits` bits.
+    ///
+    /// # Errors
+    /// No frame for the root.
+    pub fn new(host: &H, format: F, root_level: Level, address_bits: u32) -> Result<Self, OutOfMemory> {
+        let root = host.allocate(0).ok_or(OutOfMemory)?;
+        let covered = root_level.size().saturating_mul(ENTRIES as u64);
+        let addressable = 1_u64.checked_shl(address_bits).unwrap_or(u64::MAX);
+        Ok(Self { host: host.clone(), format, root, root_level, end: covered.min(addressable), top: 0 })
+    }
+
+    /// Address of the root table.
+    #[must_use]
+    pub fn root(&self) -> Hpa {
+        self.root
+    }
+
+    /// Maps `range` to the memory that begins at `hpa`, in leaves as large as the alignment of both allows.
+    ///
+    /// No CPU caches the absence of a translation, so nothing becomes stale.
+    ///
+    /// # Errors
+    /// [`MapError`]; in particular, part of the range is mapped already.
+    pub fn map(&mut self, range: GuestRange, hpa: Hpa, permissions: Permissions) -> Result<(), MapError> {
+        let span = self.check(range)?;
+        let last = hpa.0.checked_add(range.len().saturating_sub(1)).ok_or(MapError::NotAFrame(hpa))?;
+        if !hpa.is_aligned(FRAME_SIZE) || last & !(x86::ADDRESS | (FRAME_SIZE - 1)) != 0 {
+            return Err(MapError::NotAFrame(hpa));
+        }
+        if let Some(mapped) = self.find(self.root, self.root_level, span, true) {
+            return Err(MapError::AlreadyMapped(Gpa(mapped)));
+        }
+        self.top = self.top.max(span.to);
+        let page = Page { distance: hpa.0.wrapping_sub(span.from), permissions };
+        self.fill(self.root, self.root_level, span, page).map_err(|error| {
+            self.clear(self.root, self.root_level, span);
+            error.into()
+        })
+    }
+
+    /// Removes every translation in `range`; what is not mapped stays so.
+    ///
+    /// # Errors
+    /// [`MapError`]: a large page at an end of the range has to be split and there is no frame for it.
+    pub fn unmap(&mut self, range: GuestRange) -> Result<Invalidation, MapError> {
+        let span = self.check(range)?;
+        self.split(span.from)?;
+        self.split(span.to)?;
+        let changed = self.clear(self.root, self.root_level, span);
+        Ok(if changed { Invalidation::of(range) } else { Invalidation::NONE })
+    }
+
+    /// Changes the permissions in `range`, all of which must be mapped.
+    ///
+    /// # Errors
+    /// [`MapError`]: not all of it is mapped, or a large page at an end of the range has to be split and there is no
+    /// frame for it.
+    pub fn protect(&mut self, range: GuestRange, permissions: Permissions) -> Result<Invalidation, MapError> {
+        let span = self.check(range)?;
+        if let Some(hole) = self.find(self.root, self.root_level, span, false) {
+            return Err(MapError::NotMapped(Gpa(hole)));
+        }
+        self.split(span.from)?;
+        self.split(span.to)?;
+        let changed = self.repaint(self.root, self.root_level, span, self.format.granted(permissions));
+        Ok(if changed { Invalidation::of(range) } else { Invalidation::NONE })
+    }
+
+    /// Where `gpa` leads, or `None` where nothing is mapped.
+    #[must_use]
+    #[inline]
+    pub fn translate(&self, gpa: Gpa) -> Option<Translation> {
+        if gpa.0 >= self.end {
+            return None;
+        }
+        let (mut table, mut level) = (self.root, self.root_level);
+        loop {
+            match self.format.decode(self.load(table, level.index(gpa.0))) {
+                Entry::Empty => return None,
+                Entry::Table(next) => (table, level) = (next, level.below()),
+                Entry::Leaf(page, permissions) => {
+                    let offset = gpa.0 & (level.size() - 1);
+                    return Some(Translation { hpa: page.add(offset), permissions, remaining: level.size() - offset });
+                }
+            }
+        }
+    }
+
+    /// Whether nothing in `range` is mapped.
+    #[must_use]
+    pub fn is_unmapped(&self, range: GuestRange) -> bool {
+        let span = Span { from: range.start().0, to: range.end().0.min(self.end) };
+        span.from >= span.to || self.find(self.root, self.root_level, span, true).is_none()
+    }
+
+    fn check(&self, range: GuestRange) -> Result<Span, MapError> {
+        for gpa in [range.start(), range.end()] {
+            if !gpa.is_aligned(FRAME_SIZE) {
+                return Err(MapError::Unaligned(gpa));
+            }
+            if gpa.0 > self.end {
+                return Err(MapError::OutOfRange(gpa));
+            }
+        }
+        Ok(Span { from: range.start().0, to: range.end().0 })
+    }
+
+    /// The first address in `span` that is mapped, or that is not.
+    fn find(&self, table: Hpa, level: Level, span: Span, mapped: bool) -> Option<u64> {
+        span.slots(level).find_map(|slot| match self.format.decode(self.load(table, level.index(slot.from))) {
+            Entry::Empty => (!mapped).then_some(slot.from),
+            Entry::Leaf(..) => mapped.then_some(slot.from),
+            Entry::Table(next) => self.find(next, level.below(), slot, mapped),
+        })
+    }
+
+    /// Maps `span`, all of which is empty. On failure some of it may be mapped, and tables may be empty.
+    fn fill(&mut self, table: Hpa, level: Level, span: Span, page: Page) -> Result<(), OutOfMemory> {
+        for slot in span.slots(level) {
+            let hpa = Hpa(page.distance.wrapping_add(slot.from));
+            let index = level.index(slot.from);
+            if level <= self.format.largest_leaf() && slot.len() == level.size() && hpa.is_aligned(level.size()) {
+                self.store(table, index, self.format.leaf(hpa, level, page.permissions));
+                continue;
+            }
+            let next = match self.format.decode(self.load(table, index)) {
+                Entry::Table(next) => next,
+                Entry::Empty | Entry::Leaf(..) => {
+                    let next = self.host.allocate(0).ok_or(OutOfMemory)?;
+                    self.store(table, index, self.format.table(next));
+                    next
+                }
+            };
+            self.fill(next, level.below(), slot, page)?;
+        }
+        Ok(())
+    }
+
+    /// Splits leaves until one begins at `gpa`.
+    fn split(&mut self, gpa: u64) -> Result<(), OutOfMemory> {
+        let (mut table, mut level) = (self.root, self.root_level);
+        while gpa < self.end && gpa & (level.size() - 1) != 0 {
+            let index = level.index(gpa);
+            let next = match self.format.decode(self.load(table, index)) {
+                Entry::Empty => return Ok(()),
+                Entry::Table(next) => next,
+                Entry::Leaf(page, permissions) => {
+                    let next = self.host.allocate(0).ok_or(OutOfMemory)?;
+                    let below = level.below();
+                    for (i, part) in (0..ENTRIES).zip((page.0..).step_by(below.size() as usize)) {
+                        self.store(next, i, self.format.leaf(Hpa(part), below, permissions));
+                    }
+                    self.store(table, index, self.format.table(next));
+                    next
+                }
+            };
+            (table, level) = (next, level.below());
+        }
+        Ok(())
+    }
+
+    /// Empties `span`, at whose ends leaves have been split, and says whether anything was there.
+    fn clear(&mut self, table: Hpa, level: Level, span: Span) -> bool {
+        let mut changed = false;
+        for slot in span.slots(level) {
+            let index = level.index(slot.from);
+            match self.format.decode(self.load(table, index)) {
+                Entry::Empty => continue,
+                Entry::Leaf(..) => self.store(table, index, 0),
+                Entry::Table(next) => {
+                    if slot.len() < level.size() {
+                        changed |= self.clear(next, level.below(), slot);
+                        if (0..ENTRIES).any(|i| self.load(next, i) != 0) {
+                            continue;
+                        }
+                    }
+                    self.store(table, index, 0);
+                    self.release(next, level.below(), slot);
+                }
+            }
+            changed = true;
+        }
+        changed
+    }
+
+    /// Sets the permissions of every leaf in `span`, at whose ends leaves have been split, merges what can be merged,
+    /// and says whether anything has changed.
+    fn repaint(&mut self, table: Hpa, level: Level, span: Span, permissions: Permissions) -> bool {
+        let mut changed = false;
+        for slot in span.slots(level) {
+            let index = level.index(slot.from);
+            match self.format.decode(self.load(table, index)) {
+                Entry::Empty => {}
+                Entry::Leaf(page, before) => {
+                    if before != permissions {
+                        self.store(table, index, self.format.leaf(page, level, permissions));
+                        changed = true;
+                    }
+                }
+                Entry::Table(next) => {
+                    changed |= self.repaint(next, level.below(), slot, permissions);
+                    if let Some(page) = self.mergeable(next, level, permissions) {
+                        self.store(table, index, self.format.leaf(page, level, permissions));
+                        self.release(next, level.below(), Span::NONE);
+                        changed = true;
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// The page that one leaf at `level` would map in place of the table below it, if that can be.
+    fn mergeable(&self, table: Hpa, level: Level, permissions: Permissions) -> Option<Hpa> {
+        let leaf = |index| match self.format.decode(self.load(table, index)) {
+            Entry::Leaf(page, granted) if granted == permissions => Some(page),
+            _ => None,
+        };
+        let first = leaf(0).filter(|page| level <= self.format.largest_leaf() && page.is_aligned(level.size()))?;
+        let size = level.below().size();
+        (1..ENTRIES).all(|i| leaf(i) == Some(first.add(i as u64 * size))).then_some(first)
+    }
+
+    /// Gives a table back, and the tables below it, all of which lie in `span`.
+    fn release(&mut self, table: Hpa, level: Level, span: Span) {
+        if level > Level::PAGE {
+            for slot in span.slots(level) {
+                if let Entry::Table(next) = self.format.decode(self.load(table, level.index(slot.from))) {
+                    self.release(next, level.below(), slot);
+                }
+            }
+        }
+        // SAFETY: tables come from `allocate(0)`; the only entry that led to this one has been overwritten, or the
+        // whole tree is going.
+        unsafe { self.host.free(table, 0) }
+    }
+
+    #[inline]
+    fn load(&self, table: Hpa, index: usize) -> u64 {
+        self.entry(table, index).load(Ordering::Relaxed)
+    }
+
+    fn store(&mut self, table: Hpa, index: usize, entry: u64) {
+        self.entry(table, index).store(entry, Ordering::Relaxed);
+    }
+
+    /// The entry itself: atomic, since the CPU may set accessed and dirty bits in it.
+    #[inline]
+    fn entry(&self, table: Hpa, index: usize) -> &AtomicU64 {
+        let entries = self.host.phys_to_virt(table).cast::<u64>();
+        // SAFETY: `table` is a frame that this tree owns, `index` is below 512 (`Level::index`, `0..ENTRIES`), frames are
+        // aligned and initialized, and everybody accesses them through this function.
+        unsafe { AtomicU64::from_ptr(entries.add(index)) }
+    }
+}
+
+impl<F: EntryFormat, H: Host> Drop for PageTable<F, H> {
+    fn drop(&mut self) {
+        self.release(self.root, self.root_level, Span { from: 0, to: self.top });
+    }
+}
+
+/// What to put into leaves.
+#[derive(Clone, Copy)]
+struct Page {
+    /// Host address minus guest address.
+    distance: u64,
+    permissions: Permissions,
+}
+
+/// Guest addresses `from..to`, multiples of 4 KiB.
+#[derive(Clone, Copy)]
+struct Span {
+    from: u64,
+    to: u64,
+}
+
+impl Span {
+    const NONE: Self = Self { from: 0, to: 0 };
+
+    const fn len(self) -> u64 {
+        self.to - self.from
+    }
+
+    /// The span cut where entries of `level` begin.
+    fn slots(self, level: Level) -> impl Iterator<Item = Self> {
+        let mut from = self.from;
+        core::iter::from_fn(move || {
+            let next = (from | (level.size() - 1)).saturating_add(1).min(self.to);
+            let slot = Self { from, to: next };
+            from = next;
+            (slot.from < slot.to).then_some(slot)
+        })
+    }
+}

@@ -1,0 +1,294 @@
+//! A virtual CPU, and the two ways to run it.
+
+use alloc::{boxed::Box, sync::Arc};
+use core::fmt;
+
+use hvt_abi::{
+    kernel::{Exit, Io},
+    x86_64::{EntryState, Registers},
+};
+
+use crate::{
+    Vm,
+    host::{Host, Hpa, OutOfMemory},
+    hypervisor::{Cpu, Extension, Shared, Technology},
+    x86_64::{fpu, svm::vcpu::SvmVcpu, vmx::vcpu::VmxVcpu},
+};
+
+/// Why a virtual CPU cannot run here. It was not entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// The [`Cpu`] is that of another CPU than the caller's.
+    #[error("this is CPU {current}, but CPU {enabled} was named")]
+    WrongCpu {
+        /// The CPU this runs on.
+        current: u32,
+        /// The CPU named.
+        enabled: u32,
+    },
+    /// The [`Cpu`] was enabled through another [`Hypervisor`](crate::Hypervisor).
+    #[error("the CPU was enabled through another hypervisor")]
+    OtherHypervisor,
+    /// VMX: the virtual CPU was bound to another CPU and the [`Bound`] forgotten instead of dropped.
+    #[error("the virtual CPU is still tied to CPU {cpu}")]
+    ActiveElsewhere {
+        /// That CPU.
+        cpu: u32,
+    },
+    /// VMX: a selector of the kernel that a VM exit cannot load, not of ring 0 or in the LDT. Load a null selector
+    /// before.
+    #[error("the kernel's {register} is {selector:#x}, which a VM exit cannot load")]
+    HostSelector {
+        /// The segment register.
+        register: &'static str,
+        /// What is in it.
+        selector: u16,
+    },
+    /// VMX: the CPU does not take the control structure, an error of this crate or of the kernel's memory.
+    #[error("the CPU does not take the VMCS")]
+    ControlStructure,
+    /// The [`Vm`] is not the one that created the virtual CPU.
+    #[error("the virtual CPU belongs to another VM")]
+    WrongVm,
+}
+
+/// How one entry ended.
+pub(crate) enum Step {
+    /// Enter the guest again.
+    Again,
+    /// An interrupt was there, which the kernel has taken if it had interrupts enabled.
+    Interrupted,
+    /// The guest used a port, which ends no guest.
+    Io(Io),
+    /// The monitor has to know.
+    Exit(Exit),
+}
+
+/// Whose FPU state is on the CPU when the guest is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FpuOwner {
+    /// The kernel's: it has to be swapped at every entry and exit.
+    Kernel,
+    /// The guest's.
+    Guest,
+}
+
+/// A virtual CPU: the guest's registers, and the control structure that enters it. It is tied to no CPU while it does
+/// not run, and may run on another one each time.
+///
+/// It is *runnable* until it exits for a reason that [`Exit::is_final`] calls final. From then on it has *ended*:
+/// running it again answers the same exit and enters nothing.
+pub struct Vcpu<H: Host> {
+    shared: Arc<Shared<H>>,
+    vm: u64,
+    machine: Machine<H>,
+    ended: Option<Exit>,
+}
+
+/// The vendor's part of a [`Vcpu`].
+enum Machine<H: Host> {
+    Svm(Box<SvmVcpu<H>>),
+    Vmx(Box<VmxVcpu<H>>),
+}
+
+impl<H: Host> Vcpu<H> {
+    pub(crate) fn new(shared: &Arc<Shared<H>>, vm: u64, root: Hpa, entry: &EntryState) -> Result<Self, OutOfMemory> {
+        let machine = match &shared.technology {
+            Technology::Svm(svm, maps) => Machine::Svm(Box::new(SvmVcpu::new(shared, *svm, maps, root, entry)?)),
+            Technology::Vmx(vmx, bitmap) => {
+                Machine::Vmx(Box::new(VmxVcpu::new(shared, *vmx, bitmap.base(), root, entry)?))
+            }
+        };
+        Ok(Self { shared: shared.clone(), vm, machine, ended: None })
+    }
+
+    /// Runs the guest until it exits: [`bind`](Self::bind) and [`Bound::run`] in one.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn run(&mut self, cpu: &mut Cpu<H>, vm: &Vm<H>) -> Result<Exit, BindError> {
+        Ok(self.bind(cpu, vm)?.run())
+    }
+
+    /// Prepares this CPU for many runs in a row. Right in any kernel: the FPU state of whoever runs the guest is swapped
+    /// for the guest's at every entry and back at every exit, whether or not the kernel's own code uses those registers.
+    ///
+    /// The caller is not moved to another CPU while the [`Bound`] exists.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>) -> Result<Bound<'a, H>, BindError> {
+        self.check(cpu, vm)?;
+        // SAFETY: a `Cpu` exists where its extension is enabled, which is here; the FPU is swapped at every entry.
+        unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) }
+    }
+
+    /// The same, for a kernel that leaves the FPU alone: the guest's state stays in the registers until the [`Bound`] is
+    /// dropped, which brings back what was there before (that of a user process, say).
+    ///
+    /// # Errors
+    /// [`BindError`].
+    ///
+    /// # Safety
+    /// Until the `Bound` is dropped, which must not be forgotten, no code that runs on this CPU on the caller's behalf
+    /// uses floating-point or vector registers as its own. That holds where the kernel is compiled without them; its
+    /// scheduler and interrupt handlers may save and restore them as they do for a user process.
+    pub unsafe fn bind_keeping_fpu<'a>(
+        &'a mut self,
+        cpu: &'a mut Cpu<H>,
+        vm: &'a Vm<H>,
+    ) -> Result<Bound<'a, H>, BindError> {
+        self.check(cpu, vm)?;
+        // SAFETY: as in `bind`; for the FPU, the caller's promise.
+        unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) }
+    }
+
+    fn check(&self, cpu: &Cpu<H>, vm: &Vm<H>) -> Result<(), BindError> {
+        let current = self.shared.host.cpu_index();
+        if current != cpu.index() {
+            return Err(BindError::WrongCpu { current, enabled: cpu.index() });
+        }
+        if !Arc::ptr_eq(&self.shared, &cpu.shared) {
+            return Err(BindError::OtherHypervisor);
+        }
+        if vm.id() != self.vm {
+            return Err(BindError::WrongVm);
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind_keeping_fpu`](Self::bind_keeping_fpu).
+    unsafe fn bind_to<'a>(
+        &'a mut self,
+        cpu: &'a mut Cpu<H>,
+        vm: &'a Vm<H>,
+        fpu: FpuOwner,
+    ) -> Result<Bound<'a, H>, BindError> {
+        // SAFETY: `check` has passed.
+        unsafe {
+            let binding = cpu.admit(vm);
+            match (&mut self.machine, &mut *cpu.extension) {
+                (Machine::Svm(svm), Extension::Svm(cpu)) => svm.bind(cpu, &binding),
+                (Machine::Vmx(vmx), Extension::Vmx(cpu)) => vmx.bind(cpu, &binding)?,
+                _ => return Err(BindError::OtherHypervisor),
+            }
+            if fpu == FpuOwner::Guest {
+                fpu::load_with_interrupts_off(self.context());
+            }
+        }
+        Ok(Bound { vcpu: self, cpu, vm, fpu })
+    }
+
+    fn context(&mut self) -> &mut crate::x86_64::context::Context {
+        match &mut self.machine {
+            Machine::Svm(svm) => svm.context(),
+            Machine::Vmx(vmx) => vmx.context(),
+        }
+    }
+
+    /// The guest's general registers, RIP and RFLAGS.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        match &self.machine {
+            Machine::Svm(svm) => svm.registers(),
+            Machine::Vmx(vmx) => vmx.registers(),
+        }
+    }
+
+    /// Sets the guest's general registers, RIP and RFLAGS. They are checked when the guest is next entered, and an
+    /// exception that the guest was about to get is forgotten.
+    pub fn set_registers(&mut self, registers: &Registers) {
+        match &mut self.machine {
+            Machine::Svm(svm) => svm.set_registers(registers),
+            Machine::Vmx(vmx) => vmx.set_registers(registers),
+        }
+    }
+
+    /// The exit that ended the guest, if one has.
+    #[must_use]
+    pub fn ended(&self) -> Option<Exit> {
+        self.ended
+    }
+}
+
+impl<H: Host> fmt::Debug for Vcpu<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu").field("vm", &self.vm).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+/// A virtual CPU that is ready to run on this CPU. See [`Vcpu::bind`].
+pub struct Bound<'a, H: Host> {
+    vcpu: &'a mut Vcpu<H>,
+    cpu: &'a mut Cpu<H>,
+    vm: &'a Vm<H>,
+    fpu: FpuOwner,
+}
+
+impl<H: Host> Bound<'_, H> {
+    /// Runs the guest until it exits.
+    ///
+    /// The interrupt flag is as the caller had it while the guest is out and the kernel decides
+    /// ([`Host::wants_cpu`]); it is off for the few instructions around each entry.
+    pub fn run(&mut self) -> Exit {
+        if let Some(exit) = self.vcpu.ended {
+            return exit;
+        }
+        loop {
+            let step = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
+                // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
+                (Machine::Svm(svm), Extension::Svm(cpu)) => unsafe { svm.step(cpu, self.vm, self.fpu) },
+                // SAFETY: as above.
+                (Machine::Vmx(vmx), _) => unsafe { vmx.step(self.fpu) },
+                // Nothing but `bind` makes a `Bound`.
+                (Machine::Svm(_), Extension::Vmx(_)) => Step::Interrupted,
+            };
+            match step {
+                Step::Io(io) => return Exit::Io(io),
+                Step::Again => {}
+                Step::Interrupted => {
+                    if self.vcpu.shared.host.wants_cpu() {
+                        return Exit::Interrupted;
+                    }
+                }
+                Step::Exit(exit) => {
+                    if exit.is_final() {
+                        self.vcpu.ended = Some(exit);
+                    }
+                    return exit;
+                }
+            }
+        }
+    }
+
+    /// [`Vcpu::registers`]
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        self.vcpu.registers()
+    }
+
+    /// [`Vcpu::set_registers`]
+    pub fn set_registers(&mut self, registers: &Registers) {
+        self.vcpu.set_registers(registers);
+    }
+}
+
+impl<H: Host> Drop for Bound<'_, H> {
+    fn drop(&mut self) {
+        if self.fpu == FpuOwner::Guest {
+            // SAFETY: `bind_keeping_fpu` has loaded it on this CPU.
+            unsafe { fpu::unload_with_interrupts_off(self.vcpu.context()) };
+        }
+        if let Machine::Vmx(vmx) = &mut self.vcpu.machine {
+            // SAFETY: it was bound to this CPU, which the caller has not left since.
+            unsafe { vmx.unbind() };
+        }
+    }
+}
+
+impl<H: Host> fmt::Debug for Bound<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.vcpu.fmt(f)
+    }
+}

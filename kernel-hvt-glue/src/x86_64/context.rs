@@ -1,0 +1,57 @@
+//! What the assembly of entry and exit works on.
+
+use core::mem::offset_of;
+
+use hvt_abi::x86_64::Registers;
+
+/// State that neither VMCB nor VMCS holds, and where the rest lies. Addresses are plain numbers: only assembly follows
+/// them.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Context {
+    /// The guest's general registers. SVM: RSP, RIP and RFLAGS are in the VMCB. VMX: they are copies.
+    pub(crate) registers: Registers,
+    /// SVM: physical address of the VMCB.
+    pub(crate) vmcb: u64,
+    /// SVM: physical address of the page with the host's VMSAVE state.
+    pub(crate) host_vmcb: u64,
+    /// Virtual address of the guest's FPU area.
+    pub(crate) guest_fpu: u64,
+    /// Virtual address of the FPU area of whoever runs the guest.
+    pub(crate) host_fpu: u64,
+    /// Components that both areas hold; 0 means FXSAVE.
+    pub(crate) components: u64,
+    /// XCR0 while the guest runs.
+    pub(crate) guest_xcr0: u64,
+    /// XCR0 otherwise.
+    pub(crate) host_xcr0: u64,
+    /// Not 0 when the guest's CR4.OSXSAVE is set: it may then have another XCR0 at the exit than at the entry.
+    pub(crate) guest_uses_xcr0: u64,
+    /// VMX: the guest's CR2 while it is out.
+    pub(crate) cr2: u64,
+    /// VMX: not 0 when the VMCS has been launched on this CPU.
+    pub(crate) launched: u32,
+    /// VMX: not 0 when the last entry failed.
+    pub(crate) entry_failed: u32,
+}
+
+pub(crate) const VMCB: usize = offset_of!(Context, vmcb);
+pub(crate) const HOST_VMCB: usize = offset_of!(Context, host_vmcb);
+pub(crate) const GUEST_FPU: usize = offset_of!(Context, guest_fpu);
+pub(crate) const HOST_FPU: usize = offset_of!(Context, host_fpu);
+pub(crate) const COMPONENTS: usize = offset_of!(Context, components);
+pub(crate) const GUEST_XCR0: usize = offset_of!(Context, guest_xcr0);
+pub(crate) const GUEST_USES_XCR0: usize = offset_of!(Context, guest_uses_xcr0);
+pub(crate) const CR2: usize = offset_of!(Context, cr2);
+pub(crate) const LAUNCHED: usize = offset_of!(Context, launched);
+pub(crate) const ENTRY_FAILED: usize = offset_of!(Context, entry_failed);
+pub(crate) const HOST_XCR0: usize = offset_of!(Context, host_xcr0);
+
+/// The offset of a general register in [`Context`].
+macro_rules! gpr {
+    ($name:ident) => {
+        core::mem::offset_of!($crate::x86_64::context::Context, registers)
+            + core::mem::offset_of!(hvt_abi::x86_64::Registers, $name)
+    };
+}
+pub(crate) use gpr;

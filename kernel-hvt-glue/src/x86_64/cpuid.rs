@@ -1,0 +1,254 @@
+//! What a guest learns from CPUID: what the CPU can do for a program, on one CPU of its own.
+//!
+//! Everything is denied that is not listed here. Denied are in particular VMX and SVM, leaves of a hypervisor, the
+//! topology, power and performance monitoring, and every feature that needs an MSR or a bit of CR4 which guests do not
+//! have.
+
+use raw_cpuid::{CpuIdReader, CpuIdResult};
+
+use super::fpu::area_size;
+
+/// The CPU's own answer.
+pub(crate) fn native(leaf: u32, subleaf: u32) -> CpuIdResult {
+    raw_cpuid::cpuid!(leaf, subleaf)
+}
+
+const fn bits(numbers: &[u32]) -> u32 {
+    let mut mask = 0;
+    let mut i = 0;
+    while i < numbers.len() {
+        mask |= 1 << numbers[i];
+        i += 1;
+    }
+    mask
+}
+
+/// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
+const FEATURES_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
+/// Those of them that need AVX state: FMA, AVX, F16C.
+const AVX_ECX: u32 = bits(&[12, 28, 29]);
+/// Leaf 1 ECX bit 26.
+const XSAVE: u32 = 1 << 26;
+/// Leaf 1 ECX bit 27: the guest's CR4.OSXSAVE.
+const OSXSAVE: u32 = 1 << 27;
+/// Leaf 1 EDX: FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, PGE, CMOV, PAT, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2, SS.
+const FEATURES_EDX: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 8, 13, 15, 16, 17, 19, 23, 24, 25, 26, 27]);
+/// Leaf 7.0 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
+const EXTENDED_EBX: u32 = bits(&[0, 3, 7, 8, 9, 18, 19, 20, 23, 24, 29]) | AVX2 | AVX512_EBX;
+/// Leaf 7.0 EBX bit 5.
+const AVX2: u32 = 1 << 5;
+/// Leaf 7.0 EBX: AVX512 F, DQ, IFMA, PF, ER, CD, BW, VL.
+const AVX512_EBX: u32 = bits(&[16, 17, 21, 26, 27, 28, 30, 31]);
+/// Leaf 7.0 ECX: UMIP, GFNI, VAES, VPCLMULQDQ.
+const EXTENDED_ECX: u32 = bits(&[2, 8]) | AVX_EXTENDED_ECX | AVX512_ECX;
+/// Leaf 7.0 ECX: VAES, VPCLMULQDQ.
+const AVX_EXTENDED_ECX: u32 = bits(&[9, 10]);
+/// Leaf 7.0 ECX: AVX512 VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ.
+const AVX512_ECX: u32 = bits(&[1, 6, 11, 12, 14]);
+/// Leaf 7.0 EDX: fast short REP MOV.
+const EXTENDED_EDX: u32 = bits(&[4]);
+/// Leaf 7.1 EAX: AVX-VNNI.
+const AVX_VNNI: u32 = 1 << 4;
+/// Leaf 7.1 EAX: AVX512 BF16.
+const AVX512_BF16: u32 = 1 << 5;
+/// Leaf 8000_0001h ECX: LAHF, ABM, SSE4A, misaligned SSE, PREFETCHW.
+const AMD_ECX: u32 = bits(&[0, 5, 6, 7, 8]) | AMD_AVX_ECX;
+/// Those that need AVX state: XOP, FMA4, TBM.
+const AMD_AVX_ECX: u32 = bits(&[11, 16, 21]);
+/// Leaf 8000_0001h EDX: those of leaf 1, SYSCALL, NX, MMX extensions, 1 GiB pages, long mode, 3DNow! and its extensions.
+const AMD_EDX: u32 = FEATURES_EDX & !bits(&[19, 25, 26, 27]) | bits(&[11, 20, 22, 26, 29, 30, 31]);
+/// Leaf 8000_0007h EDX: invariant TSC.
+const INVARIANT_TSC: u32 = 1 << 8;
+/// Leaf 8000_0008h EBX: CLZERO.
+const CLZERO: u32 = 1 << 0;
+/// Leaf 0Dh.1 EAX: XSAVEOPT, XGETBV of XINUSE.
+const XSAVE_FEATURES: u32 = bits(&[0, 2]);
+
+/// Last basic leaf that guests get: processor frequency.
+const LAST_BASIC: u32 = 0x16;
+/// First and last extended leaf that guests get.
+const FIRST_EXTENDED: u32 = 0x8000_0000;
+const LAST_EXTENDED: u32 = 0x8000_0008;
+
+/// The state of a guest that CPUID reflects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    /// XSAVE components on offer; 0 takes XSAVE and everything that needs it away.
+    pub(crate) components: u64,
+    /// The guest's XCR0.
+    pub(crate) xcr0: u64,
+    /// The guest's CR4.OSXSAVE.
+    pub(crate) osxsave: bool,
+}
+
+impl View {
+    fn offers(&self, components: u64) -> bool {
+        self.components & components == components
+    }
+
+    /// `value`, without the bits that need components which are not on offer.
+    fn without(&self, value: u32, avx: u32, avx512: u32) -> u32 {
+        use super::fpu::component;
+        let denied_avx = if self.offers(component::AVX) { 0 } else { avx };
+        let denied_avx512 = if self.offers(component::AVX512) { 0 } else { avx512 };
+        value & !(denied_avx | denied_avx512)
+    }
+}
+
+/// What CPUID answers a guest.
+pub(crate) fn answer(cpuid: &impl CpuIdReader, leaf: u32, subleaf: u32, view: View) -> CpuIdResult {
+    const NONE: CpuIdResult = CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    let last = match leaf {
+        0..=LAST_BASIC => cpuid.cpuid1(0).eax.min(LAST_BASIC),
+        FIRST_EXTENDED..=LAST_EXTENDED => cpuid.cpuid1(FIRST_EXTENDED).eax.min(LAST_EXTENDED),
+        _ => return NONE,
+    };
+    if leaf > last {
+        return NONE;
+    }
+    let raw = cpuid.cpuid2(leaf, subleaf);
+    match leaf {
+        0 | FIRST_EXTENDED => CpuIdResult { eax: last, ..raw },
+        1 => {
+            let xsave = if view.components == 0 { XSAVE | AVX_ECX } else { 0 };
+            let osxsave = if view.osxsave { OSXSAVE } else { 0 };
+            CpuIdResult {
+                eax: raw.eax,
+                // Brand index and CLFLUSH size; one logical processor, number 0.
+                ebx: raw.ebx & 0xffff | 1 << 16,
+                ecx: view.without(raw.ecx & FEATURES_ECX & !xsave, AVX_ECX, 0) | osxsave,
+                edx: raw.edx & FEATURES_EDX,
+            }
+        }
+        // Caches and their geometry, without how many CPUs share them.
+        4 => CpuIdResult { eax: raw.eax & 0x3fff, ..raw },
+        7 if subleaf == 0 => CpuIdResult {
+            eax: raw.eax.min(1),
+            ebx: view.without(raw.ebx & EXTENDED_EBX, AVX2, AVX512_EBX),
+            ecx: view.without(raw.ecx & EXTENDED_ECX, AVX_EXTENDED_ECX, AVX512_ECX),
+            edx: raw.edx & EXTENDED_EDX,
+        },
+        7 if subleaf == 1 => {
+            CpuIdResult { eax: view.without(raw.eax & (AVX_VNNI | AVX512_BF16), AVX_VNNI, AVX512_BF16), ..NONE }
+        }
+        0xd => xsave_leaf(cpuid, subleaf, raw, view),
+        // Cache descriptors; TSC and processor frequency; brand string; AMD's caches.
+        2 | 0x15 | 0x16 | 0x8000_0002..=0x8000_0006 => raw,
+        0x8000_0001 => {
+            let ecx = view.without(raw.ecx & AMD_ECX, AMD_AVX_ECX, 0);
+            CpuIdResult { eax: raw.eax, ebx: 0, ecx, edx: raw.edx & AMD_EDX }
+        }
+        0x8000_0007 => CpuIdResult { edx: raw.edx & INVARIANT_TSC, ..NONE },
+        LAST_EXTENDED => CpuIdResult { eax: raw.eax, ebx: raw.ebx & CLZERO, ..NONE },
+        _ => NONE,
+    }
+}
+
+/// Leaf 0Dh (SDM volume 1, 13.2).
+fn xsave_leaf(cpuid: &impl CpuIdReader, subleaf: u32, raw: CpuIdResult, view: View) -> CpuIdResult {
+    let size = |components| u32::try_from(area_size(cpuid, components)).unwrap_or(u32::MAX);
+    let none = CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    match subleaf {
+        _ if view.components == 0 => none,
+        0 => CpuIdResult {
+            eax: view.components as u32,
+            ebx: size(view.xcr0),
+            ecx: size(view.components),
+            edx: (view.components >> 32) as u32,
+        },
+        1 => CpuIdResult { eax: raw.eax & XSAVE_FEATURES, ..none },
+        2..63 if view.components >> subleaf & 1 == 1 => raw,
+        _ => none,
+    }
+}
+
+/// Bits of CR4 that stand for a feature of CPUID, by leaf, register and bit.
+pub(crate) fn cr4_features(cpuid: &impl CpuIdReader, components: u64) -> u64 {
+    let view = View { components, xcr0: 1, osxsave: false };
+    let basic = answer(cpuid, 1, 0, view);
+    let extended = answer(cpuid, 7, 0, view);
+    let bit = |value: u32, from: u32, to: u32| u64::from(value >> from & 1) << to;
+    bit(basic.ecx, 26, 18)          // OSXSAVE
+        | bit(extended.ebx, 0, 16)  // FSGSBASE
+        | bit(extended.ebx, 7, 20)  // SMEP
+        | bit(extended.ebx, 20, 21) // SMAP
+        | bit(extended.ecx, 2, 11) // UMIP
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EVERYTHING: CpuIdResult = CpuIdResult { eax: !0, ebx: !0, ecx: !0, edx: !0 };
+    const AVX512: View = View { components: 0xe7, xcr0: 0x7, osxsave: true };
+
+    /// A CPU with every feature there is, and some there are not.
+    fn all(leaf: u32, subleaf: u32) -> CpuIdResult {
+        if leaf == 0xd && subleaf >= 2 {
+            return CpuIdResult { eax: 64, ebx: 576 + 64 * subleaf, ecx: 0, edx: 0 };
+        }
+        EVERYTHING
+    }
+
+    #[test]
+    fn virtualization_and_hypervisors_are_hidden() {
+        let one = answer(&all, 1, 0, AVX512);
+        assert_eq!(one.ecx & (1 << 5 | 1 << 31), 0, "VMX, hypervisor");
+        assert_eq!(answer(&all, 0x8000_0001, 0, AVX512).ecx & 1 << 2, 0, "SVM");
+        for leaf in [0x4000_0000, 0x4000_0001, 0x8000_000a, 0x8000_001f, 0xa, 0xb, 0x12, 0x14, 0x17] {
+            let CpuIdResult { eax, ebx, ecx, edx } = answer(&all, leaf, 0, AVX512);
+            assert_eq!((eax, ebx, ecx, edx), (0, 0, 0, 0), "leaf {leaf:#x}");
+        }
+    }
+
+    #[test]
+    fn the_largest_leaves_are_bounded() {
+        assert_eq!(answer(&all, 0, 0, AVX512).eax, 0x16);
+        assert_eq!(answer(&all, 0x8000_0000, 0, AVX512).eax, 0x8000_0008);
+        let old = |leaf, _| CpuIdResult { eax: if leaf == 0 { 0xd } else { 0x8000_0004 }, ..EVERYTHING };
+        assert_eq!(answer(&old, 0, 0, AVX512).eax, 0xd);
+        assert_eq!(answer(&old, 0x15, 0, AVX512).ebx, 0);
+        assert_eq!(answer(&old, 0x8000_0008, 0, AVX512).eax, 0);
+    }
+
+    #[test]
+    fn features_follow_the_components_on_offer() {
+        assert_eq!(answer(&all, 1, 0, AVX512).ecx & (XSAVE | OSXSAVE | AVX_ECX), XSAVE | OSXSAVE | AVX_ECX);
+        assert_ne!(answer(&all, 7, 0, AVX512).ebx & AVX512_EBX, 0);
+
+        let avx = View { components: 0x7, ..AVX512 };
+        assert_eq!(answer(&all, 7, 0, avx).ebx & (AVX512_EBX | AVX2), AVX2);
+        assert_eq!(answer(&all, 7, 1, avx).eax, AVX_VNNI);
+
+        let fxsave = View { components: 0, xcr0: 0, osxsave: false };
+        assert_eq!(answer(&all, 1, 0, fxsave).ecx & (XSAVE | OSXSAVE | AVX_ECX), 0);
+        assert_eq!(answer(&all, 7, 0, fxsave).ebx & AVX2, 0);
+        assert_eq!(answer(&all, 0xd, 0, fxsave).ecx, 0);
+        assert_eq!(cr4_features(&all, 0), 1 << 11 | 1 << 16 | 1 << 20 | 1 << 21);
+        assert_eq!(cr4_features(&all, 3), 1 << 11 | 1 << 16 | 1 << 18 | 1 << 20 | 1 << 21);
+    }
+
+    #[test]
+    fn the_xsave_area_is_as_large_as_the_components_it_holds() {
+        let zero = answer(&all, 0xd, 0, AVX512);
+        assert_eq!((zero.eax, zero.ebx, zero.ecx, zero.edx), (0xe7, 576 + 128 + 64, 576 + 448 + 64, 0));
+        assert_eq!(answer(&all, 0xd, 5, AVX512).ebx, 576 + 320);
+        assert_eq!(answer(&all, 0xd, 9, AVX512).eax, 0, "PKRU");
+        assert_eq!(answer(&all, 0xd, 1, AVX512).eax, XSAVE_FEATURES);
+    }
+
+    proptest! {
+        #[test]
+        fn a_guest_sees_one_cpu_with_number_0(leaf in 0..0x20_u32, subleaf in 0..8_u32) {
+            let answer = answer(&all, leaf, subleaf, AVX512);
+            match leaf {
+                1 => prop_assert_eq!(answer.ebx >> 16, 1),
+                4 => prop_assert_eq!(answer.eax >> 14, 0),
+                0xb => prop_assert_eq!(answer.edx, 0),
+                _ => {}
+            }
+        }
+    }
+}

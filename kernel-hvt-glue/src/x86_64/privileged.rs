@@ -1,0 +1,163 @@
+//! Privileged instructions, one function each.
+//!
+//! All of them fault unless they run at CPL 0 in 64-bit mode; that they do is what
+//! [`Hypervisor::enable`](crate::Hypervisor::enable) demands, and nothing here runs before it but
+//! [`rdmsr`] and [`xgetbv`] of registers that CPUID announces.
+
+use core::arch::asm;
+
+/// Reads a model-specific register.
+///
+/// # Safety
+/// CPL 0, and the register exists.
+pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller's promise; reading has no effect on memory.
+    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// CPL 0, the register exists and takes the value, and whatever it changes is the caller's to change.
+pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
+    let (low, high) = (value as u32, (value >> 32) as u32);
+    // SAFETY: the caller's promise. Not `nomem`: the register may decide what memory means.
+    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack, preserves_flags)) };
+}
+
+/// Reads XCR0.
+///
+/// # Safety
+/// CR4.OSXSAVE is set.
+pub(crate) unsafe fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller's promise.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Reads the time-stamp counter.
+pub(crate) fn rdtsc() -> u64 {
+    // SAFETY: every CPU in 64-bit mode has it, and at CPL 0 it never faults.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+macro_rules! read_register {
+    ($($(#[$doc:meta])* $name:ident = $register:literal;)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// CPL 0.
+            pub(crate) unsafe fn $name() -> u64 {
+                let value;
+                // SAFETY: the caller's promise; reading has no effect.
+                unsafe {
+                    asm!(concat!("mov {}, ", $register), out(reg) value, options(nomem, nostack, preserves_flags));
+                }
+                value
+            }
+        )*
+    };
+}
+
+macro_rules! write_register {
+    ($($(#[$doc:meta])* $name:ident = $register:literal;)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// CPL 0, the register takes the value, and what it changes is the caller's to change.
+            pub(crate) unsafe fn $name(value: u64) {
+                // SAFETY: the caller's promise. Not `nomem`: the register may decide what memory means.
+                unsafe { asm!(concat!("mov ", $register, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+            }
+        )*
+    };
+}
+
+read_register! {
+    /// Reads CR0.
+    cr0 = "cr0";
+    /// Reads CR3.
+    cr3 = "cr3";
+    /// Reads CR4.
+    cr4 = "cr4";
+    /// Reads DR0.
+    dr0 = "dr0";
+    /// Reads DR1.
+    dr1 = "dr1";
+    /// Reads DR2.
+    dr2 = "dr2";
+    /// Reads DR3.
+    dr3 = "dr3";
+    /// Reads DR6.
+    dr6 = "dr6";
+    /// Reads DR7.
+    dr7 = "dr7";
+}
+
+write_register! {
+    /// Writes CR4.
+    set_cr4 = "cr4";
+    /// Writes DR0.
+    set_dr0 = "dr0";
+    /// Writes DR1.
+    set_dr1 = "dr1";
+    /// Writes DR2.
+    set_dr2 = "dr2";
+    /// Writes DR3.
+    set_dr3 = "dr3";
+    /// Writes DR6.
+    set_dr6 = "dr6";
+    /// Writes DR7.
+    set_dr7 = "dr7";
+}
+
+/// RFLAGS.IF as it was, to be restored.
+pub(crate) struct InterruptFlag(bool);
+
+impl InterruptFlag {
+    /// Disables interrupts.
+    ///
+    /// # Safety
+    /// CPL 0.
+    pub(crate) unsafe fn clear() -> Self {
+        let rflags: u64;
+        // SAFETY: the caller's promise. Not `nomem`: what follows must not move to where interrupts are on.
+        unsafe { asm!("pushfq", "pop {}", "cli", out(reg) rflags) };
+        Self(rflags & 1 << 9 != 0)
+    }
+
+    /// Enables interrupts again if they were enabled; pending ones are taken here.
+    ///
+    /// # Safety
+    /// CPL 0.
+    pub(crate) unsafe fn restore(self) {
+        if self.0 {
+            // SAFETY: interrupts were enabled before; `nop` ends the shadow of `sti`, so that they are taken by the
+            // time this returns.
+            unsafe { asm!("sti", "nop") };
+        }
+    }
+}
+
+/// Calls the kernel's handler of non-maskable interrupts, which end being blocked when it returns.
+///
+/// # Safety
+/// CPL 0, and an NMI has left the guest and been consumed by that.
+pub(crate) unsafe fn raise_nmi() {
+    // SAFETY: the kernel's IDT has a handler at vector 2.
+    unsafe { asm!("int 2") };
+}
+
+/// Calls the kernel's handler of machine checks.
+///
+/// # Safety
+/// CPL 0, and a machine check is there to be handled.
+pub(crate) unsafe fn raise_machine_check() {
+    // SAFETY: the kernel's IDT has a handler at vector 18.
+    unsafe { asm!("int 18") };
+}

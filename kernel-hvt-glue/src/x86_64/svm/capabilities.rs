@@ -1,0 +1,143 @@
+//! What SVM can do on this machine (APM volume 2, 15.4; volume 3, appendix E.4.9).
+
+use hvt_abi::x86_64::{Efer, msr};
+use raw_cpuid::{CpuId, CpuIdReader};
+
+use crate::{
+    paging::Level,
+    x86_64::capabilities::{Unsupported, physical_address_bits},
+};
+
+/// VM_CR (APM volume 2, 15.30.1).
+const VM_CR: u32 = 0xc001_0114;
+/// VM_CR.SVMDIS: EFER.SVME cannot be set.
+const SVMDIS: u64 = 1 << 4;
+
+/// SVM with nested paging, and what of the rest this CPU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SvmCapabilities {
+    /// Address space identifiers, counting 0, which is the host's.
+    pub asids: u32,
+    /// The CPU saves the address of the next instruction at an exit.
+    pub nrip_save: bool,
+    /// The CPU says which register a `mov` to a control register names.
+    pub decode_assists: bool,
+    /// The CPU keeps parts of the VMCB that are marked as unchanged.
+    pub clean_bits: bool,
+    /// Nested page tables may have pages of 1 GiB.
+    pub huge_pages: bool,
+    /// Bits of a physical address.
+    pub physical_address_bits: u32,
+    /// PRED_CMD.IBPB: a barrier between guests that train branch predictors (CPUID 8000_0008h EBX bit 12).
+    pub prediction_barrier: bool,
+}
+
+impl SvmCapabilities {
+    pub(crate) fn discover<R: CpuIdReader>(
+        id: &CpuId<R>,
+        cpuid: &R,
+        rdmsr: impl Fn(u32) -> u64,
+    ) -> Result<Self, Unsupported> {
+        const EXTENSION: &str = "SVM";
+        if rdmsr(VM_CR) & SVMDIS != 0 {
+            return Err(Unsupported::DisabledByFirmware { extension: EXTENSION, register: "VM_CR.SVMDIS" });
+        }
+        let missing = |feature| Unsupported::Missing { extension: EXTENSION, feature };
+        let svm = id.get_svm_info().ok_or(missing("CPUID leaf 8000_000Ah"))?;
+        if !svm.has_nested_paging() {
+            return Err(missing("nested paging"));
+        }
+        if svm.supported_asids() < 2 {
+            return Err(missing("an ASID for a guest"));
+        }
+        if !Efer::from_bits_retain(rdmsr(msr::EFER)).contains(Efer::NXE) {
+            return Err(Unsupported::NoExecuteDisabled);
+        }
+        let extended = id.get_extended_processor_and_feature_identifiers();
+        Ok(Self {
+            asids: svm.supported_asids(),
+            nrip_save: svm.has_nrip(),
+            decode_assists: svm.has_decode_assists(),
+            clean_bits: svm.has_vmcb_clean_bits(),
+            huge_pages: extended.is_some_and(|extended| extended.has_1gib_pages()),
+            physical_address_bits: physical_address_bits(id),
+            // `get_svm_info` has found leaf 8000_000Ah, so this one is there.
+            prediction_barrier: cpuid.cpuid1(0x8000_0008).ebx >> 12 & 1 == 1,
+        })
+    }
+
+    /// The root of nested page tables stands where that of the host's own tables does (APM volume 2, 15.25.3).
+    pub(crate) const fn root_level(host_cr4: u64) -> Level {
+        const LA57: u64 = 1 << 12;
+        if host_cr4 & LA57 != 0 { Level::ROOT5 } else { Level::ROOT4 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raw_cpuid::CpuIdResult;
+
+    use super::*;
+    use crate::x86_64::capabilities::{Capabilities, discover};
+
+    /// QEMU's software emulation of an EPYC: nested paging and nothing else.
+    fn epyc(svm_ebx: u32, svm_edx: u32) -> impl Fn(u32, u32) -> CpuIdResult + Clone {
+        move |leaf, _| {
+            let (eax, ebx, ecx, edx) = match leaf {
+                0 => (0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65),
+                0x8000_0000 => (0x8000_000a, 0x6874_7541, 0x444d_4163, 0x6974_6e65),
+                0x8000_0001 => (0x80_0f12, 0, 1 << 2, 1 << 26 | 1 << 20),
+                0x8000_0008 => (0x3028, 0, 0, 0),
+                0x8000_000a => (1, svm_ebx, 0, svm_edx),
+                _ => (0, 0, 0, 0),
+            };
+            CpuIdResult { eax, ebx, ecx, edx }
+        }
+    }
+
+    fn msrs(vm_cr: u64, efer: u64) -> impl Fn(u32) -> u64 {
+        move |index| match index {
+            VM_CR => vm_cr,
+            msr::EFER => efer,
+            _ => panic!("{index:#x} was not announced"),
+        }
+    }
+
+    #[test]
+    fn the_least_that_is_needed() {
+        let found = discover(epyc(16, 1), msrs(0, 0xd01));
+        let expected = SvmCapabilities {
+            asids: 16,
+            nrip_save: false,
+            decode_assists: false,
+            clean_bits: false,
+            huge_pages: true,
+            physical_address_bits: 40,
+            prediction_barrier: false,
+        };
+        assert_eq!(found, Ok(Capabilities::Svm(expected)));
+        let all = discover(epyc(0x8000, 0xff), msrs(0, 0xd01));
+        let expected =
+            SvmCapabilities { asids: 0x8000, nrip_save: true, decode_assists: true, clean_bits: true, ..expected };
+        assert_eq!(all, Ok(Capabilities::Svm(expected)));
+    }
+
+    #[test]
+    fn a_machine_that_cannot_says_why() {
+        let why = |cpuid, msrs| discover(cpuid, msrs).unwrap_err();
+        let firmware = Unsupported::DisabledByFirmware { extension: "SVM", register: "VM_CR.SVMDIS" };
+        assert_eq!(why(epyc(16, 1), msrs(SVMDIS, 0xd01)), firmware);
+        let missing = |feature| Unsupported::Missing { extension: "SVM", feature };
+        assert_eq!(why(epyc(16, 0), msrs(0, 0xd01)), missing("nested paging"));
+        assert_eq!(why(epyc(1, 1), msrs(0, 0xd01)), missing("an ASID for a guest"));
+        assert_eq!(why(epyc(16, 1), msrs(0, 0x501)), Unsupported::NoExecuteDisabled);
+        let nothing = |_, _| CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+        assert_eq!(discover(nothing, |_| unreachable!()), Err(Unsupported::NoExtension));
+    }
+
+    #[test]
+    fn nested_tables_are_as_deep_as_the_hosts() {
+        assert_eq!(SvmCapabilities::root_level(0x20), Level::ROOT4);
+        assert_eq!(SvmCapabilities::root_level(0x1020), Level::ROOT5);
+    }
+}

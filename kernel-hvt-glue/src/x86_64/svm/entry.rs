@@ -1,0 +1,138 @@
+//! Into the guest and out again (APM volume 2, 15.5 and 15.6).
+
+use core::arch::{asm, naked_asm};
+
+use crate::x86_64::context::{Context, GUEST_USES_XCR0, GUEST_XCR0, HOST_VMCB, HOST_XCR0, VMCB, gpr};
+
+/// Saves what VMRUN does not save of the host's state: FS, GS, TR, LDTR, KERNEL_GS_BASE, and the MSRs of SYSCALL and
+/// SYSENTER.
+///
+/// # Safety
+/// CPL 0, EFER.SVME is set, `page` is the physical address of a frame that belongs to the caller.
+pub(super) unsafe fn vmsave(page: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("vmsave rax", in("rax") page, options(nostack, preserves_flags)) };
+}
+
+/// Runs the guest until its next #VMEXIT.
+///
+/// GIF discipline (15.17, 15.21.1): `clgi` holds everything back; `sti` then decides that with V_INTR_MASKING physical
+/// interrupts leave the guest; VMRUN sets GIF, #VMEXIT clears it. `cli` before `stgi` keeps interrupts pending until the
+/// caller enables them again; an NMI is taken at `stgi`, on the host's own stack and with the host's own segments.
+///
+/// Registers that this function's caller does not expect to survive leave it as 0, so that no value of the guest's
+/// steers what the kernel does speculatively.
+///
+/// # Safety
+/// CPL 0, interrupts disabled, EFER.SVME set and VM_HSAVE_PA valid; `context.vmcb` is a VMCB that passes VMRUN's checks
+/// and maps the guest to memory that is its own; `context.host_vmcb` was filled by [`vmsave`] on this CPU; XCR0 takes
+/// `context.guest_xcr0`, and `context.host_xcr0` is its value.
+#[unsafe(naked)]
+pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
+    naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        "clgi",
+        "sti",
+        "mov rax, [rdi + {guest_xcr0}]",
+        "cmp rax, [rdi + {host_xcr0}]",
+        "je 2f",
+        "mov rdx, rax",
+        "shr rdx, 32",
+        "xor ecx, ecx",
+        "xsetbv",
+        "2:",
+        "mov rax, [rdi + {vmcb}]",
+        "vmload rax",
+        "mov rbx, [rdi + {rbx}]",
+        "mov rcx, [rdi + {rcx}]",
+        "mov rdx, [rdi + {rdx}]",
+        "mov rsi, [rdi + {rsi}]",
+        "mov rbp, [rdi + {rbp}]",
+        "mov r8, [rdi + {r8}]",
+        "mov r9, [rdi + {r9}]",
+        "mov r10, [rdi + {r10}]",
+        "mov r11, [rdi + {r11}]",
+        "mov r12, [rdi + {r12}]",
+        "mov r13, [rdi + {r13}]",
+        "mov r14, [rdi + {r14}]",
+        "mov r15, [rdi + {r15}]",
+        "mov rdi, [rdi + {rdi}]",
+        "vmrun rax",
+        // RAX is the host's again: the address of the VMCB.
+        "vmsave rax",
+        "mov rax, [rsp]",
+        "mov [rax + {rbx}], rbx",
+        "mov [rax + {rcx}], rcx",
+        "mov [rax + {rdx}], rdx",
+        "mov [rax + {rsi}], rsi",
+        "mov [rax + {rdi}], rdi",
+        "mov [rax + {rbp}], rbp",
+        "mov [rax + {r8}], r8",
+        "mov [rax + {r9}], r9",
+        "mov [rax + {r10}], r10",
+        "mov [rax + {r11}], r11",
+        "mov [rax + {r12}], r12",
+        "mov [rax + {r13}], r13",
+        "mov [rax + {r14}], r14",
+        "mov [rax + {r15}], r15",
+        "mov rdi, rax",
+        "mov rax, [rdi + {host_vmcb}]",
+        "vmload rax",
+        "cmp dword ptr [rdi + {guest_uses_xcr0}], 0",
+        "je 3f",
+        "xor ecx, ecx",
+        "xgetbv",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov [rdi + {guest_xcr0}], rax",
+        "cmp rax, [rdi + {host_xcr0}]",
+        "je 3f",
+        "mov eax, [rdi + {host_xcr0}]",
+        "mov edx, [rdi + {host_xcr0} + 4]",
+        "xsetbv",
+        "3:",
+        "cli",
+        "stgi",
+        "xor eax, eax",
+        "xor ecx, ecx",
+        "xor edx, edx",
+        "xor esi, esi",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "xor r10d, r10d",
+        "xor r11d, r11d",
+        "pop rdi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+        vmcb = const VMCB,
+        host_vmcb = const HOST_VMCB,
+        guest_xcr0 = const GUEST_XCR0,
+        guest_uses_xcr0 = const GUEST_USES_XCR0,
+        host_xcr0 = const HOST_XCR0,
+        rbx = const gpr!(rbx),
+        rcx = const gpr!(rcx),
+        rdx = const gpr!(rdx),
+        rsi = const gpr!(rsi),
+        rdi = const gpr!(rdi),
+        rbp = const gpr!(rbp),
+        r8 = const gpr!(r8),
+        r9 = const gpr!(r9),
+        r10 = const gpr!(r10),
+        r11 = const gpr!(r11),
+        r12 = const gpr!(r12),
+        r13 = const gpr!(r13),
+        r14 = const gpr!(r14),
+        r15 = const gpr!(r15),
+    )
+}

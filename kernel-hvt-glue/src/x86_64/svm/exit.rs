@@ -1,0 +1,243 @@
+//! Why a guest left, and what to do about it.
+
+use hvt_abi::{
+    Gpa,
+    kernel::{Access, Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},
+    x86_64::Vector,
+};
+
+use super::{
+    vcpu::SvmVcpu,
+    vmcb::{Clean, Control, Intercepts1, Intercepts2, exit_code},
+};
+use crate::{
+    host::{FRAME_SIZE, Host},
+    vcpu::Step,
+    vm::Vm,
+    x86_64::{
+        cpuid::native,
+        debug,
+        emulate::{self, Core, Fault, Outcome},
+        instruction::{self, Instruction, Operation},
+        privileged, walk,
+    },
+};
+
+/// EXITINFO1 of an exit for a `mov` to a control register, with decode assists: it names the register (15.8.1).
+const MOV_CR: u64 = 1 << 63;
+
+/// Sets up what makes a guest exit.
+pub(super) fn intercepts(control: &mut Control) {
+    const CR4: u16 = 1 << 4;
+    // #AC and #DB can be raised for ever without an instruction in between, in which no interrupt would be taken; #MC is
+    // the kernel's.
+    const EXCEPTIONS: u32 =
+        1 << Vector::AlignmentCheck as u32 | 1 << Vector::Debug as u32 | 1 << Vector::MachineCheck as u32;
+    control.intercept_cr_writes = CR4;
+    control.intercept_dr_reads = !0;
+    control.intercept_dr_writes = !0;
+    control.intercept_exceptions = EXCEPTIONS;
+    control.intercepts_1 = Intercepts1::all().bits();
+    control.intercepts_2 = Intercepts2::all().bits();
+}
+
+impl<H: Host> SvmVcpu<H> {
+    /// Deals with the exit that the VMCB tells of.
+    #[inline]
+    pub(super) fn handle(&mut self, vm: &Vm<H>) -> Step {
+        let control = &self.vmcb().control;
+        if control.exit_code == exit_code::IOIO {
+            let (io, next_rip) = (control.exit_info_1, control.exit_info_2);
+            let io = decode_io(io, self.context.registers.rax);
+            self.skip_to(next_rip);
+            return Step::Io(io);
+        }
+        self.handle_rare(vm)
+    }
+
+    fn handle_rare(&mut self, vm: &Vm<H>) -> Step {
+        let control = &self.vmcb().control;
+        let (code, info) = (control.exit_code, control.exit_info_1);
+        let fault = |vcpu: &mut Self, fault| {
+            vcpu.inject(fault);
+            Step::Again
+        };
+        match code {
+            exit_code::INTR | exit_code::NMI | exit_code::INIT => Step::Interrupted,
+            exit_code::NPF => Step::Exit(decode_npf(info, control.exit_info_2)),
+            exit_code::SHUTDOWN => Step::Exit(Exit::TripleFault),
+            exit_code::CPUID => self.carry_out(vm, Some(Operation::Cpuid)),
+            exit_code::HLT => self.carry_out(vm, Some(Operation::Hlt)),
+            exit_code::INVD | exit_code::WBINVD => self.carry_out(vm, Some(Operation::InvalidateCaches)),
+            exit_code::XSETBV => self.carry_out(vm, Some(Operation::Xsetbv)),
+            exit_code::MSR if info & 1 == 0 => self.carry_out(vm, Some(Operation::Rdmsr)),
+            exit_code::MSR => self.carry_out(vm, Some(Operation::Wrmsr)),
+            exit_code::CR0_WRITE..=exit_code::CR15_WRITE | exit_code::CR0_SELECTIVE_WRITE => {
+                let control =
+                    if code == exit_code::CR0_SELECTIVE_WRITE { 0 } else { (code - exit_code::CR0_WRITE) as u8 };
+                let general = (info & 0xf) as u8;
+                let told = self.capabilities.decode_assists && info & MOV_CR != 0;
+                self.carry_out(vm, told.then_some(Operation::MovToControlRegister { control, general }))
+            }
+            exit_code::DR0_READ..=exit_code::DR15_WRITE => {
+                self.give_debug_registers();
+                Step::Again
+            }
+            exit_code::EXCEPTION_DB => fault(self, Fault { vector: Vector::Debug, error_code: None }),
+            exit_code::EXCEPTION_AC => {
+                fault(self, Fault { vector: Vector::AlignmentCheck, error_code: Some(info as u32) })
+            }
+            exit_code::EXCEPTION_MC => {
+                // SAFETY: CPL 0, and the guest has left because of a machine check.
+                unsafe { privileged::raise_machine_check() };
+                Step::Interrupted
+            }
+            exit_code::RDPMC => fault(self, Fault::GENERAL_PROTECTION),
+            exit_code::RSM | exit_code::INVLPGA | exit_code::VMRUN..=exit_code::RDTSCP => {
+                fault(self, Fault::INVALID_OPCODE)
+            }
+            exit_code::MONITOR..=exit_code::MWAIT_ARMED | exit_code::RDPRU => fault(self, Fault::INVALID_OPCODE),
+            exit_code::INVALID => {
+                Step::Exit(Exit::EntryFailure(EntryFailure { field: EntryField::Unspecified, value: code }))
+            }
+            _ => Step::Exit(Exit::Unknown { reason: code, info }),
+        }
+    }
+
+    /// Does what the instruction that left the guest would do. `told` is what the CPU says it was.
+    fn carry_out(&mut self, vm: &Vm<H>, told: Option<Operation>) -> Step {
+        let Some((operation, next_rip)) = self.locate(vm, told) else {
+            let (rip, reason) = (self.vmcb().save.rip, self.vmcb().control.exit_code);
+            return Step::Exit(Exit::Undecodable { rip, reason });
+        };
+        let offer = self.shared.offer;
+        let outcome = match operation {
+            Operation::Hlt => {
+                self.skip_to(next_rip);
+                return Step::Exit(Exit::Halt);
+            }
+            // Nothing of the guest's is cached that a guest could miss in memory.
+            Operation::InvalidateCaches => Outcome::Done,
+            Operation::Cpuid => emulate::cpuid(self, &native, offer),
+            Operation::Rdmsr => emulate::rdmsr(self),
+            Operation::Wrmsr => emulate::wrmsr(self),
+            Operation::Xsetbv => emulate::xsetbv(self, offer),
+            Operation::MovToControlRegister { control, general } => {
+                let value = emulate::general_register(&Self::registers(self), general);
+                match control {
+                    0 => emulate::write_cr0(self, value),
+                    4 => emulate::write_cr4(self, value, offer),
+                    _ => Outcome::Fault(Fault::INVALID_OPCODE),
+                }
+            }
+        };
+        match outcome {
+            Outcome::Done => self.skip_to(next_rip),
+            Outcome::Fault(fault) => self.inject(fault),
+            Outcome::Exit(exit) => return Step::Exit(exit),
+        }
+        Step::Again
+    }
+
+    /// The instruction that left the guest and where the next one lies: from the CPU if it says both, else from the
+    /// guest's memory, which must agree with what the CPU says.
+    fn locate(&self, vm: &Vm<H>, told: Option<Operation>) -> Option<(Operation, u64)> {
+        let next_rip = self.vmcb().control.next_rip;
+        if let Some(operation) = told.filter(|_| self.capabilities.nrip_save && next_rip != 0) {
+            return Some((operation, next_rip));
+        }
+        let Instruction { operation, length } = self.fetch(vm)?;
+        let agrees = match (told, operation) {
+            (Some(told), _) => told == operation,
+            (None, Operation::MovToControlRegister { control, .. }) => {
+                let code = self.vmcb().control.exit_code;
+                code == exit_code::CR0_SELECTIVE_WRITE && control == 0
+                    || code == exit_code::CR0_WRITE + u64::from(control)
+            }
+            (None, _) => false,
+        };
+        agrees.then(|| (operation, self.truncate(self.vmcb().save.rip.wrapping_add(length.into()))))
+    }
+
+    /// Reads the instruction at CS:RIP.
+    fn fetch(&self, vm: &Vm<H>) -> Option<Instruction> {
+        let save = &self.vmcb().save;
+        let long = self.is_64_bit();
+        let base = if long { 0 } else { save.cs.base };
+        let start = self.truncate(base.wrapping_add(save.rip));
+        let read_entry = |gpa| {
+            let mut entry = [0; 8];
+            vm.read(gpa, &mut entry).ok().map(|()| u64::from_le_bytes(entry))
+        };
+        let mut bytes = [0; instruction::MAX_LENGTH];
+        let mut available = 0;
+        while available < bytes.len() {
+            let linear = self.truncate(start.wrapping_add(available as u64));
+            let in_page = (FRAME_SIZE - linear % FRAME_SIZE) as usize;
+            let end = bytes.len().min(available + in_page);
+            let Some(gpa) = walk::linear_to_gpa(save.cr3, linear, read_entry) else { break };
+            if vm.read(gpa, &mut bytes[available..end]).is_err() {
+                break;
+            }
+            available = end;
+        }
+        instruction::decode(&bytes[..available], long)
+    }
+
+    /// Addresses have 32 bits in compatibility mode.
+    fn truncate(&self, address: u64) -> u64 {
+        if self.is_64_bit() { address } else { address & 0xffff_ffff }
+    }
+
+    fn skip_to(&mut self, rip: u64) {
+        let vmcb = self.vmcb_mut();
+        vmcb.save.rip = rip;
+        vmcb.control.interrupt_shadow = 0;
+    }
+
+    /// The guest has found the debug registers: from now on they are swapped at every entry and exit.
+    fn give_debug_registers(&mut self) {
+        self.debug = Some(debug::Addresses::default());
+        let control = &mut self.vmcb_mut().control;
+        control.intercept_dr_reads = 0;
+        control.intercept_dr_writes = 0;
+        control.clean &= !Clean::INTERCEPTS.bits();
+    }
+}
+
+/// EXITINFO1 of an IOIO exit (15.10.2).
+#[inline]
+fn decode_io(info: u64, rax: u64) -> Io {
+    const IN: u64 = 1 << 0;
+    const STRING: u64 = 1 << 2;
+    // SZ8, SZ16, SZ32 in bits 4 to 6 are the size in bytes.
+    let size = (info >> 4 & 7) as u8;
+    let direction = if info & IN != 0 { Direction::In } else { Direction::Out };
+    let string = info & STRING != 0;
+    let sent = match size {
+        1 => rax as u8 as u32,
+        2 => rax as u16 as u32,
+        _ => rax as u32,
+    };
+    let value = if direction == Direction::Out && !string { sent } else { 0 };
+    Io { port: (info >> 16) as u16, size, direction, string, value }
+}
+
+/// EXITINFO1 and EXITINFO2 of a nested page fault (15.25.6).
+fn decode_npf(info: u64, gpa: u64) -> Exit {
+    const WRITE: u64 = 1 << 1;
+    const RESERVED: u64 = 1 << 3;
+    const FETCH: u64 = 1 << 4;
+    const PAGE_WALK: u64 = 1 << 33;
+    let gpa = Gpa(gpa);
+    if info & RESERVED != 0 {
+        return Exit::Misconfiguration { gpa };
+    }
+    let mut access = match (info & WRITE != 0, info & FETCH != 0) {
+        (true, _) => Access::WRITE,
+        (false, true) => Access::EXECUTE,
+        (false, false) => Access::READ,
+    };
+    access.set(Access::PAGE_WALK, info & PAGE_WALK != 0);
+    Exit::MemoryViolation(MemoryViolation { gpa, access, gva: None })
+}

@@ -1,0 +1,343 @@
+//! A virtual CPU on SVM: its VMCB, and what the VMCB does not hold.
+
+use alloc::sync::Arc;
+use core::ptr;
+
+use hvt_abi::{
+    kernel::Exit,
+    x86_64::{Cr4, Efer, EntryState, Registers},
+};
+
+use super::{
+    check::check,
+    cpu::SvmCpu,
+    entry,
+    exit::intercepts,
+    maps::PermissionMaps,
+    vmcb::{Clean, NP_ENABLE, V_INTR_MASKING, Vmcb, event, tlb_control},
+};
+use crate::{
+    host::{Frames, Host, Hpa, OutOfMemory},
+    hypervisor::{Binding, Shared},
+    vcpu::{FpuOwner, Step},
+    vm::Vm,
+    x86_64::{
+        context::Context,
+        debug,
+        emulate::{Core, Fault},
+        fpu,
+        svm::capabilities::SvmCapabilities,
+        tag::Residence,
+    },
+};
+
+/// IA32_PAT after reset (APM volume 2, 7.8.2).
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// DR6 and DR7 after reset (APM volume 2, 14.1.3).
+const DR6_RESET: u64 = 0xffff_0ff0;
+const DR7_RESET: u64 = 0x400;
+
+/// A virtual CPU.
+pub(crate) struct SvmVcpu<H: Host> {
+    vmcb: Frames<H>,
+    /// The guest's FPU while it is not on a CPU.
+    fpu: Frames<H>,
+    pub(super) shared: Arc<Shared<H>>,
+    pub(super) capabilities: SvmCapabilities,
+    pub(super) context: Context,
+    residence: Option<Residence>,
+    /// DR0 to DR3, once the guest has touched them.
+    pub(super) debug: Option<debug::Addresses>,
+    /// The kernel's breakpoints, if it had any when this was bound.
+    host_debug: Option<debug::Registers>,
+    /// Somebody else than the guest has set its state.
+    unchecked: bool,
+    xcr0: u64,
+}
+
+impl<H: Host> SvmVcpu<H> {
+    /// A virtual CPU in `entry` that sees guest-physical memory through the tables at `nested_cr3`.
+    pub(crate) fn new(
+        shared: &Arc<Shared<H>>,
+        capabilities: SvmCapabilities,
+        maps: &PermissionMaps<H>,
+        nested_cr3: Hpa,
+        entry: &EntryState,
+    ) -> Result<Self, OutOfMemory> {
+        let vmcb = Frames::allocate(&shared.host, 0)?;
+        let fpu = fpu::initial_area(&shared.host)?;
+        let context = Context {
+            registers: Registers { rdi: entry.rdi.0, ..Registers::default() },
+            vmcb: vmcb.base().0,
+            components: shared.offer.components,
+            ..Context::default()
+        };
+        let mut vcpu = Self {
+            vmcb,
+            fpu,
+            shared: shared.clone(),
+            capabilities,
+            context,
+            residence: None,
+            debug: None,
+            host_debug: None,
+            unchecked: true,
+            xcr0: fpu::component::X87,
+        };
+        vcpu.set_up(maps, nested_cr3, entry);
+        Ok(vcpu)
+    }
+
+    fn set_up(&mut self, maps: &PermissionMaps<H>, nested_cr3: Hpa, entry: &EntryState) {
+        let control = &mut self.vmcb_mut().control;
+        intercepts(control);
+        control.iopm_base_pa = maps.io_base().0;
+        control.msrpm_base_pa = maps.msr_base().0;
+        control.virtual_interrupt = V_INTR_MASKING;
+        control.nested_paging = NP_ENABLE;
+        control.nested_cr3 = nested_cr3.0;
+
+        let save = &mut self.vmcb_mut().save;
+        save.cs = entry.code.into();
+        for segment in [&mut save.ss, &mut save.ds, &mut save.es, &mut save.fs, &mut save.gs] {
+            *segment = entry.data.into();
+        }
+        save.tr = entry.task.into();
+        save.ldtr = entry.ldt.into();
+        save.gdtr = entry.gdtr.into();
+        save.idtr = entry.idtr.into();
+        save.cpl = entry.data.dpl;
+        save.cr0 = entry.cr0.bits();
+        save.cr3 = entry.cr3.0;
+        save.cr4 = entry.cr4.bits();
+        save.efer = (entry.efer | Efer::SVME).bits();
+        save.g_pat = PAT_RESET;
+        save.dr6 = DR6_RESET;
+        save.dr7 = DR7_RESET;
+        save.rflags = entry.rflags;
+        save.rip = entry.rip.0;
+        save.rsp = entry.rsp.0;
+    }
+
+    pub(super) fn vmcb(&self) -> &Vmcb {
+        // SAFETY: the frame is ours, aligned, a `Vmcb` in size, and any bytes are one. The CPU writes to it only in
+        // `enter`, which has `&mut self`.
+        unsafe { &*self.vmcb.as_ptr().cast() }
+    }
+
+    pub(super) fn vmcb_mut(&mut self) -> &mut Vmcb {
+        // SAFETY: as for `vmcb`.
+        unsafe { &mut *self.vmcb.as_ptr().cast() }
+    }
+
+    /// The VMCB, some of which the CPU may no longer take for unchanged.
+    fn vmcb_changing(&mut self, parts: Clean) -> &mut Vmcb {
+        let vmcb = self.vmcb_mut();
+        vmcb.control.clean &= !parts.bits();
+        vmcb
+    }
+
+    /// Prepares for entries on this CPU.
+    ///
+    /// # Safety
+    /// CPL 0 on the CPU of `cpu`, where SVM is enabled.
+    pub(crate) unsafe fn bind(&mut self, cpu: &mut SvmCpu<H>, binding: &Binding) {
+        if !self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
+            let (tag, flush) = cpu.tags.fresh();
+            let stayed = self.residence.is_some_and(|residence| residence.is_on(binding));
+            let control = &mut self.vmcb_changing(if stayed { Clean::ASID } else { Clean::all() }).control;
+            control.guest_asid = tag.number;
+            control.tlb_control = if flush { tlb_control::FLUSH_ALL } else { tlb_control::NOTHING };
+            self.residence = Some(Residence::new(binding, tag));
+        }
+        self.context.host_vmcb = cpu.host_vmcb().0;
+        self.context.guest_fpu = self.fpu.as_ptr() as u64;
+        self.context.host_fpu = binding.host_fpu;
+        self.context.host_xcr0 = binding.host_xcr0;
+        self.choose_xcr0();
+        // SAFETY: the caller's promise; the page is the CPU's own.
+        unsafe {
+            self.host_debug = debug::Registers::in_use();
+            entry::vmsave(self.context.host_vmcb);
+        }
+    }
+
+    /// Where the FPU state goes and comes from.
+    pub(crate) fn context(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
+    /// Enters the guest once.
+    ///
+    /// # Safety
+    /// After [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is the one whose tables
+    /// the guest runs on.
+    #[inline]
+    pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Step {
+        if self.unchecked {
+            if let Err(failure) = check(self.vmcb(), self.shared.offer.cr4, self.capabilities.physical_address_bits) {
+                return Step::Exit(Exit::EntryFailure(failure));
+            }
+            self.unchecked = false;
+        }
+        // SAFETY: the state has been checked, or comes from the CPU and from emulation that lets nothing invalid pass;
+        // the rest is the caller's promise.
+        unsafe { self.enter(fpu) };
+        let control = &mut self.vmcb_mut().control;
+        if control.tlb_control == tlb_control::FLUSH_ALL {
+            control.tlb_control = tlb_control::NOTHING;
+            cpu.tags.flushed();
+        }
+        control.event_injection = interrupted_delivery(control.exit_int_info);
+        if self.capabilities.clean_bits {
+            self.vmcb_mut().control.clean = Clean::all().bits();
+        }
+        self.handle(vm)
+    }
+
+    /// # Safety
+    /// As for [`entry::enter`].
+    #[inline]
+    unsafe fn enter(&mut self, fpu: FpuOwner) {
+        let rax = self.context.registers.rax;
+        self.vmcb_mut().save.rax = rax;
+        // SAFETY: the caller's promise. Interrupts are off around the entry, and back to what they were behind it, where
+        // those that made the guest exit are taken.
+        unsafe {
+            let interrupts = crate::x86_64::privileged::InterruptFlag::clear();
+            if let Some(addresses) = &self.debug {
+                addresses.load(self.host_debug.is_some());
+            }
+            let context = ptr::from_mut(&mut self.context);
+            match fpu {
+                FpuOwner::Guest => entry::enter(context),
+                FpuOwner::Kernel => fpu::enter_swapped(context, entry::enter),
+            }
+            if let Some(addresses) = &mut self.debug {
+                addresses.save();
+            }
+            if let Some(registers) = &self.host_debug {
+                registers.restore();
+            }
+            interrupts.restore();
+        }
+        self.context.registers.rax = self.vmcb().save.rax;
+        self.notice_xcr0();
+    }
+
+    /// General registers, RIP and RFLAGS.
+    pub(crate) fn registers(&self) -> Registers {
+        let save = &self.vmcb().save;
+        Registers { rsp: save.rsp, rip: save.rip, rflags: save.rflags, ..self.context.registers }
+    }
+
+    /// Sets them. An exception that was about to be delivered is forgotten.
+    pub(crate) fn set_registers(&mut self, registers: &Registers) {
+        self.context.registers = *registers;
+        let vmcb = self.vmcb_mut();
+        vmcb.save.rsp = registers.rsp;
+        vmcb.save.rip = registers.rip;
+        vmcb.save.rflags = registers.rflags;
+        vmcb.control.event_injection = 0;
+        vmcb.control.interrupt_shadow = 0;
+        self.unchecked = true;
+    }
+
+    /// Raises an exception at the next entry.
+    pub(super) fn inject(&mut self, fault: Fault) {
+        let error_code = fault.error_code.map_or(0, |code| event::ERROR_CODE_VALID | u64::from(code) << 32);
+        let vector = fault.vector as u64;
+        self.vmcb_mut().control.event_injection = event::VALID | event::EXCEPTION | vector | error_code;
+    }
+
+    /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
+    fn choose_xcr0(&mut self) {
+        let used = Cr4::from_bits_retain(self.vmcb().save.cr4).contains(Cr4::OSXSAVE);
+        self.context.guest_uses_xcr0 = used.into();
+        self.context.guest_xcr0 = if used { self.xcr0 } else { self.context.host_xcr0 };
+    }
+
+    /// QEMU's emulation of SVM lets XSETBV pass in spite of the intercept.
+    fn notice_xcr0(&mut self) {
+        if self.context.guest_uses_xcr0 != 0 {
+            self.xcr0 = self.context.guest_xcr0 & self.shared.offer.components | fpu::component::X87;
+        }
+    }
+}
+
+/// An event whose delivery was cut short is delivered again at the next entry, unless its instruction is executed again
+/// anyway: `int`, `int3` and `into` (APM volume 2, 15.7.2).
+#[inline]
+fn interrupted_delivery(exit_int_info: u64) -> u64 {
+    const BREAKPOINT: u64 = 3;
+    const OVERFLOW: u64 = 4;
+    if exit_int_info & event::VALID == 0 {
+        return 0;
+    }
+    let again = match exit_int_info & event::TYPE {
+        event::NMI => true,
+        event::EXCEPTION => !matches!(exit_int_info & event::VECTOR, BREAKPOINT | OVERFLOW),
+        _ => false,
+    };
+    if again { exit_int_info } else { 0 }
+}
+
+impl<H: Host> Core for SvmVcpu<H> {
+    fn registers(&mut self) -> &mut Registers {
+        &mut self.context.registers
+    }
+
+    fn cpl(&self) -> u8 {
+        self.vmcb().save.cpl
+    }
+
+    fn is_64_bit(&self) -> bool {
+        self.vmcb().save.cs.attributes & super::vmcb::ATTRIBUTE_LONG != 0
+    }
+
+    fn set_cr0(&mut self, value: u64) {
+        self.vmcb_changing(Clean::CONTROL_REGISTERS).save.cr0 = value;
+    }
+
+    fn cr4(&self) -> u64 {
+        self.vmcb().save.cr4
+    }
+
+    fn set_cr4(&mut self, value: u64) {
+        self.vmcb_changing(Clean::CONTROL_REGISTERS).save.cr4 = value;
+        self.choose_xcr0();
+    }
+
+    fn efer(&self) -> u64 {
+        self.vmcb().save.efer & !Efer::SVME.bits()
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        self.vmcb_changing(Clean::CONTROL_REGISTERS).save.efer = value | Efer::SVME.bits();
+    }
+
+    fn pat(&self) -> u64 {
+        self.vmcb().save.g_pat
+    }
+
+    fn set_pat(&mut self, value: u64) {
+        self.vmcb_changing(Clean::NESTED_PAGING).save.g_pat = value;
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.xcr0 = value;
+        self.choose_xcr0();
+    }
+
+    fn tsc_offset(&self) -> u64 {
+        self.vmcb().control.tsc_offset
+    }
+
+    fn set_tsc_offset(&mut self, value: u64) {
+        self.vmcb_changing(Clean::INTERCEPTS).control.tsc_offset = value;
+    }
+}

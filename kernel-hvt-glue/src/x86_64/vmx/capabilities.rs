@@ -1,0 +1,113 @@
+//! What VMX can do on this machine (SDM volume 3, appendix A).
+
+use raw_cpuid::CpuIdReader;
+
+use super::controls::{self, Controls};
+use crate::x86_64::capabilities::Unsupported;
+
+/// IA32_FEATURE_CONTROL (SDM volume 3, 24.7).
+pub(super) const FEATURE_CONTROL: u32 = 0x3a;
+/// IA32_FEATURE_CONTROL: no more writes until the next reset.
+pub(super) const LOCK: u64 = 1 << 0;
+/// IA32_FEATURE_CONTROL: VMXON outside of SMX operation.
+pub(super) const VMXON_OUTSIDE_SMX: u64 = 1 << 2;
+
+const BASIC: u32 = 0x480;
+const CR0_FIXED0: u32 = 0x486;
+const CR0_FIXED1: u32 = 0x487;
+const CR4_FIXED0: u32 = 0x488;
+const CR4_FIXED1: u32 = 0x489;
+const SECONDARY: u32 = 0x48b;
+const EPT_VPID_CAP: u32 = 0x48c;
+const TRUE_PIN_BASED: u32 = 0x48d;
+const TRUE_PRIMARY: u32 = 0x48e;
+const TRUE_EXIT: u32 = 0x48f;
+const TRUE_ENTRY: u32 = 0x490;
+
+/// VMX with EPT, and what of the rest this CPU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmxCapabilities {
+    /// VMCS revision identifier.
+    pub revision: u32,
+    /// Bits of CR0 that must be 1 in VMX operation.
+    pub cr0_fixed0: u64,
+    /// Bits of CR0 that may be 1 in VMX operation.
+    pub cr0_fixed1: u64,
+    /// Bits of CR4 that must be 1 in VMX operation.
+    pub cr4_fixed0: u64,
+    /// Bits of CR4 that may be 1 in VMX operation.
+    pub cr4_fixed1: u64,
+    /// EPT: pages that can be executed and not read.
+    pub execute_only: bool,
+    /// EPT: pages of 2 MiB.
+    pub large_pages: bool,
+    /// EPT: pages of 1 GiB.
+    pub huge_pages: bool,
+    /// EPT: accessed and dirty flags.
+    pub accessed_dirty: bool,
+    /// INVEPT of one EPT pointer; otherwise of all.
+    pub invept_single: bool,
+    /// Virtual-processor identifiers, with INVVPID of all contexts.
+    pub vpid: bool,
+    /// Bits of a physical address.
+    pub physical_address_bits: u32,
+    /// IA32_PRED_CMD.IBPB: a barrier between guests that train branch predictors (CPUID 7 EDX bit 26).
+    pub prediction_barrier: bool,
+    /// The VM-execution, exit and entry controls for every virtual CPU.
+    pub(crate) controls: Controls,
+}
+
+impl VmxCapabilities {
+    pub(crate) fn discover(
+        cpuid: &impl CpuIdReader,
+        physical_address_bits: u32,
+        rdmsr: impl Fn(u32) -> u64,
+    ) -> Result<Self, Unsupported> {
+        let feature_control = rdmsr(FEATURE_CONTROL);
+        if feature_control & LOCK != 0 && feature_control & VMXON_OUTSIDE_SMX == 0 {
+            return Err(Unsupported::DisabledByFirmware { extension: "VMX", register: "IA32_FEATURE_CONTROL" });
+        }
+        let basic = rdmsr(BASIC);
+        let has = |word: u64, bit: u32, feature| {
+            if word >> bit & 1 == 1 { Ok(()) } else { Err(Unsupported::Missing { extension: "VMX", feature }) }
+        };
+        has(basic, 55, "true controls")?;
+        let primary = rdmsr(TRUE_PRIMARY);
+        has(primary, 32 + 31, "secondary controls")?;
+        let secondary = rdmsr(SECONDARY);
+        has(secondary, 32 + 1, "EPT")?;
+        let ept = rdmsr(EPT_VPID_CAP);
+        has(ept, 6, "EPT of four levels")?;
+        has(ept, 14, "write-back EPT")?;
+        has(ept, 20, "INVEPT")?;
+        has(ept, 26, "INVEPT of all contexts")?;
+        let bit = |number: u32| ept >> number & 1 == 1;
+        // INVVPID, and its type for all contexts.
+        let vpid = secondary >> (32 + 5) & 1 == 1 && bit(32) && bit(42);
+        Ok(Self {
+            revision: basic as u32 & 0x7fff_ffff,
+            cr0_fixed0: rdmsr(CR0_FIXED0),
+            cr0_fixed1: rdmsr(CR0_FIXED1),
+            cr4_fixed0: rdmsr(CR4_FIXED0),
+            cr4_fixed1: rdmsr(CR4_FIXED1),
+            execute_only: bit(0),
+            large_pages: bit(16),
+            huge_pages: bit(17),
+            accessed_dirty: bit(21),
+            invept_single: bit(25),
+            vpid,
+            physical_address_bits,
+            prediction_barrier: cpuid.cpuid1(0).eax >= 7 && cpuid.cpuid2(7, 0).edx >> 26 & 1 == 1,
+            controls: Controls::choose(
+                controls::Allowed {
+                    pin_based: rdmsr(TRUE_PIN_BASED),
+                    primary,
+                    secondary,
+                    exit: rdmsr(TRUE_EXIT),
+                    entry: rdmsr(TRUE_ENTRY),
+                },
+                vpid,
+            )?,
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! Into the guest and out again (SDM volume 3, chapters 27 and 28).
+
+use core::arch::naked_asm;
+
+use super::fields::HOST_RSP;
+use crate::x86_64::context::{CR2, Context, ENTRY_FAILED, GUEST_USES_XCR0, GUEST_XCR0, HOST_XCR0, LAUNCHED, gpr};
+
+/// The common end of entries that succeeded and failed: RDI is the context, the kernel's callee-saved registers are on
+/// the stack. Gives the kernel its XCR0 and forgets the guest's registers, so that no value of the guest's steers what
+/// the kernel does speculatively.
+macro_rules! epilogue {
+    () => {
+        concat!(
+            "cmp dword ptr [rdi + {guest_uses_xcr0}], 0\n",
+            "je 3f\n",
+            "mov rax, [rdi + {host_xcr0}]\n",
+            "cmp rax, [rdi + {guest_xcr0}]\n",
+            "je 3f\n",
+            "mov rdx, rax\n",
+            "shr rdx, 32\n",
+            "xor ecx, ecx\n",
+            "xsetbv\n",
+            "3:\n",
+            "xor eax, eax\n",
+            "xor ecx, ecx\n",
+            "xor edx, edx\n",
+            "xor esi, esi\n",
+            "xor r8d, r8d\n",
+            "xor r9d, r9d\n",
+            "xor r10d, r10d\n",
+            "xor r11d, r11d\n",
+            "pop r15\n",
+            "pop r14\n",
+            "pop r13\n",
+            "pop r12\n",
+            "pop rbp\n",
+            "pop rbx\n",
+            "ret",
+        )
+    };
+}
+
+/// Runs the guest until its next VM exit, which goes on in [`leave`]. `context.entry_failed` is set where VMLAUNCH or
+/// VMRESUME failed and there was no exit.
+///
+/// # Safety
+/// CPL 0, interrupts disabled, in VMX operation; the current VMCS passes VM entry's checks, maps the guest to memory that
+/// is its own, and names [`leave`] and the kernel's state as host state; `context.launched` says whether it has been
+/// launched; XCR0 takes `context.guest_xcr0`, and `context.host_xcr0` is its value.
+#[unsafe(naked)]
+pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
+    naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        "mov eax, {host_rsp}",
+        "vmwrite rax, rsp",
+        "mov rax, [rdi + {guest_xcr0}]",
+        "cmp rax, [rdi + {host_xcr0}]",
+        "je 2f",
+        "mov rdx, rax",
+        "shr rdx, 32",
+        "xor ecx, ecx",
+        "xsetbv",
+        "2:",
+        "mov rax, [rdi + {cr2}]",
+        "mov cr2, rax",
+        "mov rax, [rdi + {rax}]",
+        "mov rbx, [rdi + {rbx}]",
+        "mov rcx, [rdi + {rcx}]",
+        "mov rdx, [rdi + {rdx}]",
+        "mov rsi, [rdi + {rsi}]",
+        "mov rbp, [rdi + {rbp}]",
+        "mov r8, [rdi + {r8}]",
+        "mov r9, [rdi + {r9}]",
+        "mov r10, [rdi + {r10}]",
+        "mov r11, [rdi + {r11}]",
+        "mov r12, [rdi + {r12}]",
+        "mov r13, [rdi + {r13}]",
+        "mov r14, [rdi + {r14}]",
+        "mov r15, [rdi + {r15}]",
+        "cmp dword ptr [rdi + {launched}], 0",
+        "mov rdi, [rdi + {rdi}]",
+        "je 4f",
+        "vmresume",
+        "jmp 5f",
+        "4:",
+        "vmlaunch",
+        // Only a failure comes here.
+        "5:",
+        "pop rdi",
+        "mov dword ptr [rdi + {entry_failed}], 1",
+        epilogue!(),
+        host_rsp = const HOST_RSP.encoding(),
+        cr2 = const CR2,
+        launched = const LAUNCHED,
+        entry_failed = const ENTRY_FAILED,
+        guest_xcr0 = const GUEST_XCR0,
+        guest_uses_xcr0 = const GUEST_USES_XCR0,
+        host_xcr0 = const HOST_XCR0,
+        rax = const gpr!(rax),
+        rbx = const gpr!(rbx),
+        rcx = const gpr!(rcx),
+        rdx = const gpr!(rdx),
+        rsi = const gpr!(rsi),
+        rdi = const gpr!(rdi),
+        rbp = const gpr!(rbp),
+        r8 = const gpr!(r8),
+        r9 = const gpr!(r9),
+        r10 = const gpr!(r10),
+        r11 = const gpr!(r11),
+        r12 = const gpr!(r12),
+        r13 = const gpr!(r13),
+        r14 = const gpr!(r14),
+        r15 = const gpr!(r15),
+    )
+}
+
+/// Where every VM exit arrives, with the stack as [`enter`] has left it.
+///
+/// # Safety
+/// Not to be called: its address belongs into the host-state area of a VMCS that only [`enter`] enters.
+#[unsafe(naked)]
+pub(super) unsafe extern "sysv64" fn leave() {
+    naked_asm!(
+        "push rdi",
+        "mov rdi, [rsp + 8]",
+        "mov [rdi + {rax}], rax",
+        "mov [rdi + {rbx}], rbx",
+        "mov [rdi + {rcx}], rcx",
+        "mov [rdi + {rdx}], rdx",
+        "mov [rdi + {rsi}], rsi",
+        "mov [rdi + {rbp}], rbp",
+        "mov [rdi + {r8}], r8",
+        "mov [rdi + {r9}], r9",
+        "mov [rdi + {r10}], r10",
+        "mov [rdi + {r11}], r11",
+        "mov [rdi + {r12}], r12",
+        "mov [rdi + {r13}], r13",
+        "mov [rdi + {r14}], r14",
+        "mov [rdi + {r15}], r15",
+        "pop qword ptr [rdi + {rdi}]",
+        "pop rax",
+        "mov rax, cr2",
+        "mov [rdi + {cr2}], rax",
+        "mov dword ptr [rdi + {launched}], 1",
+        epilogue!(),
+        cr2 = const CR2,
+        launched = const LAUNCHED,
+        guest_xcr0 = const GUEST_XCR0,
+        guest_uses_xcr0 = const GUEST_USES_XCR0,
+        host_xcr0 = const HOST_XCR0,
+        rax = const gpr!(rax),
+        rbx = const gpr!(rbx),
+        rcx = const gpr!(rcx),
+        rdx = const gpr!(rdx),
+        rsi = const gpr!(rsi),
+        rdi = const gpr!(rdi),
+        rbp = const gpr!(rbp),
+        r8 = const gpr!(r8),
+        r9 = const gpr!(r9),
+        r10 = const gpr!(r10),
+        r11 = const gpr!(r11),
+        r12 = const gpr!(r12),
+        r13 = const gpr!(r13),
+        r14 = const gpr!(r14),
+        r15 = const gpr!(r15),
+    )
+}

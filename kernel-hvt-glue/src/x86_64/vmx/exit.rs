@@ -1,0 +1,395 @@
+//! Why a guest left, and what to do about it (SDM volume 3, 28.2 and appendix C).
+
+use hvt_abi::{
+    Gpa,
+    kernel::{Access, Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},
+    x86_64::{Efer, Registers, Vector},
+};
+
+use super::{fields, state, vcpu::VmxVcpu, vmcs::Vmcs};
+use crate::{
+    host::Host,
+    vcpu::Step,
+    x86_64::{
+        cpuid::native,
+        emulate::{self, Core, Fault, Outcome},
+    },
+};
+
+/// Exceptions that leave a guest: #AC and #DB can be raised for ever without an instruction in between, in which no
+/// interrupt would be taken; #MC is the kernel's.
+pub(super) const EXCEPTIONS: u32 =
+    1 << Vector::AlignmentCheck as u32 | 1 << Vector::Debug as u32 | 1 << Vector::MachineCheck as u32;
+
+/// Basic exit reasons (table C-1).
+mod reason {
+    pub(super) const EXCEPTION_OR_NMI: u32 = 0;
+    pub(super) const EXTERNAL_INTERRUPT: u32 = 1;
+    pub(super) const TRIPLE_FAULT: u32 = 2;
+    pub(super) const INIT: u32 = 3;
+    pub(super) const SIPI: u32 = 4;
+    pub(super) const CPUID: u32 = 10;
+    pub(super) const GETSEC: u32 = 11;
+    pub(super) const HLT: u32 = 12;
+    pub(super) const INVD: u32 = 13;
+    pub(super) const RDPMC: u32 = 15;
+    pub(super) const RSM: u32 = 17;
+    pub(super) const VMCALL: u32 = 18;
+    pub(super) const VMXON: u32 = 27;
+    pub(super) const CR_ACCESS: u32 = 28;
+    pub(super) const MOV_DR: u32 = 29;
+    pub(super) const IO: u32 = 30;
+    pub(super) const RDMSR: u32 = 31;
+    pub(super) const WRMSR: u32 = 32;
+    pub(super) const MWAIT: u32 = 36;
+    pub(super) const MONITOR: u32 = 39;
+    pub(super) const EPT_VIOLATION: u32 = 48;
+    pub(super) const EPT_MISCONFIGURATION: u32 = 49;
+    pub(super) const INVEPT: u32 = 50;
+    pub(super) const RDTSCP: u32 = 51;
+    pub(super) const INVVPID: u32 = 53;
+    pub(super) const WBINVD: u32 = 54;
+    pub(super) const XSETBV: u32 = 55;
+    pub(super) const INVPCID: u32 = 58;
+    pub(super) const VMFUNC: u32 = 59;
+    pub(super) const ENCLS: u32 = 60;
+    /// Bit 31: there was no exit, since the entry failed.
+    pub(super) const ENTRY_FAILURE: u32 = 1 << 31;
+}
+
+/// Fields about events (25.8.3, 25.9.2, 25.9.3).
+mod event {
+    pub(super) const VALID: u32 = 1 << 31;
+    pub(super) const ERROR_CODE_VALID: u32 = 1 << 11;
+    pub(super) const TYPE: u32 = 7 << 8;
+    pub(super) const NMI: u32 = 2 << 8;
+    pub(super) const HARDWARE_EXCEPTION: u32 = 3 << 8;
+    pub(super) const VECTOR: u32 = 0xff;
+}
+
+/// What an exit brought that the kernel has to handle before it enables interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    Nmi,
+    MachineCheck,
+    Other,
+}
+
+impl Arrival {
+    #[inline]
+    pub(super) fn of(vmcs: &Vmcs) -> Self {
+        const MACHINE_CHECK: u32 = event::HARDWARE_EXCEPTION | Vector::MachineCheck as u32;
+        if vmcs.read(fields::EXIT_REASON) != reason::EXCEPTION_OR_NMI {
+            return Self::Other;
+        }
+        match vmcs.read(fields::EXIT_INTERRUPTION_INFORMATION) & (event::TYPE | event::VECTOR) {
+            MACHINE_CHECK => Self::MachineCheck,
+            information if information & event::TYPE == event::NMI => Self::Nmi,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Why VMLAUNCH or VMRESUME failed (31.4).
+pub(super) fn failed_instruction(vmcs: &Vmcs) -> Exit {
+    const INVALID_HOST_STATE: u32 = 8;
+    let error = vmcs.read(fields::VM_INSTRUCTION_ERROR);
+    let field = if error == INVALID_HOST_STATE { EntryField::Host } else { EntryField::Control };
+    Exit::EntryFailure(EntryFailure { field, value: error.into() })
+}
+
+impl<H: Host> VmxVcpu<H> {
+    /// Deals with the exit that the VMCS tells of.
+    #[inline]
+    pub(super) fn handle(&mut self, vmcs: Vmcs) -> Step {
+        let mut running = Running { vcpu: self, vmcs };
+        if running.vmcs.read(fields::EXIT_REASON) == reason::IO {
+            let io = decode_io(running.vmcs.read(fields::EXIT_QUALIFICATION), running.vcpu.context.registers.rax);
+            running.skip();
+            return Step::Io(io);
+        }
+        running.handle_rare()
+    }
+}
+
+/// A virtual CPU that has just exited, and its VMCS.
+struct Running<'a, H: Host> {
+    vcpu: &'a mut VmxVcpu<H>,
+    vmcs: Vmcs,
+}
+
+impl<H: Host> Running<'_, H> {
+    fn handle_rare(&mut self) -> Step {
+        self.deliver_again();
+        let exit_reason = self.vmcs.read(fields::EXIT_REASON);
+        let qualification = self.vmcs.read(fields::EXIT_QUALIFICATION);
+        let offer = self.vcpu.shared.offer;
+        let outcome = match exit_reason {
+            reason::EXTERNAL_INTERRUPT | reason::INIT | reason::SIPI => return Step::Interrupted,
+            reason::EXCEPTION_OR_NMI => return self.exception(qualification),
+            reason::EPT_VIOLATION => return Step::Exit(self.violation(qualification)),
+            reason::EPT_MISCONFIGURATION => {
+                return Step::Exit(Exit::Misconfiguration { gpa: Gpa(self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS)) });
+            }
+            reason::TRIPLE_FAULT => return Step::Exit(Exit::TripleFault),
+            reason::HLT => {
+                self.skip();
+                return Step::Exit(Exit::Halt);
+            }
+            reason::MOV_DR => {
+                self.vcpu.give_debug_registers(&mut self.vmcs);
+                return Step::Again;
+            }
+            reason::CPUID => emulate::cpuid(self, &native, offer),
+            reason::RDMSR => emulate::rdmsr(self),
+            reason::WRMSR => emulate::wrmsr(self),
+            reason::XSETBV => emulate::xsetbv(self, offer),
+            reason::CR_ACCESS => self.access_control_register(qualification),
+            // Nothing of the guest's is cached that a guest could miss in memory.
+            reason::INVD | reason::WBINVD => Outcome::Done,
+            reason::RDPMC => Outcome::Fault(Fault::GENERAL_PROTECTION),
+            reason::GETSEC
+            | reason::RSM
+            | reason::VMCALL..=reason::VMXON
+            | reason::MWAIT
+            | reason::MONITOR
+            | reason::INVEPT
+            | reason::RDTSCP
+            | reason::INVVPID
+            | reason::INVPCID
+            | reason::VMFUNC
+            | reason::ENCLS => Outcome::Fault(Fault::INVALID_OPCODE),
+            failed if failed & reason::ENTRY_FAILURE != 0 => {
+                let failure = EntryFailure { field: EntryField::Unspecified, value: failed.into() };
+                return Step::Exit(Exit::EntryFailure(failure));
+            }
+            reason => return Step::Exit(Exit::Unknown { reason: reason.into(), info: qualification }),
+        };
+        match outcome {
+            Outcome::Done => self.skip(),
+            Outcome::Fault(fault) => self.inject(fault),
+            Outcome::Exit(exit) => return Step::Exit(exit),
+        }
+        Step::Again
+    }
+
+    /// Puts RIP behind the instruction that left the guest. It may have stood in the shadow of `sti` or `mov ss`.
+    fn skip(&mut self) {
+        const SHADOW: u32 = 0b11;
+        let length = self.vmcs.read(fields::EXIT_INSTRUCTION_LENGTH);
+        let is_64_bit = self.is_64_bit();
+        let rip = &mut self.vcpu.context.registers.rip;
+        *rip = rip.wrapping_add(length.into());
+        if !is_64_bit {
+            *rip &= 0xffff_ffff;
+        }
+        self.vcpu.rip_moved = true;
+        let interruptibility = self.vmcs.read(fields::GUEST_INTERRUPTIBILITY_STATE);
+        if interruptibility & SHADOW != 0 {
+            self.vmcs.write(fields::GUEST_INTERRUPTIBILITY_STATE, interruptibility & !SHADOW);
+        }
+    }
+
+    /// Raises an exception at the next entry.
+    fn inject(&mut self, fault: Fault) {
+        let mut information = event::VALID | event::HARDWARE_EXCEPTION | fault.vector as u32;
+        if let Some(error_code) = fault.error_code {
+            information |= event::ERROR_CODE_VALID;
+            self.vmcs.write(fields::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        }
+        self.vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, information);
+    }
+
+    /// An event whose delivery was cut short is delivered again at the next entry, unless its instruction is executed
+    /// again anyway: `int`, `int3` and `into` (28.2.4).
+    fn deliver_again(&mut self) {
+        let information = self.vmcs.read(fields::IDT_VECTORING_INFORMATION);
+        if information & event::VALID == 0
+            || !matches!(information & event::TYPE, event::NMI | event::HARDWARE_EXCEPTION)
+        {
+            return;
+        }
+        if information & event::ERROR_CODE_VALID != 0 {
+            let error_code = self.vmcs.read(fields::IDT_VECTORING_ERROR_CODE);
+            self.vmcs.write(fields::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        }
+        let meaningful = event::VALID | event::ERROR_CODE_VALID | event::TYPE | event::VECTOR;
+        self.vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, information & meaningful);
+    }
+
+    /// An exception of [`EXCEPTIONS`], or an NMI, which the kernel has handled.
+    fn exception(&mut self, qualification: u64) -> Step {
+        const DEBUG: u32 = Vector::Debug as u32;
+        const ALIGNMENT: u32 = Vector::AlignmentCheck as u32;
+        let information = self.vmcs.read(fields::EXIT_INTERRUPTION_INFORMATION);
+        if information & event::TYPE == event::NMI {
+            return Step::Interrupted;
+        }
+        match information & event::VECTOR {
+            DEBUG => {
+                // The qualification has the layout of DR6, which an exit does not set (28.1).
+                const STATUS: u64 = 1 << 14 | 1 << 13 | 0xf;
+                self.vcpu.dr6 = self.vcpu.dr6 & !0xf | qualification & STATUS;
+                self.inject(Fault { vector: Vector::Debug, error_code: None });
+                Step::Again
+            }
+            ALIGNMENT => {
+                let error_code = Some(self.vmcs.read(fields::EXIT_INTERRUPTION_ERROR_CODE));
+                self.inject(Fault { vector: Vector::AlignmentCheck, error_code });
+                Step::Again
+            }
+            _ => Step::Interrupted,
+        }
+    }
+
+    /// Exit qualification for control-register accesses (table 28-3).
+    fn access_control_register(&mut self, qualification: u64) -> Outcome {
+        const MOV_TO: u64 = 0;
+        const MOV_FROM: u64 = 1;
+        let general = (qualification >> 8 & 0xf) as u8;
+        let value = emulate::general_register(&self.vcpu.context.registers, general);
+        match (qualification >> 4 & 3, qualification & 0xf) {
+            (MOV_TO, 0) => emulate::write_cr0(self, value),
+            (MOV_TO, 4) => emulate::write_cr4(self, value, self.vcpu.shared.offer),
+            (MOV_TO, 8) if value > 15 => Outcome::Fault(Fault::GENERAL_PROTECTION),
+            (MOV_TO, 8) => {
+                self.vcpu.cr8 = value;
+                Outcome::Done
+            }
+            (MOV_FROM, 8) => {
+                let value = self.vcpu.cr8;
+                self.set_general_register(general, value);
+                Outcome::Done
+            }
+            _ => Outcome::Exit(Exit::Unknown { reason: reason::CR_ACCESS.into(), info: qualification }),
+        }
+    }
+
+    fn set_general_register(&mut self, number: u8, value: u64) {
+        const RSP: u8 = 4;
+        emulate::set_general_register(&mut self.vcpu.context.registers, number, value);
+        if number == RSP {
+            self.vmcs.write(fields::GUEST_RSP, value);
+        }
+    }
+
+    /// Exit qualification for EPT violations (table 28-7).
+    fn violation(&self, qualification: u64) -> Exit {
+        const LINEAR_VALID: u64 = 1 << 7;
+        const FINAL: u64 = 1 << 8;
+        let mut access = Access::empty();
+        access.set(Access::READ, qualification & 1 << 0 != 0);
+        access.set(Access::WRITE, qualification & 1 << 1 != 0);
+        access.set(Access::EXECUTE, qualification & 1 << 2 != 0);
+        // A write that also reads is one access, as on SVM.
+        if access.contains(Access::WRITE) {
+            access = Access::WRITE;
+        }
+        let has_linear = qualification & LINEAR_VALID != 0;
+        access.set(Access::PAGE_WALK, has_linear && qualification & FINAL == 0);
+        Exit::MemoryViolation(MemoryViolation {
+            gpa: Gpa(self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS)),
+            access,
+            gva: has_linear.then(|| self.vmcs.read(fields::GUEST_LINEAR_ADDRESS)),
+        })
+    }
+}
+
+/// Exit qualification for I/O instructions (table 28-5).
+#[inline]
+fn decode_io(qualification: u64, rax: u64) -> Io {
+    const IN: u64 = 1 << 3;
+    const STRING: u64 = 1 << 4;
+    let size = (qualification & 7) as u8 + 1;
+    let direction = if qualification & IN != 0 { Direction::In } else { Direction::Out };
+    let string = qualification & STRING != 0;
+    let sent = match size {
+        1 => rax as u8 as u32,
+        2 => rax as u16 as u32,
+        _ => rax as u32,
+    };
+    let value = if direction == Direction::Out && !string { sent } else { 0 };
+    Io { port: (qualification >> 16) as u16, size, direction, string, value }
+}
+
+impl<H: Host> Core for Running<'_, H> {
+    fn registers(&mut self) -> &mut Registers {
+        &mut self.vcpu.context.registers
+    }
+
+    fn cpl(&self) -> u8 {
+        (self.vmcs.read(fields::GUEST_SS_ACCESS_RIGHTS) >> 5 & 3) as u8
+    }
+
+    fn is_64_bit(&self) -> bool {
+        const LONG: u32 = 1 << 13;
+        self.vmcs.read(fields::GUEST_CS_ACCESS_RIGHTS) & LONG != 0
+    }
+
+    fn set_cr0(&mut self, value: u64) {
+        state::write_cr0(&mut self.vmcs, value, &self.vcpu.capabilities);
+    }
+
+    fn cr4(&self) -> u64 {
+        state::read_cr4(&self.vmcs)
+    }
+
+    fn set_cr4(&mut self, value: u64) {
+        state::write_cr4(&mut self.vmcs, value, &self.vcpu.capabilities);
+        self.vcpu.choose_xcr0(&self.vmcs);
+    }
+
+    fn efer(&self) -> u64 {
+        self.vmcs.read(fields::GUEST_IA32_EFER)
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        self.vmcs.write(fields::GUEST_IA32_EFER, value);
+        self.vcpu.uses_syscall = Efer::from_bits_retain(value).contains(Efer::SCE);
+    }
+
+    fn pat(&self) -> u64 {
+        self.vmcs.read(fields::GUEST_IA32_PAT)
+    }
+
+    fn set_pat(&mut self, value: u64) {
+        self.vmcs.write(fields::GUEST_IA32_PAT, value);
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.vcpu.xcr0
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.vcpu.xcr0 = value;
+        self.vcpu.choose_xcr0(&self.vmcs);
+    }
+
+    fn tsc_offset(&self) -> u64 {
+        self.vmcs.read(fields::TSC_OFFSET)
+    }
+
+    fn set_tsc_offset(&mut self, value: u64) {
+        self.vmcs.write(fields::TSC_OFFSET, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_qualifications_tell_what_the_guest_did() {
+        let io = Io { port: 0x501, size: 4, direction: Direction::Out, string: false, value: 0x4433_2211 };
+        let cases = [
+            (0x0501_0003, io),
+            (0x0501_0001, Io { size: 2, value: 0x2211, ..io }),
+            (0xffff_0040, Io { port: 0xffff, size: 1, value: 0x11, ..io }),
+            (0x0501_000b, Io { direction: Direction::In, value: 0, ..io }),
+            (0x0501_0033, Io { string: true, value: 0, ..io }),
+        ];
+        for (qualification, expected) in cases {
+            assert_eq!(decode_io(qualification, 0x8877_6655_4433_2211), expected, "{qualification:#x}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The kernel's state: what a VM exit loads from the VMCS (SDM volume 3, 25.5), and what it destroys besides (28.5).
+
+use core::arch::asm;
+
+use hvt_abi::x86_64::msr;
+
+use super::{fields, vmcs::Vmcs};
+use crate::x86_64::privileged::{cr0, cr4, rdmsr};
+
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_ESP: u32 = 0x175;
+const SYSENTER_EIP: u32 = 0x176;
+
+/// MSRs that a VM exit loads and that a kernel sets once on each CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HostMsrs {
+    efer: u64,
+    pat: u64,
+    sysenter_cs: u32,
+    sysenter_esp: u64,
+    sysenter_eip: u64,
+}
+
+impl HostMsrs {
+    /// Those of this CPU.
+    ///
+    /// # Safety
+    /// CPL 0.
+    pub(super) unsafe fn capture() -> Self {
+        // SAFETY: the caller's promise; every CPU with VMX has these.
+        unsafe {
+            Self {
+                efer: rdmsr(msr::EFER),
+                pat: rdmsr(msr::PAT),
+                sysenter_cs: rdmsr(SYSENTER_CS) as u32,
+                sysenter_esp: rdmsr(SYSENTER_ESP),
+                sysenter_eip: rdmsr(SYSENTER_EIP),
+            }
+        }
+    }
+
+    fn write(&self, vmcs: &mut Vmcs) {
+        vmcs.write(fields::HOST_IA32_EFER, self.efer);
+        vmcs.write(fields::HOST_IA32_PAT, self.pat);
+        vmcs.write(fields::HOST_IA32_SYSENTER_CS, self.sysenter_cs);
+        vmcs.write(fields::HOST_IA32_SYSENTER_ESP, self.sysenter_esp);
+        vmcs.write(fields::HOST_IA32_SYSENTER_EIP, self.sysenter_eip);
+    }
+}
+
+/// GDTR or IDTR as SGDT and SIDT store it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, packed)]
+struct Table {
+    limit: u16,
+    base: u64,
+}
+
+/// State that belongs to whoever runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HostState {
+    cr0: u64,
+    cr4: u64,
+    es: u16,
+    cs: u16,
+    ss: u16,
+    ds: u16,
+    fs: u16,
+    gs: u16,
+    tr: u16,
+    ldtr: u16,
+    tr_limit: u32,
+    fs_base: u64,
+    gs_base: u64,
+    tr_base: u64,
+    gdtr: Table,
+    idtr: Table,
+    msrs: HostMsrs,
+}
+
+macro_rules! selector {
+    ($instruction:literal) => {{
+        let selector: u16;
+        // SAFETY: reading a selector has no effect; at CPL 0 it never faults.
+        unsafe { asm!($instruction, out(reg) selector, options(nomem, nostack, preserves_flags)) };
+        selector
+    }};
+}
+
+/// A limit below this, and VM exit has set TR's to it: the size of a TSS without I/O bitmap, less one.
+const TSS_LIMIT: u32 = 0x67;
+
+impl HostState {
+    /// That of this CPU.
+    ///
+    /// # Safety
+    /// CPL 0.
+    pub(super) unsafe fn capture(msrs: HostMsrs) -> Self {
+        let (mut gdtr, mut idtr) = (Table::default(), Table::default());
+        let (es, cs, ss) = (selector!("mov {:x}, es"), selector!("mov {:x}, cs"), selector!("mov {:x}, ss"));
+        let (ds, fs, gs) = (selector!("mov {:x}, ds"), selector!("mov {:x}, fs"), selector!("mov {:x}, gs"));
+        let (tr, ldtr) = (selector!("str {:x}"), selector!("sldt {:x}"));
+        // SAFETY: the caller's promise; both instructions store ten bytes. TR names a TSS in the GDT.
+        unsafe {
+            asm!("sgdt [{}]", in(reg) &raw mut gdtr, options(nostack, preserves_flags));
+            asm!("sidt [{}]", in(reg) &raw mut idtr, options(nostack, preserves_flags));
+            Self {
+                cr0: cr0(),
+                cr4: cr4(),
+                es,
+                cs,
+                ss,
+                ds,
+                fs,
+                gs,
+                tr,
+                ldtr,
+                tr_limit: segment_limit(tr),
+                fs_base: rdmsr(msr::FS_BASE),
+                gs_base: rdmsr(msr::GS_BASE),
+                tr_base: tss_base(gdtr, tr),
+                gdtr,
+                idtr,
+                msrs,
+            }
+        }
+    }
+
+    /// The first selector that a VM exit could not load: not of ring 0, or in the LDT (SDM volume 3, 27.2.3).
+    pub(super) fn unloadable_selector(&self) -> Option<(&'static str, u16)> {
+        let selectors = [("ES", self.es), ("CS", self.cs), ("SS", self.ss), ("DS", self.ds)];
+        let more = [("FS", self.fs), ("GS", self.gs), ("TR", self.tr)];
+        selectors.into_iter().chain(more).find(|(_, selector)| selector & 7 != 0)
+    }
+
+    /// Tells the VMCS where exits lead: to this state, and to `rip`.
+    pub(super) fn write(&self, vmcs: &mut Vmcs, rip: u64) {
+        vmcs.write(fields::HOST_CR0, self.cr0);
+        vmcs.write(fields::HOST_CR4, self.cr4);
+        vmcs.write(fields::HOST_ES_SELECTOR, self.es);
+        vmcs.write(fields::HOST_CS_SELECTOR, self.cs);
+        vmcs.write(fields::HOST_SS_SELECTOR, self.ss);
+        vmcs.write(fields::HOST_DS_SELECTOR, self.ds);
+        vmcs.write(fields::HOST_FS_SELECTOR, self.fs);
+        vmcs.write(fields::HOST_GS_SELECTOR, self.gs);
+        vmcs.write(fields::HOST_TR_SELECTOR, self.tr);
+        vmcs.write(fields::HOST_FS_BASE, self.fs_base);
+        vmcs.write(fields::HOST_GS_BASE, self.gs_base);
+        vmcs.write(fields::HOST_TR_BASE, self.tr_base);
+        vmcs.write(fields::HOST_GDTR_BASE, self.gdtr.base);
+        vmcs.write(fields::HOST_IDTR_BASE, self.idtr.base);
+        vmcs.write(fields::HOST_RIP, rip);
+        self.msrs.write(vmcs);
+    }
+
+    /// Restores what VM exits destroy: the limits of GDTR, IDTR and TR, and LDTR.
+    ///
+    /// # Safety
+    /// CPL 0, interrupts disabled, on the CPU of [`capture`](Self::capture), whose descriptor tables are where they
+    /// were.
+    pub(super) unsafe fn restore(&self) {
+        // SAFETY: the tables were this CPU's before; the caller's promise.
+        unsafe {
+            asm!("lgdt [{}]", in(reg) &raw const self.gdtr, options(readonly, nostack, preserves_flags));
+            asm!("lidt [{}]", in(reg) &raw const self.idtr, options(readonly, nostack, preserves_flags));
+            if self.tr_limit != TSS_LIMIT {
+                mark_tss_available(self.gdtr, self.tr);
+                asm!("ltr {:x}", in(reg) self.tr, options(nostack, preserves_flags));
+            }
+            if self.ldtr != 0 {
+                asm!("lldt {:x}", in(reg) self.ldtr, options(nostack, preserves_flags));
+            }
+        }
+    }
+}
+
+/// The limit of the segment that `selector` names; 0 for none.
+fn segment_limit(selector: u16) -> u32 {
+    let limit: u32;
+    // SAFETY: LSL looks a descriptor up and changes ZF only.
+    unsafe {
+        asm!("xor {limit:e}, {limit:e}", "lsl {limit:e}, {selector:e}", limit = out(reg) limit,
+            selector = in(reg) u32::from(selector), options(nostack, readonly));
+    }
+    limit
+}
+
+/// Where the GDT has the descriptor that `selector` names.
+fn descriptor(gdtr: Table, selector: u16) -> *mut u64 {
+    core::ptr::with_exposed_provenance_mut::<u64>(gdtr.base as usize).wrapping_byte_add(usize::from(selector & !7))
+}
+
+/// The base address of the TSS that `tr` names (SDM volume 3, 8.2.3).
+///
+/// # Safety
+/// `gdtr` and `tr` are this CPU's.
+unsafe fn tss_base(gdtr: Table, tr: u16) -> u64 {
+    let descriptor = descriptor(gdtr, tr);
+    // SAFETY: the caller's promise: the CPU has loaded a 16-byte descriptor from there.
+    let (low, high) = unsafe { (descriptor.read_unaligned(), descriptor.add(1).read_unaligned()) };
+    low >> 16 & 0xff_ffff | low >> 32 & 0xff00_0000 | high << 32
+}
+
+/// Clears the busy bit, without which LTR refuses the TSS.
+///
+/// # Safety
+/// `gdtr` and `tr` are this CPU's, and the GDT is writable.
+unsafe fn mark_tss_available(gdtr: Table, tr: u16) {
+    const BUSY: u64 = 1 << 41;
+    let descriptor = descriptor(gdtr, tr);
+    // SAFETY: the caller's promise.
+    unsafe { descriptor.write_unaligned(descriptor.read_unaligned() & !BUSY) };
+}

@@ -1,0 +1,127 @@
+//! Discovery and entry checks: what can be asked without a CPU in VMX operation.
+
+use hvt_abi::{
+    Gpa,
+    kernel::EntryField,
+    x86_64::{Cr0, Cr4, Efer, EntryState, Segment},
+};
+use raw_cpuid::CpuIdResult;
+
+use super::{capabilities::VmxCapabilities, check::check, state};
+use crate::x86_64::capabilities::{Capabilities, Unsupported, discover};
+
+/// A Skylake as Bochs emulates it, but for `change`.
+fn skylake(change: impl Fn(u32, u64) -> u64) -> Result<VmxCapabilities, Unsupported> {
+    let cpuid = |leaf, _| {
+        let (eax, ecx) = match leaf {
+            0 => (0x16, 0),
+            1 => (0x506e3, 1 << 5),
+            0x8000_0000 => (0x8000_0008, 0),
+            0x8000_0008 => (0x3027, 0),
+            _ => (0, 0),
+        };
+        CpuIdResult { eax, ebx: 0, ecx, edx: 0 }
+    };
+    let msr = |register| {
+        let value = match register {
+            0x3a => 5,
+            0x480 => 0x00d8_1000_0000_002b,
+            0x486 => 0x8000_0021,
+            0x487 => 0xffff_ffff,
+            0x488 => 0x2000,
+            0x489 => 0x0037_67ff,
+            0x48b => 0x0015_7fff_0000_0000,
+            0x48c => 0x0f01_0633_4141,
+            0x48d => 0x7f_0000_0016,
+            0x48e => 0xfff9_fffe_0400_6172,
+            0x48f => 0x007f_ffff_0003_6dfb,
+            0x490 => 0xffff_0000_11fb,
+            _ => panic!("{register:#x} was not announced"),
+        };
+        change(register, value)
+    };
+    match discover(cpuid, msr)? {
+        Capabilities::Vmx(vmx) => Ok(vmx),
+        Capabilities::Svm(_) => panic!("this is no AMD"),
+    }
+}
+
+#[test]
+fn a_skylake_will_do() {
+    let vmx = skylake(|_, value| value).unwrap();
+    assert_eq!(vmx.revision, 0x2b);
+    assert_eq!(vmx.physical_address_bits, 39);
+    assert!(vmx.execute_only && vmx.large_pages && vmx.huge_pages && vmx.accessed_dirty);
+    assert!(vmx.vpid && vmx.invept_single && !vmx.prediction_barrier);
+}
+
+#[test]
+fn a_machine_that_cannot_says_why() {
+    let without = |register, bit: u32| {
+        skylake(move |asked, value| if asked == register { value & !(1 << bit) } else { value }).unwrap_err()
+    };
+    let missing = |feature| Unsupported::Missing { extension: "VMX", feature };
+    let firmware = Unsupported::DisabledByFirmware { extension: "VMX", register: "IA32_FEATURE_CONTROL" };
+    assert_eq!(without(0x3a, 2), firmware);
+    assert_eq!(without(0x480, 55), missing("true controls"));
+    assert_eq!(without(0x48e, 63), missing("secondary controls"));
+    assert_eq!(without(0x48b, 33), missing("EPT"));
+    assert_eq!(without(0x48c, 6), missing("EPT of four levels"));
+    assert_eq!(without(0x48c, 20), missing("INVEPT"));
+    assert_eq!(without(0x48f, 32 + 21), missing("LOAD_IA32_EFER"));
+    // Firmware that has left the register open is no obstacle.
+    assert!(skylake(|asked, value| if asked == 0x3a { 0 } else { value }).is_ok());
+    let no_vpid = skylake(|asked, value| if asked == 0x48c { value & !(1 << 42) } else { value }).unwrap();
+    assert!(!no_vpid.vpid);
+}
+
+fn checked(change: impl FnOnce(&mut EntryState)) -> Result<(), EntryField> {
+    let vmx = skylake(|_, value| value).unwrap();
+    let mut entry = EntryState::new(0x20_0000, Gpa(0x10_0000));
+    change(&mut entry);
+    check(&entry, 0x7ff | 1 << 18, &vmx).map_err(|failure| failure.field)
+}
+
+#[test]
+fn the_entry_state_passes_the_checks() {
+    assert_eq!(checked(|_| {}), Ok(()));
+}
+
+#[test]
+fn every_check_names_its_field() {
+    type Change = fn(&mut EntryState);
+    let changes: &[(EntryField, Change)] = &[
+        (EntryField::Cr0, |entry| entry.cr0 |= Cr0::NW),
+        (EntryField::Cr0, |entry| entry.cr0 -= Cr0::PG),
+        (EntryField::Cr0, |entry| entry.cr0 |= Cr0::from_bits_retain(1 << 32)),
+        (EntryField::Cr3, |entry| entry.cr3 = Gpa(1 << 39)),
+        (EntryField::Cr4, |entry| entry.cr4 -= Cr4::PAE),
+        (EntryField::Cr4, |entry| entry.cr4 |= Cr4::VMXE),
+        (EntryField::Efer, |entry| entry.efer -= Efer::LMA),
+        (EntryField::Efer, |entry| entry.efer |= Efer::SVME),
+        (EntryField::Cs, |entry| entry.code.kind = 3),
+        (EntryField::Cs, |entry| entry.code.default_big = true),
+        (EntryField::Cs, |entry| entry.code.granularity = false),
+        (EntryField::Ss, |entry| entry.data.kind = 1),
+        (EntryField::Ss, |entry| entry.data.dpl = 3),
+        (EntryField::Tr, |entry| entry.task.kind = 9),
+        (EntryField::Tr, |entry| entry.task.present = false),
+        (EntryField::TrBase, |entry| entry.task.base = 1 << 47),
+        (EntryField::Ldtr, |entry| entry.ldt = Segment { present: true, ..Segment::UNUSABLE }),
+        (EntryField::GdtrBase, |entry| entry.gdtr.base = 1 << 63),
+        (EntryField::IdtrBase, |entry| entry.idtr.base = 1 << 63),
+        (EntryField::Rip, |entry| entry.rip = Gpa(1 << 47)),
+        (EntryField::Rflags, |entry| entry.rflags = 0),
+    ];
+    for (field, change) in changes {
+        assert_eq!(checked(change), Err(*field));
+    }
+}
+
+#[test]
+fn segments_have_the_access_rights_of_their_descriptors() {
+    assert_eq!(state::access_rights(&Segment::CODE), 0xa099);
+    assert_eq!(state::access_rights(&Segment::DATA), 0xc093);
+    assert_eq!(state::access_rights(&Segment::TASK), 0x008b);
+    assert_eq!(state::access_rights(&Segment::UNUSABLE), 0x1_0000);
+}

@@ -1,0 +1,376 @@
+//! A virtual CPU on VMX: its VMCS, and what the VMCS does not hold.
+
+use alloc::sync::Arc;
+use core::{mem::ManuallyDrop, ptr};
+
+use hvt_abi::{
+    kernel::Exit,
+    x86_64::{Cr4, Efer, EntryState, Registers, msr},
+};
+
+use super::{
+    capabilities::VmxCapabilities,
+    check,
+    controls::Primary,
+    cpu::{VmxCpu, new_region},
+    entry,
+    exit::{self, Arrival},
+    fields,
+    host_state::HostState,
+    instructions::{InvEpt, invept, invvpid_all, vmclear, vmptrld},
+    state,
+    vmcs::Vmcs,
+};
+use crate::{
+    host::{Frames, Host, Hpa, OutOfMemory},
+    hypervisor::{Binding, Shared},
+    vcpu::{BindError, FpuOwner, Step},
+    x86_64::{
+        context::Context,
+        debug, fpu,
+        privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, set_dr6, wrmsr},
+        syscall::SyscallMsrs,
+        tag::Residence,
+    },
+};
+
+/// DR6 after reset (SDM volume 3, 18.2).
+const DR6_RESET: u64 = 0xffff_0ff0;
+/// IA32_DEBUGCTL, which a VM exit clears.
+const DEBUGCTL: u32 = 0x1d9;
+
+/// A virtual CPU.
+pub(crate) struct VmxVcpu<H: Host> {
+    vmcs: ManuallyDrop<Frames<H>>,
+    /// The guest's FPU while it is not on a CPU.
+    fpu: Frames<H>,
+    pub(super) shared: Arc<Shared<H>>,
+    pub(super) capabilities: VmxCapabilities,
+    pub(super) context: Context,
+    /// The state in which the guest starts, until the VMCS holds it.
+    start: Option<EntryState>,
+    eptp: u64,
+    msr_bitmap: Hpa,
+    residence: Option<Residence>,
+    /// The CPU that the VMCS is tied to: that of the [`Bound`](crate::Bound), if there is one.
+    active_on: Option<u32>,
+    /// The kernel's state that the VMCS holds.
+    host: Option<HostState>,
+    host_cr3: u64,
+    host_debugctl: u64,
+    host_kernel_gs_base: u64,
+    kernel_gs_base: u64,
+    /// DR0 to DR3, once the guest has touched them.
+    pub(super) debug: Option<debug::Addresses>,
+    pub(super) dr6: u64,
+    /// The kernel's breakpoints, if it had any when this was bound.
+    host_debug: Option<debug::Registers>,
+    /// Somebody else than the guest has set registers.
+    unchecked: bool,
+    /// RIP differs from that in the VMCS.
+    pub(super) rip_moved: bool,
+    pub(super) xcr0: u64,
+    /// The guest's CR8: the task priority of a local APIC that it does not have.
+    pub(super) cr8: u64,
+    /// The guest has set EFER.SCE.
+    pub(super) uses_syscall: bool,
+}
+
+impl<H: Host> VmxVcpu<H> {
+    /// A virtual CPU in `entry` that sees guest-physical memory through the tables at `root`.
+    pub(crate) fn new(
+        shared: &Arc<Shared<H>>,
+        capabilities: VmxCapabilities,
+        msr_bitmap: Hpa,
+        root: Hpa,
+        entry: &EntryState,
+    ) -> Result<Self, OutOfMemory> {
+        /// EPT pointer (SDM volume 3, table 25-9): write-back tables, four levels.
+        const WRITE_BACK_4_LEVELS: u64 = 6 | 3 << 3;
+        const ACCESSED_DIRTY: u64 = 1 << 6;
+        let accessed_dirty = if capabilities.accessed_dirty { ACCESSED_DIRTY } else { 0 };
+        let registers = Registers {
+            rip: entry.rip.0,
+            rsp: entry.rsp.0,
+            rdi: entry.rdi.0,
+            rflags: entry.rflags,
+            ..Registers::default()
+        };
+        Ok(Self {
+            vmcs: ManuallyDrop::new(new_region(&shared.host, &capabilities)?),
+            fpu: fpu::initial_area(&shared.host)?,
+            shared: shared.clone(),
+            capabilities,
+            context: Context { registers, components: shared.offer.components, ..Context::default() },
+            start: Some(*entry),
+            eptp: root.0 | WRITE_BACK_4_LEVELS | accessed_dirty,
+            msr_bitmap,
+            residence: None,
+            active_on: None,
+            host: None,
+            host_cr3: 0,
+            host_debugctl: 0,
+            host_kernel_gs_base: 0,
+            kernel_gs_base: 0,
+            debug: None,
+            dr6: DR6_RESET,
+            host_debug: None,
+            unchecked: true,
+            rip_moved: true,
+            xcr0: fpu::component::X87,
+            cr8: 0,
+            uses_syscall: entry.efer.contains(Efer::SCE),
+        })
+    }
+
+    /// Makes the VMCS current on this CPU and prepares it for entries. Undone by [`unbind`](Self::unbind).
+    ///
+    /// # Safety
+    /// CPL 0 on the CPU of `cpu`, which is in VMX operation.
+    pub(crate) unsafe fn bind(&mut self, cpu: &mut VmxCpu<H>, binding: &Binding) -> Result<(), BindError> {
+        if let Some(cpu) = self.active_on.filter(|cpu| *cpu != binding.cpu) {
+            return Err(BindError::ActiveElsewhere { cpu });
+        }
+        // SAFETY: the caller's promise.
+        let host = unsafe { HostState::capture(cpu.host_msrs) };
+        if let Some((register, selector)) = host.unloadable_selector() {
+            return Err(BindError::HostSelector { register, selector });
+        }
+        let region = self.vmcs.base().0;
+        // SAFETY: the caller's promise; the region is a VMCS of this CPU's revision. A VMCS that is tied to no CPU may be
+        // cleared, and one that no CPU has seen yet must be.
+        let mut vmcs = unsafe {
+            if vmclear(region).and_then(|()| vmptrld(region)).is_err() {
+                return Err(BindError::ControlStructure);
+            }
+            self.active_on = Some(binding.cpu);
+            Vmcs::current()
+        };
+        self.context.launched = 0;
+        self.configure(&mut vmcs);
+        if self.host != Some(host) {
+            host.write(&mut vmcs, entry::leave as *const () as u64);
+            self.host = Some(host);
+        }
+        self.host_cr3 = !0;
+        // SAFETY: the caller's promise.
+        unsafe { self.settle(&mut vmcs, cpu, binding) };
+
+        self.context.guest_fpu = self.fpu.as_ptr() as u64;
+        self.context.host_fpu = binding.host_fpu;
+        self.context.host_xcr0 = binding.host_xcr0;
+        self.choose_xcr0(&vmcs);
+        // SAFETY: the caller's promise; the guest's value is canonical, since it comes from the register.
+        unsafe {
+            self.host_debug = debug::Registers::in_use();
+            self.host_debugctl = rdmsr(DEBUGCTL);
+            self.host_kernel_gs_base = rdmsr(msr::KERNEL_GS_BASE);
+            wrmsr(msr::KERNEL_GS_BASE, self.kernel_gs_base);
+        }
+        Ok(())
+    }
+
+    /// Writes controls and the state at the start into a new VMCS.
+    fn configure(&mut self, vmcs: &mut Vmcs) {
+        let Some(start) = self.start.filter(|_| self.residence.is_none()) else { return };
+        let controls = &self.capabilities.controls;
+        vmcs.write(fields::PIN_BASED_CONTROLS, controls.pin_based);
+        vmcs.write(fields::PRIMARY_CONTROLS, controls.primary);
+        vmcs.write(fields::SECONDARY_CONTROLS, controls.secondary);
+        vmcs.write(fields::EXIT_CONTROLS, controls.exit);
+        vmcs.write(fields::ENTRY_CONTROLS, controls.entry);
+        vmcs.write(fields::EXCEPTION_BITMAP, exit::EXCEPTIONS);
+        vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MASK, 0);
+        vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MATCH, 0);
+        vmcs.write(fields::CR3_TARGET_COUNT, 0);
+        vmcs.write(fields::EXIT_MSR_STORE_COUNT, 0);
+        vmcs.write(fields::EXIT_MSR_LOAD_COUNT, 0);
+        vmcs.write(fields::ENTRY_MSR_LOAD_COUNT, 0);
+        vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
+        vmcs.write(fields::ADDRESS_OF_MSR_BITMAPS, self.msr_bitmap.0);
+        vmcs.write(fields::TSC_OFFSET, 0);
+        vmcs.write(fields::EPT_POINTER, self.eptp);
+        if controls.has_encls_exiting() {
+            vmcs.write(fields::ENCLS_EXITING_BITMAP, !0);
+        }
+        state::write(vmcs, &start, self.shared.offer.cr4, &self.capabilities);
+    }
+
+    /// Sees to it that no stale translation is used.
+    ///
+    /// # Safety
+    /// As for [`bind`](Self::bind).
+    unsafe fn settle(&mut self, vmcs: &mut Vmcs, cpu: &mut VmxCpu<H>, binding: &Binding) {
+        if self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
+            return;
+        }
+        let (tag, flush) = cpu.tags.fresh();
+        // SAFETY: the caller's promise; the CPU has INVEPT of all contexts, and the rest where its capabilities say so.
+        unsafe {
+            if flush {
+                invept(InvEpt::Global, 0);
+                if self.capabilities.vpid {
+                    invvpid_all();
+                }
+                cpu.tags.flushed();
+            } else {
+                let kind = if self.capabilities.invept_single { InvEpt::SingleContext } else { InvEpt::Global };
+                invept(kind, self.eptp);
+            }
+        }
+        if self.capabilities.vpid {
+            vmcs.write(fields::VIRTUAL_PROCESSOR_IDENTIFIER, tag.number as u16);
+        }
+        self.residence = Some(Residence::new(binding, tag));
+    }
+
+    /// Ties the VMCS to no CPU, and restores what entries and exits have changed of the kernel's state.
+    ///
+    /// # Safety
+    /// CPL 0 on the CPU that it was bound to.
+    pub(crate) unsafe fn unbind(&mut self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let interrupts = InterruptFlag::clear();
+            self.kernel_gs_base = rdmsr(msr::KERNEL_GS_BASE);
+            wrmsr(msr::KERNEL_GS_BASE, self.host_kernel_gs_base);
+            if let Some(host) = &self.host {
+                host.restore();
+            }
+            // Where that fails, the frame stays tied to this CPU and is never given back.
+            if vmclear(self.vmcs.base().0).is_ok() {
+                self.active_on = None;
+            }
+            interrupts.restore();
+        }
+    }
+
+    /// Where the FPU state goes and comes from.
+    pub(crate) fn context(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
+    /// Enters the guest once.
+    ///
+    /// # Safety
+    /// After [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since.
+    #[inline]
+    pub(crate) unsafe fn step(&mut self, fpu: FpuOwner) -> Step {
+        // SAFETY: the caller's promise.
+        let mut vmcs = unsafe { Vmcs::current() };
+        if self.unchecked {
+            if let Err(failure) = self.check() {
+                return Step::Exit(Exit::EntryFailure(failure));
+            }
+            vmcs.write(fields::GUEST_RSP, self.context.registers.rsp);
+            vmcs.write(fields::GUEST_RFLAGS, self.context.registers.rflags);
+            self.unchecked = false;
+        }
+        if self.rip_moved {
+            vmcs.write(fields::GUEST_RIP, self.context.registers.rip);
+            self.rip_moved = false;
+        }
+        // SAFETY: the state has been checked, or comes from the CPU and from emulation that lets nothing invalid pass;
+        // the rest is the caller's promise.
+        unsafe { self.enter(&mut vmcs, fpu) };
+        if self.context.entry_failed != 0 {
+            self.context.entry_failed = 0;
+            return Step::Exit(exit::failed_instruction(&vmcs));
+        }
+        let registers = &mut self.context.registers;
+        registers.rip = vmcs.read(fields::GUEST_RIP);
+        registers.rsp = vmcs.read(fields::GUEST_RSP);
+        registers.rflags = vmcs.read(fields::GUEST_RFLAGS);
+        self.handle(vmcs)
+    }
+
+    fn check(&mut self) -> Result<(), hvt_abi::kernel::EntryFailure> {
+        if let Some(start) = &self.start {
+            check::check(start, self.shared.offer.cr4, &self.capabilities)?;
+            self.start = None;
+        }
+        check::registers(self.context.registers.rip, self.context.registers.rflags)
+    }
+
+    /// # Safety
+    /// As for [`entry::enter`].
+    #[inline]
+    unsafe fn enter(&mut self, vmcs: &mut Vmcs, fpu: FpuOwner) {
+        // SAFETY: the caller's promise. Interrupts are off around the entry, and back to what they were behind it, where
+        // those that made the guest exit are taken; an NMI and a machine check are handed over before.
+        unsafe {
+            let interrupts = InterruptFlag::clear();
+            // The scheduler may have been here since the last entry.
+            let cr3 = cr3();
+            if cr3 != self.host_cr3 {
+                vmcs.write(fields::HOST_CR3, cr3);
+                self.host_cr3 = cr3;
+            }
+            if let Some(addresses) = &self.debug {
+                addresses.load(self.host_debug.is_some());
+                set_dr6(self.dr6);
+            }
+            let syscall = self.uses_syscall.then(|| SyscallMsrs::take());
+            let context = ptr::from_mut(&mut self.context);
+            match fpu {
+                FpuOwner::Guest => entry::enter(context),
+                FpuOwner::Kernel => fpu::enter_swapped(context, entry::enter),
+            }
+            if let Some(msrs) = syscall {
+                msrs.restore();
+            }
+            if let Some(addresses) = &mut self.debug {
+                addresses.save();
+                self.dr6 = debug::status();
+            }
+            if let Some(registers) = &self.host_debug {
+                registers.restore();
+            }
+            if self.host_debugctl != 0 {
+                wrmsr(DEBUGCTL, self.host_debugctl);
+            }
+            match Arrival::of(vmcs) {
+                Arrival::Nmi => raise_nmi(),
+                Arrival::MachineCheck => raise_machine_check(),
+                Arrival::Other => {}
+            }
+            interrupts.restore();
+        }
+    }
+
+    /// General registers, RIP and RFLAGS.
+    pub(crate) fn registers(&self) -> Registers {
+        self.context.registers
+    }
+
+    /// Sets them.
+    pub(crate) fn set_registers(&mut self, registers: &Registers) {
+        self.context.registers = *registers;
+        self.rip_moved = true;
+        self.unchecked = true;
+    }
+
+    /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
+    pub(super) fn choose_xcr0(&mut self, vmcs: &Vmcs) {
+        let used = Cr4::from_bits_retain(state::read_cr4(vmcs)).contains(Cr4::OSXSAVE);
+        self.context.guest_uses_xcr0 = used.into();
+        self.context.guest_xcr0 = if used { self.xcr0 } else { self.context.host_xcr0 };
+    }
+
+    /// The guest has found the debug registers: from now on they are swapped at every entry and exit.
+    pub(super) fn give_debug_registers(&mut self, vmcs: &mut Vmcs) {
+        self.debug = Some(debug::Addresses::default());
+        let controls = vmcs.read(fields::PRIMARY_CONTROLS);
+        vmcs.write(fields::PRIMARY_CONTROLS, controls & !Primary::MOV_DR_EXITING.bits());
+    }
+}
+
+impl<H: Host> Drop for VmxVcpu<H> {
+    fn drop(&mut self) {
+        // A CPU may still write to a VMCS that is tied to it: one that was bound and forgotten is never given back.
+        if self.active_on.is_none() {
+            // SAFETY: it is not used again.
+            unsafe { ManuallyDrop::drop(&mut self.vmcs) };
+        }
+    }
+}
