@@ -24,6 +24,8 @@ pub struct Config {
     pub core_directory: Option<PathBuf>,
     /// Its devices.
     pub devices: DeviceOptions,
+    /// Where one line of JSON a hypercall goes.
+    pub trace: Option<PathBuf>,
     /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
     pub verbosity: u8,
 }
@@ -39,6 +41,7 @@ impl Config {
             backend: BackendChoice::default(),
             core_directory: None,
             devices: DeviceOptions::default(),
+            trace: None,
             verbosity: 0,
         }
     }

@@ -8,6 +8,7 @@ use hvt_abi::native::Registers;
 use crate::backend::{self, Machine};
 use crate::device::Devices;
 use crate::exit::{Cause, Exit, Fault};
+use crate::guest::Limit;
 use crate::hypercall::{self, Flow, serve};
 use crate::memory::{GuestSpace, Layout};
 
@@ -25,6 +26,58 @@ pub enum Outcome {
     Failed(Failure),
     /// Somebody asked the run to end.
     Interrupted,
+    /// The guest has used more than it may.
+    Exceeded(Limit),
+}
+
+/// Sees every hypercall of a guest.
+pub trait Observer {
+    /// The guest has made a hypercall, which is served next. Number and argument are allegations.
+    fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>);
+    /// The hypercall has been served, with this result.
+    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>);
+}
+
+/// Sees nothing, at no cost.
+impl Observer for () {
+    fn called(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>) {}
+    fn served(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, hypercall::Error>) {}
+}
+
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>) {
+        self.0.called(number, argument, guest);
+        self.1.called(number, argument, guest);
+    }
+
+    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>) {
+        self.0.served(number, argument, guest, result);
+        self.1.served(number, argument, guest, result);
+    }
+}
+
+impl<O: Observer> Observer for &mut O {
+    fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>) {
+        (**self).called(number, argument, guest);
+    }
+
+    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>) {
+        (**self).served(number, argument, guest, result);
+    }
+}
+
+impl<O: Observer> Observer for Option<O> {
+    fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>) {
+        if let Some(observer) = self {
+            observer.called(number, argument, guest);
+        }
+    }
+
+    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>) {
+        if let Some(observer) = self {
+            observer.served(number, argument, guest, result);
+        }
+    }
 }
 
 /// Runs a guest to its end.
@@ -32,10 +85,27 @@ pub enum Outcome {
 /// # Errors
 /// When the backend fails; nothing a guest does causes that.
 pub fn run(machine: &mut dyn Machine, layout: &Layout, devices: &mut Devices) -> Result<Outcome, backend::Error> {
+    run_observed(machine, layout, devices, &mut ())
+}
+
+/// Runs a guest to its end, with `observer` seeing its hypercalls.
+///
+/// # Errors
+/// When the backend fails; nothing a guest does causes that.
+pub fn run_observed(
+    machine: &mut dyn Machine,
+    layout: &Layout,
+    devices: &mut Devices,
+    observer: &mut impl Observer,
+) -> Result<Outcome, backend::Error> {
     loop {
         let (reason, registers) = match machine.run()? {
             Exit::Hypercall { number, argument } => {
-                match serve(number, argument, &GuestSpace::new(machine.memory(), layout), devices) {
+                let guest = GuestSpace::new(machine.memory(), layout);
+                observer.called(number, argument, &guest);
+                let result = serve(number, argument, &guest, devices);
+                observer.served(number, argument, &guest, &result);
+                match result {
                     Ok(Flow::Continue) => continue,
                     Ok(Flow::Halt { status, cookie }) => return Ok(Outcome::Exited { status, cookie }),
                     Ok(Flow::Interrupted) => return Ok(Outcome::Interrupted),

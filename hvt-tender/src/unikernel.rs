@@ -10,28 +10,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod error;
+mod started;
+
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::mem::offset_of;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
 use self_cell::self_cell;
 
+pub use self::error::Error;
+use self::started::Both;
+pub(crate) use self::started::Started;
 use crate::backend::auto::Backend;
-use crate::backend::tsc::Search;
-use crate::backend::{self, Stop, Unavailable};
-use crate::boot::{BootConfig, BootError, CommandLine, CommandLineError, Plan};
-use crate::config::{BackendChoice, DEFAULT_MEMORY, MemoryOutOfRange, memory_size};
+use crate::backend::tsc::{Frequency, Search, Source};
+use crate::backend::{CycleCounter, Stop};
+use crate::boot::{BootConfig, BootError, CommandLine, Plan};
+use crate::config::{BackendChoice, DEFAULT_MEMORY, memory_size};
 use crate::core_dump::CoreDump;
 use crate::device::{
-    AttachError, Attached, Block, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Slot, SystemClock,
-    attach,
+    Arrivals, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Poller,
+    Slot, SystemClock, attach,
 };
+use crate::guest::{Guest, LimitedConsole, Limits, Output, Trace, Verdict};
 use crate::image::{Image, ImageError, Manifest};
-use crate::memory::MapError;
-use crate::monitor::{self, Outcome};
+use crate::monitor::Outcome;
+use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 self_cell! {
     /// A file and what was found in it.
@@ -48,13 +55,38 @@ pub struct Unikernel {
     memory: u64,
     arguments: Vec<Vec<u8>>,
     backend: BackendChoice,
-    attachments: Vec<(String, Slot)>,
-    endpoints: Vec<(String, Arc<Endpoint>)>,
-    console: Option<Box<dyn Console>>,
+    attachments: Vec<(String, Attachment)>,
+    waits: Vec<(String, Waits)>,
+    console: Option<Box<dyn Console + Send>>,
+    clock: Box<dyn Clock + Send>,
+    limits: Limits,
+    virtual_time: Option<VirtualTime>,
+    trace: Option<Box<dyn Write + Send>>,
     stop: Option<Stop>,
     core_dump: Option<CoreDump>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
+}
+
+/// How a guest waits for a network device.
+struct Waits {
+    endpoint: Arc<Endpoint>,
+    arrivals: Option<Arc<dyn Arrivals>>,
+}
+
+/// A device that goes to the guest's thread with the guest.
+enum Attachment {
+    Block(Box<dyn Block + Send>),
+    Net(Box<dyn Net + Send>),
+}
+
+impl From<Attachment> for Slot {
+    fn from(attachment: Attachment) -> Self {
+        match attachment {
+            Attachment::Block(device) => Self::Block(device),
+            Attachment::Net(device) => Self::Net(device),
+        }
+    }
 }
 
 impl Unikernel {
@@ -85,8 +117,12 @@ impl Unikernel {
             arguments: Vec::new(),
             backend: BackendChoice::Auto,
             attachments: Vec::new(),
-            endpoints: Vec::new(),
+            waits: Vec::new(),
             console: None,
+            clock: Box::new(SystemClock),
+            limits: Limits::new(),
+            virtual_time: None,
+            trace: None,
             stop: None,
             core_dump: None,
             cycle_frequency,
@@ -122,23 +158,23 @@ impl Unikernel {
 
     /// Attaches a block device under its name in the manifest.
     #[must_use]
-    pub fn block(mut self, name: impl Into<String>, device: impl Block + 'static) -> Self {
-        self.attachments.push((name.into(), Slot::Block(Box::new(device))));
+    pub fn block(mut self, name: impl Into<String>, device: impl Block + Send + 'static) -> Self {
+        self.attachments.push((name.into(), Attachment::Block(Box::new(device))));
         self
     }
 
     /// Attaches a network device under its name in the manifest.
     #[must_use]
-    pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + 'static) -> Self {
+    pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + Send + 'static) -> Self {
         let name = name.into();
-        self.endpoints.push((name.clone(), device.endpoint()));
-        self.attachments.push((name, Slot::Net(Box::new(device))));
+        self.waits.push((name.clone(), Waits { endpoint: device.endpoint(), arrivals: device.arrivals() }));
+        self.attachments.push((name, Attachment::Net(Box::new(device))));
         self
     }
 
     /// Sends its output elsewhere than to the standard output.
     #[must_use]
-    pub fn console(mut self, console: impl Console + 'static) -> Self {
+    pub fn console(mut self, console: impl Console + Send + 'static) -> Self {
         self.console = Some(Box::new(console));
         self
     }
@@ -157,6 +193,36 @@ impl Unikernel {
         self
     }
 
+    /// Gives it another wall clock than the host's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + Send + 'static) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// Makes it live in a virtual time, which replaces its wall clock and its cycle counter. Its networks must live in
+    /// the same. The process backend alone can do that.
+    #[must_use]
+    pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
+        self.virtual_time = Some(time.clone());
+        self
+    }
+
+    /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, arguments,
+    /// results.
+    #[must_use]
+    pub fn trace(mut self, to: impl Write + Send + 'static) -> Self {
+        self.trace = Some(Box::new(to));
+        self
+    }
+
+    /// Ends it when it uses more than this.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Leaves a core file behind when it crashes.
     #[must_use]
     pub fn core_dump(mut self, dump: CoreDump) -> Self {
@@ -164,33 +230,93 @@ impl Unikernel {
         self
     }
 
-    /// Runs it to its end, on this thread.
+    /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
     /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
-    pub fn run(self) -> Result<Outcome, Error> {
-        let stop = self.stop.map_or_else(Stop::new, Ok).map_err(Error::Stop)?;
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        let stop = self.take_stop()?;
+        self.start(stop, None)?.run(&mut ())
+    }
+
+    /// Runs it to its end, on this thread, and keeps what is known of it. Its output goes to its console as well, if it
+    /// was given one.
+    ///
+    /// # Errors
+    /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
+    pub fn output(mut self) -> Result<Output, Error> {
+        let stop = self.take_stop()?;
+        self.start(stop, Some(Capture::new()))?.run_to_end()
+    }
+
+    /// Starts it on a thread of its own. Returns once it is about to execute its first instruction. Its output is kept,
+    /// and goes to its console as well, if it was given one.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn spawn(mut self) -> Result<Guest, Error> {
+        let stop = self.take_stop()?;
+        Guest::spawn(self, stop)
+    }
+
+    fn take_stop(&mut self) -> Result<Stop, Error> {
+        self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)
+    }
+
+    /// Makes everything ready for its first instruction, which is to be executed on this thread.
+    pub(crate) fn start(self, stop: Stop, capture: Option<Capture>) -> Result<Started, Error> {
         let image = self.loaded.borrow_dependent();
         let mem_size = memory_size(self.memory)?;
         if mem_size != self.memory {
             log::warn!("guest memory is rounded to {} MB, a multiple of 2 MB", mem_size >> 20);
         }
         let cmdline = CommandLine::from_args(self.arguments)?;
-        let poller = FdPoller::new(stop.clone(), with_handles(image.manifest(), self.endpoints));
-        let Attached { slots, manifest } = attach(image.manifest(), self.attachments)?;
-        let console = self.console.unwrap_or_else(|| Box::new(FdConsole::new(io::stdout(), stop.clone())));
-        let mut devices = Devices { console, clock: Box::new(SystemClock), poller: Box::new(poller), slots };
+        let waits = with_handles(image.manifest(), self.waits);
+        let poller: Box<dyn Poller> = match &self.virtual_time {
+            Some(time) => Box::new(virtual_poller(time, waits, image.manifest(), &stop)?),
+            None => {
+                let endpoints = waits.into_iter().map(|(handle, waits)| (handle, waits.endpoint));
+                Box::new(FdPoller::new(stop.clone(), endpoints))
+            }
+        };
+        let clock = match &self.virtual_time {
+            Some(time) => Box::new(time.wall_clock()),
+            None => self.clock,
+        };
+        let attachments = self.attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
+        let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
+        let verdict = Verdict::new(stop.clone());
+        let mut console: Box<dyn Console> = match (self.console, capture.clone()) {
+            (None, None) => Box::new(FdConsole::new(io::stdout(), stop.clone())),
+            (None, Some(capture)) => Box::new(capture),
+            (Some(console), None) => console,
+            (Some(console), Some(capture)) => Box::new(Both(console, capture)),
+        };
+        if let Some(most) = self.limits.console {
+            console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
+        }
+        let devices = Devices { console, clock, poller, slots };
 
-        let backend = Backend::open(self.backend)?;
+        let mut backend = Backend::open(self.backend)?;
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
+        let backend_name = backend.name();
+        let mut known = None;
+        if let Some(time) = self.virtual_time.clone() {
+            known = Some(Frequency { hz: VirtualTime::FREQUENCY, source: Source::Virtual });
+            let counter = CycleCounter::new(move || time.read());
+            let unsupported = Error::Unsupported { backend: backend_name, what: "a virtual time" };
+            backend = backend.with_cycle_counter(counter).ok_or(unsupported)?;
+        }
         let memory = backend.memory(mem_size)?;
-        let known = backend.cycle_frequency().transpose()?;
+        if known.is_none() {
+            known = backend.cycle_frequency().transpose()?;
+        }
         let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
         let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring: None };
         let booted = Plan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
-        let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
         let frequency = match known {
             Some(frequency) => frequency,
             None => {
@@ -202,16 +328,23 @@ impl Unikernel {
             }
         };
         log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        let ended = monitor::run(machine.as_mut(), &booted.layout, &mut devices);
-        let synced = devices.sync();
-        if let (Ok(outcome), Some(dump)) = (&ended, &self.core_dump) {
-            dump.write(outcome, machine.as_ref());
+        if self.limits.memory.is_some() && machine.memory_file().is_none() {
+            return Err(Error::Unsupported {
+                backend: backend_name,
+                what: "a limit of the memory that a guest touches",
+            });
         }
-        match (ended?, synced) {
-            // What a guest takes for written must not be lost in silence.
-            (Outcome::Exited { .. }, Err(_)) => Err(Error::Unsynced),
-            (outcome, _) => Ok(outcome),
-        }
+        let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
+        Ok(Started {
+            machine,
+            layout: booted.layout,
+            devices,
+            limits: self.limits,
+            verdict,
+            capture,
+            trace,
+            core_dump: self.core_dump,
+        })
     }
 }
 
@@ -227,218 +360,26 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// The endpoints whose devices the guest asks for, with their handles.
-fn with_handles(manifest: &Manifest, endpoints: Vec<(String, Arc<Endpoint>)>) -> Vec<(u32, Arc<Endpoint>)> {
+/// A poller in virtual time, for devices that all live in one.
+fn virtual_poller(
+    time: &VirtualTime,
+    waits: Vec<(u32, Waits)>,
+    manifest: &Manifest,
+    stop: &Stop,
+) -> Result<VirtualPoller, Error> {
+    let arrivals = waits.into_iter().map(|(handle, waits)| {
+        let name = || manifest.devices().get(handle as usize - 1).map(|device| device.name.clone());
+        let arrivals = waits.arrivals.ok_or_else(|| Error::NotVirtual { name: name().unwrap_or_default() })?;
+        Ok((handle, arrivals))
+    });
+    VirtualPoller::new(time.clone(), arrivals.collect::<Result<_, Error>>()?, stop.clone()).map_err(Error::Stop)
+}
+
+/// What is known by the names of devices that the guest asks for, by their handles.
+fn with_handles<T>(manifest: &Manifest, endpoints: Vec<(String, T)>) -> Vec<(u32, T)> {
     let handle = |name: &str| (1..).zip(manifest.devices()).find(|(_, device)| device.name == name);
     endpoints.into_iter().filter_map(|(name, endpoint)| Some((handle(&name)?.0, endpoint))).collect()
 }
 
-/// Why a unikernel cannot be run. The message is one line.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Its file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// Its file is not one that this tender can run.
-    #[error("{}: {source}", path.display())]
-    Image {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: ImageError,
-    },
-    /// No guest can have so much memory.
-    #[error(transparent)]
-    MemorySize(#[from] MemoryOutOfRange),
-    /// Its arguments cannot be passed on.
-    #[error(transparent)]
-    Arguments(#[from] CommandLineError),
-    /// What it asks for and what was attached do not match.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// It does not fit into its memory.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// The backend is not to be had.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// Its memory is not to be had.
-    #[error(transparent)]
-    Memory(#[from] MapError),
-    /// The backend failed.
-    #[error(transparent)]
-    Backend(#[from] backend::Error),
-    /// What it wrote may not have reached a disk; which one went to the log.
-    #[error("a block device failed: not all that the unikernel has written may be there")]
-    Unsynced,
-    /// The host has no descriptor left.
-    #[error("cannot make an event: {0}")]
-    Stop(io::Error),
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{Sender, channel};
-    use std::thread;
-
-    use goblin::elf::program_header::{PF_R, PF_W, PF_X};
-    use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
-    use hvt_abi::manifest::Kind;
-    use hvt_abi::x86_64::HYPERCALL_PORT;
-    use zerocopy::IntoBytes;
-
-    use crate::device::DeviceError;
-    use crate::device::fake::Fake;
-    use crate::image::fixture::{Elf, MANIFEST_PART, Part, TEXT, manifest};
-    use crate::memory::GuestSlice;
-
-    /// Where the guests of these tests have their arguments, one every 256 bytes, and a buffer behind them.
-    const DATA: u64 = TEXT + 0x1000;
-    const BUFFER: u64 = DATA + 0x1000;
-
-    /// A guest that makes these hypercalls, one after the other.
-    fn guest(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Unikernel {
-        let (mut text, mut data) = (Vec::new(), vec![0; 0x2000]);
-        for (index, (number, argument)) in calls.iter().enumerate() {
-            let at = index * 256;
-            data[at..at + argument.len()].copy_from_slice(argument);
-            text.push(0xb8); // mov eax, imm32
-            text.extend((DATA as u32 + at as u32).to_le_bytes());
-            text.push(0xba); // mov edx, imm32
-            text.extend((u32::from(HYPERCALL_PORT) + *number as u32).to_le_bytes());
-            text.push(0xef); // out dx, eax
-        }
-        text.extend([0xeb, 0xfe]); // jmp to itself
-        let mut elf = Elf::with_segments([
-            Part::load(PF_R | PF_X, TEXT, 0x1000, text),
-            Part::load(PF_R | PF_W, DATA, 0x2000, data),
-        ]);
-        let notes = Elf::unikernel(devices).parts.swap_remove(MANIFEST_PART);
-        elf.parts.pop();
-        elf.parts.push(notes);
-        let unikernel = Unikernel::from_bytes(elf.build()).unwrap();
-        unikernel.backend(BackendChoice::Process).mem(4 << 20)
-    }
-
-    #[test]
-    fn runs_with_the_devices_that_it_is_given() {
-        let fake = Fake::new();
-        let read = BlockIo { handle: 1, offset: 512, data: Gpa(BUFFER), len: 1024, ..BlockIo::default() };
-        let puts = Puts { data: Gpa(BUFFER), len: 1024 };
-        let halt = Halt { exit_status: -2, ..Halt::default() };
-        let calls: &[(Number, &[u8])] =
-            &[(Number::BlockRead, read.as_bytes()), (Number::Puts, puts.as_bytes()), (Number::Halt, halt.as_bytes())];
-        let unikernel = guest(&[("storage", Kind::Block)], calls);
-        assert_eq!(unikernel.manifest().devices()[0].name, "storage");
-        let outcome = unikernel.block("storage", fake.clone()).console(fake.clone()).run().unwrap();
-        assert_eq!(outcome, Outcome::Exited { status: -2, cookie: None });
-        let world = fake.0.borrow();
-        assert_eq!(world.console, world.disk[512..512 + 1024]);
-    }
-
-    /// A console that passes on that something was written.
-    struct Bell(Sender<()>);
-
-    impl Console for Bell {
-        fn write(&mut self, _: GuestSlice<'_>) {
-            self.0.send(()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_stop_ends_a_guest_that_spins_or_sleeps() {
-        let sleep = Poll { timeout_nsecs: u64::MAX, ..Poll::default() };
-        let puts = Puts { data: Gpa(BUFFER), len: 1 };
-        let spinning = &[(Number::Puts, puts.as_bytes())][..];
-        let sleeping = &[(Number::Puts, puts.as_bytes()), (Number::Poll, sleep.as_bytes())];
-        for calls in [spinning, sleeping] {
-            let stop = Stop::new().unwrap();
-            let (bell, rings) = channel();
-            let unikernel = guest(&[], calls).stop(stop.clone()).console(Bell(bell));
-            let stopper = thread::spawn(move || {
-                rings.recv().unwrap();
-                stop.request();
-            });
-            assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
-            stopper.join().unwrap();
-        }
-    }
-
-    /// A disk that passes on what is done with it, and cannot be synchronised.
-    struct Lossy(Sender<&'static str>);
-
-    impl Block for Lossy {
-        fn capacity(&self) -> u64 {
-            512
-        }
-
-        fn block_size(&self) -> u16 {
-            512
-        }
-
-        fn read(&mut self, _: u64, _: GuestSlice<'_>) -> Result<(), DeviceError> {
-            Err(DeviceError)
-        }
-
-        fn write(&mut self, _: u64, _: GuestSlice<'_>) -> Result<(), DeviceError> {
-            self.0.send("write").map_err(|_| DeviceError)
-        }
-
-        fn sync(&mut self) -> Result<(), DeviceError> {
-            self.0.send("sync").unwrap();
-            Err(DeviceError)
-        }
-    }
-
-    #[test]
-    fn disks_are_synchronised_however_a_guest_ends() {
-        let write = BlockIo { handle: 1, data: Gpa(BUFFER), len: 512, ..BlockIo::default() };
-        let halt = Halt::default();
-        let (write, halt) = ((Number::BlockWrite, write.as_bytes()), (Number::Halt, halt.as_bytes()));
-        // There is no memory at address 8: the guest is stopped.
-        let puts = Puts { data: Gpa(8), len: 200 };
-        let run = |last| {
-            let (sender, done) = channel();
-            let unikernel = guest(&[("storage", Kind::Block)], &[write, last]).block("storage", Lossy(sender));
-            (unikernel.run(), done.into_iter().collect::<Vec<_>>())
-        };
-        let (ended, done) = run(halt);
-        assert!(matches!(ended, Err(Error::Unsynced)) && done == ["write", "sync"], "{done:?}");
-        let (ended, done) = run((Number::Puts, puts.as_bytes()));
-        assert!(matches!(ended, Ok(Outcome::Failed(_))) && done == ["write", "sync"], "{done:?}");
-        let (sender, done) = channel();
-        let stop = Stop::new().unwrap();
-        stop.request();
-        let unikernel = guest(&[("storage", Kind::Block)], &[]).block("storage", Lossy(sender)).stop(stop);
-        assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
-        assert_eq!(done.into_iter().collect::<Vec<_>>(), ["sync"]);
-    }
-
-    #[test]
-    fn a_stop_that_comes_early_is_not_lost() {
-        let stop = Stop::new().unwrap();
-        let unikernel = guest(&[], &[]).stop(stop.clone());
-        stop.request();
-        assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
-    }
-
-    #[test]
-    fn a_device_that_is_missing_is_an_error() {
-        let error = guest(&[("storage", Kind::Block)], &[]).run().unwrap_err().to_string();
-        assert!(error.contains("'storage' declared but not attached"), "{error}");
-    }
-
-    #[test]
-    fn is_checked_when_it_is_loaded() {
-        assert!(matches!(Unikernel::load("/dev/null"), Err(Error::Read { .. })));
-        assert!(Unikernel::from_bytes(Vec::new()).is_err());
-        assert!(Unikernel::from_bytes(manifest(&[])).is_err());
-    }
-}
+mod tests;

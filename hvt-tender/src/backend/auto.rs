@@ -3,7 +3,7 @@
 use super::kvm::Kvm;
 use super::process::Process;
 use super::tsc::Frequency;
-use super::{Error, Machine, Stop, Unavailable};
+use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::config::BackendChoice;
 use crate::memory::{Layout, MapError, MappedMemory};
 
@@ -46,6 +46,15 @@ impl Backend {
         match self {
             Self::Kvm(_) => "kvm",
             Self::Process(_) => "process",
+        }
+    }
+
+    /// Makes the guest read `counter` wherever it reads its cycle counter; `None` where the backend cannot.
+    #[must_use]
+    pub fn with_cycle_counter(self, counter: CycleCounter) -> Option<Self> {
+        match self {
+            Self::Kvm(_) => None,
+            Self::Process(process) => Some(Self::Process(process.with_cycle_counter(counter))),
         }
     }
 

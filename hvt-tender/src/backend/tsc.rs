@@ -44,6 +44,8 @@ pub enum Source {
     Hypervisor,
     /// Measured against the kernel's clock.
     Clock,
+    /// This tender, which makes the counter itself.
+    Virtual,
 }
 
 impl fmt::Display for Source {
@@ -53,6 +55,7 @@ impl fmt::Display for Source {
             Self::Crystal => "the CPU",
             Self::Hypervisor => "the hypervisor",
             Self::Clock => "the kernel's clock",
+            Self::Virtual => "its virtual time",
         })
     }
 }

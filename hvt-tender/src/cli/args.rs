@@ -98,6 +98,7 @@ impl Flag {
             ("mem", None) => config.memory = self.value(&parser.value()?, value::memory)?,
             ("backend", None) => config.backend = self.value(&parser.value()?, value::backend)?,
             ("dumpcore", None) => config.core_directory = Some(self.value(&parser.value()?, value::directory)?),
+            ("trace", None) => config.trace = Some(self.value(&parser.value()?, value::path)?),
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),

@@ -10,7 +10,8 @@ mod streams;
 mod value;
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
+use crate::guest::Limit;
 use crate::monitor::Outcome;
 use crate::unikernel::{self, Unikernel};
 
@@ -69,6 +71,7 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
             Ok(FAILED)
         }
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
+        Outcome::Exceeded(limit) => Err(Error::Limit(limit)),
     }
 }
 
@@ -81,11 +84,14 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
     });
     let dump = dump.transpose()?;
     let plan = Plan::new(&config.devices, unikernel.manifest())?;
-    let unikernel = plan.attach(unikernel, &mut descriptors)?;
-    let unikernel = match dump {
-        Some(dump) => unikernel.core_dump(dump),
-        None => unikernel,
-    };
+    let mut unikernel = plan.attach(unikernel, &mut descriptors)?;
+    if let Some(path) = config.trace {
+        let file = File::create(&path).map_err(|source| Error::Trace { path, source })?;
+        unikernel = unikernel.trace(BufWriter::new(file));
+    }
+    if let Some(dump) = dump {
+        unikernel = unikernel.core_dump(dump);
+    }
     Ok(unikernel.mem(config.memory).args(config.arguments.into_iter().map(OsString::into_vec)).backend(config.backend))
 }
 
@@ -94,12 +100,16 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
 enum Error {
     #[error(transparent)]
     Devices(#[from] devices::Error),
+    #[error("{}: cannot be written: {source}", path.display())]
+    Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     #[error("--dumpcore {}: core files cannot be left there: {source}", path.display())]
     CoreDirectory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Unikernel(#[from] unikernel::Error),
+    #[error("{0}")]
+    Limit(Limit),
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),
 }

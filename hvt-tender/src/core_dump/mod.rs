@@ -81,7 +81,7 @@ fn crash(outcome: &Outcome, machine: &dyn Machine) -> Option<(Registers, Cause)>
             let registers = failure.registers.or_else(|| machine.registers().ok());
             Some((registers.unwrap_or_default(), Cause::Fault))
         }
-        Outcome::Exited { .. } | Outcome::Interrupted => None,
+        Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Exceeded(_) => None,
     }
 }
 

@@ -7,9 +7,13 @@ pub mod attach;
 #[cfg(all(feature = "std", unix))]
 mod block;
 #[cfg(feature = "std")]
+mod capture;
+#[cfg(feature = "std")]
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
+#[cfg(all(feature = "std", unix))]
+mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -23,7 +27,7 @@ mod poll;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod tap;
 #[cfg(all(test, feature = "std", target_os = "linux"))]
-mod testing;
+pub(crate) mod testing;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -34,13 +38,17 @@ pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", unix))]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
 #[cfg(feature = "std")]
-pub use clock::SystemClock;
+pub use capture::Capture;
+#[cfg(feature = "std")]
+pub use clock::{StartingClock, SystemClock};
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
+#[cfg(all(feature = "std", unix))]
+pub use disk::Disk;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
 #[cfg(all(feature = "std", target_os = "linux"))]
-pub use poll::{Endpoint, FdPoller, Pollable};
+pub use poll::{Arrivals, Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
 
@@ -108,6 +116,14 @@ pub trait Poller {
     /// # Errors
     /// [`Interrupted`] when somebody asked the run to end meanwhile.
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted>;
+
+    /// Waits until the guest may execute its first instruction, which it usually may at once.
+    ///
+    /// # Errors
+    /// [`Interrupted`] when somebody asked the run to end meanwhile.
+    fn begin(&mut self) -> Result<(), Interrupted> {
+        Ok(())
+    }
 }
 
 /// The device failed; what exactly went to the log.

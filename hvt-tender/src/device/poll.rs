@@ -41,6 +41,17 @@ impl AsFd for Endpoint {
 pub trait Pollable {
     /// What is readable while a frame is waiting.
     fn endpoint(&self) -> Arc<Endpoint>;
+
+    /// When its frames arrive, if it lives in a virtual time.
+    fn arrivals(&self) -> Option<Arc<dyn Arrivals>> {
+        None
+    }
+}
+
+/// A network device in a virtual time, which knows when its frames arrive.
+pub trait Arrivals: Send + Sync {
+    /// When the first frame arrives or has arrived that has not been taken, in nanoseconds of that time.
+    fn next(&self) -> Option<u64>;
 }
 
 /// Waits for frames, for time to pass, and for the run to be [stopped](Stop).

@@ -153,3 +153,18 @@ fn says_more_when_asked_to() {
     assert_eq!(text(&output.stderr), "");
     assert!(text(&output.stdout).ends_with("SUCCESS\n"));
 }
+
+#[test]
+fn a_trace_has_a_line_for_every_hypercall() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut command = tender();
+    command.args(["--mem=32", "--backend=process", "--trace"]).arg(file.path()).arg(guest("hello"));
+    assert!(command.status().unwrap().success());
+    let trace = std::fs::read_to_string(file.path()).unwrap();
+    let lines: Vec<_> = trace.lines().collect();
+    assert!(lines.len() >= 2 && lines.iter().all(|line| line.starts_with("{\"number\":") && line.ends_with("}}")));
+    assert!(lines[0].contains("\"name\":\"puts\""), "{trace}");
+    assert!(lines[lines.len() - 1].ends_with("\"result\":{\"status\":0}}"), "{trace}");
+    let output = tender().arg("--trace=/nothing/here").arg(guest("hello")).output().unwrap();
+    assert_fails(&output, 1, "/nothing/here: cannot be written");
+}

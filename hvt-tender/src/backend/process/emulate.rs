@@ -121,6 +121,8 @@ impl Emulation<'_, '_> {
             Opcode::IRETQ => self.interrupt_return(),
             Opcode::WRMSR => self.write_msr(),
             Opcode::RDMSR => self.read_msr(),
+            // They trap only where the guest reads another counter than the host's.
+            Opcode::RDTSC | Opcode::RDTSCP if self.cpu.cycles.is_some() => Ok(self.read_tsc()),
             Opcode::SWAPGS => {
                 std::mem::swap(&mut self.cpu.gs_base, &mut self.cpu.kernel_gs_base);
                 Ok(Step::LoadGsBase)
@@ -261,6 +263,17 @@ impl Emulation<'_, '_> {
         }
     }
 
+    /// RDTSC and RDTSCP (SDM volume 2). IA32_TSC_AUX, which the latter reads as well, is 0.
+    fn read_tsc(&mut self) -> Step {
+        let value = self.cpu.tsc();
+        self.registers.rax = value & 0xffff_ffff;
+        self.registers.rdx = value >> 32;
+        if self.instruction.opcode() == Opcode::RDTSCP {
+            self.registers.rcx = 0;
+        }
+        Step::Next
+    }
+
     fn read_msr(&mut self) -> Executed {
         let value = match self.registers.rcx as u32 {
             msr::FS_BASE => self.cpu.fs_base,
@@ -268,8 +281,7 @@ impl Emulation<'_, '_> {
             msr::KERNEL_GS_BASE => self.cpu.kernel_gs_base,
             msr::EFER => self.cpu.efer.bits(),
             msr::PAT => self.cpu.pat,
-            // SAFETY: every x86_64 CPU has RDTSC; the guest's own reads the same counter.
-            msr::TSC => unsafe { std::arch::x86_64::_rdtsc() },
+            msr::TSC => self.cpu.tsc(),
             _ => return Err(Exception::general_protection(0)),
         };
         self.registers.rax = value & 0xffff_ffff;

@@ -105,7 +105,7 @@ fn segment_bases_are_loaded_either_way() {
         \x64\x8b\x04\x25\0\0\0\0\x65\x8b\x1c\x25\0\0\0\0\xba\x01\x05\0\0\xef";
     let with_instructions = Process::open().unwrap().by_system_call;
     for by_system_call in [with_instructions, true] {
-        let mut machine = guest_on(Process { by_system_call }, code, &Stop::new().unwrap());
+        let mut machine = guest_on(Process { by_system_call, cycles: None }, code, &Stop::new().unwrap());
         machine.memory().write(Gpa(DATA), &[1, 0, 0, 0, 0, 0, 0, 0, 2]).unwrap();
         assert_eq!(machine.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(1) });
         assert_eq!(machine.registers().unwrap().rbx, 2);
@@ -202,4 +202,22 @@ fn dropping_the_machine_leaves_no_process() {
     let child = machine.child();
     drop(machine);
     assert!(!fs::exists(format!("/proc/{child}")).unwrap());
+}
+
+#[test]
+fn reading_the_tsc_traps_where_another_counter_is_given() {
+    use crate::backend::CycleCounter;
+
+    let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+    let layout = Layout::new([region(CODE, DATA, Access::EXECUTE), region(DATA, SIZE, Access::READ | Access::WRITE)]);
+    let process = Process::open().unwrap().with_cycle_counter(CycleCounter::new(|| 0x1_0000_0042));
+    let memory = process.memory(SIZE).unwrap();
+    // rdtsc; mov ebx, eax; mov esi, edx; rdtscp; hlt
+    memory.write(Gpa(CODE), b"\x0f\x31\x89\xc3\x89\xd6\x0f\x01\xf9\xf4").unwrap();
+    let stop = Stop::new().unwrap();
+    let mut machine = process.start(memory, layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), &stop).unwrap();
+    assert_eq!(machine.run().unwrap(), Exit::Halted);
+    let registers = machine.registers().unwrap();
+    assert_eq!((registers.rbx, registers.rsi), (0x42, 1));
+    assert_eq!((registers.rax, registers.rdx, registers.rcx), (0x42, 1, 0));
 }

@@ -199,3 +199,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_trace_goes_to_a_file() {
+    for line in ["--trace calls.json app.hvt", "--trace=calls.json app.hvt"] {
+        assert_eq!(config(line).trace, Some(PathBuf::from("calls.json")));
+    }
+}
