@@ -292,3 +292,53 @@ impl<H: Host> fmt::Debug for Bound<'_, H> {
         self.vcpu.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel whose handle may be sent and shared.
+    #[derive(Clone)]
+    struct Nowhere;
+
+    // SAFETY: it has no frames to give.
+    unsafe impl Host for Nowhere {
+        fn allocate(&self, _order: u32) -> Option<Hpa> {
+            None
+        }
+
+        unsafe fn free(&self, _base: Hpa, _order: u32) {}
+
+        fn phys_to_virt(&self, _hpa: Hpa) -> *mut u8 {
+            core::ptr::null_mut()
+        }
+
+        fn cpu_index(&self) -> u32 {
+            0
+        }
+
+        fn wants_cpu(&self) -> bool {
+            true
+        }
+    }
+
+    /// Whether a type is [`Send`]: the inherent constant wins where it applies.
+    struct Probe<T>(core::marker::PhantomData<T>);
+
+    trait NotSend {
+        const SEND: bool = false;
+    }
+
+    impl<T> NotSend for Probe<T> {}
+
+    impl<T: Send> Probe<T> {
+        const SEND: bool = true;
+    }
+
+    #[test]
+    fn virtual_cpus_move_and_cpus_do_not() {
+        const { assert!(Probe::<Vcpu<Nowhere>>::SEND && Probe::<Vm<Nowhere>>::SEND) };
+        const { assert!(Probe::<crate::Hypervisor<Nowhere>>::SEND) };
+        const { assert!(!Probe::<Cpu<Nowhere>>::SEND && !Probe::<Bound<'static, Nowhere>>::SEND) };
+    }
+}

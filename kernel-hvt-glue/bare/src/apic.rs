@@ -10,9 +10,9 @@ const ID: u32 = 0x20;
 /// Spurious interrupt vector; bit 8 switches the APIC on.
 const SVR: u32 = 0xf0;
 /// Interrupt command, low half; bit 12 says that the last one is still on its way.
-const ICR_LOW: u32 = 0x300;
+pub(crate) const ICR_LOW: u32 = 0x300;
 /// Interrupt command, high half: the destination's ID in bits 24 to 31.
-const ICR_HIGH: u32 = 0x310;
+pub(crate) const ICR_HIGH: u32 = 0x310;
 /// Local vector table, timer; bit 17 makes it periodic.
 const LVT_TIMER: u32 = 0x320;
 /// Timer: what it counts down from; writing it starts it.
@@ -39,7 +39,7 @@ pub(crate) enum Ipi {
 
 impl Ipi {
     /// Vector, delivery mode, and level "assert".
-    const fn bits(self) -> u32 {
+    pub(crate) const fn bits(self) -> u32 {
         const ASSERT: u32 = 1 << 14;
         ASSERT
             | match self {

@@ -22,10 +22,11 @@ use x86_64::{
 };
 
 use crate::{
-    apic,
+    apic::{self, Ipi},
     console::{CONSOLE, println},
     cpu::{self, Ist},
     power::{self, Outcome},
+    smp,
 };
 
 /// Timer interrupts in a second.
@@ -39,14 +40,18 @@ const PIC_LINES: u8 = 16;
 /// Vector of the PIT, line 0.
 const TIMER_VECTOR: u8 = PIC_VECTOR;
 
-/// Vector of the interrupt by which a CPU tells another that time has passed.
-pub(crate) const TICK_VECTOR: u8 = 0xf0;
+/// Vector of the second CPU's timer.
+pub(crate) const WATCHDOG_VECTOR: u8 = 0xf0;
+/// Its interrupts in a second: fewer than the boot CPU's by far.
+pub(crate) const WATCHDOG_HZ: u32 = TIMER_HZ / 5;
 /// Vector of the local APIC's spurious interrupts.
 pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 
 static IDT: Once<InterruptDescriptorTable> = Once::new();
 
 static TICKS: AtomicU64 = AtomicU64::new(0);
+/// [`TICKS`] when the second CPU looked at it last.
+static SEEN_TICKS: AtomicU64 = AtomicU64::new(0);
 static NMIS: AtomicU64 = AtomicU64::new(0);
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);
 
@@ -149,7 +154,7 @@ unsafe fn fill(idt: &mut InterruptDescriptorTable, code: SegmentSelector) {
                 if vector == TIMER_VECTOR { timer as *const () as usize } else { spurious as *const () as usize };
             set(&mut idt[vector], handler, code, Ist::Interrupt);
         }
-        set(&mut idt[TICK_VECTOR], tick as *const () as usize, code, Ist::Interrupt);
+        set(&mut idt[WATCHDOG_VECTOR], watchdog as *const () as usize, code, Ist::Interrupt);
         set(&mut idt[SPURIOUS_VECTOR], spurious as *const () as usize, code, Ist::Interrupt);
     }
 }
@@ -168,15 +173,38 @@ unsafe extern "C" fn timer() {
     )
 }
 
-/// Acknowledges at the local APIC: that the CPU is interrupted is all there is to it.
+/// The second CPU's timer. Sends the boot CPU an NMI when that has not taken an interrupt of its own timer since the last
+/// time, and acknowledges at the local APIC.
+///
+/// A guest may well run for that long, but not unseen: an interrupt takes the CPU from it, whatever its own RFLAGS.IF.
+/// Bochs 2.7 forgets that when it enters a guest whose RFLAGS.IF is 0. NMIs it does not forget.
 #[unsafe(naked)]
-unsafe extern "C" fn tick() {
+unsafe extern "C" fn watchdog() {
     naked_asm!(
         "push rax",
-        "mov eax, {eoi}",
-        "mov dword ptr [rax], 0",
+        "push rcx",
+        "mov rax, [rip + {ticks}]",
+        "cmp rax, [rip + {seen}]",
+        "mov [rip + {seen}], rax",
+        "jne 2f",
+        "movzx eax, byte ptr [rip + {boot_id}]",
+        "shl eax, 24",
+        "mov ecx, {icr_high}",
+        "mov [rcx], eax",
+        "mov ecx, {icr_low}",
+        "mov dword ptr [rcx], {nmi}",
+        "2:",
+        "mov ecx, {eoi}",
+        "mov dword ptr [rcx], 0",
+        "pop rcx",
         "pop rax",
         "iretq",
+        ticks = sym TICKS,
+        seen = sym SEEN_TICKS,
+        boot_id = sym smp::BOOT_ID,
+        icr_high = const apic::BASE + apic::ICR_HIGH,
+        icr_low = const apic::BASE + apic::ICR_LOW,
+        nmi = const Ipi::Nmi.bits(),
         eoi = const apic::BASE + apic::EOI,
     )
 }

@@ -14,7 +14,7 @@ use crate::{
     apic::{self, Ipi},
     clock::{Clock, tsc},
     cpu,
-    interrupts::{self, SPURIOUS_VECTOR, TICK_VECTOR, TIMER_HZ},
+    interrupts::{self, SPURIOUS_VECTOR, WATCHDOG_HZ, WATCHDOG_VECTOR},
     start::{self, Stack},
 };
 
@@ -26,7 +26,7 @@ const TRAMPOLINE: usize = 0x8000;
 static mut STACK: Stack = Stack::NEW;
 
 /// [`apic::id`] of the boot CPU.
-static BOOT_ID: AtomicU8 = AtomicU8::new(0);
+pub(crate) static BOOT_ID: AtomicU8 = AtomicU8::new(0);
 
 /// How far the second CPU is.
 static STATE: AtomicU8 = AtomicU8::new(ABSENT);
@@ -177,7 +177,7 @@ extern "C" fn second_main() -> ! {
         cpu::init(1);
         apic::enable(SPURIOUS_VECTOR, false);
         interrupts::enable();
-        apic::start_timer(TICK_VECTOR, || pause(1_000_000 / u64::from(TIMER_HZ)));
+        apic::start_timer(WATCHDOG_VECTOR, || pause(1_000_000 / u64::from(WATCHDOG_HZ)));
     }
     STATE.store(IDLE, Ordering::Release);
     loop {
@@ -187,7 +187,7 @@ extern "C" fn second_main() -> ! {
                 work();
                 STATE.store(IDLE, Ordering::Release);
             }
-            // A tick wakes it.
+            // The watchdog wakes it.
             None => hlt(),
         }
     }

@@ -1,12 +1,18 @@
 //! Tags of cached translations: AMD's address space identifiers (ASID, APM volume 2, 15.16), Intel's virtual-processor
 //! identifiers (VPID, SDM volume 3, 29.1).
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::hypervisor::Binding;
+
+/// Numbers for [`Tags`], so that those of a CPU that was disabled and enabled again are told apart.
+static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(0);
 
 /// The tags of one CPU. Instead of flushing one guest's translations, which not every CPU can do, the guest gets a tag
 /// that was not used since the last flush of them all.
 #[derive(Clone, Debug)]
 pub(crate) struct Tags {
+    instance: u64,
     count: u32,
     next: u32,
     generation: u64,
@@ -23,8 +29,9 @@ pub(crate) struct Tag {
 
 impl Tags {
     /// Tags 1 to `count - 1`; 0 is the host's. A flush is due first, since others may have used the CPU before.
-    pub(crate) const fn new(count: u32) -> Self {
-        Self { count, next: 1, generation: 0, flush_due: true }
+    pub(crate) fn new(count: u32) -> Self {
+        let instance = NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed);
+        Self { instance, count, next: 1, generation: 0, flush_due: true }
     }
 
     /// A tag without translations, once the CPU has flushed those of all tags if the second value says so.
@@ -53,24 +60,24 @@ impl Tags {
 /// Where and when a CPU last got to know a guest's translations.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Residence {
-    cpu: u32,
+    tags: u64,
     tag: Tag,
     epoch: u64,
 }
 
 impl Residence {
-    pub(crate) const fn new(binding: &Binding, tag: Tag) -> Self {
-        Self { cpu: binding.cpu, tag, epoch: binding.epoch }
+    pub(crate) const fn new(binding: &Binding, tags: &Tags, tag: Tag) -> Self {
+        Self { tags: tags.instance, tag, epoch: binding.epoch }
     }
 
-    /// Whether this was the last CPU.
-    pub(crate) const fn is_on(&self, binding: &Binding) -> bool {
-        self.cpu == binding.cpu
+    /// Whether this was the last CPU, and it has not been disabled since.
+    pub(crate) const fn is_on(&self, tags: &Tags) -> bool {
+        self.tags == tags.instance
     }
 
     /// Whether what the CPU knows under this tag is this guest's and still true.
     pub(crate) const fn is_current(&self, binding: &Binding, tags: &Tags) -> bool {
-        self.is_on(binding) && self.epoch == binding.epoch && tags.is_current(self.tag)
+        self.is_on(tags) && self.epoch == binding.epoch && tags.is_current(self.tag)
     }
 }
 
@@ -105,6 +112,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_cpu_that_was_disabled_is_another_one() {
+        let binding = Binding { cpu: 0, epoch: 5, host_fpu: 0, host_xcr0: 0 };
+        let (mut tags, again) = (Tags::new(3), Tags::new(3));
+        let (tag, _) = tags.fresh();
+        let residence = Residence::new(&binding, &tags, tag);
+        assert!(residence.is_current(&binding, &tags));
+        assert!(!residence.is_current(&binding, &again));
+        assert!(!residence.is_current(&Binding { epoch: 6, ..binding }, &tags));
     }
 
     #[test]

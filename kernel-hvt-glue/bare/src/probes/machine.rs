@@ -18,6 +18,8 @@ pub(crate) const MEMORY: u64 = 0x20_0000;
 pub(crate) const CODE: Gpa = Gpa(0x10_0000);
 /// Where a probe finds data and leaves results.
 pub(crate) const DATA: Gpa = Gpa(0x18_0000);
+/// RFLAGS.IF. A guest gets no interrupt all the same: each of them is the host's.
+pub(crate) const INTERRUPT_FLAG: u64 = 1 << 9;
 /// A probe that has not come to an exit by then never will: 2 s.
 const TICKS: u64 = 2 * crate::interrupts::TIMER_HZ as u64;
 

@@ -144,11 +144,11 @@ impl<H: Host> SvmVcpu<H> {
     pub(crate) unsafe fn bind(&mut self, cpu: &mut SvmCpu<H>, binding: &Binding) {
         if !self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
             let (tag, flush) = cpu.tags.fresh();
-            let stayed = self.residence.is_some_and(|residence| residence.is_on(binding));
+            let stayed = self.residence.is_some_and(|residence| residence.is_on(&cpu.tags));
             let control = &mut self.vmcb_changing(if stayed { Clean::ASID } else { Clean::all() }).control;
             control.guest_asid = tag.number;
             control.tlb_control = if flush { tlb_control::FLUSH_ALL } else { tlb_control::NOTHING };
-            self.residence = Some(Residence::new(binding, tag));
+            self.residence = Some(Residence::new(binding, &cpu.tags, tag));
         }
         self.context.host_vmcb = cpu.host_vmcb().0;
         self.context.guest_fpu = self.fpu.as_ptr() as u64;

@@ -13,6 +13,7 @@ pub(super) const LOCK: u64 = 1 << 0;
 pub(super) const VMXON_OUTSIDE_SMX: u64 = 1 << 2;
 
 const BASIC: u32 = 0x480;
+const MISC: u32 = 0x485;
 const CR0_FIXED0: u32 = 0x486;
 const CR0_FIXED1: u32 = 0x487;
 const CR4_FIXED0: u32 = 0x488;
@@ -49,6 +50,8 @@ pub struct VmxCapabilities {
     pub invept_single: bool,
     /// Virtual-processor identifiers, with INVVPID of all contexts.
     pub vpid: bool,
+    /// IA32_VMX_MISC bits 4:0: the preemption timer counts when this bit of the TSC changes.
+    pub preemption_timer_rate: u32,
     /// Bits of a physical address.
     pub physical_address_bits: u32,
     /// IA32_PRED_CMD.IBPB: a barrier between guests that train branch predictors (CPUID 7 EDX bit 26).
@@ -96,6 +99,7 @@ impl VmxCapabilities {
             accessed_dirty: bit(21),
             invept_single: bit(25),
             vpid,
+            preemption_timer_rate: (rdmsr(MISC) & 0x1f) as u32,
             physical_address_bits,
             prediction_barrier: cpuid.cpuid1(0).eax >= 7 && cpuid.cpuid2(7, 0).edx >> 26 & 1 == 1,
             controls: Controls::choose(

@@ -10,6 +10,7 @@ bitflags! {
     pub(crate) struct PinBased: u32 {
         const EXTERNAL_INTERRUPT_EXITING = 1 << 0;
         const NMI_EXITING = 1 << 3;
+        const ACTIVATE_PREEMPTION_TIMER = 1 << 6;
     }
 
     /// Primary processor-based VM-execution controls (table 25-6).
@@ -83,6 +84,11 @@ pub(crate) struct Controls {
 }
 
 impl Controls {
+    /// Whether the preemption timer runs.
+    pub(crate) const fn has_preemption_timer(&self) -> bool {
+        self.pin_based & PinBased::ACTIVATE_PREEMPTION_TIMER.bits() != 0
+    }
+
     /// Whether ENCLS exits: the CPU has SGX.
     pub(crate) const fn has_encls_exiting(&self) -> bool {
         self.secondary & Secondary::ENABLE_ENCLS_EXITING.bits() != 0
@@ -100,8 +106,11 @@ impl Controls {
         if allowed.primary as u32 & unwanted.bits() != 0 {
             return Err(Unsupported::Missing { extension: "VMX", feature: "moves to and from CR3 without an exit" });
         }
+        let mut pin_based = PinBased::all();
+        let has_timer = (allowed.pin_based >> 32) as u32 & PinBased::ACTIVATE_PREEMPTION_TIMER.bits() != 0;
+        pin_based.set(PinBased::ACTIVATE_PREEMPTION_TIMER, has_timer);
         Ok(Self {
-            pin_based: word(allowed.pin_based, PinBased::all())?,
+            pin_based: word(allowed.pin_based, pin_based)?,
             primary: word(allowed.primary, primary)?,
             secondary: word(allowed.secondary, secondary)?,
             exit: word(allowed.exit, Exit::all())?,
@@ -136,7 +145,7 @@ mod tests {
     #[test]
     fn wanted_and_compulsory_bits_are_set() {
         let controls = Controls::choose(GENEROUS, true).unwrap();
-        assert_eq!(controls.pin_based, 0x16 | 0x9);
+        assert_eq!(controls.pin_based, 0x16 | 0x49);
         assert_eq!(controls.primary, 0x0400_6172 | 0xb198_0c88);
         assert_eq!(controls.secondary, 0x8062);
         assert_eq!(controls.exit, 0x0003_6dfb | 0x3c_0204);

@@ -47,6 +47,7 @@ mod reason {
     pub(super) const EPT_MISCONFIGURATION: u32 = 49;
     pub(super) const INVEPT: u32 = 50;
     pub(super) const RDTSCP: u32 = 51;
+    pub(super) const PREEMPTION_TIMER: u32 = 52;
     pub(super) const INVVPID: u32 = 53;
     pub(super) const WBINVD: u32 = 54;
     pub(super) const XSETBV: u32 = 55;
@@ -125,7 +126,9 @@ impl<H: Host> Running<'_, H> {
         let qualification = self.vmcs.read(fields::EXIT_QUALIFICATION);
         let offer = self.vcpu.shared.offer;
         let outcome = match exit_reason {
-            reason::EXTERNAL_INTERRUPT | reason::INIT | reason::SIPI => return Step::Interrupted,
+            reason::EXTERNAL_INTERRUPT | reason::INIT | reason::SIPI | reason::PREEMPTION_TIMER => {
+                return Step::Interrupted;
+            }
             reason::EXCEPTION_OR_NMI => return self.exception(qualification),
             reason::EPT_VIOLATION => return Step::Exit(self.violation(qualification)),
             reason::EPT_MISCONFIGURATION => {

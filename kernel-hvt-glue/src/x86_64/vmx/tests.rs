@@ -26,6 +26,7 @@ fn skylake(change: impl Fn(u32, u64) -> u64) -> Result<VmxCapabilities, Unsuppor
         let value = match register {
             0x3a => 5,
             0x480 => 0x00d8_1000_0000_002b,
+            0x485 => 0x0b00_01e0,
             0x486 => 0x8000_0021,
             0x487 => 0xffff_ffff,
             0x488 => 0x2000,

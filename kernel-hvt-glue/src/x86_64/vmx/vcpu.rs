@@ -39,6 +39,11 @@ const DR6_RESET: u64 = 0xffff_0ff0;
 /// IA32_DEBUGCTL, which a VM exit clears.
 const DEBUGCTL: u32 = 0x1d9;
 
+/// Ticks of the TSC after which a guest leaves without any other reason: about a millisecond. Interrupts come first, as
+/// a rule, but the kernel may have masked those it could wait for, and Bochs 2.7 does not let them leave a guest whose
+/// RFLAGS.IF was 0 when it was entered.
+const LONGEST_STAY: u32 = 1 << 22;
+
 /// A virtual CPU.
 pub(crate) struct VmxVcpu<H: Host> {
     vmcs: ManuallyDrop<Frames<H>>,
@@ -190,6 +195,10 @@ impl<H: Host> VmxVcpu<H> {
         vmcs.write(fields::ADDRESS_OF_MSR_BITMAPS, self.msr_bitmap.0);
         vmcs.write(fields::TSC_OFFSET, 0);
         vmcs.write(fields::EPT_POINTER, self.eptp);
+        if controls.has_preemption_timer() {
+            let value = LONGEST_STAY >> self.capabilities.preemption_timer_rate;
+            vmcs.write(fields::GUEST_PREEMPTION_TIMER_VALUE, value);
+        }
         if controls.has_encls_exiting() {
             vmcs.write(fields::ENCLS_EXITING_BITMAP, !0);
         }
@@ -221,7 +230,7 @@ impl<H: Host> VmxVcpu<H> {
         if self.capabilities.vpid {
             vmcs.write(fields::VIRTUAL_PROCESSOR_IDENTIFIER, tag.number as u16);
         }
-        self.residence = Some(Residence::new(binding, tag));
+        self.residence = Some(Residence::new(binding, &cpu.tags, tag));
     }
 
     /// Ties the VMCS to no CPU, and restores what entries and exits have changed of the kernel's state.
