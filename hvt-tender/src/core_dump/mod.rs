@@ -1,6 +1,6 @@
 //! What a guest leaves behind when it crashes: an ELF core file, to be opened with `gdb GUEST CORE`.
 //!
-//! A guest has crashed when it gave up (status 255) or did something after which it cannot go on. [`elf`] makes the
+//! A guest has crashed when it gave up (status 255) or did something after which it cannot go on. `elf` makes the
 //! headers; this module decides, and writes the file.
 
 mod elf;

@@ -1,6 +1,6 @@
 //! `hvt-elftool`: makes manifests for builds in C, and says what a unikernel was built for.
 //!
-//! [`source`] reads a manifest's JSON, [`show`] writes what comes of it; both are pure. This module is the command line
+//! `source` reads a manifest's JSON, `show` writes what comes of it; both are pure. This module is the command line
 //! around them, that of Solo5's `solo5-elftool`.
 
 mod show;
