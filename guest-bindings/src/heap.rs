@@ -17,7 +17,8 @@ use crate::boot;
 static HEAP: TalcSyncCell<GuestHeap, DefaultBinning> =
     unsafe { TalcSyncCell::new(TalcCell::new(GuestHeap { given: false })) };
 
-/// Gives the allocator the guest's heap when it is first asked for memory, so that a guest that never asks touches none.
+/// Gives the allocator the guest's heap when it is first asked for memory, so that a guest that never asks touches
+/// none.
 #[derive(Debug)]
 struct GuestHeap {
     given: bool,

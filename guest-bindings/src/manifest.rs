@@ -149,8 +149,8 @@ pub const INTERP: [u8; INTERPRETER.len()] = *INTERPRETER;
 /// }
 /// ```
 ///
-/// A guest without devices says `manifest! {}`. Names are 1 to 67 letters and digits; there are at most 63 devices. What
-/// breaks a rule does not compile.
+/// A guest without devices says `manifest! {}`. Names are 1 to 67 letters and digits; there are at most 63 devices.
+/// What breaks a rule does not compile.
 #[macro_export]
 macro_rules! manifest {
     ($($kind:ident $name:literal),* $(,)?) => {

@@ -20,8 +20,12 @@ pub struct Config {
     pub memory: u64,
     /// What runs the guest.
     pub backend: BackendChoice,
+    /// Where a core file goes if it crashes.
+    pub core_directory: Option<PathBuf>,
     /// Its devices.
     pub devices: DeviceOptions,
+    /// Where one line of JSON a hypercall goes.
+    pub trace: Option<PathBuf>,
     /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
     pub verbosity: u8,
 }
@@ -35,7 +39,9 @@ impl Config {
             arguments: Vec::new(),
             memory: DEFAULT_MEMORY,
             backend: BackendChoice::default(),
+            core_directory: None,
             devices: DeviceOptions::default(),
+            trace: None,
             verbosity: 0,
         }
     }

@@ -8,9 +8,15 @@
 //! | [`boot`] | image and configuration → contents of guest memory, its [`Layout`](memory::Layout), entry state |
 //! | [`backend`] | guest memory and entry state → `run()` → [`Exit`] |
 //! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
-//! | [`device`] | console, clock, block, net: traits, and those of the host |
+//! | [`device`] | console, clock, block, net: traits, those of the host, and those in memory |
+//! | [`network`] | links and switches in memory, whose ports are network devices |
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
+//! | [`virtual_time`] | a clock that moves when the guests have nothing to do |
+//! | [`core_dump`] | a guest that crashed → a file for a debugger |
 //! | [`unikernel`] | the builder on top of it all |
+//! | [`guest`] | a guest that runs beside its caller: handle, limits, what it did |
+//!
+//! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
 //!
 //! [`memory`] and [`exit`] are the words they speak. Without the feature `std` only the rooms that need no operating
 //! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, and the traits of `device`), for kernels that run guests themselves.
@@ -25,16 +31,30 @@ pub mod boot;
 pub mod cli;
 #[cfg(all(feature = "std", unix))]
 pub mod config;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod core_dump;
 pub mod device;
+#[cfg(feature = "std")]
+pub mod elftool;
 pub mod exit;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod guest;
 pub mod hypercall;
 pub mod image;
 pub mod memory;
+#[cfg(feature = "std")]
+mod message;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod monitor;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod network;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod unikernel;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod virtual_time;
 
 pub use exit::Exit;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub use unikernel::Unikernel;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use virtual_time::VirtualTime;

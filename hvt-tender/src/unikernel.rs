@@ -10,26 +10,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod error;
+mod started;
+
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::mem::offset_of;
+use std::path::Path;
 use std::sync::Arc;
 
-use hvt_abi::MEM_MAX;
+use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
 use self_cell::self_cell;
 
+pub use self::error::Error;
+use self::started::Both;
+pub(crate) use self::started::Started;
 use crate::backend::auto::Backend;
-use crate::backend::tsc::Search;
-use crate::backend::{self, Stop, Unavailable};
-use crate::boot::{BootConfig, BootError, CommandLine, CommandLineError, Plan};
-use crate::config::{BackendChoice, DEFAULT_MEMORY, MemoryOutOfRange, memory_size};
+use crate::backend::tsc::{Frequency, Search, Source};
+use crate::backend::{CycleCounter, Stop};
+use crate::boot::{BootConfig, BootError, CommandLine, Plan};
+use crate::config::{BackendChoice, DEFAULT_MEMORY, memory_size};
+use crate::core_dump::CoreDump;
 use crate::device::{
-    AttachError, Attached, Block, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Slot, SystemClock,
-    attach,
+    Arrivals, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Poller,
+    Slot, SystemClock, attach,
 };
+use crate::guest::{Guest, LimitedConsole, Limits, Output, Trace, Verdict};
 use crate::image::{Image, ImageError, Manifest};
-use crate::memory::MapError;
-use crate::monitor::{self, Outcome};
+use crate::monitor::Outcome;
+use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 self_cell! {
     /// A file and what was found in it.
@@ -46,12 +55,38 @@ pub struct Unikernel {
     memory: u64,
     arguments: Vec<Vec<u8>>,
     backend: BackendChoice,
-    attachments: Vec<(String, Slot)>,
-    endpoints: Vec<(String, Arc<Endpoint>)>,
-    console: Option<Box<dyn Console>>,
+    attachments: Vec<(String, Attachment)>,
+    waits: Vec<(String, Waits)>,
+    console: Option<Box<dyn Console + Send>>,
+    clock: Box<dyn Clock + Send>,
+    limits: Limits,
+    virtual_time: Option<VirtualTime>,
+    trace: Option<Box<dyn Write + Send>>,
     stop: Option<Stop>,
+    core_dump: Option<CoreDump>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
+}
+
+/// How a guest waits for a network device.
+struct Waits {
+    endpoint: Arc<Endpoint>,
+    arrivals: Option<Arc<dyn Arrivals>>,
+}
+
+/// A device that goes to the guest's thread with the guest.
+enum Attachment {
+    Block(Box<dyn Block + Send>),
+    Net(Box<dyn Net + Send>),
+}
+
+impl From<Attachment> for Slot {
+    fn from(attachment: Attachment) -> Self {
+        match attachment {
+            Attachment::Block(device) => Self::Block(device),
+            Attachment::Net(device) => Self::Net(device),
+        }
+    }
 }
 
 impl Unikernel {
@@ -82,9 +117,14 @@ impl Unikernel {
             arguments: Vec::new(),
             backend: BackendChoice::Auto,
             attachments: Vec::new(),
-            endpoints: Vec::new(),
+            waits: Vec::new(),
             console: None,
+            clock: Box::new(SystemClock),
+            limits: Limits::new(),
+            virtual_time: None,
+            trace: None,
             stop: None,
+            core_dump: None,
             cycle_frequency,
         })
     }
@@ -118,23 +158,23 @@ impl Unikernel {
 
     /// Attaches a block device under its name in the manifest.
     #[must_use]
-    pub fn block(mut self, name: impl Into<String>, device: impl Block + 'static) -> Self {
-        self.attachments.push((name.into(), Slot::Block(Box::new(device))));
+    pub fn block(mut self, name: impl Into<String>, device: impl Block + Send + 'static) -> Self {
+        self.attachments.push((name.into(), Attachment::Block(Box::new(device))));
         self
     }
 
     /// Attaches a network device under its name in the manifest.
     #[must_use]
-    pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + 'static) -> Self {
+    pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + Send + 'static) -> Self {
         let name = name.into();
-        self.endpoints.push((name.clone(), device.endpoint()));
-        self.attachments.push((name, Slot::Net(Box::new(device))));
+        self.waits.push((name.clone(), Waits { endpoint: device.endpoint(), arrivals: device.arrivals() }));
+        self.attachments.push((name, Attachment::Net(Box::new(device))));
         self
     }
 
     /// Sends its output elsewhere than to the standard output.
     #[must_use]
-    pub fn console(mut self, console: impl Console + 'static) -> Self {
+    pub fn console(mut self, console: impl Console + Send + 'static) -> Self {
         self.console = Some(Box::new(console));
         self
     }
@@ -153,40 +193,158 @@ impl Unikernel {
         self
     }
 
-    /// Runs it to its end, on this thread.
+    /// Gives it another wall clock than the host's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + Send + 'static) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// Makes it live in a virtual time, which replaces its wall clock and its cycle counter. Its networks must live in
+    /// the same. The process backend alone can do that.
+    #[must_use]
+    pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
+        self.virtual_time = Some(time.clone());
+        self
+    }
+
+    /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, arguments,
+    /// results.
+    #[must_use]
+    pub fn trace(mut self, to: impl Write + Send + 'static) -> Self {
+        self.trace = Some(Box::new(to));
+        self
+    }
+
+    /// Ends it when it uses more than this.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Leaves a core file behind when it crashes.
+    #[must_use]
+    pub fn core_dump(mut self, dump: CoreDump) -> Self {
+        self.core_dump = Some(dump);
+        self
+    }
+
+    /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
     /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
-    pub fn run(self) -> Result<Outcome, Error> {
-        let stop = self.stop.map_or_else(Stop::new, Ok).map_err(Error::Stop)?;
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        let stop = self.take_stop()?;
+        self.start(stop, None)?.run(&mut ())
+    }
+
+    /// Runs it to its end, on this thread, and keeps what is known of it. Its output goes to its console as well, if it
+    /// was given one.
+    ///
+    /// # Errors
+    /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
+    pub fn output(mut self) -> Result<Output, Error> {
+        let stop = self.take_stop()?;
+        self.start(stop, Some(Capture::new()))?.run_to_end()
+    }
+
+    /// Starts it on a thread of its own. Returns once it is about to execute its first instruction. Its output is kept,
+    /// and goes to its console as well, if it was given one.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn spawn(mut self) -> Result<Guest, Error> {
+        let stop = self.take_stop()?;
+        Guest::spawn(self, stop)
+    }
+
+    fn take_stop(&mut self) -> Result<Stop, Error> {
+        self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)
+    }
+
+    /// Makes everything ready for its first instruction, which is to be executed on this thread.
+    pub(crate) fn start(self, stop: Stop, capture: Option<Capture>) -> Result<Started, Error> {
         let image = self.loaded.borrow_dependent();
         let mem_size = memory_size(self.memory)?;
         if mem_size != self.memory {
             log::warn!("guest memory is rounded to {} MB, a multiple of 2 MB", mem_size >> 20);
         }
         let cmdline = CommandLine::from_args(self.arguments)?;
-        let poller = FdPoller::new(stop.clone(), with_handles(image.manifest(), self.endpoints));
-        let Attached { slots, manifest } = attach(image.manifest(), self.attachments)?;
-        let console = self.console.unwrap_or_else(|| Box::new(FdConsole::new(io::stdout(), stop.clone())));
-        let mut devices = Devices { console, clock: Box::new(SystemClock), poller: Box::new(poller), slots };
-
-        let backend = Backend::open(self.backend)?;
-        log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
-        let memory = backend.memory(mem_size)?;
-        let frequency = backend.cycle_frequency(self.cycle_frequency)?;
-        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        let config = BootConfig {
-            mem_size,
-            cmdline: &cmdline,
-            manifest: &manifest,
-            cpu_cycle_freq: frequency.hz,
-            net_ring: None,
+        let waits = with_handles(image.manifest(), self.waits);
+        let poller: Box<dyn Poller> = match &self.virtual_time {
+            Some(time) => Box::new(virtual_poller(time, waits, image.manifest(), &stop)?),
+            None => {
+                let endpoints = waits.into_iter().map(|(handle, waits)| (handle, waits.endpoint));
+                Box::new(FdPoller::new(stop.clone(), endpoints))
+            }
         };
+        let clock = match &self.virtual_time {
+            Some(time) => Box::new(time.wall_clock()),
+            None => self.clock,
+        };
+        let attachments = self.attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
+        let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
+        let verdict = Verdict::new(stop.clone());
+        let mut console: Box<dyn Console> = match (self.console, capture.clone()) {
+            (None, None) => Box::new(FdConsole::new(io::stdout(), stop.clone())),
+            (None, Some(capture)) => Box::new(capture),
+            (Some(console), None) => console,
+            (Some(console), Some(capture)) => Box::new(Both(console, capture)),
+        };
+        if let Some(most) = self.limits.console {
+            console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
+        }
+        let devices = Devices { console, clock, poller, slots };
+
+        let mut backend = Backend::open(self.backend)?;
+        log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
+        let backend_name = backend.name();
+        let mut known = None;
+        if let Some(time) = self.virtual_time.clone() {
+            known = Some(Frequency { hz: VirtualTime::FREQUENCY, source: Source::Virtual });
+            let counter = CycleCounter::new(move || time.read());
+            let unsupported = Error::Unsupported { backend: backend_name, what: "a virtual time" };
+            backend = backend.with_cycle_counter(counter).ok_or(unsupported)?;
+        }
+        let memory = backend.memory(mem_size)?;
+        if known.is_none() {
+            known = backend.cycle_frequency().transpose()?;
+        }
+        let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
+        let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring: None };
         let booted = Plan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
-        let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
-        Ok(monitor::run(machine.as_mut(), &booted.layout, &mut devices)?)
+        let machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let frequency = match known {
+            Some(frequency) => frequency,
+            None => {
+                // Measured for as long as all of the above has taken.
+                let found = self.cycle_frequency.finish()?;
+                let field = Gpa(BOOT_INFO_BASE.0 + offset_of!(BootInfo, cpu_cycle_freq) as u64);
+                machine.memory().write(field, &found.hz.to_le_bytes()).map_err(BootError::from)?;
+                found
+            }
+        };
+        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
+        if self.limits.memory.is_some() && machine.memory_file().is_none() {
+            return Err(Error::Unsupported {
+                backend: backend_name,
+                what: "a limit of the memory that a guest touches",
+            });
+        }
+        let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
+        Ok(Started {
+            machine,
+            layout: booted.layout,
+            devices,
+            limits: self.limits,
+            verdict,
+            capture,
+            trace,
+            core_dump: self.core_dump,
+        })
     }
 }
 
@@ -202,54 +360,26 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// The endpoints whose devices the guest asks for, with their handles.
-fn with_handles(manifest: &Manifest, endpoints: Vec<(String, Arc<Endpoint>)>) -> Vec<(u32, Arc<Endpoint>)> {
+/// A poller in virtual time, for devices that all live in one.
+fn virtual_poller(
+    time: &VirtualTime,
+    waits: Vec<(u32, Waits)>,
+    manifest: &Manifest,
+    stop: &Stop,
+) -> Result<VirtualPoller, Error> {
+    let arrivals = waits.into_iter().map(|(handle, waits)| {
+        let name = || manifest.devices().get(handle as usize - 1).map(|device| device.name.clone());
+        let arrivals = waits.arrivals.ok_or_else(|| Error::NotVirtual { name: name().unwrap_or_default() })?;
+        Ok((handle, arrivals))
+    });
+    VirtualPoller::new(time.clone(), arrivals.collect::<Result<_, Error>>()?, stop.clone()).map_err(Error::Stop)
+}
+
+/// What is known by the names of devices that the guest asks for, by their handles.
+fn with_handles<T>(manifest: &Manifest, endpoints: Vec<(String, T)>) -> Vec<(u32, T)> {
     let handle = |name: &str| (1..).zip(manifest.devices()).find(|(_, device)| device.name == name);
     endpoints.into_iter().filter_map(|(name, endpoint)| Some((handle(&name)?.0, endpoint))).collect()
 }
 
-/// Why a unikernel cannot be run. The message is one line.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Its file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// Its file is not one that this tender can run.
-    #[error("{}: {source}", path.display())]
-    Image {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: ImageError,
-    },
-    /// No guest can have so much memory.
-    #[error(transparent)]
-    MemorySize(#[from] MemoryOutOfRange),
-    /// Its arguments cannot be passed on.
-    #[error(transparent)]
-    Arguments(#[from] CommandLineError),
-    /// What it asks for and what was attached do not match.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// It does not fit into its memory.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// The backend is not to be had.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// Its memory is not to be had.
-    #[error(transparent)]
-    Memory(#[from] MapError),
-    /// The backend failed.
-    #[error(transparent)]
-    Backend(#[from] backend::Error),
-    /// The host has no descriptor left.
-    #[error("cannot make an event: {0}")]
-    Stop(io::Error),
-}
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use alloc::{boxed::Box, sync::Arc};
 use core::fmt;
 
 use hvt_abi::{
-    kernel::{Exit, Io},
+    kernel::Exit,
     x86_64::{EntryState, Registers},
 };
 
@@ -52,14 +52,13 @@ pub enum BindError {
     WrongVm,
 }
 
-/// How one entry ended.
+/// What has become of an exit that was no access to a port.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Enter the guest again.
+    /// It is dealt with: enter the guest again.
     Again,
     /// An interrupt was there, which the kernel has taken if it had interrupts enabled.
     Interrupted,
-    /// The guest used a port, which ends no guest.
-    Io(Io),
     /// The monitor has to know.
     Exit(Exit),
 }
@@ -236,16 +235,21 @@ impl<H: Host> Bound<'_, H> {
             return exit;
         }
         loop {
-            let step = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
-                // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
-                (Machine::Svm(svm), Extension::Svm(cpu)) => unsafe { svm.step(cpu, self.vm, self.fpu) },
-                // SAFETY: as above.
-                (Machine::Vmx(vmx), _) => unsafe { vmx.step(self.fpu) },
-                // Nothing but `bind` makes a `Bound`.
-                (Machine::Svm(_), Extension::Vmx(_)) => Step::Interrupted,
+            let Self { vm, fpu, .. } = *self;
+            // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
+            let result = unsafe {
+                match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
+                    (Machine::Svm(svm), Extension::Svm(cpu)) => svm.step(cpu, vm, fpu),
+                    (Machine::Vmx(vmx), _) => vmx.step(fpu),
+                    // `bind` makes no such pair.
+                    (Machine::Svm(_), Extension::Vmx(_)) => Err(Step::Interrupted),
+                }
+            };
+            let step = match result {
+                Ok(io) => return Exit::Io(io),
+                Err(step) => step,
             };
             match step {
-                Step::Io(io) => return Exit::Io(io),
                 Step::Again => {}
                 Step::Interrupted => {
                     if self.vcpu.shared.host.wants_cpu() {

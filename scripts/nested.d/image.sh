@@ -9,25 +9,13 @@ apt() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o APT::Sandbox::User=root "$@" >&2
 }
 
-# Sees to it that QEMU and busybox are installed.
-get_programs() {
-    local missing=()
-    command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
-    [ -x /bin/busybox ] || missing+=(busybox-static)
-    command -v xz >/dev/null || missing+=(xz-utils)
-    [ ${#missing[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null || die "these Debian packages are missing, and apt-get too: ${missing[*]}"
-    [ "$(id -u)" = 0 ] || die "missing packages; as root: apt-get install ${missing[*]}"
-    echo "scripts/nested: installing ${missing[*]}" >&2
-    { apt update && apt install --no-install-recommends -y "${missing[@]}"; } || die "cannot install ${missing[*]}"
-}
-
 # Sets `kernel` to a directory with an uncompressed kernel and its modules; fetches one where there is none yet.
 get_kernel() {
     mkdir -p "$cache"
     kernel=$(find "$cache" -maxdepth 1 -name 'linux-image-*-amd64' | sort -V | tail -n 1)
     [ -z "$kernel" ] || return 0
     command -v apt-get >/dev/null || die "a Debian kernel is needed, and apt-get to fetch it"
+    need xz xz-utils
     # The lists of packages may be missing or old. Only root can renew them.
     [ "$(id -u)" != 0 ] || apt update || true
     local package
@@ -72,7 +60,7 @@ begin_image() {
     local link
     for link in bin sbin lib lib64; do ln -s "usr/$link" "$image/$link"; done
     ln -s ../run "$image/var/run"
-    cp /bin/busybox "$image/usr/bin/busybox"
+    take "$(command -v busybox)" /usr/bin/busybox
     cp "$here/init" "$image/init"
     local module
     for module in $modules; do
@@ -147,5 +135,5 @@ take_command() {
 
 # The image as an archive that the kernel unpacks, into $1.
 pack_image() {
-    (cd "$image" && find . | /bin/busybox cpio -o -H newc 2>/dev/null) >"$1"
+    (cd "$image" && find . | busybox cpio -o -H newc 2>/dev/null) >"$1"
 }

@@ -1,21 +1,25 @@
 # shellcheck shell=bash disable=SC2154,SC2164 # variables of scripts/nested, which ends where a command fails
 # The tender's tests in the machine of scripts/nested. Sourced by it.
 
-# Builds the tests and the guests here, and takes them along under their own paths: cargo wrote those into the tests.
-# The library's unit tests of backend kvm come first, then every integration test. Arguments go to the latter.
+# Builds the tests, the tender and the guests here, and takes them along under their own paths: cargo wrote those into
+# the tests. The library's unit tests of backend kvm come first, then the conformance table; arguments go to the latter.
 take_tests() {
     local built program
     built=$(cd "$root" && cargo test -q -p hvt-tender --no-run --message-format=json) || die "the tests do not build"
+    build_tender
+    HVT_TENDER=$(realpath "$tender")
     if [ -z "${HVT_GUESTS:-}" ]; then
-        (cd "$root" && cargo build -q --release -p test-unikernels) || die "the guests do not build"
-        export HVT_GUESTS=${cache%/nested}/release
+        build_guests
+        HVT_GUESTS=$guests
     fi
-    HVT_GUESTS=$(realpath -s "$HVT_GUESTS")
-    export HVT_BACKENDS=kvm
-    while read -r program; do take "$program"; done < <(find "$HVT_GUESTS" -maxdepth 1 -type f -perm /111)
-    while read -r program; do take "$program"; done < <(executables . <<<"$built")
-    [ ! -d "$root/hvt-tender/tests" ] || take "$root/hvt-tender/tests"
+    HVT_GUESTS=$(realpath "$HVT_GUESTS")
+    export HVT_TENDER HVT_GUESTS HVT_BACKENDS=${HVT_BACKENDS:-kvm}
+    # Most of the time goes into waiting for the kernel to take virtual machines apart.
+    [ $# -gt 0 ] || set -- --test-threads=4
 
+    take "$HVT_TENDER"
+    while read -r program; do take "$program"; done < <(find "$HVT_GUESTS" -maxdepth 1 -type f -perm /111)
+    while read -r program; do take "$program"; done < <(executables '"test":true' <<<"$built")
     cd "$root/hvt-tender"
     {
         begin_script
@@ -25,7 +29,7 @@ take_tests() {
         done < <(executables '"kind":\["lib"\].*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") $(for word; do quote "$word"; done) || failed=1"
-        done < <(executables '"kind":\["test"\].*"test":true' <<<"$built")
+        done < <(executables '"kind":\["test"\].*"name":"conformance".*"test":true' <<<"$built")
         # shellcheck disable=SC2016 # for the machine's shell
         echo 'exit $failed'
     } >"$image/nested/run"

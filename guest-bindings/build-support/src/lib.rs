@@ -26,25 +26,20 @@ pub fn link() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/x86_64.lds");
     println!("cargo:rerun-if-changed={script}");
 
-    // A bare target calls the linker itself, one with an operating system the C compiler.
-    let through_compiler = variable("CARGO_CFG_TARGET_OS") != "none";
-    for option in ["-nostartfiles", "-no-pie"] {
-        if through_compiler {
-            argument(option);
-        }
+    // A bare target calls the linker itself; one with an operating system calls the C compiler, whose own files and
+    // libraries have no place in a guest.
+    let (through_compiler, prefix) = match variable("CARGO_CFG_TARGET_OS").as_str() {
+        "none" => ([].as_slice(), ""),
+        _ => (["-nostartfiles", "-nostdlib", "-static", "-no-pie"].as_slice(), "-Wl,"),
+    };
+    let linker = ["-static", "--no-pie", "--gc-sections", "-zmax-page-size=4096", "-znorelro", "-znognustack"];
+    for option in through_compiler {
+        println!("cargo:rustc-link-arg-bins={option}");
     }
-    argument("-static");
-    argument(&format!("-T{script}"));
-    for option in ["--gc-sections", "-zmax-page-size=4096", "-znorelro", "-znognustack", "--build-id=none"] {
-        argument(&if through_compiler { format!("-Wl,{option}") } else { option.to_owned() });
+    for option in linker.into_iter().chain(["--build-id=none"]) {
+        println!("cargo:rustc-link-arg-bins={prefix}{option}");
     }
-    if !through_compiler {
-        argument("--no-pie");
-    }
-}
-
-fn argument(text: &str) {
-    println!("cargo:rustc-link-arg-bins={text}");
+    println!("cargo:rustc-link-arg-bins=-T{script}");
 }
 
 fn variable(name: &str) -> String {

@@ -14,8 +14,9 @@ use crate::guest::Tender;
 pub(crate) fn beyond_the_guest(tender: &Tender) -> Result<f64, Box<dyn Error>> {
     let mut tender = tender.command("spin", &[]).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
+    let mut console = BufReader::new(tender.stdout.take().ok_or("no console")?);
     // Once the guest has spoken, everything is set up.
-    BufReader::new(tender.stdout.take().ok_or("no console")?).read_line(&mut line)?;
+    console.read_line(&mut line)?;
     let id = tender.id();
     let sum = children(id).and_then(|children| {
         let mut sum = 0.0;

@@ -2,8 +2,8 @@
 
 use super::kvm::Kvm;
 use super::process::Process;
-use super::tsc::{Frequency, Search};
-use super::{Error, Machine, Stop, Unavailable};
+use super::tsc::Frequency;
+use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::config::BackendChoice;
 use crate::memory::{Layout, MapError, MappedMemory};
 
@@ -49,14 +49,25 @@ impl Backend {
         }
     }
 
-    /// Frequency of the guest's cycle counter: what the backend knows, or else the result of `search`.
+    /// Makes the guest read `counter` wherever it reads its cycle counter; `None` where the backend cannot.
+    #[must_use]
+    pub fn with_cycle_counter(self, counter: CycleCounter) -> Option<Self> {
+        match self {
+            Self::Kvm(_) => None,
+            Self::Process(process) => Some(Self::Process(process.with_cycle_counter(counter))),
+        }
+    }
+
+    /// Frequency of the guest's cycle counter, from a backend that knows it at once. Where none does it must be
+    /// [searched for](super::tsc::Search).
     ///
     /// # Errors
-    /// When nobody knows it and it cannot be measured.
-    pub fn cycle_frequency(&self, search: Search) -> Result<Frequency, Error> {
+    /// When the host's counter is of no use.
+    #[must_use]
+    pub fn cycle_frequency(&self) -> Option<Result<Frequency, Error>> {
         match self {
-            Self::Kvm(kvm) => kvm.cycle_frequency(),
-            Self::Process(_) => search.finish(),
+            Self::Kvm(kvm) => Some(kvm.cycle_frequency()),
+            Self::Process(_) => None,
         }
     }
 
@@ -72,6 +83,9 @@ impl Backend {
     }
 
     /// A guest of this memory, ready to run from its entry point, on the calling thread.
+    ///
+    /// Until the first run the tender can still write memory that is read-only for the guest, unless the backend knows
+    /// the [frequency](Self::cycle_frequency).
     ///
     /// # Errors
     /// When the host refuses.

@@ -19,7 +19,12 @@ mod stop;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod tsc;
 
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
 use hvt_abi::native::Registers;
+use nix::time::ClockId;
 
 use crate::exit::Exit;
 use crate::memory::GuestMemory;
@@ -46,6 +51,49 @@ pub trait Machine {
     /// # Errors
     /// When the backend itself fails.
     fn registers(&self) -> Result<Registers, Error>;
+
+    /// The clock of the CPU time that the guest's instructions take. Here it is that of the calling thread, which is
+    /// right where the thread itself enters the guest.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn cpu_clock(&self) -> Result<ClockId, Error> {
+        let mut clock = 0;
+        // SAFETY: the thread is this one, which exists, and `clock` is a local that the call fills in.
+        match unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) } {
+            0 => Ok(ClockId::from_raw(clock)),
+            errno => Err(Error { what: "asking for a CPU clock", source: std::io::Error::from_raw_os_error(errno) }),
+        }
+    }
+
+    /// The file that is the guest's memory, where it is one: it holds the pages that were ever touched.
+    fn memory_file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// What a guest reads where it would read the time-stamp counter.
+#[derive(Clone)]
+pub struct CycleCounter(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl CycleCounter {
+    /// A counter whose readings are those of `read`. They must not decrease.
+    #[must_use]
+    pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for CycleCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CycleCounter")
+    }
 }
 
 /// A backend cannot be had on this machine.

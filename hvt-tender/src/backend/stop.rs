@@ -1,7 +1,7 @@
 //! Ending a run from outside.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
@@ -48,6 +48,8 @@ impl Stop {
     /// Makes the request. May be called from a signal handler, and more than once.
     pub fn request(&self) {
         self.state.requested.store(true, Ordering::SeqCst);
+        // Either this sees the kick, or whoever sets it sees the request.
+        fence(Ordering::SeqCst);
         // Fails only when the counter is full, and then the descriptor is readable as well.
         let _ = nix::unistd::write(&self.state.event, &1u64.to_ne_bytes());
         if let Some(kick) = self.state.kick.get() {

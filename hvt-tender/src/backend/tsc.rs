@@ -1,18 +1,21 @@
 //! Frequency of the time-stamp counter, which is the guest's monotonic clock.
 //!
 //! The guest is told it before its first instruction, so finding it must cost next to nothing. What there is, how good
-//! it is, and what it costs (measured on an EPYC 7003 under a hypervisor, where each CPUID leaf costs 4.5 µs):
+//! it is, and what it costs (measured on an EPYC 7003 under a hypervisor, where each CPUID leaf costs 4.5 µs, and the two
+//! leaves are empty):
 //!
 //! | source | error | cost |
 //! |---|---|---|
 //! | `KVM_GET_TSC_KHZ` | 0.2 ppm: it is in kHz | under 1 µs, but needs a vCPU |
 //! | CPUID leaf 15H, on bare Intel CPUs | that of the crystal | two CPUID |
 //! | CPUID leaf 4000_0010H, of some hypervisors | 0.2 ppm: it is in kHz | three CPUID |
-//! | measuring it against the kernel's clock for 0.2 ms | 0.8 ppm (worst of 300: 11 ppm) | 5 µs at either end |
-//! | `perf_event_open`, `time_mult` of its page | 0.2 ppm | 8 to 20 ms: the kernel waits for all its CPUs; nothing under kvm-clock |
+//! | measuring it against the kernel's clock for 0.3 ms | 0.6 ppm (worst of 300: 7 ppm) | 5 µs at either end |
+//! | the same for 0.1 ms | 5 ppm (worst of 1,000: 30 ppm) | the same |
+//! | `perf_event_open`, `time_mult` of its page | that of the kernel | 8 to 20 ms: the kernel waits for all its CPUs; nothing under kvm-clock |
 //! | CPUID leaf 16H | up to 3,000 ppm: it is the marketing frequency | three CPUID |
 //!
-//! The first four are used, in this order. A [`Search`] that begins early has its 0.2 ms over by the time it ends.
+//! The first four are used, in this order. A [`Search`] that begins with the start of the tender measures for as long as
+//! that start takes, and rarely has to wait.
 
 use std::arch::x86_64::{__cpuid, _mm_lfence, _rdtsc, CpuidResult};
 use std::fmt;
@@ -41,6 +44,8 @@ pub enum Source {
     Hypervisor,
     /// Measured against the kernel's clock.
     Clock,
+    /// This tender, which makes the counter itself.
+    Virtual,
 }
 
 impl fmt::Display for Source {
@@ -50,11 +55,12 @@ impl fmt::Display for Source {
             Self::Crystal => "the CPU",
             Self::Hypervisor => "the hypervisor",
             Self::Clock => "the kernel's clock",
+            Self::Virtual => "its virtual time",
         })
     }
 }
 
-/// Finds the frequency of the TSC. Takes 0.2 ms where nobody knows it; a [`Search`] hides them.
+/// Finds the frequency of the TSC. Takes 0.1 ms where nobody knows it; a [`Search`] hides them.
 ///
 /// # Errors
 /// When the counter cannot be measured.
@@ -72,7 +78,7 @@ impl Search {
     /// The longest that [`finish`](Self::finish) waits, where a reading of the clock is slow.
     const LONGEST: Duration = Duration::from_millis(10);
     /// The shortest time between two samples.
-    const SHORTEST: Duration = Duration::from_micros(200);
+    const SHORTEST: Duration = Duration::from_micros(100);
 
     /// Begins.
     #[must_use]
@@ -80,7 +86,7 @@ impl Search {
         Self { begin: Sample::take() }
     }
 
-    /// The frequency. Waits until 0.2 ms have passed since the beginning, if they have not.
+    /// The frequency. Waits until 0.1 ms have passed since the beginning, if they have not.
     ///
     /// # Errors
     /// When the counter cannot be measured.
@@ -93,7 +99,7 @@ impl Search {
 
     fn measure(self) -> Result<Frequency, Error> {
         // What a reading is off by is a fraction of its width: a slow clock calls for a longer measurement.
-        const WIDTHS: u32 = 4000;
+        const WIDTHS: u32 = 1000;
         let wanted = (self.begin.width * WIDTHS).clamp(Self::SHORTEST, Self::LONGEST);
         let end = loop {
             let end = Sample::take();

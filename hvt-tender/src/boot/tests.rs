@@ -60,7 +60,9 @@ fn expected(segments: &[Part], mem_size: u64, tables_from: u64, address: u64) ->
     if address < MIB {
         return Some(Access::READ);
     }
-    let covers = |part: &&Part| (part.address..(part.address + part.memory).next_multiple_of(PAGE)).contains(&address);
+    let covers = |part: &&Part| {
+        (part.address & !(PAGE - 1)..(part.address + part.memory).next_multiple_of(PAGE)).contains(&address)
+    };
     match segments.iter().find(covers).map(|part| part.flags) {
         Some(0) => None,
         Some(flags) => Some(Access::from_bits_truncate(
@@ -276,6 +278,19 @@ fn manifest_must_fit_below_1_mib() {
 }
 
 #[test]
+fn page_tables_leave_room_for_the_last_nul() {
+    let end = |len: usize| {
+        let cmdline = CommandLine::from_args([vec![b'x'; len]]).unwrap();
+        let config =
+            BootConfig { mem_size: 2 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
+        InfoArea::new(&config).unwrap().end
+    };
+    // The command line begins behind the 56 bytes of boot info.
+    assert_eq!(end(0x1000 - 56 - 1), Gpa(0x1_1000));
+    assert_eq!(end(0x1000 - 56), Gpa(0x1_2000));
+}
+
+#[test]
 fn ring_lies_behind_memory() {
     let elf = Elf::with_segments(segments());
     let memory = FakeMemory::new(6 * MIB, &[]);
@@ -298,16 +313,17 @@ fn random_segments() -> impl Strategy<Value = Vec<Part>> {
     let flags = prop::sample::select(vec![0, PF_R, PF_W, PF_X, PF_R | PF_W, PF_R | PF_X]);
     let gap = prop_oneof![0_u64..3, 0_u64..600];
     let pages = prop_oneof![1_u64..3, 1_u64..1200];
-    let segment = (flags, gap, pages, 1..=PAGE, prop::collection::vec(1_u8.., 0..5000));
+    let skip = prop_oneof![Just(0), 0..PAGE];
+    let segment = (flags, gap, skip, pages, 1..=PAGE, prop::collection::vec(1_u8.., 0..5000));
     prop::collection::vec(segment, 1..6).prop_map(|segments| {
         let mut parts = vec![Part::load(PF_X, TEXT, 3, [0xcc; 3])];
         let mut at = TEXT + PAGE;
-        for (flags, gap, pages, last, mut bytes) in segments {
-            let address = at + gap * PAGE;
+        for (flags, gap, skip, pages, last, mut bytes) in segments {
+            let address = at + gap * PAGE + skip;
             let memory = (pages - 1) * PAGE + last;
             bytes.truncate(memory as usize);
             parts.push(Part::load(flags, address, memory, bytes));
-            at = address + pages * PAGE;
+            at = (address + memory).next_multiple_of(PAGE);
         }
         parts
     })

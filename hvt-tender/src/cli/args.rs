@@ -10,6 +10,7 @@ use lexopt::{Arg, Parser};
 
 use super::value;
 use crate::config::{Config, Named};
+use crate::image::is_device_name;
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Flag {
     /// What stands behind the colon, if there is one.
     fn name(&self) -> Result<Option<&str>, UsageError> {
         match self.text.split_once(':') {
-            Some((_, name)) if !value::is_name(name.as_bytes()) => Err(UsageError(format!(
+            Some((_, name)) if !is_device_name(name.as_bytes()) => Err(UsageError(format!(
                 "--{}: '{name}' cannot be the name of a device: those are 1 to {} letters and digits",
                 self.text,
                 hvt_abi::manifest::NAME_MAX
@@ -96,6 +97,8 @@ impl Flag {
         match (self.word(), name) {
             ("mem", None) => config.memory = self.value(&parser.value()?, value::memory)?,
             ("backend", None) => config.backend = self.value(&parser.value()?, value::backend)?,
+            ("dumpcore", None) => config.core_directory = Some(self.value(&parser.value()?, value::directory)?),
+            ("trace", None) => config.trace = Some(self.value(&parser.value()?, value::path)?),
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),

@@ -2,18 +2,26 @@
 
 mod args;
 mod devices;
+mod fault;
 mod log;
+mod manner;
 mod signals;
+mod streams;
 mod value;
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
+use self::devices::{Descriptors, Plan};
+use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
-use crate::monitor::{Failure, Outcome};
+use crate::core_dump::CoreDump;
+use crate::guest::Limit;
+use crate::monitor::Outcome;
 use crate::unikernel::{self, Unikernel};
 
 pub use args::{Command, UsageError, parse};
@@ -21,55 +29,70 @@ pub use args::{Command, UsageError, parse};
 /// Status for everything but a guest's own end: Solo5's tenders use it too, and what restarts guests relies on it.
 const FAILED: i32 = 1;
 
-/// Status for a command line that cannot be understood.
-const MISUSED: i32 = 2;
-
-const HELP: &str = include_str!("help.txt");
-
 /// Does what the command line says; returns the status to exit with.
 ///
-/// Of what is printed the guest's output goes to the standard output, everything else to the standard error.
+/// The first of `args` is the name under which the program was started: as `solo5-hvt` it answers as Solo5's tender
+/// does. Of what is printed the guest's output goes to the standard output, everything else to the standard error.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
+    if streams::open_missing().is_err() {
+        // There may be nobody to tell.
+        return FAILED;
+    }
+    let mut args = args.into_iter();
+    let manner = Manner::of(args.next().as_deref());
     let config = match parse(args) {
         Ok(Command::Run(config)) => *config,
-        Ok(Command::Help) => return print(HELP),
-        Ok(Command::Version) => {
-            let version = env!("CARGO_PKG_VERSION");
-            return print(&format!("hvt-tender {version}\nABI version {}\n", hvt_abi::ABI_VERSION));
-        }
+        Ok(Command::Help) => return manner.help(),
+        Ok(Command::Version) => return manner.version(),
         Err(error) => {
-            report(&format_args!("{error}; see hvt-tender --help"));
-            return MISUSED;
+            manner.report(&format_args!("{error}; see {} --help", manner.name()));
+            return manner.misused();
         }
     };
-    log::init(config.verbosity);
-    run(config).unwrap_or_else(|error| {
-        report(&error);
+    log::init(manner.name(), config.verbosity);
+    run(config, manner).unwrap_or_else(|error| {
+        manner.report(&error);
         FAILED
     })
 }
 
-/// Runs a unikernel; returns its exit status.
-fn run(config: Config) -> Result<i32, Error> {
+/// Runs a unikernel; returns the status to exit with.
+fn run(config: Config, manner: Manner) -> Result<i32, Error> {
     // First of all, before this program opens anything under the numbers that the user means.
-    let mut descriptors = devices::Descriptors::claim(&config.devices.nets)?;
+    let descriptors = Descriptors::claim(&config.devices.nets)?;
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
-    let unikernel = Unikernel::load(&config.kernel)?;
-    let plan = devices::Plan::new(&config.devices, unikernel.manifest())?;
-    let unikernel = plan.attach(unikernel, &mut descriptors)?;
-    let outcome = unikernel
-        .mem(config.memory)
-        .args(config.arguments.into_iter().map(OsString::into_vec))
-        .backend(config.backend)
-        .stop(stop)
-        .run()?;
-    match outcome {
+    let kernel = config.kernel.clone();
+    match prepare(config, descriptors)?.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
-        Outcome::Failed(failure) => Err(Error::Guest(Box::new(failure))),
+        Outcome::Failed(failure) => {
+            fault::report(manner, &failure, &kernel);
+            Ok(FAILED)
+        }
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
+        Outcome::Exceeded(limit) => Err(Error::Limit(limit)),
     }
+}
+
+/// The unikernel with everything that the user gives it.
+fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Error> {
+    let unikernel = Unikernel::load(&config.kernel)?;
+    let dump = config.core_directory.map(|path| {
+        let dump = CoreDump::into_directory(&path);
+        dump.map_err(|source| Error::CoreDirectory { path, source })
+    });
+    let dump = dump.transpose()?;
+    let plan = Plan::new(&config.devices, unikernel.manifest())?;
+    let mut unikernel = plan.attach(unikernel, &mut descriptors)?;
+    if let Some(path) = config.trace {
+        let file = File::create(&path).map_err(|source| Error::Trace { path, source })?;
+        unikernel = unikernel.trace(BufWriter::new(file));
+    }
+    if let Some(dump) = dump {
+        unikernel = unikernel.core_dump(dump);
+    }
+    Ok(unikernel.mem(config.memory).args(config.arguments.into_iter().map(OsString::into_vec)).backend(config.backend))
 }
 
 /// Why there is no exit status of a guest. The message is one line.
@@ -77,25 +100,19 @@ fn run(config: Config) -> Result<i32, Error> {
 enum Error {
     #[error(transparent)]
     Devices(#[from] devices::Error),
+    #[error("{}: cannot be written: {source}", path.display())]
+    Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
+    #[error("--dumpcore {}: core files cannot be left there: {source}", path.display())]
+    CoreDirectory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Unikernel(#[from] unikernel::Error),
     #[error("{0}")]
-    Guest(Box<Failure>),
+    Limit(Limit),
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),
 }
 
-/// Prints on the standard output what the user asked to be told.
-fn print(text: &str) -> i32 {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => 0,
-        Err(_) => FAILED,
-    }
-}
-
-/// Says on the standard error what went wrong, in one line.
-fn report(error: &dyn fmt::Display) {
-    log::line(&mut io::stderr(), "", error);
-}
+#[cfg(test)]
+mod tests;

@@ -29,10 +29,13 @@ pub(super) fn stop_on_signals(stop: &Stop) -> io::Result<()> {
             unsafe { sigaction(signal, &before) }?;
         }
     }
-    // A write beyond a limit on the size of files is an error of that write, not the end of the tender.
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: no handler is called.
-    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
+    // A write to a pipe that nobody reads, or beyond a limit on the size of files, is an error of that write and not
+    // the end of the tender.
+    for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        // SAFETY: no handler is called.
+        unsafe { sigaction(signal, &ignore) }?;
+    }
     Ok(())
 }
 

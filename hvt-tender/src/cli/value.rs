@@ -4,24 +4,18 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use hvt_abi::manifest::NAME_MAX;
-
 use crate::config::{BackendChoice, NetSource};
+use crate::image::is_device_name;
 
 /// Reads a value; what it should have been, where it is not that.
 pub(super) type Read<T> = fn(&OsStr) -> Result<T, &'static str>;
-
-/// Whether a device can have this name: letters and digits, not too many of them.
-pub(super) fn is_name(bytes: &[u8]) -> bool {
-    (1..=NAME_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_alphanumeric)
-}
 
 /// `NAME=rest` and `rest`.
 pub(super) fn split_name(text: &OsStr) -> (Option<&str>, &OsStr) {
     let bytes = text.as_bytes();
     let split = bytes.iter().position(|byte| *byte == b'=').map(|at| bytes.split_at(at));
     match split {
-        Some((name, rest)) if is_name(name) => {
+        Some((name, rest)) if is_device_name(name) => {
             (std::str::from_utf8(name).ok(), OsStr::from_bytes(rest.strip_prefix(b"=").unwrap_or(rest)))
         }
         _ => (None, text),
@@ -31,7 +25,7 @@ pub(super) fn split_name(text: &OsStr) -> (Option<&str>, &OsStr) {
 /// The name of a device.
 pub(super) fn name(text: &OsStr) -> Result<String, &'static str> {
     text.to_str()
-        .filter(|name| is_name(name.as_bytes()))
+        .filter(|name| is_device_name(name.as_bytes()))
         .map(str::to_owned)
         .ok_or("the name of a device: those are letters and digits")
 }
@@ -83,6 +77,11 @@ pub(super) fn path(text: &OsStr) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("the path of a file or block device") } else { Ok(PathBuf::from(text)) }
 }
 
+/// Where a directory lies.
+pub(super) fn directory(text: &OsStr) -> Result<PathBuf, &'static str> {
+    if text.is_empty() { Err("the path of a directory") } else { Ok(PathBuf::from(text)) }
+}
+
 /// A block size in bytes. Which ones there are is not looked at here.
 pub(super) fn block_size(text: &OsStr) -> Result<u64, &'static str> {
     number(text).ok_or("a number of bytes")
@@ -97,6 +96,8 @@ fn number<T: std::str::FromStr>(text: &OsStr) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use hvt_abi::manifest::NAME_MAX;
 
     fn os(text: &str) -> &OsStr {
         OsStr::new(text)

@@ -1,5 +1,6 @@
 //! A block device that is a file or a block device of the host.
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
@@ -43,6 +44,8 @@ pub struct FileBlock {
     capacity: u64,
     block_size: u16,
     writable: bool,
+    /// Whether something was written that may not have reached the disk.
+    dirty: bool,
     complaint: Complaint,
 }
 
@@ -60,13 +63,14 @@ impl FileBlock {
             }
             Ok((file, capacity)) => {
                 let writable = !options.read_only;
-                Ok(Self { file, path, capacity, block_size, writable, complaint: Complaint::default() })
+                let (dirty, complaint) = (false, Complaint::default());
+                Ok(Self { file, path, capacity, block_size, writable, dirty, complaint })
             }
             Err(problem) => Err(OpenError::Open { path, problem }),
         }
     }
 
-    fn report(&mut self, done: io::Result<()>, what: &str, offset: u64) -> Result<(), DeviceError> {
+    fn report(&mut self, done: io::Result<()>, what: fmt::Arguments<'_>) -> Result<(), DeviceError> {
         match done {
             Ok(()) => {
                 self.complaint.works();
@@ -74,7 +78,7 @@ impl FileBlock {
             }
             Err(error) => {
                 let path = self.path.display();
-                self.complaint.fails(format_args!("block device {path}: cannot {what} at byte {offset}: {error}"));
+                self.complaint.fails(format_args!("block device {path}: cannot {what}: {error}"));
                 Err(DeviceError)
             }
         }
@@ -92,16 +96,28 @@ impl Block for FileBlock {
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
         let done = read_all_at(self.file.as_fd(), into, offset);
-        self.report(done, "read", offset)
+        self.report(done, format_args!("read at byte {offset}"))
     }
 
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
         let done = if self.writable {
+            // Also what fails may have written a part.
+            self.dirty = true;
             write_all_at(self.file.as_fd(), from, offset)
         } else {
             Err(io::ErrorKind::ReadOnlyFilesystem.into())
         };
-        self.report(done, "write", offset)
+        self.report(done, format_args!("write at byte {offset}"))
+    }
+
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        if !self.dirty {
+            return Ok(());
+        }
+        // A disk that has lost something says so once. To ask again would be told that all is well.
+        self.dirty = false;
+        let done = self.file.sync_data();
+        self.report(done, format_args!("bring to the disk what the unikernel has written; some of it may be lost"))
     }
 }
 
@@ -204,6 +220,7 @@ mod tests {
     use crate::device::testing::{Buffer, in_own_namespace};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     use nix::sched::CloneFlags;
     use tempfile::{NamedTempFile, TempDir};
@@ -323,6 +340,67 @@ mod tests {
         image.as_file().set_len(700).unwrap();
         let buffer = Buffer::zeroed(1024);
         assert_eq!(buffer.with(|slice| block.read(0, slice)), Err(DeviceError));
+    }
+
+    /// A block device of the host has its own size, and must not be in use by anything else.
+    #[test]
+    fn a_block_device_is_a_disk() {
+        let Some(device) = LoopDevice::on(image(128 * 512)) else { return };
+        let mut block = open(&device.path).unwrap();
+        assert_eq!(block.capacity(), 128 * 512);
+        let buffer = Buffer::of(&pattern(4 * 512));
+        buffer.with(|slice| block.write(124 * 512, slice)).unwrap();
+        let back = Buffer::zeroed(4 * 512);
+        back.with(|slice| block.read(124 * 512, slice)).unwrap();
+        assert_eq!(back.bytes(), buffer.bytes());
+        assert!(matches!(open(&device.path), Err(OpenError::Open { problem: Problem::Busy, .. })));
+        let in_use = FileBlock::open(&device.path, &READ_ONLY).unwrap_err();
+        assert!(matches!(in_use, OpenError::Open { problem: Problem::InUse, .. }), "{in_use}");
+    }
+
+    /// A loop device on a file. Making one takes root.
+    struct LoopDevice {
+        path: PathBuf,
+        _file: NamedTempFile,
+    }
+
+    impl LoopDevice {
+        fn on(file: NamedTempFile) -> Option<Self> {
+            if !nix::unistd::geteuid().is_root() {
+                assert!(std::env::var_os("CI").is_none(), "this test makes a loop device: run it as root");
+                eprintln!("SKIPPED: this test makes a loop device, which takes root");
+                return None;
+            }
+            let output = Command::new("losetup").args(["--find", "--show"]).arg(file.path()).output().unwrap();
+            assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
+            let path = String::from_utf8(output.stdout).unwrap().trim().into();
+            Some(Self { path, _file: file })
+        }
+    }
+
+    impl Drop for LoopDevice {
+        fn drop(&mut self) {
+            // It goes away once its last user does.
+            let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+        }
+    }
+
+    /// Only what can fail tells that it is done: a pipe cannot be synchronised.
+    #[test]
+    fn what_was_written_is_synchronised_once() {
+        let image = image(1024);
+        let mut block = open(image.path()).unwrap();
+        assert_eq!(block.sync(), Ok(()));
+        let disk = std::mem::replace(&mut block.file, crate::device::testing::pipe().1.into());
+        assert_eq!(block.sync(), Ok(()), "nothing was written");
+        let pipe = std::mem::replace(&mut block.file, disk);
+        Buffer::of(&[1; 512]).with(|slice| block.write(512, slice)).unwrap();
+        let disk = std::mem::replace(&mut block.file, pipe);
+        assert_eq!(block.sync(), Err(DeviceError));
+        block.file = disk;
+        Buffer::of(&[1; 512]).with(|slice| block.write(0, slice)).unwrap();
+        assert_eq!(block.sync(), Ok(()));
+        assert!(!block.dirty);
     }
 
     /// A sparse image on a disk that is too small for it.

@@ -81,7 +81,7 @@ impl<F: AsFd> Console for FdConsole<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::testing::Buffer;
+    use crate::device::testing::{Buffer, pipe};
     use std::fs::File;
     use std::io::{Read, Seek};
     use std::thread;
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn waits_for_a_slow_reader() {
         for flags in [OFlag::empty(), OFlag::O_NONBLOCK] {
-            let (reader, writer) = nix::unistd::pipe().unwrap();
+            let (reader, writer) = pipe();
             fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
             fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
             let text = pattern(300_001);
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_the_wait_for_a_reader_that_does_not_read() {
-        let (_reader, writer) = nix::unistd::pipe().unwrap();
+        let (_reader, writer) = pipe();
         let stop = Stop::new().unwrap();
         let mut console = FdConsole::new(writer, stop.clone());
         let writing = thread::spawn(move || Buffer::of(&pattern(1 << 20)).with(|slice| console.write(slice)));
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_costs_output_only() {
-        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let (reader, writer) = pipe();
         drop(reader);
         let mut console = FdConsole::new(writer, Stop::new().unwrap());
         for _ in 0..3 {

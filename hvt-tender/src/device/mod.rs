@@ -7,21 +7,27 @@ pub mod attach;
 #[cfg(all(feature = "std", unix))]
 mod block;
 #[cfg(feature = "std")]
+mod capture;
+#[cfg(feature = "std")]
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
+#[cfg(all(feature = "std", unix))]
+mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod interface;
 #[cfg(all(feature = "std", unix))]
 mod io;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod net;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod poll;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod tap;
 #[cfg(all(test, feature = "std", target_os = "linux"))]
-mod testing;
+pub(crate) mod testing;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -32,13 +38,17 @@ pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", unix))]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
 #[cfg(feature = "std")]
-pub use clock::SystemClock;
+pub use capture::Capture;
+#[cfg(feature = "std")]
+pub use clock::{StartingClock, SystemClock};
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
+#[cfg(all(feature = "std", unix))]
+pub use disk::Disk;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
-#[cfg(all(feature = "std", unix))]
-pub use poll::{Endpoint, FdPoller, Pollable};
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use poll::{Arrivals, Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
 
@@ -70,6 +80,14 @@ pub trait Block {
     /// # Errors
     /// When the device failed, or is read-only; a part may have been written.
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError>;
+    /// Makes what was written last: once this returns, a crash of the host does not undo it. Called when the guest has
+    /// ended, however it did.
+    ///
+    /// # Errors
+    /// When the device failed; some of what the guest has written may be lost.
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// A network device.
@@ -98,6 +116,14 @@ pub trait Poller {
     /// # Errors
     /// [`Interrupted`] when somebody asked the run to end meanwhile.
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted>;
+
+    /// Waits until the guest may execute its first instruction, which it usually may at once.
+    ///
+    /// # Errors
+    /// [`Interrupted`] when somebody asked the run to end meanwhile.
+    fn begin(&mut self) -> Result<(), Interrupted> {
+        Ok(())
+    }
 }
 
 /// The device failed; what exactly went to the log.
@@ -130,4 +156,20 @@ pub struct Devices {
     pub poller: Box<dyn Poller>,
     /// By handle.
     pub slots: Vec<Slot>,
+}
+
+impl Devices {
+    /// Makes what was written to block devices last, on every one of them.
+    ///
+    /// # Errors
+    /// When one of them failed.
+    pub fn sync(&mut self) -> Result<(), DeviceError> {
+        let mut synced = Ok(());
+        for slot in &mut self.slots {
+            if let Slot::Block(device) = slot {
+                synced = device.sync().and(synced);
+            }
+        }
+        synced
+    }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use super::interface::Interface;
 use super::io::{Complaint, receive, send};
 use super::poll::{Endpoint, Pollable};
 use super::tap::{self, Attached, Problem};
@@ -43,10 +44,10 @@ impl Tap {
     /// # Errors
     /// [`TapError`] when it is no such descriptor.
     pub fn from_fd(fd: OwnedFd, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
-        let label = tap::interface_of(fd.as_fd()).map_or_else(
-            || String::from("network descriptor"),
-            |name| format!("descriptor of network interface {}", name.display()),
-        );
+        let label = match Interface::of(fd.as_fd()) {
+            Ok((interface, _)) => format!("descriptor of network interface {}", interface.name().display()),
+            Err(_) => String::from("network descriptor"),
+        };
         Self::new(tap::by_descriptor(fd), label, mac)
     }
 
@@ -155,7 +156,7 @@ pub struct TapError {
 mod tests {
     use super::*;
     use crate::backend::Stop;
-    use crate::device::testing::{Buffer, in_own_namespace};
+    use crate::device::testing::{Buffer, in_own_namespace, pipe};
     use crate::device::{FdPoller, Poller};
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn refuses_descriptors_that_carry_no_frames() {
-        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let (reader, writer) = pipe();
         assert!(matches!(problem(Tap::from_fd(reader, None)), Problem::OneWay));
         assert!(matches!(problem(Tap::from_fd(writer, None)), Problem::OneWay));
         let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -282,6 +283,17 @@ mod tests {
             let tap = Tap::from_fd(fd, None).unwrap();
             assert_eq!(tap.mtu(), 1400);
             assert!(tap.label.contains("tap0"), "{}", tap.label);
+            // From where its name means another interface, and from where it means none.
+            let mtu_elsewhere = |make: &'static str| {
+                let fd = tap.endpoint().as_fd().try_clone_to_owned().unwrap();
+                let asked = in_own_namespace(CloneFlags::CLONE_NEWNET, move || {
+                    make.split(';').filter(|words| !words.is_empty()).for_each(ip);
+                    Tap::from_fd(fd, None).unwrap().mtu()
+                });
+                asked.unwrap()
+            };
+            assert_eq!(mtu_elsewhere("tuntap add tap0 mode tap;link set tap0 mtu 1300 up"), 1400);
+            assert_eq!(mtu_elsewhere(""), 1400);
         });
     }
 

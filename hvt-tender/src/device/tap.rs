@@ -1,16 +1,17 @@
-//! Attaching to a tap interface of Linux: `tun(4)` and `netdevice(7)`.
+//! Attaching to a tap of Linux (`Documentation/networking/tuntap.rst` of the kernel).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
+
+use super::interface::{self, Interface};
 
 /// The device that hands out taps.
 const TUN: &str = "/dev/net/tun";
@@ -67,21 +68,21 @@ pub enum Problem {
 pub(super) fn by_name(name: &OsStr) -> Result<Attached, Problem> {
     let shown = || name.display().to_string();
     let missing = |error| if errno(&error) == Errno::ENODEV { Problem::Missing(shown()) } else { Problem::Host(error) };
-    let request = Request::named(name).ok_or(Problem::Name)?;
+    let interface = Interface::named(name).ok_or(Problem::Name)?;
     // Asked first, because attaching to what does not exist makes it.
     let socket = UnixDatagram::unbound()?;
-    if request.flags(&socket).map_err(missing)? & libc::IFF_UP == 0 {
+    if interface.flags(&socket).map_err(missing)? & libc::IFF_UP == 0 {
         return Err(Problem::Down(shown()));
     }
-    let mtu = request.mtu(&socket).map_err(missing)?;
+    let mtu = interface.mtu(&socket).map_err(missing)?;
     let tun = open_tun().map_err(Problem::NoTun)?;
-    request.attach(&tun, libc::IFF_TAP | libc::IFF_NO_PI).map_err(|error| match errno(&error) {
+    interface.attach(&tun, libc::IFF_TAP | libc::IFF_NO_PI).map_err(|error| match errno(&error) {
         Errno::EINVAL => Problem::NotATap,
         Errno::EBUSY => Problem::Busy,
         Errno::EPERM => Problem::NotPermitted(shown()),
         _ => Problem::Host(error),
     })?;
-    forbid_offloads(tun.as_fd())?;
+    interface::forbid_offloads(tun.as_fd())?;
     Ok(Attached { fd: tun.into(), mtu })
 }
 
@@ -91,15 +92,14 @@ pub(super) fn by_descriptor(fd: OwnedFd) -> Result<Attached, Problem> {
     if flags & OFlag::O_ACCMODE != OFlag::O_RDWR {
         return Err(Problem::OneWay);
     }
-    let mtu = match Request::of(fd.as_fd()) {
-        Ok((request, flags)) => {
+    let mtu = match Interface::of(fd.as_fd()) {
+        Ok((interface, flags)) => {
             // IFF_NO_PI cannot be asked for: in the answer its bit means IFF_NOFILTER.
             if flags & (libc::IFF_TAP | libc::IFF_VNET_HDR) != libc::IFF_TAP {
                 return Err(Problem::Headers);
             }
-            forbid_offloads(fd.as_fd())?;
-            // The interface may be in another network namespace than this process, where nobody knows its name.
-            UnixDatagram::unbound().and_then(|socket| request.mtu(&socket)).unwrap_or(DEFAULT_MTU)
+            interface::forbid_offloads(fd.as_fd())?;
+            interface.mtu_behind(fd.as_fd()).unwrap_or(DEFAULT_MTU)
         }
         Err(_) => match getsockopt(&fd, sockopt::SockType) {
             Ok(SockType::Datagram | SockType::SeqPacket | SockType::Raw) => DEFAULT_MTU,
@@ -114,96 +114,14 @@ fn open_tun() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN)
 }
 
-/// Makes the kernel cut up and check-sum what it hands over: whoever used the tap before may have told it not to.
-fn forbid_offloads(tap: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: the argument of TUNSETOFFLOAD is a number.
-    done(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, 0 as libc::c_ulong) })
-}
-
 fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(0))
-}
-
-fn done(returned: libc::c_int) -> io::Result<()> {
-    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// A question about an interface: `struct ifreq` (netdevice(7)).
-#[derive(Clone, Copy)]
-struct Request(libc::ifreq);
-
-impl Request {
-    /// About the interface of this name; `None` where no interface can have it.
-    fn named(name: &OsStr) -> Option<Self> {
-        let mut request = Self::empty();
-        let name = name.as_bytes();
-        // The kernel wants a NUL at the end, and takes what stands behind a colon for an alias.
-        if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.iter().any(|byte| b"\0:/%".contains(byte)) {
-            return None;
-        }
-        for (to, from) in request.0.ifr_name.iter_mut().zip(name) {
-            *to = *from as libc::c_char;
-        }
-        Some(request)
-    }
-
-    /// About the interface of a tap's descriptor; the flags it was attached with as well.
-    fn of(tap: BorrowedFd<'_>) -> io::Result<(Self, libc::c_int)> {
-        let answer = Self::empty().ask(tap, libc::TUNGETIFF)?;
-        Ok((answer, answer.answered_flags()))
-    }
-
-    /// Its `IFF_` flags, asked through any socket of its network namespace.
-    fn flags(&self, socket: &UnixDatagram) -> io::Result<libc::c_int> {
-        Ok(self.ask(socket.as_fd(), libc::SIOCGIFFLAGS)?.answered_flags())
-    }
-
-    /// Its MTU in bytes, asked through any socket of its network namespace.
-    fn mtu(&self, socket: &UnixDatagram) -> io::Result<u16> {
-        let answer = self.ask(socket.as_fd(), libc::SIOCGIFMTU)?;
-        // SAFETY: all bytes of the union are initialised, and every value is an integer.
-        let mtu = unsafe { answer.0.ifr_ifru.ifru_mtu };
-        Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
-    }
-
-    /// Attaches `tun` to it.
-    fn attach(&self, tun: &File, flags: libc::c_int) -> io::Result<()> {
-        let mut request = *self;
-        request.0.ifr_ifru.ifru_flags = flags as libc::c_short;
-        request.ask(tun.as_fd(), libc::TUNSETIFF).map(|_| ())
-    }
-
-    fn empty() -> Self {
-        // SAFETY: `ifreq` is made of integers and of pointers that nobody follows; zero is valid for all of them.
-        Self(unsafe { std::mem::zeroed() })
-    }
-
-    /// The answer that overwrites this question. `what` must be an `ioctl` whose argument is a `struct ifreq`.
-    fn ask(mut self, fd: BorrowedFd<'_>, what: libc::c_ulong) -> io::Result<Self> {
-        // SAFETY: the kernel reads and writes one `ifreq`, which `self` is; of the questions in this file none makes
-        // it follow a pointer in there.
-        done(unsafe { libc::ioctl(fd.as_raw_fd(), what as _, &raw mut self.0) })?;
-        Ok(self)
-    }
-
-    fn answered_flags(&self) -> libc::c_int {
-        // SAFETY: all bytes of the union are initialised, and every value is an integer.
-        let flags = unsafe { self.0.ifr_ifru.ifru_flags };
-        libc::c_int::from(flags)
-    }
-}
-
-/// The name of the interface that a tap's descriptor is attached to, where it is one.
-pub(super) fn interface_of(fd: BorrowedFd<'_>) -> Option<OsString> {
-    let (request, _) = Request::of(fd).ok()?;
-    let name = request.0.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
-    Some(OsString::from_vec(name))
 }
 
 /// A descriptor attached with these `IFF_` flags to an interface that vanishes with it.
 #[cfg(test)]
 pub(super) fn attached_with(name: &str, flags: libc::c_int) -> OwnedFd {
     let tun = open_tun().unwrap();
-    Request::named(OsStr::new(name)).unwrap().attach(&tun, flags).unwrap();
+    Interface::named(OsStr::new(name)).unwrap().attach(&tun, flags).unwrap();
     tun.into()
 }

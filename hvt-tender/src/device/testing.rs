@@ -1,8 +1,10 @@
 //! Guest buffers for the tests of the host's devices.
 
+use std::os::fd::OwnedFd;
 use std::vec::Vec;
 
 use hvt_abi::{Gpa, GuestRange};
+use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
@@ -12,34 +14,34 @@ use crate::memory::{Access, Chunk, GuestMemory, GuestSlice, GuestSpace, Layout, 
 const START: Gpa = Gpa(0x1003);
 
 /// A buffer in the memory of a guest of its own.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     memory: MappedMemory,
     len: usize,
 }
 
 impl Buffer {
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         let buffer = Self::zeroed(bytes.len());
         buffer.memory.write(START, bytes).unwrap();
         buffer
     }
 
-    pub(super) fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         let size = (START.0 + len as u64).next_multiple_of(hvt_abi::PAGE_SIZE);
         Self { memory: MappedMemory::anonymous(size).unwrap(), len }
     }
 
     /// The buffer in one piece.
-    pub(super) fn with<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+    pub(crate) fn with<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
         slice(&self.memory, self.len, each)
     }
 
     /// The buffer in pieces of a page, as in a kernel that backs guest memory with frames.
-    pub(super) fn in_pieces<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+    pub(crate) fn in_pieces<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
         slice(&Pieces(&self.memory), self.len, each)
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len];
         self.memory.read(START, &mut bytes).unwrap();
         bytes
@@ -67,11 +69,14 @@ impl GuestMemory for Pieces<'_> {
 
 /// Runs `test` in a thread with namespaces of its own, which vanish with it. Only root can; who is not is told, and a
 /// continuous integration that is not fails.
-pub(super) fn in_own_namespace(flags: CloneFlags, test: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_own_namespace<T: Send + 'static>(
+    flags: CloneFlags,
+    test: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "this test makes namespaces: run it as root");
         std::eprintln!("SKIPPED: this test makes namespaces, which takes root");
-        return;
+        return None;
     }
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(flags | CloneFlags::CLONE_FS).unwrap();
@@ -80,7 +85,12 @@ pub(super) fn in_own_namespace(flags: CloneFlags, test: impl FnOnce() + Send + '
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         }
-        test();
+        test()
     });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// A pipe that no process inherits which another test happens to start: its ends for reading and writing.
+pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap()
 }

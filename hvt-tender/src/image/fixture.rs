@@ -3,15 +3,15 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use goblin::elf::header::ET_EXEC;
+use goblin::elf::header::{EM_AARCH64, EM_X86_64, ET_EXEC};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_NOTE};
+use hvt_abi::hypercall::Number;
 use hvt_abi::manifest::{Entry, Header, Kind, NAME_SIZE, VERSION};
 use hvt_abi::note::{
     Abi1, INTERPRETER, NoteHeader, OPENBSD_OWNER, OPENBSD_TYPE, OWNER, OWNER_PADDED, TYPE_ABI1, TYPE_MFT1, Target,
 };
+use hvt_abi::x86_64::HYPERCALL_PORT;
 use zerocopy::IntoBytes;
-
-use super::error::NATIVE_MACHINE;
 
 /// A program header and the bytes it describes.
 #[derive(Clone, Debug)]
@@ -75,6 +75,8 @@ pub(crate) struct Elf {
     pub(crate) parts: Vec<Part>,
 }
 
+/// The ELF machine of the CPU this runs on.
+pub(crate) const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 /// Where a good unikernel has its text.
 pub(crate) const TEXT: u64 = 0x10_0000;
 /// Indices into [`Elf::parts`] of a good unikernel.
@@ -112,7 +114,7 @@ impl Elf {
     }
 
     fn of(parts: impl IntoIterator<Item = Part>) -> Self {
-        Self { kind: ET_EXEC, machine: NATIVE_MACHINE, entry: TEXT, parts: parts.into_iter().collect() }
+        Self { kind: ET_EXEC, machine: MACHINE, entry: TEXT, parts: parts.into_iter().collect() }
     }
 
     /// The file's bytes.
@@ -137,4 +139,48 @@ impl Elf {
         file.extend(self.parts.iter().flat_map(|part| part.bytes.iter().copied()));
         file
     }
+}
+
+/// Where the guests of [`calls`] have their arguments, one every 256 bytes, and a page of zeros behind them.
+pub(crate) const CALLS_DATA: u64 = TEXT + 0x1000;
+
+/// The file of a guest that makes these hypercalls, one after the other, and then spins (x86_64).
+pub(crate) fn calls(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Vec<u8> {
+    looping(devices, 1, calls, &[])
+}
+
+/// The file of a guest that makes these hypercalls so many times, then those behind them, and then spins (x86_64).
+pub(crate) fn looping(
+    devices: &[(&str, Kind)],
+    times: u32,
+    looped: &[(Number, &[u8])],
+    behind: &[(Number, &[u8])],
+) -> Vec<u8> {
+    let (mut text, mut data) = (Vec::new(), vec![0; 0x2000]);
+    text.push(0xb9); // mov ecx, imm32
+    text.extend(times.to_le_bytes());
+    let start = text.len();
+    for (index, (number, argument)) in looped.iter().chain(behind).enumerate() {
+        if index == looped.len() {
+            text.extend([0xff, 0xc9, 0x0f, 0x85]); // dec ecx; jnz rel32
+            let back = start as i32 - (text.len() as i32 + 4);
+            text.extend(back.to_le_bytes());
+        }
+        let at = index * 256;
+        data[at..at + argument.len()].copy_from_slice(argument);
+        text.push(0xb8); // mov eax, imm32
+        text.extend((CALLS_DATA as u32 + at as u32).to_le_bytes());
+        text.push(0xba); // mov edx, imm32
+        text.extend((u32::from(HYPERCALL_PORT) + *number as u32).to_le_bytes());
+        text.push(0xef); // out dx, eax
+    }
+    text.extend([0xeb, 0xfe]); // jmp to itself
+    let mut elf = Elf::with_segments([
+        Part::load(PF_R | PF_X, TEXT, 0x1000, text),
+        Part::load(PF_R | PF_W, CALLS_DATA, 0x2000, data),
+    ]);
+    let notes = Elf::unikernel(devices).parts.swap_remove(MANIFEST_PART);
+    elf.parts.pop();
+    elf.parts.push(notes);
+    elf.build()
 }

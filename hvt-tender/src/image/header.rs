@@ -13,10 +13,12 @@ use hvt_abi::note::INTERPRETER;
 
 use super::error::{Foreign, ImageError, NATIVE_MACHINE};
 
-/// What the headers say, once it is known that they belong to a 64-bit ELF program for this kind of CPU.
+/// What the headers say, once it is known that they belong to a 64-bit ELF program.
 pub(super) struct Headers {
     /// `e_type`: `ET_EXEC` or `ET_DYN`.
     kind: u16,
+    /// `e_machine`.
+    machine: u16,
     /// `e_entry`.
     pub(super) entry: u64,
     /// The program headers, at least one.
@@ -43,9 +45,6 @@ impl Headers {
         }
         expect("EI_VERSION", identification(EI_VERSION)?, EV_CURRENT)?;
         let header = Elf::parse_header(file).map_err(|_| no_header)?;
-        if header.e_machine != NATIVE_MACHINE {
-            return Err(ImageError::Machine(header.e_machine));
-        }
         match header.e_type {
             ET_EXEC | ET_DYN => {}
             ET_REL => return Err(ImageError::NotUnikernel(Foreign::Object)),
@@ -64,7 +63,7 @@ impl Headers {
         let offset = usize::try_from(header.e_phoff).map_err(|_| no_headers.clone())?;
         let context = Ctx::new(Container::Big, Endian::Little);
         let program = ProgramHeader::parse(file, offset, count, context).map_err(|_| no_headers)?;
-        Ok(Self { kind: header.e_type, entry: header.e_entry, program })
+        Ok(Self { kind: header.e_type, machine: header.e_machine, entry: header.e_entry, program })
     }
 
     /// What kind of program this is, given that it has no Solo5 ABI note.
@@ -75,6 +74,10 @@ impl Headers {
             _ if self.kind == ET_DYN => Foreign::Relocatable,
             _ => Foreign::Static,
         })
+    }
+
+    pub(super) fn check_machine(&self) -> Result<(), ImageError> {
+        if self.machine == NATIVE_MACHINE { Ok(()) } else { Err(ImageError::Machine(self.machine)) }
     }
 
     pub(super) fn check_static_executable(&self) -> Result<(), ImageError> {

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use hvt_abi::manifest::{Entry, Header, Kind, MAX_ENTRIES, NAME_SIZE, VERSION};
+use hvt_abi::manifest::{Entry, Header, Kind, MAX_ENTRIES, NAME_MAX, NAME_SIZE, VERSION};
 use zerocopy::FromBytes;
 
 use super::error::ManifestError;
@@ -103,6 +103,11 @@ impl Manifest {
 /// The name up to its NUL, if there is one and it is made of letters and digits.
 fn name(bytes: &[u8; NAME_SIZE]) -> Option<&str> {
     let name = bytes.split(|byte| *byte == 0).next().filter(|name| name.len() < NAME_SIZE)?;
-    let valid = !name.is_empty() && name.iter().all(u8::is_ascii_alphanumeric);
-    if valid { core::str::from_utf8(name).ok() } else { None }
+    if is_device_name(name) { core::str::from_utf8(name).ok() } else { None }
+}
+
+/// Whether a device can have this name: letters and digits, 1 to 67 of them.
+#[must_use]
+pub fn is_device_name(bytes: &[u8]) -> bool {
+    (1..=NAME_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_alphanumeric)
 }

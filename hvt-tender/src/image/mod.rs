@@ -9,6 +9,7 @@ mod header;
 mod manifest;
 mod note;
 mod segment;
+mod symbol;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -20,9 +21,10 @@ use alloc::vec::Vec;
 use hvt_abi::{GUEST_MIN_BASE, Gpa};
 
 pub use error::{Foreign, ImageError, ManifestError, SegmentError};
-pub use manifest::{Device, DeviceKind, Manifest};
+pub use manifest::{Device, DeviceKind, Manifest, is_device_name};
 pub use note::Abi;
 pub use segment::Segment;
+pub use symbol::{Symbol, symbol_at};
 
 /// A Solo5 unikernel for this machine and this tender, ready to be placed in guest memory.
 #[derive(Clone, Debug)]
@@ -40,6 +42,7 @@ impl<'a> Image<'a> {
     /// [`ImageError`], when the file is not a unikernel that this tender can run: it says why, and what to do.
     pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
         let headers = header::Headers::parse(file)?;
+        headers.check_machine()?;
         let notes = note::Notes::find(file, &headers.program)?;
         let abi = notes.abi.ok_or_else(|| headers.foreign(file))?;
         abi.check()?;
@@ -81,5 +84,28 @@ impl<'a> Image<'a> {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+}
+
+/// What a Solo5 unikernel was built for, be it for this machine and this tender or for others.
+///
+/// # Errors
+/// [`ImageError`], when the file is no unikernel.
+pub fn query_abi(file: &[u8]) -> Result<Abi, ImageError> {
+    let headers = header::Headers::parse(file)?;
+    note::Notes::find(file, &headers.program)?.abi.ok_or_else(|| headers.foreign(file))
+}
+
+/// The devices that a Solo5 unikernel asks for, be it for this machine and this tender or for others.
+///
+/// # Errors
+/// [`ImageError`], when the file is no unikernel, or has no valid manifest.
+pub fn query_manifest(file: &[u8]) -> Result<Manifest, ImageError> {
+    let headers = header::Headers::parse(file)?;
+    let notes = note::Notes::find(file, &headers.program)?;
+    match (notes.manifest, notes.abi) {
+        (Some(manifest), _) => Ok(Manifest::parse(manifest)?),
+        (None, Some(_)) => Err(ImageError::NoManifest),
+        (None, None) => Err(headers.foreign(file)),
     }
 }

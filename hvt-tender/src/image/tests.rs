@@ -3,14 +3,16 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use goblin::elf::header::{EM_386, EM_RISCV, ET_CORE, ET_DYN, ET_REL};
+use goblin::elf::header::{EM_386, EM_AARCH64, EM_RISCV, EM_X86_64, ET_CORE, ET_DYN, ET_REL};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_NOTE, PT_TLS};
 use hvt_abi::manifest::{Entry, Header, Kind};
 use hvt_abi::note::{TYPE_ABI1, TYPE_MFT1};
 use hvt_abi::{Gpa, GuestRange};
 use proptest::prelude::*;
 
-use super::fixture::{ABI_PART, BSS_PART, DATA_PART, Elf, MANIFEST_PART, Part, RODATA_PART, TEXT, TEXT_PART, manifest};
+use super::fixture::{
+    ABI_PART, BSS_PART, DATA_PART, Elf, MACHINE, MANIFEST_PART, Part, RODATA_PART, TEXT, TEXT_PART, manifest,
+};
 use super::*;
 use crate::memory::Access;
 
@@ -106,6 +108,12 @@ fn bss_may_begin_in_the_last_page_of_the_data() {
     let overlap = SegmentError::Overlap(range(0x10_1000, 0x10_3000));
     let error = Image::parse(&file).unwrap_err();
     assert_eq!(error, ImageError::Segment { index: 2, problem: overlap }, "it would zero the data's last byte");
+    let mut elf = good();
+    elf.parts[DATA_PART].flags = PF_R;
+    elf.parts[BSS_PART].address -= 0x400;
+    let overlap = SegmentError::Overlap(range(TEXT + 0x3000, TEXT + 0x20_8000));
+    let error = Image::parse(&elf.build()).unwrap_err();
+    assert_eq!(error, ImageError::Segment { index: 5, problem: overlap }, "it could not be written");
 }
 
 #[test]
@@ -143,10 +151,8 @@ fn other_machines_are_named() {
     assert_eq!(broken(|elf| elf.machine = EM_RISCV), ImageError::Machine(EM_RISCV));
     assert!(broken(|elf| elf.machine = EM_RISCV).to_string().starts_with("built for RISCV"));
     assert!(broken(|elf| elf.machine = EM_386).to_string().starts_with("built for 386"));
-    let (other, name) = match error::NATIVE_MACHINE {
-        goblin::elf::header::EM_X86_64 => (goblin::elf::header::EM_AARCH64, "built for aarch64"),
-        _ => (goblin::elf::header::EM_X86_64, "built for x86_64"),
-    };
+    let other = if MACHINE == EM_X86_64 { EM_AARCH64 } else { EM_X86_64 };
+    let name = if MACHINE == EM_X86_64 { "built for aarch64" } else { "built for x86_64" };
     assert!(broken(|elf| elf.machine = other).to_string().starts_with(name));
 }
 

@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use hvt_abi::GuestRange;
+use hvt_abi::{Gpa, GuestRange};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 use vm_memory::{FileOffset, VolatileMemory};
 
@@ -107,12 +109,33 @@ impl GuestMemory for MappedMemory {
         // away only where `GuestSpace` refuses to write. The mapping is reached through chunks alone.
         Some(unsafe { Chunk::new(start, len) })
     }
+
+    /// To look at what lies in a file's hole would fill the hole. Reading what is anonymous costs nothing.
+    fn populated(&self, range: GuestRange) -> Option<GuestRange> {
+        let Some(file) = self.file().filter(|_| !range.is_empty()) else {
+            return (!range.is_empty()).then_some(range);
+        };
+        let seek = |from: Gpa, whence| {
+            let found = lseek(file, i64::try_from(from.0).map_err(|_| Errno::EINVAL)?, whence)?;
+            Ok(Gpa(found.unsigned_abs()).min(range.end()))
+        };
+        let data = |from| {
+            let start = seek(from, Whence::SeekData)?;
+            Ok(GuestRange::between(start, seek(start, Whence::SeekHole)?))
+        };
+        match data(range.start()) {
+            Ok(part) => part.filter(|part| !part.is_empty()),
+            // There is nothing but a hole up to the end of the file.
+            Err(Errno::ENXIO) => None,
+            // A file that knows no holes.
+            Err(_) => Some(range),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hvt_abi::Gpa;
 
     #[test]
     fn reads_back_what_was_written_and_stops_at_the_end() {

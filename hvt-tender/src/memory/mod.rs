@@ -33,6 +33,12 @@ pub trait GuestMemory {
     /// Where guest memory is one mapping, one chunk covers every range inside it.
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>>;
 
+    /// The first pages of `range` that may hold anything but zeros, as far as is cheaply known; `None` where there are
+    /// none.
+    fn populated(&self, range: GuestRange) -> Option<GuestRange> {
+        (!range.is_empty()).then_some(range)
+    }
+
     /// Copies guest memory at `at` into `into`.
     ///
     /// # Errors
@@ -63,6 +69,10 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
 
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
         (**self).chunk(range)
+    }
+
+    fn populated(&self, range: GuestRange) -> Option<GuestRange> {
+        (**self).populated(range)
     }
 }
 

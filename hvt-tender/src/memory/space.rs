@@ -129,6 +129,15 @@ impl<'m> GuestSlice<'m> {
         Self { memory: self.memory, range }
     }
 
+    /// What follows its first `len` bytes: nothing where it is shorter.
+    #[must_use]
+    pub fn skip(&self, len: u64) -> Self {
+        // The start cannot wrap: it lies inside this range, or at its end.
+        let start = Gpa(self.range.start().0 + len.min(self.len()));
+        let range = GuestRange::between(start, self.range.end()).unwrap_or(self.range);
+        Self { memory: self.memory, range }
+    }
+
     /// Copies as much as fits into `into`; returns how many bytes.
     pub fn read(&self, into: &mut [u8]) -> usize {
         let mut done = 0;

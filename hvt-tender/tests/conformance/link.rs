@@ -4,8 +4,9 @@
 //! descriptor, and nobody needs any right. Other MTUs need an interface that has them: a tap in a network namespace
 //! of the test's own, the peer being a packet socket on it.
 
+use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -26,14 +27,39 @@ pub(crate) fn missing_right(case: &Case) -> Option<&'static str> {
     (needs_tap && !nix::unistd::geteuid().is_root()).then_some("making a tap needs root")
 }
 
+/// The tender's end of a link.
+pub(crate) enum End {
+    /// An open descriptor.
+    Descriptor(OwnedFd),
+    /// An interface.
+    Interface {
+        /// The network namespace that has it.
+        namespace: OwnedFd,
+        /// Its name.
+        name: &'static str,
+    },
+}
+
+/// As on the tender's command line.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Descriptor(fd) => write!(f, "@{}", fd.as_raw_fd()),
+            Self::Interface { name, .. } => f.write_str(name),
+        }
+    }
+}
+
 /// Makes a link: the tender's end, and the test's.
-pub(crate) fn create(link: &Link) -> io::Result<(OwnedFd, Peer)> {
-    let (device, socket) = if link.mtu == DEFAULT_MTU {
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?
+pub(crate) fn create(link: &Link) -> io::Result<(End, Peer)> {
+    let (end, socket) = if link.mtu == DEFAULT_MTU {
+        let (device, socket) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        (End::Descriptor(device), socket)
     } else {
-        tap::create(link.mtu)?
+        let tap::Tap { namespace, name, socket } = tap::create(link.mtu)?;
+        (End::Interface { namespace, name }, socket)
     };
-    Ok((device, Peer { socket: socket.into(), exchanges: link.exchanges }))
+    Ok((end, Peer { socket: socket.into(), exchanges: link.exchanges }))
 }
 
 /// The test's end of a link.
@@ -47,31 +73,48 @@ pub(crate) struct Peer {
 const LONGEST: usize = 1 << 16;
 
 impl Peer {
-    /// Sends each frame of the case, and waits for the answer to it.
-    pub(crate) fn converse(mut self, deadline: Instant) -> Result<(), String> {
+    /// Sends each frame of the case, and waits for the answer to it. The link stays up until the peer is dropped.
+    pub(crate) fn converse(mut self, deadline: Instant) -> (Self, Result<(), String>) {
+        let talked = self.exchange_all(deadline);
+        (self, talked)
+    }
+
+    fn exchange_all(&mut self, deadline: Instant) -> Result<(), String> {
         for (index, exchange) in self.exchanges.iter().enumerate() {
-            let fail = |what: &str| Err(format!("exchange {index}: {what}"));
-            if let Err(error) = self.socket.write_all(exchange.frame) {
-                return fail(&format!("cannot send: {error}"));
-            }
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return fail("no answer");
-                }
-                let timeout = self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1))));
-                timeout.map_err(|error| error.to_string())?;
-                let mut frame = [0; LONGEST];
-                match self.socket.read(&mut frame) {
-                    Ok(0) => return fail("the tender has closed the link"),
-                    Ok(len) if frame[..len] == *exchange.reply => break,
-                    // A frame that is no part of the case: a tap's host has much to say.
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return fail("no answer"),
-                    Err(error) => return fail(&format!("cannot receive: {error}")),
-                }
-            }
+            // A tap drops what is sent before the tender is there, so the first frame is repeated, as askers of ARP do.
+            let repeat = if index == 0 { Some(Duration::from_millis(20)) } else { None };
+            self.exchange(exchange, repeat, deadline).map_err(|error| format!("exchange {index}: {error}"))?;
         }
         Ok(())
+    }
+
+    fn exchange(&mut self, exchange: &Exchange, repeat: Option<Duration>, deadline: Instant) -> io::Result<()> {
+        loop {
+            self.socket.write_all(exchange.frame)?;
+            let until = repeat.map_or(deadline, |repeat| deadline.min(Instant::now() + repeat));
+            match self.wait_for(exchange.reply, until) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && Instant::now() < deadline => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Receives until this frame comes. Others are no part of the case: a tap's host has much to say.
+    fn wait_for(&mut self, reply: &[u8], until: Instant) -> io::Result<()> {
+        let mut frame = [0; LONGEST];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            match self.socket.read(&mut frame) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) if frame[..len] == *reply => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

@@ -74,6 +74,7 @@ fn can(backend: &str, ability: Ability) -> bool {
         // of the guest's own, which have no such thing.
         Ability::ExecuteOnly => backend == "process" && has_protection_keys(),
         Ability::FourGib => available_memory() > 5 << 30,
+        Ability::ExactExceptions => !is_emulated(),
     }
 }
 
@@ -85,6 +86,19 @@ fn has_protection_keys() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_protection_keys() -> bool {
+    false
+}
+
+/// Whether this machine is one that QEMU emulates (TCG), as its hypervisor leaf of CPUID says.
+#[cfg(target_arch = "x86_64")]
+fn is_emulated() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+    let name = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat();
+    name == b"TCGTCGTCGTCG"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_emulated() -> bool {
     false
 }
 

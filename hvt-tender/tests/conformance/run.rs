@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -51,15 +51,16 @@ impl Run {
         command.arg(format!("--mem={}", self.case.memory)).args(["--backend", &self.backend]).args(&attached.options);
         command.arg("--").arg(self.directory.join(self.case.guest)).args(self.case.arguments);
         command.stdin(Stdio::null()).stdout(output.stdout()?).stderr(output.stderr()?);
-        inherit(&mut command, attached.descriptors.iter().map(AsRawFd::as_raw_fd).collect());
+        prepare(&mut command, &attached.ends);
 
         let deadline = Instant::now() + LIMIT;
         let tender = command.spawn().map_err(|error| format!("cannot run {}: {error}", self.tender.display()))?;
-        drop(attached.descriptors);
+        drop(attached.ends);
         let peers: Vec<_> =
             attached.peers.into_iter().map(|peer| thread::spawn(move || peer.converse(deadline))).collect();
         let ended = self.end(tender, &output, deadline);
-        let talked = peers.into_iter().try_for_each(|peer| peer.join().unwrap_or(Err("the peer died".to_owned())));
+        // Each keeps its end of the link open until here.
+        let talked = peers.into_iter().try_for_each(|peer| peer.join().map_err(|_| "the peer died".to_owned())?.1);
         let verdict = ended
             .and_then(|status| self.judge(status, &output.read()?))
             .and(talked)
@@ -124,7 +125,7 @@ fn key_words(reason: Reason) -> &'static str {
         Reason::Pointer => "guest address",
         Reason::Hypercall => "hypercall",
         Reason::Port => "I/O port",
-        Reason::Halted => "halted",
+        Reason::Halted => "(hlt)",
         Reason::TripleFault => "triple fault",
         Reason::Memory => "host/guest translation fault",
         Reason::Unsupported => "does not emulate",
@@ -137,7 +138,7 @@ struct Attached {
     options: Vec<OsString>,
     images: Vec<Image>,
     peers: Vec<Peer>,
-    descriptors: Vec<OwnedFd>,
+    ends: Vec<link::End>,
 }
 
 impl Attached {
@@ -150,25 +151,35 @@ impl Attached {
     }
 
     fn net(&mut self, link: &test_suite::Link, name: &str) -> Result<(), String> {
-        let (device, peer) = link::create(link).map_err(|error| format!("making a link: {error}"))?;
+        let (end, peer) = link::create(link).map_err(|error| format!("making a link: {error}"))?;
         let mac = link.mac.map(|byte| format!("{byte:02x}")).join(":");
-        self.options.push(format!("--net:{name}=@{}", device.as_raw_fd()).into());
+        self.options.push(format!("--net:{name}={end}").into());
         self.options.push(format!("--net-mac:{name}={mac}").into());
         self.peers.push(peer);
-        self.descriptors.push(device);
+        self.ends.push(end);
         Ok(())
     }
 }
 
-/// Lets the command keep these descriptors, and no other process that is made meanwhile.
-fn inherit(command: &mut Command, descriptors: Vec<RawFd>) {
-    // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe, on descriptors that are open.
-    unsafe {
-        command.pre_exec(move || match descriptors.iter().all(|fd| libc::fcntl(*fd, libc::F_SETFD, 0) == 0) {
-            true => Ok(()),
-            false => Err(io::Error::last_os_error()),
-        });
+/// Lets the command reach these ends of links, and no other process that is made meanwhile.
+fn prepare(command: &mut Command, ends: &[link::End]) {
+    let (mut kept, mut entered): (Vec<RawFd>, Vec<RawFd>) = (Vec::new(), Vec::new());
+    for end in ends {
+        match end {
+            link::End::Descriptor(fd) => kept.push(fd.as_raw_fd()),
+            link::End::Interface { namespace, .. } => entered.push(namespace.as_raw_fd()),
+        }
     }
+    let prepare = move || {
+        // SAFETY: neither call takes a pointer.
+        let keep = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } == 0;
+        // SAFETY: as above.
+        let enter = |fd: &RawFd| unsafe { libc::setns(*fd, libc::CLONE_NEWNET) } == 0;
+        let done = kept.iter().all(keep) && entered.iter().all(enter);
+        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec two system calls are made, which are async-signal-safe.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// What a tender wrote, in files, which never fill up.

@@ -1,23 +1,38 @@
 //! A tap in a network namespace of its own.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-const NAME: &[u8] = b"tap0";
+/// A persistent tap, up.
+pub(crate) struct Tap {
+    /// The network namespace that has it, and ends with its last descriptor.
+    pub(crate) namespace: OwnedFd,
+    /// Its name there.
+    pub(crate) name: &'static str,
+    /// A packet socket on it.
+    pub(crate) socket: OwnedFd,
+}
 
-/// Makes a tap with this MTU, up; returns its descriptor and a packet socket on it. Both outlive the thread that had
-/// the namespace.
-pub(crate) fn create(mtu: u16) -> io::Result<(OwnedFd, OwnedFd)> {
+const NAME: &str = "tap0";
+
+/// Makes a tap with this MTU.
+pub(crate) fn create(mtu: u16) -> io::Result<Tap> {
+    // A thread of its own enters the namespace, and no other thread of the tests does.
     let made = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
+        let namespace = File::open("/proc/thread-self/ns/net")?;
         let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
         let mut request = request();
         request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
         ioctl(&tap, libc::TUNSETIFF, &mut request)?;
+        // SAFETY: takes a number.
+        if unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, 1) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
 
         // SAFETY: takes no pointers; the descriptor is new.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, ETH_P_ALL_BE) };
@@ -34,7 +49,7 @@ pub(crate) fn create(mtu: u16) -> io::Result<(OwnedFd, OwnedFd)> {
         // SAFETY: the kernel has just written the index.
         let index = unsafe { request.ifr_ifru.ifru_ifindex };
         bind(&socket, index)?;
-        Ok((tap.into(), socket))
+        Ok(Tap { namespace: namespace.into(), name: NAME, socket })
     });
     made.join().map_err(|_| io::Error::other("the thread with the namespace died"))?
 }
@@ -45,8 +60,8 @@ const ETH_P_ALL_BE: libc::c_int = (libc::ETH_P_ALL as u16).to_be() as libc::c_in
 fn request() -> libc::ifreq {
     // SAFETY: ifreq is plain data, for which all zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(NAME) {
-        *to = *from as libc::c_char;
+    for (to, from) in request.ifr_name.iter_mut().zip(NAME.bytes()) {
+        *to = from as libc::c_char;
     }
     request
 }

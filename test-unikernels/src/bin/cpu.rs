@@ -5,7 +5,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
-use guest_bindings::abi::x86_64::{Cr0, Cr4, Efer, PML4_BASE, TableRegister, msr};
+use guest_bindings::abi::x86_64::{Cr0, Cr4, Efer, GDT, PML4_BASE, TableRegister, msr};
 use guest_bindings::{ExitStatus, StartInfo, tls, x86_64};
 use test_unikernels::{argument, check, failure, number, success};
 
@@ -23,6 +23,8 @@ fn main(start: &StartInfo) -> ExitStatus {
             "segment-bases" => return segment_bases(),
             "entry-state" => return entry_state(),
             "flush-tlb" => return flush_tlb(),
+            "swap-gs" => return swap_gs(),
+            "harmless" => return harmless(),
             "cpuid" => return cpuid(),
             "syscall" => asm!("syscall", out("rcx") _, out("r11") _),
             "vmxon" => asm!("vmxon [{}]", in(reg) &0_u64),
@@ -67,11 +69,17 @@ unsafe fn segments() -> ExitStatus {
     success()
 }
 
-/// Loads the interrupt table again, and sees that it serves: the report of a breakpoint is the caller's to see.
+/// Loads other tables with the same contents, and uses them.
 unsafe fn tables() -> ExitStatus {
-    // SAFETY: It is the table in use.
-    unsafe { load_interrupt_table(x86_64::interrupt_table()) };
-    success()
+    static OTHER: [u64; 3] = GDT;
+    let gdt = Pointer { limit: size_of_val(&OTHER) as u16 - 1, base: (&raw const OTHER).expose_provenance() as u64 };
+    // SAFETY: The descriptors are those in use, and accessed already, so that the CPU writes to none; the task register
+    // keeps what it holds.
+    unsafe {
+        asm!("lgdt [{}]", in(reg) &raw const gdt, options(nostack));
+        load_interrupt_table(x86_64::interrupt_table());
+        segments()
+    }
 }
 
 /// Nobody interrupts.
@@ -101,6 +109,31 @@ unsafe fn segment_bases() -> ExitStatus {
     success()
 }
 
+/// Exchanges the two bases of GS, and back.
+unsafe fn swap_gs() -> ExitStatus {
+    let words = [0x11_u64, 0x22];
+    let address = (&raw const words).expose_provenance() as u64;
+    // SAFETY: Nobody else uses GS.
+    unsafe {
+        write_msr(msr::GS_BASE, address);
+        write_msr(msr::KERNEL_GS_BASE, address + 8);
+        let (swapped, restored): (u64, u64);
+        asm!(
+            "swapgs", "mov {}, gs:[0]", "swapgs", "mov {}, gs:[0]",
+            out(reg) swapped, out(reg) restored, options(nostack),
+        );
+        check((swapped, restored) == (0x22, 0x11), "swapgs has exchanged nothing");
+    }
+    success()
+}
+
+/// Instructions that change nothing a guest could see.
+unsafe fn harmless() -> ExitStatus {
+    // SAFETY: See above.
+    unsafe { asm!("clts", "wbinvd", options(nostack)) };
+    success()
+}
+
 /// What the ABI says of the control registers.
 unsafe fn entry_state() -> ExitStatus {
     // SAFETY: Reads only.
@@ -111,6 +144,11 @@ unsafe fn entry_state() -> ExitStatus {
     check(!cr0.intersects(Cr0::EM | Cr0::TS | Cr0::AM | Cr0::NW | Cr0::CD), format_args!("{cr0:?}"));
     check(cr4.contains(Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT), format_args!("{cr4:?}"));
     check(efer.contains(Efer::LME | Efer::LMA) && !efer.contains(Efer::SCE), format_args!("{efer:?}"));
+    let mut mxcsr = 0_u32;
+    // SAFETY: Writes the variable.
+    unsafe { asm!("stmxcsr [{}]", in(reg) &mut mxcsr, options(nostack)) };
+    // As after reset, all exceptions masked: Intel SDM volume 1, 11.6.4.
+    check(mxcsr == 0x1f80, format_args!("MXCSR is {mxcsr:#x}"));
     check(cr3 == PML4_BASE.0, format_args!("CR3 is {cr3:#x}"));
     success()
 }
@@ -149,12 +187,14 @@ unsafe fn no_page_table() {
     unsafe { asm!("mov cr3, {}", in(reg) &raw const NOTHING) }
 }
 
+/// What `lgdt` and `lidt` read.
+#[repr(C, packed)]
+struct Pointer {
+    limit: u16,
+    base: u64,
+}
+
 unsafe fn load_interrupt_table(table: TableRegister) {
-    #[repr(C, packed)]
-    struct Pointer {
-        limit: u16,
-        base: u64,
-    }
     let pointer = Pointer { limit: table.limit, base: table.base };
     // SAFETY: The caller's promise.
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack)) }

@@ -104,7 +104,8 @@ fn x87(call: &Call) {
         asm!(
             "fld qword ptr [{v}]", "fld qword ptr [{v} + 8]", "fld qword ptr [{v} + 16]", "fld qword ptr [{v} + 24]",
             "out dx, eax",
-            "fstp qword ptr [{a} + 24]", "fstp qword ptr [{a} + 16]", "fstp qword ptr [{a} + 8]", "fstp qword ptr [{a}]",
+            "fstp qword ptr [{a} + 24]", "fstp qword ptr [{a} + 16]", "fstp qword ptr [{a} + 8]",
+            "fstp qword ptr [{a}]",
             v = in(reg) &values, a = in(reg) &mut after, in("dx") call.port, in("eax") call.argument,
             out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _, out("st(4)") _, out("st(5)") _,
             out("st(6)") _, out("st(7)") _, options(nostack),

@@ -27,11 +27,13 @@ unsafe impl Sync for Variable {}
 static VARIABLE: Variable = Variable(UnsafeCell::new([RET; 16]));
 
 fn main(start: &StartInfo) -> ExitStatus {
+    match argument(start, 0) {
+        "edges" => return edges(start),
+        "fresh" => return fresh(start),
+        _ => {}
+    }
     let stack = [RET; 16];
     let heap = Box::new([RET; 16]);
-    if argument(start, 0) == "edges" {
-        return edges(start);
-    }
     let address = match argument(start, 1) {
         "constant" => (&raw const CONSTANT).expose_provenance(),
         "variable" => VARIABLE.0.get().expose_provenance(),
@@ -49,6 +51,15 @@ fn main(start: &StartInfo) -> ExitStatus {
         }
     }
     failure("the access went through")
+}
+
+/// Memory that nobody has written to holds nothing, least of all something of the host's.
+fn fresh(start: &StartInfo) -> ExitStatus {
+    let heap = core::ptr::with_exposed_provenance::<u64>(start.heap_start);
+    // SAFETY: The allocator has not been asked for anything yet, so the heap is nobody's.
+    let words = unsafe { core::slice::from_raw_parts(heap, start.heap_size / size_of::<u64>()) };
+    check(words.iter().all(|&word| word == 0), "the heap is not empty");
+    success()
 }
 
 /// The first and last bytes of what may be written, and of what may be read.

@@ -142,8 +142,9 @@ pub enum Ability {
     ExecuteOnly,
     /// 4 GiB of guest memory, which is as much as there can be.
     FourGib,
-    /// Exceptions exactly as the vendors' manuals have them. QEMU 7.2 emulating x86 (TCG) raises no #XM, has #GP for #SS,
-    /// has twice the vector in the error code of an `int` beyond the table, and takes bases that are not canonical.
+    /// Exceptions exactly as the vendors' manuals have them. QEMU 7.2 emulating x86 (TCG) raises no #XM, has #GP for
+    /// #SS, has twice the vector in the error code of an `int` beyond the table, and takes bases that are not
+    /// canonical.
     ExactExceptions,
 }
 
@@ -185,7 +186,7 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Largest payload of a frame in bytes, the Ethernet header not counted.
     pub mtu: u16,
-    /// What the peer does, one after the other. Frames that are no part of it are nobody's business: a host's kernel has
-    /// much to say on a tap.
+    /// What the peer does, one after the other. Frames that are no part of it are nobody's business: a host's kernel
+    /// has much to say on a tap.
     pub exchanges: &'static [Exchange],
 }

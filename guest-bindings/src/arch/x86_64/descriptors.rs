@@ -79,8 +79,8 @@ impl Pointer {
     }
 }
 
-/// Stacks grow down from their ends, where the CPU aligns them to 16. Behind the end of each lie bytes that the tender may read
-/// along with a trap frame at the end.
+/// Stacks grow down from their ends, where the CPU aligns them to 16. Behind the end of each lie bytes that the tender
+/// may read along with a trap frame at the end.
 #[repr(C, align(16))]
 struct Stack {
     bytes: UnsafeCell<[u8; STACK_SIZE]>,
@@ -159,8 +159,8 @@ pub(crate) unsafe fn install() {
         *gate = Gate::new(trap::entry(vector), stack);
     }
     let (gdt, idt) = (Pointer::to(&tables.gdt), Pointer::to(&tables.idt));
-    // SAFETY: The tables are complete and stay where they are. Code and data have the selectors and descriptors that the
-    // guest was entered with, so no segment register needs a new value.
+    // SAFETY: The tables are complete and stay where they are. Code and data have the selectors and descriptors that
+    // the guest was entered with, so no segment register needs a new value.
     unsafe {
         asm!(
             "lgdt [{gdt}]",

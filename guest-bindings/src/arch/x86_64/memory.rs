@@ -5,7 +5,7 @@
 use core::arch::naked_asm;
 
 /// From here on the CPU's own block instructions win, on CPUs with fast string operations (SDM 7.3.9.3).
-const STRING_MIN: usize = 512;
+const STRING_MIN: usize = 1024;
 
 /// # Safety
 ///
@@ -129,6 +129,8 @@ pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: us
         "jb 20f",
         "movq xmm0, rax",
         "punpcklqdq xmm0, xmm0",
+        "cmp rdx, 64",
+        "ja 12f",
         "lea rcx, [rdi + rdx - 16]",
         "11:",
         "movups [rdi], xmm0",
@@ -136,6 +138,23 @@ pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: us
         "cmp rdi, rcx",
         "jb 11b",
         "movups [rcx], xmm0",
+        "mov rax, r8",
+        "ret",
+        // 64 bytes at a time, then the last 64, which may overlap them.
+        "12:",
+        "lea rcx, [rdi + rdx - 64]",
+        "13:",
+        "movups [rdi], xmm0",
+        "movups [rdi + 16], xmm0",
+        "movups [rdi + 32], xmm0",
+        "movups [rdi + 48], xmm0",
+        "add rdi, 64",
+        "cmp rdi, rcx",
+        "jb 13b",
+        "movups [rcx], xmm0",
+        "movups [rcx + 16], xmm0",
+        "movups [rcx + 32], xmm0",
+        "movups [rcx + 48], xmm0",
         "mov rax, r8",
         "ret",
         "14:",
@@ -183,6 +202,33 @@ pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: u
         "xor ecx, ecx",
         "sub rdx, 16",
         "jb 15f",
+        "sub rdx, 48",
+        "jb 19f",
+        // Groups of 64 while they are equal; where one differs is for the code below to find.
+        "18:",
+        "movdqu xmm0, [rdi + rcx]",
+        "movdqu xmm1, [rsi + rcx]",
+        "movdqu xmm2, [rdi + rcx + 16]",
+        "movdqu xmm3, [rsi + rcx + 16]",
+        "movdqu xmm4, [rdi + rcx + 32]",
+        "movdqu xmm5, [rsi + rcx + 32]",
+        "movdqu xmm6, [rdi + rcx + 48]",
+        "movdqu xmm7, [rsi + rcx + 48]",
+        "pcmpeqb xmm0, xmm1",
+        "pcmpeqb xmm2, xmm3",
+        "pcmpeqb xmm4, xmm5",
+        "pcmpeqb xmm6, xmm7",
+        "pand xmm0, xmm2",
+        "pand xmm4, xmm6",
+        "pand xmm0, xmm4",
+        "pmovmskb eax, xmm0",
+        "cmp eax, 0xffff",
+        "jne 19f",
+        "add rcx, 64",
+        "cmp rcx, rdx",
+        "jbe 18b",
+        "19:",
+        "add rdx, 48",
         // Whole groups of 16 while they are equal, then the last 16, which may overlap them.
         "11:",
         "cmp rcx, rdx",

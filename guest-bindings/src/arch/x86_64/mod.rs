@@ -18,7 +18,8 @@ pub(crate) use descriptors::{install as install_exception_handlers, interrupt_ta
 ///
 /// # Safety
 ///
-/// The argument is what the hypercall expects, and what the tender writes, there and where it points to, may be written.
+/// The argument is what the hypercall expects, and what the tender writes, there and where it points to, may be
+/// written.
 pub(crate) unsafe fn hypercall(number: u32, argument: u32) {
     let port = HYPERCALL_PORT + number as u16;
     // SAFETY: The tender takes the `out`, changes no register, and memory only as the caller promised.

@@ -54,7 +54,8 @@ unsafe extern "C" fn with_code<const VECTOR: u32>() {
     naked_asm!("mov edi, {vector}", "jmp {common}", vector = const VECTOR, common = sym common)
 }
 
-/// Completes the [`TrapFrame`] and calls [`report`] as the System V ABI wants it. Nothing is restored: there is no way back.
+/// Completes the [`TrapFrame`] and calls [`report`] as the System V ABI wants it. Nothing is restored: there is no way
+/// back.
 #[unsafe(naked)]
 unsafe extern "C" fn common() {
     naked_asm!(

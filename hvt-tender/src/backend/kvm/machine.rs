@@ -27,48 +27,33 @@ impl KvmMachine {
         Self { vcpu, memory, stop, _thread: PhantomData }
     }
 
-    fn fault(&self, cause: Cause) -> Exit {
+    /// The guest is over.
+    #[cold]
+    fn over(&mut self, reason: Reason) -> Exit {
+        let cause = match reason {
+            Reason::Port { port, write } => Cause::Port { port, size: port_size(self.vcpu.get_kvm_run()), write },
+            Reason::Memory(address, access) => Cause::Memory { address: address.map(Gpa), access },
+            Reason::Shutdown => Cause::TripleFault,
+            Reason::InternalError => match internal_error(self.vcpu.get_kvm_run()) {
+                InternalError::Emulation(bytes) => self.not_emulated(bytes),
+                InternalError::Other(what) => Cause::Unknown { what },
+            },
+            Reason::EntryFailed(what) => Cause::Unknown { what },
+            Reason::Other(name) => {
+                let number = self.vcpu.get_kvm_run().exit_reason;
+                Cause::Unknown { what: format!("KVM exit reason {number}: {name}") }
+            }
+        };
         Exit::Fault(Fault { cause, registers: self.registers().ok() })
     }
 
-    fn unknown(&self, what: String) -> Exit {
-        self.fault(Cause::Unknown { what })
-    }
-
-    /// A port was written to: `len` bytes in all, `value` being the first four.
-    fn port_write(&mut self, port: u16, len: usize, value: u32) -> Exit {
-        let size = port_size(self.vcpu.get_kvm_run());
-        // KVM may hand over several elements of a string instruction at once. A hypercall comes alone.
-        let once = len == usize::from(size);
-        match Exit::from_port_write(port, size, value) {
-            Some(exit) if once => exit,
-            _ => self.fault(Cause::Port { port, size, write: true }),
-        }
-    }
-
-    fn port_read(&mut self, port: u16) -> Exit {
-        let size = port_size(self.vcpu.get_kvm_run());
-        self.fault(Cause::Port { port, size, write: false })
-    }
-
-    fn memory_fault(&self, address: Option<u64>, access: Access) -> Exit {
-        self.fault(Cause::Memory { address: address.map(Gpa), access })
-    }
-
-    fn internal_error(&mut self) -> Exit {
-        match internal_error(self.vcpu.get_kvm_run()) {
-            InternalError::Emulation(bytes) => self.not_emulated(bytes),
-            InternalError::Other(what) => self.unknown(what),
-        }
-    }
-
     /// KVM gave up on an instruction: one that it cannot emulate, or one that lies where there is no memory.
-    fn not_emulated(&self, mut bytes: Vec<u8>) -> Exit {
+    fn not_emulated(&self, mut bytes: Vec<u8>) -> Cause {
         let rip = self.registers().ok().and_then(|registers| self.vcpu.translate_gva(registers.rip).ok());
         if let Some(rip) = rip.filter(|translation| translation.valid != 0) {
             let address = rip.physical_address;
             if address >= self.memory.size() {
-                return self.memory_fault(Some(address), Access::EXECUTE);
+                return Cause::Memory { address: Some(Gpa(address)), access: Access::EXECUTE };
             }
             if bytes.is_empty() {
                 // The longest instruction has 15 bytes (SDM volume 2, 2.3.11); past the end of memory there are none.
@@ -80,47 +65,68 @@ impl KvmMachine {
             [] => "an instruction".to_owned(),
             bytes => format!("the instruction at the start of these bytes: {}", hex(bytes)),
         };
-        self.fault(Cause::Instruction { what })
+        Cause::Instruction { what }
+    }
+}
+
+/// Why a guest is over, in KVM's terms.
+enum Reason {
+    Port { port: u16, write: bool },
+    Memory(Option<u64>, Access),
+    Shutdown,
+    InternalError,
+    EntryFailed(String),
+    Other(String),
+}
+
+impl Reason {
+    #[cold]
+    fn new(exit: &VcpuExit<'_>) -> Self {
+        match exit {
+            VcpuExit::IoIn(port, _) => Self::Port { port: *port, write: false },
+            VcpuExit::MmioRead(address, _) => Self::Memory(Some(*address), Access::READ),
+            VcpuExit::MmioWrite(address, _) => Self::Memory(Some(*address), Access::WRITE),
+            // Which access it was is not told. The host can read all of guest memory: it was a write.
+            VcpuExit::MemoryFault { gpa, .. } => Self::Memory(Some(*gpa), Access::WRITE),
+            VcpuExit::Shutdown => Self::Shutdown,
+            VcpuExit::InternalError => Self::InternalError,
+            VcpuExit::FailEntry(reason, cpu) => {
+                Self::EntryFailed(format!("the hardware refused to enter the guest (reason {reason:#x}, CPU {cpu})"))
+            }
+            other => Self::Other(format!("{other:?}")),
+        }
     }
 }
 
 impl Machine for KvmMachine {
     fn run(&mut self) -> Result<Exit, Error> {
         loop {
-            return Ok(match self.vcpu.run() {
+            match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, data)) => {
                     let value = data.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
                     let len = data.len();
-                    self.port_write(port, len, value)
+                    let size = port_size(self.vcpu.get_kvm_run());
+                    return match Exit::from_port_write(port, size, value) {
+                        // Several elements of a string instruction may come at once. A hypercall comes alone.
+                        Some(exit) if len == usize::from(size) => Ok(exit),
+                        _ => Ok(self.over(Reason::Port { port, write: true })),
+                    };
                 }
-                Ok(VcpuExit::IoIn(port, _)) => self.port_read(port),
-                Ok(VcpuExit::MmioRead(address, _)) => self.memory_fault(Some(address), Access::READ),
-                Ok(VcpuExit::MmioWrite(address, _)) => self.memory_fault(Some(address), Access::WRITE),
-                Ok(VcpuExit::Hlt) => Exit::Halted,
-                Ok(VcpuExit::Shutdown) => self.fault(Cause::TripleFault),
-                Ok(VcpuExit::InternalError) => self.internal_error(),
-                Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                    self.unknown(format!("the hardware refused to enter the guest (reason {reason:#x}, CPU {cpu})"))
-                }
-                // Which access it was is not told. The host can read all of guest memory: it was a write.
-                Ok(VcpuExit::MemoryFault { gpa, .. }) => self.memory_fault(Some(gpa), Access::WRITE),
-                Ok(VcpuExit::Intr) => match self.stop.requested() {
-                    true => Exit::Interrupted,
-                    false => continue,
-                },
-                Ok(other) => {
-                    let name = format!("{other:?}");
-                    let reason = self.vcpu.get_kvm_run().exit_reason;
-                    self.unknown(format!("KVM exit reason {reason} ({name})"))
+                Ok(VcpuExit::Hlt) => return Ok(Exit::Halted),
+                Ok(VcpuExit::Intr) if self.stop.requested() => return Ok(Exit::Interrupted),
+                Ok(VcpuExit::Intr) => {}
+                Ok(exit) => {
+                    let reason = Reason::new(&exit);
+                    return Ok(self.over(reason));
                 }
                 Err(error) => match error.errno() {
-                    libc::EINTR if self.stop.requested() => Exit::Interrupted,
-                    libc::EINTR => continue,
+                    libc::EINTR if self.stop.requested() => return Ok(Exit::Interrupted),
+                    libc::EINTR => {}
                     // As with `MemoryFault`; kernels before 6.11 do not tell the address.
-                    libc::EFAULT => self.memory_fault(None, Access::WRITE),
+                    libc::EFAULT => return Ok(self.over(Reason::Memory(None, Access::WRITE))),
                     _ => return Err(kvm_error("running the vCPU", error)),
                 },
-            });
+            }
         }
     }
 

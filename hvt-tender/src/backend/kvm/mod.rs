@@ -27,6 +27,7 @@ use x86_64 as arch;
 use std::io;
 
 use hvt_abi::native::EntryState;
+use hvt_abi::{Gpa, GuestRange, MEM_GRANULE};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
@@ -93,7 +94,9 @@ impl Kvm {
     /// # Errors
     /// When the host refuses.
     pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
-        MappedMemory::anonymous(size)
+        let memory = MappedMemory::anonymous(size)?;
+        advise(&memory);
+        Ok(memory)
     }
 
     /// Makes a guest of this memory, at its entry point, run by the calling thread from now on.
@@ -124,6 +127,29 @@ impl Kvm {
         arch::set_up(&system, &vcpu, entry)?;
         kick::install(&vcpu, stop)?;
         Ok(KvmMachine::new(vcpu, memory, stop.clone()))
+    }
+}
+
+/// Asks for huge pages where they pay.
+///
+/// A guest that fills its memory is done with six times fewer instructions (two times with kernels before 6.7, which do
+/// not align the mapping). The two ends stay as they are: there lie the image of a small guest and the stack, a few
+/// pages each, and zeroing 2 MiB for each of them would double what it takes from loading to the first hypercall.
+fn advise(memory: &MappedMemory) {
+    const END: u64 = MEM_GRANULE;
+    let size = memory.size();
+    let middle = END..size.saturating_sub(END).max(END);
+    let parts = [
+        (0..END, libc::MADV_NOHUGEPAGE),
+        (middle.clone(), libc::MADV_HUGEPAGE),
+        (middle.end..size, libc::MADV_NOHUGEPAGE),
+    ];
+    for (part, advice) in parts {
+        let Some(range) = GuestRange::between(Gpa(part.start), Gpa(part.end)) else { continue };
+        let Some(chunk) = memory.chunk(range) else { continue };
+        // SAFETY: the chunk is a part of this mapping, and the advice changes nothing of what it holds. It fails where
+        // the kernel has no huge pages, and there is nothing to be done about it.
+        unsafe { libc::madvise(chunk.as_ptr().cast(), chunk.len(), advice) };
     }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::__cpuid;
 use std::io;
 
 use hvt_abi::x86_64::{EntryState, Registers, Segment, TableRegister};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{Cap, VcpuFd};
 
 use super::kvm_error;
@@ -15,11 +15,6 @@ use crate::backend::tsc::{Frequency, Source};
 pub(super) const CAPABILITIES: &[(Cap, &str)] =
     &[(Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"), (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ")];
 
-/// FCW after FNINIT: all exceptions masked, 64-bit precision (SDM 8.1.5).
-const FCW_INIT: u16 = 0x37f;
-/// MXCSR after reset: all exceptions masked (SDM 10.2.3).
-const MXCSR_INIT: u32 = 0x1f80;
-
 /// Whether CPUID offers VMX (SDM volume 2, CPUID leaf 1) or SVM (APM volume 3, E.4.2).
 pub(super) fn has_hardware() -> bool {
     const VMX: u32 = 1 << 5;
@@ -29,6 +24,8 @@ pub(super) fn has_hardware() -> bool {
 }
 
 /// Puts the vCPU at the guest's entry point.
+///
+/// The FPU is as KVM makes it: as after FNINIT, with the MXCSR of a reset. `KVM_SET_FPU` could not change the latter.
 pub(super) fn set_up(system: &kvm_ioctls::Kvm, vcpu: &VcpuFd, entry: &EntryState) -> Result<(), Error> {
     let cpuid = system
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -36,8 +33,6 @@ pub(super) fn set_up(system: &kvm_ioctls::Kvm, vcpu: &VcpuFd, entry: &EntryState
     vcpu.set_cpuid2(&cpuid).map_err(|error| kvm_error("setting the vCPU's CPUID", error))?;
     vcpu.set_sregs(&special_registers(entry))
         .map_err(|error| kvm_error("setting the vCPU's system registers", error))?;
-    let fpu = kvm_fpu { fcw: FCW_INIT, mxcsr: MXCSR_INIT, ..kvm_fpu::default() };
-    vcpu.set_fpu(&fpu).map_err(|error| kvm_error("setting the vCPU's FPU", error))?;
     vcpu.set_regs(&general_registers(entry)).map_err(|error| kvm_error("setting the vCPU's registers", error))
 }
 

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::exchange::Exchange;
-use super::handover;
+use super::protocol::turn;
 
 /// A child process; dropping it ends it, and waits until it is gone.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Child {
     /// It ends with the calling *thread*: PR_SET_PDEATHSIG counts threads.
     pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>) -> io::Result<Self> {
         let stub = exchange.file().ok_or(io::ErrorKind::InvalidInput)?;
-        exchange.header().turn.store(handover::STARTING, Ordering::SeqCst);
+        exchange.header().turn.store(turn::STARTING, Ordering::SeqCst);
         let mut plan = Plan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), error: 0 };
         let mut stack = MaybeUninit::<Stack>::uninit();
         let mut pidfd: RawFd = -1;

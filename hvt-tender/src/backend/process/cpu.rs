@@ -2,6 +2,8 @@
 
 use hvt_abi::x86_64::{Cr0, Cr4, Efer, EntryState, TableRegister};
 
+use crate::backend::CycleCounter;
+
 /// RFLAGS.IF (SDM 3.4.3).
 pub(super) const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.TF.
@@ -36,6 +38,8 @@ pub(super) struct Cpu {
     pub(super) gs_base: u64,
     pub(super) kernel_gs_base: u64,
     pub(super) pat: u64,
+    /// What it reads instead of the TSC, where that traps.
+    pub(super) cycles: Option<CycleCounter>,
 }
 
 /// IA32_PAT after reset (SDM 11.12.4).
@@ -60,6 +64,16 @@ impl Cpu {
             gs_base: 0,
             kernel_gs_base: 0,
             pat: PAT_RESET,
+            cycles: None,
+        }
+    }
+
+    /// The time-stamp counter.
+    pub(super) fn tsc(&self) -> u64 {
+        match &self.cycles {
+            Some(counter) => counter.read(),
+            // SAFETY: every x86_64 CPU has RDTSC; the guest's own reads the same counter.
+            None => unsafe { std::arch::x86_64::_rdtsc() },
         }
     }
 

@@ -1,13 +1,23 @@
 //! The privileged instructions that a guest executes at what it takes for CPL 0.
 //!
-//! In the child each of them raises #GP. They are decoded by `iced-x86` and carried out on the virtual
-//! [CPU](super::cpu). What this backend cannot do (page tables of the guest's own, `syscall` enabled, breakpoint
+//! In the child each of them raises #GP. They are decoded by `yaxpeax-x86`, whose tables are constants (those of a more
+//! common decoder are built at its first use, which takes as long as starting a process), and carried out on the
+//! virtual [CPU](super::cpu). What this backend cannot do (page tables of the guest's own, `syscall` enabled, breakpoint
 //! registers) ends the guest with a message that names the instruction.
+
+mod descriptor;
+mod operand;
+#[cfg(test)]
+mod tests;
 
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{Cr0, Cr4, Registers, TableRegister, msr};
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use yaxpeax_arch::{Decoder, LengthedInstruction, U8Reader};
+use yaxpeax_x86::amd64::{InstDecoder, Instruction, Opcode, Operand, register_class};
 
+use self::descriptor::Descriptor;
+use self::operand::{register, segment, slot};
+use super::control::{self, Written};
 use super::cpu::{Cpu, RFLAGS_GUEST, RFLAGS_IF};
 use super::exception::Exception;
 use crate::exit::{Cause, Exit};
@@ -45,14 +55,14 @@ pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<
     let Some(len) = fetch(registers.rip, space, &mut bytes) else {
         return Exception::general_protection(error_code).into();
     };
-    let mut decoder = Decoder::with_ip(64, &bytes[..len], registers.rip, DecoderOptions::NONE);
-    let instruction = decoder.decode();
+    let decoded = InstDecoder::default().decode(&mut U8Reader::new(&bytes[..len]));
+    let Ok(instruction) = decoded else { return Exception::general_protection(error_code).into() };
     let mut machine = Emulation { cpu, registers, space, instruction, error_code };
     let rip = machine.registers.rip;
-    machine.registers.rip = instruction.next_ip();
+    machine.registers.rip = rip.wrapping_add(instruction.len().to_const());
     let step = machine.execute().unwrap_or_else(Step::Raise);
-    if let Step::Raise(_) = step
-        && !matches!(instruction.mnemonic(), Mnemonic::Int)
+    if let Step::Raise(exception) = step
+        && !exception.is_software()
     {
         machine.registers.rip = rip;
     }
@@ -81,55 +91,58 @@ type Executed = Result<Step, Exception>;
 
 impl Emulation<'_, '_> {
     fn execute(&mut self) -> Executed {
-        match self.instruction.mnemonic() {
-            Mnemonic::Out | Mnemonic::In | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => Ok(self.port()),
-            Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => Ok(self.port()),
-            Mnemonic::Hlt => Ok(Step::Exit(Exit::Halted)),
-            Mnemonic::Cli => {
+        match self.instruction.opcode() {
+            Opcode::OUT | Opcode::IN | Opcode::OUTS | Opcode::INS => Ok(self.port()),
+            Opcode::HLT => Ok(Step::Exit(Exit::Halted)),
+            Opcode::CLI => {
                 self.cpu.interrupts = false;
                 Ok(Step::Next)
             }
-            Mnemonic::Sti => {
+            Opcode::STI => {
                 self.cpu.interrupts = true;
                 Ok(Step::Next)
             }
-            Mnemonic::Lgdt => {
+            Opcode::LGDT => {
                 self.cpu.gdtr = self.table_register()?;
                 Ok(Step::Next)
             }
-            Mnemonic::Lidt => {
+            Opcode::LIDT => {
                 self.cpu.idtr = self.table_register()?;
                 Ok(Step::Next)
             }
-            Mnemonic::Ltr => self.load_task_register(),
-            Mnemonic::Lldt => match self.operand16()? {
+            Opcode::LTR => self.load_task_register(),
+            Opcode::LLDT => match self.operand16(0)? {
                 0..4 => Ok(Step::Next),
                 selector => Err(selector_fault(selector)),
             },
-            Mnemonic::Mov => self.mov(),
-            Mnemonic::Pop => self.pop_segment(),
-            Mnemonic::Retf => self.far_return(),
-            Mnemonic::Iretq => self.interrupt_return(),
-            Mnemonic::Wrmsr => self.write_msr(),
-            Mnemonic::Rdmsr => self.read_msr(),
-            Mnemonic::Swapgs => {
+            Opcode::MOV => self.mov(),
+            Opcode::POP => self.pop_segment(),
+            Opcode::RETF => self.far_return(),
+            Opcode::IRETQ => self.interrupt_return(),
+            Opcode::WRMSR => self.write_msr(),
+            Opcode::RDMSR => self.read_msr(),
+            // They trap only where the guest reads another counter than the host's.
+            Opcode::RDTSC | Opcode::RDTSCP if self.cpu.cycles.is_some() => Ok(self.read_tsc()),
+            Opcode::SWAPGS => {
                 std::mem::swap(&mut self.cpu.gs_base, &mut self.cpu.kernel_gs_base);
                 Ok(Step::LoadGsBase)
             }
-            Mnemonic::Clts => {
+            Opcode::CLTS => {
                 self.cpu.cr0.remove(Cr0::TS);
                 Ok(Step::Next)
             }
             // There are no stale translations and no caches to write back: guest memory is the host's own.
-            Mnemonic::Invlpg | Mnemonic::Wbinvd | Mnemonic::Wbnoinvd | Mnemonic::Invd => Ok(Step::Next),
-            Mnemonic::Int => Ok(self.software_interrupt()),
-            // CR4.OSXSAVE is clear at entry, and CPUID in the child does not say so.
-            Mnemonic::Xsetbv if !self.cpu.cr4.contains(Cr4::OSXSAVE) => Err(Exception::invalid_opcode()),
-            Mnemonic::Lmsw | Mnemonic::Xsetbv | Mnemonic::Sysretq | Mnemonic::Sysret | Mnemonic::Sysexitq => {
-                Ok(self.refuse())
+            Opcode::INVLPG | Opcode::WBINVD | Opcode::INVD => Ok(Step::Next),
+            Opcode::INT => Ok(self.software_interrupt()),
+            // What needs EFER.SVME or CR4.VMXE, which no guest can set.
+            Opcode::VMRUN | Opcode::VMLOAD | Opcode::VMSAVE | Opcode::VMMCALL | Opcode::INVLPGA => {
+                Err(Exception::invalid_opcode())
             }
-            Mnemonic::Jmp | Mnemonic::Call if self.instruction.is_jmp_far_indirect() => Ok(self.refuse()),
-            Mnemonic::Call if self.instruction.is_call_far_indirect() => Ok(self.refuse()),
+            Opcode::STGI | Opcode::CLGI | Opcode::SKINIT => Err(Exception::invalid_opcode()),
+            // CR4.OSXSAVE is clear at entry, and CPUID in the child does not say so.
+            Opcode::XSETBV if !self.cpu.cr4.contains(Cr4::OSXSAVE) => Err(Exception::invalid_opcode()),
+            Opcode::LMSW | Opcode::XSETBV | Opcode::SYSRET | Opcode::SYSEXIT => Ok(self.refuse()),
+            Opcode::JMPF | Opcode::CALLF | Opcode::IRET | Opcode::IRETD => Ok(self.refuse()),
             // Not a privileged instruction: the #GP is the guest's own.
             _ => Err(Exception::general_protection(self.error_code)),
         }
@@ -141,94 +154,74 @@ impl Emulation<'_, '_> {
 
     /// `in` and `out`, and their string forms, which are never hypercalls.
     fn port(&self) -> Step {
-        let (port_operand, write, size) = match self.instruction.code() {
-            Code::Out_imm8_AL | Code::Out_DX_AL => (0, true, 1),
-            Code::Out_imm8_AX | Code::Out_DX_AX => (0, true, 2),
-            Code::Out_imm8_EAX | Code::Out_DX_EAX => (0, true, 4),
-            Code::In_AL_imm8 | Code::In_AL_DX => (1, false, 1),
-            Code::In_AX_imm8 | Code::In_AX_DX => (1, false, 2),
-            Code::In_EAX_imm8 | Code::In_EAX_DX => (1, false, 4),
-            Code::Outsb_DX_m8 => return self.string_port(true, 1),
-            Code::Outsw_DX_m16 => return self.string_port(true, 2),
-            Code::Outsd_DX_m32 => return self.string_port(true, 4),
-            Code::Insb_m8_DX => return self.string_port(false, 1),
-            Code::Insw_m16_DX => return self.string_port(false, 2),
-            _ => return self.string_port(false, 4),
-        };
-        let port = match self.instruction.op_kind(port_operand) {
-            OpKind::Immediate8 => u16::from(self.instruction.immediate8()),
+        let write = matches!(self.instruction.opcode(), Opcode::OUT | Opcode::OUTS);
+        let (port, data) = if write { (0, 1) } else { (1, 0) };
+        let port = match self.instruction.operand(port) {
+            Operand::ImmediateU8 { imm } => u16::from(imm),
             _ => self.registers.rdx as u16,
         };
-        let exit = if write { Exit::from_port_write(port, size, self.registers.rax as u32) } else { None };
+        let (size, is_string) = match self.instruction.operand(data) {
+            Operand::Register { reg } => (reg.width(), false),
+            _ => (self.instruction.mem_size().and_then(|size| size.bytes_size()).unwrap_or(0), true),
+        };
+        let exit = match write && !is_string {
+            true => Exit::from_port_write(port, size, self.registers.rax as u32),
+            false => None,
+        };
         exit.map_or(Step::Refuse(Cause::Port { port, size, write }), Step::Exit)
     }
 
-    fn string_port(&self, write: bool, size: u8) -> Step {
-        Step::Refuse(Cause::Port { port: self.registers.rdx as u16, size, write })
-    }
-
     /// `int n`: through the IDT, where that is long enough for it.
-    fn software_interrupt(&mut self) -> Step {
-        let vector = self.instruction.immediate8();
-        match beyond_idt(self.cpu, vector) {
-            None => Step::Raise(Exception::software(vector)),
-            Some(fault) => {
-                self.registers.rip = self.instruction.ip();
-                Step::Raise(fault)
-            }
-        }
+    fn software_interrupt(&self) -> Step {
+        let Operand::ImmediateU8 { imm: vector } = self.instruction.operand(0) else { return self.refuse() };
+        beyond_idt(self.cpu, vector).unwrap_or(Exception::software(vector)).into()
     }
 
     fn mov(&mut self) -> Executed {
-        let (to, from) = (self.instruction.op0_register(), self.instruction.op1_register());
-        if to.is_segment_register() {
-            let selector = self.operand16_at(1)?;
-            return self.load_segment(to, selector);
+        let (to, from) = (register(self.instruction.operand(0)), register(self.instruction.operand(1)));
+        match (to, from) {
+            (Some(to), _) if to.class() == register_class::S => {
+                let selector = self.operand16(1)?;
+                self.load_segment(to.num(), selector)
+            }
+            (Some(to), Some(from)) if to.class() == register_class::CR => {
+                let value = operand::general(self.registers, from);
+                self.write_control_register(to.num(), value)
+            }
+            (Some(to), Some(from)) if from.class() == register_class::CR => {
+                let value = match from.num() {
+                    0 => self.cpu.cr0.bits(),
+                    2 => self.cpu.cr2,
+                    3 => self.cpu.cr3,
+                    4 => self.cpu.cr4.bits(),
+                    8 => 0,
+                    _ => return Err(Exception::invalid_opcode()),
+                };
+                *slot(self.registers, to.num()) = value;
+                Ok(Step::Next)
+            }
+            (Some(to), Some(from)) if [to.class(), from.class()].contains(&register_class::DR) => Ok(self.refuse()),
+            _ => Err(Exception::general_protection(self.error_code)),
         }
-        if to.is_cr() {
-            return self.write_control_register(to, self.general(from));
-        }
-        if from.is_cr() {
-            let value = match from {
-                Register::CR0 => self.cpu.cr0.bits(),
-                Register::CR2 => self.cpu.cr2,
-                Register::CR3 => self.cpu.cr3,
-                Register::CR4 => self.cpu.cr4.bits(),
-                Register::CR8 => 0,
-                _ => return Err(Exception::invalid_opcode()),
-            };
-            self.set_general(to, value);
-            return Ok(Step::Next);
-        }
-        if to.is_dr() || from.is_dr() {
-            return Ok(self.refuse());
-        }
-        Err(Exception::general_protection(self.error_code))
     }
 
-    fn write_control_register(&mut self, register: Register, value: u64) -> Executed {
-        match register {
-            Register::CR0 => {
-                let fixed = Cr0::PE | Cr0::PG | Cr0::WP | Cr0::EM | Cr0::TS | Cr0::AM;
-                let wanted = Cr0::from_bits_retain(value);
-                if (wanted ^ self.cpu.cr0).intersects(fixed) {
-                    return Ok(self.refuse());
-                }
-                self.cpu.cr0 = wanted;
-            }
-            Register::CR2 => self.cpu.cr2 = value,
+    fn write_control_register(&mut self, number: u8, value: u64) -> Executed {
+        match number {
+            0 => match control::write_cr0(self.cpu.cr0, value) {
+                Written::Value(new) => self.cpu.cr0 = new,
+                Written::Fault => return Err(Exception::general_protection(0)),
+                Written::Unsupported => return Ok(self.refuse()),
+            },
+            2 => self.cpu.cr2 = value,
             // Reloading the same tables only flushes translations.
-            Register::CR3 if value == self.cpu.cr3 => {}
-            Register::CR4 => {
-                let free = Cr4::PSE | Cr4::PGE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
-                let wanted = Cr4::from_bits_retain(value);
-                if !free.contains(wanted ^ self.cpu.cr4) {
-                    return Ok(self.refuse());
-                }
-                self.cpu.cr4 = wanted;
-            }
-            Register::CR8 if value == 0 => {}
-            Register::CR3 | Register::CR8 => return Ok(self.refuse()),
+            3 if value == self.cpu.cr3 => {}
+            4 => match control::write_cr4(self.cpu.cr4, value) {
+                Written::Value(new) => self.cpu.cr4 = new,
+                Written::Fault => return Err(Exception::general_protection(0)),
+                Written::Unsupported => return Ok(self.refuse()),
+            },
+            8 if value == 0 => {}
+            3 | 8 => return Ok(self.refuse()),
             _ => return Err(Exception::invalid_opcode()),
         }
         Ok(Step::Next)
@@ -252,12 +245,14 @@ impl Emulation<'_, '_> {
                 self.cpu.kernel_gs_base = value;
                 Ok(Step::Next)
             }
-            msr::EFER => {
-                if value != self.cpu.efer.bits() {
-                    return Ok(self.refuse());
+            msr::EFER => match control::write_efer(self.cpu.efer, value) {
+                Written::Value(new) => {
+                    self.cpu.efer = new;
+                    Ok(Step::Next)
                 }
-                Ok(Step::Next)
-            }
+                Written::Fault => Err(Exception::general_protection(0)),
+                Written::Unsupported => Ok(self.refuse()),
+            },
             // Memory types mean nothing here, but the guest may read back what it wrote.
             msr::PAT => {
                 self.cpu.pat = value;
@@ -268,6 +263,17 @@ impl Emulation<'_, '_> {
         }
     }
 
+    /// RDTSC and RDTSCP (SDM volume 2). IA32_TSC_AUX, which the latter reads as well, is 0.
+    fn read_tsc(&mut self) -> Step {
+        let value = self.cpu.tsc();
+        self.registers.rax = value & 0xffff_ffff;
+        self.registers.rdx = value >> 32;
+        if self.instruction.opcode() == Opcode::RDTSCP {
+            self.registers.rcx = 0;
+        }
+        Step::Next
+    }
+
     fn read_msr(&mut self) -> Executed {
         let value = match self.registers.rcx as u32 {
             msr::FS_BASE => self.cpu.fs_base,
@@ -275,8 +281,7 @@ impl Emulation<'_, '_> {
             msr::KERNEL_GS_BASE => self.cpu.kernel_gs_base,
             msr::EFER => self.cpu.efer.bits(),
             msr::PAT => self.cpu.pat,
-            // SAFETY: every x86_64 CPU has RDTSC; the guest's own reads the same counter.
-            msr::TSC => unsafe { std::arch::x86_64::_rdtsc() },
+            msr::TSC => self.cpu.tsc(),
             _ => return Err(Exception::general_protection(0)),
         };
         self.registers.rax = value & 0xffff_ffff;
@@ -285,22 +290,22 @@ impl Emulation<'_, '_> {
     }
 
     /// Loads a segment register. In 64-bit mode only the bases of FS and GS matter afterwards (SDM 3.4.4).
-    fn load_segment(&mut self, register: Register, selector: u16) -> Executed {
+    fn load_segment(&mut self, number: u8, selector: u16) -> Executed {
         let base = match selector {
             0..4 => 0,
             _ => self.descriptor(selector)?.base(),
         };
-        match register {
-            Register::SS => self.cpu.ss = selector,
-            Register::FS => {
+        match number {
+            segment::SS => self.cpu.ss = selector,
+            segment::FS => {
                 self.cpu.fs_base = base;
                 return Ok(Step::LoadFsBase);
             }
-            Register::GS => {
+            segment::GS => {
                 self.cpu.gs_base = base;
                 return Ok(Step::LoadGsBase);
             }
-            Register::CS => return Err(Exception::invalid_opcode()),
+            segment::CS => return Err(Exception::invalid_opcode()),
             _ => {}
         }
         Ok(Step::Next)
@@ -319,7 +324,7 @@ impl Emulation<'_, '_> {
     fn load_task_register(&mut self) -> Executed {
         const AVAILABLE: u64 = 0x9;
         const BUSY: u64 = 1 << 41;
-        let selector = self.operand16()?;
+        let selector = self.operand16(0)?;
         let low = self.descriptor(selector)?;
         let high = self.descriptor(selector.wrapping_add(8)).map_err(|_| selector_fault(selector))?;
         if low.kind() != AVAILABLE {
@@ -332,33 +337,27 @@ impl Emulation<'_, '_> {
     }
 
     fn pop_segment(&mut self) -> Executed {
-        let register = self.instruction.op0_register();
-        if !register.is_segment_register() {
-            return Err(Exception::general_protection(self.error_code));
-        }
+        let to = register(self.instruction.operand(0)).filter(|to| to.class() == register_class::S);
+        let to = to.ok_or(Exception::general_protection(self.error_code))?;
         let selector: u64 = self.read_memory(self.registers.rsp)?;
-        let step = self.load_segment(register, selector as u16)?;
+        let step = self.load_segment(to.num(), selector as u16)?;
         self.registers.rsp = self.registers.rsp.wrapping_add(8);
         Ok(step)
     }
 
     fn far_return(&mut self) -> Executed {
         let stack = self.registers.rsp;
-        let (rip, selector, size) = match self.instruction.code() {
-            Code::Retfq | Code::Retfq_imm16 => {
-                let [rip, selector]: [u64; 2] = self.read_memory(stack)?;
-                (rip, selector as u16, 16)
-            }
-            Code::Retfd | Code::Retfd_imm16 => {
-                let [rip, selector]: [u32; 2] = self.read_memory(stack)?;
-                (rip.into(), selector as u16, 8)
-            }
-            _ => return Ok(self.refuse()),
+        let (rip, selector, size) = if self.instruction.prefixes.rex().is_some_and(|rex| rex.w()) {
+            let [rip, selector]: [u64; 2] = self.read_memory(stack)?;
+            (rip, selector as u16, 16)
+        } else {
+            let [rip, selector]: [u32; 2] = self.read_memory(stack)?;
+            (rip.into(), selector as u16, 8)
         };
         self.load_code_segment(selector)?;
-        let released = match self.instruction.op_count() {
-            0 => 0,
-            _ => u64::from(self.instruction.immediate16()),
+        let released = match self.instruction.operand(0) {
+            Operand::ImmediateU16 { imm } => u64::from(imm),
+            _ => 0,
         };
         self.registers.rip = rip;
         self.registers.rsp = stack.wrapping_add(size + released);
@@ -381,7 +380,10 @@ impl Emulation<'_, '_> {
 
     /// The operand of LGDT and LIDT: 10 bytes, limit first.
     fn table_register(&mut self) -> Result<TableRegister, Exception> {
-        let bytes: [u8; 10] = self.read_memory(self.memory_address()?)?;
+        let bytes: [u8; 10] = {
+            let at = self.memory_address(0)?;
+            self.read_memory(at)?
+        };
         let [limit_low, limit_high, base @ ..] = bytes;
         let base = u64::from_le_bytes(base);
         if !is_canonical(base) {
@@ -401,29 +403,19 @@ impl Emulation<'_, '_> {
         raw.map(Descriptor).map_err(|violation| self.page_fault(violation))
     }
 
-    fn operand16(&mut self) -> Result<u16, Exception> {
-        self.operand16_at(0)
-    }
-
-    fn operand16_at(&mut self, operand: u32) -> Result<u16, Exception> {
-        match self.instruction.op_kind(operand) {
-            OpKind::Register => Ok(self.general(self.instruction.op_register(operand)) as u16),
-            _ => self.read_memory(self.memory_address()?),
+    fn operand16(&mut self, index: u8) -> Result<u16, Exception> {
+        match register(self.instruction.operand(index)) {
+            Some(register) => Ok(operand::general(self.registers, register) as u16),
+            None => {
+                let at = self.memory_address(index)?;
+                self.read_memory(at)
+            }
         }
     }
 
-    fn memory_address(&self) -> Result<u64, Exception> {
-        let operand = u32::from(self.instruction.op0_kind() != OpKind::Memory);
-        self.instruction
-            .try_virtual_address(operand, 0, |register, _, _| {
-                Some(match register {
-                    Register::FS => self.cpu.fs_base,
-                    Register::GS => self.cpu.gs_base,
-                    segment if segment.is_segment_register() => 0,
-                    general => self.general(general),
-                })
-            })
-            .ok_or(Exception::general_protection(self.error_code))
+    fn memory_address(&self, index: u8) -> Result<u64, Exception> {
+        let address = operand::memory_address(&self.instruction, index, self.registers, self.cpu);
+        address.ok_or(Exception::general_protection(self.error_code))
     }
 
     fn read_memory<T: zerocopy::FromBytes + zerocopy::IntoBytes>(&mut self, at: u64) -> Result<T, Exception> {
@@ -438,44 +430,6 @@ impl Emulation<'_, '_> {
         self.cpu.cr2 = violation.at.0;
         Exception::from(violation)
     }
-
-    fn general(&self, register: Register) -> u64 {
-        let mut copy = *self.registers;
-        let full = slot(&mut copy, register.full_register()).copied().unwrap_or(0);
-        match register.size() {
-            2 => full & 0xffff,
-            4 => full & 0xffff_ffff,
-            _ => full,
-        }
-    }
-
-    fn set_general(&mut self, register: Register, value: u64) {
-        if let Some(slot) = slot(self.registers, register.full_register()) {
-            *slot = value;
-        }
-    }
-}
-
-fn slot(registers: &mut Registers, full: Register) -> Option<&mut u64> {
-    Some(match full {
-        Register::RAX => &mut registers.rax,
-        Register::RBX => &mut registers.rbx,
-        Register::RCX => &mut registers.rcx,
-        Register::RDX => &mut registers.rdx,
-        Register::RSI => &mut registers.rsi,
-        Register::RDI => &mut registers.rdi,
-        Register::RBP => &mut registers.rbp,
-        Register::RSP => &mut registers.rsp,
-        Register::R8 => &mut registers.r8,
-        Register::R9 => &mut registers.r9,
-        Register::R10 => &mut registers.r10,
-        Register::R11 => &mut registers.r11,
-        Register::R12 => &mut registers.r12,
-        Register::R13 => &mut registers.r13,
-        Register::R14 => &mut registers.r14,
-        Register::R15 => &mut registers.r15,
-        _ => return None,
-    })
 }
 
 /// #GP whose error code names a selector (SDM 6.13).
@@ -493,33 +447,3 @@ pub(super) fn beyond_idt(cpu: &Cpu, vector: u8) -> Option<Exception> {
 fn is_canonical(address: u64) -> bool {
     (address as i64) << 16 >> 16 == address as i64
 }
-
-/// Segment descriptor (SDM figure 3-8).
-#[derive(Clone, Copy)]
-struct Descriptor(u64);
-
-impl Descriptor {
-    fn base(self) -> u64 {
-        self.0 >> 16 & 0xff_ffff | self.0 >> 32 & 0xff00_0000
-    }
-
-    fn limit(self) -> u32 {
-        let limit = (self.0 & 0xffff | self.0 >> 32 & 0xf_0000) as u32;
-        if self.0 >> 55 & 1 == 1 { limit << 12 | 0xfff } else { limit }
-    }
-
-    /// Type and S: 5 bits.
-    fn kind(self) -> u64 {
-        self.0 >> 40 & 0x1f
-    }
-
-    fn is_64_bit_code(self) -> bool {
-        const CODE: u64 = 0x18;
-        const LONG: u64 = 1 << 53;
-        const PRESENT: u64 = 1 << 47;
-        self.kind() & CODE == CODE && self.0 & LONG != 0 && self.0 & PRESENT != 0
-    }
-}
-
-#[cfg(test)]
-mod tests;

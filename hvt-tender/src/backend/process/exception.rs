@@ -32,6 +32,11 @@ impl Exception {
         Self { vector, error_code: None, fault: false }
     }
 
+    /// Whether it is the effect of an `int`, which has been executed when it comes.
+    pub(super) fn is_software(&self) -> bool {
+        !self.fault && self.error_code.is_none()
+    }
+
     /// #GP with this error code.
     pub(super) fn general_protection(error_code: u64) -> Self {
         Self::new(Vector::GeneralProtection, error_code)

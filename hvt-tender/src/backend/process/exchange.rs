@@ -10,88 +10,13 @@
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use hvt_abi::{Gpa, PAGE_SIZE};
 
+use super::protocol::{EXCHANGE_ADDRESS, Header};
 use super::stub;
 use crate::memory::{GuestMemory, MappedMemory};
-
-/// Where the child maps the stub page: above all guest memory, below where Linux puts anything of its own.
-pub(super) const STUB_ADDRESS: u64 = 0x2000_0000_0000;
-/// Where the child maps the exchange pages.
-pub(super) const EXCHANGE_ADDRESS: u64 = STUB_ADDRESS + PAGE_SIZE;
-
-/// First of the exchange pages. The stub knows the offsets of the fields.
-#[repr(C)]
-pub(super) struct Header {
-    /// Whose turn it is: see [`handover`](super::handover).
-    pub(super) turn: AtomicU32,
-    /// How often the child looks at `turn` before it sleeps.
-    pub(super) spin: AtomicU32,
-    /// The signal that made the child hand over.
-    pub(super) signal: AtomicU32,
-    /// What the stub must do before the guest goes on: bits of `command`.
-    pub(super) command: AtomicU32,
-    /// Address in the child of the `siginfo_t`.
-    pub(super) siginfo: AtomicU64,
-    /// Address in the child of the `ucontext_t`.
-    pub(super) ucontext: AtomicU64,
-    /// New FS base, for [`command::SET_FS_BASE`].
-    pub(super) fs_base: AtomicU64,
-    /// New GS base, for [`command::SET_GS_BASE`].
-    pub(super) gs_base: AtomicU64,
-    /// Address in the child of the [`Step`] that failed during set-up, 0 when none did.
-    pub(super) failed_step: AtomicU64,
-    /// Result of that step: a negated errno.
-    pub(super) failed_result: AtomicU64,
-    /// The child's robust futex list: when it dies, the kernel marks `turn` and wakes the tender.
-    pub(super) robust_list: RobustList,
-    /// The script of the child's set-up, then the data that its steps point to.
-    pub(super) setup: [AtomicU64; SETUP_WORDS],
-}
-
-/// Bits of [`Header::command`].
-pub(super) mod command {
-    /// Load FS base from [`Header::fs_base`](super::Header::fs_base).
-    pub(crate) const SET_FS_BASE: u32 = 1 << 0;
-    /// Load GS base from [`Header::gs_base`](super::Header::gs_base).
-    pub(crate) const SET_GS_BASE: u32 = 1 << 1;
-    /// Use `arch_prctl`, because the kernel does not let user mode run WRFSBASE.
-    pub(crate) const BY_SYSTEM_CALL: u32 = 1 << 2;
-}
-
-/// `struct robust_list_head` and its only member (`include/uapi/linux/futex.h`).
-#[repr(C)]
-pub(super) struct RobustList {
-    pub(super) first: AtomicU64,
-    pub(super) futex_offset: AtomicU64,
-    pub(super) pending: AtomicU64,
-    pub(super) node: AtomicU64,
-}
-
-/// A system call of the set-up script.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct Step {
-    /// Number, or [`Step::END`].
-    pub(super) number: u64,
-    /// Arguments.
-    pub(super) arguments: [u64; 6],
-    /// The result it must have; 0: any but an error.
-    pub(super) expect: u64,
-}
-
-impl Step {
-    /// Number that ends a script.
-    pub(super) const END: u64 = u64::MAX;
-    /// Words of a step.
-    pub(super) const WORDS: usize = size_of::<Self>() / 8;
-}
-
-/// Words for the set-up in the header page.
-pub(super) const SETUP_WORDS: usize = 480;
-const _: () = assert!(size_of::<Header>() <= PAGE_SIZE as usize);
 
 /// The shared pages, mapped in the tender.
 #[derive(Debug)]

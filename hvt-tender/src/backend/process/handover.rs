@@ -25,14 +25,9 @@ use nix::unistd::Pid;
 
 use super::child::Child;
 use super::exchange::Exchange;
+use super::protocol::turn::{ASLEEP, STARTING, TENDERS_TURN};
 use crate::backend::{Kick, Stop};
 
-/// Value of the word while the tender acts and the child spins.
-pub(super) const TENDERS_TURN: u32 = 0;
-/// Value of the word while the tender acts and the child sleeps.
-pub(super) const ASLEEP: u32 = 1;
-/// Value of the word until the child's thread id is known: neither the tender's turn nor any thread's.
-pub(super) const STARTING: u32 = u32::MAX >> 4;
 /// Set in the word by a [`Kick`]: no thread id is this large (`PID_MAX_LIMIT` is 2²²).
 const KICKED: u32 = 1 << 29;
 

@@ -1,14 +1,14 @@
 //! The sandboxed process backend: runs guests at native speed without hardware virtualization (Linux, x86_64).
 //!
 //! The guest's instructions run in a **child** process whose address space holds guest memory at its guest addresses
-//! with the segments' permissions, a page of our [code](stub), the [exchange](exchange) pages, and nothing else. The
-//! child can make no system call but those of the [hand-over](handover).
+//! with the segments' permissions, a page of our code (`stub`), the exchange (`exchange`) pages, and nothing else. The
+//! child can make no system call but those of the hand-over (`handover`).
 //!
 //! Whatever the guest does that needs CPL 0 raises an exception, which the kernel turns into a signal. Its handler, in
-//! the stub, hands over to the tender, which finds the guest's registers in the [frame](frame), and
+//! the stub, hands over to the tender, which finds the guest's registers in the frame (`frame`), and
 //! - makes an [`Exit`] of a hypercall,
-//! - [emulates](emulate) the few privileged instructions that guests use, on a virtual [CPU](cpu),
-//! - or [delivers](exception) the exception to the guest through its own IDT.
+//! - emulates (`emulate`) the few privileged instructions that guests use, on a virtual CPU (`cpu`),
+//! - or delivers (`exception`) the exception to the guest through its own IDT.
 //!
 //! The isolation is that of a seccomp sandbox, not that of a virtual machine: a hole in the kernel's memory management,
 //! signal delivery or futexes is within the guest's reach. A guest that jumps into the stub, or writes over the
@@ -19,12 +19,14 @@
 //! EFER, and debug registers are refused with a message.
 
 mod child;
+mod control;
 mod cpu;
 mod emulate;
 mod exception;
 mod exchange;
 mod frame;
 mod handover;
+mod protocol;
 mod sandbox;
 mod setup;
 mod stub;
@@ -32,22 +34,25 @@ mod stub;
 use std::ffi::CStr;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{EntryState, Registers, Vector};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::time::ClockId;
+use nix::unistd::Pid;
 
 use self::child::Child;
 use self::cpu::{Cpu, RFLAGS_AC};
 use self::emulate::Step;
 use self::exception::Exception;
-use self::exchange::{Exchange, command};
+use self::exchange::Exchange;
 use self::frame::{BadFrame, Frame, Signal};
 use self::handover::{Handover, Turn};
-use super::{Error, Machine, Stop, Unavailable};
+use self::protocol::command;
+use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory};
 
@@ -58,6 +63,7 @@ const RELAXED: Ordering = Ordering::Relaxed;
 #[derive(Debug)]
 pub struct Process {
     by_system_call: bool,
+    cycles: Option<CycleCounter>,
 }
 
 impl Process {
@@ -75,7 +81,14 @@ impl Process {
         }
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0 })
+        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0, cycles: None })
+    }
+
+    /// Makes the guest read `counter` wherever it reads the TSC. Each reading then costs as much as a hypercall.
+    #[must_use]
+    pub fn with_cycle_counter(mut self, counter: CycleCounter) -> Self {
+        self.cycles = Some(counter);
+        self
     }
 
     /// Guest memory that a child can map: a sealed memfd.
@@ -102,16 +115,17 @@ impl Process {
         let exchange = Arc::new(Exchange::new().map_err(error("making the exchange pages"))?);
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
         let file = file.map_err(error("guest memory is not of this backend"))?;
-        let names = setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout)
-            .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
-            .map_err(error("the guest has too many segments for this backend"))?;
+        let names =
+            setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout, self.cycles.is_some())
+                .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
+                .map_err(error("the guest has too many segments for this backend"))?;
         let child = Child::spawn(&exchange, file).map_err(error("making the child process"))?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick());
         let mut machine = ProcessMachine {
             handover,
             child,
-            cpu: Cpu::new(entry),
+            cpu: Cpu { cycles: self.cycles, ..Cpu::new(entry) },
             stop: stop.clone(),
             exchange,
             memory,
@@ -357,6 +371,15 @@ impl Machine for ProcessMachine {
     fn registers(&self) -> Result<Registers, Error> {
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
         Ok(frame.map_err(|source| Error { what: "reading the guest's registers", source })?.registers())
+    }
+
+    fn cpu_clock(&self) -> Result<ClockId, Error> {
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(self.child.pid() as libc::pid_t));
+        clock.map_err(|errno| Error { what: "asking for the child's CPU clock", source: errno.into() })
+    }
+
+    fn memory_file(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.file()
     }
 }
 

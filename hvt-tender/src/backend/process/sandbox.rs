@@ -10,7 +10,8 @@ use libc::{
 };
 use std::mem::offset_of;
 
-use super::exchange::{Exchange, STUB_ADDRESS};
+use super::exchange::Exchange;
+use super::protocol::STUB_ADDRESS;
 use super::stub::{ARCH_SET_FS, ARCH_SET_GS};
 
 /// The filter program, `struct sock_filter` after `struct sock_filter`.

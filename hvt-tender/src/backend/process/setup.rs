@@ -6,7 +6,8 @@
 use std::mem::offset_of;
 use std::os::fd::RawFd;
 
-use super::exchange::{EXCHANGE_ADDRESS, Exchange, Header, RobustList, SETUP_WORDS, STUB_ADDRESS, Step};
+use super::exchange::Exchange;
+use super::protocol::{EXCHANGE_ADDRESS, Header, RobustList, SETUP_WORDS, STUB_ADDRESS, Step};
 use super::{RELAXED, sandbox, stub};
 use crate::memory::{Access, Layout};
 
@@ -32,12 +33,24 @@ pub(super) struct TooLong;
 impl<'x> Script<'x> {
     /// Writes the script that makes a child of the process `parent` into the exchange pages: guest memory, which is
     /// the file `memory`, is mapped as `layout` says.
-    pub(super) fn write(exchange: &'x Exchange, parent: u32, memory: RawFd, layout: &Layout) -> Result<Names, TooLong> {
+    ///
+    /// Where `cycles_trap`, reading the TSC raises #GP in the child.
+    pub(super) fn write(
+        exchange: &'x Exchange,
+        parent: u32,
+        memory: RawFd,
+        layout: &Layout,
+        cycles_trap: bool,
+    ) -> Result<Names, TooLong> {
         let mut script = Self { exchange, steps: 0, data: SETUP_WORDS, names: Vec::new() };
         script.die_with_the_tender(parent)?;
         script.handle_signals()?;
         script.empty_the_address_space()?;
         script.map_guest(memory, layout)?;
+        if cycles_trap {
+            let mode = libc::PR_TSC_SIGSEGV as u64;
+            script.call("prctl(PR_SET_TSC)", libc::SYS_prctl, [libc::PR_SET_TSC as u64, mode])?;
+        }
         script.give_everything_up()?;
         script.step("end", Step::END, [0; 6], 0)?;
         Ok(Names(script.names))

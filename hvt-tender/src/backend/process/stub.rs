@@ -14,8 +14,8 @@ use std::os::fd::RawFd;
 use hvt_abi::PAGE_SIZE;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::exchange::{EXCHANGE_ADDRESS, Header, STUB_ADDRESS, Step, command};
-use super::handover::{ASLEEP, TENDERS_TURN};
+use super::protocol::turn::{ASLEEP, TENDERS_TURN};
+use super::protocol::{EXCHANGE_ADDRESS, Header, STUB_ADDRESS, Step, command};
 
 global_asm!(
     ".pushsection .text.hvt_process_stub, \"ax\", @progbits",

@@ -16,13 +16,16 @@ const SIZE: u64 = 0x20_0000;
 
 /// A guest with this code, one page of data, and memory up to [`SIZE`].
 fn guest(code: &[u8], stop: &Stop) -> ProcessMachine {
+    guest_on(Process::open().unwrap(), code, stop)
+}
+
+fn guest_on(process: Process, code: &[u8], stop: &Stop) -> ProcessMachine {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let layout = Layout::new([
         region(0x1_0000, CODE, Access::READ),
         region(CODE, DATA, Access::EXECUTE),
         region(DATA, SIZE, Access::READ | Access::WRITE),
     ]);
-    let process = Process::open().unwrap();
     let memory = process.memory(SIZE).unwrap();
     memory.write(Gpa(CODE), code).unwrap();
     process.start(memory, layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), stop).unwrap()
@@ -64,8 +67,8 @@ fn address_space_holds_the_guest_alone() {
         (0x1_0000, "r--s"),
         (CODE, "--xs"),
         (DATA, "rw-s"),
-        (exchange::STUB_ADDRESS, "r-xp"),
-        (exchange::EXCHANGE_ADDRESS, "rw-s"),
+        (protocol::STUB_ADDRESS, "r-xp"),
+        (protocol::EXCHANGE_ADDRESS, "rw-s"),
     ];
     assert_eq!(ranges, expected.map(|(start, access)| (start, access.to_owned())));
     let descriptors = fs::read_dir(format!("/proc/{}/fd", machine.child())).unwrap().count();
@@ -96,6 +99,20 @@ fn registers_start_clean() {
 }
 
 #[test]
+fn segment_bases_are_loaded_either_way() {
+    // wrmsr of 0x101000 to FS base and 0x101008 to GS base; mov eax, fs:[0]; mov ebx, gs:[0]; out dx, eax
+    let code = b"\xb9\0\x01\0\xc0\xb8\0\x10\x10\0\x31\xd2\x0f\x30\xff\xc1\xb0\x08\x0f\x30\
+        \x64\x8b\x04\x25\0\0\0\0\x65\x8b\x1c\x25\0\0\0\0\xba\x01\x05\0\0\xef";
+    let with_instructions = Process::open().unwrap().by_system_call;
+    for by_system_call in [with_instructions, true] {
+        let mut machine = guest_on(Process { by_system_call, cycles: None }, code, &Stop::new().unwrap());
+        machine.memory().write(Gpa(DATA), &[1, 0, 0, 0, 0, 0, 0, 0, 2]).unwrap();
+        assert_eq!(machine.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(1) });
+        assert_eq!(machine.registers().unwrap().rbx, 2);
+    }
+}
+
+#[test]
 fn exception_without_handler_is_a_triple_fault() {
     for code in [&b"\x0f\x0b"[..], b"\xcc", b"\x0f\x05", b"\xcd\x80", b"\x31\xc9\xf7\xf1", b"\xa1\0\0\0\0\0\0\0\0"] {
         let (exit, _machine) = run(code);
@@ -119,15 +136,15 @@ fn memory_rules_are_enforced() {
 fn guest_that_attacks_stub_and_exchange_harms_itself_alone() {
     // mov rax, STUB; jmp rax: sets everything up again without the rights for it.
     let mut jumps = b"\x48\xb8".to_vec();
-    jumps.extend(exchange::STUB_ADDRESS.to_le_bytes());
+    jumps.extend(protocol::STUB_ADDRESS.to_le_bytes());
     jumps.extend(b"\xff\xe0");
     // mov rdi, EXCHANGE; mov ecx, 4096; mov al, 0xaa; rep stosb; hlt
     let mut overwrites = b"\x48\xbf".to_vec();
-    overwrites.extend(exchange::EXCHANGE_ADDRESS.to_le_bytes());
+    overwrites.extend(protocol::EXCHANGE_ADDRESS.to_le_bytes());
     overwrites.extend(b"\xb9\0\x10\0\0\xb0\xaa\xf3\xaa\xf4");
     // The same over the signal stack, so that the kernel's frame is overwritten by the next one only.
     let mut zeroes = b"\x48\xbf".to_vec();
-    zeroes.extend(exchange::EXCHANGE_ADDRESS.to_le_bytes());
+    zeroes.extend(protocol::EXCHANGE_ADDRESS.to_le_bytes());
     zeroes.extend(b"\xb9\0\x10\0\0\x31\xc0\xf3\xaa\xeb\xfe");
     for code in [jumps, overwrites] {
         let (exit, _machine) = run(&code);
@@ -185,4 +202,22 @@ fn dropping_the_machine_leaves_no_process() {
     let child = machine.child();
     drop(machine);
     assert!(!fs::exists(format!("/proc/{child}")).unwrap());
+}
+
+#[test]
+fn reading_the_tsc_traps_where_another_counter_is_given() {
+    use crate::backend::CycleCounter;
+
+    let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+    let layout = Layout::new([region(CODE, DATA, Access::EXECUTE), region(DATA, SIZE, Access::READ | Access::WRITE)]);
+    let process = Process::open().unwrap().with_cycle_counter(CycleCounter::new(|| 0x1_0000_0042));
+    let memory = process.memory(SIZE).unwrap();
+    // rdtsc; mov ebx, eax; mov esi, edx; rdtscp; hlt
+    memory.write(Gpa(CODE), b"\x0f\x31\x89\xc3\x89\xd6\x0f\x01\xf9\xf4").unwrap();
+    let stop = Stop::new().unwrap();
+    let mut machine = process.start(memory, layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), &stop).unwrap();
+    assert_eq!(machine.run().unwrap(), Exit::Halted);
+    let registers = machine.registers().unwrap();
+    assert_eq!((registers.rbx, registers.rsi), (0x42, 1));
+    assert_eq!((registers.rax, registers.rdx, registers.rcx), (0x42, 1, 0));
 }

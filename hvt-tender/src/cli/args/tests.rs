@@ -36,6 +36,15 @@ fn defaults() {
 }
 
 #[test]
+fn where_core_files_go() {
+    for line in ["--dumpcore=/tmp app.hvt", "--dumpcore /tmp app.hvt"] {
+        assert_eq!(config(line).core_directory, Some(PathBuf::from("/tmp")), "{line}");
+    }
+    assert!(parse_words(&["--dumpcore=", "app.hvt"]).is_err());
+    assert!(parse_words(&["--dumpcore:storage=/tmp", "app.hvt"]).is_err());
+}
+
+#[test]
 fn every_form_of_an_option_means_the_same() {
     let tap = || NetSource::Interface("tap0".into());
     for line in ["--net tap0", "--net=tap0"] {
@@ -188,5 +197,12 @@ proptest! {
         if let Ok(Command::Run(config)) = parse(args.clone()) {
             prop_assert!(args.ends_with(&config.arguments));
         }
+    }
+}
+
+#[test]
+fn a_trace_goes_to_a_file() {
+    for line in ["--trace calls.json app.hvt", "--trace=calls.json app.hvt"] {
+        assert_eq!(config(line).trace, Some(PathBuf::from("calls.json")));
     }
 }

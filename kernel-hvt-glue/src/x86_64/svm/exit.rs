@@ -42,20 +42,20 @@ pub(super) fn intercepts(control: &mut Control) {
 }
 
 impl<H: Host> SvmVcpu<H> {
-    /// Deals with the exit that the VMCB tells of.
+    /// The access to a port that has made the guest leave, if that was it.
     #[inline]
-    pub(super) fn handle(&mut self, vm: &Vm<H>) -> Step {
+    pub(super) fn port_access(&mut self) -> Option<Io> {
         let control = &self.vmcb().control;
-        if control.exit_code == exit_code::IOIO {
-            let (io, next_rip) = (control.exit_info_1, control.exit_info_2);
-            let io = decode_io(io, self.context.registers.rax);
-            self.skip_to(next_rip);
-            return Step::Io(io);
+        if control.exit_code != exit_code::IOIO {
+            return None;
         }
-        self.handle_rare(vm)
+        let (info, next_rip) = (control.exit_info_1, control.exit_info_2);
+        self.skip_to(next_rip);
+        Some(decode_io(info, self.context.registers.rax))
     }
 
-    fn handle_rare(&mut self, vm: &Vm<H>) -> Step {
+    /// Deals with any other exit that the VMCB tells of.
+    pub(super) fn handle(&mut self, vm: &Vm<H>) -> Step {
         let control = &self.vmcb().control;
         let (code, info) = (control.exit_code, control.exit_info_1);
         let fault = |vcpu: &mut Self, fault| {
@@ -214,12 +214,8 @@ fn decode_io(info: u64, rax: u64) -> Io {
     let size = (info >> 4 & 7) as u8;
     let direction = if info & IN != 0 { Direction::In } else { Direction::Out };
     let string = info & STRING != 0;
-    let sent = match size {
-        1 => rax as u8 as u32,
-        2 => rax as u16 as u32,
-        _ => rax as u32,
-    };
-    let value = if direction == Direction::Out && !string { sent } else { 0 };
+    let sent = rax as u32 & u32::MAX.unbounded_shr(32 - 8 * u32::from(size));
+    let value = if info & (IN | STRING) == 0 { sent } else { 0 };
     Io { port: (info >> 16) as u16, size, direction, string, value }
 }
 

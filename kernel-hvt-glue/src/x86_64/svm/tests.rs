@@ -49,11 +49,17 @@ impl Guest {
     }
 
     /// Lets the guest leave for this reason.
-    fn exit(&mut self, code: u64, info_1: u64, info_2: u64) -> Step {
+    fn leave(&mut self, code: u64, info_1: u64, info_2: u64) {
         let control = &mut self.vcpu.vmcb_mut().control;
         control.exit_code = code;
         control.exit_info_1 = info_1;
         control.exit_info_2 = info_2;
+    }
+
+    /// And what becomes of that.
+    fn exit(&mut self, code: u64, info_1: u64, info_2: u64) -> Step {
+        self.leave(code, info_1, info_2);
+        assert_eq!(self.vcpu.port_access(), None);
         self.vcpu.handle(&self.vm)
     }
 
@@ -129,7 +135,8 @@ fn io_exits_tell_what_the_guest_did() {
         (0x0501_001d, Io { direction: Direction::In, size: 1, string: true, value: 0, ..io }),
     ];
     for (info, expected) in cases {
-        assert!(matches!(guest.exit(exit_code::IOIO, info, 0x1234), Step::Io(io) if io == expected), "{info:#x}");
+        guest.leave(exit_code::IOIO, info, 0x1234);
+        assert_eq!(guest.vcpu.port_access(), Some(expected), "{info:#x}");
         assert_eq!(guest.rip(), 0x1234);
     }
 }
@@ -145,7 +152,7 @@ fn nested_page_faults_tell_address_and_access() {
     ];
     for (info, access) in cases {
         let expected = Exit::MemoryViolation(MemoryViolation { gpa: Gpa(0xfee0_0000), access, gva: None });
-        assert!(matches!(guest.exit(exit_code::NPF, info, 0xfee0_0000), Step::Exit(exit) if exit == expected));
+        assert_eq!(guest.exit(exit_code::NPF, info, 0xfee0_0000), Step::Exit(expected));
     }
     let malformed = guest.exit(exit_code::NPF, 1 << 3, 0x1000);
     assert!(matches!(malformed, Step::Exit(Exit::Misconfiguration { gpa: Gpa(0x1000) })));
@@ -157,16 +164,16 @@ fn instructions_are_measured_in_guest_memory() {
     // A prefix that means nothing, and CPUID.
     let mut guest = Guest::new(&[0x2e, 0x0f, 0xa2]);
     guest.set(|registers| registers.rax = 0x4000_0000);
-    assert!(matches!(guest.exit(exit_code::CPUID, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Step::Again);
     assert_eq!((guest.rip(), guest.vcpu.registers().rax), (CODE + 3, 0));
 
     // Not the instruction that it should be: somebody else rewrites code, or the guest runs from elsewhere.
     let mut guest = Guest::new(&[0x90]);
     let undecodable = Exit::Undecodable { rip: CODE, reason: exit_code::HLT };
-    assert!(matches!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(exit) if exit == undecodable));
+    assert_eq!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(undecodable));
     guest.vm.write(PML4_BASE, &[0; 8]).unwrap();
     guest.vm.write(Gpa(CODE), &[0xf4]).unwrap();
-    assert!(matches!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(exit) if exit == undecodable));
+    assert_eq!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(undecodable));
 }
 
 #[test]
@@ -174,7 +181,7 @@ fn an_instruction_may_cross_into_the_next_page() {
     let mut guest = Guest::new(&[]);
     guest.vm.write(Gpa(0x10_0fff), &[0x0f, 0xa2]).unwrap();
     guest.set(|registers| registers.rip = 0x10_0fff);
-    assert!(matches!(guest.exit(exit_code::CPUID, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Step::Again);
     assert_eq!(guest.rip(), 0x10_1001);
 }
 
@@ -182,7 +189,7 @@ fn an_instruction_may_cross_into_the_next_page() {
 fn the_cpus_own_measure_is_used_where_there_is_one() {
     let mut guest = Guest::on(&[], |capabilities| capabilities.nrip_save = true);
     guest.vcpu.vmcb_mut().control.next_rip = 0x7777;
-    assert!(matches!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(Exit::Halt)));
+    assert_eq!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(Exit::Halt));
     assert_eq!(guest.rip(), 0x7777);
 }
 
@@ -191,7 +198,7 @@ fn control_register_writes_name_their_source() {
     // mov cr4, r9
     let mut guest = Guest::new(&[0x41, 0x0f, 0x22, 0xe1]);
     guest.set(|registers| registers.r9 = 0x6a0);
-    assert!(matches!(guest.exit(exit_code::CR0_WRITE + 4, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::CR0_WRITE + 4, 0, 0), Step::Again);
     assert_eq!((guest.rip(), guest.vcpu.cr4()), (CODE + 4, 0x6a0));
     // The exit says another register than the bytes.
     guest.set(|registers| registers.rip = CODE);
@@ -204,7 +211,7 @@ fn control_register_writes_name_their_source() {
     });
     guest.set(|registers| registers.rsp = 0x6a0);
     guest.vcpu.vmcb_mut().control.next_rip = CODE + 3;
-    assert!(matches!(guest.exit(exit_code::CR0_WRITE + 4, 1 << 63 | 4, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::CR0_WRITE + 4, 1 << 63 | 4, 0), Step::Again);
     assert_eq!((guest.rip(), guest.vcpu.cr4()), (CODE + 3, 0x6a0));
 }
 
@@ -215,17 +222,17 @@ fn refused_instructions_raise_exceptions_in_place() {
     // rdmsr of an MSR that is not there.
     let mut guest = Guest::new(&[0x0f, 0x32]);
     guest.set(|registers| registers.rcx = 0x1b);
-    assert!(matches!(guest.exit(exit_code::MSR, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::MSR, 0, 0), Step::Again);
     assert_eq!((guest.rip(), guest.event()), (CODE, GP));
     for code in [exit_code::VMRUN, 0x81, 0x86, exit_code::RDTSCP, exit_code::MONITOR, exit_code::RSM] {
-        assert!(matches!(guest.exit(code, 0, 0), Step::Again));
+        assert_eq!(guest.exit(code, 0, 0), Step::Again);
         assert_eq!(guest.event(), UD, "{code:#x}");
     }
-    assert!(matches!(guest.exit(exit_code::RDPMC, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::RDPMC, 0, 0), Step::Again);
     assert_eq!(guest.event(), GP);
-    assert!(matches!(guest.exit(exit_code::EXCEPTION_AC, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::EXCEPTION_AC, 0, 0), Step::Again);
     assert_eq!(guest.event(), event::VALID | event::ERROR_CODE_VALID | 3 << 8 | 17);
-    assert!(matches!(guest.exit(exit_code::EXCEPTION_DB, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::EXCEPTION_DB, 0, 0), Step::Again);
     assert_eq!(guest.event(), event::VALID | 3 << 8 | 1);
     guest.set(|_| {});
     assert_eq!(guest.event(), 0, "setting registers forgets it");
@@ -235,7 +242,7 @@ fn refused_instructions_raise_exceptions_in_place() {
 fn debug_registers_are_given_on_first_use() {
     let mut guest = Guest::new(&[]);
     assert_eq!(guest.vcpu.vmcb().control.intercept_dr_writes, !0);
-    assert!(matches!(guest.exit(exit_code::DR0_READ + 0x17, 0, 0), Step::Again));
+    assert_eq!(guest.exit(exit_code::DR0_READ + 0x17, 0, 0), Step::Again);
     assert_eq!(guest.vcpu.vmcb().control.intercept_dr_writes, 0);
     assert!(guest.vcpu.debug.is_some());
     assert_eq!(guest.rip(), CODE, "the instruction runs again");
@@ -244,11 +251,11 @@ fn debug_registers_are_given_on_first_use() {
 #[test]
 fn the_rest_is_told_as_it_is() {
     let mut guest = Guest::new(&[]);
-    assert!(matches!(guest.exit(exit_code::INTR, 0, 0), Step::Interrupted));
-    assert!(matches!(guest.exit(exit_code::NMI, 0, 0), Step::Interrupted));
-    assert!(matches!(guest.exit(exit_code::SHUTDOWN, 0, 0), Step::Exit(Exit::TripleFault)));
+    assert_eq!(guest.exit(exit_code::INTR, 0, 0), Step::Interrupted);
+    assert_eq!(guest.exit(exit_code::NMI, 0, 0), Step::Interrupted);
+    assert_eq!(guest.exit(exit_code::SHUTDOWN, 0, 0), Step::Exit(Exit::TripleFault));
     let unknown = Exit::Unknown { reason: 0x402, info: 9 };
-    assert!(matches!(guest.exit(0x402, 9, 0), Step::Exit(exit) if exit == unknown));
+    assert_eq!(guest.exit(0x402, 9, 0), Step::Exit(unknown));
     let failure = EntryFailure { field: EntryField::Unspecified, value: u64::MAX };
     assert!(matches!(guest.exit(exit_code::INVALID, 0, 0), Step::Exit(Exit::EntryFailure(found)) if found == failure));
 }

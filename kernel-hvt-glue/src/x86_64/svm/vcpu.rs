@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::ptr;
 
 use hvt_abi::{
-    kernel::Exit,
+    kernel::{Exit, Io},
     x86_64::{Cr4, Efer, EntryState, Registers},
 };
 
@@ -167,16 +167,16 @@ impl<H: Host> SvmVcpu<H> {
         &mut self.context
     }
 
-    /// Enters the guest once.
+    /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
     ///
     /// # Safety
     /// After [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is the one whose tables
     /// the guest runs on.
     #[inline]
-    pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Step {
+    pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Result<Io, Step> {
         if self.unchecked {
             if let Err(failure) = check(self.vmcb(), self.shared.offer.cr4, self.capabilities.physical_address_bits) {
-                return Step::Exit(Exit::EntryFailure(failure));
+                return Err(Step::Exit(Exit::EntryFailure(failure)));
             }
             self.unchecked = false;
         }
@@ -192,7 +192,7 @@ impl<H: Host> SvmVcpu<H> {
         if self.capabilities.clean_bits {
             self.vmcb_mut().control.clean = Clean::all().bits();
         }
-        self.handle(vm)
+        self.port_access().ok_or_else(|| self.handle(vm))
     }
 
     /// # Safety

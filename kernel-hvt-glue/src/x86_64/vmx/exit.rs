@@ -99,28 +99,26 @@ pub(super) fn failed_instruction(vmcs: &Vmcs) -> Exit {
     Exit::EntryFailure(EntryFailure { field, value: error.into() })
 }
 
-impl<H: Host> VmxVcpu<H> {
-    /// Deals with the exit that the VMCS tells of.
-    #[inline]
-    pub(super) fn handle(&mut self, vmcs: Vmcs) -> Step {
-        let mut running = Running { vcpu: self, vmcs };
-        if running.vmcs.read(fields::EXIT_REASON) == reason::IO {
-            let io = decode_io(running.vmcs.read(fields::EXIT_QUALIFICATION), running.vcpu.context.registers.rax);
-            running.skip();
-            return Step::Io(io);
-        }
-        running.handle_rare()
-    }
-}
-
 /// A virtual CPU that has just exited, and its VMCS.
-struct Running<'a, H: Host> {
-    vcpu: &'a mut VmxVcpu<H>,
-    vmcs: Vmcs,
+pub(super) struct Running<'a, H: Host> {
+    pub(super) vcpu: &'a mut VmxVcpu<H>,
+    pub(super) vmcs: Vmcs,
 }
 
 impl<H: Host> Running<'_, H> {
-    fn handle_rare(&mut self) -> Step {
+    /// The access to a port that has made the guest leave, if that was it.
+    #[inline]
+    pub(super) fn port_access(&mut self) -> Option<Io> {
+        if self.vmcs.read(fields::EXIT_REASON) != reason::IO {
+            return None;
+        }
+        let io = decode_io(self.vmcs.read(fields::EXIT_QUALIFICATION), self.vcpu.context.registers.rax);
+        self.skip();
+        Some(io)
+    }
+
+    /// Deals with any other exit that the VMCS tells of.
+    pub(super) fn handle(&mut self) -> Step {
         self.deliver_again();
         let exit_reason = self.vmcs.read(fields::EXIT_REASON);
         let qualification = self.vmcs.read(fields::EXIT_QUALIFICATION);
@@ -306,12 +304,8 @@ fn decode_io(qualification: u64, rax: u64) -> Io {
     let size = (qualification & 7) as u8 + 1;
     let direction = if qualification & IN != 0 { Direction::In } else { Direction::Out };
     let string = qualification & STRING != 0;
-    let sent = match size {
-        1 => rax as u8 as u32,
-        2 => rax as u16 as u32,
-        _ => rax as u32,
-    };
-    let value = if direction == Direction::Out && !string { sent } else { 0 };
+    let sent = rax as u32 & u32::MAX.unbounded_shr(32 - 8 * u32::from(size));
+    let value = if qualification & (IN | STRING) == 0 { sent } else { 0 };
     Io { port: (qualification >> 16) as u16, size, direction, string, value }
 }
 

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::{mem::ManuallyDrop, ptr};
 
 use hvt_abi::{
-    kernel::Exit,
+    kernel::{Exit, Io},
     x86_64::{Cr4, Efer, EntryState, Registers, msr},
 };
 
@@ -14,7 +14,7 @@ use super::{
     controls::Primary,
     cpu::{VmxCpu, new_region},
     entry,
-    exit::{self, Arrival},
+    exit::{self, Arrival, Running},
     fields,
     host_state::HostState,
     instructions::{InvEpt, invept, invvpid_all, vmclear, vmptrld},
@@ -259,17 +259,17 @@ impl<H: Host> VmxVcpu<H> {
         &mut self.context
     }
 
-    /// Enters the guest once.
+    /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
     ///
     /// # Safety
     /// After [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since.
     #[inline]
-    pub(crate) unsafe fn step(&mut self, fpu: FpuOwner) -> Step {
+    pub(crate) unsafe fn step(&mut self, fpu: FpuOwner) -> Result<Io, Step> {
         // SAFETY: the caller's promise.
         let mut vmcs = unsafe { Vmcs::current() };
         if self.unchecked {
             if let Err(failure) = self.check() {
-                return Step::Exit(Exit::EntryFailure(failure));
+                return Err(Step::Exit(Exit::EntryFailure(failure)));
             }
             vmcs.write(fields::GUEST_RSP, self.context.registers.rsp);
             vmcs.write(fields::GUEST_RFLAGS, self.context.registers.rflags);
@@ -284,13 +284,14 @@ impl<H: Host> VmxVcpu<H> {
         unsafe { self.enter(&mut vmcs, fpu) };
         if self.context.entry_failed != 0 {
             self.context.entry_failed = 0;
-            return Step::Exit(exit::failed_instruction(&vmcs));
+            return Err(Step::Exit(exit::failed_instruction(&vmcs)));
         }
         let registers = &mut self.context.registers;
         registers.rip = vmcs.read(fields::GUEST_RIP);
         registers.rsp = vmcs.read(fields::GUEST_RSP);
         registers.rflags = vmcs.read(fields::GUEST_RFLAGS);
-        self.handle(vmcs)
+        let mut running = Running { vcpu: self, vmcs };
+        running.port_access().ok_or_else(|| running.handle())
     }
 
     fn check(&mut self) -> Result<(), hvt_abi::kernel::EntryFailure> {

@@ -1,5 +1,6 @@
 //! Start, console, arguments, end; clocks, FPU, thread-local storage, heap.
 
+use super::pointer;
 use crate::{Ability, Case, Console, End, When};
 
 /// Words of `output`: every byte there is, as often as fills 64 KiB.
@@ -65,6 +66,13 @@ pub const CASES: &[Case] = &[
         guest: "args",
         arguments: &["--solo5:quiet", LONG],
         console: Console::holds(&["1\n[", LONG, "]\nSUCCESS\n"]),
+        ..Case::ORDINARY
+    },
+    Case {
+        name: "boot-info",
+        guest: "boot-info",
+        arguments: &["some", "words"],
+        devices: pointer::DEVICES,
         ..Case::ORDINARY
     },
     Case {

@@ -22,9 +22,12 @@ pub const CASES: &[Case] = &[
     works("reload-descriptor-tables", &["tables"]),
     works("interrupt-flag", &["interrupt-flag"]),
     works("segment-bases", &["segment-bases"]),
+    works("swap-gs", &["swap-gs"]),
+    works("harmless", &["harmless"]),
     works("entry-state", &["entry-state"]),
     works("flush-tlb", &["flush-tlb"]),
     works("cpuid", &["cpuid"]),
+    Case { name: "resume-after-exceptions", guest: "resume", ..Case::ORDINARY },
     // EFER.SCE is 0: 5.8.8.
     undefined("syscall", &["syscall"]),
     // CR4.VMXE is 0: 24.7. AMD's CPUs have no such instruction.

@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     case("run-stack", &["run", "stack"], &["type=#PF ec=0x11 rip=0x1fff", "Solo5: trap: cr2=0x1fff"]),
     case("run-heap", &["run", "heap"], &["type=#PF ec=0x11 rip=0x1", "Solo5: trap: cr2=0x1"]),
     // A writable page stays writable, whoever is its neighbour.
+    Case { name: "fresh-memory", guest: "memory", arguments: &["fresh"], ..Case::ORDINARY },
     Case { name: "write-edges", guest: "memory", arguments: &["edges"], ..Case::ORDINARY },
     Case {
         name: "read-code-where-it-is-execute-only",

@@ -3,7 +3,8 @@
 use crate::cases::net::QUIET_LINK;
 use crate::{Case, Console, Contents, Device, DeviceKind, Disk, End, Reason};
 
-const DEVICES: &[Device] = &[
+/// Devices of the guests `pointer` and `boot-info`.
+pub const DEVICES: &[Device] = &[
     Device {
         name: "storage",
         kind: DeviceKind::Block(Disk {

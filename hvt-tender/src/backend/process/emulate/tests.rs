@@ -171,12 +171,16 @@ fn control_registers() {
     assert_eq!(lab.step(b"\x0f\x22\xd8"), Step::Next, "a flush");
     lab.registers.rax = 0x10_0000;
     let Step::Refuse(Cause::Instruction { what }) = lab.step(b"\x0f\x22\xd8") else { panic!() };
-    assert_eq!(what, "\"mov cr3,rax\"");
+    assert_eq!(what, "\"mov cr3, rax\"");
     // mov rax, cr0; mov cr0, rax with paging off
     assert_eq!(lab.step(b"\x0f\x20\xc0"), Step::Next);
     assert_eq!(lab.registers.rax, 0x8001_0021);
     lab.registers.rax = 0x1_0021;
-    assert!(matches!(lab.step(b"\x0f\x22\xc0"), Step::Refuse(_)));
+    assert_eq!(lab.step(b"\x0f\x22\xc0"), general_protection(0));
+    lab.registers.rax = 0x8000_0021;
+    assert!(matches!(lab.step(b"\x0f\x22\xc0"), Step::Refuse(_)), "without write protection");
+    lab.registers.rax = 0xe001_0031;
+    assert_eq!(lab.step(b"\x0f\x22\xc0"), Step::Next, "caches off");
 }
 
 #[test]
@@ -232,4 +236,24 @@ fn exceptions_go_through_the_idt() {
     deliver(divide, &mut lab.cpu, &mut lab.registers, &space).unwrap();
     assert_eq!(lab.registers.rip, 0x10_0def);
     assert_eq!(lab.word(lab.registers.rsp), 0, "a double fault's error code is 0");
+}
+
+#[test]
+fn a_counter_of_its_own_is_read_by_every_instruction() {
+    use crate::backend::CycleCounter;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    let mut lab = Lab::new();
+    // rdtsc is the guest's own #GP where it does not trap for the counter's sake.
+    assert_eq!(lab.step(b"\x0f\x31"), general_protection(0));
+    let now = AtomicU64::new(0x1234_5678_9abc_def0);
+    lab.cpu.cycles = Some(CycleCounter::new(move || now.fetch_add(1, Ordering::Relaxed)));
+    lab.registers.rcx = 0x10;
+    // rdtsc; rdmsr; rdtscp
+    for (code, len, low) in [(&b"\x0f\x31"[..], 2, 0xf0), (b"\x0f\x32", 2, 0xf1), (b"\x0f\x01\xf9", 3, 0xf2)] {
+        assert_eq!(lab.step(code), Step::Next);
+        assert_eq!((lab.registers.rax, lab.registers.rdx), (0x9abc_de00 | low, 0x1234_5678));
+        assert_eq!(lab.registers.rip, CODE + len);
+    }
+    assert_eq!(lab.registers.rcx, 0, "IA32_TSC_AUX");
 }

@@ -1,0 +1,31 @@
+//! Boots a unikernel, waits for what it says, and looks at how it ended.
+//!
+//! ```text
+//! cargo build --release --package test-unikernels
+//! cargo run --package hvt-tender --example boot_and_assert -- target/release/hello
+//! ```
+
+use std::env;
+use std::error::Error;
+use std::time::Duration;
+
+use hvt_abi::hypercall::Number;
+use hvt_tender::Unikernel;
+use hvt_tender::guest::Limits;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let path = env::args_os().nth(1).ok_or("usage: boot_and_assert target/release/hello")?;
+    let limits = Limits::new().wall_time(Duration::from_secs(10)).console(1 << 16);
+    let guest = Unikernel::load(path)?.mem(16 << 20).arg("Hello_Solo5").limits(limits).spawn()?;
+
+    // Its console as it comes.
+    guest.console().wait_for("Hello, World", Duration::from_secs(5))?;
+
+    // And all of it, once it has ended.
+    let output = guest.wait()?;
+    assert_eq!(output.status(), Some(0), "{}", output.text());
+    assert!(output.text().contains("Command line is: 'Hello_Solo5'"));
+    assert!(output.calls.of(Number::Puts).count > 0);
+    println!("{output:#?}");
+    Ok(())
+}

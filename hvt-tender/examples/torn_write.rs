@@ -1,0 +1,43 @@
+//! Cuts the power in the middle of a write, and lets the unikernel boot again from what is left.
+//!
+//! ```text
+//! cargo build --release --package test-unikernels
+//! cargo run --package hvt-tender --example torn_write -- target/release/block
+//! ```
+
+use std::env;
+use std::error::Error;
+
+use hvt_tender::Unikernel;
+use hvt_tender::device::Disk;
+use hvt_tender::guest::Output;
+use test_suite::cases::block::{AFTER, BEFORE};
+
+const SIZE: usize = 16 * 512;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let path = env::args_os().nth(1).ok_or("usage: torn_write target/release/block")?;
+    let boot = |disk: &Disk| -> Result<Output, Box<dyn Error>> {
+        let unikernel = Unikernel::load(&path)?.mem(16 << 20).args([SIZE.to_string().as_str(), "512"]);
+        Ok(unikernel.block("storage", disk.clone()).output()?)
+    };
+
+    // The guest writes block after block. Of the third one 100 bytes reach the disk.
+    let (mut before, mut after) = (vec![0; SIZE], vec![0; SIZE]);
+    BEFORE.fill(0, &mut before);
+    AFTER.fill(0, &mut after);
+    let disk = Disk::from_bytes(before.clone());
+    disk.tear_write(3, 100);
+    let output = boot(&disk)?;
+    println!("without power: {}", output.text().trim_end());
+    assert_ne!(output.status(), Some(0));
+    let torn = 2 * 512 + 100;
+    assert!(disk.contents()? == [&after[..torn], &before[torn..]].concat());
+
+    // The power is back, and the guest finds the disk as it is.
+    disk.repair();
+    let output = boot(&disk)?;
+    println!("after that:    {}", output.text().trim_end());
+    assert!(output.text().contains("the block at 0 is not"));
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Hypercalls.
+
+use arbitrary::Arbitrary;
+use hvt_abi::{Gpa, GuestRange};
+use hvt_tender::device::Interrupted;
+use hvt_tender::hypercall::serve;
+use hvt_tender::memory::{Access, GuestMemory, GuestSpace, Layout, Region};
+
+use crate::device::fake::Fake;
+use crate::memory::fake::FakeMemory;
+
+/// A guest that makes calls, and the world around it.
+#[derive(Arbitrary, Debug)]
+pub struct Guest {
+    calls: Vec<Call>,
+    /// Frames waiting.
+    waiting: Vec<Vec<u8>>,
+    /// What poll says.
+    ready: Option<u64>,
+    /// Whether the devices fail.
+    broken: bool,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Call {
+    number: Number,
+    argument: Word,
+    /// What the argument structure holds.
+    words: [Word; 5],
+}
+
+#[derive(Arbitrary, Debug)]
+enum Number {
+    Known(u8),
+    Any(u32),
+}
+
+/// A word of an argument: often near something that means something.
+#[derive(Arbitrary, Debug)]
+enum Word {
+    Small(u8),
+    Address(u16),
+    Blocks(u8),
+    NearMax(u8),
+    Any(u64),
+}
+
+impl Word {
+    fn value(&self) -> u64 {
+        match *self {
+            Self::Small(value) => value.into(),
+            Self::Address(value) => u64::from(value) % (SIZE + 64),
+            Self::Blocks(value) => u64::from(value) * 512,
+            Self::NearMax(value) => u64::MAX - u64::from(value),
+            Self::Any(value) => value,
+        }
+    }
+}
+
+/// The guest's memory: its first page is not mapped, the second read-only, the third execute-only, the rest writable.
+const SIZE: u64 = 0x8000;
+const READ_ONLY: u64 = 0x1000;
+const CODE: u64 = 0x2000;
+const WRITABLE: u64 = 0x3000;
+
+/// Serves the calls until one stops the guest. What the guest may not write must be as it was.
+pub fn check(guest: Guest) {
+    let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+    let layout = Layout::new([
+        region(READ_ONLY, CODE, Access::READ),
+        region(CODE, WRITABLE, Access::EXECUTE),
+        region(WRITABLE, SIZE, Access::READ | Access::WRITE),
+    ])
+    .unwrap();
+    let memory = FakeMemory::new(SIZE, &[0x3ff3, 0x3ffc, 0x4000, 0x4fff, 0x5001]);
+    memory.fill(0xa5);
+    let fake = Fake::new();
+    {
+        let mut world = fake.0.borrow_mut();
+        world.waiting.extend(guest.waiting);
+        world.ready = guest.ready.ok_or(Interrupted);
+        world.broken = guest.broken;
+    }
+    let mut devices = fake.devices();
+    for call in guest.calls {
+        let number = match call.number {
+            Number::Known(number) => u32::from(number % 10),
+            Number::Any(number) => number,
+        };
+        let argument = call.argument.value();
+        if (WRITABLE..SIZE).contains(&argument) {
+            let words: Vec<u8> = call.words.iter().flat_map(|word| word.value().to_le_bytes()).collect();
+            // What of it lies inside of memory.
+            let _ = memory.write(Gpa(argument), &words);
+        }
+        let before = memory.snapshot();
+        let result = serve(number, Gpa(argument), &GuestSpace::new(&memory, &layout), &mut devices);
+        let after = memory.snapshot();
+        assert!(before[..WRITABLE as usize] == after[..WRITABLE as usize]);
+        if let Err(error) = result {
+            assert!(before == after);
+            assert!(!error.to_string().contains('\n'));
+            return;
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Files.
+
+use arbitrary::Arbitrary;
+use hvt_abi::GuestRange;
+use hvt_abi::manifest::Kind;
+use hvt_tender::boot::{BootConfig, CommandLine, Plan};
+use hvt_tender::image::Image;
+use hvt_tender::memory::Access;
+
+use crate::fixture::Elf;
+use crate::memory::fake::FakeMemory;
+
+/// A file that claims to be a unikernel.
+#[derive(Arbitrary, Debug)]
+pub enum File {
+    /// Whatever the fuzzer likes.
+    Raw(Vec<u8>),
+    /// A good unikernel with a few fields overwritten, perhaps cut short.
+    Patched {
+        /// What to overwrite.
+        patches: Vec<Patch>,
+        /// How many bytes to keep.
+        cut: Option<u16>,
+    },
+}
+
+/// Bytes to overwrite.
+#[derive(Arbitrary, Debug)]
+pub struct Patch {
+    /// Where: the file's headers, or, from its end, the notes.
+    at: u16,
+    from_end: bool,
+    bytes: Value,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Value {
+    Byte(u8),
+    Half(u16),
+    Word(u32),
+    Long(u64),
+}
+
+impl File {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Raw(bytes) => bytes,
+            Self::Patched { patches, cut } => {
+                let mut file = Elf::unikernel(&[("disk", Kind::Block), ("net0", Kind::Net)]).build();
+                for Patch { at, from_end, bytes } in patches {
+                    let at = if from_end { file.len().saturating_sub(at.into()) } else { at.into() };
+                    let bytes = match bytes {
+                        Value::Byte(value) => value.to_le_bytes().to_vec(),
+                        Value::Half(value) => value.to_le_bytes().to_vec(),
+                        Value::Word(value) => value.to_le_bytes().to_vec(),
+                        Value::Long(value) => value.to_le_bytes().to_vec(),
+                    };
+                    file.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = from);
+                }
+                file.truncate(cut.map_or(usize::MAX, usize::from));
+                file
+            }
+        }
+    }
+}
+
+/// Largest guest that is loaded, in bytes.
+const LOADED_MAX: u64 = 16 << 20;
+
+/// Reads the file; where it is a unikernel after all, checks what must hold for every one, and boots it.
+pub fn check(file: File) {
+    let bytes = file.bytes();
+    let image = match Image::parse(&bytes) {
+        Ok(image) => image,
+        Err(error) => {
+            assert!(!error.to_string().contains('\n'));
+            return;
+        }
+    };
+    let mut end = hvt_abi::GUEST_MIN_BASE;
+    for segment in image.segments() {
+        assert!(segment.range.start() >= end && !segment.range.is_empty());
+        assert!(segment.range.covers(&GuestRange::new(segment.at, segment.bytes.len() as u64).unwrap()));
+        assert!(!segment.access.contains(Access::WRITE | Access::EXECUTE));
+        end = segment.range.end();
+    }
+    let mem_size = (end.0 + 1).next_multiple_of(hvt_abi::MEM_GRANULE).min(hvt_abi::MEM_MAX);
+    let cmdline = CommandLine::default();
+    let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
+    let Ok(plan) = Plan::new(&image, config) else { return };
+    if mem_size <= LOADED_MAX {
+        let booted = plan.load(&FakeMemory::new(mem_size, &[0x5000, 0x10_0800])).unwrap();
+        assert_eq!(booted.entry.rip, image.entry());
+    }
+}

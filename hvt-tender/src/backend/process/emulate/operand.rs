@@ -1,0 +1,82 @@
+//! Operands of a decoded instruction, over the guest's registers.
+
+use hvt_abi::x86_64::Registers;
+use yaxpeax_x86::amd64::{Instruction, Operand, RegSpec, Segment, register_class};
+
+use super::Cpu;
+
+/// Numbers of the segment registers (SDM volume 2, table B-8).
+pub(super) mod segment {
+    pub(crate) const CS: u8 = 1;
+    pub(crate) const SS: u8 = 2;
+    pub(crate) const FS: u8 = 4;
+    pub(crate) const GS: u8 = 5;
+}
+
+/// The register that an operand is, if it is one.
+pub(super) fn register(operand: Operand) -> Option<RegSpec> {
+    match operand {
+        Operand::Register { reg } => Some(reg),
+        _ => None,
+    }
+}
+
+/// The general register of this number (SDM volume 2, table B-2 and REX).
+pub(super) fn slot(registers: &mut Registers, number: u8) -> &mut u64 {
+    match number {
+        0 => &mut registers.rax,
+        1 => &mut registers.rcx,
+        2 => &mut registers.rdx,
+        3 => &mut registers.rbx,
+        4 => &mut registers.rsp,
+        5 => &mut registers.rbp,
+        6 => &mut registers.rsi,
+        7 => &mut registers.rdi,
+        8 => &mut registers.r8,
+        9 => &mut registers.r9,
+        10 => &mut registers.r10,
+        11 => &mut registers.r11,
+        12 => &mut registers.r12,
+        13 => &mut registers.r13,
+        14 => &mut registers.r14,
+        _ => &mut registers.r15,
+    }
+}
+
+/// Value of a general register, or of RIP, which must be behind the instruction already.
+pub(super) fn general(registers: &Registers, register: RegSpec) -> u64 {
+    let full = match register.class() {
+        register_class::RIP | register_class::EIP => registers.rip,
+        _ => *slot(&mut registers.clone(), register.num()),
+    };
+    match register.width() {
+        2 => full & 0xffff,
+        4 => full & 0xffff_ffff,
+        _ => full,
+    }
+}
+
+/// Where the memory operand of this index lies; `None` where it is none.
+pub(super) fn memory_address(instruction: &Instruction, index: u8, registers: &Registers, cpu: &Cpu) -> Option<u64> {
+    let of = |register: RegSpec| general(registers, register);
+    let scaled = |index: RegSpec, scale: u8| of(index).wrapping_mul(scale.into());
+    let offset = match instruction.operand(index) {
+        Operand::AbsoluteU32 { addr } => u64::from(addr),
+        Operand::AbsoluteU64 { addr } => addr,
+        Operand::MemDeref { base } => of(base),
+        Operand::Disp { base, disp } => of(base).wrapping_add_signed(disp.into()),
+        Operand::MemIndexScale { index, scale } => scaled(index, scale),
+        Operand::MemIndexScaleDisp { index, scale, disp } => scaled(index, scale).wrapping_add_signed(disp.into()),
+        Operand::MemBaseIndexScale { base, index, scale } => of(base).wrapping_add(scaled(index, scale)),
+        Operand::MemBaseIndexScaleDisp { base, index, scale, disp } => {
+            of(base).wrapping_add(scaled(index, scale)).wrapping_add_signed(disp.into())
+        }
+        _ => return None,
+    };
+    let base = match instruction.segment_override_for_op(index) {
+        Some(Segment::FS) => cpu.fs_base,
+        Some(Segment::GS) => cpu.gs_base,
+        _ => 0,
+    };
+    Some(base.wrapping_add(offset))
+}

@@ -1,0 +1,111 @@
+//! Under which name the tender was started, and what its callers expect of it under that name.
+
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::FAILED;
+use crate::message;
+
+/// Which program it is to its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// `hvt-tender`: what was asked for goes to the standard output, and a command line that cannot be understood has a
+    /// status of its own.
+    HvtTender,
+    /// `solo5-hvt`: to ask for help fails, and all of the tender's own words go to the standard error. Scripts and
+    /// programs that start unikernels rely on it.
+    Solo5Hvt,
+}
+
+impl Manner {
+    /// That of the program started as `argv0`.
+    pub(super) fn of(argv0: Option<&OsStr>) -> Self {
+        match argv0.and_then(|path| Path::new(path).file_name()) {
+            Some(name) if name == Self::Solo5Hvt.name() => Self::Solo5Hvt,
+            _ => Self::HvtTender,
+        }
+    }
+
+    /// What its messages begin with.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::HvtTender => "hvt-tender",
+            Self::Solo5Hvt => "solo5-hvt",
+        }
+    }
+
+    /// Status for a command line that cannot be understood.
+    pub(super) fn misused(self) -> i32 {
+        match self {
+            Self::HvtTender => 2,
+            Self::Solo5Hvt => FAILED,
+        }
+    }
+
+    /// Says how it is used; returns the status to exit with.
+    pub(super) fn help(self) -> i32 {
+        let text = include_str!("help.txt").replace("{name}", self.name()).replace("{statuses}", &self.statuses());
+        match (self.print(&text), self) {
+            (0, Self::Solo5Hvt) => FAILED,
+            (status, _) => status,
+        }
+    }
+
+    /// Says which version it is; returns the status to exit with.
+    pub(super) fn version(self) -> i32 {
+        let (version, abi) = (env!("CARGO_PKG_VERSION"), hvt_abi::ABI_VERSION);
+        self.print(&match self {
+            Self::HvtTender => format!("hvt-tender {version}\nABI version {abi}\n"),
+            Self::Solo5Hvt => format!("solo5-hvt tender, version {version} (hvt-tender)\nABI version {abi}\n"),
+        })
+    }
+
+    /// Says on the standard error what went wrong, in one line.
+    pub(super) fn report(self, error: &dyn Display) {
+        message::line(&mut io::stderr(), self.name(), error);
+    }
+
+    fn statuses(self) -> String {
+        match self {
+            Self::HvtTender => {
+                format!("{FAILED} when it could not be run or was stopped, {} for a wrong command line", self.misused())
+            }
+            Self::Solo5Hvt => format!("{FAILED} when it could not be run or was stopped"),
+        }
+    }
+
+    /// Prints what the user asked to be told.
+    fn print(self, text: &str) -> i32 {
+        let written = match self {
+            Self::HvtTender => {
+                let mut stdout = io::stdout();
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+            }
+            Self::Solo5Hvt => io::stderr().write_all(text.as_bytes()),
+        };
+        if written.is_ok() { 0 } else { FAILED }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_name_alone_decides() {
+        for (argv0, manner) in [
+            ("solo5-hvt", Manner::Solo5Hvt),
+            ("/usr/bin/solo5-hvt", Manner::Solo5Hvt),
+            ("./solo5-hvt", Manner::Solo5Hvt),
+            ("hvt-tender", Manner::HvtTender),
+            ("solo5-hvt/hvt-tender", Manner::HvtTender),
+            ("solo5-hvt2", Manner::HvtTender),
+            ("", Manner::HvtTender),
+        ] {
+            assert_eq!(Manner::of(Some(argv0.as_ref())), manner, "{argv0}");
+        }
+        assert_eq!(Manner::of(None), Manner::HvtTender);
+    }
+}

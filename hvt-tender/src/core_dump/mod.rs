@@ -1,0 +1,191 @@
+//! What a guest leaves behind when it crashes: an ELF core file, to be opened with `gdb GUEST CORE`.
+//!
+//! A guest has crashed when it gave up (status 255) or did something after which it cannot go on. `elf` makes the
+//! headers; this module decides, and writes the file.
+
+mod elf;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use hvt_abi::hypercall::exit_status::ABORT;
+use hvt_abi::native::Registers;
+use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
+
+use self::elf::{Cause, headers};
+use crate::backend::Machine;
+use crate::memory::GuestMemory;
+use crate::monitor::Outcome;
+
+pub use elf::TrapFrame;
+
+/// Where the core files of guests that crash go.
+#[derive(Debug)]
+pub struct CoreDump {
+    /// Opened early: when a guest crashes, the tender may no longer have the right to.
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl CoreDump {
+    /// Into this directory, as `core.solo5-hvt.PID`: the name that users of Solo5 look for.
+    ///
+    /// # Errors
+    /// When it is none, or may not be written.
+    pub fn into_directory(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let directory = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        faccessat(&directory, c".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)?;
+        Ok(Self { directory, path })
+    }
+
+    /// Writes the core file of a guest that ended like this, if it crashed. How that goes is logged: it changes nothing
+    /// about how the guest ended.
+    pub fn write(&self, outcome: &Outcome, machine: &dyn Machine) {
+        let Some((registers, cause)) = crash(outcome, machine) else { return };
+        let name = format!("core.solo5-hvt.{}", process::id());
+        let path = self.path.join(&name);
+        match self.create(Path::new(&name), &registers, cause, machine.memory()) {
+            Ok(()) => log::warn!("the guest's memory and registers were dumped to {}", path.display()),
+            Err(error) => log::warn!("cannot dump the guest's memory and registers to {}: {error}", path.display()),
+        }
+    }
+
+    fn create(&self, name: &Path, registers: &Registers, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+        // It holds whatever the guest held: nobody else may read it.
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.directory, name, flags, mode)?);
+        write(&file, registers, cause, memory).inspect_err(|_| {
+            // A part of it would be mistaken for the whole.
+            let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+        })
+    }
+}
+
+/// The registers of a guest that crashed, and how it did.
+fn crash(outcome: &Outcome, machine: &dyn Machine) -> Option<(Registers, Cause)> {
+    match outcome {
+        Outcome::Exited { status: ABORT, cookie } => {
+            let registers = machine.registers().unwrap_or_default();
+            Some((at_trap(registers, *cookie, machine.memory()), Cause::Abort))
+        }
+        Outcome::Failed(failure) => {
+            let registers = failure.registers.or_else(|| machine.registers().ok());
+            Some((registers.unwrap_or_default(), Cause::Fault))
+        }
+        Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Exceeded(_) => None,
+    }
+}
+
+/// The registers where the guest trapped, if its cookie tells: those at its end are of its trap handler.
+fn at_trap(registers: Registers, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> Registers {
+    let mut frame = [0; size_of::<TrapFrame>()];
+    match cookie.map(|cookie| memory.read(cookie, &mut frame)) {
+        Some(Ok(())) => TrapFrame::from_bytes(&frame).apply(registers),
+        _ => registers,
+    }
+}
+
+/// Writes the file; of memory that which is not zero, so that the rest takes no room on the disk.
+fn write(file: &File, registers: &Registers, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+    let headers = headers(registers, cause, memory.size());
+    file.set_len(elf::MEMORY_OFFSET + memory.size())?;
+    file.write_all_at(&headers, 0)?;
+    let mut page = [0; PAGE_SIZE as usize];
+    let mut left = GuestRange::between(Gpa(0), Gpa(memory.size()));
+    while let Some(part) = left.and_then(|left| memory.populated(left)) {
+        let pages = (part.start().0..part.end().0).step_by(PAGE_SIZE as usize);
+        for at in pages {
+            memory.read(Gpa(at), &mut page).map_err(io::Error::other)?;
+            if page.iter().any(|byte| *byte != 0) {
+                file.write_all_at(&page, elf::MEMORY_OFFSET + at)?;
+            }
+        }
+        left = GuestRange::between(part.end(), Gpa(memory.size()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use crate::memory::fake::FakeMemory;
+    use crate::memory::{Chunk, MappedMemory};
+
+    #[test]
+    fn memory_is_sparse_and_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let dump = CoreDump::into_directory(folder.path()).unwrap();
+        let size = 8 << 20;
+        let shared = tempfile::tempfile().unwrap();
+        shared.set_len(size).unwrap();
+        let memories = [MappedMemory::anonymous(size).unwrap(), MappedMemory::shared(size, shared.into()).unwrap()];
+        for (index, memory) in memories.iter().enumerate() {
+            memory.write(Gpa(0x20_0ffe), &[1, 2, 3]).unwrap();
+            memory.write(Gpa(size - 1), &[4]).unwrap();
+            let name = index.to_string();
+            dump.create(Path::new(&name), &Registers::default(), Cause::Fault, memory).unwrap();
+            let path = folder.path().join(name);
+            let found = path.metadata().unwrap();
+            assert_eq!(found.len(), elf::MEMORY_OFFSET + size);
+            assert!(found.blocks() * 512 < 1 << 20, "{} blocks of 512 bytes", found.blocks());
+            assert_eq!(found.permissions().mode() & 0o777, 0o600);
+            let core = fs::read(path).unwrap();
+            let guest = &core[elf::MEMORY_OFFSET as usize..];
+            let set: Vec<_> =
+                guest.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at as u64).collect();
+            assert_eq!(set, [0x20_0ffe, 0x20_0fff, 0x20_1000, size - 1]);
+        }
+    }
+
+    #[test]
+    fn no_file_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let dump = CoreDump::into_directory(folder.path()).unwrap();
+        let memory = FakeMemory::new(0x4000, &[]);
+        fs::write(folder.path().join("core"), "precious").unwrap();
+        let error = dump.create(Path::new("core"), &Registers::default(), Cause::Abort, &memory).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(folder.path().join("core")).unwrap(), b"precious");
+    }
+
+    /// Memory that is smaller than it says.
+    struct Short(FakeMemory);
+
+    impl GuestMemory for Short {
+        fn size(&self) -> u64 {
+            self.0.size() * 2
+        }
+
+        fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
+            self.0.chunk(range)
+        }
+    }
+
+    #[test]
+    fn no_file_is_left_half_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let dump = CoreDump::into_directory(folder.path()).unwrap();
+        let memory = Short(FakeMemory::new(0x4000, &[]));
+        assert!(dump.create(Path::new("core"), &Registers::default(), Cause::Abort, &memory).is_err());
+        assert!(!folder.path().join("core").exists());
+    }
+
+    #[test]
+    fn only_a_directory_takes_core_files() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(CoreDump::into_directory(file.path()).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+        assert_eq!(CoreDump::into_directory("/nowhere").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,130 @@
+//! A console that keeps what the guest writes.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Console;
+use crate::memory::GuestSlice;
+
+/// Keeps the guest's output in memory. Clones share it: the guest writes to one, the test reads another, while the guest
+/// runs or afterwards.
+#[derive(Clone, Debug, Default)]
+pub struct Capture {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    output: Vec<u8>,
+    ended: bool,
+}
+
+impl Capture {
+    /// A console without any output yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All of the output so far.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.lock().output.clone()
+    }
+
+    /// The output so far as text; what is no UTF-8 becomes U+FFFD.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.lock().output).into_owned()
+    }
+
+    /// Waits until the output contains `words`, for `timeout` at most; returns the output up to and with them.
+    ///
+    /// # Errors
+    /// With all of the output in its message, when the time is over or the guest has ended without saying so.
+    pub fn wait_for(&self, words: &str, timeout: Duration) -> io::Result<String> {
+        let start = Instant::now();
+        let mut state = self.lock();
+        loop {
+            let found = state.output.windows(words.len().max(1)).position(|window| window == words.as_bytes());
+            if let Some(at) = found.or(words.is_empty().then_some(0)) {
+                return Ok(String::from_utf8_lossy(&state.output[..at + words.len()]).into_owned());
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            let (kind, why) = match (state.ended, left.is_zero()) {
+                (true, _) => (io::ErrorKind::UnexpectedEof, "the guest ended and has not said"),
+                (_, true) => (io::ErrorKind::TimedOut, "in time the guest has not said"),
+                _ => {
+                    let waited = self.shared.changed.wait_timeout(state, left);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    continue;
+                }
+            };
+            let said = String::from_utf8_lossy(&state.output);
+            return Err(io::Error::new(kind, format!("{why} {words:?}, but {said:?}")));
+        }
+    }
+
+    /// Says that no output will come any more.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.shared.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Console for Capture {
+    fn write(&mut self, data: GuestSlice<'_>) {
+        let mut state = self.lock();
+        let start = state.output.len();
+        // The guest has these bytes in its memory, so there are fewer of them than the host can address.
+        state.output.resize(start + data.len() as usize, 0);
+        data.read(&mut state.output[start..]);
+        self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::testing::Buffer;
+    use std::thread;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn write(console: &Capture, text: &str) {
+        Buffer::of(text.as_bytes()).in_pieces(|slice| console.clone().write(slice));
+    }
+
+    #[test]
+    fn words_are_waited_for() {
+        let console = Capture::new();
+        let writer = console.clone();
+        let writing = thread::spawn(move || ["Hel", "lo, Wor", "ld\n"].map(|part| write(&writer, part)));
+        assert_eq!(console.wait_for("World", SOON).unwrap(), "Hello, World");
+        writing.join().unwrap();
+        assert_eq!(console.text(), "Hello, World\n");
+        assert_eq!(console.wait_for("", Duration::ZERO).unwrap(), "");
+    }
+
+    #[test]
+    fn says_what_came_instead() {
+        let console = Capture::new();
+        write(&console, "Hello");
+        let error = console.wait_for("World", Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "in time the guest has not said \"World\", but \"Hello\"");
+        console.end();
+        assert_eq!(console.wait_for("World", SOON).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

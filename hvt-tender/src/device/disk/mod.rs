@@ -1,0 +1,185 @@
+//! A disk that exists in memory only.
+
+mod fault;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use self::fault::{Faults, Write};
+use self::store::Store;
+use super::{Block, DEFAULT_BLOCK_SIZE, DeviceError};
+use crate::memory::GuestSlice;
+
+/// A disk in memory: what the guest writes is kept until the last clone is dropped, and no file is touched.
+///
+/// Clones share their contents: the guest gets one, the test keeps another to look at, to break, or to give to the next
+/// guest.
+///
+/// ```
+/// use hvt_tender::device::{Block, Disk};
+///
+/// let disk = Disk::from_bytes(*b"what the guest finds in its first block");
+/// assert_eq!(disk.capacity(), 512, "rounded up to a whole block");
+/// assert!(disk.contents()?.starts_with(b"what the guest finds"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Disk {
+    state: Arc<Mutex<State>>,
+    capacity: u64,
+    block_size: u16,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Store,
+    faults: Faults,
+}
+
+impl Disk {
+    /// A disk of `bytes` zeros, rounded up to whole blocks. Memory is taken for what is written only.
+    #[must_use]
+    pub fn empty(bytes: u64) -> Self {
+        Self::new(Store::zeros(), bytes)
+    }
+
+    /// A disk that holds `bytes`, and zeros up to the end of its last block.
+    #[must_use]
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        let capacity = bytes.len() as u64;
+        Self::new(Store::bytes(bytes), capacity)
+    }
+
+    /// A disk that holds what the file at `path` does. What the guest writes stays in memory: the file is opened for
+    /// reading, and must not change while the disk is in use.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has no size.
+    pub fn copy_on_write(path: impl AsRef<Path>) -> io::Result<Self> {
+        let (store, size) = Store::file(path.as_ref())?;
+        Ok(Self::new(store, size))
+    }
+
+    fn new(store: Store, bytes: u64) -> Self {
+        let state = State { store, faults: Faults::default() };
+        let disk = Self { state: Arc::new(Mutex::new(state)), capacity: bytes, block_size: DEFAULT_BLOCK_SIZE };
+        disk.with_block_size(DEFAULT_BLOCK_SIZE)
+    }
+
+    /// Gives it blocks of this many bytes, a power of two from 512 on; it has 512 otherwise. Its size is rounded up to
+    /// whole blocks. A size that is no such number is refused when the disk is attached.
+    #[must_use]
+    pub fn with_block_size(mut self, block_size: u16) -> Self {
+        self.block_size = block_size;
+        let rounded = self.capacity.max(1).checked_next_multiple_of(u64::from(block_size));
+        self.capacity = rounded.unwrap_or(self.capacity);
+        self
+    }
+
+    /// All that it holds now.
+    ///
+    /// # Errors
+    /// When the file under it cannot be read.
+    pub fn contents(&self) -> io::Result<Vec<u8>> {
+        let size = usize::try_from(self.capacity).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut all = Vec::new();
+        all.try_reserve_exact(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        all.resize(size, 0);
+        self.lock().store.read(0, &mut all)?;
+        Ok(all)
+    }
+
+    /// Reads that the guests have made so far, failed ones included.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.lock().faults.reads
+    }
+
+    /// Writes that the guests have made so far, failed ones included.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.lock().faults.writes
+    }
+
+    /// Makes the `nth` read fail, counted from 1 and from the first that a guest ever made.
+    pub fn fail_read(&self, nth: u64) {
+        self.lock().faults.failing_reads.insert(nth);
+    }
+
+    /// Makes the `nth` write fail without writing anything, counted like reads.
+    pub fn fail_write(&self, nth: u64) {
+        self.lock().faults.torn_writes.insert(nth, Write::Refused);
+    }
+
+    /// Cuts the power in the middle of the `nth` write: its first `bytes` bytes are on the disk, the others are as they
+    /// were, and from then on everything fails until [`repair`](Self::repair).
+    pub fn tear_write(&self, nth: u64, bytes: u64) {
+        self.lock().faults.torn_writes.insert(nth, Write::Torn(bytes));
+    }
+
+    /// Makes every read and write take `time` longer, of the host's time. Whoever ends the guest waits as long at most.
+    pub fn slow_down(&self, time: Duration) {
+        self.lock().faults.delay = time;
+    }
+
+    /// Takes back every fault. What a torn write has left stays as it is.
+    pub fn repair(&self) {
+        self.lock().faults.repair();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked while it held the lock did so in a test; the contents are bytes and stay bytes.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) {
+        let delay = self.lock().faults.delay;
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
+    }
+}
+
+impl Block for Disk {
+    fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    fn block_size(&self) -> u16 {
+        self.block_size
+    }
+
+    fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
+        self.wait();
+        let mut state = self.lock();
+        if !state.faults.next_read() {
+            return Err(DeviceError);
+        }
+        state.store.read_to(offset, into).map_err(|error| {
+            log::warn!("the file under a disk in memory cannot be read at byte {offset}: {error}");
+            DeviceError
+        })
+    }
+
+    fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
+        self.wait();
+        let mut state = self.lock();
+        let kept = match state.faults.next_write() {
+            Write::Whole => from,
+            Write::Torn(bytes) => from.prefix(bytes),
+            Write::Refused => return Err(DeviceError),
+        };
+        let written = state.store.write_from(offset, kept);
+        if let Err(error) = &written {
+            log::warn!("the file under a disk in memory cannot be read at byte {offset}: {error}");
+        }
+        if written.is_ok() && kept.len() == from.len() && !state.faults.dead { Ok(()) } else { Err(DeviceError) }
+    }
+}

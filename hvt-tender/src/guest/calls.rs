@@ -1,0 +1,71 @@
+//! Which hypercalls a guest made, and what they cost.
+
+use std::time::{Duration, Instant};
+
+use hvt_abi::Gpa;
+use hvt_abi::hypercall::Number;
+
+use crate::hypercall::{Error, Flow};
+use crate::memory::GuestSpace;
+use crate::monitor::Observer;
+
+/// How often a guest made one of its hypercalls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Calls.
+    pub count: u64,
+    /// Host time to serve all of them, a poll's sleep included.
+    pub time: Duration,
+}
+
+/// How often a guest made each of its hypercalls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    tallies: [Tally; Number::ALL.len()],
+}
+
+impl Calls {
+    /// Those of one kind.
+    #[must_use]
+    pub fn of(&self, number: Number) -> Tally {
+        Number::ALL.iter().zip(self.tallies).find(|(known, _)| **known == number).map_or(Tally::default(), |(_, t)| t)
+    }
+
+    /// All of them together.
+    #[must_use]
+    pub fn total(&self) -> Tally {
+        let add = |sum: Tally, one: &Tally| Tally { count: sum.count + one.count, time: sum.time + one.time };
+        self.tallies.iter().fold(Tally::default(), add)
+    }
+}
+
+/// Counts.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    calls: Calls,
+    begin: Instant,
+}
+
+impl Counter {
+    pub(crate) fn new() -> Self {
+        Self { calls: Calls::default(), begin: Instant::now() }
+    }
+
+    pub(crate) fn into_calls(self) -> Calls {
+        self.calls
+    }
+}
+
+impl Observer for Counter {
+    fn called(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>) {
+        self.begin = Instant::now();
+    }
+
+    fn served(&mut self, number: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, Error>) {
+        let position = Number::ALL.iter().position(|known| *known as u32 == number);
+        if let Some(tally) = position.and_then(|index| self.calls.tallies.get_mut(index)) {
+            tally.count += 1;
+            tally.time += self.begin.elapsed();
+        }
+    }
+}

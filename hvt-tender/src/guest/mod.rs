@@ -1,0 +1,188 @@
+//! A guest that runs beside its caller: its handle, its limits, and what is known of it afterwards.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use hvt_tender::Unikernel;
+//! use hvt_tender::guest::Limits;
+//!
+//! let limits = Limits::new().wall_time(Duration::from_secs(10));
+//! let guest = Unikernel::load("app.hvt")?.mem(16 << 20).limits(limits).spawn()?;
+//! guest.console().wait_for("listening", Duration::from_secs(5))?;
+//! guest.kill();
+//! println!("{}", guest.wait()?.text());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! As many as one likes may run at once, each on a thread of its own, and on the process backend in a process of its own.
+
+mod calls;
+mod limits;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod watchdog;
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::backend::Stop;
+use crate::device::Capture;
+use crate::monitor::Outcome;
+use crate::unikernel::{Error, Unikernel};
+
+pub(crate) use calls::Counter;
+pub use calls::{Calls, Tally};
+pub use limits::{Limit, Limits};
+pub(crate) use limits::{LimitedConsole, Verdict};
+pub(crate) use trace::Trace;
+pub(crate) use watchdog::{Watchdog, cpu_time, touched};
+
+/// All that is known of a guest that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Output {
+    /// How it ended; for a fault, with its registers.
+    pub outcome: Outcome,
+    /// What it wrote to its console.
+    pub console: Vec<u8>,
+    /// Its hypercalls, and the time that they took.
+    pub calls: Calls,
+    /// Host time from its first instruction to its end.
+    pub wall_time: Duration,
+    /// CPU time that its instructions took; on KVM with that of its hypercalls.
+    pub cpu_time: Duration,
+    /// Bytes of its memory that were ever touched, by itself or by the loader, in whole pages. `None` where the backend
+    /// cannot tell: KVM.
+    pub peak_memory: Option<u64>,
+}
+
+impl Output {
+    /// Its console output as text; what is no UTF-8 becomes U+FFFD.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.console).into_owned()
+    }
+
+    /// Its exit status, if it ended by itself.
+    #[must_use]
+    pub fn status(&self) -> Option<i32> {
+        match self.outcome {
+            Outcome::Exited { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+}
+
+/// A guest that runs, on a thread of its own. Dropping this ends it and waits until nothing is left of it.
+#[derive(Debug)]
+pub struct Guest {
+    stop: Stop,
+    console: Capture,
+    end: Receiver<Result<Output, Error>>,
+    output: Option<Output>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guest {
+    /// Starts a guest; returns once it is about to execute its first instruction.
+    pub(crate) fn spawn(unikernel: Unikernel, stop: Stop) -> Result<Self, Error> {
+        let console = Capture::new();
+        let (started, start) = mpsc::sync_channel(1);
+        let (ended, end) = mpsc::sync_channel(1);
+        let (theirs, captured) = (stop.clone(), console.clone());
+        let run = move || {
+            let _ending = Ending(captured.clone());
+            match unikernel.start(theirs, Some(captured)) {
+                Ok(ready) => {
+                    let _ = started.send(Ok(()));
+                    // Whoever does not wait for it does not want to know.
+                    let _ = ended.send(ready.run_to_end());
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("hvt-guest".into()).spawn(run).map_err(Error::Thread)?;
+        // From here on its drop joins the thread.
+        let guest = Self { stop, console, end, output: None, thread: Some(thread) };
+        start.recv().unwrap_or_else(|_| Err(Error::Thread(panicked())))?;
+        Ok(guest)
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// When the backend failed; what the guest does is an [`Outcome`].
+    pub fn wait(mut self) -> Result<Output, Error> {
+        if let Some(output) = self.output.take() {
+            return Ok(output);
+        }
+        self.end.recv().unwrap_or_else(|_| Err(Error::Thread(panicked())))
+    }
+
+    /// Waits until it ends, for `timeout` at most. `None` if it is still running then.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, Error> {
+        if self.output.is_none() {
+            match self.end.recv_timeout(timeout) {
+                Ok(output) => self.output = Some(output?),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Thread(panicked())),
+            }
+        }
+        Ok(self.output.clone())
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<Output>, Error> {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// Ends it, wherever it is. Its outcome is then [`Outcome::Interrupted`], unless it has ended before.
+    pub fn kill(&self) {
+        self.stop.request();
+    }
+
+    /// What ends it, for other threads.
+    #[must_use]
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Its console output, as it comes.
+    #[must_use]
+    pub fn console(&self) -> &Capture {
+        &self.console
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tells who waits for words on the console that none will come, however the guest's thread ends.
+struct Ending(Capture);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("the guest's thread ended early: a device panicked, or its end has been reported before")
+}

@@ -1,0 +1,282 @@
+use super::*;
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+
+use hvt_abi::Gpa;
+use hvt_abi::hypercall::{Halt, NetIo, Number, Poll, Puts};
+use hvt_abi::manifest::Kind;
+use zerocopy::IntoBytes;
+
+use crate::config::BackendChoice;
+use crate::device::Console;
+use crate::image::fixture::{CALLS_DATA, calls, looping};
+use crate::memory::GuestSlice;
+use crate::monitor::{Failure, Reason};
+use crate::network::{Conditions, Link};
+use crate::virtual_time::VirtualTime;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A guest in a process that makes these calls and then spins.
+fn guest(made: &[(Number, &[u8])]) -> Unikernel {
+    Unikernel::from_bytes(calls(&[], made)).unwrap().backend(BackendChoice::Process).mem(4 << 20)
+}
+
+/// The first byte that [`puts`] says: its own argument is what it prints.
+const SAID: [u8; 1] = [CALLS_DATA as u8];
+
+fn puts(len: u64) -> Puts {
+    Puts { data: Gpa(CALLS_DATA), len }
+}
+
+fn sleep() -> Poll {
+    Poll { timeout_nsecs: u64::MAX, ..Poll::default() }
+}
+
+#[test]
+fn what_a_guest_did_is_known_afterwards() {
+    let halt = Halt { exit_status: 3, ..Halt::default() };
+    let nap = Poll { timeout_nsecs: 3_000_000, ..Poll::default() };
+    let (long, short) = (puts(16), puts(1));
+    let made: &[(Number, &[u8])] = &[
+        (Number::Puts, long.as_bytes()),
+        (Number::Puts, short.as_bytes()),
+        (Number::Poll, nap.as_bytes()),
+        (Number::Halt, halt.as_bytes()),
+    ];
+    let output = guest(made).spawn().unwrap().wait().unwrap();
+    assert_eq!((output.status(), output.console.len()), (Some(3), 17));
+    assert_eq!(output.calls.of(Number::Puts).count, 2);
+    assert_eq!(output.calls.of(Number::NetRead), Tally::default());
+    assert_eq!(output.calls.total().count, 4);
+    let slept = output.calls.of(Number::Poll).time;
+    assert!(slept >= Duration::from_millis(3) && output.wall_time >= slept, "{output:?}");
+    assert!(output.cpu_time < LONG);
+    let touched = output.peak_memory.unwrap();
+    assert!((0x2000..1 << 20).contains(&touched), "{touched}");
+    assert_eq!(guest(made).output().unwrap().console, output.console);
+}
+
+#[test]
+fn a_fault_comes_with_registers() {
+    let output = guest(&[(Number::Puts, Puts { data: Gpa(0), len: 1 }.as_bytes())]).spawn().unwrap().wait().unwrap();
+    let Outcome::Failed(Failure { reason: Reason::Hypercall(_), registers: Some(registers) }) = output.outcome else {
+        panic!("{output:?}")
+    };
+    assert_eq!(registers.rax & !0xfff, CALLS_DATA & !0xfff);
+}
+
+#[test]
+fn a_kill_ends_a_guest_that_spins_or_sleeps() {
+    let (said, sleeps) = (puts(1), sleep());
+    let spinning = &[(Number::Puts, said.as_bytes())][..];
+    let sleeping = &[(Number::Puts, said.as_bytes()), (Number::Poll, sleeps.as_bytes())];
+    for made in [spinning, sleeping] {
+        let mut guest = guest(made).spawn().unwrap();
+        let said = guest.console().wait_for(std::str::from_utf8(&SAID).unwrap(), LONG);
+        assert_eq!(said.unwrap().as_bytes(), SAID);
+        assert_eq!(guest.try_wait().unwrap(), None);
+        guest.kill();
+        assert_eq!(guest.wait_timeout(LONG).unwrap().unwrap().outcome, Outcome::Interrupted);
+        assert_eq!(guest.try_wait().unwrap().unwrap().outcome, Outcome::Interrupted, "as often as one asks");
+        assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted);
+    }
+    let guest = guest(sleeping).spawn().unwrap();
+    guest.kill();
+    assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted, "before it has said anything");
+}
+
+#[test]
+fn every_limit_has_its_outcome() {
+    let sleep = sleep();
+    let sleeping = &[(Number::Poll, sleep.as_bytes())];
+    let short = Duration::from_millis(20);
+    let outcome = |made: &[(Number, &[u8])], limits| guest(made).limits(limits).spawn().unwrap().wait().unwrap();
+    for made in [&[][..], sleeping] {
+        let output = outcome(made, Limits::new().wall_time(short));
+        assert_eq!(output.outcome, Outcome::Exceeded(Limit::WallTime));
+        assert!(output.wall_time >= short);
+    }
+    let output = outcome(&[], Limits::new().cpu_time(short).wall_time(LONG));
+    assert_eq!(output.outcome, Outcome::Exceeded(Limit::CpuTime));
+    assert!(output.cpu_time >= short);
+    let output = outcome(&[], Limits::new().memory(0x1000));
+    assert_eq!(output.outcome, Outcome::Exceeded(Limit::Memory));
+    let said = puts(10);
+    let output =
+        outcome(&[(Number::Puts, said.as_bytes()), (Number::Puts, said.as_bytes())], Limits::new().console(15));
+    assert_eq!((output.outcome, output.console.len()), (Outcome::Exceeded(Limit::Console), 15));
+    let halt = Halt::default();
+    let within: &[(Number, &[u8])] = &[(Number::Puts, said.as_bytes()), (Number::Halt, halt.as_bytes())];
+    let output = outcome(within, Limits::new().console(10).wall_time(LONG).cpu_time(LONG).memory(4 << 20));
+    assert_eq!((output.status(), output.console.len()), (Some(0), 10));
+}
+
+#[test]
+fn what_cannot_start_says_so_at_once() {
+    let error = guest(&[]).block("storage", crate::device::Disk::empty(512)).spawn().unwrap_err();
+    assert!(matches!(error, Error::Attach(_)), "{error}");
+}
+
+/// Output goes to the guest's own console as well.
+#[test]
+fn two_consoles_get_the_same() {
+    struct Bell(std::sync::mpsc::Sender<u64>);
+    impl Console for Bell {
+        fn write(&mut self, data: GuestSlice<'_>) {
+            self.0.send(data.len()).unwrap();
+        }
+    }
+    let (bell, rings) = channel();
+    let said = puts(10);
+    let guest = guest(&[(Number::Puts, said.as_bytes())]).console(Bell(bell)).spawn().unwrap();
+    assert_eq!(rings.recv_timeout(LONG), Ok(10));
+    guest.kill();
+    assert_eq!(guest.wait().unwrap().console.len(), 10);
+}
+
+#[test]
+fn a_device_that_panics_ends_its_guest_alone() {
+    struct Bomb;
+    impl Console for Bomb {
+        fn write(&mut self, _: GuestSlice<'_>) {
+            panic!("this panic is part of a test");
+        }
+    }
+    let said = puts(1);
+    let bombed = guest(&[(Number::Puts, said.as_bytes())]).console(Bomb).spawn().unwrap();
+    assert!(matches!(bombed.wait(), Err(Error::Thread(_))));
+}
+
+const HOUR: u64 = 3_600_000_000_000;
+
+#[test]
+fn an_hour_of_virtual_time_passes_in_no_time() {
+    let (nap, halt) = (Poll { timeout_nsecs: HOUR, ..Poll::default() }, Halt::default());
+    let made: &[(Number, &[u8])] = &[(Number::Poll, nap.as_bytes()), (Number::Halt, halt.as_bytes())];
+    let time = VirtualTime::new();
+    let output = guest(made).virtual_time(&time).output().unwrap();
+    assert_eq!(output.status(), Some(0));
+    assert_eq!(time.elapsed(), Duration::from_nanos(HOUR));
+    assert!(output.wall_time < Duration::from_millis(50), "{output:?}");
+}
+
+#[test]
+fn a_kill_ends_a_guest_that_waits_for_its_turn_or_for_ever() {
+    let sleep = sleep();
+    let sleeping = &[(Number::Poll, sleep.as_bytes())];
+    let time = VirtualTime::new();
+    let for_ever = guest(sleeping).virtual_time(&time).spawn().unwrap();
+    let hold = time.hold();
+    let held = guest(sleeping).virtual_time(&time).spawn().unwrap();
+    for guest in [held, for_ever] {
+        guest.kill();
+        assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted);
+    }
+    drop(hold);
+    let halt = Halt::default();
+    let output = guest(&[(Number::Halt, halt.as_bytes())]).virtual_time(&time).output().unwrap();
+    assert_eq!(output.status(), Some(0), "the turn went on");
+}
+
+#[test]
+fn what_cannot_live_in_virtual_time_says_so() {
+    let time = VirtualTime::new();
+    let file = calls(&[("service", Kind::Net)], &[]);
+    let (port, _other) = Link::new().ports().unwrap();
+    let unikernel = Unikernel::from_bytes(file).unwrap().backend(BackendChoice::Process);
+    let error = unikernel.net("service", port).virtual_time(&time).spawn().unwrap_err();
+    assert!(error.to_string().contains("'service' does not live in virtual time"), "{error}");
+    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+        let error = guest(&[]).backend(BackendChoice::Kvm).virtual_time(&time).spawn().unwrap_err();
+        assert_eq!(error.to_string(), "backend kvm does not support a virtual time; the process backend does");
+    }
+}
+
+/// What is written down can be read while somebody else writes.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[test]
+fn a_trace_has_one_line_a_call() {
+    let nap = Poll { timeout_nsecs: 1000, ..Poll::default() };
+    let (said, wrong) = (puts(3), Puts { data: Gpa(0), len: 1 });
+    let made: &[(Number, &[u8])] = &[
+        (Number::Puts, said.as_bytes()),
+        (Number::Walltime, &[0; 8]),
+        (Number::Poll, nap.as_bytes()),
+        (Number::Puts, wrong.as_bytes()),
+    ];
+    let trace = Shared::default();
+    let time = VirtualTime::starting_at(Duration::ZERO);
+    let output = guest(made).virtual_time(&time).trace(trace.clone()).output().unwrap();
+    assert!(matches!(output.outcome, Outcome::Failed(_)));
+    let expected = format!(
+        r#"{{"number":2,"name":"puts","time":0,"argument":{a},"arguments":{{"data":{a},"len":3}},"result":{{}}}}
+{{"number":1,"name":"walltime","time":0,"argument":{b},"arguments":{{}},"result":{{"nsecs":1}}}}
+{{"number":3,"name":"poll","time":1,"argument":{c},"arguments":{{"timeout_nsecs":1000}},"result":{{"ready_set":0,"ret":0}}}}
+{{"number":2,"name":"puts","time":1001,"argument":{d},"arguments":{{"data":0,"len":1}},"result":{{"invalid":true}}}}
+"#,
+        a = CALLS_DATA,
+        b = CALLS_DATA + 256,
+        c = CALLS_DATA + 512,
+        d = CALLS_DATA + 768,
+    );
+    assert_eq!(trace.text(), expected);
+}
+
+/// The traces of two guests that send each other so many frames each.
+fn exchange(frames: u32, seed: u64) -> [String; 2] {
+    let time = VirtualTime::new();
+    let conditions = Conditions::new().loss(0.1).duplication(0.01).delay(Duration::from_micros(50)).seed(seed);
+    let (a, b) = Link::new().conditions(conditions).virtual_time(&time).ports().unwrap();
+    let frame = NetIo { handle: 1, data: Gpa(CALLS_DATA + 0x1000), len: 60, ..NetIo::default() };
+    let nap = Poll { timeout_nsecs: 100_000, ..Poll::default() };
+    let halt = Halt::default();
+    let looped: &[(Number, &[u8])] =
+        &[(Number::NetWrite, frame.as_bytes()), (Number::Poll, nap.as_bytes()), (Number::NetRead, frame.as_bytes())];
+    let file = looping(&[("service", Kind::Net)], frames, looped, &[(Number::Halt, halt.as_bytes())]);
+    let traces = [Shared::default(), Shared::default()];
+    let hold = time.hold();
+    let guests = [a, b].into_iter().zip(&traces).map(|(port, trace)| {
+        let unikernel = Unikernel::from_bytes(file.clone()).unwrap().backend(BackendChoice::Process).mem(4 << 20);
+        unikernel.net("service", port).virtual_time(&time).trace(trace.clone()).spawn().unwrap()
+    });
+    let guests: Vec<_> = guests.collect();
+    drop(hold);
+    for guest in guests {
+        let output = guest.wait().unwrap();
+        assert_eq!(output.status(), Some(0));
+        assert_eq!(output.calls.of(Number::NetWrite).count, u64::from(frames));
+    }
+    traces.map(|trace| trace.text())
+}
+
+#[test]
+fn the_same_seed_gives_the_same_traces() {
+    let first = exchange(5_000, 7);
+    // The writes, all of which succeed, look like that as well.
+    let received = |trace: &String| trace.matches("\"len\":60,\"ret\":0").count() - 5_000;
+    let counts = [received(&first[0]), received(&first[1])];
+    assert!(counts.iter().all(|count| (4_200..4_900).contains(count)), "{counts:?}");
+    assert!(first == exchange(5_000, 7));
+    assert!(first != exchange(5_000, 8));
+}

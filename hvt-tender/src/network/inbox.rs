@@ -1,0 +1,175 @@
+//! The frames that wait for, or are on their way to, a port.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::conditions::{Conditions, Way};
+use crate::device::{Arrivals, Endpoint};
+use crate::virtual_time::VirtualTime;
+
+/// A bounded queue of frames in the order in which they arrive, and a descriptor that is readable exactly while one has.
+///
+/// Queue and descriptor change together, under one lock: so a poll can neither miss a frame nor be told of one that has
+/// been taken.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    arrived: Condvar,
+    endpoint: Arc<Endpoint>,
+    bell: Bell,
+    most: usize,
+    time: Option<VirtualTime>,
+}
+
+#[derive(Debug)]
+struct State {
+    way: Way,
+    /// By time of arrival and order of sending.
+    frames: BTreeMap<(Duration, u64), Vec<u8>>,
+    sent: u64,
+    /// When the bell rings or has rung.
+    ringing: Option<Duration>,
+}
+
+/// What makes the descriptor readable.
+#[derive(Debug)]
+enum Bell {
+    /// Frames arrive at once: an event, counting to one at most.
+    Event,
+    /// Frames take time: a timer that expires when the first one arrives.
+    Timer(TimerFd),
+}
+
+impl Inbox {
+    pub(super) fn new(
+        conditions: Conditions,
+        number: usize,
+        most: usize,
+        time: Option<VirtualTime>,
+    ) -> io::Result<Self> {
+        let (fd, bell) = if conditions.delays() && time.is_none() {
+            let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+            (timer.as_fd().try_clone_to_owned()?, Bell::Timer(timer))
+        } else {
+            let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+            (OwnedFd::from(event), Bell::Event)
+        };
+        let state = State { way: Way::new(conditions, number), frames: BTreeMap::new(), sent: 0, ringing: None };
+        let endpoint = Arc::new(Endpoint::new(fd));
+        Ok(Self { state: Mutex::new(state), arrived: Condvar::new(), endpoint, bell, most, time })
+    }
+
+    /// What is readable while a frame waits.
+    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+        self.endpoint.clone()
+    }
+
+    /// Sends a frame on its way to here. What finds no room is lost.
+    pub(super) fn send(&self, frame: &[u8]) {
+        let mut state = self.lock();
+        let now = self.now();
+        for time in state.way.next().into_iter().flatten() {
+            if state.frames.len() < self.most {
+                let order = state.sent;
+                state.sent += 1;
+                state.frames.insert((now + time, order), frame.to_vec());
+            }
+        }
+        self.ring(&mut state, now);
+        drop(state);
+        self.arrived.notify_all();
+        if let Some(time) = &self.time {
+            // Not under the lock of the queue, at which this may look.
+            time.poke();
+        }
+    }
+
+    /// Takes the first frame that has arrived.
+    pub(super) fn take(&self) -> Option<Vec<u8>> {
+        self.take_from(&mut self.lock(), self.now())
+    }
+
+    /// Takes the first frame, once it has arrived; `None` when none does in time.
+    pub(super) fn wait(&self, timeout: Duration) -> Option<Vec<u8>> {
+        let start = Instant::now();
+        let mut state = self.lock();
+        loop {
+            // Who waits outside of a virtual time need not wait for it.
+            let now = if self.time.is_some() { Duration::MAX } else { self.now() };
+            if let Some(frame) = self.take_from(&mut state, now) {
+                return Some(frame);
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return None;
+            }
+            let next = state.frames.keys().next().map_or(left, |(arrival, _)| arrival.saturating_sub(now).min(left));
+            state = self.arrived.wait_timeout(state, next).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn take_from(&self, state: &mut State, now: Duration) -> Option<Vec<u8>> {
+        let first = state.frames.first_entry().filter(|first| first.key().0 <= now)?;
+        let frame = first.remove();
+        self.ring(state, now);
+        Some(frame)
+    }
+
+    /// Makes the descriptor say what the queue holds.
+    fn ring(&self, state: &mut State, now: Duration) {
+        let first = state.frames.keys().next().map(|(arrival, _)| *arrival);
+        let done = match &self.bell {
+            Bell::Event => match (first, state.ringing) {
+                (Some(_), None) => nix::unistd::write(self.endpoint.as_fd(), &1u64.to_ne_bytes()).map(drop),
+                (None, Some(_)) => nix::unistd::read(self.endpoint.as_fd(), &mut [0; 8]).map(drop),
+                _ => Ok(()),
+            },
+            // It rings already, and goes on.
+            Bell::Timer(_) if first.zip(state.ringing).is_some_and(|(first, rung)| first.max(rung) <= now) => return,
+            Bell::Timer(_) if first == state.ringing => return,
+            Bell::Timer(timer) => match first {
+                // A timer of 0 would be none at all; the host's clock has not shown that for long.
+                Some(at) => {
+                    timer.set(Expiration::OneShot(TimeSpec::from_duration(at)), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+                }
+                None => timer.unset(),
+            },
+        };
+        state.ringing = first;
+        if let Err(errno) = done {
+            // Not for a good descriptor and a good time.
+            log::error!("a network in memory cannot say that frames wait: {errno}");
+        }
+    }
+
+    /// The clock of arrivals: a virtual one, or the one that timers go by.
+    fn now(&self) -> Duration {
+        match &self.time {
+            Some(time) => time.elapsed(),
+            None => nix::time::ClockId::CLOCK_MONOTONIC.now().map_or(Duration::ZERO, Duration::from),
+        }
+    }
+
+    /// Whether frames arrive in a virtual time.
+    pub(super) fn is_virtual(&self) -> bool {
+        self.time.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arrivals for Inbox {
+    fn next(&self) -> Option<u64> {
+        let first = self.lock().frames.keys().next().map(|(arrival, _)| arrival.as_nanos())?;
+        u64::try_from(first).ok()
+    }
+}

@@ -1,0 +1,83 @@
+//! A cable between two ports.
+
+use std::io;
+use std::sync::Arc;
+
+use super::inbox::Inbox;
+use super::port::Medium;
+use super::{Conditions, DEFAULT_MTU, DEFAULT_QUEUE, Port};
+use crate::virtual_time::VirtualTime;
+
+/// A cable between two ports.
+#[derive(Clone, Debug)]
+pub struct Link {
+    conditions: Conditions,
+    mtu: u16,
+    queue: usize,
+    time: Option<VirtualTime>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { conditions: Conditions::new(), mtu: DEFAULT_MTU, queue: DEFAULT_QUEUE, time: None }
+    }
+}
+
+impl Link {
+    /// A cable without faults, with an MTU of 1500, and room for 1024 frames at either end.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Does this to the frames, in both directions, each with luck of its own.
+    #[must_use]
+    pub fn conditions(mut self, conditions: Conditions) -> Self {
+        self.conditions = conditions;
+        self
+    }
+
+    /// Largest payload of a frame in bytes.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Frames that wait, or are on their way, at either end.
+    #[must_use]
+    pub fn queue(mut self, frames: usize) -> Self {
+        self.queue = frames;
+        self
+    }
+
+    /// Makes frames arrive in this virtual time, for guests that live in it.
+    #[must_use]
+    pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
+        self.time = Some(time.clone());
+        self
+    }
+
+    /// Its two ends.
+    ///
+    /// # Errors
+    /// When the host has no descriptor left.
+    pub fn ports(self) -> io::Result<(Port, Port)> {
+        let inbox = |number| Inbox::new(self.conditions.clone(), number, self.queue, self.time.clone()).map(Arc::new);
+        let inboxes = [inbox(0)?, inbox(1)?];
+        let medium = Arc::new(Cable { inboxes: inboxes.clone() });
+        let [first, second] = inboxes;
+        Ok((Port::new(0, first, medium.clone(), self.mtu), Port::new(1, second, medium, self.mtu)))
+    }
+}
+
+/// What goes in at one end comes out at the other.
+struct Cable {
+    inboxes: [Arc<Inbox>; 2],
+}
+
+impl Medium for Cable {
+    fn carry(&self, from: usize, frame: &[u8]) {
+        self.inboxes[1 - from % 2].send(frame);
+    }
+}

@@ -1,0 +1,149 @@
+//! One end of a network.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::inbox::Inbox;
+use super::pcap::Pcap;
+use super::{HEADER, VLAN_TAG};
+use crate::device::{Arrivals, DeviceError, Endpoint, Net, Pollable};
+use crate::memory::GuestSlice;
+
+/// Where the frames go that a port sends.
+pub(super) trait Medium: Send + Sync {
+    /// Carries a frame from the port with this number.
+    fn carry(&self, from: usize, frame: &[u8]);
+}
+
+/// One end of a network: the network device of a guest, or the test's own.
+///
+/// Dropping it takes it out of the network.
+pub struct Port {
+    number: usize,
+    inbox: Arc<Inbox>,
+    medium: Arc<dyn Medium>,
+    mac: [u8; 6],
+    mtu: u16,
+    pcap: Mutex<Option<Pcap>>,
+}
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Port").field("number", &self.number).field("mac", &self.mac).finish_non_exhaustive()
+    }
+}
+
+impl Port {
+    pub(super) fn new(number: usize, inbox: Arc<Inbox>, medium: Arc<dyn Medium>, mtu: u16) -> Self {
+        Self { number, inbox, medium, mac: super::mac(number), mtu, pcap: Mutex::new(None) }
+    }
+
+    /// Gives it this hardware address; otherwise it has 02:00:00:00:00:01, :02 and so on, in the order in which the
+    /// network made its ports.
+    #[must_use]
+    pub fn with_mac(mut self, mac: [u8; 6]) -> Self {
+        self.mac = mac;
+        self
+    }
+
+    /// Writes every frame that is sent or received here to a file, which is made or emptied, in the pcap format.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn with_pcap(self, path: impl AsRef<Path>) -> io::Result<Self> {
+        let pcap = Pcap::new(File::create(path)?)?;
+        *self.pcap.lock().unwrap_or_else(PoisonError::into_inner) = Some(pcap);
+        Ok(self)
+    }
+
+    /// Its hardware address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// Largest payload of its frames in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Sends a frame, Ethernet header first.
+    ///
+    /// # Errors
+    /// When it is shorter than an Ethernet header, or longer than the MTU allows.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        if !(HEADER..=usize::from(self.mtu) + HEADER + VLAN_TAG).contains(&frame.len()) {
+            let what = format!("{} bytes are no frame for an MTU of {}", frame.len(), self.mtu);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        self.record(frame);
+        self.medium.carry(self.number, frame);
+        Ok(())
+    }
+
+    /// Takes the next frame, waiting for `timeout` at most.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] when none comes.
+    pub fn receive(&self, timeout: Duration) -> io::Result<Vec<u8>> {
+        let frame = self.inbox.wait(timeout).ok_or(io::ErrorKind::TimedOut)?;
+        self.record(&frame);
+        Ok(frame)
+    }
+
+    /// Takes a frame that has arrived, if there is one.
+    #[must_use]
+    pub fn try_receive(&self) -> Option<Vec<u8>> {
+        self.inbox.take().inspect(|frame| self.record(frame))
+    }
+
+    fn record(&self, frame: &[u8]) {
+        let mut pcap = self.pcap.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = pcap.as_mut().map(|pcap| pcap.record(frame)) {
+            log::warn!("frames are not recorded any more: {error}");
+            *pcap = None;
+        }
+    }
+}
+
+impl Pollable for Port {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        self.inbox.endpoint()
+    }
+
+    fn arrivals(&self) -> Option<Arc<dyn Arrivals>> {
+        self.inbox.is_virtual().then(|| self.inbox.clone() as Arc<dyn Arrivals>)
+    }
+}
+
+impl Net for Port {
+    fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
+        // Longer than any frame of the largest MTU is no frame, whatever the guest says.
+        let len = usize::try_from(frame.len()).map_err(|_| DeviceError)?;
+        if len > usize::from(u16::MAX) + HEADER + VLAN_TAG {
+            return Err(DeviceError);
+        }
+        let mut bytes = vec![0; len];
+        frame.read(&mut bytes);
+        Self::send(self, &bytes).map_err(|_| DeviceError)
+    }
+
+    fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
+        if into.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.try_receive().map(|frame| into.write(&frame) as u64))
+    }
+}

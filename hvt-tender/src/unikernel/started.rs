@@ -1,0 +1,82 @@
+//! A guest from its first instruction to its end.
+
+use std::time::Instant;
+
+use super::Error;
+use crate::backend::{self, Machine};
+use crate::core_dump::CoreDump;
+use crate::device::{Capture, Console, Devices, Interrupted};
+use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time, touched};
+use crate::memory::{GuestSlice, Layout};
+use crate::monitor::{self, Observer, Outcome};
+
+/// A guest that is about to execute its first instruction.
+pub(crate) struct Started {
+    pub(super) machine: Box<dyn Machine>,
+    pub(super) layout: Layout,
+    pub(super) devices: Devices,
+    pub(super) limits: Limits,
+    pub(super) verdict: Verdict,
+    pub(super) capture: Option<Capture>,
+    pub(super) trace: Option<Trace>,
+    pub(super) core_dump: Option<CoreDump>,
+}
+
+impl Started {
+    /// Runs it to its end.
+    pub(super) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, Error> {
+        let watchdog = {
+            let error = |what| move |source| backend::Error { what, source };
+            let memory = self.machine.memory_file().filter(|_| self.limits.memory.is_some());
+            let memory = memory.map(|file| file.try_clone_to_owned()).transpose();
+            let memory = memory.map_err(error("watching the guest's memory"))?;
+            let clock = self.machine.cpu_clock()?;
+            let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone());
+            started.map_err(error("watching the guest"))?
+        };
+        let begun = self.devices.poller.begin();
+        let observers = &mut (observer, &mut self.trace);
+        let (machine, layout) = (self.machine.as_mut(), &self.layout);
+        let outcome = match begun {
+            Ok(()) => monitor::run_observed(machine, layout, &mut self.devices, observers),
+            Err(Interrupted) => Ok(Outcome::Interrupted),
+        };
+        drop(watchdog);
+        let synced = self.devices.sync();
+        if let (Ok(outcome), Some(dump)) = (&outcome, &self.core_dump) {
+            dump.write(outcome, self.machine.as_ref());
+        }
+        match (outcome?, self.verdict.limit(), synced) {
+            // What a guest takes for written must not be lost in silence.
+            (Outcome::Exited { .. }, _, Err(_)) => Err(Error::Unsynced),
+            (Outcome::Interrupted, Some(limit), _) => Ok(Outcome::Exceeded(limit)),
+            (outcome, _, _) => Ok(outcome),
+        }
+    }
+
+    /// Runs it to its end, and keeps what is known of it.
+    pub(crate) fn run_to_end(mut self) -> Result<Output, Error> {
+        let clock = self.machine.cpu_clock()?;
+        let (start, cpu_start) = (Instant::now(), cpu_time(clock));
+        let mut counter = Counter::new();
+        let outcome = self.run(&mut counter)?;
+        Ok(Output {
+            outcome,
+            console: self.capture.map(|capture| capture.bytes()).unwrap_or_default(),
+            calls: counter.into_calls(),
+            wall_time: start.elapsed(),
+            cpu_time: cpu_time(clock).saturating_sub(cpu_start),
+            peak_memory: self.machine.memory_file().map(touched),
+        })
+    }
+}
+
+/// Two consoles for the same output.
+pub(super) struct Both(pub(super) Box<dyn Console + Send>, pub(super) Capture);
+
+impl Console for Both {
+    fn write(&mut self, data: GuestSlice<'_>) {
+        self.0.write(data);
+        self.1.write(data);
+    }
+}

@@ -1,0 +1,97 @@
+//! A tap by its name, in a network namespace of the test's own, with the host's `ping` on the other side.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+
+use super::signals::started;
+use super::{assert_fails, copy_program, guest, tender, text};
+
+/// A user without rights.
+const NOBODY: u32 = 65534;
+
+/// Runs `test` in a network namespace of its own. Only root can; who is not is told, and a continuous integration that
+/// is not fails.
+fn in_own_network(test: impl FnOnce() + Send + 'static) {
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test makes a network namespace: run it as root");
+        eprintln!("SKIPPED: this test makes a network namespace, which takes root");
+        return;
+    }
+    let thread = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Runs a program of the host's, which must do well.
+fn run(line: &str) {
+    let words: Vec<_> = line.split(' ').collect();
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap_or_else(|error| panic!("{line}: {error}"));
+    assert!(output.status.success(), "{line}: {}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn answers_a_ping_through_a_tap() {
+    let app = guest("net");
+    in_own_network(move || {
+        run("ip tuntap add tap0 mode tap");
+        run("ip addr add 10.0.0.1/24 dev tap0");
+        run("ip link set tap0 mtu 1400 up");
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process", "--net", "tap0", "--net-mac", "02:00:00:00:00:2a"]).arg(app);
+        command.args(["ip=10.0.0.2", "mtu=1400", "mac=02:00:00:00:00:2a", "echos=5"]);
+        // Before the guest is there, the interface drops what is sent.
+        let (tender, mut console) = started(command, "MTU");
+        run("ping -q -c 3 -i 0.02 -W 10 10.0.0.2");
+        // As long as the interface lets a packet be: 20 bytes of IP header, 8 of ICMP.
+        run("ping -q -c 2 -i 0.02 -W 10 -M do -s 1372 10.0.0.2");
+        let output = tender.wait_with_output().unwrap();
+        let mut rest = String::new();
+        console.read_to_string(&mut rest).unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr), rest.as_str()), (Some(0), "", "SUCCESS\n"));
+    });
+}
+
+#[test]
+fn says_what_is_wrong_with_a_tap() {
+    let app = guest("net");
+    in_own_network(move || {
+        let attach = |name: &str| tender().arg(format!("--net={name}")).arg(&app).output().unwrap();
+        assert_fails(&attach("tap0"), 1, "tap0 does not exist; make it: ip tuntap add tap0 mode tap");
+        run("ip tuntap add tap0 mode tap");
+        assert_fails(&attach("tap0"), 1, "tap0 is down; set it up: ip link set tap0 up");
+        run("ip link set lo up");
+        assert_fails(&attach("lo"), 1, "network interface lo is not a tap");
+    });
+}
+
+#[test]
+fn a_tap_of_another_user_is_refused() {
+    let app = guest("net");
+    in_own_network(move || {
+        run("ip tuntap add tap0 mode tap");
+        run("ip link set tap0 up");
+        // Where anybody may run it.
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        let (here, there) = (folder.path().join("hvt-tender"), folder.path().join("app"));
+        copy_program(Path::new(env!("CARGO_BIN_EXE_hvt-tender")), &here);
+        copy_program(&app, &there);
+        let mut command = Command::new(here);
+        command.uid(NOBODY).gid(NOBODY).arg("--net=tap0").arg(there).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert_fails(&output, 1, "network interface tap0 ");
+        // Which of the two depends on who may open /dev/net/tun.
+        let message = text(&output.stderr);
+        assert!(message.contains("belongs to another user") || message.contains("give this user access"), "{message}");
+    });
+}

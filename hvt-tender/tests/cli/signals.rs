@@ -1,0 +1,89 @@
+//! What asks the tender to end ends it, whatever it is doing.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::unistd::Pid;
+
+use super::{small_pipe, tender_with, text};
+
+/// Starts it, and waits until it has printed a line that contains `words`.
+pub(super) fn started(mut command: Command, words: &str) -> (Child, impl Read) {
+    let (reader, writer) = small_pipe();
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    // The command has the end for writing, and would keep it open.
+    drop(command);
+    let mut console = BufReader::new(File::from(reader));
+    let mut line = String::new();
+    while !line.contains(words) {
+        line.clear();
+        assert_ne!(console.read_line(&mut line).unwrap(), 0, "it ended early");
+    }
+    (child, console)
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+/// Asserts that it ends with status 1, and says that `signal` was why.
+fn assert_stopped_by(child: Child, signal: Signal) {
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stderr), format!("hvt-tender: stopped by {signal}\n"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_guest_that_computes_or_sleeps_is_stopped() {
+    for (guest, words) in [("spin", "spinning"), ("sleep", "sleeping")] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let (child, _console) = started(tender_with(guest), words);
+            send(&child, signal);
+            assert_stopped_by(child, signal);
+        }
+    }
+}
+
+/// Its output is more than a pipe holds, and nobody reads the rest.
+#[test]
+fn a_guest_whose_output_nobody_reads_is_stopped() {
+    let (child, _console) = started(tender_with("output"), "hvt guest");
+    send(&child, Signal::SIGTERM);
+    assert_stopped_by(child, Signal::SIGTERM);
+}
+
+#[test]
+fn what_was_ignored_at_the_start_stays_ignored() {
+    let mut command = tender_with("sleep");
+    // SAFETY: `signal` is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            signal(Signal::SIGHUP, SigHandler::SigIgn)?;
+            Ok(())
+        })
+    };
+    let (child, _console) = started(command, "sleeping");
+    send(&child, Signal::SIGHUP);
+    send(&child, Signal::SIGTERM);
+    assert_stopped_by(child, Signal::SIGTERM);
+}
+
+/// A tender that is killed cannot clean up; the process of its guest must end all the same.
+#[test]
+fn a_killed_tender_leaves_no_process_behind() {
+    let (mut tender, _console) = started(tender_with("spin"), "spinning");
+    let id = tender.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let guest: libc::pid_t = children.trim().parse().expect("one child");
+    // SAFETY: takes no pointers; the descriptor is new.
+    let guest = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, guest, 0).try_into().unwrap()) };
+    tender.kill().unwrap();
+    tender.wait().unwrap();
+    let mut ended = [PollFd::new(guest.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1), "the guest's process lives on");
+}

@@ -1,0 +1,112 @@
+//! `hvt-elftool` as a user meets it.
+
+#[path = "conformance/unikernels.rs"]
+mod unikernels;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+
+const JSON: &str = r#"{"type":"solo5.manifest","version":1,"devices":[{"name":"service","type":"NET_BASIC"}]}"#;
+
+fn elftool(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hvt-elftool"));
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+/// Runs it with this on its standard input.
+fn with_input(words: &[&str], input: &str) -> Output {
+    let mut command = elftool(words);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+/// Asserts that it failed and said this, in one line, and nothing else.
+#[track_caller]
+fn assert_fails(output: &Output, message: &str) {
+    assert_eq!((text(&output.stderr), text(&output.stdout)), (format!("{message}\n").as_str(), ""));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn makes_a_manifest_from_files_and_streams() {
+    let streamed = with_input(&["gen-manifest", "-", "-"], JSON);
+    assert!(streamed.status.success() && streamed.stderr.is_empty(), "{}", text(&streamed.stderr));
+    let source = text(&streamed.stdout);
+    assert!(source.contains("#include \"mft_abi.h\"") && source.contains(".name = \"service\""), "{source}");
+    let folder = tempfile::tempdir().unwrap();
+    let (json, c) = (folder.path().join("manifest.json"), folder.path().join("manifest.c"));
+    fs::write(&json, JSON).unwrap();
+    let output = elftool(&["gen-manifest"]).arg(&json).arg(&c).output().unwrap();
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty());
+    assert_eq!(fs::read_to_string(&c).unwrap(), source);
+}
+
+#[test]
+fn a_wrong_manifest_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let c = folder.path().join("manifest.c");
+    let output = with_input(&["gen-manifest", "-", c.to_str().unwrap()], "{\n  \"type\": 1\n}");
+    assert_fails(&output, "hvt-elftool: -:2:11: expected value");
+    assert!(!c.exists());
+}
+
+#[test]
+fn says_what_a_unikernel_is() {
+    let guests = unikernels::directory().expect("test unikernels");
+    let query = |what: &str, guest: &str| {
+        let output = elftool(&[what]).arg(guests.join(guest)).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    };
+    let abi = query("query-abi", "hello");
+    assert_eq!(abi, "{\n  \"type\": \"solo5.abi\",\n  \"target\": \"hvt\",\n  \"version\": 2\n}\n");
+    let manifest = query("query-manifest", "net");
+    let device = "    { \"name\": \"service\", \"type\": \"NET_BASIC\" }\n";
+    let expected =
+        format!("{{\n  \"type\": \"solo5.manifest\",\n  \"version\": 1,\n  \"devices\": [\n{device}  ]\n}}\n");
+    assert_eq!(manifest, expected);
+    // What it says can be made a manifest of again.
+    let again = with_input(&["gen-manifest", "-", "-"], &query("query-manifest", "devices63"));
+    assert!(again.status.success() && text(&again.stdout).contains("#define MFT_ENTRIES 64"));
+}
+
+#[test]
+fn says_what_is_wrong() {
+    let run = |words: &[&str]| elftool(words).output().unwrap();
+    assert_fails(&run(&[]), "hvt-elftool: no command is named; see --help");
+    assert_fails(&run(&["frob"]), "hvt-elftool: there is no command 'frob'; see --help");
+    assert_fails(&run(&["--frob"]), "hvt-elftool: invalid option '--frob'; see --help");
+    assert_fails(&run(&["gen-manifest", "-"]), "hvt-elftool: gen-manifest: no OUTPUT is named; see --help");
+    assert_fails(&run(&["query-abi", "a", "b"]), "hvt-elftool: query-abi: unexpected 'b'; see --help");
+    let missing = "No such file or directory (os error 2)";
+    assert_fails(&run(&["query-abi", "/nowhere/a\nb"]), &format!("hvt-elftool: cannot read /nowhere/a\\nb: {missing}"));
+    let unwritable = with_input(&["gen-manifest", "-", "/nowhere/c"], JSON);
+    assert_fails(&unwritable, &format!("hvt-elftool: cannot write /nowhere/c: {missing}"));
+    for command in ["query-abi", "query-manifest"] {
+        let words = "/bin/true: not a unikernel but an ordinary";
+        let output = run(&[command, "/bin/true"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).starts_with(&format!("hvt-elftool: {words}")), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn its_messages_begin_with_its_name() {
+    let mut command = elftool(&[]);
+    assert_fails(
+        &command.arg0("/usr/bin/solo5-elftool").output().unwrap(),
+        "solo5-elftool: no command is named; see --help",
+    );
+    let help = elftool(&["--help"]).arg0("solo5-elftool").output().unwrap();
+    assert!(help.status.success() && text(&help.stdout).contains("usage: hvt-elftool COMMAND"));
+    let version = elftool(&["--version"]).output().unwrap();
+    assert_eq!(text(&version.stdout), format!("hvt-elftool {}\n", env!("CARGO_PKG_VERSION")));
+}
