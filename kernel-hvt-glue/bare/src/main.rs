@@ -110,6 +110,10 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
 
 /// The bytes at a host-physical address: memory that a boot loader filled.
 fn physical(address: u64, len: usize) -> &'static [u8] {
+    if len == 0 {
+        // There may be no address then.
+        return &[];
+    }
     let pointer = core::ptr::with_exposed_provenance(address as usize);
     // SAFETY: the first 4 GiB are mapped at their physical address, and loaders stay below; any byte pattern is a u8;
     // the frame allocator hands out nothing that a loader filled.

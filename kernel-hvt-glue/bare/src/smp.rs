@@ -44,6 +44,8 @@ global_asm!(
     r#"
     .section .rodata.trampoline, "a"
     .code16
+    .globl trampoline_start
+    .globl trampoline_end
 trampoline_start:
     jmp 2f
     .balign 8

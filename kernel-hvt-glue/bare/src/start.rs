@@ -139,6 +139,7 @@ start64:
 
     .section .rodata
     .balign 8
+    .globl start_gdt
 start_gdt:
     .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
 start_gdtr:

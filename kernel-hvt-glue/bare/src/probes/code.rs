@@ -5,6 +5,8 @@ macro_rules! guest_code {
     ($($(#[$doc:meta])* $name:ident: $($line:literal)+;)+) => {$(
         core::arch::global_asm!(
             ".pushsection .rodata.probes, \"a\"",
+            concat!(".globl probe_", stringify!($name), "_start"),
+            concat!(".globl probe_", stringify!($name), "_end"),
             concat!("probe_", stringify!($name), "_start:"),
             $($line,)+
             concat!("probe_", stringify!($name), "_end:"),
