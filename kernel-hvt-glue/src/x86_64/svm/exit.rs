@@ -214,7 +214,7 @@ fn decode_io(info: u64, rax: u64) -> Io {
     let size = (info >> 4 & 7) as u8;
     let direction = if info & IN != 0 { Direction::In } else { Direction::Out };
     let string = info & STRING != 0;
-    let sent = rax as u32 & u32::MAX.unbounded_shr(32 - 8 * u32::from(size));
+    let sent = rax as u32 & u32::MAX.wrapping_shr(32_u32.wrapping_sub(8 * u32::from(size)));
     let value = if info & (IN | STRING) == 0 { sent } else { 0 };
     Io { port: (info >> 16) as u16, size, direction, string, value }
 }

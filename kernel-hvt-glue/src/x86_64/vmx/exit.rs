@@ -304,7 +304,7 @@ fn decode_io(qualification: u64, rax: u64) -> Io {
     let size = (qualification & 7) as u8 + 1;
     let direction = if qualification & IN != 0 { Direction::In } else { Direction::Out };
     let string = qualification & STRING != 0;
-    let sent = rax as u32 & u32::MAX.unbounded_shr(32 - 8 * u32::from(size));
+    let sent = rax as u32 & u32::MAX.wrapping_shr(32_u32.wrapping_sub(8 * u32::from(size)));
     let value = if qualification & (IN | STRING) == 0 { sent } else { 0 };
     Io { port: (qualification >> 16) as u16, size, direction, string, value }
 }
