@@ -170,8 +170,8 @@ impl<H: Host> SvmVcpu<H> {
     /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
     ///
     /// # Safety
-    /// After [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is the one whose tables
-    /// the guest runs on.
+    /// Interrupts disabled; after [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is
+    /// the one whose tables the guest runs on.
     #[inline]
     pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Result<Io, Step> {
         if self.unchecked {
@@ -201,10 +201,8 @@ impl<H: Host> SvmVcpu<H> {
     unsafe fn enter(&mut self, fpu: FpuOwner) {
         let rax = self.context.registers.rax;
         self.vmcb_mut().save.rax = rax;
-        // SAFETY: the caller's promise. Interrupts are off around the entry, and back to what they were behind it, where
-        // those that made the guest exit are taken.
+        // SAFETY: the caller's promise.
         unsafe {
-            let interrupts = crate::x86_64::privileged::InterruptFlag::clear();
             if let Some(addresses) = &self.debug {
                 addresses.load(self.host_debug.is_some());
             }
@@ -219,7 +217,6 @@ impl<H: Host> SvmVcpu<H> {
             if let Some(registers) = &self.host_debug {
                 registers.restore();
             }
-            interrupts.restore();
         }
         self.context.registers.rax = self.vmcb().save.rax;
         self.notice_xcr0();

@@ -262,7 +262,7 @@ impl<H: Host> VmxVcpu<H> {
     /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
     ///
     /// # Safety
-    /// After [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since.
+    /// Interrupts disabled; after [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since.
     #[inline]
     pub(crate) unsafe fn step(&mut self, fpu: FpuOwner) -> Result<Io, Step> {
         // SAFETY: the caller's promise.
@@ -306,10 +306,8 @@ impl<H: Host> VmxVcpu<H> {
     /// As for [`entry::enter`].
     #[inline]
     unsafe fn enter(&mut self, vmcs: &mut Vmcs, fpu: FpuOwner) {
-        // SAFETY: the caller's promise. Interrupts are off around the entry, and back to what they were behind it, where
-        // those that made the guest exit are taken; an NMI and a machine check are handed over before.
+        // SAFETY: the caller's promise. An NMI and a machine check are handed over before interrupts are enabled again.
         unsafe {
-            let interrupts = InterruptFlag::clear();
             // The scheduler may have been here since the last entry.
             let cr3 = cr3();
             if cr3 != self.host_cr3 {
@@ -344,7 +342,6 @@ impl<H: Host> VmxVcpu<H> {
                 Arrival::MachineCheck => raise_machine_check(),
                 Arrival::Other => {}
             }
-            interrupts.restore();
         }
     }
 
