@@ -40,7 +40,7 @@ pub const FRAME_SIZE: u64 = 0x1000;
 /// implements this for an empty structure.
 ///
 /// Every method may be called on any CPU. [`allocate`](Self::allocate) and [`free`](Self::free) are not called from
-/// [`Bound::run`](crate::Bound::run); the others are, with interrupts as its caller had them.
+/// [`Bound::run`](crate::Bound::run); the others are, with interrupts disabled.
 ///
 /// # Safety
 /// This crate hands physical addresses of these frames to the CPU. An implementor promises that
@@ -66,12 +66,13 @@ pub unsafe trait Host: Clone {
     /// A small number that tells the CPU this runs on from all others.
     fn cpu_index(&self) -> u32;
 
-    /// Whether the guest has to give the CPU back now. Asked after an interrupt or NMI has stopped the guest.
+    /// Whether the guest has to give the CPU back now: its time slice is over, a signal has come, somebody wants to change
+    /// its memory. Asked before every entry, with interrupts disabled, so that the answer of an interrupt handler is
+    /// never missed: another CPU that wants the guest out says so where this looks, and then interrupts this CPU.
     ///
-    /// [`Bound::run`](crate::Bound::run) leaves the interrupt flag as its caller had it, so that, if it was set, the
-    /// kernel's handler has run by the time of this question and the answer is whatever that handler has decided
-    /// (time slice over, signal, shutdown). A kernel that calls `run` with interrupts disabled must answer `true`:
-    /// the interrupt is still pending and is taken only when the kernel enables interrupts again.
+    /// [`Bound::run`](crate::Bound::run) leaves the interrupt flag as its caller had it while the guest is out, so an
+    /// interrupt that made the guest exit is taken before this is asked. Where the caller has disabled interrupts, it
+    /// stays pending, `run` returns, and this need not know.
     fn wants_cpu(&self) -> bool;
 }
 

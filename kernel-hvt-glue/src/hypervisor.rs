@@ -129,9 +129,9 @@ impl<H: Host> Hypervisor<H> {
     /// [`EnableError`]; nothing was changed.
     ///
     /// # Safety
-    /// The caller runs at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear. Nobody who uses this crate's types on this
-    /// CPU is moved to another one in the middle of a call, or while a [`Bound`](crate::Bound) exists. While the [`Cpu`]
-    /// exists, nobody else touches EFER.SVME and VM_HSAVE_PA (AMD) or CR4.VMXE and the state of VMX operation (Intel).
+    /// The caller runs at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear. In the middle of a call of this crate, and
+    /// while a [`Bound`](crate::Bound) exists, the kernel may take interrupts on this CPU, but runs no other thread on it
+    /// and moves this one nowhere. While the [`Cpu`] exists, nobody else touches EFER.SVME and VM_HSAVE_PA (AMD) or CR4.VMXE and the state of VMX operation (Intel).
     pub unsafe fn enable(&self) -> Result<Cpu<H>, EnableError> {
         let Shared { host, technology, offer, .. } = &*self.shared;
         // SAFETY: the caller's promise.

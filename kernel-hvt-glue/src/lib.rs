@@ -100,8 +100,10 @@
 //! # Interrupts
 //!
 //! Physical interrupts and NMIs leave the guest and are the kernel's: its handlers run on its own stack, with its own
-//! segments, before or after [`Bound::run`] returns, as [`Host::wants_cpu`] says. Interrupts are off for the few
-//! instructions around an entry and otherwise as the caller had them. Guests get no interrupts; their exceptions are
+//! segments. Where the caller of [`Bound::run`] has interrupts enabled, they are taken while the guest is out, and it goes
+//! on unless [`Host::wants_cpu`] says otherwise; where not, `run` returns and they are taken when the kernel enables
+//! interrupts. While a [`Bound`] exists, the kernel runs no other thread on this CPU: a handler that wants to switch
+//! threads makes `wants_cpu` answer `true`. Guests get no interrupts; their exceptions are
 //! their own, but for #MC, which goes to the kernel, and #DB and #AC, which pass through here so that a guest cannot
 //! raise them for ever without letting an interrupt in between.
 //!

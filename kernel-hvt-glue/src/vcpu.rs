@@ -12,7 +12,7 @@ use crate::{
     Vm,
     host::{Host, Hpa, OutOfMemory},
     hypervisor::{Cpu, Extension, Shared, Technology},
-    x86_64::{fpu, svm::vcpu::SvmVcpu, vmx::vcpu::VmxVcpu},
+    x86_64::{fpu, privileged::InterruptFlag, svm::vcpu::SvmVcpu, vmx::vcpu::VmxVcpu},
 };
 
 /// Why a virtual CPU cannot run here. It was not entered.
@@ -57,7 +57,7 @@ pub enum BindError {
 pub(crate) enum Step {
     /// It is dealt with: enter the guest again.
     Again,
-    /// An interrupt was there, which the kernel has taken if it had interrupts enabled.
+    /// An interrupt is there, or an NMI was and the kernel has handled it.
     Interrupted,
     /// The monitor has to know.
     Exit(Exit),
@@ -112,7 +112,8 @@ impl<H: Host> Vcpu<H> {
     /// Prepares this CPU for many runs in a row. Right in any kernel: the FPU state of whoever runs the guest is swapped
     /// for the guest's at every entry and back at every exit, whether or not the kernel's own code uses those registers.
     ///
-    /// The caller is not moved to another CPU while the [`Bound`] exists.
+    /// While the [`Bound`] exists, the kernel may take interrupts, but runs no other thread on this CPU: that is what
+    /// [`Host::wants_cpu`] is for.
     ///
     /// # Errors
     /// [`BindError`].
@@ -129,9 +130,9 @@ impl<H: Host> Vcpu<H> {
     /// [`BindError`].
     ///
     /// # Safety
-    /// Until the `Bound` is dropped, which must not be forgotten, no code that runs on this CPU on the caller's behalf
-    /// uses floating-point or vector registers as its own. That holds where the kernel is compiled without them; its
-    /// scheduler and interrupt handlers may save and restore them as they do for a user process.
+    /// Until the `Bound` is dropped, which must not be forgotten, no code on this CPU uses floating-point or vector
+    /// registers as its own. That holds where the kernel is compiled without them; an interrupt handler that does use
+    /// them saves and restores them.
     pub unsafe fn bind_keeping_fpu<'a>(
         &'a mut self,
         cpu: &'a mut Cpu<H>,
@@ -228,35 +229,35 @@ pub struct Bound<'a, H: Host> {
 impl<H: Host> Bound<'_, H> {
     /// Runs the guest until it exits.
     ///
-    /// The interrupt flag is as the caller had it while the guest is out and the kernel decides
-    /// ([`Host::wants_cpu`]); it is off for the few instructions around each entry.
+    /// Exits of which the monitor need not know are dealt with here, and the guest goes on until the kernel wants the CPU
+    /// back ([`Host::wants_cpu`]). Interrupts that come meanwhile are taken if the caller has them enabled, and end the
+    /// run if not.
     pub fn run(&mut self) -> Exit {
         if let Some(exit) = self.vcpu.ended {
             return exit;
         }
         loop {
             let Self { vm, fpu, .. } = *self;
-            // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
-            let result = unsafe {
-                match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
+            // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked. Interrupts are off
+            // from the kernel's last word to the entry, and back to what they were when the exit has been dealt with:
+            // there, those that made the guest exit are taken.
+            let (result, may_interrupt) = unsafe {
+                let interrupts = InterruptFlag::clear();
+                let result = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
+                    _ if self.vcpu.shared.host.wants_cpu() => Err(Step::Exit(Exit::Interrupted)),
                     (Machine::Svm(svm), Extension::Svm(cpu)) => svm.step(cpu, vm, fpu),
                     (Machine::Vmx(vmx), _) => vmx.step(fpu),
                     // `bind` makes no such pair.
-                    (Machine::Svm(_), Extension::Vmx(_)) => Err(Step::Interrupted),
-                }
+                    (Machine::Svm(_), Extension::Vmx(_)) => Err(Step::Exit(Exit::Interrupted)),
+                };
+                (result, interrupts.restore())
             };
-            let step = match result {
+            match result {
                 Ok(io) => return Exit::Io(io),
-                Err(step) => step,
-            };
-            match step {
-                Step::Again => {}
-                Step::Interrupted => {
-                    if self.vcpu.shared.host.wants_cpu() {
-                        return Exit::Interrupted;
-                    }
-                }
-                Step::Exit(exit) => {
+                Err(Step::Again) => {}
+                Err(Step::Interrupted) if may_interrupt => {}
+                Err(Step::Interrupted) => return Exit::Interrupted,
+                Err(Step::Exit(exit)) => {
                     if exit.is_final() {
                         self.vcpu.ended = Some(exit);
                     }

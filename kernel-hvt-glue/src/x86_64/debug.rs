@@ -2,91 +2,160 @@
 
 use super::privileged::{dr0, dr1, dr2, dr3, dr6, dr7, set_dr0, set_dr1, set_dr2, set_dr3, set_dr6, set_dr7};
 
-/// DR7 with every breakpoint off.
-const DR7_OFF: u64 = 0x400;
+/// DR6 after reset.
+pub(crate) const DR6_RESET: u64 = 0xffff_0ff0;
+/// DR7 after reset: every breakpoint is off.
+pub(crate) const DR7_RESET: u64 = 0x400;
 /// DR7: the enable bits of the four breakpoints.
 const DR7_ENABLED: u64 = 0xff;
 
-/// DR6 of this CPU.
-///
-/// # Safety
-/// CPL 0.
-pub(crate) unsafe fn status() -> u64 {
-    // SAFETY: the caller's promise.
-    unsafe { dr6() }
-}
-
 /// DR0 to DR3.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Addresses([u64; 4]);
+struct Addresses([u64; 4]);
 
 impl Addresses {
+    /// Takes them from the CPU.
+    ///
     /// # Safety
     /// CPL 0.
-    unsafe fn current() -> Self {
+    unsafe fn save() -> Self {
         // SAFETY: the caller's promise.
         unsafe { Self([dr0(), dr1(), dr2(), dr3()]) }
     }
 
-    /// Puts them on the CPU, whose own breakpoints are switched off before if there are any.
+    /// Puts them on the CPU.
     ///
     /// # Safety
-    /// CPL 0, and whoever owns the registers has saved them.
-    pub(crate) unsafe fn load(&self, breakpoints: bool) {
+    /// CPL 0, every breakpoint is off.
+    unsafe fn load(&self) {
         // SAFETY: the caller's promise; without breakpoints the addresses mean nothing.
         unsafe {
-            if breakpoints {
-                set_dr7(DR7_OFF);
-            }
             set_dr0(self.0[0]);
             set_dr1(self.0[1]);
             set_dr2(self.0[2]);
             set_dr3(self.0[3]);
         }
     }
-
-    /// Takes them from the CPU.
-    ///
-    /// # Safety
-    /// CPL 0.
-    pub(crate) unsafe fn save(&mut self) {
-        // SAFETY: the caller's promise.
-        *self = unsafe { Self::current() };
-    }
 }
 
-/// All debug registers of a kernel that has set breakpoints.
+/// The registers of a kernel that has set breakpoints.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Registers {
+struct HostRegisters {
     addresses: Addresses,
     dr6: u64,
     dr7: u64,
 }
 
-impl Registers {
-    /// Those on the CPU, if a breakpoint is enabled. Otherwise they need not survive: an exit from a guest leaves every
-    /// breakpoint off by itself (APM volume 2, 15.6; SDM volume 3, 28.5.1).
-    ///
-    /// # Safety
-    /// CPL 0.
-    pub(crate) unsafe fn in_use() -> Option<Self> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let dr7 = dr7();
-            (dr7 & DR7_ENABLED != 0).then(|| Self { addresses: Addresses::current(), dr6: dr6(), dr7 })
+/// The debug registers that entries and exits do not switch by themselves, which is done where it matters: once the guest
+/// has touched them, and while the kernel has breakpoints.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DebugRegisters {
+    guest: Option<Addresses>,
+    host: Option<HostRegisters>,
+    /// The guest's DR6, where it is not in the control structure.
+    dr6: Option<u64>,
+    /// One of `guest` and `host` is there.
+    matter: bool,
+}
+
+impl DebugRegisters {
+    /// Those of a new guest on VMX, which does not switch DR6.
+    pub(crate) fn with_dr6() -> Self {
+        Self { dr6: Some(DR6_RESET), ..Self::default() }
+    }
+
+    /// The guest has touched them.
+    pub(crate) fn give_to_guest(&mut self) {
+        self.guest.get_or_insert_default();
+        self.matter = true;
+    }
+
+    /// Whether the guest has them.
+    #[cfg(test)]
+    pub(crate) fn are_guests(&self) -> bool {
+        self.guest.is_some()
+    }
+
+    /// Sets bits in the guest's DR6, where it is not in the control structure, as a #DB would: bits 3:0 are replaced, the
+    /// rest is added (18.2.3).
+    pub(crate) fn report(&mut self, status: u64) {
+        if let Some(dr6) = &mut self.dr6 {
+            *dr6 = *dr6 & !0xf | status;
         }
     }
 
-    /// Puts them back on the CPU, whose breakpoints are off.
+    /// Looks at the kernel's. Without breakpoints they need not survive: an exit leaves every breakpoint off by itself (APM
+    /// volume 2, 15.6; SDM volume 3, 28.5.1).
     ///
     /// # Safety
-    /// CPL 0, and the registers were this CPU's before.
-    pub(crate) unsafe fn restore(&self) {
+    /// CPL 0.
+    pub(crate) unsafe fn bind(&mut self) {
+        // SAFETY: the caller's promise.
+        self.host = unsafe {
+            let dr7 = dr7();
+            (dr7 & DR7_ENABLED != 0).then(|| HostRegisters { addresses: Addresses::save(), dr6: dr6(), dr7 })
+        };
+        self.matter = self.guest.is_some() || self.host.is_some();
+    }
+
+    /// Puts the guest's on the CPU.
+    ///
+    /// # Safety
+    /// CPL 0, interrupts disabled, after [`bind`](Self::bind) on this CPU.
+    #[inline]
+    pub(crate) unsafe fn enter(&self) {
+        if self.matter
+            && let Some(guest) = &self.guest
+        {
+            // SAFETY: the caller's promise.
+            unsafe {
+                set_dr7(DR7_RESET);
+                guest.load();
+                if let Some(dr6) = self.dr6 {
+                    set_dr6(dr6);
+                }
+            }
+        }
+    }
+
+    /// Takes the guest's from the CPU and puts the kernel's back.
+    ///
+    /// # Safety
+    /// CPL 0, interrupts disabled, after an exit that followed [`enter`](Self::enter).
+    #[inline]
+    pub(crate) unsafe fn leave(&mut self) {
+        if !self.matter {
+            return;
+        }
         // SAFETY: the caller's promise; DR7 comes last, when the addresses are right.
         unsafe {
-            self.addresses.load(false);
-            set_dr6(self.dr6);
-            set_dr7(self.dr7);
+            if let Some(guest) = &mut self.guest {
+                *guest = Addresses::save();
+                if let Some(status) = &mut self.dr6 {
+                    *status = dr6();
+                }
+            }
+            if let Some(host) = &self.host {
+                host.addresses.load();
+                set_dr6(host.dr6);
+                set_dr7(host.dr7);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_debug_exception_replaces_what_it_reports_and_keeps_the_rest() {
+        let mut registers = DebugRegisters::with_dr6();
+        registers.report(1 << 14 | 0b1);
+        registers.report(0b10);
+        assert_eq!(registers.dr6, Some(DR6_RESET | 1 << 14 | 0b10));
+        let mut in_vmcb = DebugRegisters::default();
+        in_vmcb.report(1);
+        assert_eq!(in_vmcb.dr6, None);
     }
 }

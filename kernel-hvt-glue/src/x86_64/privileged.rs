@@ -124,6 +124,7 @@ impl InterruptFlag {
     ///
     /// # Safety
     /// CPL 0.
+    #[inline]
     pub(crate) unsafe fn clear() -> Self {
         let rflags: u64;
         // SAFETY: the caller's promise. Not `nomem`: what follows must not move to where interrupts are on.
@@ -131,16 +132,18 @@ impl InterruptFlag {
         Self(rflags & 1 << 9 != 0)
     }
 
-    /// Enables interrupts again if they were enabled; pending ones are taken here.
+    /// Enables interrupts again if they were enabled, and says whether they were; pending ones are taken here.
     ///
     /// # Safety
     /// CPL 0.
-    pub(crate) unsafe fn restore(self) {
+    #[inline]
+    pub(crate) unsafe fn restore(self) -> bool {
         if self.0 {
             // SAFETY: interrupts were enabled before; `nop` ends the shadow of `sti`, so that they are taken by the
             // time this returns.
             unsafe { asm!("sti", "nop") };
         }
+        self.0
     }
 }
 

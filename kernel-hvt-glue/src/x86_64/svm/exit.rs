@@ -16,7 +16,6 @@ use crate::{
     vm::Vm,
     x86_64::{
         cpuid::native,
-        debug,
         emulate::{self, Core, Fault, Outcome},
         instruction::{self, Instruction, Operation},
         privileged, walk,
@@ -197,7 +196,7 @@ impl<H: Host> SvmVcpu<H> {
 
     /// The guest has found the debug registers: from now on they are swapped at every entry and exit.
     fn give_debug_registers(&mut self) {
-        self.debug = Some(debug::Addresses::default());
+        self.debug.give_to_guest();
         let control = &mut self.vmcb_mut().control;
         control.intercept_dr_reads = 0;
         control.intercept_dr_writes = 0;

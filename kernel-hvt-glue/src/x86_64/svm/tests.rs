@@ -244,7 +244,7 @@ fn debug_registers_are_given_on_first_use() {
     assert_eq!(guest.vcpu.vmcb().control.intercept_dr_writes, !0);
     assert_eq!(guest.exit(exit_code::DR0_READ + 0x17, 0, 0), Step::Again);
     assert_eq!(guest.vcpu.vmcb().control.intercept_dr_writes, 0);
-    assert!(guest.vcpu.debug.is_some());
+    assert!(guest.vcpu.debug.are_guests());
     assert_eq!(guest.rip(), CODE, "the instruction runs again");
 }
 

@@ -23,7 +23,7 @@ use crate::{
     vm::Vm,
     x86_64::{
         context::Context,
-        debug,
+        debug::{DR6_RESET, DR7_RESET, DebugRegisters},
         emulate::{Core, Fault},
         fpu,
         svm::capabilities::SvmCapabilities,
@@ -33,9 +33,6 @@ use crate::{
 
 /// IA32_PAT after reset (APM volume 2, 7.8.2).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
-/// DR6 and DR7 after reset (APM volume 2, 14.1.3).
-const DR6_RESET: u64 = 0xffff_0ff0;
-const DR7_RESET: u64 = 0x400;
 
 /// A virtual CPU.
 pub(crate) struct SvmVcpu<H: Host> {
@@ -46,10 +43,7 @@ pub(crate) struct SvmVcpu<H: Host> {
     pub(super) capabilities: SvmCapabilities,
     pub(super) context: Context,
     residence: Option<Residence>,
-    /// DR0 to DR3, once the guest has touched them.
-    pub(super) debug: Option<debug::Addresses>,
-    /// The kernel's breakpoints, if it had any when this was bound.
-    host_debug: Option<debug::Registers>,
+    pub(super) debug: DebugRegisters,
     /// Somebody else than the guest has set its state.
     unchecked: bool,
     xcr0: u64,
@@ -79,8 +73,7 @@ impl<H: Host> SvmVcpu<H> {
             capabilities,
             context,
             residence: None,
-            debug: None,
-            host_debug: None,
+            debug: DebugRegisters::default(),
             unchecked: true,
             xcr0: fpu::component::X87,
         };
@@ -157,7 +150,7 @@ impl<H: Host> SvmVcpu<H> {
         self.choose_xcr0();
         // SAFETY: the caller's promise; the page is the CPU's own.
         unsafe {
-            self.host_debug = debug::Registers::in_use();
+            self.debug.bind();
             entry::vmsave(self.context.host_vmcb);
         }
     }
@@ -170,8 +163,8 @@ impl<H: Host> SvmVcpu<H> {
     /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
     ///
     /// # Safety
-    /// After [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is the one whose tables
-    /// the guest runs on.
+    /// Interrupts disabled; after [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is
+    /// the one whose tables the guest runs on.
     #[inline]
     pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Result<Io, Step> {
         if self.unchecked {
@@ -201,25 +194,15 @@ impl<H: Host> SvmVcpu<H> {
     unsafe fn enter(&mut self, fpu: FpuOwner) {
         let rax = self.context.registers.rax;
         self.vmcb_mut().save.rax = rax;
-        // SAFETY: the caller's promise. Interrupts are off around the entry, and back to what they were behind it, where
-        // those that made the guest exit are taken.
+        // SAFETY: the caller's promise.
         unsafe {
-            let interrupts = crate::x86_64::privileged::InterruptFlag::clear();
-            if let Some(addresses) = &self.debug {
-                addresses.load(self.host_debug.is_some());
-            }
+            self.debug.enter();
             let context = ptr::from_mut(&mut self.context);
             match fpu {
                 FpuOwner::Guest => entry::enter(context),
                 FpuOwner::Kernel => fpu::enter_swapped(context, entry::enter),
             }
-            if let Some(addresses) = &mut self.debug {
-                addresses.save();
-            }
-            if let Some(registers) = &self.host_debug {
-                registers.restore();
-            }
-            interrupts.restore();
+            self.debug.leave();
         }
         self.context.registers.rax = self.vmcb().save.rax;
         self.notice_xcr0();

@@ -230,7 +230,7 @@ impl<H: Host> Running<'_, H> {
             DEBUG => {
                 // The qualification has the layout of DR6, which an exit does not set (28.1).
                 const STATUS: u64 = 1 << 14 | 1 << 13 | 0xf;
-                self.vcpu.dr6 = self.vcpu.dr6 & !0xf | qualification & STATUS;
+                self.vcpu.debug.report(qualification & STATUS);
                 self.inject(Fault { vector: Vector::Debug, error_code: None });
                 Step::Again
             }

@@ -7,11 +7,10 @@ use super::{
     fields::{self, Field, Natural},
     vmcs::Vmcs,
 };
+use crate::x86_64::debug::DR7_RESET;
 
 /// IA32_PAT after reset (SDM volume 3, 12.12.4).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
-/// DR7 after reset (SDM volume 3, 18.2).
-const DR7_RESET: u64 = 0x400;
 
 /// Bits of CR0 that are the guest's own; a write that changes any other one exits.
 const OWN_CR0: u64 = Cr0::MP.union(Cr0::EM).union(Cr0::TS).union(Cr0::WP).union(Cr0::AM).bits();

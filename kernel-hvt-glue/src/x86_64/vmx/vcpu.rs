@@ -27,15 +27,14 @@ use crate::{
     vcpu::{BindError, FpuOwner, Step},
     x86_64::{
         context::Context,
-        debug, fpu,
-        privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, set_dr6, wrmsr},
+        debug::DebugRegisters,
+        fpu,
+        privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, wrmsr},
         syscall::SyscallMsrs,
         tag::Residence,
     },
 };
 
-/// DR6 after reset (SDM volume 3, 18.2).
-const DR6_RESET: u64 = 0xffff_0ff0;
 /// IA32_DEBUGCTL, which a VM exit clears.
 const DEBUGCTL: u32 = 0x1d9;
 
@@ -65,11 +64,7 @@ pub(crate) struct VmxVcpu<H: Host> {
     host_debugctl: u64,
     host_kernel_gs_base: u64,
     kernel_gs_base: u64,
-    /// DR0 to DR3, once the guest has touched them.
-    pub(super) debug: Option<debug::Addresses>,
-    pub(super) dr6: u64,
-    /// The kernel's breakpoints, if it had any when this was bound.
-    host_debug: Option<debug::Registers>,
+    pub(super) debug: DebugRegisters,
     /// Somebody else than the guest has set registers.
     unchecked: bool,
     /// RIP differs from that in the VMCS.
@@ -117,9 +112,7 @@ impl<H: Host> VmxVcpu<H> {
             host_debugctl: 0,
             host_kernel_gs_base: 0,
             kernel_gs_base: 0,
-            debug: None,
-            dr6: DR6_RESET,
-            host_debug: None,
+            debug: DebugRegisters::with_dr6(),
             unchecked: true,
             rip_moved: true,
             xcr0: fpu::component::X87,
@@ -167,7 +160,7 @@ impl<H: Host> VmxVcpu<H> {
         self.choose_xcr0(&vmcs);
         // SAFETY: the caller's promise; the guest's value is canonical, since it comes from the register.
         unsafe {
-            self.host_debug = debug::Registers::in_use();
+            self.debug.bind();
             self.host_debugctl = rdmsr(DEBUGCTL);
             self.host_kernel_gs_base = rdmsr(msr::KERNEL_GS_BASE);
             wrmsr(msr::KERNEL_GS_BASE, self.kernel_gs_base);
@@ -262,7 +255,7 @@ impl<H: Host> VmxVcpu<H> {
     /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
     ///
     /// # Safety
-    /// After [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since.
+    /// Interrupts disabled; after [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since.
     #[inline]
     pub(crate) unsafe fn step(&mut self, fpu: FpuOwner) -> Result<Io, Step> {
         // SAFETY: the caller's promise.
@@ -306,20 +299,15 @@ impl<H: Host> VmxVcpu<H> {
     /// As for [`entry::enter`].
     #[inline]
     unsafe fn enter(&mut self, vmcs: &mut Vmcs, fpu: FpuOwner) {
-        // SAFETY: the caller's promise. Interrupts are off around the entry, and back to what they were behind it, where
-        // those that made the guest exit are taken; an NMI and a machine check are handed over before.
+        // SAFETY: the caller's promise. An NMI and a machine check are handed over before interrupts are enabled again.
         unsafe {
-            let interrupts = InterruptFlag::clear();
             // The scheduler may have been here since the last entry.
             let cr3 = cr3();
             if cr3 != self.host_cr3 {
                 vmcs.write(fields::HOST_CR3, cr3);
                 self.host_cr3 = cr3;
             }
-            if let Some(addresses) = &self.debug {
-                addresses.load(self.host_debug.is_some());
-                set_dr6(self.dr6);
-            }
+            self.debug.enter();
             let syscall = self.uses_syscall.then(|| SyscallMsrs::take());
             let context = ptr::from_mut(&mut self.context);
             match fpu {
@@ -329,13 +317,7 @@ impl<H: Host> VmxVcpu<H> {
             if let Some(msrs) = syscall {
                 msrs.restore();
             }
-            if let Some(addresses) = &mut self.debug {
-                addresses.save();
-                self.dr6 = debug::status();
-            }
-            if let Some(registers) = &self.host_debug {
-                registers.restore();
-            }
+            self.debug.leave();
             if self.host_debugctl != 0 {
                 wrmsr(DEBUGCTL, self.host_debugctl);
             }
@@ -344,7 +326,6 @@ impl<H: Host> VmxVcpu<H> {
                 Arrival::MachineCheck => raise_machine_check(),
                 Arrival::Other => {}
             }
-            interrupts.restore();
         }
     }
 
@@ -369,7 +350,7 @@ impl<H: Host> VmxVcpu<H> {
 
     /// The guest has found the debug registers: from now on they are swapped at every entry and exit.
     pub(super) fn give_debug_registers(&mut self, vmcs: &mut Vmcs) {
-        self.debug = Some(debug::Addresses::default());
+        self.debug.give_to_guest();
         let controls = vmcs.read(fields::PRIMARY_CONTROLS);
         vmcs.write(fields::PRIMARY_CONTROLS, controls & !Primary::MOV_DR_EXITING.bits());
     }
