@@ -266,6 +266,9 @@ impl<H: Host> VmxVcpu<H> {
             }
             vmcs.write(fields::GUEST_RSP, self.context.registers.rsp);
             vmcs.write(fields::GUEST_RFLAGS, self.context.registers.rflags);
+            // What was about to happen to the guest belonged to the registers it had.
+            vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
+            vmcs.write(fields::GUEST_INTERRUPTIBILITY_STATE, 0);
             self.unchecked = false;
         }
         if self.rip_moved {
