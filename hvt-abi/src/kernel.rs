@@ -44,7 +44,7 @@ pub enum Exit {
         value: u64,
     },
     /// The instruction that left the guest could not be read or is not the one it should be (SVM without decode
-    /// assists; another agent rewrote it). The guest has ended.
+    /// assists; its bytes have changed since). The guest has ended.
     Undecodable {
         /// Linear address of the instruction.
         rip: u64,

@@ -1,7 +1,7 @@
 //! A kernel for tests: memory in a `Vec`, frames counted.
 
 use alloc::{rc::Rc, vec, vec::Vec};
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 
 use crate::{
     host::{FRAME_SIZE, Host, Hpa},
@@ -13,12 +13,19 @@ use crate::{
 /// Where the fake's memory begins; not 0, so that an address that was never set does not pass for one that was.
 const BASE: u64 = 0x4000_0000;
 
+/// What stands in memory that nobody has zeroed.
+const RUBBISH: u64 = 0xdead_beef_dead_beef;
+
+/// A frame's worth of memory, aligned like one.
+#[derive(Clone)]
+#[repr(align(0x1000))]
+struct Frame(#[expect(dead_code, reason = "read through pointers")] [u64; FRAME_SIZE as usize / 8]);
+
 struct Memory {
-    words: *mut u64,
-    /// Length and capacity of the `Vec` behind `words`.
+    frames: *mut Frame,
+    /// Length and capacity of the `Vec` behind `frames`.
     len: usize,
     taken: RefCell<Vec<bool>>,
-    wants_cpu: Cell<bool>,
 }
 
 /// A handle to the fake kernel.
@@ -28,9 +35,9 @@ pub(crate) struct FakeHost(Rc<Memory>);
 impl FakeHost {
     /// A kernel with so many free frames.
     pub(crate) fn new(frames: usize) -> Self {
-        let words = Vec::leak(vec![0xdead_beef_dead_beef_u64; frames * FRAME_SIZE as usize / 8]);
+        let memory = Vec::leak(vec![Frame([RUBBISH; FRAME_SIZE as usize / 8]); frames]);
         let taken = RefCell::new(vec![false; frames]);
-        Self(Rc::new(Memory { words: words.as_mut_ptr(), len: words.len(), taken, wants_cpu: Cell::new(true) }))
+        Self(Rc::new(Memory { frames: memory.as_mut_ptr(), len: memory.len(), taken }))
     }
 
     /// A hypervisor on a machine with SVM and no optional part of it.
@@ -63,7 +70,7 @@ impl FakeHost {
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: pointer, length and capacity are those of the vector leaked in `new` (`vec![]` allocates exactly).
-        drop(unsafe { Vec::from_raw_parts(self.words, self.len, self.len) });
+        drop(unsafe { Vec::from_raw_parts(self.frames, self.len, self.len) });
     }
 }
 
@@ -91,8 +98,8 @@ unsafe impl Host for FakeHost {
 
     fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
         let offset = (hpa.0 - BASE) as usize;
-        assert!(offset < self.0.len * 8, "{hpa} is not memory");
-        self.0.words.wrapping_byte_add(offset).cast()
+        assert!(offset < self.0.len * FRAME_SIZE as usize, "{hpa} is not memory");
+        self.0.frames.wrapping_byte_add(offset).cast()
     }
 
     fn cpu_index(&self) -> u32 {
@@ -100,6 +107,6 @@ unsafe impl Host for FakeHost {
     }
 
     fn wants_cpu(&self) -> bool {
-        self.0.wants_cpu.get()
+        true
     }
 }
