@@ -69,13 +69,17 @@ impl<'m> Chunk<'m> {
 /// # Safety
 /// `from` must be valid for reading `len` bytes, `to` for writing them, and they must not overlap.
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    const WORD: usize = size_of::<u64>();
+    /// A word at any address. An array of bytes would be read byte by byte.
+    #[derive(Clone, Copy)]
+    #[repr(C, packed)]
+    struct Word(u64);
+    const WORD: usize = size_of::<Word>();
     let words = len / WORD;
     for index in 0..words {
         // SAFETY: `index * WORD + WORD <= len`. The types need no alignment: `[u8; 8]` is read as one unit.
         unsafe {
-            let word = from.add(index * WORD).cast::<[u8; WORD]>().read_volatile();
-            to.add(index * WORD).cast::<[u8; WORD]>().write_volatile(word);
+            let word = from.add(index * WORD).cast::<Word>().read_volatile();
+            to.add(index * WORD).cast::<Word>().write_volatile(word);
         }
     }
     for index in words * WORD..len {
