@@ -11,7 +11,7 @@
 //! | [`boot_info`] | what the guest is told at entry |
 //! | [`hypercall`] | numbers, argument structures and results of the eight hypercalls |
 //! | [`ring`] | the shared ring that carries network frames without a hypercall |
-//! | [`kernel`] | what a monitor learns from the kernel that runs the guest |
+//! | [`kernel`] | what a monitor asks of the kernel that runs the guest |
 //! | [`x86_64`], [`aarch64`] | per architecture: memory map, entry state, how a hypercall is made |
 //!
 //! Every structure is `repr(C)` and converts to and from bytes through [`zerocopy`], so that no user of this crate

@@ -3,6 +3,7 @@
 //! Sections are those of the *Intel 64 and IA-32 Architectures Software Developer's Manual* (SDM).
 
 use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{BOOT_INFO_BASE, Gpa};
 
@@ -250,7 +251,8 @@ impl EntryState {
 pub const RFLAGS_RESERVED: u64 = 0x2;
 
 /// General-purpose registers, RIP and RFLAGS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 #[expect(missing_docs, reason = "the field names are the registers' names")]
 pub struct Registers {
     pub rax: u64,
@@ -272,6 +274,15 @@ pub struct Registers {
     pub rip: u64,
     pub rflags: u64,
 }
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Registers>() == 144);
+    assert!(offset_of!(Registers, rsp) == 56);
+    assert!(offset_of!(Registers, r8) == 64);
+    assert!(offset_of!(Registers, rip) == 128);
+    assert!(offset_of!(Registers, rflags) == 136);
+};
 
 /// Exception vectors (SDM 6.15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

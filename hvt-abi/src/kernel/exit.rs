@@ -1,8 +1,9 @@
-//! What a monitor asks of a kernel that hosts guests, as plain data: why a virtual CPU stopped.
+//! Why a virtual CPU stopped.
 //!
-//! [`Exit`] is the typed form, for Rust on either side. [`ExitRecord`] is the same in 64 bytes of fixed layout, for a
+//! [`Exit`] is the typed form, for Rust on either side. [`ExitRecord`] is the same in 64 bytes of fixed layout, for the
 //! page that a kernel shares with user space; whoever reads such a page treats it as any other untrusted input
 //! ([`ExitRecord::exit`] refuses what it does not know).
+//!
 //!
 //! SDM is Intel's *Software Developer's Manual*, APM is AMD's *Architecture Programmer's Manual*, volume 2.
 
