@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hvt_abi::{MEM_GRANULE, MEM_MAX};
 
@@ -26,6 +27,10 @@ pub struct Config {
     pub devices: DeviceOptions,
     /// Where one line of JSON a hypercall goes.
     pub trace: Option<PathBuf>,
+    /// How long it may take, in the host's time.
+    pub timeout: Option<Duration>,
+    /// Whether time is to move only when the guest has nothing to do.
+    pub virtual_time: bool,
     /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
     pub verbosity: u8,
 }
@@ -42,6 +47,8 @@ impl Config {
             core_directory: None,
             devices: DeviceOptions::default(),
             trace: None,
+            timeout: None,
+            virtual_time: false,
             verbosity: 0,
         }
     }
@@ -77,8 +84,8 @@ pub struct DeviceOptions {
     pub nets: Vec<Named<NetSource>>,
     /// Hardware addresses of network devices.
     pub macs: Vec<Named<[u8; 6]>>,
-    /// Block devices: paths of files or block devices.
-    pub blocks: Vec<Named<PathBuf>>,
+    /// Block devices.
+    pub blocks: Vec<Named<BlockSource>>,
     /// Block sizes of block devices in bytes.
     pub block_sizes: Vec<Named<u64>>,
     /// Block devices that are not to be written.
@@ -94,9 +101,29 @@ pub struct Named<T> {
     pub value: T,
 }
 
+impl<T> Named<T> {
+    /// The same device, with `f` done to what is said.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Named<U> {
+        Named { name: self.name, value: f(self.value) }
+    }
+}
+
+/// What a block device holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockSource {
+    /// The file or block device of this path.
+    File(PathBuf),
+    /// A copy of it, which vanishes with the guest.
+    Copy(PathBuf),
+}
+
 /// Where a network device's frames come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetSource {
+    /// Nowhere: nobody is on the other side.
+    None,
+    /// Likewise, and what the guest sends goes to this file, in the pcap format.
+    Pcap(PathBuf),
     /// The tap interface of this name.
     Interface(OsString),
     /// This open descriptor.

@@ -297,7 +297,12 @@ impl Unikernel {
         }
         let devices = Devices { console, clock, poller, slots };
 
-        let mut backend = Backend::open(self.backend)?;
+        let choice = match self.backend {
+            // The only one that can.
+            BackendChoice::Auto if self.virtual_time.is_some() => BackendChoice::Process,
+            choice => choice,
+        };
+        let mut backend = Backend::open(choice)?;
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let backend_name = backend.name();
         let mut known = None;

@@ -11,7 +11,7 @@ use crate::failure;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of the largest frame that any device carries.
-const FRAME: usize = 14 + 65535;
+pub const FRAME: usize = 14 + 65535;
 
 /// A network device and the address it answers for.
 #[derive(Debug)]
@@ -62,14 +62,17 @@ pub fn serve(interfaces: &[Interface], echos: Option<u64>) {
     }
 }
 
-#[derive(PartialEq)]
-enum Answer {
+/// What a frame has become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The answer to an ARP request.
     Arp,
+    /// An ICMP echo.
     Echo,
 }
 
 /// Turns a request for `ip` into its answer.
-fn answer(frame: &mut [u8], mac: [u8; 6], ip: [u8; 4]) -> Option<Answer> {
+pub fn answer(frame: &mut [u8], mac: [u8; 6], ip: [u8; 4]) -> Option<Answer> {
     let is_for_us = frame.len() >= 42 && (frame[..6] == mac || frame[..6] == [0xff; 6]);
     let answer = match (is_for_us, &frame.get(12..14)?) {
         (true, [0x08, 0x06]) => arp(frame, mac, ip)?,

@@ -26,6 +26,9 @@ pub enum BootError {
     /// The segments lie so far from each other that their page tables do not fit below 1 MiB.
     #[error("the unikernel's segments lie too far apart for their page tables to fit below 1 MiB; link them together")]
     Scattered,
+    /// What the segments cover does not ascend page by page.
+    #[error("the unikernel's segments overlap, or do not begin and end with pages; link it with Solo5's linker script")]
+    Regions,
     /// The manifest does not fit below 1 MiB.
     #[error("a manifest of {len} bytes does not fit into the guest's memory")]
     Manifest {

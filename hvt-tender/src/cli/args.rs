@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use lexopt::{Arg, Parser};
 
 use super::value;
-use crate::config::{Config, Named};
+use crate::config::{BlockSource, Config, Named};
 use crate::image::is_device_name;
 
 /// What a command line asks for.
@@ -99,10 +99,19 @@ impl Flag {
             ("backend", None) => config.backend = self.value(&parser.value()?, value::backend)?,
             ("dumpcore", None) => config.core_directory = Some(self.value(&parser.value()?, value::directory)?),
             ("trace", None) => config.trace = Some(self.value(&parser.value()?, value::path)?),
+            ("timeout", None) => config.timeout = Some(self.value(&parser.value()?, value::duration)?),
+            ("virtual-time", None) => config.virtual_time = true,
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),
-            ("block", _) => devices.blocks.push(self.named(name, &parser.value()?, value::path)?),
+            ("block", _) => {
+                let path = self.named(name, &parser.value()?, value::path)?;
+                devices.blocks.push(path.map(BlockSource::File));
+            }
+            ("disk-cow", _) => {
+                let path = self.named(name, &parser.value()?, value::path)?;
+                devices.blocks.push(path.map(BlockSource::Copy));
+            }
             ("block-sector-size", _) => {
                 devices.block_sizes.push(self.named(name, &parser.value()?, value::block_size)?);
             }

@@ -6,11 +6,13 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use crate::config::{DeviceOptions, Named, NetSource};
+use crate::config::{BlockSource, DeviceOptions, Named, NetSource};
 use crate::device::attach::check;
-use crate::device::{AttachError, BlockOptions, FileBlock, OpenError, Tap, TapError};
+use crate::device::{AttachError, BlockOptions, Disk, FileBlock, OpenError, Tap, TapError, random_mac};
 use crate::image::{DeviceKind, Manifest};
+use crate::network::{Port, Switch};
 use crate::unikernel::Unikernel;
+use crate::virtual_time::VirtualTime;
 
 /// Which device is to be opened how, by name. They match the manifest one to one.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ struct NetPlan {
 #[derive(Debug, PartialEq, Eq)]
 struct BlockPlan {
     name: String,
-    path: PathBuf,
+    source: BlockSource,
     options: BlockOptions,
 }
 
@@ -43,8 +45,12 @@ impl Plan {
             Ok(NetPlan { name, source: option.value.clone(), mac: None })
         });
         let blocks = options.blocks.iter().map(|option| {
-            let name = block.of(option, "--block")?;
-            Ok(BlockPlan { name, path: option.value.clone(), options: BlockOptions::default() })
+            let said = match option.value {
+                BlockSource::File(_) => "--block",
+                BlockSource::Copy(_) => "--disk-cow",
+            };
+            let name = block.of(option, said)?;
+            Ok(BlockPlan { name, source: option.value.clone(), options: BlockOptions::default() })
         });
         let mut plan =
             Self { nets: nets.collect::<Result<_, Error>>()?, blocks: blocks.collect::<Result<_, Error>>()? };
@@ -79,26 +85,57 @@ impl Plan {
         self.blocks.iter_mut().find(|block| block.name == name).ok_or_else(stray)
     }
 
-    /// Opens the devices and attaches them.
-    pub(super) fn attach(self, mut unikernel: Unikernel, descriptors: &mut Descriptors) -> Result<Unikernel, Error> {
-        for BlockPlan { name, path, options } in self.blocks {
-            match FileBlock::open(path, &options) {
-                Ok(device) => unikernel = unikernel.block(name, device),
-                Err(problem) => return Err(Error::Block { name, problem }),
-            }
-        }
-        for NetPlan { name, source, mac } in self.nets {
-            let tap = match source {
-                NetSource::Interface(interface) => Tap::attach(&interface, mac),
-                NetSource::Descriptor(number) => Tap::from_fd(descriptors.take(number)?, mac),
+    /// Opens the devices and attaches them. With a virtual time, in which the guest lives, they live in it as well.
+    pub(super) fn attach(
+        self,
+        mut unikernel: Unikernel,
+        descriptors: &mut Descriptors,
+        time: Option<&VirtualTime>,
+    ) -> Result<Unikernel, Error> {
+        for BlockPlan { name, source, options } in self.blocks {
+            let attached = match source {
+                BlockSource::File(path) => FileBlock::open(path, &options).map(|disk| unikernel.block(&name, disk)),
+                BlockSource::Copy(_) if options.read_only => return Err(Error::ReadOnlyCopy { name }),
+                BlockSource::Copy(path) => {
+                    Disk::copy_in_blocks(path, options.block_size).map(|disk| unikernel.block(&name, disk))
+                }
             };
-            match tap {
-                Ok(device) => unikernel = unikernel.net(name, device),
-                Err(problem) => return Err(Error::Net { name, problem }),
-            }
+            unikernel = attached.map_err(|problem| Error::Block { name, problem })?;
+        }
+        for (number, NetPlan { name, source, mac }) in self.nets.into_iter().enumerate() {
+            let attached = match source {
+                NetSource::None => alone(number, mac, time).map(|port| unikernel.net(&name, port)),
+                NetSource::Pcap(path) => {
+                    let recorded = alone(number, mac, time)?.with_pcap(&path);
+                    let recorded = recorded.map_err(|source| Error::Recording { name: name.clone(), path, source });
+                    recorded.map(|port| unikernel.net(&name, port))
+                }
+                _ if time.is_some() => return Err(Error::NotVirtual { name }),
+                NetSource::Interface(interface) => {
+                    tap(&name, Tap::attach(&interface, mac)).map(|tap| unikernel.net(&name, tap))
+                }
+                NetSource::Descriptor(number) => {
+                    tap(&name, Tap::from_fd(descriptors.take(number)?, mac)).map(|tap| unikernel.net(&name, tap))
+                }
+            };
+            unikernel = attached?;
         }
         Ok(unikernel)
     }
+}
+
+fn tap(name: &str, attached: Result<Tap, TapError>) -> Result<Tap, Error> {
+    attached.map_err(|problem| Error::Net { name: name.into(), problem })
+}
+
+/// A port with nobody on the other side. In a virtual time, where two runs are to be the same, it has the same hardware
+/// address each time.
+fn alone(number: usize, mac: Option<[u8; 6]>, time: Option<&VirtualTime>) -> Result<Port, Error> {
+    let (switch, mac) = match time {
+        Some(time) => (Switch::in_virtual_time(time), mac.unwrap_or([2, 0, 0, 0, 0, number as u8 + 1])),
+        None => (Switch::new(), mac.map_or_else(random_mac, Ok).map_err(Error::Host)?),
+    };
+    Ok(switch.port().map_err(Error::Host)?.with_mac(mac))
 }
 
 /// The names of the devices of one kind.
@@ -181,6 +218,20 @@ pub(super) enum Error {
     /// A network device that cannot be had.
     #[error("net device '{name}': {problem}")]
     Net { name: String, problem: TapError },
+    /// A copy that is not to be written.
+    #[error("block device '{name}': a copy (--disk-cow) is there to be written; leave out --block-readonly")]
+    ReadOnlyCopy { name: String },
+    /// A file for frames that cannot be written.
+    #[error("net device '{name}': {}: cannot be written: {source}", path.display())]
+    Recording { name: String, path: PathBuf, source: io::Error },
+    /// A network of the real world in a virtual time.
+    #[error(
+        "net device '{name}': its network cannot live in virtual time; with --virtual-time use {name}=none or {name}=pcap:FILE"
+    )]
+    NotVirtual { name: String },
+    /// The host has not enough of something.
+    #[error("a network device cannot be made: {0}")]
+    Host(io::Error),
     /// A descriptor that cannot be had.
     #[error("--net @{number}: the descriptor cannot be used: {source}")]
     Descriptor { number: RawFd, source: io::Error },

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::FAILED;
+use super::{FAILED, TIMED_OUT};
 use crate::message;
 
 /// Which program it is to its caller.
@@ -70,9 +70,12 @@ impl Manner {
     fn statuses(self) -> String {
         match self {
             Self::HvtTender => {
-                format!("{FAILED} when it could not be run or was stopped, {} for a wrong command line", self.misused())
+                format!(
+                    "{FAILED} when it could not be run or was stopped, {TIMED_OUT} after --timeout,\n{} for a wrong command line",
+                    self.misused()
+                )
             }
-            Self::Solo5Hvt => format!("{FAILED} when it could not be run or was stopped"),
+            Self::Solo5Hvt => format!("{FAILED} when it could not be run or was stopped, {TIMED_OUT} after --timeout"),
         }
     }
 

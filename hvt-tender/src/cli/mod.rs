@@ -14,20 +14,25 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use self::devices::{Descriptors, Plan};
 use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
-use crate::guest::Limit;
+use crate::guest::{Limit, Limits};
 use crate::monitor::Outcome;
 use crate::unikernel::{self, Unikernel};
+use crate::virtual_time::VirtualTime;
 
 pub use args::{Command, UsageError, parse};
 
 /// Status for everything but a guest's own end: Solo5's tenders use it too, and what restarts guests relies on it.
 const FAILED: i32 = 1;
+
+/// Status for a guest that took longer than `--timeout` allows: that of timeout(1).
+const TIMED_OUT: i32 = 124;
 
 /// Does what the command line says; returns the status to exit with.
 ///
@@ -53,7 +58,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     log::init(manner.name(), config.verbosity);
     run(config, manner).unwrap_or_else(|error| {
         manner.report(&error);
-        FAILED
+        if matches!(error, Error::TimedOut(_)) { TIMED_OUT } else { FAILED }
     })
 }
 
@@ -63,7 +68,7 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
     let descriptors = Descriptors::claim(&config.devices.nets)?;
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
-    let kernel = config.kernel.clone();
+    let (kernel, timeout) = (config.kernel.clone(), config.timeout);
     match prepare(config, descriptors)?.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
@@ -71,6 +76,7 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
             Ok(FAILED)
         }
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
+        Outcome::Exceeded(Limit::WallTime) => Err(Error::TimedOut(timeout.unwrap_or_default())),
         Outcome::Exceeded(limit) => Err(Error::Limit(limit)),
     }
 }
@@ -84,7 +90,14 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
     });
     let dump = dump.transpose()?;
     let plan = Plan::new(&config.devices, unikernel.manifest())?;
-    let mut unikernel = plan.attach(unikernel, &mut descriptors)?;
+    let time = config.virtual_time.then(VirtualTime::new);
+    let mut unikernel = plan.attach(unikernel, &mut descriptors, time.as_ref())?;
+    if let Some(time) = &time {
+        unikernel = unikernel.virtual_time(time);
+    }
+    if let Some(most) = config.timeout {
+        unikernel = unikernel.limits(Limits::new().wall_time(most));
+    }
     if let Some(path) = config.trace {
         let file = File::create(&path).map_err(|source| Error::Trace { path, source })?;
         unikernel = unikernel.trace(BufWriter::new(file));
@@ -110,6 +123,8 @@ enum Error {
     Unikernel(#[from] unikernel::Error),
     #[error("{0}")]
     Limit(Limit),
+    #[error("the guest has not ended within {0:?} (--timeout)")]
+    TimedOut(Duration),
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),
 }

@@ -125,12 +125,29 @@ fn disks_that_cannot_be_had() {
             ),
         ],
     );
+    check(
+        &desk,
+        &[
+            ("--disk-cow %/none %/app", "none: cannot be opened: No such file"),
+            ("--disk-cow % %/app", "neither a file nor a block device"),
+            ("--disk-cow %/disk --block %/disk %/app", "'storage' attached twice"),
+            ("--disk-cow %/disk --block-sector-size 100 %/app", "Block size must be a multiple of 2"),
+            ("--disk-cow %/disk --block-readonly %/app", "a copy (--disk-cow) is there to be written"),
+        ],
+    );
     let running = desk.prepare("--block %/disk %/app").unwrap();
     check(
         &desk,
-        &[("--block %/disk %/app", "in use by another tender"), ("--block %/disk --block-readonly %/app", "in use")],
+        &[
+            ("--block %/disk %/app", "in use by another tender"),
+            ("--block %/disk --block-readonly %/app", "in use"),
+            ("--disk-cow %/disk %/app", "in use"),
+        ],
     );
     drop(running);
+    let copies = [(); 2].map(|()| desk.prepare("--disk-cow:storage=%/disk %/app").unwrap());
+    check(&desk, &[("--block %/disk %/app", "in use by another tender")]);
+    drop(copies);
     let readers = [(); 2].map(|()| desk.prepare("--block:storage=%/disk --block-readonly:storage %/app").unwrap());
     check(&desk, &[("--block %/disk %/app", "in use by another tender")]);
     drop(readers);
@@ -147,6 +164,9 @@ fn networks_that_cannot_be_had() {
         &desk,
         &[
             ("--net a16letterslong00 %/app", "net device 'service': network interface a16letterslong00 cannot exist"),
+            ("--net=pcap:%/none/x %/app", "net device 'service': "),
+            ("--net=pcap:%/none/x %/app", "none/x: cannot be written: No such file"),
+            ("--net=tap0 --virtual-time %/app", "with --virtual-time use service=none or service=pcap:FILE"),
             ("--net nosuchtap0 %/app", "ip tuntap add nosuchtap0 mode tap"),
             ("--net:service=@0 %/app", "--net @0: the descriptor cannot be used: it is a standard stream"),
             ("--net:service=@99999 %/app", "--net @99999: the descriptor cannot be used: Bad file descriptor"),

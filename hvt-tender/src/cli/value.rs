@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::{BackendChoice, NetSource};
 use crate::image::is_device_name;
@@ -46,6 +47,10 @@ pub(super) fn backend(text: &OsStr) -> Result<BackendChoice, &'static str> {
 pub(super) fn net_source(text: &OsStr) -> Result<NetSource, &'static str> {
     match text.as_bytes() {
         [] => Err("a network interface"),
+        b"none" => Ok(NetSource::None),
+        [b'p', b'c', b'a', b'p', b':', path @ ..] => {
+            file(path).map(NetSource::Pcap).ok_or("pcap: and the path of a file")
+        }
         [b'@', fd @ ..] => number(OsStr::from_bytes(fd))
             .and_then(|fd: u32| i32::try_from(fd).ok())
             .map(NetSource::Descriptor)
@@ -85,6 +90,28 @@ pub(super) fn directory(text: &OsStr) -> Result<PathBuf, &'static str> {
 /// A block size in bytes. Which ones there are is not looked at here.
 pub(super) fn block_size(text: &OsStr) -> Result<u64, &'static str> {
     number(text).ok_or("a number of bytes")
+}
+
+/// A time: seconds, or a number with its unit.
+pub(super) fn duration(text: &OsStr) -> Result<Duration, &'static str> {
+    const EXPECTED: &str = "a time such as 30, 500ms, 10s, 5m or 1h";
+    let text = text.to_str().ok_or(EXPECTED)?;
+    let (digits, unit) = text.split_at(text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len()));
+    let count: u64 = number(OsStr::new(digits)).ok_or(EXPECTED)?;
+    let seconds = |each| count.checked_mul(each).map(Duration::from_secs);
+    let time = match unit {
+        "ms" => Some(Duration::from_millis(count)),
+        "" | "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => None,
+    };
+    time.filter(|time| !time.is_zero()).ok_or(EXPECTED)
+}
+
+/// Where a file lies.
+fn file(path: &[u8]) -> Option<PathBuf> {
+    (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
 }
 
 /// Decimal digits and nothing else.
@@ -155,8 +182,22 @@ mod tests {
         assert_eq!(net_source(os("tap0")), Ok(NetSource::Interface("tap0".into())));
         assert_eq!(net_source(os("@3")), Ok(NetSource::Descriptor(3)));
         assert_eq!(net_source(os("@2147483647")), Ok(NetSource::Descriptor(i32::MAX)));
-        for bad in ["", "@", "@-1", "@+3", "@2147483648", "@3x", "@ 3"] {
+        assert_eq!(net_source(os("none")), Ok(NetSource::None));
+        assert_eq!(net_source(os("pcap:a b:c")), Ok(NetSource::Pcap("a b:c".into())));
+        for bad in ["", "pcap:", "@", "@-1", "@+3", "@2147483648", "@3x", "@ 3"] {
             assert!(net_source(os(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, millis) in [("30", 30_000), ("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(os(text)), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in
+            ["", "0", "0ms", "s", "-1", "1.5s", "1 s", "1d", "1hs", "18446744073709551615h", "99999999999999999999"]
+        {
+            assert!(duration(os(bad)).is_err(), "{bad}");
         }
     }
 

@@ -169,7 +169,8 @@ pub enum Problem {
     Host(#[from] io::Error),
 }
 
-fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
+/// The block size, if a device can have it.
+pub(super) fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
     u16::try_from(block_size)
         .ok()
         .filter(|size| size.is_power_of_two() && *size >= DEFAULT_BLOCK_SIZE)
@@ -177,7 +178,7 @@ fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
 }
 
 /// Opens and locks; returns the size in bytes as well.
-fn open(path: &Path, read_only: bool) -> Result<(File, u64), Problem> {
+pub(super) fn open(path: &Path, read_only: bool) -> Result<(File, u64), Problem> {
     // Looked at before opening, because to open a device or a FIFO may do something or wait for somebody.
     let found = path.metadata()?;
     let block_device = found.file_type().is_block_device();

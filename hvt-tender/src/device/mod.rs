@@ -12,7 +12,7 @@ mod capture;
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -43,8 +43,10 @@ pub use capture::Capture;
 pub use clock::{StartingClock, SystemClock};
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use disk::Disk;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub(crate) use net::random_mac;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
 #[cfg(all(feature = "std", target_os = "linux"))]

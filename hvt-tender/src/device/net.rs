@@ -131,7 +131,7 @@ fn is_drop(error: &io::Error) -> bool {
 }
 
 /// A random hardware address: locally administered, unicast (IEEE 802, bits 1 and 0 of the first byte).
-fn random_mac() -> io::Result<[u8; 6]> {
+pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
     let mut mac = [0; 6];
     // SAFETY: the call writes at most `mac.len()` bytes to `mac`.
     let got = unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
@@ -154,6 +154,14 @@ impl Inbox {
         match &self.time {
             Some(time) => time.elapsed(),
             None => nix::time::ClockId::CLOCK_MONOTONIC.now().map_or(Duration::ZERO, Duration::from),
+        }
+    }
+
+    /// What a wall clock shows, since the Unix epoch.
+    pub(super) fn wall_time(&self) -> Duration {
+        match &self.time {
+            Some(time) => time.wall_time(),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Recordings of frames, in the format that tcpdump and Wireshark read (draft-ietf-opsawg-pcap).
 
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Magic number of files whose times are in nanoseconds.
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;
@@ -32,9 +32,8 @@ impl<W: Write> Pcap<W> {
         Ok(Self { file })
     }
 
-    /// Adds a frame that passes now.
-    pub(super) fn record(&mut self, frame: &[u8]) -> io::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// Adds a frame that passes `now`, which is since the Unix epoch.
+    pub(super) fn record(&mut self, now: Duration, frame: &[u8]) -> io::Result<()> {
         let mut record = Vec::with_capacity(16 + frame.len());
         // Seconds are unsigned, and last until 2106.
         record.extend((now.as_secs() as u32).to_le_bytes());

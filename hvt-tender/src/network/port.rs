@@ -49,7 +49,8 @@ impl Port {
         self
     }
 
-    /// Writes every frame that is sent or received here to a file, which is made or emptied, in the pcap format.
+    /// Writes every frame that is sent or received here to a file, which is made or emptied, in the pcap format. In a
+    /// virtual time it carries the times of that.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -103,7 +104,7 @@ impl Port {
 
     fn record(&self, frame: &[u8]) {
         let mut pcap = self.pcap.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = pcap.as_mut().map(|pcap| pcap.record(frame)) {
+        if let Some(Err(error)) = pcap.as_mut().map(|pcap| pcap.record(self.inbox.wall_time(), frame)) {
             log::warn!("frames are not recorded any more: {error}");
             *pcap = None;
         }

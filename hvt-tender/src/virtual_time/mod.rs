@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::schedule::Schedule;
+use self::schedule::{Schedule, Wait};
 use crate::device::Clock;
 
 pub(crate) use poller::VirtualPoller;
@@ -89,6 +89,27 @@ impl VirtualTime {
     /// Says that a frame has been sent: whoever waits may have something to do now.
     pub(crate) fn poke(&self) {
         self.lock().next_turn(&self.world.now);
+    }
+
+    /// Makes the guest whose turn it is wait for this long, while others have theirs. Where it is nobody's turn, time
+    /// passes.
+    pub(crate) fn sleep(&self, time: Duration) {
+        let mut schedule = self.lock();
+        let until = self.nanos().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        match schedule.running() {
+            Some((number, seat)) => {
+                schedule.wait(number, Wait { until, arrivals: Arc::new([]) }, &self.world.now);
+                drop(schedule);
+                // A guest that is to end ends at its next instruction, not in the middle of what it waits for.
+                let _ = seat.wait_for_turn();
+            }
+            None => drop(self.world.now.fetch_max(until, Ordering::SeqCst)),
+        }
+    }
+
+    /// What wall clocks show now, since the Unix epoch, to whom the look takes no time.
+    pub(crate) fn wall_time(&self) -> Duration {
+        self.world.epoch.saturating_add(self.elapsed())
     }
 
     /// The wall clock of a guest.

@@ -1,15 +1,10 @@
 //! How a guest sleeps in virtual time.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 use super::VirtualTime;
-use super::schedule::Wait;
+use super::schedule::{Seat, Wait};
 use crate::backend::Stop;
 use crate::device::{Arrivals, Interrupted, Poller};
 
@@ -17,39 +12,16 @@ use crate::device::{Arrivals, Interrupted, Poller};
 pub(crate) struct VirtualPoller {
     time: VirtualTime,
     number: u64,
-    turn: Arc<OwnedFd>,
+    seat: Arc<Seat>,
     arrivals: Arc<[(u32, Arc<dyn Arrivals>)]>,
-    stop: Stop,
 }
 
 impl VirtualPoller {
     /// Adds a guest with these devices, each with its handle. It may execute nothing before [`begin`](Self::begin).
     pub(crate) fn new(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop) -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let turn = Arc::new(OwnedFd::from(event));
-        let number = time.lock().add(turn.clone());
-        Ok(Self { time, number, turn, arrivals: arrivals.into(), stop })
-    }
-
-    /// Waits until it is this guest's turn.
-    fn wait_for_turn(&self) -> Result<(), Interrupted> {
-        let mut fds =
-            [PollFd::new(self.stop.event(), PollFlags::POLLIN), PollFd::new(self.turn.as_fd(), PollFlags::POLLIN)];
-        loop {
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    // Nothing that a guest does leads here: the kernel has no memory left, say.
-                    log::error!("cannot wait for a turn: {errno}");
-                    return Err(Interrupted);
-                }
-                Ok(_) if fds[0].any().unwrap_or(true) => return Err(Interrupted),
-                Ok(_) => match nix::unistd::read(&*self.turn, &mut [0; 8]) {
-                    Ok(_) => return Ok(()),
-                    Err(_) => continue,
-                },
-            }
-        }
+        let seat = Arc::new(Seat::new(stop)?);
+        let number = time.lock().add(seat.clone());
+        Ok(Self { time, number, seat, arrivals: arrivals.into() })
     }
 
     fn ready_set(&self) -> u64 {
@@ -62,11 +34,11 @@ impl VirtualPoller {
 impl Poller for VirtualPoller {
     fn begin(&mut self) -> Result<(), Interrupted> {
         self.time.poke();
-        self.wait_for_turn()
+        self.seat.wait_for_turn()
     }
 
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted> {
-        if self.stop.requested() {
+        if self.seat.stopped() {
             return Err(Interrupted);
         }
         let ready = self.ready_set();
@@ -77,7 +49,7 @@ impl Poller for VirtualPoller {
         let until = self.time.nanos().saturating_add(timeout.max(1));
         let wait = Wait { until, arrivals: self.arrivals.clone() };
         self.time.lock().wait(self.number, wait, &self.time.world.now);
-        self.wait_for_turn()?;
+        self.seat.wait_for_turn()?;
         Ok(self.ready_set())
     }
 }

@@ -1,11 +1,17 @@
 //! Whose turn it is, and when.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::device::Arrivals;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::backend::Stop;
+use crate::device::{Arrivals, Interrupted};
 
 /// What lies beyond this many nanoseconds, three centuries, never comes.
 const NEVER: u64 = 1 << 63;
@@ -25,9 +31,55 @@ pub(super) struct Schedule {
 
 #[derive(Debug)]
 struct Guest {
-    /// Readable once it is this guest's turn.
-    turn: Arc<OwnedFd>,
+    seat: Arc<Seat>,
     waiting: Option<Wait>,
+}
+
+/// Where a guest waits for its turn.
+#[derive(Debug)]
+pub(super) struct Seat {
+    /// Readable once it is this guest's turn.
+    turn: OwnedFd,
+    stop: Stop,
+}
+
+impl Seat {
+    /// A seat that is left as well when `stop` is requested.
+    pub(super) fn new(stop: Stop) -> io::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { turn: event.into(), stop })
+    }
+
+    /// Whether somebody asked the guest to end.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.requested()
+    }
+
+    /// Waits until it is this guest's turn.
+    pub(super) fn wait_for_turn(&self) -> Result<(), Interrupted> {
+        let mut fds =
+            [PollFd::new(self.stop.event(), PollFlags::POLLIN), PollFd::new(self.turn.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    // Nothing that a guest does leads here: the kernel has no memory left, say.
+                    log::error!("cannot wait for a turn: {errno}");
+                    return Err(Interrupted);
+                }
+                Ok(_) if fds[0].any().unwrap_or(true) => return Err(Interrupted),
+                Ok(_) => match nix::unistd::read(&self.turn, &mut [0; 8]) {
+                    Ok(_) => return Ok(()),
+                    Err(_) => continue,
+                },
+            }
+        }
+    }
+
+    fn give_turn(&self) {
+        // It fails only when the counter is full, and then the descriptor is readable as well.
+        let _ = nix::unistd::write(&self.turn, &1u64.to_ne_bytes());
+    }
 }
 
 /// What a guest waits for.
@@ -53,11 +105,17 @@ impl Wait {
 
 impl Schedule {
     /// Adds a guest that is ready to run; returns its number.
-    pub(super) fn add(&mut self, turn: Arc<OwnedFd>) -> u64 {
+    pub(super) fn add(&mut self, seat: Arc<Seat>) -> u64 {
         self.made += 1;
         let waiting = Some(Wait { until: 0, arrivals: Arc::new([]) });
-        self.guests.insert(self.made, Guest { turn, waiting });
+        self.guests.insert(self.made, Guest { seat, waiting });
         self.made
+    }
+
+    /// Number and seat of the guest whose turn it is.
+    pub(super) fn running(&self) -> Option<(u64, Arc<Seat>)> {
+        let number = self.running?;
+        Some((number, self.guests.get(&number)?.seat.clone()))
     }
 
     /// Takes a guest out.
@@ -90,8 +148,7 @@ impl Schedule {
         if let Some(guest) = self.guests.get_mut(&next) {
             guest.waiting = None;
             (self.running, self.last) = (Some(next), next);
-            // It fails only when the counter is full, and then the descriptor is readable as well.
-            let _ = nix::unistd::write(&*guest.turn, &1u64.to_ne_bytes());
+            guest.seat.give_turn();
         }
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::backend::Stop;
-use crate::device::{Arrivals, Interrupted, Poller};
+use crate::device::testing::Buffer;
+use crate::device::{Arrivals, Block, Disk, Interrupted, Poller};
 use std::sync::mpsc;
 use std::thread;
 
@@ -80,4 +81,37 @@ fn a_stop_ends_a_wait_that_nothing_else_ends() {
     stop.request();
     sleeping.join().unwrap();
     assert_eq!(other.poll(HOUR), Ok(0), "without the other");
+}
+
+/// A guest that waits for a slow disk waits as any other does: the others have their turns meanwhile.
+#[test]
+fn a_slow_disk_takes_virtual_time() {
+    let time = VirtualTime::new();
+    let disk = Disk::empty(512).virtual_time(&time);
+    disk.slow_down(Duration::from_secs(3600));
+    let read = |mut disk: Disk| Buffer::zeroed(512).with(|slice| disk.read(0, slice)).unwrap();
+    read(disk.clone());
+    assert_eq!(time.nanos(), HOUR, "where there is no guest time passes as well");
+    let hold = time.hold();
+    let ((mut reader, stop), (mut other, _)) = (guest(&time, &[]), guest(&time, &[]));
+    let reading = thread::spawn({
+        let (time, disk) = (time.clone(), disk.clone());
+        move || {
+            reader.begin().unwrap();
+            read(disk.clone());
+            let first = time.nanos();
+            read(disk);
+            (first, reader)
+        }
+    });
+    drop(hold);
+    other.begin().unwrap();
+    assert_eq!(other.poll(HOUR / 2), Ok(0));
+    assert_eq!(time.nanos(), HOUR + HOUR / 2);
+    assert_eq!(other.poll(HOUR), Ok(0));
+    assert_eq!(time.nanos(), 2 * HOUR + HOUR / 2);
+    // Whoever is to end does not wait any more.
+    stop.request();
+    let (first, _reader) = reading.join().unwrap();
+    assert_eq!(first, 2 * HOUR);
 }

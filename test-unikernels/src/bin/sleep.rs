@@ -1,4 +1,4 @@
-//! Waits for good.
+//! Waits: for good, or for so many seconds.
 #![no_std]
 #![no_main]
 
@@ -6,12 +6,17 @@ use core::time::Duration;
 
 use guest_bindings::clock::Instant;
 use guest_bindings::{ExitStatus, StartInfo, println, yield_until};
+use test_unikernels::{number, success};
 
 guest_bindings::manifest! {}
 guest_bindings::entry!(main);
 
-fn main(_: &StartInfo) -> ExitStatus {
+fn main(start: &StartInfo) -> ExitStatus {
     println!("sleeping");
+    if let Some(seconds) = start.arguments().next() {
+        yield_until(Instant::now() + Duration::from_secs(number(seconds)));
+        return success();
+    }
     loop {
         yield_until(Instant::now() + Duration::MAX);
     }

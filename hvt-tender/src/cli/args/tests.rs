@@ -1,10 +1,11 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{BackendChoice, DeviceOptions, NetSource};
+use crate::config::{BackendChoice, BlockSource, DeviceOptions, NetSource};
 
 fn parse_words(words: &[&str]) -> Result<Command, UsageError> {
     parse(words.iter().map(OsString::from))
@@ -63,13 +64,27 @@ fn every_form_of_an_option_means_the_same() {
     for line in ["--net-mac service=02:00:00:00:00:01", "--net-mac:service=02:00:00:00:00:01"] {
         assert_eq!(devices(line).macs, named("service", mac), "{line}");
     }
-    let path = || PathBuf::from("disk.img");
+    let path = || BlockSource::File("disk.img".into());
     for line in ["--block disk.img", "--block=disk.img"] {
         assert_eq!(devices(line).blocks, unnamed(path()), "{line}");
     }
     for line in ["--block storage=disk.img", "--block=storage=disk.img", "--block:storage=disk.img"] {
         assert_eq!(devices(line).blocks, named("storage", path()), "{line}");
     }
+    for line in ["--disk-cow storage=disk.img", "--disk-cow=storage=disk.img", "--disk-cow:storage=disk.img"] {
+        assert_eq!(devices(line).blocks, named("storage", BlockSource::Copy("disk.img".into())), "{line}");
+    }
+    assert_eq!(
+        devices("--net none --net a=pcap:b=c").nets,
+        [
+            Named { name: None, value: NetSource::None },
+            Named { name: Some("a".into()), value: NetSource::Pcap("b=c".into()) },
+        ]
+    );
+    for line in ["--timeout 90 app.hvt", "--timeout=90s app.hvt", "--timeout=90000ms app.hvt"] {
+        assert_eq!(config(line), Config { timeout: Some(Duration::from_secs(90)), ..Config::new("app.hvt") }, "{line}");
+    }
+    assert_eq!(config("--virtual-time app.hvt"), Config { virtual_time: true, ..Config::new("app.hvt") });
     for line in ["--block-sector-size 4096", "--block-sector-size=4096"] {
         assert_eq!(devices(line).block_sizes, unnamed(4096), "{line}");
     }
@@ -94,8 +109,8 @@ fn every_form_of_an_option_means_the_same() {
 
 #[test]
 fn a_path_that_looks_like_a_name_is_written_with_its_folder() {
-    assert_eq!(devices("--block ./a=b").blocks, unnamed(PathBuf::from("./a=b")));
-    assert_eq!(devices("--block:storage=a=b").blocks, named("storage", PathBuf::from("a=b")));
+    assert_eq!(devices("--block ./a=b").blocks, unnamed(BlockSource::File("./a=b".into())));
+    assert_eq!(devices("--block:storage=a=b").blocks, named("storage", BlockSource::File("a=b".into())));
 }
 
 #[test]
@@ -126,7 +141,7 @@ fn bytes_that_are_no_utf_8_stay_what_they_are() {
     let odd = OsStr::from_bytes(b"\xff\xfe");
     let option = OsStr::from_bytes(b"--block:storage=\xff\xfe");
     let Ok(Command::Run(config)) = parse([option, odd, odd].map(OsStr::to_owned)) else { panic!() };
-    assert_eq!(config.devices.blocks, named("storage", PathBuf::from(odd)));
+    assert_eq!(config.devices.blocks, named("storage", BlockSource::File(odd.into())));
     assert_eq!((config.kernel.as_os_str(), &config.arguments[..]), (odd, &[odd.to_owned()][..]));
     assert!(parse([OsStr::from_bytes(b"--net:\xff=tap0").to_owned(), "app".into()]).is_err());
 }
@@ -160,6 +175,11 @@ fn says_what_is_wrong() {
         ("--help:me app", "--help:me"),
         ("--verbose=2 app", "--verbose"),
         ("--backend=xen app", "auto, kvm and process"),
+        ("--timeout=soon app", "--timeout: 'soon' is not a time such as 30, 500ms"),
+        ("--timeout:a=1 app", "--timeout:a"),
+        ("--virtual-time=1 app", "--virtual-time"),
+        ("--disk-cow:storage= app", "--disk-cow:storage: '' is not the path"),
+        ("--net=pcap: app", "--net: 'pcap:' is not pcap: and the path of a file"),
         ("--net= app", "--net: '' is not a network interface"),
         ("--net:=tap0 app", "--net:"),
         ("--net:a_b=tap0 app", "'a_b' cannot be the name of a device"),
@@ -192,7 +212,7 @@ proptest! {
 
     /// Nor does one that is made of options.
     #[test]
-    fn any_options(args in prop::collection::vec("(--(net|net-mac|block|block-sector-size|block-readonly|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
+    fn any_options(args in prop::collection::vec("(--(net|net-mac|block|block-sector-size|block-readonly|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
         if let Ok(Command::Run(config)) = parse(args.clone()) {
             prop_assert!(args.ends_with(&config.arguments));

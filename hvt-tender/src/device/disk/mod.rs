@@ -6,15 +6,17 @@ mod store;
 mod tests;
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use self::fault::{Faults, Write};
 use self::store::Store;
+use super::block::{self, OpenError};
 use super::{Block, DEFAULT_BLOCK_SIZE, DeviceError};
 use crate::memory::GuestSlice;
+use crate::virtual_time::VirtualTime;
 
 /// A disk in memory: what the guest writes is kept until the last clone is dropped, and no file is touched.
 ///
@@ -34,6 +36,7 @@ pub struct Disk {
     state: Arc<Mutex<State>>,
     capacity: u64,
     block_size: u16,
+    time: Option<VirtualTime>,
 }
 
 #[derive(Debug)]
@@ -57,20 +60,33 @@ impl Disk {
         Self::new(Store::bytes(bytes), capacity)
     }
 
-    /// A disk that holds what the file at `path` does. What the guest writes stays in memory: the file is opened for
-    /// reading, and must not change while the disk is in use.
+    /// A disk that holds what the file or block device at `path` does. What the guest writes stays in memory: the file
+    /// is opened for reading, and locked (`flock`) against a [`FileBlock`](super::FileBlock) that would write to it.
     ///
     /// # Errors
-    /// When the file cannot be read, or has no size.
-    pub fn copy_on_write(path: impl AsRef<Path>) -> io::Result<Self> {
-        let (store, size) = Store::file(path.as_ref())?;
-        Ok(Self::new(store, size))
+    /// [`OpenError`] when it cannot be read, is in use, or has no size.
+    pub fn copy_on_write(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        Self::copy_in_blocks(path, u64::from(DEFAULT_BLOCK_SIZE))
+    }
+
+    /// Likewise, with blocks of this many bytes.
+    ///
+    /// # Errors
+    /// [`OpenError`] also when no device has blocks of this size.
+    pub fn copy_in_blocks(path: impl Into<PathBuf>, block_size: u64) -> Result<Self, OpenError> {
+        let path = path.into();
+        let block_size = block::check_block_size(block_size)?;
+        match block::open(&path, true) {
+            Ok((_, 0)) => Err(OpenError::Size { path, capacity: 0, block_size }),
+            Ok((file, size)) => Ok(Self::new(Store::file(file), size).with_block_size(block_size)),
+            Err(problem) => Err(OpenError::Open { path, problem }),
+        }
     }
 
     fn new(store: Store, bytes: u64) -> Self {
         let state = State { store, faults: Faults::default() };
-        let disk = Self { state: Arc::new(Mutex::new(state)), capacity: bytes, block_size: DEFAULT_BLOCK_SIZE };
-        disk.with_block_size(DEFAULT_BLOCK_SIZE)
+        let state = Arc::new(Mutex::new(state));
+        Self { state, capacity: bytes, block_size: DEFAULT_BLOCK_SIZE, time: None }.with_block_size(DEFAULT_BLOCK_SIZE)
     }
 
     /// Gives it blocks of this many bytes, a power of two from 512 on; it has 512 otherwise. Its size is rounded up to
@@ -80,6 +96,13 @@ impl Disk {
         self.block_size = block_size;
         let rounded = self.capacity.max(1).checked_next_multiple_of(u64::from(block_size));
         self.capacity = rounded.unwrap_or(self.capacity);
+        self
+    }
+
+    /// Makes [`slow_down`](Self::slow_down) take this virtual time, for a guest that lives in it.
+    #[must_use]
+    pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
+        self.time = Some(time.clone());
         self
     }
 
@@ -124,7 +147,8 @@ impl Disk {
         self.lock().faults.torn_writes.insert(nth, Write::Torn(bytes));
     }
 
-    /// Makes every read and write take `time` longer, of the host's time. Whoever ends the guest waits as long at most.
+    /// Makes every read and write take `time` longer: of the host's time, in which case whoever ends the guest waits as
+    /// long at most, or of its [virtual time](Self::virtual_time), in which nobody waits.
     pub fn slow_down(&self, time: Duration) {
         self.lock().faults.delay = time;
     }
@@ -141,8 +165,10 @@ impl Disk {
 
     fn wait(&self) {
         let delay = self.lock().faults.delay;
-        if !delay.is_zero() {
-            thread::sleep(delay);
+        match &self.time {
+            _ if delay.is_zero() => {}
+            Some(time) => time.sleep(delay),
+            None => thread::sleep(delay),
         }
     }
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use crate::memory::GuestSlice;
 
@@ -35,13 +34,9 @@ impl Store {
         Self { base: Base::Bytes(bytes), written: HashMap::new() }
     }
 
-    /// What a file holds, and its size in bytes.
-    pub(super) fn file(path: &Path) -> io::Result<(Self, u64)> {
-        let found = path.metadata()?;
-        if !found.is_file() || found.len() == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file with something in it"));
-        }
-        Ok((Self { base: Base::File(File::open(path)?), written: HashMap::new() }, found.len()))
+    /// What a file holds, which is open for reading.
+    pub(super) fn file(file: File) -> Self {
+        Self { base: Base::File(file), written: HashMap::new() }
     }
 
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {

@@ -1,0 +1,115 @@
+//! Disks, networks and clocks that exist for one run only.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use test_suite::Contents;
+use test_suite::cases::block::BEFORE;
+use test_suite::frame::{self, Host};
+
+use super::signals::started;
+use super::{assert_fails, guest, tender, text};
+
+#[test]
+fn a_disk_that_is_copied_stays_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("disk");
+    let contents = |contents: Contents| {
+        let mut bytes = vec![0; 16 * 512];
+        contents.fill(0, &mut bytes);
+        bytes
+    };
+    fs::write(&path, contents(BEFORE)).unwrap();
+    let run = || {
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process", "--disk-cow"]).arg(format!("storage={}", path.display()));
+        command.arg(guest("block")).args(["8192", "512"]).output().unwrap()
+    };
+    // The guest overwrites every block, and finds the file as it was at its next start.
+    for _ in 0..2 {
+        let output = run();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{}", text(&output.stdout));
+    }
+    assert!(fs::read(&path).unwrap() == contents(BEFORE));
+}
+
+#[test]
+fn a_guest_that_takes_too_long_ends_with_124() {
+    for backend_guest in ["sleep", "spin"] {
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process", "--timeout=200ms"]).arg(guest(backend_guest));
+        let start = Instant::now();
+        let output = command.stdout(Stdio::piped()).output().unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(200));
+        let (status, message) = (output.status.code(), text(&output.stderr));
+        assert_eq!((status, message), (Some(124), "hvt-tender: the guest has not ended within 200ms (--timeout)\n"));
+    }
+    let output = tender().args(["--mem=32", "--backend=process", "--timeout=1h"]).arg(guest("hello")).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
+
+/// A day of the guest's takes no time, and with nothing real about it two runs are the same.
+#[test]
+fn virtual_time_takes_none() {
+    let folder = TempDir::new().unwrap();
+    let trace = folder.path().join("trace");
+    let run = |options: &[&str], words: &[&str]| {
+        let mut command = tender();
+        command.args(["--mem=32", "--virtual-time", "--trace"]).arg(&trace).args(options).arg(guest(words[0]));
+        let output = command.args(&words[1..]).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{}", text(&output.stdout));
+        (output.stdout, fs::read(&trace).unwrap())
+    };
+    let start = Instant::now();
+    let first = run(&[], &["sleep", "86400"]);
+    assert!(start.elapsed() < Duration::from_secs(3600), "{:?}", start.elapsed());
+    assert_eq!(first, run(&["--backend=auto"], &["sleep", "86400"]));
+    assert_eq!(run(&[], &["time"]), run(&[], &["time"]));
+    // Its hardware address is the same as well, unless said otherwise.
+    let net = |options: &[&str], words: &[&str]| run(options, &[&["net-edges"], words].concat());
+    assert_eq!(net(&["--net=none"], &[]), net(&["--net=none"], &[]));
+    if fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+        let output = tender().args(["--virtual-time", "--backend=kvm"]).arg(guest("sleep")).output().unwrap();
+        assert_fails(&output, 1, "backend kvm does not support a virtual time; the process backend does");
+    }
+}
+
+#[test]
+fn a_network_without_anybody_else() {
+    let mut command = tender();
+    command.args(["--mem=32", "--backend=process", "--net:service=none", "--net-mac=02:00:00:00:00:2a"]);
+    command.arg(guest("net")).args(["mac=02:00:00:00:00:2a", "mtu=1500"]);
+    let (mut tender, _console) = started(command, "MTU 1500");
+    assert_eq!(tender.try_wait().unwrap(), None, "it waits for frames");
+    tender.kill().unwrap();
+    tender.wait().unwrap();
+}
+
+/// What the guest sends to nobody can be read afterwards (draft-ietf-opsawg-pcap): a header of 24 bytes, then for each
+/// frame 16 bytes, of which the third four are its length.
+#[test]
+fn what_a_guest_sends_is_recorded() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("frames.pcap");
+    let mut command = tender();
+    command.args(["--mem=32", "--virtual-time"]).arg(format!("--net=pcap:{}", path.display())).arg(guest("ping"));
+    let output = command.args(["count=3", "deadline=2000", "ip=10.0.0.7"]).output().unwrap();
+    // It asks three times for the address of somebody who is not there.
+    assert!(text(&output.stdout).contains("FAILURE: nobody is 10.0.0.2"), "{}", text(&output.stdout));
+    let recorded = fs::read(&path).unwrap();
+    let (header, frames) = recorded.split_at(24);
+    assert_eq!(header[..4], 0xa1b2_3c4d_u32.to_le_bytes());
+    let ours = Host { mac: [2, 0, 0, 0, 0, 1], ip: [10, 0, 0, 7] };
+    let request = frame::arp_request(ours, Host { mac: [0; 6], ip: [10, 0, 0, 2] });
+    let mut seconds = Vec::new();
+    for record in frames.chunks(16 + request.len()) {
+        let (header, frame) = record.split_at(16);
+        assert_eq!(header[8..12], 42_u32.to_le_bytes());
+        assert_eq!(frame, request);
+        seconds.push(u32::from_le_bytes(header[..4].try_into().unwrap()));
+    }
+    // With the guest's time.
+    assert_eq!(seconds.iter().map(|second| second - seconds[0]).collect::<Vec<_>>(), [0, 2, 4]);
+}

@@ -1,0 +1,106 @@
+//! Pings a peer, and answers it: count=N echos to peer=IP, one after the other, each with deadline=MS for its answer. Goes
+//! on answering until the peer has been silent for as long.
+#![no_std]
+#![no_main]
+
+use core::time::Duration;
+
+use guest_bindings::clock::Instant;
+use guest_bindings::{Error, ExitStatus, Net, StartInfo, println, yield_until};
+use test_suite::frame::{self, ECHO_HEADERS, Host};
+use test_unikernels::responder::{self, FRAME};
+use test_unikernels::{check, failure, number, option, success};
+
+guest_bindings::manifest! { net "service" }
+guest_bindings::entry!(main);
+
+/// Bytes of a request: as many as ping(8) sends.
+const REQUEST: usize = 98;
+
+fn main(start: &StartInfo) -> ExitStatus {
+    let net = Net::open("service").unwrap_or_else(|error| failure(error));
+    let us = Host { mac: net.info().mac, ip: responder::ip(option(start, "ip").unwrap_or("10.0.0.3")) };
+    let text = option(start, "peer").unwrap_or("10.0.0.2");
+    let count = option(start, "count").map_or(10, number) as u16;
+    let patience = Duration::from_millis(option(start, "deadline").map_or(1000, number));
+
+    let mut pinger = Pinger { net, us, peer: Host { mac: [0; 6], ip: responder::ip(text) }, patience };
+    println!("PING {text}");
+    check((0..count).any(|_| pinger.resolve()), format_args!("nobody is {text}"));
+    let answered = (1..=count).filter(|sequence| pinger.ping(*sequence)).count();
+    println!("{count} sent, {answered} answered");
+    while pinger.serve() {}
+    check(answered > 0, "no answer");
+    success()
+}
+
+struct Pinger {
+    net: Net,
+    us: Host,
+    peer: Host,
+    /// For each answer.
+    patience: Duration,
+}
+
+impl Pinger {
+    /// Asks for the peer's hardware address; whether it is known then.
+    fn resolve(&mut self) -> bool {
+        let reply = frame::arp_reply(self.peer, self.us);
+        self.send(&frame::arp_request(self.us, self.peer));
+        let mut mac = None;
+        self.wait(|frame| {
+            // Operation, and who says so to whom.
+            let it = frame.len() >= 42 && frame[12..22] == reply[12..22] && frame[28..32] == reply[28..32];
+            mac = if it { frame[22..28].try_into().ok() } else { None };
+            it
+        });
+        self.peer.mac = mac.unwrap_or_default();
+        mac.is_some()
+    }
+
+    /// Whether the peer answers an echo. What it says of itself in the IP header, a TTL for instance, is its own affair.
+    fn ping(&self, sequence: u16) -> bool {
+        let reply: [u8; REQUEST] = frame::echo_reply(self.peer, self.us, sequence);
+        self.send(&frame::echo_request::<REQUEST>(self.us, self.peer, sequence));
+        let sent = Instant::now();
+        let answered =
+            self.wait(|frame| frame.len() >= REQUEST && frame[23..24] == [1] && frame[26..REQUEST] == reply[26..]);
+        match answered {
+            true => println!("{} bytes: seq={sequence} time={:?}", REQUEST - ECHO_HEADERS, sent.elapsed()),
+            false => println!("seq={sequence}: no answer"),
+        }
+        answered
+    }
+
+    /// Answers the peer; false when it has nothing to say.
+    fn serve(&self) -> bool {
+        self.wait(|frame| frame[6..12] == self.peer.mac)
+    }
+
+    fn send(&self, frame: &[u8]) {
+        self.net.write(frame).unwrap_or_else(|error| failure(format_args!("write: {error}")));
+    }
+
+    /// Waits for the frame that is `the_one`. Others that want an answer get it.
+    fn wait(&self, mut the_one: impl FnMut(&[u8]) -> bool) -> bool {
+        let deadline = Instant::now() + self.patience;
+        let mut frame = [0; FRAME];
+        loop {
+            match self.net.read(&mut frame) {
+                Ok(len) => {
+                    let frame = &mut frame[..len];
+                    let found = the_one(frame);
+                    if responder::answer(frame, self.us.mac, self.us.ip).is_some() {
+                        self.send(frame);
+                    }
+                    if found {
+                        return true;
+                    }
+                }
+                Err(Error::Again) if Instant::now() >= deadline => return false,
+                Err(Error::Again) => drop(yield_until(deadline)),
+                Err(error) => failure(format_args!("read: {error}")),
+            }
+        }
+    }
+}
