@@ -1,5 +1,7 @@
 //! Why a virtual CPU stopped.
 
+mod kernel;
+
 use alloc::string::String;
 use core::fmt;
 
@@ -7,6 +9,8 @@ use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
 
 use crate::memory::Access;
+
+pub use kernel::from_kernel;
 
 /// Why a virtual CPU stopped running guest code: the same for every backend.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,11 +6,10 @@ use alloc::{
 };
 
 use hvt_bare::options::Options;
+use hvt_harness::{pack::Pack, suite, tally::Tally};
 use kernel_hvt_glue::{Cpu, Hypervisor};
 
-use crate::{
-    console::println, cost, guests, host::Kernel, interrupts, memory::Usage, pack::Pack, probes, suite, tally::Tally,
-};
+use crate::{console::println, cost, guests, host::Kernel, interrupts, memory::Usage, probes};
 
 /// What a check needs to run a guest.
 pub(crate) struct Context<'a> {
@@ -20,7 +19,7 @@ pub(crate) struct Context<'a> {
 
 /// Runs what `options` say, and prints what comes of it. Returns whether everything is as it should be.
 pub(crate) fn run(options: &Options, pack: &Pack<'_>) -> bool {
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(|line| println!("bare: {line}"));
     let before = Usage::now();
     let done = with_hypervisor(|mut context| each(options, pack, &mut context, &mut tally));
     if done.is_err() {

@@ -4,14 +4,12 @@
 use alloc::{boxed::Box, string::String, vec::Vec};
 
 use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
-use hvt_bare::{
-    devices::Transcript,
-    exit,
-    frames::{CHUNK_SIZE, FRAME_SIZE},
-};
+use hvt_bare::frames::{CHUNK_SIZE, FRAME_SIZE};
+use hvt_harness::{devices::Transcript, suite::Wires};
 use hvt_tender::{
     Exit,
     device::{Devices, Slot},
+    exit,
     hypercall::{self, Flow},
     memory::{Access, GuestSpace, Layout, Region},
 };
@@ -98,7 +96,7 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     let mut devices = Devices {
         console: Box::new(Transcript::default()),
         clock: Box::new(Clock::get()),
-        poller: Box::new(Sleeper::default()),
+        poller: Box::new(Sleeper::new(Wires::default(), u64::MAX)),
         slots: Vec::from([Slot::Reserved]),
     };
     let blocks = Blocks::of(&machine.vm, MEMORY);
@@ -106,7 +104,7 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     let mut bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
     mean(|| {
         let exit = bound.run();
-        let Exit::Hypercall { number, argument } = exit::to_tender(exit, Default::default) else {
+        let Exit::Hypercall { number, argument } = exit::from_kernel(exit, Default::default) else {
             return Err(text(exit));
         };
         let memory = GuestRam::new(&machine.vm, &blocks);

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use crate::boot::PhysicalRange;
+use hvt_boot::PhysicalRange;
 
 /// Bytes in a frame.
 pub const FRAME_SIZE: u64 = 4096;

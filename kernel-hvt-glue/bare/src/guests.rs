@@ -1,18 +1,21 @@
 //! Unikernels that are not in the conformance table, and what is done with any unikernel at all.
 
-use alloc::{boxed::Box, format, string::String, vec, vec::Vec};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
 
-use hvt_bare::devices::{RamDisk, Wire, WireNet};
-use hvt_tender::{device::Slot, image::DeviceKind};
+use hvt_harness::{
+    monitor::{Config, End},
+    suite::{Guest, Machine, Patience, Wires, plain_devices},
+};
 
 use crate::{
     checks::Context,
+    clock::Clock,
     console::{CONSOLE, println},
     host,
     interrupts::{self, TIMER_HZ},
     memory::Usage,
-    sleep::{Peers, Sleeper},
-    unikernel::{self, Config, End, Unikernel},
+    sleep::Sleeper,
+    unikernel::Unikernel,
 };
 
 /// Timer ticks after which a guest is given up: five minutes.
@@ -21,8 +24,6 @@ const LIMIT: u64 = 300 * TIMER_HZ as u64;
 const MEMORY: u64 = 64 << 20;
 /// The same where a guest does not do much.
 const SMALL_MEMORY: u64 = 2 << 20;
-/// Size of a guest's disk in bytes.
-const DISK: usize = 1 << 20;
 
 /// Runs a unikernel with a disk of zeros for each block device it names, and a wire that leads back to itself for each
 /// network device. Its console goes to the kernel's.
@@ -30,31 +31,26 @@ const DISK: usize = 1 << 20;
 /// # Errors
 /// It did not end with status 0.
 pub(crate) fn run(context: &mut Context<'_>, name: &str, file: &[u8]) -> Result<(), String> {
-    let mut wires = Vec::new();
-    let mut slots = Vec::new();
-    for (device, handle) in unikernel::manifest(file)?.devices().iter().zip(1u8..) {
-        let slot = match device.kind {
-            DeviceKind::Block => Slot::Block(Box::new(RamDisk::new(vec![0; DISK], 512))),
-            DeviceKind::Net => {
-                let wire = Wire::loopback();
-                wires.push((handle.into(), wire.clone()));
-                Slot::Net(Box::new(WireNet::new(wire, [0x02, 0, 0, 0, 0, handle], 1500)))
-            }
-        };
-        slots.push((device.name.clone(), slot));
-    }
-    let sleeper = Sleeper::new(wires, Peers::default());
-    let config = Config { memory: MEMORY, arguments: &[], slots, sleeper, ticks: LIMIT };
+    let (slots, wires) = plain_devices(file)?;
     let before = interrupts::ticks();
-    let mut guest = Unikernel::load(context.hypervisor, file, config)?;
-    let end = guest.run(context.cpu);
-    CONSOLE.lock().write_bytes(&guest.transcript());
-    println!("bare: guest {name}: {end}, {}, {} timer interrupts", guest.counts(), interrupts::ticks() - before);
-    if end == End::Halted(0) { Ok(()) } else { Err(format!("{end}")) }
+    let guest = Guest { memory: MEMORY, arguments: &[], slots, wires, patience: Patience::Long };
+    let ran = context.run(file, guest)?;
+    CONSOLE.lock().write_bytes(&ran.transcript);
+    println!("bare: guest {name}: {}, {}, {} timer interrupts", ran.end, ran.counts, interrupts::ticks() - before);
+    if ran.end == End::Halted(0) { Ok(()) } else { Err(format!("{}", ran.end)) }
 }
 
-fn plain(ticks: u64) -> Config<'static> {
-    Config { memory: SMALL_MEMORY, arguments: &[], slots: Vec::new(), sleeper: Sleeper::default(), ticks }
+/// Loads a unikernel without devices and arguments.
+fn load(context: &Context<'_>, file: &[u8], memory: u64) -> Result<Unikernel, String> {
+    let deadline = interrupts::ticks() + LIMIT;
+    let config = Config {
+        arguments: &[],
+        slots: Vec::new(),
+        clock: Box::new(Clock::get()),
+        poller: Box::new(Sleeper::new(Wires::default(), deadline)),
+        cycle_frequency: Clock::get().frequency(),
+    };
+    Unikernel::load(context.hypervisor, file, memory, config, deadline)
 }
 
 /// Creates, runs and destroys a unikernel `count` times: memory is the same after each.
@@ -65,7 +61,7 @@ pub(crate) fn cycle(context: &mut Context<'_>, file: &[u8], count: u32) -> Resul
     let before = Usage::now();
     let (mut exits, ticks) = (0, interrupts::ticks());
     for round in 0..count {
-        let mut guest = Unikernel::load(context.hypervisor, file, plain(LIMIT))?;
+        let mut guest = load(context, file, SMALL_MEMORY)?;
         let end = guest.run(context.cpu);
         if end != End::Halted(0) {
             return Err(format!("round {round}: {end}"));
@@ -90,8 +86,7 @@ pub(crate) fn cycle(context: &mut Context<'_>, file: &[u8], count: u32) -> Resul
 /// # Errors
 /// One of them did not end with status 0.
 pub(crate) fn interleave(context: &mut Context<'_>, files: [&[u8]; 2]) -> Result<(), String> {
-    let load = |file| Unikernel::load(context.hypervisor, file, Config { memory: MEMORY / 2, ..plain(LIMIT) });
-    let mut running = [Some(load(files[0])?), Some(load(files[1])?)];
+    let mut running = [Some(load(context, files[0], MEMORY / 2)?), Some(load(context, files[1], MEMORY / 2)?)];
     let (mut turns, mut last) = (0, usize::MAX);
     while running.iter().any(Option::is_some) {
         for (index, slot) in running.iter_mut().enumerate() {

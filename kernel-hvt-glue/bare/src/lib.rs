@@ -8,10 +8,6 @@ extern crate std;
 
 extern crate alloc;
 
-pub mod boot;
-pub mod devices;
-pub mod exit;
 pub mod frames;
 pub mod options;
-pub mod peer;
 pub mod rtc;

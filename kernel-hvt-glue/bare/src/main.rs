@@ -8,8 +8,7 @@
 //! | `console`, `clock`, `power` | the rest of the machine |
 //! | `host` | this kernel as the hypervisor sees it: its `Host` |
 //! | `ram`, `sleep`, `unikernel` | a guest: the tender's rooms between `memory` and the hypervisor's exits |
-//! | `pack` | the files that the boot loader brought along |
-//! | `checks` | what is run: `probes`, `suite`, `guests`, `cost`; `tally` counts |
+//! | `checks` | what is run: `probes`, `suite`, `guests`, `cost` |
 #![no_std]
 #![no_main]
 
@@ -24,9 +23,9 @@ mod cpu;
 mod guests;
 mod host;
 mod interrupts;
+#[path = "../../boot/mem.rs"]
 mod mem;
 mod memory;
-mod pack;
 mod power;
 mod probes;
 mod ram;
@@ -34,21 +33,18 @@ mod sleep;
 mod smp;
 mod start;
 mod suite;
-mod tally;
 mod unikernel;
 
 use core::panic::PanicInfo;
 
-use hvt_bare::{
-    boot::{self, Boot, BootError},
-    options::Options,
-};
+use hvt_bare::options::Options;
+use hvt_boot::{Boot, BootError};
+use hvt_harness::pack::Pack;
 use multiboot2::{BootInformation, BootInformationHeader};
 
 use crate::{
     clock::Clock,
     console::{CONSOLE, Console, println},
-    pack::Pack,
     power::Outcome,
 };
 
@@ -60,9 +56,9 @@ extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
         let information = information as *const BootInformationHeader;
         // SAFETY: the magic number says that a Multiboot2 loader left its information there.
         multiboot2 = unsafe { BootInformation::load(information) };
-        multiboot2.as_ref().map_err(|_| BootError::Multiboot2).and_then(boot::from_multiboot2)
+        multiboot2.as_ref().map_err(|_| BootError::Multiboot2).and_then(hvt_boot::from_multiboot2)
     } else {
-        boot::from_pvh(information.into(), physical)
+        hvt_boot::from_pvh(information.into(), physical)
     };
     match boot {
         Ok(boot) => {

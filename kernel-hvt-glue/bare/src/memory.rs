@@ -1,10 +1,8 @@
 //! The kernel's memory: frames, and a heap made of some of them.
 
 use arrayvec::ArrayVec;
-use hvt_bare::{
-    boot::{Boot, PhysicalRange},
-    frames::{Chunk, FRAME_SIZE, FrameAllocator},
-};
+use hvt_bare::frames::{Chunk, FRAME_SIZE, FrameAllocator};
+use hvt_boot::{Boot, PhysicalRange};
 use spin::Mutex;
 use talc::{TalcLock, source::Manual};
 

@@ -1,9 +1,6 @@
 //! How a guest sleeps.
 
-use alloc::{rc::Rc, vec::Vec};
-use core::cell::RefCell;
-
-use hvt_bare::{devices::Wire, peer::Peer};
+use hvt_harness::suite::Wires;
 use hvt_tender::device::{Interrupted, Poller};
 use x86_64::instructions::hlt;
 
@@ -12,29 +9,17 @@ use crate::{
     interrupts,
 };
 
-/// The far ends of a guest's wires, if anybody is there.
-pub(crate) type Peers = Rc<RefCell<Vec<Peer>>>;
-
 /// Waits for frames on wires, or for the time.
-#[derive(Default)]
 pub(crate) struct Sleeper {
-    /// The guest's ends, by handle.
-    wires: Vec<(u32, Wire)>,
-    /// Who lives at the other ends, while the guest sleeps.
-    peers: Peers,
+    wires: Wires,
     /// The tick at which the guest is given up.
     deadline: u64,
 }
 
 impl Sleeper {
-    /// Waits for frames on these wires, given with their devices' handles.
-    pub(crate) fn new(wires: Vec<(u32, Wire)>, peers: Peers) -> Self {
-        Self { wires, peers, deadline: u64::MAX }
-    }
-
-    /// The same, but not beyond this tick of the timer.
-    pub(crate) fn until(self, deadline: u64) -> Self {
-        Self { deadline, ..self }
+    /// Waits for frames on these wires, but not beyond the tick `deadline` of the timer.
+    pub(crate) fn new(wires: Wires, deadline: u64) -> Self {
+        Self { wires, deadline }
     }
 }
 
@@ -44,9 +29,7 @@ impl Poller for Sleeper {
         let ticks = u128::from(timeout) * u128::from(frequency) / 1_000_000_000;
         let start = tsc();
         loop {
-            self.peers.borrow_mut().iter_mut().for_each(Peer::poll);
-            let ready =
-                self.wires.iter().filter(|(_, wire)| wire.is_ready()).fold(0, |set, (handle, _)| set | 1 << handle);
+            let ready = self.wires.ready();
             let left = ticks.saturating_sub(tsc().wrapping_sub(start).into());
             if ready != 0 || left == 0 {
                 return Ok(ready);

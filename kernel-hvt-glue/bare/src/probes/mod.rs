@@ -12,10 +12,9 @@ mod state;
 pub(crate) use code::hypercall as hypercall_loop;
 pub(crate) use machine::{DATA, MEMORY, Machine};
 
-use crate::{
-    checks::Context,
-    tally::{Answer, Verdict},
-};
+use hvt_harness::tally::{Answer, Verdict};
+
+use crate::checks::Context;
 
 /// A question: what the hypervisor does is what it promises.
 pub(crate) struct Probe {

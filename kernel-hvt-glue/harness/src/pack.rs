@@ -6,13 +6,14 @@ use alloc::{format, string::String, vec::Vec};
 use cpio_reader::Mode;
 
 /// Every file of every archive.
-pub(crate) struct Pack<'a> {
+pub struct Pack<'a> {
     files: Vec<(&'a str, &'a [u8])>,
 }
 
 impl<'a> Pack<'a> {
     /// The files in these archives.
-    pub(crate) fn new(archives: impl Iterator<Item = &'a [u8]>) -> Self {
+    #[must_use]
+    pub fn new(archives: impl Iterator<Item = &'a [u8]>) -> Self {
         let files = archives
             .flat_map(cpio_reader::iter_files)
             .filter(|entry| entry.mode().contains(Mode::REGULAR_FILE))
@@ -25,13 +26,13 @@ impl<'a> Pack<'a> {
     ///
     /// # Errors
     /// It is not there.
-    pub(crate) fn suite(&self, name: &str) -> Result<&'a [u8], String> {
+    pub fn suite(&self, name: &str) -> Result<&'a [u8], String> {
         let found = self.files.iter().find(|(path, _)| path.strip_prefix("suite/") == Some(name));
         found.map(|(_, file)| *file).ok_or_else(|| format!("there is no guest {name} in the pack"))
     }
 
     /// The other guests, with their names.
-    pub(crate) fn guests(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    pub fn guests(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         self.files.iter().filter_map(|(path, file)| Some((path.strip_prefix("guest/")?, *file)))
     }
 }

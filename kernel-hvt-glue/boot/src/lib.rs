@@ -1,6 +1,13 @@
 //! What the boot loader says: command line, memory, modules.
 //!
 //! Two boot protocols lead here: PVH (QEMU's `-kernel`) and Multiboot2 (GRUB). Both are turned into one [`Boot`].
+//!
+//! The file `mem.rs` of this package is no part of the library. Programs that are booted include it: what it defines may
+//! exist once in a program, and a host's tests have it from their C library.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
 
 use arrayvec::ArrayVec;
 
@@ -51,6 +58,8 @@ pub struct Boot<'a> {
     pub memory: ArrayVec<PhysicalRange, MAX_RANGES>,
     /// Files that the loader put in memory.
     pub modules: ArrayVec<PhysicalRange, MAX_RANGES>,
+    /// Host-physical address of ACPI's root pointer (RSDP), where the loader tells.
+    pub rsdp: Option<u64>,
     /// What else the loader left in memory and this structure refers to.
     pub reserved: ArrayVec<PhysicalRange, 4>,
 }

@@ -3,13 +3,11 @@
 use alloc::string::String;
 use core::fmt;
 
-use crate::console::println;
-
 /// What comes of a check. `Err` says what is not as it should be.
-pub(crate) type Answer = Result<Verdict, String>;
+pub type Answer = Result<Verdict, String>;
 
 /// A check's answer when nothing is wrong.
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// It is as it should be.
     Passed,
     /// It cannot be found out here, for this reason.
@@ -17,39 +15,51 @@ pub(crate) enum Verdict {
 }
 
 /// How many checks held.
-#[derive(Default)]
-pub(crate) struct Tally {
+pub struct Tally {
+    say: fn(fmt::Arguments<'_>),
     passed: u32,
     failed: u32,
     skipped: u32,
 }
 
 impl Tally {
+    /// Nothing yet; `say` prints a line.
+    #[must_use]
+    pub const fn new(say: fn(fmt::Arguments<'_>)) -> Self {
+        Self { say, passed: 0, failed: 0, skipped: 0 }
+    }
+
+    /// Prints a line that counts for nothing.
+    pub fn say(&self, line: fmt::Arguments<'_>) {
+        (self.say)(line);
+    }
+
     /// Counts and prints an answer.
-    pub(crate) fn add(&mut self, kind: &str, name: &str, answer: Answer) {
+    pub fn add(&mut self, kind: &str, name: &str, answer: Answer) {
         match answer {
             Ok(Verdict::Passed) => {
                 self.passed += 1;
-                println!("bare: {kind} {name}: ok");
+                self.say(format_args!("{kind} {name}: ok"));
             }
             Ok(Verdict::Skipped(reason)) => {
                 self.skipped += 1;
-                println!("bare: {kind} {name}: SKIPPED: {reason}");
+                self.say(format_args!("{kind} {name}: SKIPPED: {reason}"));
             }
             Err(error) => {
                 self.failed += 1;
-                println!("bare: {kind} {name}: FAILED: {error}");
+                self.say(format_args!("{kind} {name}: FAILED: {error}"));
             }
         }
     }
 
     /// Counts and prints the answer of a check that is never skipped.
-    pub(crate) fn add_result(&mut self, kind: &str, name: &str, result: Result<(), String>) {
+    pub fn add_result(&mut self, kind: &str, name: &str, result: Result<(), String>) {
         self.add(kind, name, result.map(|()| Verdict::Passed));
     }
 
     /// Whether no check failed.
-    pub(crate) fn all_held(&self) -> bool {
+    #[must_use]
+    pub fn all_held(&self) -> bool {
         self.failed == 0
     }
 }

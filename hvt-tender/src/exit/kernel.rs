@@ -1,19 +1,16 @@
-//! The kernel's exits in the tender's terms.
+//! The exits of a kernel's hypervisor in the tender's terms.
 
 use alloc::string::ToString;
 
-use hvt_abi::{
-    kernel::{self, Direction},
-    native::Registers,
-};
-use hvt_tender::{
-    exit::{Cause, Exit, Fault},
-    memory::Access,
-};
+use hvt_abi::kernel::{self, Direction};
+use hvt_abi::native::Registers;
+
+use super::{Cause, Exit, Fault};
+use crate::memory::Access;
 
 /// What a virtual CPU's exit means to a tender. `registers` are read when it is the guest's last.
 #[inline]
-pub fn to_tender(exit: kernel::Exit, registers: impl FnOnce() -> Registers) -> Exit {
+pub fn from_kernel(exit: kernel::Exit, registers: impl FnOnce() -> Registers) -> Exit {
     match exit {
         kernel::Exit::Io(io) if io.direction == Direction::Out && !io.string => {
             Exit::from_port_write(io.port, io.size, io.value).unwrap_or_else(|| fault(exit, registers()))
@@ -49,7 +46,7 @@ mod tests {
     use super::*;
 
     fn io(port: u16, size: u8, direction: Direction, string: bool) -> Exit {
-        to_tender(kernel::Exit::Io(Io { port, size, direction, string, value: 0x1000 }), Registers::default)
+        from_kernel(kernel::Exit::Io(Io { port, size, direction, string, value: 0x1000 }), Registers::default)
     }
 
     #[test]

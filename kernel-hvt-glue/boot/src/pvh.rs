@@ -57,7 +57,7 @@ pub fn from_pvh<'a>(address: u64, physical: impl Fn(u64, usize) -> &'a [u8]) -> 
     if info.version < 1 {
         return Err(BootError::PvhVersion(info.version.get()));
     }
-    let mut boot = Boot::default();
+    let mut boot = Boot { rsdp: Some(info.rsdp_paddr.get()).filter(|address| *address != 0), ..Boot::default() };
     let command_line = info.cmdline_paddr.get();
     if command_line != 0 {
         let len = (0..).find(|&i| physical(command_line + i, 1) == [0]).unwrap_or(0);
@@ -95,7 +95,7 @@ mod tests {
                 memory[at + 8 * i..][..8].copy_from_slice(&word.to_le_bytes());
             }
         };
-        put(0, &[u64::from(version) << 32 | u64::from(MAGIC), 1 << 32, 0x200, 0x300, 0, 0x100, 3]);
+        put(0, &[u64::from(version) << 32 | u64::from(MAGIC), 1 << 32, 0x200, 0x300, 0xf_5000, 0x100, 3]);
         put(0x100, &[0, 0x9_fc00, 1, 0xf_0000, 0x1_0000, 2, 0x10_0000, 0x3ff0_0000, 1]);
         put(0x200, &[0x40_0000, 0x1234, 0, 0]);
         memory[0x300..0x305].copy_from_slice(b"a=b c");
@@ -106,7 +106,7 @@ mod tests {
     fn reads_what_the_loader_wrote() {
         let memory = memory(1);
         let boot = from_pvh(0, |address, len| &memory[address as usize..][..len]).unwrap();
-        assert_eq!(boot.command_line, "a=b c");
+        assert_eq!((boot.command_line, boot.rsdp), ("a=b c", Some(0xf_5000)));
         assert_eq!(boot.memory[..], [PhysicalRange::new(0, 0x9_fc00), PhysicalRange::new(0x10_0000, 0x3ff0_0000)]);
         assert_eq!(boot.modules[..], [PhysicalRange::new(0x40_0000, 0x1234)]);
         assert_eq!(boot.reserved[..], [PhysicalRange::new(0x300, 6)]);

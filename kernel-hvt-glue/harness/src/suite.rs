@@ -1,0 +1,238 @@
+//! The conformance table, on whatever runs unikernels here.
+
+use alloc::{boxed::Box, format, rc::Rc, string::String, vec, vec::Vec};
+use core::cell::RefCell;
+
+use hvt_tender::{
+    device::Slot,
+    exit::Cause,
+    hypercall,
+    image::{Device, DeviceKind as Declared, Manifest},
+};
+use test_suite::{Ability, Case, DeviceKind, Disk, Reason, SUITE, When};
+
+use crate::{
+    devices::{RamDisk, Wire, WireNet},
+    monitor::{self, Counts, End, Stop},
+    pack::Pack,
+    peer::Peer,
+    tally::Tally,
+};
+
+/// What runs unikernels.
+pub trait Machine {
+    /// Whether it can do this.
+    fn can(&self, ability: Ability) -> bool;
+
+    /// Runs the unikernel in `file` to its end, or until it is given up: soon where it is [`Patience::Short`].
+    ///
+    /// # Errors
+    /// What kept it from running.
+    fn run(&mut self, file: &[u8], guest: Guest<'_>) -> Result<Ran, String>;
+}
+
+/// What a unikernel is to be run with.
+pub struct Guest<'a> {
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Its arguments.
+    pub arguments: &'a [&'a str],
+    /// The devices for those that its manifest names.
+    pub slots: Vec<(String, Slot)>,
+    /// What it waits for.
+    pub wires: Wires,
+    /// How long it may take.
+    pub patience: Patience,
+}
+
+/// How long a unikernel may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It will end by itself.
+    Long,
+    /// It will not.
+    Short,
+}
+
+/// What came of a unikernel.
+pub struct Ran {
+    /// How it ended.
+    pub end: End,
+    /// What it printed.
+    pub transcript: Vec<u8>,
+    /// How often it left the virtual CPU.
+    pub counts: Counts,
+}
+
+/// The wires that a unikernel waits for, and who lives at their far ends while it sleeps.
+#[derive(Clone, Default)]
+pub struct Wires {
+    /// The unikernel's ends, by handle.
+    near: Vec<(u32, Wire)>,
+    peers: Rc<RefCell<Vec<Peer>>>,
+}
+
+impl Wires {
+    /// The devices with a frame waiting, a bit for each handle. The peers get a turn first.
+    #[must_use]
+    pub fn ready(&self) -> u64 {
+        self.peers.borrow_mut().iter_mut().for_each(Peer::poll);
+        self.near.iter().filter(|(_, wire)| wire.is_ready()).fold(0, |set, (handle, _)| set | 1 << handle)
+    }
+
+    /// The first peer that still waits for an answer, if any.
+    fn unfinished(&self) -> Result<(), String> {
+        let finished = |peer: &mut Peer| {
+            peer.poll();
+            peer.waiting_for().map_or(Ok(()), |index| Err(format!("exchange {index}: no answer")))
+        };
+        self.peers.borrow_mut().iter_mut().try_for_each(finished)
+    }
+}
+
+/// A disk of zeros for each block device that the unikernel in `file` names, and a wire that leads back to itself for
+/// each network device.
+///
+/// # Errors
+/// The message of whatever refuses the file.
+pub fn plain_devices(file: &[u8]) -> Result<(Vec<(String, Slot)>, Wires), String> {
+    /// Size of a disk in bytes.
+    const DISK: usize = 1 << 20;
+    let (mut slots, mut wires) = (Vec::new(), Wires::default());
+    for (device, handle) in monitor::manifest(file)?.devices().iter().zip(1u8..) {
+        let slot = match device.kind {
+            Declared::Block => Slot::Block(Box::new(RamDisk::new(vec![0; DISK], 512))),
+            Declared::Net => {
+                let wire = Wire::loopback();
+                wires.near.push((handle.into(), wire.clone()));
+                Slot::Net(Box::new(WireNet::new(wire, [0x02, 0, 0, 0, 0, handle], 1500)))
+            }
+        };
+        slots.push((device.name.clone(), slot));
+    }
+    Ok((slots, wires))
+}
+
+/// Runs every case that applies; `say` gets what is worth knowing.
+pub fn run(machine: &mut dyn Machine, pack: &Pack<'_>, tally: &mut Tally) {
+    let (here, elsewhere): (Vec<&Case>, Vec<&Case>) = SUITE.iter().partition(|case| applies(machine, case));
+    let names: Vec<_> = elsewhere.iter().map(|case| case.name).collect();
+    tally.say(format_args!("cases for other machines: {}", names.join(", ")));
+    let mut exits = 0;
+    for case in here {
+        let result = pack.suite(case.guest).and_then(|file| check(machine, case, file, tally, &mut exits));
+        tally.add_result("case", case.name, result);
+    }
+    tally.say(format_args!("the conformance table took {exits} exits"));
+}
+
+/// Runs one case and compares everything with what it must be.
+///
+/// # Errors
+/// What is not as it must be.
+pub fn run_case(machine: &mut dyn Machine, name: &str, pack: &Pack<'_>, tally: &mut Tally) -> Result<(), String> {
+    let case = SUITE.iter().find(|case| case.name == name).ok_or("there is no such case")?;
+    check(machine, case, pack.suite(case.guest)?, tally, &mut 0)
+}
+
+fn applies(machine: &dyn Machine, case: &Case) -> bool {
+    match case.when {
+        When::Always => true,
+        When::Can(ability) => machine.can(ability),
+        When::Cannot(ability) => !machine.can(ability),
+    }
+}
+
+/// Adds to `exits` what it took.
+fn check(
+    machine: &mut dyn Machine,
+    case: &Case,
+    file: &[u8],
+    tally: &mut Tally,
+    exits: &mut u64,
+) -> Result<(), String> {
+    let setup = Setup::new(case, &monitor::manifest(file)?);
+    let patience = if case.ends == [test_suite::End::Never] { Patience::Short } else { Patience::Long };
+    let guest = Guest {
+        memory: u64::from(case.memory) << 20,
+        arguments: case.arguments,
+        slots: setup.slots,
+        wires: setup.wires.clone(),
+        patience,
+    };
+    let ran = machine.run(file, guest)?;
+    *exits += ran.counts.total();
+    tally.say(format_args!("guest {}: {}, {}", case.name, ran.end, ran.counts));
+    judge(case, &ran.end, &ran.transcript)
+        .and_then(|()| setup.wires.unfinished())
+        .and_then(|()| setup.disks.iter().try_for_each(|(name, disk, ram)| compare(name, disk, ram)))
+        .map_err(|error| format!("{error}\n--- console\n{}\n---", String::from_utf8_lossy(&ran.transcript)))
+}
+
+/// The devices of a case, and what is kept of them.
+#[derive(Default)]
+struct Setup {
+    slots: Vec<(String, Slot)>,
+    wires: Wires,
+    disks: Vec<(&'static str, Disk, RamDisk)>,
+}
+
+impl Setup {
+    fn new(case: &Case, manifest: &Manifest) -> Self {
+        let mut setup = Self::default();
+        for device in case.devices {
+            let declared = |found: &Device| found.name == device.name;
+            let slot = match device.kind {
+                DeviceKind::Block(disk) => {
+                    let mut bytes = vec![0; disk.capacity as usize];
+                    disk.before.fill(0, &mut bytes);
+                    let ram = RamDisk::new(bytes, disk.block_size);
+                    setup.disks.push((device.name, disk, ram.clone()));
+                    Slot::Block(Box::new(ram))
+                }
+                DeviceKind::Net(link) => {
+                    let (near, far) = Wire::pair();
+                    setup.wires.peers.borrow_mut().push(Peer::new(far, link.exchanges));
+                    // Handles begin at 1. A device that is not declared is refused later.
+                    let handle = manifest.devices().iter().position(declared).map_or(0, |index| index as u32 + 1);
+                    setup.wires.near.push((handle, near.clone()));
+                    Slot::Net(Box::new(WireNet::new(near, link.mac, link.mtu)))
+                }
+            };
+            setup.slots.push((device.name.into(), slot));
+        }
+        setup
+    }
+}
+
+fn judge(case: &Case, end: &End, console: &[u8]) -> Result<(), String> {
+    if let Some(complaint) = case.console.complaint(console) {
+        return Err(format!("console: {complaint:?}"));
+    }
+    let fits = |expected: &test_suite::End| match (*expected, end) {
+        // The status of a process: 8 bits.
+        (test_suite::End::Status(expected), End::Halted(status)) => *status as u8 == expected,
+        (test_suite::End::Stopped(reason), End::Stopped(stop)) => is(stop, reason),
+        (test_suite::End::Never, End::TimedOut) => true,
+        _ => false,
+    };
+    if case.ends.iter().any(fits) { Ok(()) } else { Err(format!("{end}, expected one of {:?}", case.ends)) }
+}
+
+/// Whether a guest was stopped for this reason.
+fn is(stop: &Stop, reason: Reason) -> bool {
+    match reason {
+        Reason::Pointer => matches!(stop, Stop::Hypercall(hypercall::Error::Pointer { .. })),
+        Reason::Hypercall => matches!(stop, Stop::Hypercall(hypercall::Error::Unknown(_))),
+        Reason::Port => matches!(stop, Stop::Fault(Cause::Port { .. })),
+        Reason::Halted => matches!(stop, Stop::Halted),
+        Reason::TripleFault => matches!(stop, Stop::Fault(Cause::TripleFault)),
+        Reason::Memory => matches!(stop, Stop::Fault(Cause::Memory { .. })),
+        Reason::Unsupported => matches!(stop, Stop::Fault(Cause::Instruction { .. } | Cause::Unknown { .. })),
+    }
+}
+
+fn compare(name: &str, disk: &Disk, ram: &RamDisk) -> Result<(), String> {
+    let matches = ram.inspect(|bytes| disk.after.matches(0, bytes));
+    if matches { Ok(()) } else { Err(format!("block device {name} does not hold {:?}", disk.after)) }
+}
