@@ -124,6 +124,8 @@ pub enum NetSource {
     None,
     /// Likewise, and what the guest sends goes to this file, in the pcap format.
     Pcap(PathBuf),
+    /// Another tender that names the same path.
+    Unix(PathBuf),
     /// The tap interface of this name.
     Interface(OsString),
     /// This open descriptor.

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use crate::config::{BlockSource, DeviceOptions, Named, NetSource};
 use crate::device::attach::check;
-use crate::device::{AttachError, BlockOptions, Disk, FileBlock, OpenError, Tap, TapError, random_mac};
+use crate::device::{
+    AttachError, BlockOptions, Disk, FileBlock, OpenError, Tap, TapError, UnixNet, UnixNetError, random_mac,
+};
 use crate::image::{DeviceKind, Manifest};
 use crate::network::{Port, Switch};
 use crate::unikernel::Unikernel;
@@ -111,6 +113,11 @@ impl Plan {
                     recorded.map(|port| unikernel.net(&name, port))
                 }
                 _ if time.is_some() => return Err(Error::NotVirtual { name }),
+                NetSource::Unix(path) => {
+                    let cable =
+                        UnixNet::attach(path, mac).map_err(|problem| Error::Unix { name: name.clone(), problem });
+                    cable.map(|cable| unikernel.net(&name, cable))
+                }
                 NetSource::Interface(interface) => {
                     tap(&name, Tap::attach(&interface, mac)).map(|tap| unikernel.net(&name, tap))
                 }
@@ -218,6 +225,9 @@ pub(super) enum Error {
     /// A network device that cannot be had.
     #[error("net device '{name}': {problem}")]
     Net { name: String, problem: TapError },
+    /// Another tender that cannot be met.
+    #[error("net device '{name}': {problem}")]
+    Unix { name: String, problem: UnixNetError },
     /// A copy that is not to be written.
     #[error("block device '{name}': a copy (--disk-cow) is there to be written; leave out --block-readonly")]
     ReadOnlyCopy { name: String },

@@ -48,6 +48,9 @@ pub(super) fn net_source(text: &OsStr) -> Result<NetSource, &'static str> {
     match text.as_bytes() {
         [] => Err("a network interface"),
         b"none" => Ok(NetSource::None),
+        [b'u', b'n', b'i', b'x', b':', path @ ..] => {
+            file(path).map(NetSource::Unix).ok_or("unix: and the path of a socket")
+        }
         [b'p', b'c', b'a', b'p', b':', path @ ..] => {
             file(path).map(NetSource::Pcap).ok_or("pcap: and the path of a file")
         }
@@ -184,7 +187,8 @@ mod tests {
         assert_eq!(net_source(os("@2147483647")), Ok(NetSource::Descriptor(i32::MAX)));
         assert_eq!(net_source(os("none")), Ok(NetSource::None));
         assert_eq!(net_source(os("pcap:a b:c")), Ok(NetSource::Pcap("a b:c".into())));
-        for bad in ["", "pcap:", "@", "@-1", "@+3", "@2147483648", "@3x", "@ 3"] {
+        assert_eq!(net_source(os("unix:/run/a b")), Ok(NetSource::Unix("/run/a b".into())));
+        for bad in ["", "unix:", "pcap:", "@", "@-1", "@+3", "@2147483648", "@3x", "@ 3"] {
             assert!(net_source(os(bad)).is_err(), "{bad}");
         }
     }

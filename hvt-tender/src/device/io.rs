@@ -41,6 +41,19 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
     uninterrupted(|| with_vectors(frame, send))
 }
 
+/// Sends all of `frame` as one message of a socket. A peer that is gone is an error, and no signal.
+pub(super) fn send_message(socket: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
+    let send = |vectors: &[libc::iovec]| {
+        // SAFETY: `msghdr` is made of integers and pointers, for which zero is valid.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = vectors.as_ptr().cast_mut();
+        message.msg_iovlen = vectors.len();
+        // SAFETY: `with_vectors` hands over descriptions of memory that is mapped while it runs; nothing is written.
+        count(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })
+    };
+    uninterrupted(|| with_vectors(frame, send))
+}
+
 /// Fills `into` in one call; returns how many bytes came.
 pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<usize> {
     let receive = |vectors: &[libc::iovec]| {

@@ -28,6 +28,8 @@ mod poll;
 mod tap;
 #[cfg(all(test, feature = "std", target_os = "linux"))]
 pub(crate) mod testing;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod unix;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -53,6 +55,8 @@ pub use net::{Tap, TapError};
 pub use poll::{Arrivals, Endpoint, FdPoller, Pollable};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use unix::{Problem as UnixNetProblem, UnixNet, UnixNetError};
 
 /// Where the guest's console output goes.
 pub trait Console {

@@ -1,7 +1,9 @@
 //! Disks, networks and clocks that exist for one run only.
 
 use std::fs;
+use std::io;
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -112,4 +114,41 @@ fn what_a_guest_sends_is_recorded() {
     }
     // With the guest's time.
     assert_eq!(seconds.iter().map(|second| second - seconds[0]).collect::<Vec<_>>(), [0, 2, 4]);
+}
+
+/// Two tenders, who may come in any order, and the next one when the first is gone.
+#[test]
+fn two_tenders_talk_through_a_socket() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("cable");
+    let tender_with = |guest_name: &str, words: &[&str]| {
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process"]).arg(format!("--net=unix:{}", path.display()));
+        command.arg(guest(guest_name)).args(words);
+        command
+    };
+    let ping = || {
+        let output = tender_with("ping", &["count=20", "deadline=30000"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(text(&output.stdout).contains("20 sent, 20 answered"), "{}", text(&output.stdout));
+    };
+    let (mut responder, _console) = started(tender_with("net", &[]), "MTU 1500");
+    ping();
+    ping();
+    // One that is killed leaves its socket behind, and the next one takes it away.
+    responder.kill().unwrap();
+    responder.wait().unwrap();
+    let (mut killed, _console) = started(tender_with("net", &[]), "MTU 1500");
+    assert!(path.exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(path.exists());
+    let (mut pinger, mut console) = started(tender_with("ping", &["count=1000", "deadline=100"]), "PING");
+    // It has much to say.
+    let reading = thread::spawn(move || io::copy(&mut console, &mut io::sink()));
+    let responder = tender_with("net", &["echos=100"]).output().unwrap();
+    assert_eq!(responder.status.code(), Some(0), "{}", text(&responder.stdout));
+    pinger.kill().unwrap();
+    pinger.wait().unwrap();
+    reading.join().unwrap().unwrap();
 }

@@ -1,5 +1,5 @@
-//! Pings a peer, and answers it: count=N echos to peer=IP, one after the other, each with deadline=MS for its answer. Goes
-//! on answering until the peer has been silent for as long.
+//! Pings a peer: count=N echos to peer=IP, one after the other, each with deadline=MS for its answer. What the peer asks
+//! meanwhile is answered, and with linger=MS afterwards, until it has been silent for as long.
 #![no_std]
 #![no_main]
 
@@ -22,14 +22,15 @@ fn main(start: &StartInfo) -> ExitStatus {
     let us = Host { mac: net.info().mac, ip: responder::ip(option(start, "ip").unwrap_or("10.0.0.3")) };
     let text = option(start, "peer").unwrap_or("10.0.0.2");
     let count = option(start, "count").map_or(10, number) as u16;
-    let patience = Duration::from_millis(option(start, "deadline").map_or(1000, number));
+    let millis = |name, otherwise| Duration::from_millis(option(start, name).map_or(otherwise, number));
+    let (patience, linger) = (millis("deadline", 1000), millis("linger", 0));
 
     let mut pinger = Pinger { net, us, peer: Host { mac: [0; 6], ip: responder::ip(text) }, patience };
     println!("PING {text}");
     check((0..count).any(|_| pinger.resolve()), format_args!("nobody is {text}"));
     let answered = (1..=count).filter(|sequence| pinger.ping(*sequence)).count();
     println!("{count} sent, {answered} answered");
-    while pinger.serve() {}
+    while pinger.wait(linger, |frame| frame[6..12] == pinger.peer.mac) {}
     check(answered > 0, "no answer");
     success()
 }
@@ -48,7 +49,7 @@ impl Pinger {
         let reply = frame::arp_reply(self.peer, self.us);
         self.send(&frame::arp_request(self.us, self.peer));
         let mut mac = None;
-        self.wait(|frame| {
+        self.wait(self.patience, |frame| {
             // Operation, and who says so to whom.
             let it = frame.len() >= 42 && frame[12..22] == reply[12..22] && frame[28..32] == reply[28..32];
             mac = if it { frame[22..28].try_into().ok() } else { None };
@@ -63,8 +64,9 @@ impl Pinger {
         let reply: [u8; REQUEST] = frame::echo_reply(self.peer, self.us, sequence);
         self.send(&frame::echo_request::<REQUEST>(self.us, self.peer, sequence));
         let sent = Instant::now();
-        let answered =
-            self.wait(|frame| frame.len() >= REQUEST && frame[23..24] == [1] && frame[26..REQUEST] == reply[26..]);
+        let answered = self.wait(self.patience, |frame| {
+            frame.len() >= REQUEST && frame[23..24] == [1] && frame[26..REQUEST] == reply[26..]
+        });
         match answered {
             true => println!("{} bytes: seq={sequence} time={:?}", REQUEST - ECHO_HEADERS, sent.elapsed()),
             false => println!("seq={sequence}: no answer"),
@@ -72,18 +74,13 @@ impl Pinger {
         answered
     }
 
-    /// Answers the peer; false when it has nothing to say.
-    fn serve(&self) -> bool {
-        self.wait(|frame| frame[6..12] == self.peer.mac)
-    }
-
     fn send(&self, frame: &[u8]) {
         self.net.write(frame).unwrap_or_else(|error| failure(format_args!("write: {error}")));
     }
 
     /// Waits for the frame that is `the_one`. Others that want an answer get it.
-    fn wait(&self, mut the_one: impl FnMut(&[u8]) -> bool) -> bool {
-        let deadline = Instant::now() + self.patience;
+    fn wait(&self, patience: Duration, mut the_one: impl FnMut(&[u8]) -> bool) -> bool {
+        let deadline = Instant::now() + patience;
         let mut frame = [0; FRAME];
         loop {
             match self.net.read(&mut frame) {
