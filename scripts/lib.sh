@@ -36,5 +36,5 @@ build_tender() {
 # The test unikernels.
 build_guests() {
     need_rust
-    (cd "$root" && cargo build --quiet --release --package test-unikernels)
+    (cd "$root" && cargo build --quiet --release --package test-unikernels --package debuggee)
 }

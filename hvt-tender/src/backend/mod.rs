@@ -11,6 +11,8 @@
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod auto;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod debug;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -64,6 +66,12 @@ pub trait Machine {
             0 => Ok(ClockId::from_raw(clock)),
             errno => Err(Error { what: "asking for a CPU clock", source: std::io::Error::from_raw_os_error(errno) }),
         }
+    }
+
+    /// What a debugger needs of it, where the backend has that.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn debug(&mut self) -> Option<&mut dyn debug::DebugTarget> {
+        None
     }
 
     /// The file that is the guest's memory, where it is one: it holds the pages that were ever touched.

@@ -1,10 +1,12 @@
-//! The headers of a core file: those of the ELF gABI, and Linux's note about registers (`sys/procfs.h`).
+//! The headers of a core file: those of the ELF gABI, and Linux's notes about registers (`sys/procfs.h`).
 
 use goblin::elf::header::{ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_CORE, EV_CURRENT};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use hvt_abi::PAGE_SIZE;
-use hvt_abi::x86_64::{CODE_SELECTOR, DATA_SELECTOR, Registers};
+use hvt_abi::x86_64::Registers;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::backend::debug::{CpuState, FxState, Segments};
 
 /// Where guest memory begins in the file: on a page of its own, so that its holes are the file's.
 pub(super) const MEMORY_OFFSET: u64 = PAGE_SIZE;
@@ -41,8 +43,10 @@ impl TrapFrame {
     }
 
     /// `registers` as they were at the trap.
-    pub(super) fn apply(&self, registers: Registers) -> Registers {
-        Registers { rip: self.rip, rflags: self.rflags, rsp: self.rsp, ..registers }
+    pub(super) fn apply(&self, state: CpuState) -> CpuState {
+        let registers = Registers { rip: self.rip, rflags: self.rflags, rsp: self.rsp, ..state.registers };
+        let segments = Segments { cs: self.cs as u16, ss: self.ss as u16, ..state.segments };
+        CpuState { registers, segments, ..state }
     }
 }
 
@@ -90,8 +94,16 @@ struct Note {
     owner: [u8; 8],
 }
 
+impl Note {
+    fn new(kind: u32, descriptor_size: usize) -> Self {
+        Self { owner_size: 5, descriptor_size: descriptor_size as u32, kind, owner: *b"CORE\0\0\0\0" }
+    }
+}
+
 /// `NT_PRSTATUS`: the descriptor is a [`ProcessStatus`].
 const NT_PRSTATUS: u32 = 1;
+/// `NT_FPREGSET`: the descriptor is an [`FxState`].
+const NT_FPREGSET: u32 = 2;
 
 /// `struct elf_prstatus` of Linux on x86_64.
 #[derive(IntoBytes, Immutable)]
@@ -149,21 +161,21 @@ const _: () = {
     assert!(size_of::<TrapFrame>() <= hvt_abi::hypercall::HALT_COOKIE_SIZE as usize);
     assert!(size_of::<Header>() == 64 && size_of::<ProgramHeader>() == 56 && size_of::<Note>() == 20);
     assert!(size_of::<ProcessStatus>() == 336 && std::mem::offset_of!(ProcessStatus, registers) == 112);
-    assert!(NOTE_OFFSET + NOTE_SIZE <= MEMORY_OFFSET);
+    assert!(NOTES_OFFSET + NOTES_SIZE <= MEMORY_OFFSET);
 };
 
-const NOTE_OFFSET: u64 = (size_of::<Header>() + 2 * size_of::<ProgramHeader>()) as u64;
-const NOTE_SIZE: u64 = (size_of::<Note>() + size_of::<ProcessStatus>()) as u64;
+const NOTES_OFFSET: u64 = (size_of::<Header>() + 2 * size_of::<ProgramHeader>()) as u64;
+const NOTES_SIZE: u64 = (2 * size_of::<Note>() + size_of::<ProcessStatus>() + size_of::<FxState>()) as u64;
 
 /// All of the file that lies before the `memory` bytes of guest memory.
-pub(super) fn headers(registers: &Registers, cause: Cause, memory: u64) -> Vec<u8> {
+pub(super) fn headers(state: &CpuState, cause: Cause, memory: u64) -> Vec<u8> {
     let note = ProgramHeader {
         kind: PT_NOTE,
         flags: 0,
-        offset: NOTE_OFFSET,
+        offset: NOTES_OFFSET,
         virtual_address: 0,
         physical_address: 0,
-        file_size: NOTE_SIZE,
+        file_size: NOTES_SIZE,
         memory_size: 0,
         alignment: 4,
     };
@@ -177,14 +189,18 @@ pub(super) fn headers(registers: &Registers, cause: Cause, memory: u64) -> Vec<u
         memory_size: memory,
         alignment: PAGE_SIZE,
     };
-    let note_header = Note {
-        owner_size: 5,
-        descriptor_size: size_of::<ProcessStatus>() as u32,
-        kind: NT_PRSTATUS,
-        owner: *b"CORE\0\0\0\0",
-    };
-    let status = status(registers, cause);
-    [header().as_bytes(), note.as_bytes(), load.as_bytes(), note_header.as_bytes(), status.as_bytes()].concat()
+    let status = Note::new(NT_PRSTATUS, size_of::<ProcessStatus>());
+    let fpu = Note::new(NT_FPREGSET, size_of::<FxState>());
+    [
+        header().as_bytes(),
+        note.as_bytes(),
+        load.as_bytes(),
+        status.as_bytes(),
+        process_status(state, cause).as_bytes(),
+        fpu.as_bytes(),
+        state.fpu.as_bytes(),
+    ]
+    .concat()
 }
 
 fn header() -> Header {
@@ -209,15 +225,14 @@ fn header() -> Header {
     }
 }
 
-fn status(registers: &Registers, cause: Cause) -> ProcessStatus {
+fn process_status(state: &CpuState, cause: Cause) -> ProcessStatus {
     let signal = match cause {
         Cause::Abort => libc::SIGABRT,
         Cause::Fault => libc::SIGSEGV,
     };
     let Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags } =
-        *registers;
-    // The guest's selectors are not known here; these are those it started with.
-    let (cs, ss) = (u64::from(CODE_SELECTOR), u64::from(DATA_SELECTOR));
+        state.registers;
+    let Segments { cs, ss, ds, es, fs, gs, fs_base, gs_base } = state.segments;
     ProcessStatus {
         signal_info: [signal, 0, 0],
         signal: signal as i16,
@@ -246,18 +261,18 @@ fn status(registers: &Registers, cause: Cause) -> ProcessStatus {
             // No system call is under way.
             orig_rax: u64::MAX,
             rip,
-            cs,
+            cs: cs.into(),
             rflags,
             rsp,
-            ss,
-            fs_base: 0,
-            gs_base: 0,
-            ds: ss,
-            es: ss,
-            fs: 0,
-            gs: 0,
+            ss: ss.into(),
+            fs_base,
+            gs_base,
+            ds: ds.into(),
+            es: es.into(),
+            fs: fs.into(),
+            gs: gs.into(),
         },
-        floating_point: 0,
+        floating_point: 1,
         padding_at_end: [0; 4],
     }
 }
@@ -270,22 +285,31 @@ mod tests {
 
     #[test]
     fn is_a_core_file_with_the_registers() {
-        let registers = Registers { r15: 0x15, rip: 0x10_1234, rsp: 0x20_0000, ..Registers::default() };
-        let bytes = headers(&registers, Cause::Abort, 0);
+        let mut state = CpuState::from(Registers { r15: 0x15, rip: 0x10_1234, rsp: 0x20_0000, ..Registers::default() });
+        state.segments = Segments { fs_base: 0x30_0000, es: 7, gs: 9, ..Segments::default() };
+        (state.fpu.mxcsr, state.fpu.xmm[0]) = (0x1f81, 0x1122);
+        let bytes = headers(&state, Cause::Abort, 0);
         let elf = Elf::parse(&bytes).unwrap();
         assert_eq!((elf.header.e_type, elf.header.e_machine), (ET_CORE, EM_X86_64));
-        let note = elf.iter_note_headers(&bytes).unwrap().next().unwrap().unwrap();
-        assert_eq!((note.name, note.n_type), ("CORE", PRSTATUS));
-        let register = |index: usize| u64::from_le_bytes(*note.desc[112 + index * 8..].first_chunk().unwrap());
+        let notes: Vec<_> = elf.iter_note_headers(&bytes).unwrap().map(Result::unwrap).collect();
+        let kinds: Vec<_> = notes.iter().map(|note| (note.name, note.n_type)).collect();
+        assert_eq!(kinds, [("CORE", PRSTATUS), ("CORE", NT_FPREGSET)]);
+        let register = |index: usize| u64::from_le_bytes(*notes[0].desc[112 + index * 8..].first_chunk().unwrap());
         // As `sys/reg.h` numbers them.
         assert_eq!([0, 15, 16, 19].map(register), [0x15, u64::MAX, 0x10_1234, 0x20_0000]);
+        assert_eq!([17, 20, 21, 22, 23, 24, 25, 26].map(register), [8, 16, 0x30_0000, 0, 16, 7, 16, 9]);
+        // As `sys/user.h` numbers them: MXCSR at 24, XMM0 at 160.
+        let fpu = notes[1].desc;
+        assert_eq!((fpu.len(), fpu[0], fpu[24], &fpu[160..162]), (512, 0x7f, 0x81, &[0x22, 0x11][..]));
     }
 
     #[test]
     fn a_trap_changes_what_the_cpu_pushes() {
-        let frame = TrapFrame { rip: 1, rflags: 2, rsp: 3, cr2: 4, ..TrapFrame::default() };
+        let frame = TrapFrame { rip: 1, rflags: 2, rsp: 3, cr2: 4, cs: 8, ss: 24, ..TrapFrame::default() };
         let bytes: [u8; size_of::<TrapFrame>()] = zerocopy::transmute!(frame);
-        let registers = TrapFrame::from_bytes(&bytes).apply(Registers { rax: 7, rip: 9, ..Registers::default() });
-        assert_eq!(registers, Registers { rax: 7, rip: 1, rflags: 2, rsp: 3, ..Registers::default() });
+        let before = Registers { rax: 7, rip: 9, ..Registers::default() };
+        let after = TrapFrame::from_bytes(&bytes).apply(CpuState::from(before));
+        assert_eq!(after.registers, Registers { rax: 7, rip: 1, rflags: 2, rsp: 3, ..Registers::default() });
+        assert_eq!(after.segments, Segments { ss: 24, ..Segments::default() });
     }
 }

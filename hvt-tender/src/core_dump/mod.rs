@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use hvt_abi::hypercall::exit_status::ABORT;
-use hvt_abi::native::Registers;
 use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -21,6 +20,7 @@ use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
 use self::elf::{Cause, headers};
 use crate::backend::Machine;
+use crate::backend::debug::CpuState;
 use crate::memory::GuestMemory;
 use crate::monitor::Outcome;
 
@@ -48,22 +48,22 @@ impl CoreDump {
 
     /// Writes the core file of a guest that ended like this, if it crashed. How that goes is logged: it changes nothing
     /// about how the guest ended.
-    pub fn write(&self, outcome: &Outcome, machine: &dyn Machine) {
-        let Some((registers, cause)) = crash(outcome, machine) else { return };
+    pub fn write(&self, outcome: &Outcome, machine: &mut dyn Machine) {
+        let Some((state, cause)) = crash(outcome, machine) else { return };
         let name = format!("core.solo5-hvt.{}", process::id());
         let path = self.path.join(&name);
-        match self.create(Path::new(&name), &registers, cause, machine.memory()) {
+        match self.create(Path::new(&name), &state, cause, machine.memory()) {
             Ok(()) => log::warn!("the guest's memory and registers were dumped to {}", path.display()),
             Err(error) => log::warn!("cannot dump the guest's memory and registers to {}: {error}", path.display()),
         }
     }
 
-    fn create(&self, name: &Path, registers: &Registers, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+    fn create(&self, name: &Path, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
         // It holds whatever the guest held: nobody else may read it.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.directory, name, flags, mode)?);
-        write(&file, registers, cause, memory).inspect_err(|_| {
+        write(&file, state, cause, memory).inspect_err(|_| {
             // A part of it would be mistaken for the whole.
             let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
         })
@@ -71,32 +71,40 @@ impl CoreDump {
 }
 
 /// The registers of a guest that crashed, and how it did.
-fn crash(outcome: &Outcome, machine: &dyn Machine) -> Option<(Registers, Cause)> {
+fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Cause)> {
     match outcome {
         Outcome::Exited { status: ABORT, cookie } => {
-            let registers = machine.registers().unwrap_or_default();
-            Some((at_trap(registers, *cookie, machine.memory()), Cause::Abort))
+            let state = registers_of(machine);
+            Some((at_trap(state, *cookie, machine.memory()), Cause::Abort))
         }
         Outcome::Failed(failure) => {
-            let registers = failure.registers.or_else(|| machine.registers().ok());
-            Some((registers.unwrap_or_default(), Cause::Fault))
+            let state = registers_of(machine);
+            let registers = failure.registers.unwrap_or(state.registers);
+            Some((CpuState { registers, ..state }, Cause::Fault))
         }
         Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Exceeded(_) => None,
     }
 }
 
-/// The registers where the guest trapped, if its cookie tells: those at its end are of its trap handler.
-fn at_trap(registers: Registers, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> Registers {
+/// The registers, as many as the backend can tell.
+fn registers_of(machine: &mut dyn Machine) -> CpuState {
+    let all = machine.debug().and_then(|target| target.state().ok());
+    all.or_else(|| machine.registers().ok().map(CpuState::from)).unwrap_or_default()
+}
+
+/// The registers where the guest trapped, if its cookie tells: those at its end are of its trap handler. What a trap does
+/// not change, the handler may have.
+fn at_trap(state: CpuState, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> CpuState {
     let mut frame = [0; size_of::<TrapFrame>()];
     match cookie.map(|cookie| memory.read(cookie, &mut frame)) {
-        Some(Ok(())) => TrapFrame::from_bytes(&frame).apply(registers),
-        _ => registers,
+        Some(Ok(())) => TrapFrame::from_bytes(&frame).apply(state),
+        _ => state,
     }
 }
 
 /// Writes the file; of memory that which is not zero, so that the rest takes no room on the disk.
-fn write(file: &File, registers: &Registers, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
-    let headers = headers(registers, cause, memory.size());
+fn write(file: &File, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+    let headers = headers(state, cause, memory.size());
     file.set_len(elf::MEMORY_OFFSET + memory.size())?;
     file.write_all_at(&headers, 0)?;
     let mut page = [0; PAGE_SIZE as usize];
@@ -135,7 +143,7 @@ mod tests {
             memory.write(Gpa(0x20_0ffe), &[1, 2, 3]).unwrap();
             memory.write(Gpa(size - 1), &[4]).unwrap();
             let name = index.to_string();
-            dump.create(Path::new(&name), &Registers::default(), Cause::Fault, memory).unwrap();
+            dump.create(Path::new(&name), &CpuState::default(), Cause::Fault, memory).unwrap();
             let path = folder.path().join(name);
             let found = path.metadata().unwrap();
             assert_eq!(found.len(), elf::MEMORY_OFFSET + size);
@@ -155,7 +163,7 @@ mod tests {
         let dump = CoreDump::into_directory(folder.path()).unwrap();
         let memory = FakeMemory::new(0x4000, &[]);
         fs::write(folder.path().join("core"), "precious").unwrap();
-        let error = dump.create(Path::new("core"), &Registers::default(), Cause::Abort, &memory).unwrap_err();
+        let error = dump.create(Path::new("core"), &CpuState::default(), Cause::Abort, &memory).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(folder.path().join("core")).unwrap(), b"precious");
     }
@@ -178,7 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dump = CoreDump::into_directory(folder.path()).unwrap();
         let memory = Short(FakeMemory::new(0x4000, &[]));
-        assert!(dump.create(Path::new("core"), &Registers::default(), Cause::Abort, &memory).is_err());
+        assert!(dump.create(Path::new("core"), &CpuState::default(), Cause::Abort, &memory).is_err());
         assert!(!folder.path().join("core").exists());
     }
 

@@ -44,7 +44,7 @@ impl Started {
         drop(watchdog);
         let synced = self.devices.sync();
         if let (Ok(outcome), Some(dump)) = (&outcome, &self.core_dump) {
-            dump.write(outcome, self.machine.as_ref());
+            dump.write(outcome, self.machine.as_mut());
         }
         match (outcome?, self.verdict.limit(), synced) {
             // What a guest takes for written must not be lost in silence.

@@ -83,6 +83,32 @@ fn gdb_reads_a_guest_that_was_stopped() {
     assert!(said.contains(&format!("rip={rip} rdx=0x4ff\n")) && said.contains("SIGSEGV"), "{rip}: {said}");
 }
 
+/// By what it knows of the program: the frames of the stack, variables, and the registers of SSE and x87.
+#[test]
+fn gdb_reads_variables_and_vector_registers() {
+    let folder = TempDir::new().unwrap();
+    let (_, core) = crash(&folder, &["debuggee", "fault"], 1);
+    let commands = [
+        "print debuggee::WATCHED",
+        "set language c",
+        "printf \"xmm7=%g %g st0=%g\\n\", $xmm7.v2_double[0], $xmm7.v2_double[1], $st0",
+        "printf \"cs=%#x ss=%#x fctrl=%#x mxcsr=%#x\\n\", $cs, $ss, $fctrl, $mxcsr",
+        "print $rax",
+        "backtrace",
+    ];
+    let Some(said) = gdb(&guest("debuggee"), &core, &commands) else { return };
+    for words in [
+        "xmm7=0.5 -2.25 st0=1\n",
+        "cs=0x8 ss=0x10 fctrl=0x37f mxcsr=0x1f80\n",
+        "= 65261\n",
+        "value: 4660",
+        "#0  debuggee::fault ()",
+        "in debuggee::main (",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
 #[test]
 fn a_guest_that_ends_well_leaves_none() {
     let folder = TempDir::new().unwrap();

@@ -11,7 +11,8 @@ pub(crate) fn directory() -> Result<PathBuf, String> {
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this package has no workspace")?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--release", "--package", "test-unikernels"]).current_dir(workspace);
+    cargo.args(["build", "--quiet", "--release", "--package", "test-unikernels", "--package", "debuggee"]);
+    cargo.current_dir(workspace);
     let status = cargo.status().map_err(|error| format!("cannot run cargo: {error}"))?;
     if !status.success() {
         return Err("they do not build".to_owned());

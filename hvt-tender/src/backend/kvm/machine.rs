@@ -8,13 +8,15 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::exit::{InternalError, hex, internal_error, port_size};
 use super::{arch, kvm_error};
+#[cfg(target_arch = "x86_64")]
+use crate::backend::debug::DebugTarget;
 use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, MappedMemory};
 
 /// A guest that runs on KVM.
 pub struct KvmMachine {
-    vcpu: VcpuFd,
+    pub(super) vcpu: VcpuFd,
     /// What the virtual machine's only memory slot points to.
     memory: MappedMemory,
     stop: Stop,
@@ -136,5 +138,10 @@ impl Machine for KvmMachine {
 
     fn registers(&self) -> Result<Registers, Error> {
         arch::registers(&self.vcpu)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
+        Some(self)
     }
 }

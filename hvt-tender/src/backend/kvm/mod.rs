@@ -14,6 +14,8 @@
 //! lost: they are unmapped for the guest, and one that maps them again in tables of its own harms only itself. The
 //! tender never reads them back.
 
+#[cfg(target_arch = "x86_64")]
+mod debug;
 mod exit;
 mod kick;
 mod machine;

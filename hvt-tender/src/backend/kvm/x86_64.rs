@@ -6,9 +6,11 @@ use std::io;
 use hvt_abi::x86_64::{EntryState, Registers, Segment, TableRegister};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{Cap, VcpuFd};
+use zerocopy::IntoBytes;
 
 use super::kvm_error;
 use crate::backend::Error;
+use crate::backend::debug::{CpuState, FxState, Segments};
 use crate::backend::tsc::{Frequency, Source};
 
 /// What is needed on this architecture.
@@ -61,6 +63,27 @@ pub(super) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
         rip: kvm.rip,
         rflags: kvm.rflags,
     })
+}
+
+/// All registers of the vCPU.
+pub(super) fn state(vcpu: &VcpuFd) -> Result<CpuState, Error> {
+    let registers = registers(vcpu)?;
+    let special = vcpu.get_sregs().map_err(|error| kvm_error("reading the vCPU's system registers", error))?;
+    let segments = Segments {
+        cs: special.cs.selector,
+        ss: special.ss.selector,
+        ds: special.ds.selector,
+        es: special.es.selector,
+        fs: special.fs.selector,
+        gs: special.gs.selector,
+        fs_base: special.fs.base,
+        gs_base: special.gs.base,
+    };
+    let area = vcpu.get_xsave().map_err(|error| kvm_error("reading the vCPU's FPU", error))?;
+    let (legacy, rest) = area.region.as_bytes().split_at(size_of::<FxState>());
+    let in_use = rest.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let fpu = legacy.first_chunk().map_or(FxState::default(), |legacy| FxState::from_xsave(legacy, in_use));
+    Ok(CpuState { registers, segments, fpu })
 }
 
 /// Frequency of the vCPU's TSC, as KVM knows it.

@@ -3,6 +3,7 @@
 use hvt_abi::x86_64::{Cr0, Cr4, Efer, EntryState, TableRegister};
 
 use crate::backend::CycleCounter;
+use crate::backend::debug::Segments;
 
 /// RFLAGS.IF (SDM 3.4.3).
 pub(super) const RFLAGS_IF: u64 = 1 << 9;
@@ -32,6 +33,8 @@ pub(super) struct Cpu {
     pub(super) task: (u64, u32),
     pub(super) cs: u16,
     pub(super) ss: u16,
+    /// DS, ES, FS and GS, as far as the guest loaded them with what is no null selector.
+    pub(super) data: [u16; 4],
     /// RFLAGS.IF. No interrupt ever comes, but it is pushed with every exception.
     pub(super) interrupts: bool,
     pub(super) fs_base: u64,
@@ -59,6 +62,7 @@ impl Cpu {
             task: (entry.task.base, entry.task.limit),
             cs: entry.code.selector,
             ss: entry.data.selector,
+            data: [entry.data.selector; 4],
             interrupts: entry.rflags & RFLAGS_IF != 0,
             fs_base: 0,
             gs_base: 0,
@@ -75,6 +79,12 @@ impl Cpu {
             // SAFETY: every x86_64 CPU has RDTSC; the guest's own reads the same counter.
             None => unsafe { std::arch::x86_64::_rdtsc() },
         }
+    }
+
+    /// Its segment registers.
+    pub(super) fn segments(&self) -> Segments {
+        let [ds, es, fs, gs] = self.data;
+        Segments { cs: self.cs, ss: self.ss, ds, es, fs, gs, fs_base: self.fs_base, gs_base: self.gs_base }
     }
 
     /// RFLAGS as the guest would see it, when the process has these flags.

@@ -295,14 +295,17 @@ impl Emulation<'_, '_> {
             0..4 => 0,
             _ => self.descriptor(selector)?.base(),
         };
+        let [ds, es, fs, gs] = &mut self.cpu.data;
         match number {
             segment::SS => self.cpu.ss = selector,
+            segment::DS => *ds = selector,
+            segment::ES => *es = selector,
             segment::FS => {
-                self.cpu.fs_base = base;
+                (*fs, self.cpu.fs_base) = (selector, base);
                 return Ok(Step::LoadFsBase);
             }
             segment::GS => {
-                self.cpu.gs_base = base;
+                (*gs, self.cpu.gs_base) = (selector, base);
                 return Ok(Step::LoadGsBase);
             }
             segment::CS => return Err(Exception::invalid_opcode()),

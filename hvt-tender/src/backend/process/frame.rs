@@ -6,6 +6,7 @@ use hvt_abi::x86_64::{EntryState, Registers};
 
 use super::RELAXED;
 use super::exchange::Exchange;
+use crate::backend::debug::FxState;
 
 /// What the kernel left on the signal stack: a `ucontext_t`, and the `siginfo_t` next to it.
 #[derive(Clone, Copy)]
@@ -36,6 +37,13 @@ pub(super) struct Signal {
 
 const REGISTERS: u64 = (offset_of!(libc::ucontext_t, uc_mcontext) + offset_of!(libc::mcontext_t, gregs)) as u64;
 const FPU: u64 = (offset_of!(libc::ucontext_t, uc_mcontext) + offset_of!(libc::mcontext_t, fpregs)) as u64;
+/// Where the kernel says that an XSAVE header follows the legacy area: `struct _fpx_sw_bytes`
+/// (`arch/x86/include/uapi/asm/sigcontext.h`).
+const XSAVE_MAGIC_AT: u64 = 464;
+/// What it says there.
+const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
+/// First word of the XSAVE header (SDM volume 1, 13.4.2).
+const XSTATE_BV_AT: u64 = 512;
 /// Last byte of the frame that this module touches through fixed offsets.
 const CONTEXT_SIZE: u64 = FPU + 8;
 
@@ -110,6 +118,18 @@ impl<'x> Frame<'x> {
         }
     }
 
+    /// x87 and SSE registers.
+    pub(super) fn fpu(&self) -> FxState {
+        let area = self.load(self.context + FPU);
+        let mut legacy = [0; size_of::<FxState>()];
+        for (offset, bytes) in (0..).step_by(8).zip(legacy.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&self.load(area.wrapping_add(offset)).to_le_bytes());
+        }
+        let has_header = self.load(area.wrapping_add(XSAVE_MAGIC_AT)) as u32 == FP_XSTATE_MAGIC1;
+        let in_use = if has_header { self.load(area.wrapping_add(XSTATE_BV_AT)) } else { u64::MAX };
+        FxState::from_xsave(&legacy, in_use)
+    }
+
     /// Makes this the frame of a guest that has not run yet: entry state, and an FPU as after FNINIT (SDM 8.1.5) with
     /// MXCSR at its reset value (SDM 11.6.4).
     pub(super) fn set_entry_state(&self, entry: &EntryState) {
@@ -123,7 +143,7 @@ impl<'x> Frame<'x> {
         let fpu = self.load(self.context + FPU);
         // The legacy area up to the kernel's own words at 464; then XSTATE_BV at 512: no component is in use, so each
         // is restored to its initial state (SDM 13.4, 13.8). MXCSR is always taken from the legacy area.
-        for offset in (0..464).step_by(8).chain([512]) {
+        for offset in (0..XSAVE_MAGIC_AT).step_by(8).chain([XSTATE_BV_AT]) {
             self.store(fpu.wrapping_add(offset), 0);
         }
         self.store(fpu, 0x37f);

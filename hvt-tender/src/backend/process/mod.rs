@@ -21,6 +21,7 @@
 mod child;
 mod control;
 mod cpu;
+mod debug;
 mod emulate;
 mod exception;
 mod exchange;
@@ -52,6 +53,7 @@ use self::exchange::Exchange;
 use self::frame::{BadFrame, Frame, Signal};
 use self::handover::{Handover, Turn};
 use self::protocol::command;
+use super::debug::DebugTarget;
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory};
@@ -205,6 +207,12 @@ impl ProcessMachine {
         Ok(())
     }
 
+    /// The frame with the guest's registers.
+    fn frame(&self) -> Result<Frame<'_>, Error> {
+        let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
+        frame.map_err(|source| Error { what: "reading the guest's registers", source })
+    }
+
     /// Acts on the signal that made the child hand over; `None` when the guest simply goes on.
     fn handle(&mut self) -> Option<Exit> {
         let Ok(frame) = Frame::current(&self.exchange) else {
@@ -242,12 +250,17 @@ impl ProcessMachine {
             }
             Step::Raise(exception) => match exception::deliver(exception, &mut self.cpu, &mut registers, &space) {
                 Ok(()) => None,
-                Err(exception::TripleFault) => Some(fault(Cause::TripleFault, &registers)),
+                Err(exception::TripleFault) => Some(self.fault(Cause::TripleFault, &registers)),
             },
-            Step::Refuse(cause) => Some(fault(cause, &registers)),
+            Step::Refuse(cause) => Some(self.fault(cause, &registers)),
         };
         frame.set_registers(&registers);
         exit
+    }
+
+    fn fault(&self, cause: Cause, registers: &Registers) -> Exit {
+        let registers = Registers { rflags: self.cpu.rflags(registers.rflags), ..*registers };
+        Exit::Fault(Fault { cause, registers: Some(registers) })
     }
 
     /// Whether the guest is about to execute `out dx, eax`, the hypercall instruction.
@@ -259,10 +272,6 @@ impl ProcessMachine {
         byte.read(&mut found);
         found == OUT_DX_EAX
     }
-}
-
-fn fault(cause: Cause, registers: &Registers) -> Exit {
-    Exit::Fault(Fault { cause, registers: Some(*registers) })
 }
 
 /// What a signal means for the guest.
@@ -369,8 +378,12 @@ impl Machine for ProcessMachine {
     }
 
     fn registers(&self) -> Result<Registers, Error> {
-        let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
-        Ok(frame.map_err(|source| Error { what: "reading the guest's registers", source })?.registers())
+        let registers = self.frame()?.registers();
+        Ok(Registers { rflags: self.cpu.rflags(registers.rflags), ..registers })
+    }
+
+    fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
+        Some(self)
     }
 
     fn cpu_clock(&self) -> Result<ClockId, Error> {

@@ -7,8 +7,10 @@ use super::Cpu;
 
 /// Numbers of the segment registers (SDM volume 2, table B-8).
 pub(super) mod segment {
+    pub(crate) const ES: u8 = 0;
     pub(crate) const CS: u8 = 1;
     pub(crate) const SS: u8 = 2;
+    pub(crate) const DS: u8 = 3;
     pub(crate) const FS: u8 = 4;
     pub(crate) const GS: u8 = 5;
 }

@@ -1,0 +1,82 @@
+//! A guest to be looked at with a debugger. What it does depends on its argument.
+#![no_std]
+#![no_main]
+
+use core::arch::asm;
+use core::hint::{black_box, spin_loop};
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+use guest_bindings::clock::Instant;
+use guest_bindings::{ExitStatus, StartInfo, println, yield_until};
+
+guest_bindings::manifest! {}
+guest_bindings::entry!(main);
+
+/// Written once a round.
+static WATCHED: AtomicU64 = AtomicU64::new(0x1234);
+/// Written before and after that, next to it.
+static BESIDE: AtomicU64 = AtomicU64::new(0);
+/// Set by a debugger to end what goes on for ever.
+static LEAVE: AtomicU64 = AtomicU64::new(0);
+
+fn main(start: &StartInfo) -> ExitStatus {
+    match start.arguments().next().unwrap_or_default() {
+        "rounds" => println!("{}", rounds(5)),
+        "spin" => {
+            println!("spinning");
+            while LEAVE.load(Ordering::Relaxed) == 0 {
+                spin_loop();
+            }
+        }
+        "sleep" => {
+            println!("sleeping");
+            while LEAVE.load(Ordering::Relaxed) == 0 {
+                yield_until(Instant::now() + Duration::MAX);
+            }
+        }
+        "trap" => trap(),
+        _ => fault(),
+    }
+    ExitStatus(7)
+}
+
+/// The sum of what each round makes of its number.
+fn rounds(count: u64) -> u64 {
+    let mut sum = 0;
+    for number in 1..=count {
+        BESIDE.fetch_add(1, Ordering::Relaxed);
+        sum += one_round(number);
+        BESIDE.fetch_add(1, Ordering::Relaxed);
+    }
+    sum
+}
+
+fn one_round(number: u64) -> u64 {
+    let doubled = number * 2;
+    innermost(doubled)
+}
+
+fn innermost(value: u64) -> u64 {
+    WATCHED.store(value, Ordering::Relaxed);
+    black_box(WATCHED.load(Ordering::Relaxed)) + 1
+}
+
+/// An `int3` of its own, which its trap handler reports.
+fn trap() {
+    // SAFETY: The handler ends the guest.
+    unsafe { asm!("int3", options(nomem, nostack)) };
+}
+
+/// Ends with what no tender allows, with numbers in registers by which they are recognised.
+fn fault() {
+    let doubles = [0.5_f64, -2.25];
+    // SAFETY: Nothing answers at this port: the guest ends here.
+    unsafe {
+        asm!(
+            "movupd xmm7, [{doubles}]", "fld1", "out dx, eax",
+            doubles = in(reg) &raw const doubles, in("dx") 0x4ff_u16, in("eax") 0xfeed_u32, out("xmm7") _,
+            out("st(0)") _, options(readonly, nostack),
+        );
+    }
+}
