@@ -4,12 +4,12 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use hvt_abi::Gpa;
-use hvt_abi::hypercall::{Halt, NetIo, Number, Poll, Puts};
+use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
 use zerocopy::IntoBytes;
 
 use crate::config::BackendChoice;
-use crate::device::Console;
+use crate::device::{Console, Disk};
 use crate::image::fixture::{CALLS_DATA, calls, looping};
 use crate::memory::GuestSlice;
 use crate::monitor::{Failure, Reason};
@@ -230,7 +230,7 @@ fn a_trace_has_one_line_a_call() {
     let output = guest(made).virtual_time(&time).trace(trace.clone()).output().unwrap();
     assert!(matches!(output.outcome, Outcome::Failed(_)));
     let expected = format!(
-        r#"{{"number":2,"name":"puts","time":0,"argument":{a},"arguments":{{"data":{a},"len":3}},"result":{{}}}}
+        r#"{{"number":2,"name":"puts","time":0,"argument":{a},"arguments":{{"data":{a},"len":3,"digest":"d916a2186be0e1f7"}},"result":{{}}}}
 {{"number":1,"name":"walltime","time":0,"argument":{b},"arguments":{{}},"result":{{"nsecs":1}}}}
 {{"number":3,"name":"poll","time":1,"argument":{c},"arguments":{{"timeout_nsecs":1000}},"result":{{"ready_set":0,"ret":0}}}}
 {{"number":2,"name":"puts","time":1001,"argument":{d},"arguments":{{"data":0,"len":1}},"result":{{"invalid":true}}}}
@@ -241,6 +241,48 @@ fn a_trace_has_one_line_a_call() {
         d = CALLS_DATA + 768,
     );
     assert_eq!(trace.text(), expected);
+}
+
+/// What is written to a disk and read from it, and what is sent and received, has the same digest.
+#[test]
+fn a_trace_tells_what_went_and_what_came() {
+    let buffer = Gpa(CALLS_DATA + 0x1000);
+    let write = BlockIo { handle: 1, data: Gpa(CALLS_DATA & !0xfff), len: 512, ..BlockIo::default() };
+    let read = BlockIo { data: buffer, ..write };
+    let (refused, beyond) = (BlockIo { handle: 7, ..write }, BlockIo { data: Gpa(0), ..write });
+    let send = NetIo { handle: 2, data: buffer, len: 60, ..NetIo::default() };
+    let made: &[(Number, &[u8])] = &[
+        (Number::BlockWrite, write.as_bytes()),
+        (Number::BlockRead, read.as_bytes()),
+        (Number::NetWrite, send.as_bytes()),
+        (Number::NetRead, send.as_bytes()),
+        (Number::NetRead, send.as_bytes()),
+        (Number::BlockRead, refused.as_bytes()),
+        (Number::BlockWrite, beyond.as_bytes()),
+    ];
+    let file = calls(&[("storage", Kind::Block), ("service", Kind::Net)], made);
+    let time = VirtualTime::new();
+    let (port, peer) = Link::new().virtual_time(&time).ports().unwrap();
+    peer.send(&[7; 60]).unwrap();
+    let trace = Shared::default();
+    let unikernel = Unikernel::from_bytes(file).unwrap().mem(4 << 20).virtual_time(&time).trace(trace.clone());
+    unikernel.block("storage", Disk::empty(512)).net("service", port).output().unwrap();
+    let text = trace.text();
+    let digests: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let (call, result) = line.split_once("\"result\"").unwrap();
+            [call, result].map(|part| part.split_once("\"digest\":\"").map(|(_, rest)| &rest[..16]))
+        })
+        .collect();
+    let [[Some(written), None], [None, Some(came)], [Some(_), None], [None, Some(received)], rest @ ..] = &digests[..]
+    else {
+        panic!("{text}")
+    };
+    assert_eq!(written, came);
+    // FNV-1a of sixty sevens.
+    assert_eq!(*received, "b10414e46915edb9");
+    assert_eq!(rest, [[None, None], [None, None], [None, None]], "nothing came, and nothing is there");
 }
 
 /// The traces of two guests that send each other so many frames each.

@@ -15,6 +15,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod bridge;
 mod conditions;
 mod inbox;
 mod link;
@@ -24,6 +25,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 
+pub use bridge::Bridge;
 pub use conditions::Conditions;
 pub use link::Link;
 pub use port::Port;

@@ -125,6 +125,7 @@ fn key_words(reason: Reason) -> &'static str {
         Reason::Pointer => "guest address",
         Reason::Hypercall => "hypercall",
         Reason::Port => "I/O port",
+        Reason::RingKick => "kicked ring",
         Reason::Halted => "(hlt)",
         Reason::TripleFault => "triple fault",
         Reason::Memory => "host/guest translation fault",

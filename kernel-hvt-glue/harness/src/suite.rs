@@ -225,6 +225,7 @@ fn is(stop: &Stop, reason: Reason) -> bool {
         Reason::Pointer => matches!(stop, Stop::Hypercall(hypercall::Error::Pointer { .. })),
         Reason::Hypercall => matches!(stop, Stop::Hypercall(hypercall::Error::Unknown(_))),
         Reason::Port => matches!(stop, Stop::Fault(Cause::Port { .. })),
+        Reason::RingKick => matches!(stop, Stop::RingKick(_)),
         Reason::Halted => matches!(stop, Stop::Halted),
         Reason::TripleFault => matches!(stop, Stop::Fault(Cause::TripleFault)),
         Reason::Memory => matches!(stop, Stop::Fault(Cause::Memory { .. })),

@@ -58,6 +58,8 @@ pub enum Reason {
     Hypercall,
     /// It used an I/O port in a way that is no hypercall (the port).
     Port,
+    /// It kicked a network ring that it was not offered (the ring).
+    RingKick,
     /// It halted the CPU (`hlt`), and nothing will ever wake it.
     Halted,
     /// An exception could not be delivered, nor what followed from that.

@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     hypercall("hypercall-0", &["out32", "0x500"]),
     hypercall("hypercall-9", &["out32", "0x509"]),
     hypercall("hypercall-255", &["out32", "0x5ff"]),
+    stopped("kick-without-a-ring", "port", &["out32", "0x600"], &[End::Stopped(Reason::RingKick)]),
     port("out-below-the-hypercalls", &["out32", "0x4ff"]),
     port("out-above-the-kick", &["out32", "0x601"]),
     port("out-to-a-serial-port", &["out8", "0x3f8"]),
