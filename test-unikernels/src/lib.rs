@@ -4,6 +4,7 @@
 //! |---|---|
 //! | this one | arguments, and how a guest says that it is content or not |
 //! | [`responder`] | answers ARP and ICMP echo |
+//! | [`ip`] | a TCP/IP stack on a network device |
 //! | [`access`] | memory accesses that may be forbidden |
 //! | [`raw`] | hypercalls and port I/O without the bindings' checks |
 #![no_std]
@@ -13,6 +14,7 @@ use core::fmt;
 use guest_bindings::{ExitStatus, StartInfo, exit, println};
 
 pub mod access;
+pub mod ip;
 pub mod raw;
 pub mod responder;
 

@@ -14,10 +14,16 @@
 //! assert_eq!(theirs.receive(Duration::from_secs(1))?, frame);
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! With the feature `smoltcp` a port can also be that of a [`Host`], which speaks TCP/IP.
 
 mod bridge;
 mod conditions;
+#[cfg(feature = "smoltcp")]
+mod host;
 mod inbox;
+#[cfg(feature = "smoltcp")]
+mod ip;
 mod link;
 mod pcap;
 mod port;
@@ -27,6 +33,8 @@ mod tests;
 
 pub use bridge::Bridge;
 pub use conditions::Conditions;
+#[cfg(feature = "smoltcp")]
+pub use host::{Host, HostBuilder, HostListener, HostStream};
 pub use link::Link;
 pub use port::Port;
 pub use switch::Switch;

@@ -66,6 +66,12 @@ impl Port {
         self.mac
     }
 
+    /// Whether its frames arrive in a virtual time.
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn is_virtual(&self) -> bool {
+        self.inbox.is_virtual()
+    }
+
     /// Largest payload of its frames in bytes.
     #[must_use]
     pub fn mtu(&self) -> u16 {

@@ -1,7 +1,7 @@
 //! Network devices. The guests answer ARP requests and ICMP echos, so a host's own `ping` can take the peer's part.
 
 use crate::frame::{self, ECHO_HEADERS, Host};
-use crate::{Case, Device, DeviceKind, Exchange, Link};
+use crate::{Case, Console, Device, DeviceKind, Exchange, Link};
 
 /// Hardware address of the first device.
 pub const MAC0: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x01, 0x02];
@@ -99,6 +99,15 @@ pub const CASES: &[Case] = &[
             Device { name: "service0", kind: DeviceKind::Net(LINK0) },
             Device { name: "service1", kind: DeviceKind::Net(LINK1) },
         ],
+        ..Case::ORDINARY
+    },
+    // What it does on a network needs a peer that speaks TCP.
+    Case {
+        name: "http",
+        guest: "http",
+        arguments: &["ip=10.0.0.2/24", "requests=0"],
+        devices: &[Device { name: "service", kind: DeviceKind::Net(QUIET_LINK) }],
+        console: Console::holds(&["address 10.0.0.2/24\n", "listening on port 80\n", "SUCCESS\n"]),
         ..Case::ORDINARY
     },
     Case {

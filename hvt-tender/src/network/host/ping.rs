@@ -1,0 +1,69 @@
+//! ICMP echo (RFC 792).
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::socket::icmp;
+use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress};
+
+use super::core::{Core, Shared};
+
+/// What a request carries.
+const PAYLOAD: [u8; 32] = *b"abcdefghijklmnopqrstuvwabcdefghi";
+
+/// Sends a request, and waits for the answer; returns how long that took.
+pub(super) fn ping(shared: &Shared, to: Ipv4Addr, ident: u16, timeout: Duration) -> io::Result<Duration> {
+    let start = Instant::now();
+    let socket = Echo { shared, handle: shared.act(|core| request(core, to, ident))?? };
+    let unanswered = |error: io::Error| match error.kind() {
+        io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("{to} has not answered within {timeout:?}"))
+        }
+        _ => error,
+    };
+    let answer = shared.wait(timeout, |core| {
+        let socket = core.stack.sockets.get_mut::<icmp::Socket<'_>>(socket.handle);
+        while let Ok((message, from)) = socket.recv() {
+            let Ok(packet) = Icmpv4Packet::new_checked(message) else { continue };
+            match Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default()) {
+                Ok(Icmpv4Repr::EchoReply { data, .. }) if from == IpAddress::Ipv4(to) && data == PAYLOAD => {
+                    return Some(Ok(()));
+                }
+                Ok(Icmpv4Repr::DstUnreachable { reason, .. }) => {
+                    return Some(Err(io::Error::new(io::ErrorKind::HostUnreachable, format!("{to}: {reason}"))));
+                }
+                _ => {}
+            }
+        }
+        None
+    });
+    answer.map(|()| start.elapsed()).map_err(unanswered)
+}
+
+/// Sends a request from a socket of its own.
+fn request(core: &mut Core, to: Ipv4Addr, ident: u16) -> io::Result<SocketHandle> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("{to} cannot be pinged"));
+    let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 4096]);
+    let mut socket = icmp::Socket::new(buffer(), buffer());
+    socket.bind(icmp::Endpoint::Ident(ident)).map_err(|_| invalid())?;
+    let request = Icmpv4Repr::EchoRequest { ident, seq_no: 1, data: &PAYLOAD };
+    let mut message = vec![0; request.buffer_len()];
+    request.emit(&mut Icmpv4Packet::new_unchecked(&mut message), &ChecksumCapabilities::default());
+    socket.send_slice(&message, IpAddress::Ipv4(to)).map_err(|_| invalid())?;
+    Ok(core.stack.sockets.add(socket))
+}
+
+/// A socket that vanishes with this.
+struct Echo<'a> {
+    shared: &'a Shared,
+    handle: SocketHandle,
+}
+
+impl Drop for Echo<'_> {
+    fn drop(&mut self) {
+        let _ = self.shared.act(|core| core.stack.sockets.remove(self.handle));
+    }
+}

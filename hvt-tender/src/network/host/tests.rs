@@ -1,0 +1,159 @@
+use super::*;
+
+use std::io::{Read, Write};
+use std::thread;
+use std::time::Instant;
+
+use crate::network::{Conditions, Link, Switch};
+use crate::virtual_time::VirtualTime;
+
+const SERVER: [u8; 4] = [10, 0, 0, 1];
+const CLIENT: [u8; 4] = [10, 0, 0, 2];
+
+/// Two hosts on a switch, to each of which this happens to frames.
+fn pair(conditions: &Conditions) -> (Host, Host) {
+    let switch = Switch::new();
+    let host = |address: [u8; 4]| Host::new(switch.port_with(conditions.clone()).unwrap(), address).unwrap();
+    (host(SERVER), host(CLIENT))
+}
+
+/// Sends so many bytes there and back.
+fn echo(server: &Host, client: &Host, len: usize) {
+    let sent: Vec<u8> = (0..len).map(|index| (index * 7 / 3) as u8).collect();
+    let listener = server.listen(7).unwrap();
+    let received = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = listener.accept().unwrap();
+            assert_eq!(stream.peer().ip().octets(), CLIENT);
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            stream.write_all(&bytes).unwrap();
+            stream.flush().unwrap();
+        });
+        let mut stream = client.connect(SERVER, 7).unwrap();
+        stream.write_all(&sent).unwrap();
+        stream.shutdown_write().unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        received
+    });
+    assert!(received == sent, "{} of {len}", received.len());
+}
+
+#[test]
+fn streams_carry_what_is_written() {
+    let (server, client) = pair(&Conditions::new());
+    for len in [0, 1, 100_000, 1_000_000] {
+        echo(&server, &client, len);
+    }
+}
+
+#[test]
+fn streams_survive_a_bad_network() {
+    let conditions = Conditions::new().loss(0.1).duplication(0.05).reordering(0.1).seed(1);
+    let (server, client) = pair(&conditions);
+    echo(&server, &client, 8_000);
+}
+
+#[test]
+fn pings_are_answered() {
+    const DELAY: Duration = Duration::from_millis(3);
+    let (server, client) = pair(&Conditions::new().delay(DELAY));
+    assert!(client.ping(SERVER).unwrap() >= 2 * DELAY);
+    assert!(server.ping(CLIENT).unwrap() >= 2 * DELAY);
+    let nobody = client.ping_timeout([10, 0, 0, 3], Duration::from_millis(50)).unwrap_err();
+    assert_eq!(nobody.kind(), io::ErrorKind::TimedOut);
+    assert!(nobody.to_string().contains("10.0.0.3 has not answered"), "{nobody}");
+}
+
+#[test]
+fn errors_say_what_happened() {
+    let switch = Switch::new();
+    let host = |address: [u8; 4]| {
+        Host::builder(address).timeout(Duration::from_millis(50)).start(switch.port().unwrap()).unwrap()
+    };
+    let (server, client) = (host(SERVER), host(CLIENT));
+    let refused = client.connect(SERVER, 9).unwrap_err();
+    assert_eq!(refused.to_string(), "10.0.0.1:9 does not accept connections");
+    assert_eq!(client.connect([10, 0, 0, 9], 9).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(client.connect(SERVER, 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+
+    let listener = server.listen(7).unwrap();
+    assert_eq!(server.listen(7).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let mut stream = client.connect(SERVER, 7).unwrap();
+    assert_eq!(stream.read(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    // Nobody has accepted it, and nobody will.
+    stream.set_timeout(Duration::from_secs(20));
+    drop(listener);
+    assert_eq!(stream.read(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert!(server.listen(7).is_ok());
+
+    let listener = server.listen(8).unwrap();
+    let mut ours = client.connect(SERVER, 8).unwrap();
+    let theirs = listener.accept().unwrap();
+    ours.set_timeout(Duration::from_secs(20));
+    drop(server);
+    assert_eq!(ours.read(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!((&theirs).read(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::NotConnected);
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::NotConnected);
+}
+
+#[test]
+fn a_host_that_leaves_wakes_who_waits() {
+    let (server, client) = pair(&Conditions::new());
+    let listener = server.listen(7).unwrap();
+    let mut stream = client.connect(SERVER, 7).unwrap();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let waiting = [
+            scope.spawn(move || stream.read(&mut [0; 9]).unwrap_err().kind()),
+            scope.spawn(move || {
+                let first = listener.accept().and_then(|_| listener.accept());
+                first.unwrap_err().kind()
+            }),
+        ];
+        drop((server, client));
+        waiting.map(|waiting| waiting.join().unwrap())
+    });
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_full_backlog_makes_others_wait() {
+    let (server, client) = pair(&Conditions::new());
+    let listener = server.listen(7).unwrap();
+    let streams: Vec<_> = (0..64).map(|_| client.connect(SERVER, 7).unwrap()).collect();
+    thread::scope(|scope| {
+        // It is let in once there is room again.
+        let late = scope.spawn(|| client.connect(SERVER, 7).map(drop));
+        for _ in 0..65 {
+            listener.accept().unwrap();
+        }
+        late.join().unwrap().unwrap();
+    });
+    drop(streams);
+}
+
+#[test]
+fn addresses_that_no_host_can_have() {
+    let start = |builder: HostBuilder| builder.start(Switch::new().port().unwrap()).map(drop);
+    for (builder, words) in [
+        (Host::builder([10, 0, 0, 0]), "10.0.0.0/24 is not the address of a host"),
+        (Host::builder([10, 0, 0, 255]), "10.0.0.255/24"),
+        (Host::builder(SERVER).prefix_len(31), "10.0.0.1/31"),
+        (Host::builder(SERVER).prefix_len(0), "10.0.0.1/0"),
+        (Host::builder(SERVER).dhcp([10, 0, 1, 1]), "10.0.1.1 is not an address in the network of 10.0.0.1/24"),
+    ] {
+        let error = start(builder).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(start(Host::builder([10, 0, 0, 255]).prefix_len(16)).is_ok());
+    let (port, _other) = Link::new().mtu(100).ports().unwrap();
+    assert!(Host::new(port, SERVER).unwrap_err().to_string().contains("576 at least"));
+    let port = Switch::new().port().unwrap().with_mac([0xff; 6]);
+    assert!(Host::new(port, SERVER).is_err());
+    let time = VirtualTime::new();
+    let error = Host::new(Switch::in_virtual_time(&time).port().unwrap(), SERVER).unwrap_err();
+    assert!(error.to_string().contains("virtual"), "{error}");
+}
