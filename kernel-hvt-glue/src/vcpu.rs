@@ -4,8 +4,8 @@ use alloc::{boxed::Box, sync::Arc};
 use core::fmt;
 
 use hvt_abi::{
-    kernel::Exit,
-    x86_64::{EntryState, Registers},
+    kernel::{Exit, VcpuState},
+    x86_64::Registers,
 };
 
 use crate::{
@@ -91,11 +91,11 @@ enum Machine<H: Host> {
 }
 
 impl<H: Host> Vcpu<H> {
-    pub(crate) fn new(shared: &Arc<Shared<H>>, vm: u64, root: Hpa, entry: &EntryState) -> Result<Self, OutOfMemory> {
+    pub(crate) fn new(shared: &Arc<Shared<H>>, vm: u64, root: Hpa, state: &VcpuState) -> Result<Self, OutOfMemory> {
         let machine = match &shared.technology {
-            Technology::Svm(svm, maps) => Machine::Svm(Box::new(SvmVcpu::new(shared, *svm, maps, root, entry)?)),
+            Technology::Svm(svm, maps) => Machine::Svm(Box::new(SvmVcpu::new(shared, *svm, maps, root, state)?)),
             Technology::Vmx(vmx, bitmap) => {
-                Machine::Vmx(Box::new(VmxVcpu::new(shared, *vmx, bitmap.base(), root, entry)?))
+                Machine::Vmx(Box::new(VmxVcpu::new(shared, *vmx, bitmap.base(), root, state)?))
             }
         };
         Ok(Self { shared: shared.clone(), vm, machine, ended: None })
@@ -205,6 +205,15 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
+    /// Sets all of the guest's registers but FPU, debug registers and XCR0. They are checked when the guest is next
+    /// entered, and an exception that the guest was about to get is forgotten.
+    pub fn set_state(&mut self, state: &VcpuState) {
+        match &mut self.machine {
+            Machine::Svm(svm) => svm.set_state(state),
+            Machine::Vmx(vmx) => vmx.set_state(state),
+        }
+    }
+
     /// The exit that ended the guest, if one has.
     #[must_use]
     pub fn ended(&self) -> Option<Exit> {
@@ -271,6 +280,16 @@ impl<H: Host> Bound<'_, H> {
     #[must_use]
     pub fn registers(&self) -> Registers {
         self.vcpu.registers()
+    }
+
+    /// All of the guest's registers but FPU, debug registers and XCR0.
+    #[must_use]
+    pub fn state(&self) -> VcpuState {
+        match &self.vcpu.machine {
+            Machine::Svm(svm) => svm.state(),
+            // SAFETY: bound to this CPU, which the caller has not left since.
+            Machine::Vmx(vmx) => unsafe { vmx.state() },
+        }
     }
 
     /// [`Vcpu::set_registers`]

@@ -199,7 +199,7 @@ impl<H: Host> Vm<H> {
     /// # Errors
     /// No frame for its control structure.
     pub fn create_vcpu(&self, entry: &EntryState) -> Result<Vcpu<H>, OutOfMemory> {
-        Vcpu::new(&self.shared, self.id, self.root(), entry)
+        Vcpu::new(&self.shared, self.id, self.root(), &entry.into())
     }
 
     /// Calls `visit` for every contiguous piece of `len` bytes at `gpa`, with its distance from `gpa`.

@@ -221,6 +221,8 @@ entry_fields! {
     Control = 24, "control";
     /// A host-state field of the VMCS: an error of the kernel; the value is the CPU's error number.
     Host = 25, "host state";
+    /// IA32_KERNEL_GS_BASE.
+    KernelGsBase = 26, "KERNEL_GS base";
 }
 
 impl fmt::Display for EntryFailure {
@@ -416,9 +418,9 @@ mod tests {
 
     #[test]
     fn entry_fields_round_trip() {
-        for number in 0..=25 {
+        for number in 0..=26 {
             assert_eq!(EntryField::from_u32(number).map(|field| field as u32), Some(number));
         }
-        assert_eq!(EntryField::from_u32(26), None);
+        assert_eq!(EntryField::from_u32(27), None);
     }
 }

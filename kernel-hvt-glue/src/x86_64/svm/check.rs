@@ -42,6 +42,7 @@ pub(super) fn check(vmcb: &Vmcb, cr4: u64, physical_address_bits: u32) -> Result
         (EntryField::FsBase, save.fs.base),
         (EntryField::GsBase, save.gs.base),
         (EntryField::TrBase, save.tr.base),
+        (EntryField::KernelGsBase, save.kernel_gs_base),
     ] {
         require(is_canonical(base), field, base)?;
     }

@@ -2,7 +2,7 @@
 
 use hvt_abi::{
     Gpa, GuestRange,
-    kernel::{Access, Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},
+    kernel::{Access, Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation, VcpuState},
     x86_64::{EntryState, PML4_BASE, Registers},
 };
 
@@ -44,7 +44,7 @@ impl Guest {
         vm.write(Gpa(CODE), code).unwrap();
         let entry = EntryState::new(0x20_0000, Gpa(CODE));
         let Technology::Svm(capabilities, maps) = &hypervisor.shared.technology else { panic!("not SVM") };
-        let vcpu = SvmVcpu::new(&hypervisor.shared, *capabilities, maps, vm.root(), &entry).unwrap();
+        let vcpu = SvmVcpu::new(&hypervisor.shared, *capabilities, maps, vm.root(), &VcpuState::from(&entry)).unwrap();
         Self { vm, vcpu }
     }
 
@@ -258,4 +258,21 @@ fn the_rest_is_told_as_it_is() {
     assert_eq!(guest.exit(0x402, 9, 0), Step::Exit(unknown));
     let failure = EntryFailure { field: EntryField::Unspecified, value: u64::MAX };
     assert!(matches!(guest.exit(exit_code::INVALID, 0, 0), Step::Exit(Exit::EntryFailure(found)) if found == failure));
+}
+
+#[test]
+fn the_state_that_is_set_is_the_state_that_is_there() {
+    let mut guest = Guest::new(&[]);
+    let entry = VcpuState::from(&EntryState::new(0x20_0000, Gpa(CODE)));
+    assert_eq!(guest.vcpu.state(), entry);
+
+    let mut other = VcpuState { cr2: 2, cr3: 0x5000, kernel_gs_base: 0x1234, pat: 6, ..entry };
+    other.general.r15 = 15;
+    other.general.rax = 1;
+    other.fs.base = 0x7000;
+    other.ss.attributes |= 3 << 5;
+    guest.vcpu.inject(crate::x86_64::emulate::Fault::GENERAL_PROTECTION);
+    guest.vcpu.set_state(&other);
+    assert_eq!(guest.vcpu.state(), other);
+    assert_eq!((guest.event(), guest.vcpu.vmcb().save.cpl), (0, 3));
 }

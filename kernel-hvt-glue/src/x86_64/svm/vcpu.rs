@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use core::ptr;
 
 use hvt_abi::{
-    kernel::{Exit, Io},
-    x86_64::{Cr4, Efer, EntryState, Registers},
+    kernel::{Exit, Io, VcpuState},
+    x86_64::{Cr4, Efer, Registers, Segment},
 };
 
 use super::{
@@ -31,9 +31,6 @@ use crate::{
     },
 };
 
-/// IA32_PAT after reset (APM volume 2, 7.8.2).
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
-
 /// A virtual CPU.
 pub(crate) struct SvmVcpu<H: Host> {
     vmcb: Frames<H>,
@@ -50,22 +47,17 @@ pub(crate) struct SvmVcpu<H: Host> {
 }
 
 impl<H: Host> SvmVcpu<H> {
-    /// A virtual CPU in `entry` that sees guest-physical memory through the tables at `nested_cr3`.
+    /// A virtual CPU in `state` that sees guest-physical memory through the tables at `nested_cr3`.
     pub(crate) fn new(
         shared: &Arc<Shared<H>>,
         capabilities: SvmCapabilities,
         maps: &PermissionMaps<H>,
         nested_cr3: Hpa,
-        entry: &EntryState,
+        state: &VcpuState,
     ) -> Result<Self, OutOfMemory> {
         let vmcb = Frames::allocate(&shared.host, 0)?;
         let fpu = fpu::initial_area(&shared.host)?;
-        let context = Context {
-            registers: Registers { rdi: entry.rdi.0, ..Registers::default() },
-            vmcb: vmcb.base().0,
-            components: shared.offer.components,
-            ..Context::default()
-        };
+        let context = Context { vmcb: vmcb.base().0, components: shared.offer.components, ..Context::default() };
         let mut vcpu = Self {
             vmcb,
             fpu,
@@ -77,11 +69,12 @@ impl<H: Host> SvmVcpu<H> {
             unchecked: true,
             xcr0: fpu::component::X87,
         };
-        vcpu.set_up(maps, nested_cr3, entry);
+        vcpu.set_up(maps, nested_cr3);
+        vcpu.set_state(state);
         Ok(vcpu)
     }
 
-    fn set_up(&mut self, maps: &PermissionMaps<H>, nested_cr3: Hpa, entry: &EntryState) {
+    fn set_up(&mut self, maps: &PermissionMaps<H>, nested_cr3: Hpa) {
         let control = &mut self.vmcb_mut().control;
         intercepts(control);
         control.iopm_base_pa = maps.io_base().0;
@@ -91,25 +84,61 @@ impl<H: Host> SvmVcpu<H> {
         control.nested_cr3 = nested_cr3.0;
 
         let save = &mut self.vmcb_mut().save;
-        save.cs = entry.code.into();
-        for segment in [&mut save.ss, &mut save.ds, &mut save.es, &mut save.fs, &mut save.gs] {
-            *segment = entry.data.into();
-        }
-        save.tr = entry.task.into();
-        save.ldtr = entry.ldt.into();
-        save.gdtr = entry.gdtr.into();
-        save.idtr = entry.idtr.into();
-        save.cpl = entry.data.dpl;
-        save.cr0 = entry.cr0.bits();
-        save.cr3 = entry.cr3.0;
-        save.cr4 = entry.cr4.bits();
-        save.efer = (entry.efer | Efer::SVME).bits();
-        save.g_pat = PAT_RESET;
         save.dr6 = DR6_RESET;
         save.dr7 = DR7_RESET;
-        save.rflags = entry.rflags;
-        save.rip = entry.rip.0;
-        save.rsp = entry.rsp.0;
+    }
+
+    /// Sets all but FPU, debug registers and XCR0. An exception that was about to be delivered is forgotten.
+    pub(crate) fn set_state(&mut self, state: &VcpuState) {
+        let save = &mut self.vmcb_changing(Clean::all()).save;
+        save.cs = state.cs.into();
+        save.ss = state.ss.into();
+        save.ds = state.ds.into();
+        save.es = state.es.into();
+        save.fs = state.fs.into();
+        save.gs = state.gs.into();
+        save.tr = state.tr.into();
+        save.ldtr = state.ldtr.into();
+        save.gdtr = state.gdtr.into();
+        save.idtr = state.idtr.into();
+        save.cpl = Segment::from(state.ss).dpl;
+        save.cr0 = state.cr0;
+        save.cr2 = state.cr2;
+        save.cr3 = state.cr3;
+        save.cr4 = state.cr4;
+        save.efer = state.efer | Efer::SVME.bits();
+        save.g_pat = state.pat;
+        save.kernel_gs_base = state.kernel_gs_base;
+        self.set_registers(&state.general);
+        self.choose_xcr0();
+    }
+
+    /// What [`set_state`](Self::set_state) sets.
+    pub(crate) fn state(&self) -> VcpuState {
+        let save = &self.vmcb().save;
+        // SS has no DPL of its own here: CPL stands for it.
+        let ss = Segment { dpl: save.cpl, ..Segment::from(save.ss) };
+        VcpuState {
+            general: self.registers(),
+            cs: save.cs.into(),
+            ss: ss.into(),
+            ds: save.ds.into(),
+            es: save.es.into(),
+            fs: save.fs.into(),
+            gs: save.gs.into(),
+            tr: save.tr.into(),
+            ldtr: save.ldtr.into(),
+            gdtr: save.gdtr.into(),
+            idtr: save.idtr.into(),
+            cr0: save.cr0,
+            cr2: save.cr2,
+            cr3: save.cr3,
+            cr4: save.cr4,
+            efer: self.efer(),
+            pat: save.g_pat,
+            kernel_gs_base: save.kernel_gs_base,
+            ..VcpuState::default()
+        }
     }
 
     pub(super) fn vmcb(&self) -> &Vmcb {

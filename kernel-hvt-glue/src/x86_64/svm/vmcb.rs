@@ -2,7 +2,10 @@
 
 use core::mem::{offset_of, size_of};
 
-use hvt_abi::x86_64::{Segment, TableRegister};
+use hvt_abi::{
+    kernel::{SegmentState, TableState},
+    x86_64::Segment,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The whole block: one frame.
@@ -146,23 +149,35 @@ pub(crate) const ATTRIBUTE_LONG: u16 = 1 << 9;
 /// [`SegmentRegister::attributes`]: D/B.
 pub(crate) const ATTRIBUTE_BIG: u16 = 1 << 10;
 
-impl From<Segment> for SegmentRegister {
-    fn from(segment: Segment) -> Self {
-        let flag = |value: bool, bit: u32| u16::from(value) << bit;
-        let attributes = u16::from(segment.kind & 0xf)
-            | flag(segment.code_or_data, 4)
-            | u16::from(segment.dpl & 3) << 5
-            | flag(segment.present, 7)
-            | flag(segment.long, 9)
-            | flag(segment.default_big, 10)
-            | flag(segment.granularity, 11);
-        Self { selector: segment.selector, attributes, limit: segment.limit, base: segment.base }
+impl From<SegmentState> for SegmentRegister {
+    fn from(state: SegmentState) -> Self {
+        let attributes = state.attributes & 0xff | state.attributes >> 4 & 0xf00;
+        Self { selector: state.selector, attributes, limit: state.limit, base: state.base }
     }
 }
 
-impl From<TableRegister> for SegmentRegister {
-    fn from(table: TableRegister) -> Self {
-        Self { base: table.base, limit: table.limit.into(), ..Self::default() }
+impl From<SegmentRegister> for SegmentState {
+    fn from(register: SegmentRegister) -> Self {
+        let attributes = register.attributes & 0xff | (register.attributes & 0xf00) << 4;
+        Self { base: register.base, limit: register.limit, selector: register.selector, attributes }
+    }
+}
+
+impl From<SegmentRegister> for Segment {
+    fn from(register: SegmentRegister) -> Self {
+        SegmentState::from(register).into()
+    }
+}
+
+impl From<TableState> for SegmentRegister {
+    fn from(table: TableState) -> Self {
+        Self { base: table.base, limit: table.limit, ..Self::default() }
+    }
+}
+
+impl From<SegmentRegister> for TableState {
+    fn from(register: SegmentRegister) -> Self {
+        Self { base: register.base, limit: register.limit & 0xffff, reserved: 0 }
     }
 }
 
@@ -320,9 +335,13 @@ mod tests {
 
     #[test]
     fn segments_have_the_attributes_of_their_descriptors() {
-        assert_eq!(SegmentRegister::from(Segment::CODE).attributes, 0xa99);
-        assert_eq!(SegmentRegister::from(Segment::DATA).attributes, 0xc93);
-        assert_eq!(SegmentRegister::from(Segment::TASK).attributes, 0x08b);
-        assert_eq!(SegmentRegister::from(Segment::UNUSABLE).attributes, 0);
+        let attributes = |segment: Segment| SegmentRegister::from(SegmentState::from(segment)).attributes;
+        assert_eq!(attributes(Segment::CODE), 0xa99);
+        assert_eq!(attributes(Segment::DATA), 0xc93);
+        assert_eq!(attributes(Segment::TASK), 0x08b);
+        assert_eq!(attributes(Segment::UNUSABLE), 0);
+        for segment in [Segment::CODE, Segment::DATA, Segment::TASK, Segment::UNUSABLE] {
+            assert_eq!(Segment::from(SegmentRegister::from(SegmentState::from(segment))), segment);
+        }
     }
 }

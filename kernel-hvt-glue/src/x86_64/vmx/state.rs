@@ -1,6 +1,9 @@
 //! The guest's state as VMCS fields (SDM volume 3, 25.4).
 
-use hvt_abi::x86_64::{Cr0, Cr4, EntryState, Segment};
+use hvt_abi::{
+    kernel::{SegmentState, TableState, VcpuState},
+    x86_64::{Cr0, Cr4, Registers},
+};
 
 use super::{
     capabilities::VmxCapabilities,
@@ -8,9 +11,6 @@ use super::{
     vmcs::Vmcs,
 };
 use crate::x86_64::debug::DR7_RESET;
-
-/// IA32_PAT after reset (SDM volume 3, 12.12.4).
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// Bits of CR0 that are the guest's own; a write that changes any other one exits.
 const OWN_CR0: u64 = Cr0::MP.union(Cr0::EM).union(Cr0::TS).union(Cr0::WP).union(Cr0::AM).bits();
@@ -29,20 +29,16 @@ pub(super) const fn real_cr4(cr4: u64, capabilities: &VmxCapabilities) -> u64 {
     cr4 | capabilities.cr4_fixed0
 }
 
+/// Access rights of a segment that must not be used.
+const UNUSABLE: u32 = 1 << 16;
+/// P among the access rights.
+const PRESENT: u16 = 1 << 7;
+
 /// The access rights of a segment (SDM volume 3, table 25-2).
-pub(super) fn access_rights(segment: &Segment) -> u32 {
-    const UNUSABLE: u32 = 1 << 16;
-    if !segment.present {
-        return UNUSABLE;
-    }
-    let flag = |value: bool, bit: u32| u32::from(value) << bit;
-    u32::from(segment.kind & 0xf)
-        | flag(segment.code_or_data, 4)
-        | u32::from(segment.dpl & 3) << 5
-        | flag(true, 7)
-        | flag(segment.long, 13)
-        | flag(segment.default_big, 14)
-        | flag(segment.granularity, 15)
+pub(super) fn access_rights(segment: &SegmentState) -> u32 {
+    /// Type, S, DPL, P, L, D/B and G.
+    const MEANINGFUL: u16 = 0xe0ff;
+    if segment.attributes & PRESENT == 0 { UNUSABLE } else { (segment.attributes & MEANINGFUL).into() }
 }
 
 /// The four fields of a segment register.
@@ -64,17 +60,17 @@ const TR: SegmentFields = segment_fields!(GUEST_TR_SELECTOR, GUEST_TR_LIMIT, GUE
 const LDTR: SegmentFields =
     segment_fields!(GUEST_LDTR_SELECTOR, GUEST_LDTR_LIMIT, GUEST_LDTR_ACCESS_RIGHTS, GUEST_LDTR_BASE);
 
-/// Writes the state in which a guest starts, but for the registers that may also be set later.
-pub(super) fn write(vmcs: &mut Vmcs, entry: &EntryState, offered_cr4: u64, capabilities: &VmxCapabilities) {
+/// Writes the guest's state, but for the registers that the VMCS does not hold or that are written before an entry.
+pub(super) fn write(vmcs: &mut Vmcs, guest: &VcpuState, offered_cr4: u64, capabilities: &VmxCapabilities) {
     let segments = [
-        (CS, &entry.code),
-        (SS, &entry.data),
-        (DS, &entry.data),
-        (ES, &entry.data),
-        (FS, &entry.data),
-        (GS, &entry.data),
-        (TR, &entry.task),
-        (LDTR, &entry.ldt),
+        (CS, &guest.cs),
+        (SS, &guest.ss),
+        (DS, &guest.ds),
+        (ES, &guest.es),
+        (FS, &guest.fs),
+        (GS, &guest.gs),
+        (TR, &guest.tr),
+        (LDTR, &guest.ldtr),
     ];
     for ((selector, limit, rights, base), segment) in segments {
         vmcs.write(selector, segment.selector);
@@ -82,18 +78,18 @@ pub(super) fn write(vmcs: &mut Vmcs, entry: &EntryState, offered_cr4: u64, capab
         vmcs.write(rights, access_rights(segment));
         vmcs.write(base, segment.base);
     }
-    vmcs.write(fields::GUEST_GDTR_BASE, entry.gdtr.base);
-    vmcs.write(fields::GUEST_GDTR_LIMIT, entry.gdtr.limit.into());
-    vmcs.write(fields::GUEST_IDTR_BASE, entry.idtr.base);
-    vmcs.write(fields::GUEST_IDTR_LIMIT, entry.idtr.limit.into());
+    vmcs.write(fields::GUEST_GDTR_BASE, guest.gdtr.base);
+    vmcs.write(fields::GUEST_GDTR_LIMIT, guest.gdtr.limit);
+    vmcs.write(fields::GUEST_IDTR_BASE, guest.idtr.base);
+    vmcs.write(fields::GUEST_IDTR_LIMIT, guest.idtr.limit);
 
     vmcs.write(fields::CR0_GUEST_HOST_MASK, !OWN_CR0);
     vmcs.write(fields::CR4_GUEST_HOST_MASK, !offered_cr4 | KERNELS_CR4);
-    write_cr0(vmcs, entry.cr0.bits(), capabilities);
-    vmcs.write(fields::GUEST_CR3, entry.cr3.0);
-    write_cr4(vmcs, entry.cr4.bits(), capabilities);
-    vmcs.write(fields::GUEST_IA32_EFER, entry.efer.bits());
-    vmcs.write(fields::GUEST_IA32_PAT, PAT_RESET);
+    write_cr0(vmcs, guest.cr0, capabilities);
+    vmcs.write(fields::GUEST_CR3, guest.cr3);
+    write_cr4(vmcs, guest.cr4, capabilities);
+    vmcs.write(fields::GUEST_IA32_EFER, guest.efer);
+    vmcs.write(fields::GUEST_IA32_PAT, guest.pat);
     vmcs.write(fields::GUEST_DR7, DR7_RESET);
     vmcs.write(fields::GUEST_IA32_DEBUGCTL, 0);
     vmcs.write(fields::GUEST_IA32_SYSENTER_CS, 0);
@@ -106,6 +102,35 @@ pub(super) fn write(vmcs: &mut Vmcs, entry: &EntryState, offered_cr4: u64, capab
     vmcs.write(fields::VMCS_LINK_POINTER, !0);
 }
 
+/// What [`write`] writes. `general` are the general registers; what the VMCS does not hold is 0.
+pub(super) fn read(vmcs: &Vmcs, general: Registers) -> VcpuState {
+    let segment = |(selector, limit, rights, base): SegmentFields| {
+        let rights = vmcs.read(rights);
+        let attributes = if rights & UNUSABLE == 0 { rights as u16 } else { 0 };
+        SegmentState { base: vmcs.read(base), limit: vmcs.read(limit), selector: vmcs.read(selector), attributes }
+    };
+    let table = |base, limit| TableState { base: vmcs.read(base), limit: vmcs.read(limit) & 0xffff, reserved: 0 };
+    VcpuState {
+        general,
+        cs: segment(CS),
+        ss: segment(SS),
+        ds: segment(DS),
+        es: segment(ES),
+        fs: segment(FS),
+        gs: segment(GS),
+        tr: segment(TR),
+        ldtr: segment(LDTR),
+        gdtr: table(fields::GUEST_GDTR_BASE, fields::GUEST_GDTR_LIMIT),
+        idtr: table(fields::GUEST_IDTR_BASE, fields::GUEST_IDTR_LIMIT),
+        cr0: read_cr0(vmcs),
+        cr3: vmcs.read(fields::GUEST_CR3),
+        cr4: read_cr4(vmcs),
+        efer: vmcs.read(fields::GUEST_IA32_EFER),
+        pat: vmcs.read(fields::GUEST_IA32_PAT),
+        ..VcpuState::default()
+    }
+}
+
 /// Sets CR0, and what the guest sees of the bits that are not its own.
 pub(super) fn write_cr0(vmcs: &mut Vmcs, cr0: u64, capabilities: &VmxCapabilities) {
     vmcs.write(fields::GUEST_CR0, real_cr0(cr0, capabilities));
@@ -116,6 +141,12 @@ pub(super) fn write_cr0(vmcs: &mut Vmcs, cr0: u64, capabilities: &VmxCapabilitie
 pub(super) fn write_cr4(vmcs: &mut Vmcs, cr4: u64, capabilities: &VmxCapabilities) {
     vmcs.write(fields::GUEST_CR4, real_cr4(cr4, capabilities));
     vmcs.write(fields::CR4_READ_SHADOW, cr4);
+}
+
+/// CR0 as the guest sees it.
+fn read_cr0(vmcs: &Vmcs) -> u64 {
+    let mask = vmcs.read(fields::CR0_GUEST_HOST_MASK);
+    vmcs.read(fields::GUEST_CR0) & !mask | vmcs.read(fields::CR0_READ_SHADOW) & mask
 }
 
 /// CR4 as the guest sees it.

@@ -2,7 +2,7 @@
 
 use hvt_abi::{
     Gpa,
-    kernel::EntryField,
+    kernel::{EntryField, VcpuState},
     x86_64::{Cr0, Cr4, Efer, EntryState, Segment},
 };
 use raw_cpuid::CpuIdResult;
@@ -77,10 +77,14 @@ fn a_machine_that_cannot_says_why() {
 }
 
 fn checked(change: impl FnOnce(&mut EntryState)) -> Result<(), EntryField> {
-    let vmx = skylake(|_, value| value).unwrap();
     let mut entry = EntryState::new(0x20_0000, Gpa(0x10_0000));
     change(&mut entry);
-    check(&entry, 0x7ff | 1 << 18, &vmx).map_err(|failure| failure.field)
+    checked_state(&VcpuState::from(&entry))
+}
+
+fn checked_state(guest: &VcpuState) -> Result<(), EntryField> {
+    let vmx = skylake(|_, value| value).unwrap();
+    check(guest, 0x7ff | 1 << 18, &vmx).map_err(|failure| failure.field)
 }
 
 #[test]
@@ -117,12 +121,28 @@ fn every_check_names_its_field() {
     for (field, change) in changes {
         assert_eq!(checked(change), Err(*field));
     }
+    type StateChange = fn(&mut VcpuState);
+    let changes: &[(EntryField, StateChange)] = &[
+        (EntryField::Pat, |guest| guest.pat = 2),
+        (EntryField::Cs, |guest| guest.cs.base = 1 << 32),
+        (EntryField::Ss, |guest| guest.ss.base = 1 << 32),
+        (EntryField::Ds, |guest| guest.ds.attributes &= !1),
+        (EntryField::Es, |guest| guest.es.selector = 3),
+        (EntryField::FsBase, |guest| guest.fs.base = 1 << 47),
+        (EntryField::GsBase, |guest| guest.gs.base = 1 << 47),
+        (EntryField::KernelGsBase, |guest| guest.kernel_gs_base = 1 << 47),
+    ];
+    for (field, change) in changes {
+        let mut guest = VcpuState::from(&EntryState::new(0x20_0000, Gpa(0x10_0000)));
+        change(&mut guest);
+        assert_eq!(checked_state(&guest), Err(*field));
+    }
 }
 
 #[test]
 fn segments_have_the_access_rights_of_their_descriptors() {
-    assert_eq!(state::access_rights(&Segment::CODE), 0xa099);
-    assert_eq!(state::access_rights(&Segment::DATA), 0xc093);
-    assert_eq!(state::access_rights(&Segment::TASK), 0x008b);
-    assert_eq!(state::access_rights(&Segment::UNUSABLE), 0x1_0000);
+    assert_eq!(state::access_rights(&Segment::CODE.into()), 0xa099);
+    assert_eq!(state::access_rights(&Segment::DATA.into()), 0xc093);
+    assert_eq!(state::access_rights(&Segment::TASK.into()), 0x008b);
+    assert_eq!(state::access_rights(&Segment::UNUSABLE.into()), 0x1_0000);
 }

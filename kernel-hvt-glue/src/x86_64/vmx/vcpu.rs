@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use core::{mem::ManuallyDrop, ptr};
 
 use hvt_abi::{
-    kernel::{Exit, Io},
-    x86_64::{Cr4, Efer, EntryState, Registers, msr},
+    kernel::{Exit, Io, VcpuState},
+    x86_64::{Cr4, Efer, Registers, msr},
 };
 
 use super::{
@@ -28,6 +28,7 @@ use crate::{
     x86_64::{
         context::Context,
         debug::DebugRegisters,
+        emulate::is_canonical,
         fpu,
         privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, wrmsr},
         syscall::SyscallMsrs,
@@ -51,8 +52,8 @@ pub(crate) struct VmxVcpu<H: Host> {
     pub(super) shared: Arc<Shared<H>>,
     pub(super) capabilities: VmxCapabilities,
     pub(super) context: Context,
-    /// The state in which the guest starts, until the VMCS holds it.
-    start: Option<EntryState>,
+    /// The state in which the guest is to be entered next, until it has passed the checks.
+    start: Option<VcpuState>,
     eptp: u64,
     msr_bitmap: Hpa,
     residence: Option<Residence>,
@@ -77,32 +78,25 @@ pub(crate) struct VmxVcpu<H: Host> {
 }
 
 impl<H: Host> VmxVcpu<H> {
-    /// A virtual CPU in `entry` that sees guest-physical memory through the tables at `root`.
+    /// A virtual CPU in `state` that sees guest-physical memory through the tables at `root`.
     pub(crate) fn new(
         shared: &Arc<Shared<H>>,
         capabilities: VmxCapabilities,
         msr_bitmap: Hpa,
         root: Hpa,
-        entry: &EntryState,
+        state: &VcpuState,
     ) -> Result<Self, OutOfMemory> {
         /// EPT pointer (SDM volume 3, table 25-9): write-back tables, four levels.
         const WRITE_BACK_4_LEVELS: u64 = 6 | 3 << 3;
         const ACCESSED_DIRTY: u64 = 1 << 6;
         let accessed_dirty = if capabilities.accessed_dirty { ACCESSED_DIRTY } else { 0 };
-        let registers = Registers {
-            rip: entry.rip.0,
-            rsp: entry.rsp.0,
-            rdi: entry.rdi.0,
-            rflags: entry.rflags,
-            ..Registers::default()
-        };
-        Ok(Self {
+        let mut vcpu = Self {
             vmcs: ManuallyDrop::new(new_region(&shared.host, &capabilities)?),
             fpu: fpu::initial_area(&shared.host)?,
             shared: shared.clone(),
             capabilities,
-            context: Context { registers, components: shared.offer.components, ..Context::default() },
-            start: Some(*entry),
+            context: Context { components: shared.offer.components, ..Context::default() },
+            start: None,
             eptp: root.0 | WRITE_BACK_4_LEVELS | accessed_dirty,
             msr_bitmap,
             residence: None,
@@ -117,8 +111,10 @@ impl<H: Host> VmxVcpu<H> {
             rip_moved: true,
             xcr0: fpu::component::X87,
             cr8: 0,
-            uses_syscall: entry.efer.contains(Efer::SCE),
-        })
+            uses_syscall: false,
+        };
+        vcpu.set_state(state);
+        Ok(vcpu)
     }
 
     /// Makes the VMCS current on this CPU and prepares it for entries. Undone by [`unbind`](Self::unbind).
@@ -168,9 +164,17 @@ impl<H: Host> VmxVcpu<H> {
         Ok(())
     }
 
-    /// Writes controls and the state at the start into a new VMCS.
+    /// Writes controls into a new VMCS, and the state that was set since it was last current.
     fn configure(&mut self, vmcs: &mut Vmcs) {
-        let Some(start) = self.start.filter(|_| self.residence.is_none()) else { return };
+        if self.residence.is_none() {
+            self.write_controls(vmcs);
+        }
+        if let Some(start) = &self.start {
+            state::write(vmcs, start, self.shared.offer.cr4, &self.capabilities);
+        }
+    }
+
+    fn write_controls(&self, vmcs: &mut Vmcs) {
         let controls = &self.capabilities.controls;
         vmcs.write(fields::PIN_BASED_CONTROLS, controls.pin_based);
         vmcs.write(fields::PRIMARY_CONTROLS, controls.primary);
@@ -195,7 +199,6 @@ impl<H: Host> VmxVcpu<H> {
         if controls.has_encls_exiting() {
             vmcs.write(fields::ENCLS_EXITING_BITMAP, !0);
         }
-        state::write(vmcs, &start, self.shared.offer.cr4, &self.capabilities);
     }
 
     /// Sees to it that no stale translation is used.
@@ -292,6 +295,8 @@ impl<H: Host> VmxVcpu<H> {
 
     fn check(&mut self) -> Result<(), hvt_abi::kernel::EntryFailure> {
         if let Some(start) = &self.start {
+            // RIP and RFLAGS may have been set since: they are checked below.
+            let start = &VcpuState { general: self.context.registers, ..*start };
             check::check(start, self.shared.offer.cr4, &self.capabilities)?;
             self.start = None;
         }
@@ -342,6 +347,29 @@ impl<H: Host> VmxVcpu<H> {
         self.context.registers = *registers;
         self.rip_moved = true;
         self.unchecked = true;
+    }
+
+    /// Sets all but FPU, debug registers and XCR0, when it is next bound.
+    pub(crate) fn set_state(&mut self, state: &VcpuState) {
+        self.start = Some(*state);
+        self.context.cr2 = state.cr2;
+        // What the checks refuse is not written to the register either.
+        self.kernel_gs_base = if is_canonical(state.kernel_gs_base) { state.kernel_gs_base } else { 0 };
+        self.uses_syscall = Efer::from_bits_retain(state.efer).contains(Efer::SCE);
+        self.set_registers(&state.general);
+    }
+
+    /// What [`set_state`](Self::set_state) sets.
+    ///
+    /// # Safety
+    /// CPL 0 on the CPU that this is bound to.
+    pub(crate) unsafe fn state(&self) -> VcpuState {
+        if let Some(start) = self.start {
+            return VcpuState { general: self.registers(), ..start };
+        }
+        // SAFETY: the caller's promise.
+        let (vmcs, kernel_gs_base) = unsafe { (Vmcs::current(), rdmsr(msr::KERNEL_GS_BASE)) };
+        VcpuState { cr2: self.context.cr2, kernel_gs_base, ..state::read(&vmcs, self.registers()) }
     }
 
     /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
