@@ -4,7 +4,7 @@ use alloc::{rc::Rc, vec, vec::Vec};
 use core::cell::RefCell;
 
 use crate::{
-    host::{FRAME_SIZE, Host, Hpa},
+    host::{FRAME_SIZE, Host, Hpa, OutOfMemory},
     hypervisor::Hypervisor,
     paging::Level,
     x86_64::{capabilities::Capabilities, emulate::Offer, svm::capabilities::SvmCapabilities},
@@ -47,24 +47,32 @@ impl FakeHost {
 
     /// The same, with a change.
     pub(crate) fn svm_with(&self, change: impl FnOnce(&mut SvmCapabilities)) -> Hypervisor<Self> {
-        let mut capabilities = SvmCapabilities {
-            asids: 16,
-            nrip_save: false,
-            decode_assists: false,
-            clean_bits: false,
-            huge_pages: true,
-            physical_address_bits: 40,
-            prediction_barrier: false,
-        };
-        change(&mut capabilities);
-        let offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
-        Hypervisor::assemble(self.clone(), Capabilities::Svm(capabilities), offer, Level::ROOT4).unwrap()
+        hypervisor(self, change).unwrap()
     }
 
     /// How many frames are free.
     pub(crate) fn free_frames(&self) -> usize {
         self.0.taken.borrow().iter().filter(|taken| !**taken).count()
     }
+}
+
+/// A hypervisor on a machine with SVM and no optional part of it, but for a change.
+pub(crate) fn hypervisor<H: Host>(
+    host: &H,
+    change: impl FnOnce(&mut SvmCapabilities),
+) -> Result<Hypervisor<H>, OutOfMemory> {
+    let mut capabilities = SvmCapabilities {
+        asids: 16,
+        nrip_save: false,
+        decode_assists: false,
+        clean_bits: false,
+        huge_pages: true,
+        physical_address_bits: 40,
+        prediction_barrier: false,
+    };
+    change(&mut capabilities);
+    let offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
+    Hypervisor::assemble(host.clone(), Capabilities::Svm(capabilities), offer, Level::ROOT4)
 }
 
 impl Drop for Memory {

@@ -125,6 +125,11 @@
 //!   about L1TF and MDS: on CPUs that have these, a kernel that runs guests it does not trust flushes L1D and CPU buffers
 //!   itself before [`Vcpu::run`].
 //!
+//! # For monitors in user space
+//!
+//! [`scheme`] is the layer above: handles, operations, rights and limits of [`hvt_abi::kernel`], for a kernel that lets
+//! processes run guests.
+//!
 //! # How it is built
 //!
 //! [`paging`] is one walker for all formats of second-level page tables. Everything that only x86_64 has lies in a module of
@@ -143,6 +148,7 @@ mod host;
 mod hypervisor;
 mod memory;
 pub mod paging;
+pub mod scheme;
 mod tables;
 mod vcpu;
 mod vm;

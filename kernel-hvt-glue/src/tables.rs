@@ -62,7 +62,7 @@ impl<H: Host> Tables<H> {
         either!(self.translate(gpa))
     }
 
-    pub(crate) fn is_unmapped(&self, range: GuestRange) -> bool {
-        either!(self.is_unmapped(range))
+    pub(crate) fn first_mapped(&self, range: GuestRange) -> Option<Gpa> {
+        either!(self.first_mapped(range))
     }
 }

@@ -214,6 +214,12 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
+    /// Ends it, if the exit does, as [`Bound::run`] would.
+    #[cfg(test)]
+    pub(crate) fn end_with(&mut self, exit: Exit) {
+        self.ended = self.ended.or(exit.is_final().then_some(exit));
+    }
+
     /// The exit that ended the guest, if one has.
     #[must_use]
     pub fn ended(&self) -> Option<Exit> {

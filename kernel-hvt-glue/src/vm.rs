@@ -6,7 +6,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use hvt_abi::{Gpa, GuestRange, x86_64::EntryState};
+use hvt_abi::{Gpa, GuestRange, kernel::VcpuState};
 
 use crate::{
     Vcpu,
@@ -141,7 +141,9 @@ impl<H: Host> Vm<H> {
         let (start, end) = (range.start().0, range.end().0);
         let first = self.backing.range(..start).next_back().map_or(start, |(&gpa, _)| gpa);
         let gone = |(&gpa, frames): (&u64, &Frames<H>)| {
-            GuestRange::new(Gpa(gpa), frames.size()).is_some_and(|block| self.tables.is_unmapped(block)).then_some(gpa)
+            GuestRange::new(Gpa(gpa), frames.size())
+                .is_some_and(|block| self.tables.first_mapped(block).is_none())
+                .then_some(gpa)
         };
         let gone: Vec<u64> = self.backing.range(first..end).filter_map(gone).collect();
         for gpa in gone {
@@ -194,12 +196,19 @@ impl<H: Host> Vm<H> {
         })
     }
 
-    /// A virtual CPU that will start in `entry`.
+    /// The first address in `range` that is mapped.
+    #[must_use]
+    pub fn first_mapped(&self, range: GuestRange) -> Option<Gpa> {
+        self.tables.first_mapped(range)
+    }
+
+    /// A virtual CPU that will start in `state`: a [`VcpuState`], or where a unikernel starts
+    /// ([`EntryState`](hvt_abi::x86_64::EntryState)).
     ///
     /// # Errors
     /// No frame for its control structure.
-    pub fn create_vcpu(&self, entry: &EntryState) -> Result<Vcpu<H>, OutOfMemory> {
-        Vcpu::new(&self.shared, self.id, self.root(), &entry.into())
+    pub fn create_vcpu(&self, state: impl Into<VcpuState>) -> Result<Vcpu<H>, OutOfMemory> {
+        Vcpu::new(&self.shared, self.id, self.root(), &state.into())
     }
 
     /// Calls `visit` for every contiguous piece of `len` bytes at `gpa`, with its distance from `gpa`.

@@ -48,15 +48,15 @@ errors! {
     /// The CPU that this thread runs on could not be prepared: somebody else uses its virtualization extension, or it
     /// differs from the others.
     CpuUnavailable = 5, "this CPU cannot run guests: its virtualization extension is in use, or differs from that of others";
-    /// The kernel has no memory left. `Map` and `Unmap` may be asked again.
+    /// The kernel has no memory left. The same may be asked again.
     OutOfMemory = 6, "the kernel is out of memory";
     /// A limit of the user's: VMs, vCPUs of a VM, or pinned memory ([`Capabilities`](super::Capabilities)).
     LimitReached = 7, "a limit is reached: number of virtual machines or virtual CPUs, or pinned memory";
-    /// The first page of the range is not private, writable, anonymous memory of the caller's.
+    /// A page of the range is not private, writable, anonymous memory of the caller's.
     NotOwnMemory = 8, "guest memory must be private, writable, anonymous memory of the caller's own";
     /// Beyond the guest-physical addresses that this machine can map.
     OutOfRange = 9, "the guest address is beyond what this machine can map";
-    /// The first page of the range is mapped in the guest already.
+    /// A page of the range is mapped in the guest already.
     AlreadyMapped = 10, "guest memory is mapped there already";
     /// A page of the range is not mapped in the guest.
     NotMapped = 11, "no guest memory is mapped there";
@@ -72,6 +72,8 @@ errors! {
     Ended = 16, "the virtual CPU has ended";
     /// The VM was destroyed.
     Destroyed = 17, "the virtual machine was destroyed";
+    /// The structure that goes with the call does not lie in the caller's memory.
+    BadAddress = 18, "the argument does not lie in the caller's memory";
 }
 
 impl core::error::Error for Error {}

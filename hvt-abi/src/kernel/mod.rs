@@ -27,7 +27,7 @@
 //! | hypervisor | create VM | | a VM |
 //! | VM | [`Map`](Operation::Map) | [`MemoryMap`] | bytes mapped, from the start of the range |
 //! | VM | [`Unmap`](Operation::Unmap) | [`MemoryRange`] | bytes unmapped, from the start of the range |
-//! | VM | [`Protect`](Operation::Protect) | [`MemoryRange`] | 0 |
+//! | VM | [`Protect`](Operation::Protect) | [`MemoryRange`] | bytes protected, from the start of the range |
 //! | VM | [`Pause`](Operation::Pause) | | how many vCPUs have not left the guest yet |
 //! | VM | [`Resume`](Operation::Resume) | | 0 |
 //! | VM | [`Destroy`](Operation::Destroy) | | 0 |
@@ -84,8 +84,9 @@
 //! or exits. Each page counts once for every guest address it is mapped at, against the limit of the user
 //! ([`Capabilities::pinned_limit`]).
 //!
-//! `Map` and `Unmap` do a bounded amount of work, at most [`Capabilities::map_step`] bytes, and answer how far they came,
-//! as `write` does; the monitor asks again for the rest. The rest is subject to the same checks again.
+//! `Map`, `Unmap` and `Protect` do a bounded amount of work, at most [`Capabilities::map_step`] bytes, and answer how far
+//! they came, as `write` does; the monitor asks again for the rest. An error means that the range could not even be
+//! begun, and that nothing has changed.
 //!
 //! No page is writable and executable at once: [`Error::WriteAndExecute`]. Where the hardware has no execute-only or
 //! write-only pages, readability is added.

@@ -99,7 +99,7 @@ pub struct Capabilities {
     pub obstacle: u32,
     /// Bits of a guest-physical address; 0 where there is no technology.
     pub address_bits: u32,
-    /// The most that one `Map` or `Unmap` does, in bytes.
+    /// The most that one `Map`, `Unmap` or `Protect` does, in bytes.
     pub map_step: u64,
     /// How much memory the user's guests may have, in bytes.
     pub pinned_limit: u64,

@@ -13,8 +13,7 @@
 //!
 //! Any other metadata word than the first is reserved, and 0 if there. An operation that succeeds answers what the
 //! [table](super#objects) says; one that fails answers `-errno`, and [`errno`] and [`error`] translate. Errors of
-//! the kernel's own come out as well: EBADF for a descriptor that is none, EFAULT for a payload that is not the
-//! caller's memory, EMFILE and the like from `dup`.
+//! the kernel's own come out as well: EBADF for a descriptor that is none, EMFILE and the like from `dup`.
 //!
 //! A run page may stay mapped after its vCPU is closed; it is then ordinary memory.
 
@@ -32,7 +31,7 @@ pub const VM: &str = "vm";
 pub const VCPU: &str = "vcpu";
 
 /// Error numbers of Redox, no two alike, each of the [`Error`] in the same place of [`Error::ALL`].
-const NUMBERS: [(Error, i32); 17] = [
+const NUMBERS: [(Error, i32); 18] = [
     (Error::NotPermitted, 1),      // EPERM
     (Error::UnknownOperation, 38), // ENOSYS
     (Error::BadArgument, 22),      // EINVAL
@@ -50,6 +49,7 @@ const NUMBERS: [(Error, i32); 17] = [
     (Error::NoState, 61),          // ENODATA
     (Error::Ended, 108),           // ESHUTDOWN
     (Error::Destroyed, 116),       // ESTALE
+    (Error::BadAddress, 14),       // EFAULT
 ];
 
 /// The error number that stands for `error`.

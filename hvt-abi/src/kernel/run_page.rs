@@ -14,8 +14,9 @@ bitflags! {
     /// word to 0 when it has read it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Request: u32 {
-        /// The guest gets [`RunPage::input`] as the answer to the `in` that made it exit: AL, AX or EAX, as wide as the
-        /// access was; nothing happens if it was none. Not together with `SET_REGISTERS`.
+        /// The guest gets [`RunPage::input`] as the answer to the `in` that ended the last `Run`: AL, AX or EAX, as wide
+        /// as the access was; nothing happens if the last `Run` ended in another way. Not together with
+        /// `SET_REGISTERS`.
         const INPUT = 1 << 0;
         /// The guest gets [`RunPage::registers`] before it runs, as with [`SetState`](super::Operation::SetState).
         const SET_REGISTERS = 1 << 1;

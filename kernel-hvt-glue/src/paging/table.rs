@@ -112,11 +112,11 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         }
     }
 
-    /// Whether nothing in `range` is mapped.
+    /// The first address in `range` that is mapped.
     #[must_use]
-    pub fn is_unmapped(&self, range: GuestRange) -> bool {
+    pub fn first_mapped(&self, range: GuestRange) -> Option<Gpa> {
         let span = Span { from: range.start().0, to: range.end().0.min(self.end) };
-        span.from >= span.to || self.find(self.root, self.root_level, span, true).is_none()
+        if span.from < span.to { self.find(self.root, self.root_level, span, true).map(Gpa) } else { None }
     }
 
     fn check(&self, range: GuestRange) -> Result<Span, MapError> {

@@ -1,0 +1,89 @@
+//! The page shared with the monitor. Its other side may be changed at any time by who it belongs to, so every access is
+//! volatile and no reference to it exists.
+
+use core::mem::offset_of;
+
+use hvt_abi::{
+    kernel::{Error, Exit, ExitRecord, Request, RunPage},
+    x86_64::Registers,
+};
+use zerocopy::transmute;
+
+use super::Kernel;
+use crate::host::Hpa;
+
+/// One reference to a frame that holds a [`RunPage`].
+pub(super) struct SharedPage<K: Kernel> {
+    kernel: K,
+    frame: Hpa,
+}
+
+/// Words of an [`ExitRecord`] that are not always 0.
+const RECORD_WORDS: usize = offset_of!(ExitRecord, reserved) / 8 + 1;
+
+impl<K: Kernel> SharedPage<K> {
+    pub(super) fn new(kernel: &K) -> Result<Self, Error> {
+        let frame = kernel.allocate_shared().ok_or(Error::OutOfMemory)?;
+        Ok(Self { kernel: kernel.clone(), frame })
+    }
+
+    pub(super) fn frame(&self) -> Hpa {
+        self.frame
+    }
+
+    /// Where a field lies.
+    #[inline]
+    fn at<T>(&self, offset: usize) -> *mut T {
+        self.kernel.phys_to_virt(self.frame).wrapping_add(offset).cast()
+    }
+
+    /// What the monitor asks for, and that is forgotten.
+    #[inline]
+    pub(super) fn take_request(&self) -> Result<Request, Error> {
+        let word = self.at::<u32>(offset_of!(RunPage, request));
+        // SAFETY: the field of a frame that this holds a reference to.
+        let bits = unsafe { word.read_volatile() };
+        if bits != 0 {
+            // SAFETY: as above.
+            unsafe { word.write_volatile(0) };
+        }
+        Request::from_bits(bits)
+            .filter(|request| !request.contains(Request::INPUT | Request::SET_REGISTERS))
+            .ok_or(Error::BadArgument)
+    }
+
+    pub(super) fn input(&self) -> u32 {
+        // SAFETY: as in `take_request`.
+        unsafe { self.at::<u32>(offset_of!(RunPage, input)).read_volatile() }
+    }
+
+    pub(super) fn registers(&self) -> Registers {
+        // SAFETY: as in `take_request`; any bytes are a `Registers`.
+        unsafe { self.at::<Registers>(offset_of!(RunPage, registers)).read_volatile() }
+    }
+
+    pub(super) fn set_registers(&self, registers: &Registers) {
+        // SAFETY: as in `take_request`.
+        unsafe { self.at::<Registers>(offset_of!(RunPage, registers)).write_volatile(*registers) };
+    }
+
+    /// Writes the record of an exit, and returns its reason.
+    #[inline]
+    pub(super) fn set_exit(&self, exit: Exit) -> u32 {
+        let record = ExitRecord::from(exit);
+        let words: [u64; size_of::<ExitRecord>() / 8] = transmute!(record);
+        let start = self.at::<u64>(offset_of!(RunPage, exit));
+        for (i, word) in words.into_iter().take(RECORD_WORDS).enumerate() {
+            // SAFETY: as in `take_request`; the words lie in the field.
+            unsafe { start.wrapping_add(i).write_volatile(word) };
+        }
+        record.reason
+    }
+}
+
+impl<K: Kernel> Drop for SharedPage<K> {
+    fn drop(&mut self) {
+        // SAFETY: the reference is this value's own.
+        unsafe { self.kernel.release(self.frame) }
+    }
+}

@@ -1,0 +1,204 @@
+//! Guest memory: pages of the monitor's that are pinned, mapped, and given back.
+//!
+//! The second-level page tables are the only list of what is pinned: each page that they map is one reference.
+
+use alloc::sync::Arc;
+
+use hvt_abi::{
+    Gpa, GuestRange,
+    kernel::{self, Error, MemoryMap, MemoryRange},
+};
+
+use super::{
+    Caller, Kernel, MAP_STEP,
+    account::{Account, Charge},
+    refusal,
+};
+use crate::{
+    Hypervisor, Permissions, Vm,
+    host::{FRAME_SIZE, Hpa},
+};
+
+/// The memory of one guest.
+pub(super) struct Space<K: Kernel> {
+    kernel: K,
+    vm: Vm<K>,
+    pinned: Charge,
+}
+
+impl<K: Kernel> Space<K> {
+    pub(super) fn new(
+        kernel: &K,
+        hypervisor: &Hypervisor<K>,
+        account: &Arc<Account>,
+        limit: u64,
+    ) -> Result<Self, Error> {
+        let vm = Vm::new(hypervisor).map_err(refusal)?;
+        Ok(Self { kernel: kernel.clone(), vm, pinned: Charge::pinned(account, limit) })
+    }
+
+    #[inline]
+    pub(super) fn vm(&self) -> &Vm<K> {
+        &self.vm
+    }
+
+    /// Shows the guest the caller's memory, as much of it as one step allows and as can be had, and returns how much.
+    pub(super) fn map(&mut self, map: &MemoryMap, caller: &mut impl Caller<K>) -> Result<u64, Error> {
+        let MemoryMap { gpa, address, len, permissions, reserved } = *map;
+        let permissions = allowed(permissions)?;
+        let range = step(gpa, len, reserved)?;
+        if !address.is_multiple_of(FRAME_SIZE) || address.checked_add(len).is_none() {
+            return Err(Error::BadArgument);
+        }
+        let mut done = 0;
+        while done < range.len() {
+            match self.map_run(range, address, done, permissions, caller) {
+                Ok(mapped) => done += mapped,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Maps what is physically contiguous from `done` bytes into `range` on, and returns its length.
+    fn map_run(
+        &mut self,
+        range: GuestRange,
+        address: u64,
+        done: u64,
+        permissions: Permissions,
+        caller: &mut impl Caller<K>,
+    ) -> Result<u64, Error> {
+        let first = Gpa(range.start().0 + done);
+        let mut next = address + done;
+        let base = self.pin(first, next, caller)?;
+        let mut run = Run { base, len: FRAME_SIZE };
+        // A page that does not continue the run begins the next one.
+        let mut odd = None;
+        while done + run.len < range.len() {
+            next += FRAME_SIZE;
+            match self.pin(Gpa(first.0 + run.len), next, caller) {
+                Ok(frame) if frame == run.end() => run.len += FRAME_SIZE,
+                Ok(frame) => {
+                    odd = Some(frame);
+                    break;
+                }
+                // Whatever it is, the next call finds it at the start of its range.
+                Err(_) => break,
+            }
+        }
+        if let Some(frame) = odd {
+            self.unpin(Run { base: frame, len: FRAME_SIZE });
+        }
+        let mapped = GuestRange::new(first, run.len).ok_or(Error::BadArgument).and_then(|range| {
+            // SAFETY: the frames are pinned, hence ordinary memory that is the monitor's to share, until `unpin`.
+            unsafe { self.vm.map(range, run.base, permissions) }.map_err(refusal)
+        });
+        if mapped.is_err() {
+            self.unpin(run);
+        }
+        mapped.map(|()| run.len)
+    }
+
+    /// Pins one page, if nothing is mapped where it is to go.
+    fn pin(&mut self, gpa: Gpa, address: u64, caller: &mut impl Caller<K>) -> Result<Hpa, Error> {
+        if self.vm.translate(gpa).is_some() {
+            return Err(Error::AlreadyMapped);
+        }
+        self.pinned.grow(FRAME_SIZE)?;
+        caller.pin(address).inspect_err(|_| self.pinned.shrink(FRAME_SIZE))
+    }
+
+    /// Gives pages back that are no longer mapped.
+    fn unpin(&mut self, run: Run) {
+        for at in (0..run.len).step_by(FRAME_SIZE as usize) {
+            // SAFETY: one reference for each page that `pin` returned; the page tables no longer lead there, or are about
+            // to go, and no virtual CPU runs that could have cached that they do.
+            unsafe { self.kernel.release(run.base.add(at)) };
+        }
+        self.pinned.shrink(run.len);
+    }
+
+    /// Takes memory from the guest, as much as one step allows, and returns how far it came.
+    pub(super) fn unmap(&mut self, range: &MemoryRange) -> Result<u64, Error> {
+        if range.permissions != 0 {
+            return Err(Error::BadArgument);
+        }
+        let range = step(range.gpa, range.len, range.reserved)?;
+        let mut from = range.start();
+        while let Some((gpa, run)) = self.next_mapped(from, range.end()) {
+            let unmapped = GuestRange::new(gpa, run.len)
+                .ok_or(Error::BadArgument)
+                .and_then(|range| self.vm.unmap(range).map_err(refusal));
+            match unmapped {
+                Ok(()) => self.unpin(run),
+                Err(error) if gpa == range.start() => return Err(error),
+                Err(_) => return Ok(gpa.0 - range.start().0),
+            }
+            from = Gpa(gpa.0 + run.len);
+        }
+        Ok(range.len())
+    }
+
+    /// The first page in `from..end` that is mapped, with those that follow it in the same leaf.
+    fn next_mapped(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Run)> {
+        let gpa = self.vm.first_mapped(GuestRange::between(from, end)?)?;
+        let translation = self.vm.translate(gpa)?;
+        Some((gpa, Run { base: translation.hpa, len: translation.remaining.min(end.0 - gpa.0) }))
+    }
+
+    /// Changes what the guest may do, as far as one step allows, and returns how far it came.
+    pub(super) fn protect(&mut self, range: &MemoryRange) -> Result<u64, Error> {
+        let permissions = allowed(range.permissions)?;
+        let range = step(range.gpa, range.len, range.reserved)?;
+        self.vm.protect(range, permissions).map_err(refusal)?;
+        Ok(range.len())
+    }
+}
+
+impl<K: Kernel> Drop for Space<K> {
+    fn drop(&mut self) {
+        let mut from = Gpa(0);
+        while let Some((gpa, run)) = self.next_mapped(from, Gpa(u64::MAX)) {
+            self.unpin(run);
+            from = Gpa(gpa.0 + run.len);
+        }
+    }
+}
+
+/// Frames side by side.
+#[derive(Clone, Copy)]
+struct Run {
+    base: Hpa,
+    /// In bytes.
+    len: u64,
+}
+
+impl Run {
+    fn end(self) -> Hpa {
+        self.base.add(self.len)
+    }
+}
+
+/// The part of a range of guest memory that one call deals with.
+fn step(gpa: Gpa, len: u64, reserved: u32) -> Result<GuestRange, Error> {
+    let is_whole = gpa.is_aligned(FRAME_SIZE) && len.is_multiple_of(FRAME_SIZE);
+    if !is_whole || len == 0 || reserved != 0 || gpa.checked_add(len).is_none() {
+        return Err(Error::BadArgument);
+    }
+    GuestRange::new(gpa, len.min(MAP_STEP)).ok_or(Error::BadArgument)
+}
+
+/// Permissions that a page may have.
+fn allowed(bits: u32) -> Result<Permissions, Error> {
+    let asked = kernel::Permissions::from_bits(bits).filter(|asked| !asked.is_empty()).ok_or(Error::BadArgument)?;
+    if asked.contains(kernel::Permissions::WRITE | kernel::Permissions::EXECUTE) {
+        return Err(Error::WriteAndExecute);
+    }
+    let mut permissions = Permissions::empty();
+    permissions.set(Permissions::READ, asked.contains(kernel::Permissions::READ));
+    permissions.set(Permissions::WRITE, asked.contains(kernel::Permissions::WRITE));
+    permissions.set(Permissions::EXECUTE, asked.contains(kernel::Permissions::EXECUTE));
+    Ok(permissions)
+}

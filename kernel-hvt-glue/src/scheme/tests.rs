@@ -1,0 +1,308 @@
+//! The scheme on a kernel that exists only here, with a process whose pages are counted.
+
+mod lifecycle;
+mod properties;
+
+use alloc::{collections::BTreeMap, rc::Rc, vec::Vec};
+use core::cell::{Cell, RefCell};
+
+use hvt_abi::{
+    Gpa,
+    kernel::{Capabilities, Error, Exit, MemoryMap, MemoryRange, Operation, Permissions, RunPage, VcpuState, run_page},
+    x86_64::EntryState,
+};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::{Caller, Handle, Kernel, Kind, Limits, Scheme};
+use crate::{
+    Unsupported, Vcpu, Vm,
+    fake::{self, FakeHost},
+    host::{FRAME_SIZE, Host, Hpa},
+};
+
+const PAGE: u64 = FRAME_SIZE;
+/// Where the process has its memory.
+const USER: u64 = 0x7000_0000;
+const LIMITS: Limits = Limits { pinned: 48 * PAGE, vms: 3, vcpus: 2 };
+const RW: u32 = Permissions::READ.union(Permissions::WRITE).bits();
+const RX: u32 = Permissions::READ.union(Permissions::EXECUTE).bits();
+
+/// A kernel that counts the references to frames.
+#[derive(Clone)]
+struct FakeKernel {
+    host: FakeHost,
+    references: Rc<RefCell<BTreeMap<Hpa, u32>>>,
+    kicked: Rc<Cell<u32>>,
+}
+
+impl FakeKernel {
+    fn new(frames: usize) -> Self {
+        Self { host: FakeHost::new(frames), references: Rc::default(), kicked: Rc::default() }
+    }
+
+    fn reference(&self, frame: Hpa) {
+        *self.references.borrow_mut().entry(frame).or_default() += 1;
+    }
+
+    fn references_to(&self, frame: Hpa) -> u32 {
+        self.references.borrow().get(&frame).copied().unwrap_or(0)
+    }
+}
+
+// SAFETY: as for `FakeHost`.
+unsafe impl Host for FakeKernel {
+    fn allocate(&self, order: u32) -> Option<Hpa> {
+        self.host.allocate(order)
+    }
+
+    unsafe fn free(&self, base: Hpa, order: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.host.free(base, order) }
+    }
+
+    fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
+        self.host.phys_to_virt(hpa)
+    }
+
+    fn cpu_index(&self) -> u32 {
+        7
+    }
+
+    fn wants_cpu(&self) -> bool {
+        true
+    }
+}
+
+// SAFETY: frames are freed with their last reference only.
+unsafe impl Kernel for FakeKernel {
+    fn allocate_shared(&self) -> Option<Hpa> {
+        let frame = self.host.allocate(0)?;
+        self.reference(frame);
+        Some(frame)
+    }
+
+    unsafe fn release(&self, frame: Hpa) {
+        let mut references = self.references.borrow_mut();
+        let count = references.get_mut(&frame).expect("a reference that nobody has was released");
+        *count -= 1;
+        if *count == 0 {
+            references.remove(&frame);
+            // SAFETY: this was the last reference.
+            unsafe { self.host.free(frame, 0) };
+        }
+    }
+
+    fn kick(&self, cpu: u32) {
+        self.kicked.set(cpu);
+    }
+}
+
+/// What lies at a page of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UserPage {
+    Own(Hpa),
+    /// Read-only, shared with somebody, a device, or nothing.
+    Foreign,
+}
+
+/// A process.
+struct Process {
+    kernel: FakeKernel,
+    user: u32,
+    pages: Vec<UserPage>,
+    payload: Vec<u8>,
+    /// The payload lies outside of its memory.
+    faulty: bool,
+    /// What its next guest does; `Interrupted` where nothing is left.
+    exits: Vec<Exit>,
+    /// What another of its threads does while the guest runs.
+    meanwhile: Option<fn()>,
+}
+
+impl Process {
+    /// With so many pages of its own, followed by one that is not.
+    fn new(kernel: &FakeKernel, pages: usize) -> Self {
+        let own = |_| UserPage::Own(kernel.allocate_shared().unwrap());
+        let pages = (0..pages).map(own).chain([UserPage::Foreign]).collect();
+        let kernel = kernel.clone();
+        Self { kernel, user: 0, pages, payload: Vec::new(), faulty: false, exits: Vec::new(), meanwhile: None }
+    }
+
+    fn page(&self, address: u64) -> UserPage {
+        let index = usize::try_from(address.wrapping_sub(USER) / PAGE).unwrap();
+        self.pages.get(index).copied().unwrap_or(UserPage::Foreign)
+    }
+
+    /// `munmap` of one page.
+    fn give_up(&mut self, index: usize) {
+        if let UserPage::Own(frame) = core::mem::replace(&mut self.pages[index], UserPage::Foreign) {
+            // SAFETY: the process had one reference.
+            unsafe { self.kernel.release(frame) };
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        (0..self.pages.len()).for_each(|index| self.give_up(index));
+    }
+}
+
+// SAFETY: a page is pinned with a reference of its own.
+unsafe impl Caller<FakeKernel> for Process {
+    fn user(&mut self) -> u32 {
+        self.user
+    }
+
+    fn is_superuser(&mut self) -> bool {
+        self.user == 0
+    }
+
+    fn payload_len(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), Error> {
+        if self.faulty {
+            return Err(Error::BadAddress);
+        }
+        to.copy_from_slice(&self.payload);
+        Ok(())
+    }
+
+    fn write_payload(&mut self, from: &[u8]) -> Result<(), Error> {
+        if self.faulty {
+            return Err(Error::BadAddress);
+        }
+        self.payload.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn pin(&mut self, address: u64) -> Result<Hpa, Error> {
+        match self.page(address) {
+            UserPage::Own(frame) => {
+                self.kernel.reference(frame);
+                Ok(frame)
+            }
+            UserPage::Foreign => Err(Error::NotOwnMemory),
+        }
+    }
+
+    fn run(&mut self, vcpu: &mut Vcpu<FakeKernel>, _vm: &Vm<FakeKernel>) -> Result<Exit, Error> {
+        if let Some(exit) = vcpu.ended() {
+            return Ok(exit);
+        }
+        if let Some(meanwhile) = self.meanwhile {
+            meanwhile();
+        }
+        let exit = self.exits.pop().unwrap_or(Exit::Interrupted);
+        vcpu.end_with(exit);
+        Ok(exit)
+    }
+
+    fn state(&mut self, vcpu: &mut Vcpu<FakeKernel>, _vm: &Vm<FakeKernel>) -> Result<VcpuState, Error> {
+        Ok(VcpuState { general: vcpu.registers(), ..VcpuState::default() })
+    }
+}
+
+/// A process at work.
+struct Monitor {
+    scheme: Rc<Scheme<FakeKernel>>,
+    process: Process,
+}
+
+impl Monitor {
+    fn on(kernel: &FakeKernel, pages: usize) -> Self {
+        let hypervisor = fake::hypervisor(kernel, |_| {}).map_err(Unsupported::from);
+        let scheme = Rc::new(Scheme::assemble(kernel.clone(), hypervisor, LIMITS));
+        Self { scheme, process: Process::new(kernel, pages) }
+    }
+
+    fn open(&mut self) -> Handle<FakeKernel> {
+        Handle::open(&mut self.process).unwrap()
+    }
+
+    fn create(&mut self, on: &Handle<FakeKernel>, kind: Kind) -> Result<Handle<FakeKernel>, Error> {
+        on.create(&self.scheme, kind, &mut self.process)
+    }
+
+    /// A VM and a vCPU.
+    fn guest(&mut self) -> (Handle<FakeKernel>, Handle<FakeKernel>) {
+        let hypervisor = self.open();
+        let vm = self.create(&hypervisor, Kind::Vm).unwrap();
+        let vcpu = self.create(&vm, Kind::Vcpu).unwrap();
+        (vm, vcpu)
+    }
+
+    fn call(&mut self, on: &Handle<FakeKernel>, operation: Operation, payload: &[u8]) -> Result<u64, Error> {
+        self.process.payload = payload.to_vec();
+        on.call(&self.scheme, operation as u64, &mut self.process)
+    }
+
+    /// An operation without a structure.
+    fn ask(&mut self, on: &Handle<FakeKernel>, operation: Operation) -> Result<u64, Error> {
+        self.call(on, operation, &[])
+    }
+
+    fn map(
+        &mut self,
+        vm: &Handle<FakeKernel>,
+        gpa: u64,
+        from: u64,
+        pages: u64,
+        permissions: u32,
+    ) -> Result<u64, Error> {
+        let map = MemoryMap { gpa: Gpa(gpa), address: USER + from * PAGE, len: pages * PAGE, permissions, reserved: 0 };
+        self.call(vm, Operation::Map, map.as_bytes())
+    }
+
+    fn change(
+        &mut self,
+        vm: &Handle<FakeKernel>,
+        operation: Operation,
+        gpa: u64,
+        pages: u64,
+        permissions: u32,
+    ) -> Result<u64, Error> {
+        let range = MemoryRange { gpa: Gpa(gpa), len: pages * PAGE, permissions, reserved: 0 };
+        self.call(vm, operation, range.as_bytes())
+    }
+
+    fn start(&mut self, vcpu: &Handle<FakeKernel>) -> Result<u64, Error> {
+        let state = VcpuState::from(&EntryState::new(0x20_0000, Gpa(0x10_0000)));
+        self.call(vcpu, Operation::SetState, state.as_bytes())
+    }
+
+    /// Runs a guest that does this.
+    fn run(&mut self, vcpu: &Handle<FakeKernel>, exit: Exit) -> Result<Exit, Error> {
+        self.process.exits = [exit].into();
+        let reason = self.ask(vcpu, Operation::Run)?;
+        let page = self.page(vcpu);
+        assert_eq!(u64::from(page.exit.reason), reason);
+        Ok(page.exit.exit().unwrap())
+    }
+
+    fn page_at(&self, vcpu: &Handle<FakeKernel>) -> *mut RunPage {
+        self.process.kernel.phys_to_virt(vcpu.run_page().unwrap()).cast()
+    }
+
+    fn page(&self, vcpu: &Handle<FakeKernel>) -> RunPage {
+        // SAFETY: a frame that holds a `RunPage`.
+        unsafe { self.page_at(vcpu).read() }
+    }
+
+    fn set_page(&self, vcpu: &Handle<FakeKernel>, change: impl FnOnce(&mut RunPage)) {
+        let mut page = self.page(vcpu);
+        change(&mut page);
+        // SAFETY: as in `page`.
+        unsafe { self.page_at(vcpu).write(page) };
+    }
+
+    fn capabilities(&mut self) -> Capabilities {
+        let handle = self.open();
+        self.call(&handle, Operation::GetCapabilities, Capabilities::new_zeroed().as_bytes()).unwrap();
+        Capabilities::read_from_bytes(&self.process.payload).unwrap()
+    }
+}
+
+const _: () = assert!(size_of::<RunPage>() <= run_page::SIZE);

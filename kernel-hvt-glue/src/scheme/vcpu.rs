@@ -1,0 +1,137 @@
+//! The states of a vCPU.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use hvt_abi::kernel::{Direction, Error, Exit, Request, VcpuState};
+use spin::Mutex;
+
+use super::{Caller, Kernel, refusal, run_page::SharedPage, vm::VmObject};
+use crate::{Vcpu, host::Hpa};
+
+/// [`VcpuObject::runs_on`]: nowhere.
+const NOWHERE: u32 = u32::MAX;
+
+/// A vCPU, as handles to it hold it.
+pub struct VcpuObject<K: Kernel> {
+    vm: Arc<VmObject<K>>,
+    /// Only ever tried, never waited for: who has it is running the guest.
+    core: Mutex<Core<K>>,
+    page: SharedPage<K>,
+    /// Somebody wants the guest out.
+    interrupted: AtomicBool,
+    /// The CPU that a thread runs it on.
+    runs_on: AtomicU32,
+}
+
+struct Core<K: Kernel> {
+    /// `None` until it has registers.
+    vcpu: Option<Vcpu<K>>,
+    /// The last run ended with an `in` of so many bytes.
+    awaits_input: Option<u8>,
+}
+
+impl<K: Kernel> VcpuObject<K> {
+    pub(super) fn new(vm: &Arc<VmObject<K>>) -> Result<Self, Error> {
+        let page = SharedPage::new(&vm.kernel)?;
+        vm.admit()?;
+        Ok(Self {
+            vm: vm.clone(),
+            core: Mutex::new(Core { vcpu: None, awaits_input: None }),
+            page,
+            interrupted: AtomicBool::new(false),
+            runs_on: AtomicU32::new(NOWHERE),
+        })
+    }
+
+    pub(super) fn run_page(&self) -> Hpa {
+        self.page.frame()
+    }
+
+    /// Runs the guest, and returns the number of the reason why it stopped.
+    #[inline]
+    pub(super) fn run(&self, caller: &mut impl Caller<K>) -> Result<u32, Error> {
+        let mut core = self.core.try_lock().ok_or(Error::Busy)?;
+        let entered = self.vm.enter()?;
+        let Core { vcpu, awaits_input } = &mut *core;
+        let vcpu = vcpu.as_mut().ok_or(Error::NoState)?;
+        let request = self.page.take_request()?;
+        let awaited = awaits_input.take();
+        if !request.is_empty() {
+            self.prepare(request, vcpu, awaited);
+        }
+
+        self.runs_on.store(self.vm.kernel.cpu_index(), Ordering::SeqCst);
+        // Whoever interrupts from now on knows which CPU to turn to.
+        let exit = if self.interrupted.load(Ordering::SeqCst) && vcpu.ended().is_none() {
+            Ok(Exit::Interrupted)
+        } else {
+            caller.run(vcpu, entered.vm()?)
+        };
+        self.runs_on.store(NOWHERE, Ordering::SeqCst);
+
+        let exit = exit?;
+        match exit {
+            Exit::Interrupted => self.interrupted.store(false, Ordering::SeqCst),
+            Exit::Io(io) if io.direction == Direction::In && !io.string => *awaits_input = Some(io.size),
+            _ => {}
+        }
+        if request.contains(Request::GET_REGISTERS) {
+            self.page.set_registers(&vcpu.registers());
+        }
+        Ok(self.page.set_exit(exit))
+    }
+
+    /// Does to the registers what the monitor asks for.
+    fn prepare(&self, request: Request, vcpu: &mut Vcpu<K>, awaited: Option<u8>) {
+        if request.contains(Request::SET_REGISTERS) {
+            vcpu.set_registers(&self.page.registers());
+        }
+        if let Some(size) = awaited.filter(|_| request.contains(Request::INPUT)) {
+            let mut registers = vcpu.registers();
+            let input = u64::from(self.page.input());
+            registers.rax = match size {
+                1 => registers.rax & !0xff | input & 0xff,
+                2 => registers.rax & !0xffff | input & 0xffff,
+                _ => input,
+            };
+            vcpu.set_registers(&registers);
+        }
+    }
+
+    pub(super) fn interrupt(&self) -> u64 {
+        self.interrupted.store(true, Ordering::SeqCst);
+        let cpu = self.runs_on.load(Ordering::SeqCst);
+        if cpu != NOWHERE {
+            self.vm.kernel.kick(cpu);
+        }
+        0
+    }
+
+    pub(super) fn state(&self, caller: &mut impl Caller<K>) -> Result<VcpuState, Error> {
+        let mut core = self.core.try_lock().ok_or(Error::Busy)?;
+        let space = self.vm.space()?;
+        caller.state(core.vcpu.as_mut().ok_or(Error::NoState)?, space.vm()?)
+    }
+
+    pub(super) fn set_state(&self, state: &VcpuState) -> Result<u64, Error> {
+        if !state.is_well_formed() {
+            return Err(Error::BadArgument);
+        }
+        let mut core = self.core.try_lock().ok_or(Error::Busy)?;
+        let space = self.vm.space()?;
+        match &mut core.vcpu {
+            Some(vcpu) if vcpu.ended().is_some() => return Err(Error::Ended),
+            Some(vcpu) => vcpu.set_state(state),
+            none => *none = Some(space.vm()?.create_vcpu(*state).map_err(refusal)?),
+        }
+        core.awaits_input = None;
+        Ok(0)
+    }
+}
+
+impl<K: Kernel> Drop for VcpuObject<K> {
+    fn drop(&mut self) {
+        self.vm.dismiss();
+    }
+}
