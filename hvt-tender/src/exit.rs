@@ -2,6 +2,7 @@
 
 mod kernel;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
@@ -58,8 +59,9 @@ impl Exit {
 pub struct Fault {
     /// What it did.
     pub cause: Cause,
-    /// Its registers at that moment, where the backend could read them.
-    pub registers: Option<Registers>,
+    /// Its registers at that moment, where the backend could read them. In a box, so that an [`Exit`] stays small: every
+    /// hypercall moves one.
+    pub registers: Option<Box<Registers>>,
 }
 
 /// What a guest did that it may not.

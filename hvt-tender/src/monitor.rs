@@ -99,8 +99,9 @@ pub fn run_observed(
     observer: &mut impl Observer,
 ) -> Result<Outcome, backend::Error> {
     loop {
-        let (reason, registers) = match machine.run()? {
-            Exit::Hypercall { number, argument } => {
+        // One match over the whole result: every hypercall comes through here, and is moved no more than it must be.
+        let (reason, registers) = match machine.run() {
+            Ok(Exit::Hypercall { number, argument }) => {
                 let guest = GuestSpace::new(machine.memory(), layout);
                 observer.called(number, argument, &guest);
                 let result = serve(number, argument, &guest, devices);
@@ -112,10 +113,13 @@ pub fn run_observed(
                     Err(error) => (Reason::Hypercall(error), machine.registers().ok()),
                 }
             }
-            Exit::RingKick { ring } => (Reason::RingKick(ring), machine.registers().ok()),
-            Exit::Halted => (Reason::Halted, machine.registers().ok()),
-            Exit::Interrupted => return Ok(Outcome::Interrupted),
-            Exit::Fault(Fault { cause, registers }) => (Reason::Fault(cause), registers),
+            Ok(Exit::RingKick { ring }) => (Reason::RingKick(ring), machine.registers().ok()),
+            Ok(Exit::Halted) => (Reason::Halted, machine.registers().ok()),
+            Ok(Exit::Interrupted) => return Ok(Outcome::Interrupted),
+            Ok(Exit::Fault(Fault { cause, registers })) => {
+                (Reason::Fault(cause), registers.map(|registers| *registers))
+            }
+            Err(error) => return Err(error),
         };
         return Ok(Outcome::Failed(Failure { reason, registers }));
     }

@@ -70,18 +70,16 @@ impl FileBlock {
         }
     }
 
-    fn report(&mut self, done: io::Result<()>, what: fmt::Arguments<'_>) -> Result<(), DeviceError> {
-        match done {
-            Ok(()) => {
-                self.complaint.works();
-                Ok(())
-            }
-            Err(error) => {
-                let path = self.path.display();
-                self.complaint.fails(format_args!("block device {path}: cannot {what}: {error}"));
-                Err(DeviceError)
-            }
-        }
+    #[cold]
+    fn failed(&mut self, error: &io::Error, what: fmt::Arguments<'_>) -> DeviceError {
+        let path = self.path.display();
+        self.complaint.fails(format_args!("block device {path}: cannot {what}: {error}"));
+        DeviceError
+    }
+
+    fn worked(&mut self) -> Result<(), DeviceError> {
+        self.complaint.works();
+        Ok(())
     }
 }
 
@@ -95,8 +93,10 @@ impl Block for FileBlock {
     }
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
-        let done = read_all_at(self.file.as_fd(), into, offset);
-        self.report(done, format_args!("read at byte {offset}"))
+        match read_all_at(self.file.as_fd(), into, offset) {
+            Ok(()) => self.worked(),
+            Err(error) => Err(self.failed(&error, format_args!("read at byte {offset}"))),
+        }
     }
 
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
@@ -107,7 +107,10 @@ impl Block for FileBlock {
         } else {
             Err(io::ErrorKind::ReadOnlyFilesystem.into())
         };
-        self.report(done, format_args!("write at byte {offset}"))
+        match done {
+            Ok(()) => self.worked(),
+            Err(error) => Err(self.failed(&error, format_args!("write at byte {offset}"))),
+        }
     }
 
     fn sync(&mut self) -> Result<(), DeviceError> {
@@ -116,8 +119,13 @@ impl Block for FileBlock {
         }
         // A disk that has lost something says so once. To ask again would be told that all is well.
         self.dirty = false;
-        let done = self.file.sync_data();
-        self.report(done, format_args!("bring to the disk what the unikernel has written; some of it may be lost"))
+        match self.file.sync_data() {
+            Ok(()) => self.worked(),
+            Err(error) => Err(self.failed(
+                &error,
+                format_args!("bring to the disk what the unikernel has written; some of it may be lost"),
+            )),
+        }
     }
 }
 

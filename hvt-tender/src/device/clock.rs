@@ -1,6 +1,6 @@
 //! Wall clocks: the host's, and one that starts when the test says.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::Clock;
 
@@ -11,8 +11,14 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     /// A host whose clock stands before 1970 says 1970.
     fn now(&mut self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        nanos(since)
+        // By way of `SystemTime` and `Duration` the same takes 70 instructions more, of the 600 between two entries of a
+        // guest that asks for the time.
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes the structure on this stack. The clock cannot be missing, and nothing else makes the call fail.
+        unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        // In the year 2554 it stands still.
+        seconds.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs())
     }
 }
 
@@ -44,6 +50,7 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     #[test]
     fn agrees_with_the_host() {

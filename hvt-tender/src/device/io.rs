@@ -8,26 +8,25 @@ use crate::memory::{Chunk, GuestSlice};
 
 /// Writes bytes of `chunk` from byte `from` on, at most `most` of them; returns how many were taken.
 pub(super) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usize) -> io::Result<usize> {
-    let (start, len) = rest(chunk, from);
-    // SAFETY: `len` bytes at `start` lie in the chunk. The kernel copies them as it would any memory that another
-    // thread may be writing.
-    count(unsafe { libc::write(fd.as_raw_fd(), start, len.min(most)) })
+    let rest = chunk.skip(from);
+    // SAFETY: the bytes lie in the chunk. The kernel copies them as it would any memory that another thread may be
+    // writing.
+    count(unsafe { libc::write(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len().min(most)) })
 }
 
 /// Fills all of `into` from byte `offset` of a file on, however many calls that takes.
 pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64) -> io::Result<()> {
-    all_at(into, offset, |chunk, from, offset| {
-        let (start, len) = rest(chunk, from);
-        // SAFETY: `len` bytes at `start` lie in the chunk, to whose bytes no reference exists.
+    all_at(into, offset, |start, len, offset| {
+        // SAFETY: `len` bytes at `start` are guest memory, to whose bytes no reference exists.
         count(unsafe { libc::pread(fd.as_raw_fd(), start, len, offset) })
     })
 }
 
 /// Writes all of `from` from byte `offset` of a file on, however many calls that takes.
 pub(super) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64) -> io::Result<()> {
-    all_at(from, offset, |chunk, from, offset| {
-        let (start, len) = rest(chunk, from);
-        // SAFETY: `len` bytes at `start` lie in the chunk.
+    all_at(from, offset, |start, len, offset| {
+        // SAFETY: `len` bytes at `start` are guest memory. The kernel copies them as it would any memory that another
+        // thread may be writing.
         count(unsafe { libc::pwrite(fd.as_raw_fd(), start, len, offset) })
     })
 }
@@ -63,21 +62,42 @@ pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<us
     uninterrupted(|| with_vectors(into, receive))
 }
 
-/// Calls `transfer(chunk, bytes of it done, file offset)` until all of `slice` is done.
+/// Calls `transfer(start, length, file offset)` until all of `slice` is done.
 fn all_at(
     slice: GuestSlice<'_>,
     offset: u64,
-    mut transfer: impl FnMut(Chunk<'_>, usize, libc::off_t) -> io::Result<usize>,
+    transfer: impl Fn(*mut libc::c_void, usize, libc::off_t) -> io::Result<usize>,
 ) -> io::Result<()> {
-    let mut offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // One call moves it all, as a rule.
+    let moved = match slice.whole() {
+        Some(chunk) => match transfer(chunk.as_ptr().cast(), chunk.len(), offset) {
+            Ok(moved) if moved == chunk.len() => return Ok(()),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(moved) => moved,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        },
+        None => 0,
+    };
+    rest_at(slice.skip(moved as u64), offset + moved as libc::off_t, transfer)
+}
+
+/// As [`all_at`], piece by piece.
+#[cold]
+fn rest_at(
+    slice: GuestSlice<'_>,
+    mut offset: libc::off_t,
+    transfer: impl Fn(*mut libc::c_void, usize, libc::off_t) -> io::Result<usize>,
+) -> io::Result<()> {
     for chunk in slice.chunks() {
-        let mut done = 0;
-        while done < chunk.len() {
-            let moved = uninterrupted(|| transfer(chunk, done, offset))?;
+        let mut left = chunk;
+        while !left.is_empty() {
+            let moved = uninterrupted(|| transfer(left.as_ptr().cast(), left.len(), offset))?;
             if moved == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            done += moved;
+            left = left.skip(moved);
             offset += moved as libc::off_t;
         }
     }
@@ -93,13 +113,6 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
             result => return result,
         }
     }
-}
-
-/// Start and length of what remains of `chunk` behind its first `done` bytes.
-fn rest(chunk: Chunk<'_>, done: usize) -> (*mut libc::c_void, usize) {
-    let done = done.min(chunk.len());
-    // `done` bytes on lies in the chunk or at its end.
-    (chunk.as_ptr().wrapping_add(done).cast(), chunk.len() - done)
 }
 
 /// Hands `each` a description of the chunks of `slice`: on the stack where it is one chunk, as guest memory under an

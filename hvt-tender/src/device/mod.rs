@@ -76,6 +76,13 @@ pub trait Block {
     fn capacity(&self) -> u64;
     /// Block size in bytes, a power of two, at least 512.
     fn block_size(&self) -> u16;
+    /// Whether `len` bytes from `offset` on are blocks of the device, at least one, and all of them inside it.
+    fn holds(&self, offset: u64, len: u64) -> bool {
+        // The block size is a power of two.
+        let mask = u64::from(self.block_size()).wrapping_sub(1);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.capacity());
+        len != 0 && (offset | len) & mask == 0 && inside
+    }
     /// Fills `into` from byte `offset` on.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The exits of a kernel's hypervisor in the tender's terms.
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 
 use hvt_abi::kernel::{self, Direction};
@@ -36,7 +37,7 @@ fn fault(exit: kernel::Exit, registers: Registers) -> Exit {
         kernel::Exit::TripleFault => Cause::TripleFault,
         exit => Cause::Unknown { what: exit.to_string() },
     };
-    Exit::Fault(Fault { cause, registers: Some(registers) })
+    Exit::Fault(Fault { cause, registers: Some(Box::new(registers)) })
 }
 
 #[cfg(test)]
@@ -57,8 +58,7 @@ mod tests {
             [(4, Direction::In, false), (4, Direction::Out, true), (2, Direction::Out, false)]
         {
             let write = direction == Direction::Out;
-            let fault =
-                Fault { cause: Cause::Port { port: 0x502, size, write }, registers: Some(Registers::default()) };
+            let fault = Fault { cause: Cause::Port { port: 0x502, size, write }, registers: Some(Box::default()) };
             assert_eq!(io(0x502, size, direction, string), Exit::Fault(fault));
         }
     }

@@ -18,10 +18,9 @@ use core::mem::offset_of;
 
 use hvt_abi::Gpa;
 use hvt_abi::hypercall::{HALT_COOKIE_SIZE, Halt, Number, Poll, Puts, Status, Walltime};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::device::{Devices, Interrupted};
-use crate::memory::{Access, GuestSlice, GuestSpace, Violation};
+use crate::memory::{Access, GuestSlice, GuestSpace, Place, Violation};
 
 /// How it goes on after a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +74,13 @@ pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut D
 }
 
 fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
-    let argument = call.argument(size_of::<Walltime>(), Access::WRITE)?;
-    argument.write(Walltime { nsecs: devices.clock.now() }.as_bytes());
+    let argument = call.argument::<Walltime>(Access::WRITE)?;
+    argument.store(0, &Walltime { nsecs: devices.clock.now() });
     Ok(Flow::Continue)
 }
 
 fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
-    let puts: Puts = call.copy_in(Access::READ)?;
+    let puts: Puts = call.argument::<Puts>(Access::READ)?.load();
     let data = call.buffer("data", puts.data, puts.len, Access::READ)?;
     if !data.is_empty() {
         devices.console.write(data);
@@ -90,11 +89,12 @@ fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 }
 
 fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
-    let poll: Poll = call.copy_in(IN_OUT)?;
+    let argument = call.argument::<Poll>(IN_OUT)?;
+    let poll: Poll = argument.load();
     match devices.poller.poll(poll.timeout_nsecs) {
         Ok(ready_set) => {
-            call.copy_out(offset_of!(Poll, ready_set), &ready_set)?;
-            call.copy_out(offset_of!(Poll, ret), &ready_set.count_ones())?;
+            argument.store(offset_of!(Poll, ready_set), &ready_set);
+            argument.store(offset_of!(Poll, ret), &ready_set.count_ones());
             Ok(Flow::Continue)
         }
         Err(Interrupted) => Ok(Flow::Interrupted),
@@ -102,7 +102,7 @@ fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 }
 
 fn halt(call: &Call<'_>) -> Result<Flow, Error> {
-    let halt: Halt = call.copy_in(Access::READ)?;
+    let halt: Halt = call.argument::<Halt>(Access::READ)?.load();
     let cookie = (halt.cookie != Gpa(0)).then_some(halt.cookie);
     if let Some(cookie) = cookie {
         call.buffer("cookie", cookie, HALT_COOKIE_SIZE, Access::READ)?;
@@ -124,27 +124,16 @@ struct Call<'g> {
 impl<'g> Call<'g> {
     /// A buffer that the guest names in its argument as `field`.
     fn buffer(&self, field: &'static str, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'g>, Error> {
-        let pointer = |violation| Error::Pointer { call: self.number, field, violation };
-        self.guest.slice(at, len, access).map_err(pointer)
+        match self.guest.slice(at, len, access) {
+            Ok(slice) => Ok(slice),
+            Err(violation) => Err(Error::Pointer { call: self.number, field, violation }),
+        }
     }
 
-    /// The guest's argument, a structure of `size` bytes, all of which the guest must be able to access like that.
-    fn argument(&self, size: usize, access: Access) -> Result<GuestSlice<'g>, Error> {
-        self.buffer("argument", self.argument, size as u64, access)
-    }
-
-    /// A copy of the guest's argument.
-    fn copy_in<T: FromBytes + IntoBytes>(&self, access: Access) -> Result<T, Error> {
-        let mut copy = T::new_zeroed();
-        self.argument(size_of::<T>(), access)?.read(copy.as_mut_bytes());
-        Ok(copy)
-    }
-
-    /// Sets the field at `offset` in the guest's argument, which has been copied in [for both ways](IN_OUT).
-    fn copy_out<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> Result<(), Error> {
-        let pointer = |violation| Error::Pointer { call: self.number, field: "argument", violation };
-        let at = Gpa(self.argument.0.wrapping_add(offset as u64));
-        self.guest.write(at, value).map_err(pointer)
+    /// The guest's argument, a structure `T` all of which the guest must be able to access like that. What is checked
+    /// and acted on is a copy of it, taken once; results go into its fields.
+    fn argument<T>(&self, access: Access) -> Result<Place<'g>, Error> {
+        Ok(self.buffer("argument", self.argument, size_of::<T>() as u64, access)?.place())
     }
 }
 

@@ -6,20 +6,21 @@ use hvt_abi::hypercall::{NetIo, Number, Status};
 
 use super::{Call, Error, Flow, IN_OUT, ret};
 use crate::device::{Devices, Net, Slot};
-use crate::memory::Access;
+use crate::memory::{Access, Place};
 
 /// Length of an Ethernet header in bytes: there is no shorter frame.
 const HEADER_SIZE: u64 = 14;
 
 pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
-    let io: NetIo = call.copy_in(IN_OUT)?;
+    let argument = call.argument::<NetIo>(IN_OUT)?;
+    let io: NetIo = argument.load();
     let slot = usize::try_from(io.handle).ok().and_then(|handle| devices.slots.get_mut(handle));
     let status = match slot {
         Some(Slot::Net(device)) if call.number == Number::NetWrite => send(call, &io, device.as_mut())?,
-        Some(Slot::Net(device)) => receive(call, &io, device.as_mut())?,
+        Some(Slot::Net(device)) => receive(call, &argument, &io, device.as_mut())?,
         _ => Status::Invalid,
     };
-    call.copy_out(offset_of!(NetIo, ret), &ret(status))?;
+    argument.store(offset_of!(NetIo, ret), &ret(status));
     Ok(Flow::Continue)
 }
 
@@ -33,14 +34,14 @@ fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Err
 }
 
 /// Receives a frame. A guest that has no room for a single byte gets none, and the frame stays.
-fn receive(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
+fn receive(call: &Call<'_>, argument: &Place<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
     let buffer = call.buffer("buffer", io.data, io.len, Access::WRITE)?;
     if buffer.is_empty() {
         return Ok(Status::Again);
     }
     Ok(match device.receive(buffer) {
         Ok(Some(len)) => {
-            call.copy_out(offset_of!(NetIo, len), &len.min(buffer.len()))?;
+            argument.store(offset_of!(NetIo, len), &len.min(buffer.len()));
             Status::Ok
         }
         Ok(None) => Status::Again,

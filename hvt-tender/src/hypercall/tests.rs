@@ -7,6 +7,7 @@ use core::ops::Range;
 use hvt_abi::GuestRange;
 use hvt_abi::hypercall::{BlockIo, NetIo};
 use proptest::prelude::*;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::*;
 use crate::device::fake::Fake;

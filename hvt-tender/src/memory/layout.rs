@@ -74,12 +74,23 @@ impl Layout {
 
     /// Whether the guest may access every byte of `range` in every one of these ways. An empty range touches nothing.
     #[must_use]
+    #[inline]
     pub fn allows(&self, range: GuestRange, access: Access) -> bool {
         self.all(range, |region| region.access.contains(access))
     }
 
     /// Whether `each` holds for the regions of every byte of `range`, all of which must be mapped.
+    #[inline]
     pub(super) fn all(&self, range: GuestRange, each: impl Fn(&Region) -> bool) -> bool {
+        // Heap and stack lie in the last region, and with them most of what a guest names.
+        match self.regions.last() {
+            Some(last) if !range.is_empty() && last.range.covers(&range) => each(last),
+            _ => self.every(range, each),
+        }
+    }
+
+    #[inline(never)]
+    fn every(&self, range: GuestRange, each: impl Fn(&Region) -> bool) -> bool {
         let mut at = range.start();
         while at < range.end() {
             match self.region_at(at) {

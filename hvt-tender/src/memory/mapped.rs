@@ -7,8 +7,8 @@ use std::ptr::NonNull;
 use hvt_abi::{Gpa, GuestRange};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
+use vm_memory::FileOffset;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
-use vm_memory::{FileOffset, VolatileMemory};
 
 use super::{Access, Chunk, GuestMemory, Layout};
 
@@ -16,7 +16,16 @@ use super::{Access, Chunk, GuestMemory, Layout};
 #[derive(Debug)]
 pub struct MappedMemory {
     region: MmapRegion,
+    /// Where the mapping begins and how long it is, as `region` says: every hypercall needs them.
+    start: NonNull<u8>,
+    len: usize,
 }
+
+// SAFETY: the mapping belongs to no thread, and its bytes are reached through chunks alone: copied with volatile accesses
+// or handed to system calls, because the guest changes them at any time anyway.
+unsafe impl Send for MappedMemory {}
+// SAFETY: as above.
+unsafe impl Sync for MappedMemory {}
 
 /// Guest memory could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +65,9 @@ impl MappedMemory {
             builder = builder.with_file_offset(file);
         }
         let region = builder.build().map_err(|cause| error(io::Error::other(cause)))?;
-        Ok(Self { region })
+        // A mapping never lies at address 0.
+        let start = NonNull::new(region.as_ptr()).ok_or_else(|| error(io::ErrorKind::AddrNotAvailable.into()))?;
+        Ok(Self { start, len: region.size(), region })
     }
 
     /// The file behind it, where it is [shared](Self::shared).
@@ -68,8 +79,7 @@ impl MappedMemory {
     /// Host address of guest address 0, for the kernel interfaces that are told where guest memory lies.
     #[must_use]
     pub fn host_address(&self) -> NonNull<u8> {
-        // A mapping never lies at address 0.
-        NonNull::new(self.region.as_ptr()).unwrap_or(NonNull::dangling())
+        self.start
     }
 
     /// Takes away the host's own right to write what `layout` forbids the guest to write, and to touch what is not
@@ -93,21 +103,19 @@ impl MappedMemory {
 
 impl GuestMemory for MappedMemory {
     fn size(&self) -> u64 {
-        self.region.size() as u64
+        self.len as u64
     }
 
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
         let offset = usize::try_from(range.start().0).ok()?;
-        let available = self.region.size().checked_sub(offset)?;
+        let available = self.len.checked_sub(offset)?;
         let len = available.min(usize::try_from(range.len()).ok()?);
         if len == 0 {
             return None;
         }
-        let slice = self.region.get_slice(offset, len).ok()?;
-        let start = NonNull::new(slice.ptr_guard_mut().as_ptr())?;
         // SAFETY: the bytes lie in the mapping, which lives as long as `self`; `protect` takes the right to write
         // away only where `GuestSpace` refuses to write. The mapping is reached through chunks alone.
-        Some(unsafe { Chunk::new(start, len) })
+        Some(unsafe { Chunk::new(self.start.add(offset), len) })
     }
 
     /// To look at what lies in a file's hole would fill the hole. Reading what is anonymous costs nothing.

@@ -16,7 +16,7 @@ pub use chunk::Chunk;
 pub use layout::{Access, Layout, Region};
 #[cfg(all(feature = "std", unix))]
 pub use mapped::{MapError, MappedMemory};
-pub use space::{GuestSlice, GuestSpace, Violation};
+pub use space::{GuestSlice, GuestSpace, Place, Violation};
 
 use hvt_abi::{Gpa, GuestRange};
 

@@ -12,6 +12,8 @@ use super::{Access, Chunk, GuestMemory, Layout};
 #[derive(Clone, Copy)]
 pub struct GuestSpace<'m> {
     memory: &'m dyn GuestMemory,
+    /// Of `memory`, in bytes.
+    size: u64,
     layout: &'m Layout,
 }
 
@@ -19,7 +21,7 @@ impl<'m> GuestSpace<'m> {
     /// The space of a guest whose memory is laid out like this.
     #[must_use]
     pub fn new(memory: &'m dyn GuestMemory, layout: &'m Layout) -> Self {
-        Self { memory, layout }
+        Self { memory, size: memory.size(), layout }
     }
 
     /// The buffer of `len` bytes at `at` that the guest alleges to have, once it is known that the guest may access
@@ -30,20 +32,22 @@ impl<'m> GuestSpace<'m> {
     ///
     /// # Errors
     /// [`Violation`] when it may not, or the buffer wraps around or leaves memory.
+    #[inline]
     pub fn slice(&self, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'m>, Violation> {
-        let violation = Violation { at, len, access };
-        let range = GuestRange::new(at, len).ok_or(violation)?;
-        if range.end().0 > self.memory.size() {
-            return Err(violation);
+        match GuestRange::new(at, len) {
+            Some(range) if range.end().0 <= self.size && self.allows(range, access) => {
+                Ok(GuestSlice { memory: self.memory, range })
+            }
+            _ => Err(Violation { at, len, access }),
         }
-        let allowed = match access {
+    }
+
+    #[inline]
+    fn allows(&self, range: GuestRange, access: Access) -> bool {
+        match access {
             Access::READ => self.layout.all(range, |region| region.access.intersects(Access::READ | Access::EXECUTE)),
             _ => self.layout.allows(range, access),
-        };
-        if !allowed {
-            return Err(violation);
         }
-        Ok(GuestSlice { memory: self.memory, range })
     }
 
     /// Copies in the structure that the guest alleges to have at `at`.
@@ -51,10 +55,7 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// [`Violation`] when the guest may not read all of it.
     pub fn read<T: FromBytes + IntoBytes>(&self, at: Gpa) -> Result<T, Violation> {
-        let slice = self.slice(at, size_of::<T>() as u64, Access::READ)?;
-        let mut object = T::new_zeroed();
-        slice.read(object.as_mut_bytes());
-        Ok(object)
+        Ok(self.slice(at, size_of::<T>() as u64, Access::READ)?.place().load())
     }
 
     /// Copies a value out to `at`.
@@ -62,8 +63,7 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// [`Violation`] when the guest may not write all of it.
     pub fn write<T: IntoBytes + Immutable>(&self, at: Gpa, value: &T) -> Result<(), Violation> {
-        let slice = self.slice(at, size_of::<T>() as u64, Access::WRITE)?;
-        slice.write(value.as_bytes());
+        self.slice(at, size_of::<T>() as u64, Access::WRITE)?.place().store(0, value);
         Ok(())
     }
 }
@@ -113,6 +113,9 @@ impl<'m> GuestSlice<'m> {
         let memory = self.memory;
         let mut left = self.range;
         core::iter::from_fn(move || {
+            if left.is_empty() {
+                return None;
+            }
             let chunk = memory.chunk(left)?;
             let start = left.start().checked_add(chunk.len() as u64)?;
             left = GuestRange::between(start, left.end())?;
@@ -131,11 +134,26 @@ impl<'m> GuestSlice<'m> {
 
     /// What follows its first `len` bytes: nothing where it is shorter.
     #[must_use]
+    #[inline]
     pub fn skip(&self, len: u64) -> Self {
         // The start cannot wrap: it lies inside this range, or at its end.
         let start = Gpa(self.range.start().0 + len.min(self.len()));
         let range = GuestRange::between(start, self.range.end()).unwrap_or(self.range);
         Self { memory: self.memory, range }
+    }
+
+    /// As a place for structures.
+    #[must_use]
+    #[inline]
+    pub fn place(&self) -> Place<'m> {
+        Place { slice: *self, chunk: self.whole() }
+    }
+
+    /// All of it, where it is one piece for the host and not empty.
+    #[must_use]
+    #[inline]
+    pub fn whole(&self) -> Option<Chunk<'m>> {
+        self.memory.chunk(self.range).filter(|chunk| chunk.len() as u64 == self.len())
     }
 
     /// Copies as much as fits into `into`; returns how many bytes.
@@ -154,5 +172,39 @@ impl<'m> GuestSlice<'m> {
             done += chunk.write(&from[done..]);
         }
         done
+    }
+}
+
+/// Where a structure lies in guest memory that has been checked.
+#[derive(Clone, Copy)]
+pub struct Place<'m> {
+    slice: GuestSlice<'m>,
+    /// All of it, where it is one piece for the host: nearly always, and then the compiler knows how many bytes are
+    /// copied.
+    chunk: Option<Chunk<'m>>,
+}
+
+impl Place<'_> {
+    /// A copy of the structure. Where the place is shorter, the rest of the copy is zeros.
+    #[must_use]
+    #[inline]
+    pub fn load<T: FromBytes + IntoBytes>(&self) -> T {
+        let mut object = T::new_zeroed();
+        let into = object.as_mut_bytes();
+        match self.chunk {
+            Some(chunk) if chunk.len() == into.len() => _ = chunk.read(into),
+            _ => _ = self.slice.read(into),
+        }
+        object
+    }
+
+    /// Copies a value to the bytes from `offset` on: as much of it as fits.
+    #[inline]
+    pub fn store<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) {
+        let from = value.as_bytes();
+        match self.chunk.map(|chunk| chunk.skip(offset)) {
+            Some(chunk) if chunk.len() >= from.len() => _ = chunk.write(from),
+            _ => _ = self.slice.skip(offset as u64).write(from),
+        }
     }
 }

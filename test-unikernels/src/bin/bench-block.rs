@@ -1,4 +1,4 @@
-//! Cycles of reading and writing a block.
+//! Cycles of reading and writing a block, or as many bytes at once as the second argument says.
 #![no_std]
 #![no_main]
 
@@ -7,7 +7,7 @@ extern crate alloc;
 use alloc::vec;
 use core::arch::x86_64::_rdtsc;
 
-use guest_bindings::{Block, ExitStatus, StartInfo, println};
+use guest_bindings::{Block, Error, ExitStatus, StartInfo, println};
 use test_unikernels::{check, failure, number, success};
 
 guest_bindings::manifest! { block "storage" }
@@ -17,18 +17,26 @@ fn main(start: &StartInfo) -> ExitStatus {
     let rounds = start.arguments().next().map_or(100_000, number);
     let storage = Block::open("storage").unwrap_or_else(|error| failure(error));
     let info = storage.info();
-    let mut buffer = vec![0; info.block_size];
-    let blocks = info.capacity / info.block_size as u64;
-    let measure = |what, transfer: &mut dyn FnMut(u64) -> bool| {
-        // SAFETY: Every x86_64 CPU has it.
-        let cycles = || unsafe { _rdtsc() };
-        let before = cycles();
-        for round in 0..rounds {
-            check(transfer(round % blocks * info.block_size as u64), format_args!("{what} {round}"));
-        }
-        println!("cycles per {what}: {}", (cycles() - before) / rounds);
-    };
-    measure("read", &mut |offset| storage.read(offset, &mut buffer) == Ok(()));
-    measure("write", &mut |offset| storage.write(offset, &buffer) == Ok(()));
+    let longest = start.arguments().nth(1).map_or(info.block_size as u64, number) as usize;
+    let mut buffer = vec![0; longest];
+    let last = info.capacity - longest as u64;
+    measure("read", rounds, longest, last, |offset| storage.read(offset, &mut buffer));
+    measure("write", rounds, longest, last, |offset| storage.write(offset, &buffer));
     success()
+}
+
+/// Transfers `rounds` times `len` bytes, each behind the one before, until behind `last`; then from the start.
+fn measure(what: &str, rounds: u64, len: usize, last: u64, mut transfer: impl FnMut(u64) -> Result<(), Error>) {
+    // SAFETY: Every x86_64 CPU has it.
+    let cycles = || unsafe { _rdtsc() };
+    let mut offset = 0;
+    let mut failed = 0;
+    let before = cycles();
+    for _ in 0..rounds {
+        failed += u64::from(transfer(offset).is_err());
+        offset = if offset < last { offset + len as u64 } else { 0 };
+    }
+    let taken = cycles() - before;
+    check(failed == 0, format_args!("{what}: {failed} of {rounds} failed"));
+    println!("cycles per {what}: {}", taken / rounds);
 }

@@ -1,9 +1,14 @@
 //! Exits of KVM that end a guest, in words.
 
+use hvt_abi::Gpa;
 use kvm_bindings::{
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
     KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_run,
 };
+
+use crate::exit::{Cause, Exit};
+use crate::memory::Access;
 
 /// What `KVM_EXIT_INTERNAL_ERROR` says (Linux, Documentation/virt/kvm/api.rst, section 5).
 #[derive(Debug, PartialEq, Eq)]
@@ -14,18 +19,62 @@ pub(super) enum InternalError {
     Other(String),
 }
 
-/// The bytes transferred by one element of the port access that `KVM_EXIT_IO` reports: 1, 2 or 4.
+/// The hypercall or kick that `KVM_EXIT_IO` reports; `None` where the port access is neither.
 ///
-/// `VcpuExit` has the product of this and the repetitions of a string instruction only.
-pub(super) fn port_size(run: &kvm_run) -> u8 {
+/// # Safety
+/// `run` lies at the start of a mapping of a vCPU whose `KVM_RUN` has just returned 0 with this exit reason.
+pub(super) unsafe fn port_write(run: &kvm_run) -> Option<Exit> {
+    // SAFETY: every bit pattern is a valid value of this member of the union.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    // Several elements of a string instruction may come at once. A hypercall comes alone.
+    if u32::from(io.direction) != KVM_EXIT_IO_OUT || io.count != 1 || io.size != 4 {
+        return None;
+    }
+    // SAFETY: KVM says where in the mapping, behind the structure, the element lies; the caller says that it is mapped.
+    let value = unsafe { (&raw const *run).byte_add(io.data_offset as usize).cast::<u32>().read_unaligned() };
+    Exit::from_port_write(io.port, io.size, value)
+}
+
+/// What a guest did that makes `KVM_RUN` return 0 with any exit reason but `KVM_EXIT_INTERNAL_ERROR`, and that ends it.
+pub(super) fn cause(run: &kvm_run) -> Cause {
+    let what = &run.__bindgen_anon_1;
     // SAFETY: every bit pattern is a valid value of the members of this union that are read here. They mean something
-    // only with exit reason `KVM_EXIT_IO`, which the caller has just seen.
-    unsafe { run.__bindgen_anon_1.io.size }
+    // only with the exit reason that stands before each.
+    unsafe {
+        match run.exit_reason {
+            KVM_EXIT_IO => Cause::Port {
+                port: what.io.port,
+                size: what.io.size,
+                write: u32::from(what.io.direction) == KVM_EXIT_IO_OUT,
+            },
+            KVM_EXIT_MMIO => {
+                let access = if what.mmio.is_write != 0 { Access::WRITE } else { Access::READ };
+                Cause::Memory { address: Some(Gpa(what.mmio.phys_addr)), access }
+            }
+            KVM_EXIT_SHUTDOWN => Cause::TripleFault,
+            KVM_EXIT_FAIL_ENTRY => {
+                let (reason, cpu) = (what.fail_entry.hardware_entry_failure_reason, what.fail_entry.cpu);
+                let what = format!("the hardware refused to enter the guest (reason {reason:#x}, CPU {cpu})");
+                Cause::Unknown { what }
+            }
+            reason => Cause::Unknown { what: format!("KVM exit reason {reason}") },
+        }
+    }
+}
+
+/// What a guest did that makes `KVM_RUN` fail with EFAULT: it accessed memory in a way that this process may not.
+pub(super) fn memory_fault(run: &kvm_run) -> Cause {
+    // SAFETY: as in `cause`.
+    let gpa = unsafe { run.__bindgen_anon_1.memory_fault.gpa };
+    // Kernels before 6.11 do not tell the address.
+    let address = (run.exit_reason == KVM_EXIT_MEMORY_FAULT).then_some(Gpa(gpa));
+    // Which access it was is not told. The host can read all of guest memory: it was a write.
+    Cause::Memory { address, access: Access::WRITE }
 }
 
 /// The internal error that `KVM_EXIT_INTERNAL_ERROR` reports.
 pub(super) fn internal_error(run: &kvm_run) -> InternalError {
-    // SAFETY: as in `port_size`, with exit reason `KVM_EXIT_INTERNAL_ERROR`.
+    // SAFETY: as in `cause`, with exit reason `KVM_EXIT_INTERNAL_ERROR`.
     let (suberror, data) = unsafe { (run.__bindgen_anon_1.internal.suberror, run.__bindgen_anon_1.internal.data) };
     let name = match suberror {
         KVM_INTERNAL_ERROR_EMULATION => return InternalError::Emulation(instruction(run)),

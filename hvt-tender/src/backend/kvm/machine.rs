@@ -1,13 +1,16 @@
 //! A guest on a KVM vCPU.
 
+use std::io;
 use std::marker::PhantomData;
+use std::os::fd::AsRawFd;
 
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVMIO};
+use kvm_ioctls::VcpuFd;
 
-use super::exit::{InternalError, hex, internal_error, port_size};
-use super::{arch, kvm_error};
+use super::exit::{InternalError, hex, internal_error};
+use super::{arch, exit};
 #[cfg(target_arch = "x86_64")]
 use crate::backend::debug::DebugTarget;
 use crate::backend::{Error, Machine, Stop};
@@ -29,24 +32,35 @@ impl KvmMachine {
         Self { vcpu, memory, stop, _thread: PhantomData }
     }
 
-    /// The guest is over.
+    /// The guest is over, for the reason that stands in the run page.
     #[cold]
-    fn over(&mut self, reason: Reason) -> Exit {
-        let cause = match reason {
-            Reason::Port { port, write } => Cause::Port { port, size: port_size(self.vcpu.get_kvm_run()), write },
-            Reason::Memory(address, access) => Cause::Memory { address: address.map(Gpa), access },
-            Reason::Shutdown => Cause::TripleFault,
-            Reason::InternalError => match internal_error(self.vcpu.get_kvm_run()) {
+    fn over(&mut self) -> Exit {
+        let run = self.vcpu.get_kvm_run();
+        let cause = match run.exit_reason {
+            KVM_EXIT_INTERNAL_ERROR => match internal_error(run) {
                 InternalError::Emulation(bytes) => self.not_emulated(bytes),
                 InternalError::Other(what) => Cause::Unknown { what },
             },
-            Reason::EntryFailed(what) => Cause::Unknown { what },
-            Reason::Other(name) => {
-                let number = self.vcpu.get_kvm_run().exit_reason;
-                Cause::Unknown { what: format!("KVM exit reason {number}: {name}") }
-            }
+            _ => exit::cause(run),
         };
-        Exit::Fault(Fault { cause, registers: self.registers().ok() })
+        self.fault(cause)
+    }
+
+    fn fault(&self, cause: Cause) -> Exit {
+        Exit::Fault(Fault { cause, registers: self.registers().ok().map(Box::new) })
+    }
+
+    /// `KVM_RUN` has failed. `None` where the guest is to be entered again.
+    #[cold]
+    fn failed(&mut self, error: io::Error) -> Option<Result<Exit, Error>> {
+        match error.raw_os_error() {
+            Some(libc::EINTR) => self.stop.requested().then_some(Ok(Exit::Interrupted)),
+            Some(libc::EFAULT) => {
+                let cause = exit::memory_fault(self.vcpu.get_kvm_run());
+                Some(Ok(self.fault(cause)))
+            }
+            _ => Some(Err(Error { what: "running the vCPU", source: error })),
+        }
     }
 
     /// KVM gave up on an instruction: one that it cannot emulate, or one that lies where there is no memory.
@@ -71,63 +85,33 @@ impl KvmMachine {
     }
 }
 
-/// Why a guest is over, in KVM's terms.
-enum Reason {
-    Port { port: u16, write: bool },
-    Memory(Option<u64>, Access),
-    Shutdown,
-    InternalError,
-    EntryFailed(String),
-    Other(String),
-}
-
-impl Reason {
-    #[cold]
-    fn new(exit: &VcpuExit<'_>) -> Self {
-        match exit {
-            VcpuExit::IoIn(port, _) => Self::Port { port: *port, write: false },
-            VcpuExit::MmioRead(address, _) => Self::Memory(Some(*address), Access::READ),
-            VcpuExit::MmioWrite(address, _) => Self::Memory(Some(*address), Access::WRITE),
-            // Which access it was is not told. The host can read all of guest memory: it was a write.
-            VcpuExit::MemoryFault { gpa, .. } => Self::Memory(Some(*gpa), Access::WRITE),
-            VcpuExit::Shutdown => Self::Shutdown,
-            VcpuExit::InternalError => Self::InternalError,
-            VcpuExit::FailEntry(reason, cpu) => {
-                Self::EntryFailed(format!("the hardware refused to enter the guest (reason {reason:#x}, CPU {cpu})"))
-            }
-            other => Self::Other(format!("{other:?}")),
-        }
-    }
-}
+/// `KVM_RUN`. Called without `VcpuFd::run`, which makes of every exit a value with references into the run page: that
+/// and taking it apart again cost 70 instructions a hypercall. Not by `libc::ioctl` either, which collects its arguments
+/// from a list.
+const KVM_RUN: libc::Ioctl = libc::_IO(KVMIO, 0x80);
 
 impl Machine for KvmMachine {
     fn run(&mut self) -> Result<Exit, Error> {
         loop {
-            match self.vcpu.run() {
-                Ok(VcpuExit::IoOut(port, data)) => {
-                    let value = data.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-                    let len = data.len();
-                    let size = port_size(self.vcpu.get_kvm_run());
-                    return match Exit::from_port_write(port, size, value) {
-                        // Several elements of a string instruction may come at once. A hypercall comes alone.
-                        Some(exit) if len == usize::from(size) => Ok(exit),
-                        _ => Ok(self.over(Reason::Port { port, write: true })),
-                    };
+            // SAFETY: the descriptor is that of a vCPU, and the call has no argument. What it writes is the run page, to
+            // which no reference exists now, and guest memory, which is reached through chunks alone.
+            if unsafe { libc::syscall(libc::SYS_ioctl, self.vcpu.as_raw_fd(), KVM_RUN, 0) } != 0 {
+                match self.failed(io::Error::last_os_error()) {
+                    Some(result) => return result,
+                    None => continue,
                 }
-                Ok(VcpuExit::Hlt) => return Ok(Exit::Halted),
-                Ok(VcpuExit::Intr) if self.stop.requested() => return Ok(Exit::Interrupted),
-                Ok(VcpuExit::Intr) => {}
-                Ok(exit) => {
-                    let reason = Reason::new(&exit);
-                    return Ok(self.over(reason));
-                }
-                Err(error) => match error.errno() {
-                    libc::EINTR if self.stop.requested() => return Ok(Exit::Interrupted),
-                    libc::EINTR => {}
-                    // As with `MemoryFault`; kernels before 6.11 do not tell the address.
-                    libc::EFAULT => return Ok(self.over(Reason::Memory(None, Access::WRITE))),
-                    _ => return Err(kvm_error("running the vCPU", error)),
+            }
+            let run = self.vcpu.get_kvm_run();
+            match run.exit_reason {
+                // SAFETY: `run` is the start of the vCPU's mapping, and that is why it came back.
+                KVM_EXIT_IO => match unsafe { exit::port_write(run) } {
+                    Some(exit) => return Ok(exit),
+                    None => return Ok(self.over()),
                 },
+                KVM_EXIT_HLT => return Ok(Exit::Halted),
+                KVM_EXIT_INTR if self.stop.requested() => return Ok(Exit::Interrupted),
+                KVM_EXIT_INTR => {}
+                _ => return Ok(self.over()),
             }
         }
     }

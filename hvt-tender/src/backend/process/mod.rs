@@ -260,7 +260,7 @@ impl ProcessMachine {
 
     fn fault(&self, cause: Cause, registers: &Registers) -> Exit {
         let registers = Registers { rflags: self.cpu.rflags(registers.rflags), ..*registers };
-        Exit::Fault(Fault { cause, registers: Some(registers) })
+        Exit::Fault(Fault { cause, registers: Some(Box::new(registers)) })
     }
 
     /// Whether the guest is about to execute `out dx, eax`, the hypercall instruction.

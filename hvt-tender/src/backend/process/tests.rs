@@ -90,7 +90,7 @@ fn registers_start_clean() {
         rsp: SIZE - 8,
         ..Registers::default()
     };
-    assert_eq!(registers, expected);
+    assert_eq!(*registers, expected);
     let mut state = [0; 32];
     machine.memory().read(Gpa(DATA), &mut state).unwrap();
     assert_eq!(state[..2], [0x7f, 0x03]);
