@@ -14,6 +14,7 @@
 //! | [`virtual_time`] | a clock that moves when the guests have nothing to do |
 //! | [`core_dump`] | a guest that crashed → a file for a debugger |
 //! | [`unikernel`] | the builder on top of it all |
+//! | [`script`] | a unikernel of a few hypercalls, assembled on the spot |
 //! | [`guest`] | a guest that runs beside its caller: handle, limits, what it did |
 //!
 //! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
@@ -48,6 +49,8 @@ mod message;
 pub mod monitor;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod network;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod script;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod unikernel;
 #[cfg(all(feature = "std", target_os = "linux"))]

@@ -1,12 +1,19 @@
 //! A unikernel, from its file to its end: the other rooms, put together.
 //!
-//! ```no_run
-//! use hvt_tender::device::{BlockOptions, FileBlock};
-//! use hvt_tender::{Unikernel, monitor::Outcome};
+//! ```
+//! use hvt_tender::Unikernel;
+//! use hvt_tender::device::Disk;
+//! use hvt_tender::script::Script;
 //!
-//! let disk = FileBlock::open("disk.img", &BlockOptions::default())?;
-//! let outcome = Unikernel::load("app.hvt")?.mem(64 << 20).arg("--verbose").block("storage", disk).run()?;
-//! assert!(matches!(outcome, Outcome::Exited { status: 0, .. }));
+//! # let folder = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&folder)?;
+//! // A unikernel that writes a block. Yours is a file already.
+//! std::fs::write("app.hvt", Script::new().puts("ready\n").block_write("storage", 512, [7; 512]).halt(0).build())?;
+//!
+//! let disk = Disk::empty(1 << 20);
+//! let output = Unikernel::load("app.hvt")?.mem(64 << 20).arg("--verbose").block("storage", disk.clone()).output()?;
+//! assert_eq!((output.status(), output.text().as_str()), (Some(0), "ready\n"));
+//! assert_eq!(disk.contents()?[512..1024], [7; 512]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -201,7 +208,19 @@ impl Unikernel {
     }
 
     /// Makes it live in a virtual time, which replaces its wall clock and its cycle counter. Its networks must live in
-    /// the same. The process backend alone can do that.
+    /// the same. The process backend alone can do that: `auto` chooses it then, and another one is an error.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use hvt_tender::{VirtualTime, script::Script};
+    ///
+    /// const HOUR: Duration = Duration::from_secs(3600);
+    /// let time = VirtualTime::new();
+    /// let output = Script::new().sleep(HOUR).halt(0).unikernel()?.virtual_time(&time).output()?;
+    /// assert_eq!(time.elapsed(), HOUR);
+    /// assert!(output.wall_time < HOUR / 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
         self.virtual_time = Some(time.clone());
@@ -209,7 +228,23 @@ impl Unikernel {
     }
 
     /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, arguments,
-    /// results.
+    /// results, and a digest (FNV-1a of 64 bits) of what it writes or reads. Two runs in a virtual time, with devices in
+    /// memory, write the same.
+    ///
+    /// ```
+    /// use hvt_tender::{VirtualTime, script::Script};
+    ///
+    /// let script = Script::new().puts("tick").halt(0);
+    /// let trace = || -> Result<String, Box<dyn std::error::Error>> {
+    ///     let file = tempfile::NamedTempFile::new()?;
+    ///     script.unikernel()?.virtual_time(&VirtualTime::new()).trace(file.reopen()?).output()?;
+    ///     Ok(std::fs::read_to_string(file)?)
+    /// };
+    /// let first = trace()?;
+    /// assert!(first.starts_with(r#"{"number":2,"name":"puts","time":0,"#) && first.lines().count() == 2);
+    /// assert_eq!(first, trace()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn trace(mut self, to: impl Write + Send + 'static) -> Self {
         self.trace = Some(Box::new(to));
@@ -217,6 +252,17 @@ impl Unikernel {
     }
 
     /// Ends it when it uses more than this.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use hvt_tender::guest::{Limit, Limits};
+    /// use hvt_tender::{monitor::Outcome, script::Script};
+    ///
+    /// let for_ever = Script::new().sleep(Duration::MAX);
+    /// let limits = Limits::new().wall_time(Duration::from_millis(20));
+    /// assert_eq!(for_ever.unikernel()?.limits(limits).run()?, Outcome::Exceeded(Limit::WallTime));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;

@@ -1,15 +1,18 @@
 //! A guest that runs beside its caller: its handle, its limits, and what is known of it afterwards.
 //!
-//! ```no_run
+//! ```
 //! use std::time::Duration;
-//! use hvt_tender::Unikernel;
 //! use hvt_tender::guest::Limits;
+//! use hvt_tender::monitor::Outcome;
+//! use hvt_tender::script::Script;
 //!
-//! let limits = Limits::new().wall_time(Duration::from_secs(10));
-//! let guest = Unikernel::load("app.hvt")?.mem(16 << 20).limits(limits).spawn()?;
+//! // In place of a server: Unikernel::load("app.hvt")?
+//! let server = Script::new().puts("listening\n").sleep(Duration::MAX).unikernel()?;
+//! let guest = server.limits(Limits::new().wall_time(Duration::from_secs(10))).spawn()?;
 //! guest.console().wait_for("listening", Duration::from_secs(5))?;
 //! guest.kill();
-//! println!("{}", guest.wait()?.text());
+//! let output = guest.wait()?;
+//! assert_eq!((output.outcome, output.console), (Outcome::Interrupted, b"listening\n".to_vec()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

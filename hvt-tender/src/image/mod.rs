@@ -10,6 +10,8 @@ mod manifest;
 mod note;
 mod segment;
 mod symbol;
+#[cfg(any(test, all(feature = "std", target_os = "linux", target_arch = "x86_64")))]
+pub(crate) mod write;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -15,6 +15,27 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
+//! With a [`VirtualTime`](crate::VirtualTime) what frames take is no time of the host's, and with a seed the same frames
+//! get lost each time:
+//!
+//! ```
+//! use std::time::Duration;
+//! use hvt_tender::network::{Conditions, Link};
+//! use hvt_tender::{VirtualTime, script::Script};
+//!
+//! let answered = |seed: u64| -> Result<usize, Box<dyn std::error::Error>> {
+//!     let time = VirtualTime::new();
+//!     let lossy = Conditions::new().loss(0.1).delay(Duration::from_millis(20)).seed(seed);
+//!     let (ours, theirs) = Link::new().conditions(lossy).virtual_time(&time).ports()?;
+//!     let sends = Script::new().repeat(100, |script| script.net_write("service", [1; 60])).halt(0);
+//!     sends.unikernel()?.virtual_time(&time).net("service", theirs).run()?;
+//!     Ok(std::iter::from_fn(|| ours.receive(Duration::ZERO).ok()).count())
+//! };
+//! assert!((80..100).contains(&answered(1)?));
+//! assert_eq!(answered(1)?, answered(1)?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! With the feature `smoltcp` a port can also be that of a [`Host`], which speaks TCP/IP.
 
 mod bridge;

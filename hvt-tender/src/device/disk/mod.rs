@@ -143,6 +143,18 @@ impl Disk {
 
     /// Cuts the power in the middle of the `nth` write: its first `bytes` bytes are on the disk, the others are as they
     /// were, and from then on everything fails until [`repair`](Self::repair).
+    ///
+    /// ```
+    /// use hvt_tender::{device::Disk, script::Script};
+    ///
+    /// let disk = Disk::from_bytes([b'.'; 512]);
+    /// disk.tear_write(1, 3);
+    /// Script::new().block_write("storage", 0, [b'x'; 512]).halt(0).unikernel()?.block("storage", disk.clone()).run()?;
+    /// disk.repair();
+    /// let again = Script::new().block_read("storage", 0, 512).puts_read(5).halt(0).unikernel()?;
+    /// assert_eq!(again.block("storage", disk).output()?.text(), "xxx..");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tear_write(&self, nth: u64, bytes: u64) {
         self.lock().faults.torn_writes.insert(nth, Write::Torn(bytes));
     }

@@ -1,0 +1,385 @@
+//! Unikernels assembled from hypercalls, on the spot: for trying out whatever stands around a guest, where a unikernel need
+//! do no more than ask for something.
+//!
+//! ```
+//! use hvt_tender::device::Disk;
+//! use hvt_tender::script::Script;
+//!
+//! let disk = Disk::from_bytes(*b"Hello, World\n");
+//! let script = Script::new().block_read("storage", 0, 512).puts_read(13).halt(0);
+//! let output = script.unikernel()?.block("storage", disk).output()?;
+//! assert_eq!((output.status(), output.text().as_str()), (Some(0), "Hello, World\n"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::time::Duration;
+
+use goblin::elf::program_header::{PF_R, PF_W, PF_X};
+use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts};
+use hvt_abi::manifest::Kind;
+use hvt_abi::x86_64::HYPERCALL_PORT;
+use hvt_abi::{Gpa, MEM_GRANULE};
+use zerocopy::IntoBytes;
+
+use crate::image::ImageError;
+use crate::image::write::{Elf, Part, TEXT};
+use crate::unikernel::Unikernel;
+
+/// What a unikernel does, step by step.
+///
+/// It looks at no result of what it does: a read that fails leaves the buffer as it was, and a frame that is not there is
+/// none. What came of its calls shows in its devices, its console and its [trace](Unikernel::trace). After its last step
+/// it spins, unless that [halts](Self::halt).
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    devices: Vec<(String, Kind)>,
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Call(Call),
+    Repeat(u32, Vec<Self>),
+}
+
+/// A hypercall; handles are those of `Script::devices`.
+#[derive(Clone, Debug)]
+enum Call {
+    /// The bytes of its argument.
+    #[cfg(test)]
+    Raw(Number, Vec<u8>),
+    Puts(Vec<u8>),
+    PutsRead(u64),
+    Sleep(Duration),
+    BlockWrite {
+        handle: u64,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    BlockRead {
+        handle: u64,
+        offset: u64,
+        len: u64,
+    },
+    NetWrite {
+        handle: u64,
+        frame: Vec<u8>,
+    },
+    NetRead {
+        handle: u64,
+        len: u64,
+    },
+    Halt(i32),
+}
+
+/// Bytes of the segments' unit.
+const PAGE: u64 = hvt_abi::PAGE_SIZE;
+
+impl Script {
+    /// Does nothing, and spins.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Prints.
+    #[must_use]
+    pub fn puts(self, text: impl Into<Vec<u8>>) -> Self {
+        self.call(Call::Puts(text.into()))
+    }
+
+    /// Prints the first `len` bytes of what it has read last.
+    #[must_use]
+    pub fn puts_read(self, len: u64) -> Self {
+        self.call(Call::PutsRead(len))
+    }
+
+    /// Waits for this long, or until a frame comes.
+    #[must_use]
+    pub fn sleep(self, time: Duration) -> Self {
+        self.call(Call::Sleep(time))
+    }
+
+    /// Writes `bytes`, which are whole blocks, from byte `offset` of the block device `name` on.
+    #[must_use]
+    pub fn block_write(mut self, name: &str, offset: u64, bytes: impl Into<Vec<u8>>) -> Self {
+        let handle = self.handle(name, Kind::Block);
+        self.call(Call::BlockWrite { handle, offset, bytes: bytes.into() })
+    }
+
+    /// Reads `len` bytes, which are whole blocks, from byte `offset` of the block device `name` on.
+    #[must_use]
+    pub fn block_read(mut self, name: &str, offset: u64, len: u64) -> Self {
+        let handle = self.handle(name, Kind::Block);
+        self.call(Call::BlockRead { handle, offset, len })
+    }
+
+    /// Sends a frame, Ethernet header first, through the network device `name`.
+    #[must_use]
+    pub fn net_write(mut self, name: &str, frame: impl Into<Vec<u8>>) -> Self {
+        let handle = self.handle(name, Kind::Net);
+        self.call(Call::NetWrite { handle, frame: frame.into() })
+    }
+
+    /// Takes a frame of at most `len` bytes from the network device `name`, if one has come.
+    #[must_use]
+    pub fn net_read(mut self, name: &str, len: u64) -> Self {
+        let handle = self.handle(name, Kind::Net);
+        self.call(Call::NetRead { handle, len })
+    }
+
+    /// Does what `steps` adds so many times; not at all, if that is 0.
+    #[must_use]
+    pub fn repeat(mut self, times: u32, steps: impl FnOnce(Self) -> Self) -> Self {
+        let Self { devices, steps } = steps(Self { devices: self.devices, steps: Vec::new() });
+        self.devices = devices;
+        if times > 0 {
+            self.steps.push(Step::Repeat(times, steps));
+        }
+        self
+    }
+
+    /// Ends with this status.
+    #[must_use]
+    pub fn halt(self, status: i32) -> Self {
+        self.call(Call::Halt(status))
+    }
+
+    /// Makes a hypercall with these bytes for its argument.
+    #[cfg(test)]
+    pub(crate) fn raw(self, number: Number, argument: &[u8]) -> Self {
+        self.call(Call::Raw(number, argument.into()))
+    }
+
+    /// Asks for a device without doing anything with it, so that it gets the next handle.
+    #[cfg(test)]
+    pub(crate) fn declare(mut self, name: &str, kind: Kind) -> Self {
+        self.handle(name, kind);
+        self
+    }
+
+    fn call(mut self, call: Call) -> Self {
+        self.steps.push(Step::Call(call));
+        self
+    }
+
+    /// The handle of a device, which the manifest asks for from now on.
+    fn handle(&mut self, name: &str, kind: Kind) -> u64 {
+        let known = self.devices.iter().position(|(device, _)| device == name);
+        let index = known.unwrap_or_else(|| {
+            self.devices.push((name.into(), kind));
+            self.devices.len() - 1
+        });
+        index as u64 + 1
+    }
+
+    /// The unikernel, about to run in 4 MiB of memory, or in as many as it needs.
+    ///
+    /// # Errors
+    /// When no unikernel can be as it says: with a device whose name is not made of letters and digits, or more than 63
+    /// devices.
+    pub fn unikernel(&self) -> Result<Unikernel, ImageError> {
+        let end = self.places().buffer.0 + self.longest_read();
+        // Its stack is the last page.
+        let memory = (end + PAGE).next_multiple_of(MEM_GRANULE).max(2 * MEM_GRANULE);
+        Ok(Unikernel::from_bytes(self.build())?.mem(memory))
+    }
+
+    /// The bytes of its file.
+    #[must_use]
+    pub fn build(&self) -> Vec<u8> {
+        let places = self.places();
+        let Assembler { text, arguments, payload, .. } = Assembler::run(&self.steps, places);
+        let mut data = vec![0; (places.buffer.0 - places.arguments.0) as usize];
+        data[..arguments.len()].copy_from_slice(&arguments);
+        let at = (places.payload.0 - places.arguments.0) as usize;
+        data[at..at + payload.len()].copy_from_slice(&payload);
+        let memory = places.buffer.0 - places.arguments.0 + self.longest_read();
+        let devices: Vec<_> = self.devices.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        let segments = [
+            Part::load(PF_R | PF_X, TEXT, places.arguments.0 - TEXT, text),
+            Part::load(PF_R | PF_W, places.arguments.0, memory, data),
+        ];
+        Elf::with_devices(segments, &devices).build()
+    }
+
+    /// Where everything lies. Every instruction is as long wherever that is, so it is assembled once for the lengths.
+    fn places(&self) -> Places {
+        let nowhere = Places { arguments: Gpa(0), payload: Gpa(0), buffer: Gpa(0) };
+        let Assembler { text, arguments, payload, .. } = Assembler::run(&self.steps, nowhere);
+        let behind = |at: Gpa, bytes: &[u8]| Gpa((at.0 + bytes.len() as u64).next_multiple_of(PAGE));
+        let first = behind(Gpa(TEXT), &text);
+        let second = behind(first, &arguments);
+        Places { arguments: first, payload: second, buffer: behind(second, &payload) }
+    }
+
+    /// Bytes of the buffer that it reads into, a page at least.
+    fn longest_read(&self) -> u64 {
+        fn longest(steps: &[Step]) -> u64 {
+            let each = steps.iter().map(|step| match step {
+                Step::Repeat(_, steps) => longest(steps),
+                Step::Call(Call::BlockRead { len, .. } | Call::NetRead { len, .. } | Call::PutsRead(len)) => *len,
+                Step::Call(_) => 0,
+            });
+            each.max().unwrap_or(0)
+        }
+        longest(&self.steps).max(1).next_multiple_of(PAGE)
+    }
+}
+
+/// Where a script's unikernel has its data, behind its text: each begins with a page.
+#[derive(Clone, Copy)]
+struct Places {
+    /// The arguments of its calls, one every [`STRIDE`] bytes.
+    arguments: Gpa,
+    /// What it prints, writes and sends.
+    payload: Gpa,
+    /// What it reads.
+    buffer: Gpa,
+}
+
+struct Assembler {
+    places: Places,
+    text: Vec<u8>,
+    arguments: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+/// Bytes between the arguments of two calls.
+const STRIDE: usize = 256;
+
+impl Assembler {
+    fn run(steps: &[Step], places: Places) -> Self {
+        let mut this = Self { places, text: Vec::new(), arguments: Vec::new(), payload: Vec::new() };
+        this.steps(steps);
+        this.text.extend([0xeb, 0xfe]); // jmp to itself
+        this
+    }
+
+    fn steps(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::Call(call) => self.call(call),
+                Step::Repeat(times, steps) => {
+                    self.text.push(0xb9); // mov ecx, imm32
+                    self.text.extend(times.to_le_bytes());
+                    let start = self.text.len();
+                    self.text.push(0x51); // push rcx
+                    self.steps(steps);
+                    self.text.extend([0x59, 0xff, 0xc9, 0x0f, 0x85]); // pop rcx; dec ecx; jnz rel32
+                    let back = start as i32 - (self.text.len() as i32 + 4);
+                    self.text.extend(back.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, call: &Call) {
+        let buffer = self.places.buffer;
+        match call {
+            #[cfg(test)]
+            Call::Raw(number, argument) => self.out(*number, argument),
+            Call::Puts(text) => {
+                let puts = Puts { data: self.keep(text), len: text.len() as u64 };
+                self.out(Number::Puts, puts.as_bytes());
+            }
+            Call::PutsRead(len) => self.out(Number::Puts, Puts { data: buffer, len: *len }.as_bytes()),
+            Call::Sleep(time) => {
+                let timeout_nsecs = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+                self.out(Number::Poll, Poll { timeout_nsecs, ..Poll::default() }.as_bytes());
+            }
+            Call::BlockWrite { handle, offset, bytes } => {
+                let (data, len) = (self.keep(bytes), bytes.len() as u64);
+                let io = BlockIo { handle: *handle, offset: *offset, data, len, ..BlockIo::default() };
+                self.out(Number::BlockWrite, io.as_bytes());
+            }
+            Call::BlockRead { handle, offset, len } => {
+                let io = BlockIo { handle: *handle, offset: *offset, data: buffer, len: *len, ..BlockIo::default() };
+                self.out(Number::BlockRead, io.as_bytes());
+            }
+            Call::NetWrite { handle, frame } => {
+                let io = NetIo { handle: *handle, data: self.keep(frame), len: frame.len() as u64, ..NetIo::default() };
+                self.out(Number::NetWrite, io.as_bytes());
+            }
+            Call::NetRead { handle, len } => {
+                let io = NetIo { handle: *handle, data: buffer, len: *len, ..NetIo::default() };
+                self.out(Number::NetRead, io.as_bytes());
+            }
+            Call::Halt(status) => {
+                self.out(Number::Halt, Halt { exit_status: *status, ..Halt::default() }.as_bytes());
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Gpa {
+        let at = Gpa(self.places.payload.0 + self.payload.len() as u64);
+        self.payload.extend(bytes);
+        at
+    }
+
+    /// The hypercall instruction. Addresses have 32 bits, as the ABI has it.
+    fn out(&mut self, number: Number, argument: &[u8]) {
+        let at = self.places.arguments.0 as u32 + self.arguments.len() as u32;
+        self.arguments.extend(argument);
+        self.arguments.resize(self.arguments.len().next_multiple_of(STRIDE), 0);
+        self.text.push(0xb8); // mov eax, imm32
+        self.text.extend(at.to_le_bytes());
+        self.text.push(0xba); // mov edx, imm32
+        self.text.extend((u32::from(HYPERCALL_PORT) + number as u32).to_le_bytes());
+        self.text.push(0xef); // out dx, eax
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BackendChoice;
+    use crate::device::Disk;
+    use crate::network::Link;
+    use crate::virtual_time::VirtualTime;
+
+    #[test]
+    fn does_what_it_says() {
+        let time = VirtualTime::new();
+        let (port, peer) = Link::new().virtual_time(&time).ports().unwrap();
+        let disk = Disk::empty(2048);
+        peer.send(&[b'5'; 20]).unwrap();
+        let script = Script::new()
+            .puts("begin;")
+            .net_read("service", 1514)
+            .puts_read(1)
+            .block_write("storage", 512, [[b'x'; 512], [b'y'; 512]].concat())
+            .repeat(3, |script| {
+                script.repeat(2, |script| script.puts("tick")).puts("tock;").sleep(Duration::from_secs(1))
+            })
+            .block_read("storage", 1023, 512)
+            .block_read("storage", 512, 1024)
+            .puts_read(1)
+            .net_write("service", vec![6; 1514])
+            .repeat(0, |script| script.puts("never"))
+            .halt(-3);
+        let unikernel = script.unikernel().unwrap().virtual_time(&time).block("storage", disk.clone());
+        let output = unikernel.net("service", port).output().unwrap();
+        assert_eq!(output.text(), "begin;5tickticktock;tickticktock;tickticktock;x");
+        assert_eq!(output.status(), Some(-3));
+        assert_eq!(time.elapsed(), Duration::from_secs(3));
+        assert_eq!(disk.contents().unwrap(), [[0; 512], [b'x'; 512], [b'y'; 512], [0; 512]].concat());
+        assert_eq!(peer.try_receive(), Some(vec![6; 1514]));
+    }
+
+    #[test]
+    fn large_ones_have_room() {
+        let text = vec![b'a'; 100_000];
+        let script = (0..200).fold(Script::new(), |script, _| script.puts(text.clone())).block_read("a", 0, 8 << 20);
+        let unikernel = script.halt(0).unikernel().unwrap().backend(BackendChoice::Process);
+        let output = unikernel.block("a", Disk::empty(8 << 20)).output().unwrap();
+        assert_eq!((output.status(), output.console.len()), (Some(0), 20_000_000));
+    }
+
+    #[test]
+    fn what_cannot_be_a_unikernel_is_an_error() {
+        assert!(Script::new().net_read("no name", 60).unikernel().is_err());
+        let many = (0..64).fold(Script::new(), |script, number| script.net_read(&format!("a{number}"), 60));
+        assert!(many.unikernel().is_err());
+    }
+}

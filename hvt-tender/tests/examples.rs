@@ -1,0 +1,34 @@
+//! Every example does what its first lines say that one should type.
+
+#[path = "conformance/unikernels.rs"]
+mod unikernels;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn every_example_runs() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guests = unikernels::directory().expect("the test unikernels are there");
+    let mut ran = Vec::new();
+    for file in fs::read_dir(package.join("examples")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let typed = text.lines().find_map(|line| line.strip_prefix("//! cargo run ")).expect(&name);
+        assert!(typed.contains(&format!(" --example {name} ")), "{typed}");
+        // It has been built by now, and finds its unikernels where these tests have theirs.
+        let words = typed.replace("target/release", guests.to_str().unwrap());
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["run", "--quiet", "--offline"])
+            .args(words.split_whitespace())
+            .current_dir(package.parent().unwrap());
+        let output = cargo.output().unwrap();
+        let [said, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert!(output.status.success(), "{typed}: {}\n{said}{errors}", output.status);
+        ran.push(name);
+    }
+    assert!(ran.len() >= 3, "{ran:?}");
+}
