@@ -20,13 +20,18 @@
 //! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
 //!
 //! [`memory`] and [`exit`] are the words they speak. Without the feature `std` only the rooms that need no operating
-//! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, and the traits of `device`), for kernels that run guests themselves.
+//! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, the traits of `device`, and `backend::redox`), for kernels that run guests themselves.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
 #[cfg(feature = "std")]
 pub mod backend;
+/// What runs a guest's instructions: of the backends, the one that needs no operating system's library.
+#[cfg(not(feature = "std"))]
+pub mod backend {
+    pub mod redox;
+}
 pub mod boot;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod cli;

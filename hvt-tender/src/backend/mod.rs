@@ -17,6 +17,7 @@ pub mod debug;
 pub mod kvm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod process;
+pub mod redox;
 mod stop;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod tsc;

@@ -1,8 +1,6 @@
 //! Time: the TSC, measured against the PIT, and the date from the real-time clock.
 
-use core::arch::x86_64::_rdtsc;
-
-use hvt_tender::device;
+use hvt_harness::clock::{TscClock, tsc};
 use spin::Once;
 use x86_64::instructions::{interrupts, port::Port};
 
@@ -11,56 +9,14 @@ use crate::interrupts::PIT_HZ;
 /// How long the TSC is held against the PIT: 50 ms.
 const CALIBRATION_TICKS: u16 = (PIT_HZ / 20) as u16;
 
-/// See [`Clock::scale`]. The error is below one part in 10^9 for any TSC slower than 4 GHz.
-const SHIFT: u32 = 32;
+static CLOCK: Once<TscClock> = Once::new();
 
-static CLOCK: Once<Clock> = Once::new();
-
-/// The TSC as a clock.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    /// Ticks of the TSC in a second.
-    frequency: u64,
-    /// Nanoseconds in a tick, times 2^[`SHIFT`]: a product is much cheaper than a quotient.
-    scale: u64,
-    /// TSC at the moment of `epoch`.
-    base: u64,
-    /// Nanoseconds from the Unix epoch to `base`.
-    epoch: u64,
-}
-
-impl Clock {
-    /// The machine's clock; the first call measures it.
-    pub(crate) fn get() -> Self {
-        *CLOCK.call_once(|| {
-            let frequency = measure_frequency();
-            let scale = ((1_000_000_000_u128 << SHIFT) / u128::from(frequency)) as u64;
-            Self { frequency, scale, base: tsc(), epoch: real_time_clock() * 1_000_000_000 }
-        })
-    }
-
-    /// Ticks of the TSC in a second.
-    pub(crate) fn frequency(&self) -> u64 {
-        self.frequency
-    }
-
-    /// Nanoseconds since the Unix epoch, UTC.
-    pub(crate) fn now(&self) -> u64 {
-        let elapsed = (u128::from(tsc().wrapping_sub(self.base)) * u128::from(self.scale)) >> SHIFT;
-        self.epoch + elapsed as u64
-    }
-}
-
-impl device::Clock for Clock {
-    fn now(&mut self) -> u64 {
-        Self::now(self)
-    }
-}
-
-/// The time stamp counter.
-pub(crate) fn tsc() -> u64 {
-    // SAFETY: every 64-bit CPU has it.
-    unsafe { _rdtsc() }
+/// The machine's clock; the first call measures it.
+pub(crate) fn get() -> TscClock {
+    *CLOCK.call_once(|| {
+        let frequency = measure_frequency();
+        TscClock::new(frequency, tsc(), real_time_clock() * 1_000_000_000)
+    })
 }
 
 /// Counts the TSC while channel 2 of the PIT counts down once (mode 0); its output can be read at port 0x61.

@@ -5,7 +5,7 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 
 use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
 use hvt_bare::frames::{CHUNK_SIZE, FRAME_SIZE};
-use hvt_harness::{devices::Transcript, suite::Wires};
+use hvt_harness::{clock::tsc, devices::Transcript, suite::Wires};
 use hvt_tender::{
     Exit,
     device::{Devices, Slot},
@@ -17,7 +17,7 @@ use kernel_hvt_glue::{Frames, Hpa, Hypervisor, Permissions, Vm};
 
 use crate::{
     checks::Context,
-    clock::{Clock, tsc},
+    clock,
     console::println,
     host::{self, Kernel},
     interrupts,
@@ -95,7 +95,7 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).ok_or("no layout")?;
     let mut devices = Devices {
         console: Box::new(Transcript::default()),
-        clock: Box::new(Clock::get()),
+        clock: Box::new(clock::get()),
         poller: Box::new(Sleeper::new(Wires::default(), u64::MAX)),
         slots: Vec::from([Slot::Reserved]),
     };

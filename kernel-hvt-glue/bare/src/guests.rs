@@ -9,7 +9,7 @@ use hvt_harness::{
 
 use crate::{
     checks::Context,
-    clock::Clock,
+    clock,
     console::{CONSOLE, println},
     host,
     interrupts::{self, TIMER_HZ},
@@ -46,9 +46,9 @@ fn load(context: &Context<'_>, file: &[u8], memory: u64) -> Result<Unikernel, St
     let config = Config {
         arguments: &[],
         slots: Vec::new(),
-        clock: Box::new(Clock::get()),
+        clock: Box::new(clock::get()),
         poller: Box::new(Sleeper::new(Wires::default(), deadline)),
-        cycle_frequency: Clock::get().frequency(),
+        cycle_frequency: clock::get().frequency(),
     };
     Unikernel::load(context.hypervisor, file, memory, config, deadline)
 }

@@ -43,7 +43,6 @@ use hvt_harness::pack::Pack;
 use multiboot2::{BootInformation, BootInformationHeader};
 
 use crate::{
-    clock::Clock,
     console::{CONSOLE, Console, println},
     power::Outcome,
 };
@@ -98,7 +97,7 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
         }
     };
     let cpus = if smp::is_there() { "2 CPUs" } else { "1 CPU" };
-    println!("bare: {cpus}, TSC at {} kHz", Clock::get().frequency() / 1000);
+    println!("bare: {cpus}, TSC at {} kHz", clock::get().frequency() / 1000);
     let archives = boot.modules.iter().map(|module| physical(module.start, module.len() as usize));
     let passed = checks::run(&options, &Pack::new(archives));
     power::off(if passed { Outcome::Passed } else { Outcome::Failed })

@@ -1,13 +1,10 @@
 //! How a guest sleeps.
 
-use hvt_harness::suite::Wires;
+use hvt_harness::{clock::tsc, suite::Wires};
 use hvt_tender::device::{Interrupted, Poller};
 use x86_64::instructions::hlt;
 
-use crate::{
-    clock::{Clock, tsc},
-    interrupts,
-};
+use crate::{clock, interrupts};
 
 /// Waits for frames on wires, or for the time.
 pub(crate) struct Sleeper {
@@ -25,7 +22,7 @@ impl Sleeper {
 
 impl Poller for Sleeper {
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted> {
-        let frequency = Clock::get().frequency();
+        let frequency = clock::get().frequency();
         let ticks = u128::from(timeout) * u128::from(frequency) / 1_000_000_000;
         let start = tsc();
         loop {

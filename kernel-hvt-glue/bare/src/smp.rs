@@ -10,10 +10,11 @@ use core::{
 use spin::Mutex;
 use x86_64::instructions::hlt;
 
+use hvt_harness::clock::tsc;
+
 use crate::{
     apic::{self, Ipi},
-    clock::{Clock, tsc},
-    cpu,
+    clock, cpu,
     interrupts::{self, SPURIOUS_VECTOR, WATCHDOG_HZ, WATCHDOG_VECTOR},
     start::{self, Stack},
 };
@@ -130,7 +131,7 @@ pub(crate) unsafe fn start() -> bool {
     }
     // One that does not come within 100 ms is not there.
     let start = tsc();
-    while STATE.load(Ordering::Acquire) == ABSENT && tsc() - start < Clock::get().frequency() / 10 {
+    while STATE.load(Ordering::Acquire) == ABSENT && tsc() - start < clock::get().frequency() / 10 {
         core::hint::spin_loop();
     }
     is_there()
@@ -143,7 +144,7 @@ pub(crate) fn is_there() -> bool {
 
 fn pause(microseconds: u64) {
     let start = tsc();
-    while tsc() - start < Clock::get().frequency() * microseconds / 1_000_000 {
+    while tsc() - start < clock::get().frequency() * microseconds / 1_000_000 {
         core::hint::spin_loop();
     }
 }

@@ -12,7 +12,7 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::{
     checks::Context,
-    clock::Clock,
+    clock,
     interrupts::{self, TIMER_HZ},
     memory::Usage,
     sleep::Sleeper,
@@ -50,9 +50,9 @@ impl Machine for Context<'_> {
         let config = monitor::Config {
             arguments: guest.arguments,
             slots: guest.slots,
-            clock: Box::new(Clock::get()),
+            clock: Box::new(clock::get()),
             poller: Box::new(Sleeper::new(guest.wires, deadline)),
-            cycle_frequency: Clock::get().frequency(),
+            cycle_frequency: clock::get().frequency(),
         };
         let mut unikernel = Unikernel::load(self.hypervisor, file, guest.memory, config, deadline)?;
         let end = unikernel.run(self.cpu);

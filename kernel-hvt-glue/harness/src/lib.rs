@@ -4,6 +4,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`pack`] | the unikernels that came along |
+//! | [`clock`] | the time stamp counter as a clock |
 //! | [`devices`], [`peer`] | disks and wires in memory, and who is at a wire's other end |
 //! | [`monitor`] | a unikernel: loading it, and serving its exits |
 //! | [`suite`] | the conformance table |
@@ -15,6 +16,7 @@ extern crate std;
 
 extern crate alloc;
 
+pub mod clock;
 pub mod devices;
 pub mod monitor;
 pub mod pack;

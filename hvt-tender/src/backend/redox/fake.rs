@@ -1,0 +1,170 @@
+//! A kernel that is none: it keeps account of what it is asked for, and its guests do what a test says.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use hvt_abi::kernel::{
+    Capabilities, Error, Exit, ExitRecord, MemoryMap, Operation, RunPage, VERSION, VcpuState, redox,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::calls::{Calls, Errno, Page, Payload};
+
+/// The most that it maps at once, in bytes.
+pub(super) const MAP_STEP: u64 = 0x8000;
+
+#[derive(Default)]
+pub(super) struct Account {
+    /// Objects that are open, by what they were made with.
+    pub(super) open: Vec<&'static str>,
+    /// What was closed, in order.
+    pub(super) closed: Vec<&'static str>,
+    /// What was mapped, piece by piece, as the kernel accepted it.
+    pub(super) mapped: Vec<MemoryMap>,
+    pub(super) state: Option<VcpuState>,
+    /// How the next runs end.
+    pub(super) exits: VecDeque<ExitRecord>,
+    pub(super) interrupts: u32,
+    /// What fails, and how: an operation, or what an object is made with.
+    pub(super) fails: Option<(Asked, Errno)>,
+    pub(super) capabilities: Capabilities,
+    /// How many bytes it says it has mapped whatever it is asked for.
+    pub(super) maps_nothing: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Object(&'static str),
+    Operation(Operation),
+    Page,
+}
+
+#[derive(Clone)]
+pub(super) struct FakeKernel(pub(super) Rc<RefCell<Account>>);
+
+pub(super) struct Handle {
+    name: &'static str,
+    kernel: FakeKernel,
+    /// The run page, where it is a virtual CPU.
+    page: Option<FakePage>,
+}
+
+/// A page that a test's kernel and monitor reach through its address alone.
+#[derive(Clone)]
+pub(super) struct FakePage(Rc<OwnedPage>);
+
+struct OwnedPage(NonNull<RunPage>);
+
+impl Drop for OwnedPage {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::leak`, and nobody has the address any more.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+// SAFETY: the page lives as long as any clone of its owner, and is only reached through its address.
+unsafe impl Page for FakePage {
+    fn start(&self) -> NonNull<RunPage> {
+        self.0.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut account = self.kernel.0.borrow_mut();
+        account.open.retain(|name| *name != self.name);
+        account.closed.push(self.name);
+    }
+}
+
+impl FakeKernel {
+    pub(super) fn new() -> Self {
+        let capabilities = Capabilities { version: VERSION, technology: 1, ..Capabilities::default() };
+        Self(Rc::new(RefCell::new(Account { capabilities, ..Account::default() })))
+    }
+
+    pub(super) fn exits_with(&self, exits: impl IntoIterator<Item = Exit>) {
+        self.0.borrow_mut().exits.extend(exits.into_iter().map(ExitRecord::from));
+    }
+
+    fn ask(&self, asked: Asked) -> Result<(), Errno> {
+        match self.0.borrow().fails {
+            Some((failing, errno)) if failing == asked => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    fn make(&self, name: &'static str) -> Result<Handle, Errno> {
+        self.ask(Asked::Object(name))?;
+        self.0.borrow_mut().open.push(name);
+        let page = || FakePage(Rc::new(OwnedPage(NonNull::from(Box::leak(Box::default())))));
+        Ok(Handle { name, kernel: self.clone(), page: (name == redox::VCPU).then(page) })
+    }
+
+    fn map(&self, bytes: &[u8]) -> usize {
+        let mut account = self.0.borrow_mut();
+        let mut map = MemoryMap::read_from_bytes(bytes).unwrap();
+        map.len = if account.maps_nothing { 0 } else { map.len.min(MAP_STEP) };
+        account.mapped.push(map);
+        map.len as usize
+    }
+
+    fn run(&self, page: &FakePage) -> usize {
+        let exit = self.0.borrow_mut().exits.pop_front().expect("the test has no more exits");
+        let reason = exit.reason as usize;
+        // SAFETY: the page is alive, and nobody has a reference to it.
+        unsafe { (&raw mut (*page.start().as_ptr()).exit).write_volatile(exit) };
+        reason
+    }
+}
+
+impl Calls for FakeKernel {
+    type Handle = Handle;
+    type Page = FakePage;
+
+    fn open(&self) -> Result<Handle, Errno> {
+        self.make(redox::PATH_IN_SYS)
+    }
+
+    fn dup(&self, handle: &Handle, name: &str) -> Result<Handle, Errno> {
+        match (handle.name, name) {
+            (redox::PATH_IN_SYS, redox::VM) => self.make(redox::VM),
+            (redox::VM, redox::VCPU) => self.make(redox::VCPU),
+            (of, name) => panic!("{name} of {of}"),
+        }
+    }
+
+    fn call(&self, handle: &Handle, operation: u64, payload: Payload<'_>) -> Result<usize, Errno> {
+        let operation = Operation::from_number(operation).unwrap();
+        self.ask(Asked::Operation(operation))?;
+        match (handle.name, operation, payload) {
+            (redox::PATH_IN_SYS, Operation::GetCapabilities, Payload::Write(into)) => {
+                into.copy_from_slice(self.0.borrow().capabilities.as_bytes());
+                Ok(into.len())
+            }
+            (redox::VM, Operation::Map, Payload::Read(bytes)) => Ok(self.map(bytes)),
+            (redox::VCPU, Operation::SetState, Payload::Read(bytes)) => {
+                self.0.borrow_mut().state = Some(VcpuState::read_from_bytes(bytes).unwrap());
+                Ok(0)
+            }
+            (redox::VCPU, Operation::GetState, Payload::Write(into)) => {
+                let state = self.0.borrow().state.ok_or(Errno(redox::errno(Error::NoState)))?;
+                into.copy_from_slice(state.as_bytes());
+                Ok(into.len())
+            }
+            (redox::VCPU, Operation::Run, Payload::None) => Ok(self.run(handle.page.as_ref().unwrap())),
+            (redox::VCPU, Operation::Interrupt, Payload::None) => {
+                self.0.borrow_mut().interrupts += 1;
+                Ok(0)
+            }
+            (name, operation, payload) => panic!("{operation:?} on {name} with {payload:?}"),
+        }
+    }
+
+    fn map_page(&self, vcpu: &Handle) -> Result<FakePage, Errno> {
+        self.ask(Asked::Page)?;
+        Ok(vcpu.page.clone().unwrap())
+    }
+}

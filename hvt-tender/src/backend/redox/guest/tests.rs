@@ -1,0 +1,163 @@
+use super::*;
+
+use std::string::ToString;
+use std::vec::Vec;
+
+use hvt_abi::kernel::{Direction, Error, Exit as KernelExit, Io, MemoryViolation};
+use proptest::prelude::*;
+
+use crate::backend::redox::fake::{Asked, FakeKernel, MAP_STEP};
+use crate::memory::Region;
+
+const SIZE: u64 = 0x20_0000;
+const HOST: usize = 0x7000_0000;
+
+fn layout(regions: &[(u64, u64, Access)]) -> Layout {
+    let region = |&(start, end, access): &(u64, u64, Access)| {
+        let range = GuestRange::between(Gpa(start), Gpa(end)).unwrap();
+        Region { range, access }
+    };
+    Layout::new(regions.iter().map(region)).unwrap()
+}
+
+/// A guest whose memory nobody touches.
+fn start(kernel: &FakeKernel, layout: &Layout) -> Result<Guest<FakeKernel>, Refused> {
+    let hypervisor = Hypervisor::open(kernel.clone())?;
+    let memory = NonNull::new(core::ptr::without_provenance_mut(HOST)).unwrap();
+    // SAFETY: the kernel is none: nobody follows the address.
+    unsafe { Guest::start(&hypervisor, memory, SIZE, layout, &EntryState::new(SIZE, Gpa(0x10_1000))) }
+}
+
+fn io(port: u16, value: u32) -> KernelExit {
+    KernelExit::Io(Io { port, size: 4, direction: Direction::Out, string: false, value })
+}
+
+/// What was mapped, neighbours joined.
+fn mapped(kernel: &FakeKernel) -> Vec<(u64, u64, u32)> {
+    let mut joined: Vec<(u64, u64, u32)> = Vec::new();
+    for map in &kernel.0.borrow().mapped {
+        assert_eq!(map.address, HOST as u64 + map.gpa.0);
+        assert!(map.len <= MAP_STEP);
+        match joined.last_mut() {
+            Some(last) if last.1 == map.gpa.0 && last.2 == map.permissions => last.1 += map.len,
+            _ => joined.push((map.gpa.0, map.gpa.0 + map.len, map.permissions)),
+        }
+    }
+    joined
+}
+
+#[test]
+fn memory_is_mapped_with_the_permissions_of_the_layout() {
+    let kernel = FakeKernel::new();
+    let (read, text, data) = (Access::READ, Access::READ | Access::EXECUTE, Access::READ | Access::WRITE);
+    let layout = layout(&[(0x1_0000, 0x10_0000, read), (0x10_0000, 0x10_3000, text), (0x10_5000, 0x1f_0000, data)]);
+    let guest = start(&kernel, &layout).unwrap();
+    let expected = [(0, 0x1_0000, 3), (0x1_0000, 0x10_0000, 1), (0x10_0000, 0x10_3000, 5), (0x10_3000, SIZE, 3)];
+    assert_eq!(mapped(&kernel), expected);
+    let state = kernel.0.borrow().state.unwrap();
+    assert_eq!((state.general.rip, state.general.rsp), (0x10_1000, SIZE - 8));
+    assert_eq!(guest.registers().unwrap().rip, 0x10_1000);
+}
+
+proptest! {
+    /// Whatever the layout, every byte is mapped once, and nothing is writable and executable.
+    #[test]
+    fn all_of_memory_is_mapped_once(cuts in prop::collection::btree_set(0..SIZE / 4096, 0..12), kinds in any::<[u8; 12]>()) {
+        let cuts: Vec<u64> = cuts.into_iter().map(|page| page * 4096).collect();
+        let access = |kind| match kind % 4 {
+            0 => Access::READ,
+            1 => Access::READ | Access::WRITE,
+            2 => Access::READ | Access::EXECUTE,
+            _ => Access::EXECUTE,
+        };
+        let regions: Vec<_> = cuts
+            .windows(2)
+            .zip(kinds)
+            .filter(|(_, kind)| kind % 5 != 0)
+            .map(|(ends, kind)| (ends[0], ends[1], access(kind)))
+            .collect();
+        let mut at = 0;
+        for (range, permissions) in pieces(SIZE, &layout(&regions)) {
+            prop_assert_eq!(range.start().0, at);
+            prop_assert!(!permissions.contains(Permissions::WRITE | Permissions::EXECUTE));
+            at = range.end().0;
+        }
+        prop_assert_eq!(at, SIZE);
+    }
+}
+
+#[test]
+fn exits_are_told_in_the_tenders_terms() {
+    let kernel = FakeKernel::new();
+    let mut guest = start(&kernel, &layout(&[])).unwrap();
+    let violation = MemoryViolation { gpa: Gpa(0x4000), access: hvt_abi::kernel::Access::WRITE, gva: None };
+    kernel.exits_with([io(0x501, 0x1000), KernelExit::Interrupted, KernelExit::MemoryViolation(violation)]);
+    assert_eq!(guest.run(), Ok(Exit::Hypercall { number: 1, argument: Gpa(0x1000) }));
+    assert_eq!(guest.run(), Ok(Exit::Interrupted));
+    let Ok(Exit::Fault(fault)) = guest.run() else { panic!("no fault") };
+    assert_eq!(fault.cause, Cause::Memory { address: Some(Gpa(0x4000)), access: Access::WRITE });
+    assert_eq!(fault.registers.unwrap().rip, 0x10_1000);
+}
+
+#[test]
+fn a_record_that_nobody_knows_ends_the_guest() {
+    let kernel = FakeKernel::new();
+    let mut guest = start(&kernel, &layout(&[])).unwrap();
+    kernel.0.borrow_mut().exits.push_back(ExitRecord { reason: 99, ..ExitRecord::default() });
+    let Ok(Exit::Fault(Fault { cause: Cause::Unknown { what }, .. })) = guest.run() else { panic!("no fault") };
+    assert!(what.contains("exit 99"), "{what}");
+}
+
+#[test]
+fn an_interrupt_reaches_the_virtual_cpu_from_elsewhere() {
+    let kernel = FakeKernel::new();
+    let interrupter = start(&kernel, &layout(&[])).unwrap().interrupter();
+    interrupter.interrupt().unwrap();
+    assert_eq!(kernel.0.borrow().interrupts, 1);
+}
+
+#[test]
+fn everything_is_closed_whenever_it_ends() {
+    let kernel = FakeKernel::new();
+    drop(start(&kernel, &layout(&[])).unwrap());
+    assert_eq!(kernel.0.borrow().open, [""; 0]);
+    // The virtual CPU goes before its machine.
+    let closed = kernel.0.borrow().closed.clone();
+    assert!(closed.iter().position(|name| *name == redox::VCPU) < closed.iter().position(|name| *name == redox::VM));
+    let steps = [
+        (Asked::Object(redox::PATH_IN_SYS), "opening the hypervisor"),
+        (Asked::Object(redox::VM), "creating a virtual machine"),
+        (Asked::Operation(Operation::Map), "giving the guest its memory"),
+        (Asked::Object(redox::VCPU), "creating a virtual CPU"),
+        (Asked::Operation(Operation::SetState), "setting the guest's registers"),
+        (Asked::Page, "mapping the run page"),
+    ];
+    for (asked, what) in steps {
+        let kernel = FakeKernel::new();
+        let errno = Errno(redox::errno(Error::LimitReached));
+        kernel.0.borrow_mut().fails = Some((asked, errno));
+        let Err(error) = start(&kernel, &layout(&[])) else { panic!("{asked:?}") };
+        assert_eq!(error, Refused { what, errno });
+        assert!(error.to_string().contains("a limit is reached"), "{error}");
+        assert_eq!(kernel.0.borrow().open, [""; 0]);
+    }
+}
+
+#[test]
+fn a_kernel_that_maps_nothing_is_not_asked_for_ever() {
+    let kernel = FakeKernel::new();
+    kernel.0.borrow_mut().maps_nothing = true;
+    assert!(start(&kernel, &layout(&[])).is_err());
+    assert_eq!(kernel.0.borrow().mapped.len(), 1);
+}
+
+#[test]
+fn what_stands_in_the_way_is_said() {
+    let kernel = FakeKernel::new();
+    let hypervisor = Hypervisor::open(kernel.clone()).unwrap();
+    assert_eq!(hypervisor.obstacle(), Ok(None));
+    kernel.0.borrow_mut().capabilities.obstacle = Obstacle::DisabledByFirmware as u32;
+    assert!(hypervisor.obstacle().unwrap().unwrap().contains("firmware"));
+    kernel.0.borrow_mut().capabilities.version = 2;
+    assert!(hypervisor.obstacle().unwrap().unwrap().contains("version"));
+}

@@ -1,0 +1,204 @@
+//! What is promised beyond what a single guest sees: guests beside each other, guests that never end, callers that die
+//! or mean harm.
+
+use alloc::{format, string::String, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+use hvt_harness::{monitor::End, pack::Pack, suite::run_case, tally::Tally};
+use hvt_tender::backend::redox::Interrupter;
+use spin::Mutex;
+
+use crate::{
+    clock,
+    guests::Usage,
+    hostile,
+    hypervisor::{self, Kernel},
+    println,
+    suite::{LIMIT, Runner},
+    sys,
+    thread::{Context, Kind},
+    unikernel::{Setup, Unikernel},
+};
+
+/// The unikernels that came along, for all threads.
+type Archive = &'static Pack<'static>;
+
+/// Guest memory in bytes.
+const MEMORY: u64 = 8 << 20;
+/// Nanoseconds in a second.
+const SECOND: u64 = 1_000_000_000;
+
+/// Makes every check.
+pub(crate) fn run(runner: &mut Runner, pack: Archive, tally: &mut Tally) {
+    tally.add_result("check", "four guests at once", leaves_nothing(runner, |_| four_at_once(pack)));
+    tally.add_result("check", "an endless guest", leaves_nothing(runner, |runner| endless(runner, pack)));
+    tally.add_result(
+        "check",
+        "an interrupt before the guest",
+        leaves_nothing(runner, |runner| interrupted_before(runner, pack)),
+    );
+    tally.add_result("check", "a process that dies", leaves_nothing(runner, |runner| process_dies(runner, pack)));
+    tally.add_result(
+        "check",
+        "memory that goes away under a guest",
+        leaves_nothing(runner, |runner| memory_goes(runner, pack)),
+    );
+    hostile::run(runner, tally);
+}
+
+/// What threads have come to.
+type Answers = Arc<Mutex<Vec<(&'static str, Result<(), String>)>>>;
+
+/// Four cases of the conformance table, each in a thread of its own, over and over until each has been run at least
+/// twice and while all four have been running: what comes of each is what comes of it alone.
+fn four_at_once(pack: Archive) -> Result<(), String> {
+    const CASES: [&str; 4] = ["hello", "fpu", "output", "block-512"];
+    /// Rounds of each at least.
+    const ROUNDS: u32 = 3;
+    let answers = Answers::default();
+    let rounds: Arc<[AtomicU32; 4]> = Arc::default();
+    let failed = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    for (index, name) in CASES.into_iter().enumerate() {
+        let (answers, rounds, failed) = (answers.clone(), rounds.clone(), failed.clone());
+        let work = move || {
+            let once = || -> Result<(), String> {
+                let mut runner = Runner::new()?;
+                let everybody = || rounds.iter().all(|rounds| rounds.load(SeqCst) >= ROUNDS);
+                while !everybody() && !failed.load(SeqCst) {
+                    let mut silent = Tally::new(|_| ());
+                    run_case(&mut runner, name, pack, &mut silent)?;
+                    rounds[index].fetch_add(1, SeqCst);
+                }
+                Ok(())
+            };
+            let answer = once();
+            failed.fetch_or(answer.is_err(), SeqCst);
+            answers.lock().push((name, answer));
+        };
+        threads.push(Context::spawn(Kind::Thread, 0, work).map_err(|errno| format!("no thread: {errno}"))?);
+    }
+    for thread in threads {
+        thread.join().map_err(|errno| format!("cannot wait for a thread: {errno}"))?;
+    }
+    for (name, answer) in core::mem::take(&mut *answers.lock()) {
+        answer.map_err(|error| format!("{name}: {error}"))?;
+    }
+    let rounds: Vec<_> = rounds.iter().map(|rounds| rounds.load(SeqCst)).collect();
+    println!("four guests at once: {rounds:?} rounds");
+    Ok(())
+}
+
+/// A guest in an endless loop, in a thread of its own, keeps neither other guests nor this thread from working, and ends
+/// when it is told to, by an interrupt alone.
+fn endless(runner: &mut Runner, pack: Archive) -> Result<(), String> {
+    let file = pack.suite("spin")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let exits = Arc::new(AtomicU32::new(0));
+    let interrupter: Arc<Mutex<Option<Interrupter<Kernel>>>> = Arc::default();
+    let end: Arc<Mutex<Option<Result<End, String>>>> = Arc::default();
+    let work = {
+        let (stop, exits, interrupter, end) = (stop.clone(), exits.clone(), interrupter.clone(), end.clone());
+        move || {
+            let over = || {
+                exits.fetch_add(1, SeqCst);
+                stop.load(SeqCst)
+            };
+            let spin = || -> Result<End, String> {
+                let hypervisor = hypervisor::open()?;
+                let mut spinning = Unikernel::load(&hypervisor, file, Setup::plain(MEMORY, LIMIT))?;
+                *interrupter.lock() = Some(spinning.interrupter());
+                Ok(spinning.run_until(over))
+            };
+            let ended = spin();
+            *end.lock() = Some(ended);
+        }
+    };
+    let thread = Context::spawn(Kind::Thread, 0, work).map_err(|errno| format!("no thread: {errno}"))?;
+    let started = clock::get().now();
+    while exits.load(SeqCst) < 3 {
+        if clock::get().now() - started > 10 * SECOND {
+            return Err("the endless guest does not give the CPU back".into());
+        }
+        sys::yield_now();
+    }
+    let mut silent = Tally::new(|_| ());
+    run_case(runner, "fpu", pack, &mut silent).map_err(|error| format!("beside an endless guest: {error}"))?;
+    stop.store(true, SeqCst);
+    let interrupter = interrupter.lock().take().ok_or("there is nothing to interrupt the guest with")?;
+    interrupter.interrupt().map_err(|errno| format!("interrupting: {errno}"))?;
+    drop(interrupter);
+    thread.join().map_err(|errno| format!("cannot wait for the thread: {errno}"))?;
+    let end = end.lock().take();
+    if end != Some(Ok(End::TimedOut)) {
+        return Err(format!("the endless guest ended: {end:?}"));
+    }
+    println!("an endless guest left its CPU {} times", exits.load(SeqCst));
+    Ok(())
+}
+
+/// An interrupt that comes before a guest runs is kept.
+fn interrupted_before(runner: &Runner, pack: Archive) -> Result<(), String> {
+    let mut guest = Unikernel::load(&runner.hypervisor, pack.suite("hello")?, Setup::plain(MEMORY, LIMIT))?;
+    guest.interrupter().interrupt().map_err(|errno| format!("interrupting: {errno}"))?;
+    let over = AtomicU32::new(0);
+    let end = guest.run_until(|| over.fetch_add(1, SeqCst) == 0);
+    if end == End::TimedOut && guest.transcript().is_empty() { Ok(()) } else { Err(format!("the guest ran: {end}")) }
+}
+
+/// A process that is killed while its guest runs leaves nothing behind.
+fn process_dies(runner: &mut Runner, pack: Archive) -> Result<(), String> {
+    let file = pack.suite("spin")?;
+    let work = move || {
+        let spin = || -> Result<End, String> {
+            let hypervisor = hypervisor::open()?;
+            Ok(Unikernel::load(&hypervisor, file, Setup::plain(MEMORY, u64::MAX))?.run())
+        };
+        let end = spin();
+        println!("the process that is to be killed: {end:?}");
+    };
+    let before = Usage::now(runner)?;
+    let process = Context::spawn(Kind::Process, 0, work).map_err(|errno| format!("no process: {errno}"))?;
+    let started = clock::get().now();
+    let running = |usage: Usage| usage.machines > before.machines && usage.pinned >= before.pinned + MEMORY;
+    while !running(Usage::now(runner)?) {
+        if clock::get().now() - started > 10 * SECOND {
+            return Err("the process does not start its guest".into());
+        }
+        sys::yield_now();
+    }
+    // It has all of its memory: what remains is to run. Some of its time slices.
+    sys::sleep(SECOND / 10);
+    process.kill().map_err(|errno| format!("killing: {errno}"))
+}
+
+/// A guest keeps its memory when the process unmaps it, and gives it back when it ends.
+fn memory_goes(runner: &mut Runner, pack: Archive) -> Result<(), String> {
+    let guest = Unikernel::load(&runner.hypervisor, pack.suite("spin")?, Setup::plain(MEMORY, LIMIT))?;
+    let interrupter = guest.interrupter();
+    let mut guest = guest.without_memory();
+    let mut interrupted = 0;
+    let started = clock::get().now();
+    while interrupted < 3 {
+        match guest.run() {
+            Ok(hvt_tender::Exit::Interrupted) => interrupted += 1,
+            // What it says lies in memory that is gone.
+            Ok(hvt_tender::Exit::Hypercall { .. }) => {}
+            other => return Err(format!("{other:?}")),
+        }
+        if clock::get().now() - started > 10 * SECOND {
+            return Err("the guest does not get to its loop".into());
+        }
+    }
+    drop((guest, interrupter));
+    Ok(())
+}
+
+/// Makes a check twice: everything is given back, and only what the kernel's heap takes once may be taken the first time.
+fn leaves_nothing(runner: &mut Runner, mut check: impl FnMut(&mut Runner) -> Result<(), String>) -> Result<(), String> {
+    check(runner)?;
+    let before = Usage::now(runner)?;
+    check(runner)?;
+    let after = Usage::now(runner)?;
+    if after == before { Ok(()) } else { Err(format!("something is left: {before:?}, then {after:?}")) }
+}

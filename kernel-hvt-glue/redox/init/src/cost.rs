@@ -1,0 +1,73 @@
+//! What things cost, counted in ticks of the TSC. Under QEMU's `-icount shift=0` a tick is an instruction, and the
+//! figures repeat.
+
+use alloc::{format, string::String};
+
+use hvt_harness::{clock::tsc, pack::Pack};
+
+use crate::{
+    println,
+    suite::{LIMIT, Runner},
+    unikernel::{Loaded, Setup, Unikernel},
+};
+
+/// What a walltime hypercall may cost, guest to tender and back, in instructions.
+const WALLTIME_MAX: u64 = 1000;
+/// Guest memory in bytes of the machine that is created and destroyed.
+const MEMORY: u64 = 32 << 20;
+/// Rounds over which a figure is taken.
+const ROUNDS: u64 = 16;
+
+/// Prints every figure.
+///
+/// # Errors
+/// A figure could not be had, or is above what is promised.
+pub(crate) fn print(runner: &Runner, pack: &Pack<'_>) -> Result<(), String> {
+    let walltime = walltime(runner, pack)?;
+    println!("cost walltime hypercall, guest to tender and back: {walltime}");
+    let [load, start, first, destroy] = machine(runner, pack)?;
+    println!(
+        "cost of a VM of 32 MiB: {load} loading, {start} creating, {first} to its first exit, {destroy} destroying"
+    );
+    println!("cost create VM, first exit, destroy, 32 MiB: {}", start + first + destroy);
+    if walltime <= WALLTIME_MAX {
+        Ok(())
+    } else {
+        Err(format!("a walltime hypercall costs {walltime}, at most {WALLTIME_MAX} is promised"))
+    }
+}
+
+/// As the guest counts it: its own few instructions are part of it.
+fn walltime(runner: &Runner, pack: &Pack<'_>) -> Result<u64, String> {
+    let setup = Setup { arguments: &["1000"], ..Setup::plain(MEMORY, LIMIT) };
+    let mut guest = Unikernel::load(&runner.hypervisor, pack.suite("bench-walltime")?, setup)?;
+    let end = guest.run();
+    let transcript = guest.transcript();
+    let said = String::from_utf8_lossy(&transcript);
+    let figure = said.lines().find_map(|line| line.strip_prefix("cycles per call: ")?.parse().ok());
+    figure.ok_or_else(|| format!("the guest did not say what it counted: {end}: {said}"))
+}
+
+/// A machine from nothing to nothing: loading the unikernel, creating its machine, running it up to its first exit, and
+/// destroying it.
+fn machine(runner: &Runner, pack: &Pack<'_>) -> Result<[u64; 4], String> {
+    let file = pack.suite("hello")?;
+    let mut sums = [0; 4];
+    for _ in 0..ROUNDS {
+        let start = tsc();
+        let loaded = Loaded::new(file, Setup::plain(MEMORY, LIMIT))?;
+        let loading = tsc();
+        let mut guest = loaded.start(&runner.hypervisor)?;
+        let created = tsc();
+        if let Some(end) = guest.step() {
+            return Err(format!("the guest ended at its first exit: {end}"));
+        }
+        let stepped = tsc();
+        drop(guest);
+        let times = [start, loading, created, stepped, tsc()];
+        for (sum, ends) in sums.iter_mut().zip(times.windows(2)) {
+            *sum += ends[1] - ends[0];
+        }
+    }
+    Ok(sums.map(|sum| sum / ROUNDS))
+}

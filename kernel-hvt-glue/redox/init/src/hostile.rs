@@ -1,0 +1,383 @@
+//! Attempts against the kernel's hypervisor: what a caller could do wrong, or mean ill. Each must be refused, for the
+//! right reason, and change nothing.
+
+use alloc::{format, string::String, sync::Arc, vec::Vec};
+
+use hvt_abi::{
+    Gpa,
+    kernel::{Error, Exit, ExitRecord, MemoryMap, MemoryRange, Operation, Permissions, VcpuState, redox, run_page},
+    native::EntryState,
+};
+use hvt_harness::tally::Tally;
+use hvt_tender::backend::redox::{Calls, Errno, Payload, calls::Page};
+use spin::Mutex;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::{
+    fd::Fd,
+    guests::Usage,
+    hypervisor::{Kernel, MappedPage},
+    memory::{Mapping, PAGE_SIZE},
+    suite::Runner,
+    sys::{self, flags},
+    thread::{Context, Kind},
+};
+
+/// What an attempt is made with.
+struct Victim {
+    root: Fd,
+    vm: Fd,
+    vcpu: Fd,
+    page: MappedPage,
+    /// Private, writable memory, [`SIZE`] bytes of it.
+    memory: Mapping,
+}
+
+/// Bytes of guest memory.
+const SIZE: usize = 16 * PAGE_SIZE;
+/// Where the first page of it is mapped in the guest before an attempt is made.
+const MAPPED: Gpa = Gpa(0x20_0000);
+const PAGE: u64 = PAGE_SIZE as u64;
+/// Of the kernel's own errors: a payload that is not the caller's memory, and a descriptor that is none.
+const EFAULT: Errno = Errno(14);
+const EBADF: Errno = Errno(9);
+
+/// What comes of an attempt.
+type Answer = Result<usize, Errno>;
+
+/// An attempt: what it is, how it must be refused, and how it is made.
+type Attempt = (&'static str, Errno, fn(&Victim) -> Answer);
+
+const fn of(error: Error) -> Errno {
+    Errno(redox::errno(error))
+}
+
+const ATTEMPTS: &[Attempt] = &[
+    ("map no page", of(Error::BadArgument), |victim| victim.map(|map| map.len = 0)),
+    ("map half a page", of(Error::BadArgument), |victim| victim.map(|map| map.len = PAGE / 2)),
+    ("map memory that begins inside a page", of(Error::BadArgument), |victim| victim.map(|map| map.address += 8)),
+    ("map inside a page of the guest", of(Error::BadArgument), |victim| victim.map(|map| map.gpa.0 += 8)),
+    ("map without permissions", of(Error::BadArgument), |victim| victim.map(|map| map.permissions = 0)),
+    ("map with a permission that does not exist", of(Error::BadArgument), |victim| {
+        victim.map(|map| map.permissions |= 1 << 31)
+    }),
+    ("map with a reserved field", of(Error::BadArgument), |victim| victim.map(|map| map.reserved = 1)),
+    ("map beyond the end of addresses", of(Error::BadArgument), |victim| {
+        victim.map(|map| {
+            map.address = PAGE.wrapping_neg();
+            map.len = 2 * PAGE;
+        })
+    }),
+    ("map beyond the end of guest addresses", of(Error::BadArgument), |victim| {
+        victim.map(|map| {
+            map.gpa.0 = PAGE.wrapping_neg();
+            map.len = 2 * PAGE;
+        })
+    }),
+    ("map where no guest address is", of(Error::OutOfRange), |victim| victim.map(|map| map.gpa.0 = 1 << 52)),
+    ("map writable and executable", of(Error::WriteAndExecute), |victim| {
+        victim.map(|map| map.permissions = (Permissions::WRITE | Permissions::EXECUTE).bits())
+    }),
+    ("map the kernel's memory", of(Error::NotOwnMemory), |victim| {
+        victim.map(|map| map.address = 0xffff_8000_0010_0000)
+    }),
+    ("map what a page table maps for the kernel", of(Error::NotOwnMemory), |victim| {
+        victim.map(|map| map.address = 0xffff_ffff_8000_0000)
+    }),
+    ("map nothing", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0x4000_0000_0000)),
+    ("map the null page", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0)),
+    ("map freed memory", of(Error::NotOwnMemory), |victim| {
+        let address = {
+            let freed = Mapping::anonymous(SIZE)?;
+            freed.start().as_ptr().addr() as u64
+        };
+        victim.map(|map| map.address = address)
+    }),
+    ("map read-only memory", of(Error::NotOwnMemory), |victim| {
+        let memory = Mapping::anonymous(SIZE)?;
+        // SAFETY: nothing refers to it.
+        unsafe { sys::mprotect(memory.start().as_ptr().addr(), SIZE, flags::PROT_READ) }?;
+        victim.map(|map| map.address = memory.start().as_ptr().addr() as u64)
+    }),
+    ("map shared memory", of(Error::NotOwnMemory), |victim| {
+        let shared = flags::PROT_READ | flags::PROT_WRITE | flags::MAP_SHARED;
+        let memory = Mapping::new(usize::MAX, 0, SIZE, shared)?;
+        victim.map(|map| map.address = memory.start().as_ptr().addr() as u64)
+    }),
+    ("map a run page", of(Error::NotOwnMemory), |victim| {
+        victim.map(|map| map.address = victim.page.start().as_ptr().addr() as u64)
+    }),
+    ("map what the kernel left for the first process", of(Error::NotOwnMemory), |victim| {
+        victim.map(|map| map.address = 0x7fff_ffff_c000)
+    }),
+    ("map over guest memory", of(Error::AlreadyMapped), |victim| victim.map(|map| map.gpa = MAPPED)),
+    ("map with a structure that is too short", of(Error::BadArgument), |victim| {
+        Kernel.call(&victim.vm, Operation::Map as u64, Payload::Read(&[0; 31]))
+    }),
+    ("map with a structure that is too long", of(Error::BadArgument), |victim| {
+        Kernel.call(&victim.vm, Operation::Map as u64, Payload::Read(&[0; 4096]))
+    }),
+    ("map with no structure", of(Error::BadArgument), |victim| {
+        Kernel.call(&victim.vm, Operation::Map as u64, Payload::None)
+    }),
+    ("map with a structure of the kernel's", EFAULT, |victim| {
+        let structure = core::ptr::without_provenance_mut(0xffff_8000_0010_0000);
+        // SAFETY: the kernel refuses the address.
+        unsafe { sys::call(victim.vm.number(), structure, 32, flags::CALL_WRITE, &[Operation::Map as u64]) }
+    }),
+    ("map with a structure that is not there", EFAULT, |victim| {
+        let structure = core::ptr::without_provenance_mut(0x4000_0000_0000);
+        // SAFETY: nothing is there.
+        unsafe { sys::call(victim.vm.number(), structure, 32, flags::CALL_WRITE, &[Operation::Map as u64]) }
+    }),
+    ("read registers to where nothing is", EFAULT, |victim| {
+        victim.set(|_| ())?;
+        let structure = core::ptr::without_provenance_mut(0x4000_0000_0000);
+        let len = size_of::<VcpuState>();
+        // SAFETY: nothing is there.
+        unsafe { sys::call(victim.vcpu.number(), structure, len, flags::CALL_READ, &[Operation::GetState as u64]) }
+    }),
+    ("unmap half a page", of(Error::BadArgument), |victim| victim.range(Operation::Unmap, |range| range.len = 8)),
+    ("unmap with permissions", of(Error::BadArgument), |victim| {
+        victim.range(Operation::Unmap, |range| range.permissions = 1)
+    }),
+    ("protect what is not mapped", of(Error::NotMapped), |victim| {
+        victim.range(Operation::Protect, |range| {
+            range.gpa.0 += PAGE;
+            range.permissions = 1;
+        })
+    }),
+    ("protect as writable and executable", of(Error::WriteAndExecute), |victim| {
+        victim.range(Operation::Protect, |range| range.permissions = 7)
+    }),
+    ("run a machine", of(Error::UnknownOperation), |victim| victim.ask(&victim.vm, Operation::Run)),
+    ("run the hypervisor", of(Error::UnknownOperation), |victim| victim.ask(&victim.root, Operation::Run)),
+    ("destroy a virtual CPU", of(Error::UnknownOperation), |victim| victim.ask(&victim.vcpu, Operation::Destroy)),
+    ("an operation that does not exist", of(Error::UnknownOperation), |victim| {
+        Kernel.call(&victim.vm, u64::MAX, Payload::None)
+    }),
+    ("a second word that is not 0", of(Error::BadArgument), |victim| {
+        let words = [Operation::Pause as u64, 1];
+        // SAFETY: there is no payload.
+        unsafe { sys::call(victim.vm.number(), core::ptr::null_mut(), 0, 0, &words) }
+    }),
+    ("run without registers", of(Error::NoState), |victim| victim.ask(&victim.vcpu, Operation::Run)),
+    ("read registers that are not there", of(Error::NoState), |victim| victim.registers().map(|_| 0)),
+    ("registers with a reserved field", of(Error::BadArgument), |victim| victim.set(|state| state.reserved[0] = 1)),
+    ("a table limit that no register holds", of(Error::BadArgument), |victim| {
+        victim.set(|state| state.idtr.limit = 0x1_0000)
+    }),
+    ("run a paused machine", of(Error::Paused), |victim| {
+        victim.set(|_| ())?;
+        victim.ask(&victim.vm, Operation::Pause)?;
+        victim.ask(&victim.vcpu, Operation::Run)
+    }),
+    ("map into a destroyed machine", of(Error::Destroyed), |victim| {
+        victim.ask(&victim.vm, Operation::Destroy)?;
+        victim.map(|_| ())
+    }),
+    ("run a destroyed machine", of(Error::Destroyed), |victim| {
+        victim.set(|_| ())?;
+        victim.ask(&victim.vm, Operation::Destroy)?;
+        victim.ask(&victim.vcpu, Operation::Run)
+    }),
+    ("a virtual CPU of a destroyed machine", of(Error::Destroyed), |victim| {
+        victim.ask(&victim.vm, Operation::Destroy)?;
+        Kernel.dup(&victim.vm, redox::VCPU).map(|_| 0)
+    }),
+    ("as many machines as one likes", of(Error::LimitReached), |victim| victim.exhaust(&victim.root, redox::VM)),
+    ("as many virtual CPUs as one likes", of(Error::LimitReached), |victim| victim.exhaust(&victim.vm, redox::VCPU)),
+    ("operations on no descriptor", EBADF, |_| {
+        // SAFETY: there is no payload.
+        unsafe { sys::call(4095, core::ptr::null_mut(), 0, 0, &[Operation::Run as u64]) }
+    }),
+];
+
+impl Victim {
+    fn new() -> Result<Self, Errno> {
+        let root = Kernel.open()?;
+        let vm = Kernel.dup(&root, redox::VM)?;
+        let vcpu = Kernel.dup(&vm, redox::VCPU)?;
+        let page = Kernel.map_page(&vcpu)?;
+        let memory = Mapping::anonymous(SIZE)?;
+        let victim = Self { root, vm, vcpu, page, memory };
+        victim.map(|map| {
+            map.gpa = MAPPED;
+            map.len = PAGE;
+        })?;
+        Ok(victim)
+    }
+
+    /// Maps its memory at guest address 0, but for what `change` changes about that.
+    fn map(&self, change: impl FnOnce(&mut MemoryMap)) -> Answer {
+        let mut map = MemoryMap {
+            gpa: Gpa(0),
+            address: self.memory.start().as_ptr().expose_provenance() as u64,
+            len: SIZE as u64,
+            permissions: (Permissions::READ | Permissions::WRITE).bits(),
+            reserved: 0,
+        };
+        change(&mut map);
+        Kernel.call(&self.vm, Operation::Map as u64, Payload::Read(map.as_bytes()))
+    }
+
+    /// Asks for something about its only mapped page, but for what `change` changes about that.
+    fn range(&self, operation: Operation, change: impl FnOnce(&mut MemoryRange)) -> Answer {
+        let mut range = MemoryRange { gpa: MAPPED, len: PAGE, permissions: 0, reserved: 0 };
+        change(&mut range);
+        Kernel.call(&self.vm, operation as u64, Payload::Read(range.as_bytes()))
+    }
+
+    /// Gives its virtual CPU the registers that a guest starts with, but for what `change` changes about them.
+    fn set(&self, change: impl FnOnce(&mut VcpuState)) -> Answer {
+        let mut state = VcpuState::from(&EntryState::new(0x20_0000, MAPPED));
+        change(&mut state);
+        Kernel.call(&self.vcpu, Operation::SetState as u64, Payload::Read(state.as_bytes()))
+    }
+
+    fn registers(&self) -> Result<VcpuState, Errno> {
+        let mut bytes = [0; size_of::<VcpuState>()];
+        Kernel.call(&self.vcpu, Operation::GetState as u64, Payload::Write(&mut bytes))?;
+        VcpuState::read_from_bytes(&bytes).map_err(|_| of(Error::BadArgument))
+    }
+
+    fn ask(&self, object: &Fd, operation: Operation) -> Answer {
+        Kernel.call(object, operation as u64, Payload::None)
+    }
+
+    /// Makes objects until the kernel refuses.
+    fn exhaust(&self, of: &Fd, name: &str) -> Answer {
+        /// More than there are numbers for descriptors.
+        const MANY: usize = 200;
+        let mut made = Vec::new();
+        for _ in 0..MANY {
+            made.push(Kernel.dup(of, name)?);
+        }
+        Ok(made.len())
+    }
+
+    /// Runs its virtual CPU; returns the exit.
+    fn run(&self) -> Result<Exit, Errno> {
+        self.ask(&self.vcpu, Operation::Run)?;
+        // SAFETY: the page is mapped, and whatever stands there is a value of its type.
+        let record: ExitRecord = unsafe { (&raw const (*self.page.start().as_ptr()).exit).read_volatile() };
+        record.exit().ok_or(of(Error::BadArgument))
+    }
+}
+
+/// Makes every attempt.
+pub(crate) fn run(runner: &mut Runner, tally: &mut Tally) {
+    for (name, expected, attempt) in ATTEMPTS {
+        tally.add_result("attempt", name, refused(runner, *expected, *attempt));
+    }
+    tally.add_result("attempt", "the hypervisor of another user", another_user());
+    tally.add_result("attempt", "run pages that are none", run_pages());
+    tally.add_result("attempt", "registers that no CPU takes", registers());
+    tally.add_result("attempt", "more memory than a user may pin", too_much(runner));
+}
+
+/// Makes one attempt; afterwards everything is as it was.
+fn refused(runner: &Runner, expected: Errno, attempt: fn(&Victim) -> Answer) -> Result<(), String> {
+    // What the kernel's heap takes once it takes in the first round.
+    let once = || -> Result<Answer, Errno> { Ok(attempt(&Victim::new()?)) };
+    let _ = once();
+    let before = Usage::now(runner)?;
+    let answer = once().map_err(|errno| format!("no machine to try it on: {errno}"))?;
+    if answer != Err(expected) {
+        return Err(format!("{answer:?}, expected {expected}"));
+    }
+    let after = Usage::now(runner)?;
+    if after == before { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) }
+}
+
+/// Somebody who is not the superuser gets nothing.
+fn another_user() -> Result<(), String> {
+    let answer: Arc<Mutex<Option<Result<(), Errno>>>> = Arc::default();
+    let work = {
+        let answer = answer.clone();
+        move || *answer.lock() = Some(Kernel.open().map(drop))
+    };
+    let thread = Context::spawn(Kind::Thread, 1000, work).map_err(|errno| format!("no thread: {errno}"))?;
+    thread.join().map_err(|errno| format!("cannot wait for the thread: {errno}"))?;
+    let answer = answer.lock().take();
+    let expected = Some(Err(of(Error::NotPermitted)));
+    if answer == expected { Ok(()) } else { Err(format!("{answer:?}, expected {expected:?}")) }
+}
+
+/// A run page is the first page of a virtual CPU, whole and shared; machines have none.
+fn run_pages() -> Result<(), String> {
+    let victim = Victim::new().map_err(|errno| format!("{errno}"))?;
+    let all = flags::PROT_READ | flags::PROT_WRITE | flags::MAP_SHARED;
+    let private = flags::PROT_READ | flags::PROT_WRITE | flags::MAP_PRIVATE;
+    /// Executable memory.
+    const PROT_EXEC: usize = 1 << 16;
+    let vcpu = victim.vcpu.number();
+    for (fd, offset, size, flags) in [
+        (vcpu, PAGE_SIZE, run_page::SIZE, all),
+        (vcpu, 0, 2 * run_page::SIZE, all),
+        (vcpu, 0, run_page::SIZE, private),
+        (vcpu, 0, run_page::SIZE, all | PROT_EXEC),
+        (victim.vm.number(), 0, run_page::SIZE, all),
+        (victim.root.number(), 0, run_page::SIZE, all),
+    ] {
+        if let Ok(mapping) = Mapping::new(fd, offset, size, flags) {
+            return Err(format!("offset {offset:#x}, size {size:#x}, flags {flags:#x}: {mapping:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Registers that break the architecture's rules end the guest, and nothing else.
+fn registers() -> Result<(), String> {
+    type Change = fn(&mut VcpuState);
+    let changes: [(&str, Change); 6] = [
+        ("CR0", |state| state.cr0 = u64::MAX),
+        ("CR4", |state| state.cr4 = u64::MAX),
+        ("EFER", |state| state.efer = u64::MAX),
+        ("CR3", |state| state.cr3 = u64::MAX),
+        ("RFLAGS", |state| state.general.rflags = u64::MAX),
+        ("PAT", |state| state.pat = u64::MAX),
+    ];
+    for (name, change) in changes {
+        let once = || -> Result<Exit, Errno> {
+            let victim = Victim::new()?;
+            victim.set(change)?;
+            victim.run()
+        };
+        match once() {
+            Ok(Exit::EntryFailure(_)) => {}
+            // A value of RFLAGS that sets bits which are always 0 may be taken without them.
+            other => return Err(format!("{name}: {other:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// No user pins more than the limit.
+fn too_much(runner: &Runner) -> Result<(), String> {
+    let limit = runner.capabilities.pinned_limit;
+    let step = usize::try_from(runner.capabilities.map_step.max(PAGE)).map_err(|error| format!("{error}"))?;
+    let once = || -> Result<u64, Errno> {
+        let victim = Victim::new()?;
+        let memory = Mapping::anonymous(step)?;
+        let address = memory.start().as_ptr().expose_provenance() as u64;
+        // The same memory again and again: it counts every time.
+        let mut gpa = 0x1_0000_0000;
+        while gpa < 0x1_0000_0000 + 2 * limit {
+            let map = |map: &mut MemoryMap| {
+                (map.gpa, map.address, map.len) = (Gpa(gpa), address, step as u64);
+            };
+            match victim.map(map) {
+                Ok(mapped) => gpa += mapped as u64,
+                Err(errno) if errno == of(Error::LimitReached) => return Ok(gpa - 0x1_0000_0000),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(u64::MAX)
+    };
+    match once() {
+        Ok(pinned) if pinned <= limit => Ok(()),
+        Ok(pinned) => Err(format!("{pinned:#x} bytes were pinned, {limit:#x} is the limit")),
+        Err(errno) => Err(format!("{errno}")),
+    }
+}

@@ -1,0 +1,123 @@
+//! A first process for a Redox kernel that runs unikernels on the kernel's hypervisor: no libc, no file system, and the
+//! tender's rooms over a dozen system calls.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `start` | the way in |
+//! | `sys`, `fd`, `memory`, `thread` | system calls, and what they hand out |
+//! | `console`, `clock`, `power` | the rest of the machine |
+//! | `hypervisor`, `unikernel` | a guest: the tender's backend and rooms over these calls |
+//! | `suite`, `guests`, `checks`, `hostile`, `cost` | what is run |
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod checks;
+mod clock;
+mod console;
+mod cost;
+mod fd;
+mod guests;
+mod hostile;
+mod hypervisor;
+#[path = "../../../boot/mem.rs"]
+mod mem;
+mod memory;
+mod power;
+mod start;
+mod suite;
+mod sys;
+mod thread;
+mod unikernel;
+
+use alloc::{
+    boxed::Box,
+    format,
+    string::{String, ToString},
+};
+use core::panic::PanicInfo;
+
+use hvt_harness::{pack::Pack, tally::Tally};
+use hvt_redox_init::options::Options;
+
+use crate::{
+    console::println,
+    fd::{Fd, Scheme},
+    guests::Usage,
+    power::Outcome,
+    suite::Runner,
+};
+
+/// First Rust code to run.
+extern "C" fn main() -> ! {
+    if memory::init_heap().is_err() {
+        console::print_last_words(format_args!("there is not enough memory for the heap"));
+        power::off(Outcome::Panicked);
+    }
+    power::off(match run() {
+        Ok(true) => Outcome::Passed,
+        Ok(false) => Outcome::Failed,
+        Err(error) => {
+            println!("{error}");
+            Outcome::Panicked
+        }
+    })
+}
+
+/// Does what the kernel's command line says. Returns whether everything is as it should be.
+fn run() -> Result<bool, String> {
+    let environment = environment().map_err(|errno| format!("the kernel's environment cannot be read: {errno}"))?;
+    let options = Options::parse(&environment).map_err(|error| error.to_string())?;
+    clock::init(options.time);
+    println!("TSC at {} kHz", clock::get().frequency() / 1000);
+    // SAFETY: the archive of this length follows the program, says who put it there, and is never unmapped or written.
+    let archive: &'static [u8] = unsafe { core::slice::from_raw_parts(start::image_end(), options.pack) };
+    let pack: &'static Pack<'static> = Box::leak(Box::new(Pack::new([archive].into_iter())));
+    let mut tally = Tally::new(|line| println!("{line}"));
+    match Runner::new() {
+        Ok(mut runner) => each(&options, pack, &mut runner, &mut tally)?,
+        Err(error) => tally.add_result("check", "hypervisor", Err(error)),
+    }
+    println!("{tally}");
+    Ok(tally.all_held())
+}
+
+fn each(options: &Options, pack: &'static Pack<'static>, runner: &mut Runner, tally: &mut Tally) -> Result<(), String> {
+    println!("hypervisor: {:?}", runner.capabilities);
+    let before = Usage::now(runner)?;
+    if options.suite {
+        hvt_harness::suite::run(runner, pack, tally);
+    }
+    if options.checks {
+        checks::run(runner, pack, tally);
+    }
+    if options.guests {
+        for (name, file) in pack.guests() {
+            tally.add_result("guest", name, guests::run(runner, name, file));
+        }
+    }
+    if options.cycles > 0 {
+        let file = pack.suite("hello");
+        tally.add_result("check", "cycles", file.and_then(|file| guests::cycle(runner, file, options.cycles)));
+    }
+    if options.cost {
+        tally.add_result("check", "cost", cost::print(runner, pack));
+    }
+    let after = Usage::now(runner)?;
+    println!("{} frames free before, {} after", before.free_frames, after.free_frames);
+    Ok(())
+}
+
+/// The kernel's environment, which was its command line.
+fn environment() -> sys::Result<String> {
+    let mut bytes = [0; 4096];
+    let read = Fd::open(Scheme::Sys, "env")?.read(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes[..read]).into_owned())
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    console::print_last_words(format_args!("{info}"));
+    power::off(Outcome::Panicked)
+}

@@ -1,0 +1,111 @@
+//! Memory: mappings, and the heap.
+
+use core::ptr::NonNull;
+
+use hvt_abi::GuestRange;
+use hvt_tender::{
+    backend::redox::Errno,
+    memory::{Chunk, GuestMemory},
+};
+use spin::Mutex;
+use talc::{TalcLock, source::Manual};
+
+use crate::sys::{self, Result, flags};
+
+/// Bytes in a page.
+pub(crate) const PAGE_SIZE: usize = 4096;
+
+/// Size of the heap in bytes: disks of guests lie there, and everything else that is not guest memory.
+const HEAP_SIZE: usize = 32 << 20;
+
+#[global_allocator]
+static HEAP: TalcLock<Mutex<()>, Manual> = TalcLock::new(Manual);
+
+/// Gives the heap its memory, every page of which is there from then on: what runs later changes nothing about it.
+///
+/// # Errors
+/// When the kernel has not that much.
+pub(crate) fn init_heap() -> Result<()> {
+    let memory = core::mem::ManuallyDrop::new(Mapping::anonymous(HEAP_SIZE)?);
+    for page in (0..HEAP_SIZE).step_by(PAGE_SIZE) {
+        // SAFETY: inside the mapping, to which nothing refers yet.
+        unsafe { memory.start().add(page).write_volatile(0) };
+    }
+    // SAFETY: the mapping is the heap's from now on.
+    let claimed = unsafe { HEAP.lock().claim(memory.start().as_ptr(), HEAP_SIZE) };
+    claimed.map(drop).ok_or(Errno(12))
+}
+
+/// Bytes of the heap in use.
+pub(crate) fn heap_in_use() -> usize {
+    HEAP.lock().counters().allocated_bytes
+}
+
+/// A mapping, which ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: a mapping is there for all threads of the process.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// New memory of this process alone, zero at first and populated as it is touched.
+    pub(crate) fn anonymous(size: usize) -> Result<Self> {
+        Self::new(usize::MAX, 0, size, flags::PROT_READ | flags::PROT_WRITE | flags::MAP_PRIVATE)
+    }
+
+    /// `size` bytes of what `fd` is, from `offset` on.
+    pub(crate) fn new(fd: usize, offset: usize, size: usize, flags: usize) -> Result<Self> {
+        let address = sys::fmap(fd, offset, size, flags)?;
+        let start = NonNull::new(core::ptr::with_exposed_provenance_mut(address)).ok_or(Errno(14))?;
+        Ok(Self { start, size })
+    }
+
+    /// Its first byte.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: its owner is gone, and with it all that refers to it. What cannot be unmapped stays.
+        let _ = unsafe { sys::funmap(self.start.as_ptr().expose_provenance(), self.size) };
+    }
+}
+
+/// Memory of a guest: a mapping that is reached through chunks alone.
+pub(crate) struct GuestRam(Mapping);
+
+impl GuestRam {
+    /// `size` bytes of zeros.
+    pub(crate) fn new(size: usize) -> Result<Self> {
+        Mapping::anonymous(size).map(Self)
+    }
+
+    /// Where guest address 0 lies.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.0.start
+    }
+}
+
+impl GuestMemory for GuestRam {
+    fn size(&self) -> u64 {
+        self.0.size as u64
+    }
+
+    #[inline]
+    fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
+        let offset = usize::try_from(range.start().0).ok()?;
+        let available = self.0.size.checked_sub(offset)?;
+        let len = available.min(usize::try_from(range.len()).ok()?);
+        if len == 0 {
+            return None;
+        }
+        // SAFETY: the bytes lie in the mapping, which lives as long as `self`, and to which there is no reference.
+        Some(unsafe { Chunk::new(self.0.start.add(offset), len) })
+    }
+}

@@ -1,0 +1,40 @@
+//! The first bytes of the file, and the first instructions.
+
+use core::arch::global_asm;
+
+const STACK_SIZE: usize = 64 * 1024;
+#[repr(C, align(16))]
+struct Stack([u8; STACK_SIZE]);
+static mut STACK: Stack = Stack([0; STACK_SIZE]);
+
+// The kernel reads the entry point at byte 0x1a, and gives no stack (`usermode_bootstrap`, `src/syscall/process.rs`).
+// Redox's own boot loader looks for the magic.
+global_asm!(
+    r#"
+    .section .header, "a"
+    .ascii "RedoxFtw"
+    .fill 0x12, 1, 0
+    .quad start
+
+    .section .text.start, "ax"
+    .globl start
+start:
+    lea rsp, [rip + {stack} + {size}]
+    xor ebp, ebp
+    call {main}
+    ud2
+    .text
+"#,
+    stack = sym STACK,
+    size = const STACK_SIZE,
+    main = sym crate::main,
+);
+
+/// The first byte behind this program, where the archive with the unikernels begins.
+pub(crate) fn image_end() -> *const u8 {
+    unsafe extern "C" {
+        // Symbol of the linker script.
+        static image_end: u8;
+    }
+    &raw const image_end
+}

@@ -1,0 +1,65 @@
+//! This process, as the conformance table sees it.
+
+use alloc::string::String;
+
+use hvt_abi::kernel::Capabilities;
+use hvt_harness::suite::{Guest, Machine, Patience, Ran};
+use hvt_tender::backend::redox::Hypervisor;
+use raw_cpuid::{CpuId, Hypervisor as Above};
+use test_suite::Ability;
+
+use crate::{
+    fd,
+    hypervisor::{self, Kernel},
+    memory::PAGE_SIZE,
+    unikernel::{Setup, Unikernel},
+};
+
+/// Nanoseconds after which a guest that should end is given up: five minutes.
+pub(crate) const LIMIT: u64 = 300_000_000_000;
+/// The same for one that should not end: half a second.
+const ENDLESS: u64 = 500_000_000;
+/// Guest memory in bytes that only a machine with [`Ability::FourGib`] has.
+const FOUR_GIB: u64 = 4 << 30;
+
+/// What runs unikernels here.
+pub(crate) struct Runner {
+    pub(crate) hypervisor: Hypervisor<Kernel>,
+    pub(crate) capabilities: Capabilities,
+}
+
+impl Runner {
+    /// Opens the hypervisor.
+    ///
+    /// # Errors
+    /// Why it cannot run guests.
+    pub(crate) fn new() -> Result<Self, String> {
+        let hypervisor = hypervisor::open()?;
+        let capabilities = hypervisor.capabilities().map_err(|error| alloc::format!("{error}"))?;
+        Ok(Self { hypervisor, capabilities })
+    }
+}
+
+impl Machine for Runner {
+    fn can(&self, ability: Ability) -> bool {
+        match ability {
+            // AMD's nested paging cannot, and of Intel's the kernel does not tell.
+            Ability::ExecuteOnly => false,
+            Ability::FourGib => {
+                let free = fd::free_frames().unwrap_or(0) * PAGE_SIZE as u64;
+                free > FOUR_GIB + (64 << 20) && self.capabilities.pinned_limit >= FOUR_GIB
+            }
+            Ability::ExactExceptions => {
+                !CpuId::new().get_hypervisor_info().is_some_and(|info| info.identify() == Above::QEMU)
+            }
+        }
+    }
+
+    fn run(&mut self, file: &[u8], guest: Guest<'_>) -> Result<Ran, String> {
+        let Guest { memory, arguments, slots, wires, patience } = guest;
+        let limit = if patience == Patience::Short { ENDLESS } else { LIMIT };
+        let mut unikernel = Unikernel::load(&self.hypervisor, file, Setup { memory, arguments, slots, wires, limit })?;
+        let end = unikernel.run();
+        Ok(Ran { end, transcript: unikernel.transcript(), counts: unikernel.counts() })
+    }
+}

@@ -1,0 +1,186 @@
+//! A unikernel in a virtual machine of the kernel's.
+
+use alloc::{boxed::Box, format, string::String, vec::Vec};
+use core::fmt;
+
+use hvt_abi::native::EntryState;
+use hvt_harness::{
+    clock::TscClock,
+    monitor::{Config, Counts, End, Monitor, Stop},
+    suite::Wires,
+};
+use hvt_tender::{
+    Exit,
+    backend::redox::{Guest, Hypervisor, Interrupter},
+    device::{Interrupted, Poller, Slot},
+    memory::GuestMemory,
+};
+
+use crate::{clock, hypervisor::Kernel, memory::GuestRam, sys};
+
+/// What a unikernel is started with.
+pub(crate) struct Setup<'a> {
+    /// Guest memory in bytes.
+    pub(crate) memory: u64,
+    /// Its arguments.
+    pub(crate) arguments: &'a [&'a str],
+    /// The devices for those that its manifest names.
+    pub(crate) slots: Vec<(String, Slot)>,
+    /// What it waits for.
+    pub(crate) wires: Wires,
+    /// Nanoseconds after which it is given up.
+    pub(crate) limit: u64,
+}
+
+impl Setup<'_> {
+    /// A unikernel without devices and arguments, given up after this many nanoseconds.
+    pub(crate) fn plain(memory: u64, limit: u64) -> Self {
+        Self { memory, arguments: &[], slots: Vec::new(), wires: Wires::default(), limit }
+    }
+}
+
+/// A unikernel that has been loaded.
+pub(crate) struct Unikernel {
+    // The guest goes first: it changes the memory.
+    guest: Guest<Kernel>,
+    memory: GuestRam,
+    monitor: Monitor,
+    deadline: u64,
+}
+
+/// A unikernel in memory, before it has a machine.
+pub(crate) struct Loaded {
+    memory: GuestRam,
+    monitor: Monitor,
+    entry: EntryState,
+    deadline: u64,
+}
+
+impl Loaded {
+    /// Loads the unikernel in `file`.
+    ///
+    /// # Errors
+    /// The message of whatever refuses it.
+    pub(crate) fn new(file: &[u8], setup: Setup<'_>) -> Result<Self, String> {
+        let size = usize::try_from(setup.memory).map_err(text)?;
+        let memory = GuestRam::new(size).map_err(|errno| format!("guest memory: {errno}"))?;
+        let clock = clock::get();
+        let deadline = clock.now().saturating_add(setup.limit);
+        let config = Config {
+            arguments: setup.arguments,
+            slots: setup.slots,
+            clock: Box::new(clock),
+            poller: Box::new(Sleeper { wires: setup.wires, clock, deadline }),
+            cycle_frequency: clock.frequency(),
+        };
+        let (monitor, entry) = Monitor::load(file, config, &memory)?;
+        Ok(Self { memory, monitor, entry, deadline })
+    }
+
+    /// Gives it a machine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn start(self, hypervisor: &Hypervisor<Kernel>) -> Result<Unikernel, String> {
+        let Self { memory, monitor, entry, deadline } = self;
+        // SAFETY: this memory is this unikernel's own, and it is reached through chunks alone.
+        let guest = unsafe { Guest::start(hypervisor, memory.start(), memory.size(), monitor.layout(), &entry) };
+        Ok(Unikernel { guest: guest.map_err(text)?, memory, monitor, deadline })
+    }
+}
+
+impl Unikernel {
+    /// Loads the unikernel in `file`, and gives it a machine.
+    ///
+    /// # Errors
+    /// The message of whatever refuses it.
+    pub(crate) fn load(hypervisor: &Hypervisor<Kernel>, file: &[u8], setup: Setup<'_>) -> Result<Self, String> {
+        Loaded::new(file, setup)?.start(hypervisor)
+    }
+
+    /// Runs until it ends.
+    pub(crate) fn run(&mut self) -> End {
+        self.run_until(|| false)
+    }
+
+    /// Runs until it ends, or is given up: `over` is asked whenever the host has needed the CPU.
+    pub(crate) fn run_until(&mut self, over: impl Fn() -> bool) -> End {
+        loop {
+            let exit = match self.guest.run() {
+                Ok(exit) => exit,
+                Err(error) => return End::Stopped(Stop::Refused(text(error))),
+            };
+            let interrupted = exit == Exit::Interrupted;
+            if let Some(end) = self.monitor.handle(&self.memory, exit) {
+                return end;
+            }
+            if interrupted && (over() || clock::get().now() >= self.deadline) {
+                return End::TimedOut;
+            }
+        }
+    }
+
+    /// Runs until the next exit; `Some` when it was the last.
+    pub(crate) fn step(&mut self) -> Option<End> {
+        match self.guest.run() {
+            Ok(exit) => self.monitor.handle(&self.memory, exit),
+            Err(error) => Some(End::Stopped(Stop::Refused(text(error)))),
+        }
+    }
+
+    /// What interrupts it from another thread.
+    pub(crate) fn interrupter(&self) -> Interrupter<Kernel> {
+        self.guest.interrupter()
+    }
+
+    /// Its machine alone: its memory is unmapped.
+    pub(crate) fn without_memory(self) -> Guest<Kernel> {
+        self.guest
+    }
+
+    /// What it has printed.
+    pub(crate) fn transcript(&self) -> Vec<u8> {
+        self.monitor.transcript()
+    }
+
+    /// How often it left the virtual CPU.
+    pub(crate) fn counts(&self) -> Counts {
+        self.monitor.counts()
+    }
+}
+
+/// Waits for frames on wires, or for the time.
+struct Sleeper {
+    wires: Wires,
+    clock: TscClock,
+    /// When the guest is given up.
+    deadline: u64,
+}
+
+impl Poller for Sleeper {
+    fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted> {
+        /// The kernel wakes who sleeps at a tick of its timer, 4 ms at most after the time: the end of a sleep is waited
+        /// for awake.
+        const TICK: u64 = 10_000_000;
+        /// Others get the CPU at least that often.
+        const NAP: u64 = 100_000_000;
+        let end = self.clock.now().saturating_add(timeout);
+        loop {
+            let (ready, now) = (self.wires.ready(), self.clock.now());
+            if ready != 0 || now >= end {
+                return Ok(ready);
+            }
+            if now >= self.deadline {
+                return Err(Interrupted);
+            }
+            match end - now {
+                left if left > 2 * TICK => sys::sleep((left - TICK).min(NAP)),
+                _ => sys::yield_now(),
+            }
+        }
+    }
+}
+
+fn text(error: impl fmt::Display) -> String {
+    format!("{error}")
+}
