@@ -5,6 +5,7 @@ target=${CARGO_TARGET_DIR:-$root/target}
 # The tender is linked statically: it starts faster, and runs where no libraries are.
 triple=$(uname -m)-unknown-linux-gnu
 tender=$target/$triple/release/hvt-tender
+elftool=${HVT_ELFTOOL:-$target/$triple/release/hvt-elftool}
 guests=$target/release
 
 die() { echo "$script: $*" >&2; exit 1; }
@@ -35,6 +36,12 @@ build_tender() {
 
 # The test unikernels.
 build_guests() {
-    need_rust
-    (cd "$root" && cargo build --quiet --release --package test-unikernels --package debuggee)
+    "$root/scripts/guests" >/dev/null
+}
+
+# Their names.
+guest_names() {
+    local source
+    for source in "$root"/test-unikernels/src/bin/*.rs; do basename "$source" .rs; done
+    for source in "$root"/test-unikernels/c/*.c; do echo "c-$(basename "$source" .c)"; done
 }

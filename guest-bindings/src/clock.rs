@@ -21,6 +21,18 @@ impl Instant {
         Self { nanos: boot::scale().nanos(arch::cycles()) }
     }
 
+    /// That many nanoseconds since the counter was 0.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self { nanos }
+    }
+
+    /// Nanoseconds since the counter was 0.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.nanos
+    }
+
     /// Time since then.
     #[must_use]
     pub fn elapsed(self) -> Duration {

@@ -74,6 +74,12 @@ impl HandleSet {
         self.0.count_ones()
     }
 
+    /// A bit for each device: bit N is set when the device of handle N is in it.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Whether this device is in it.
     #[must_use]
     pub const fn contains(self, device: Handle) -> bool {

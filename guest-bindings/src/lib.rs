@@ -10,6 +10,7 @@
 //! | network devices | [`Net`] |
 //! | heap | the range in [`StartInfo`], or a global allocator with the feature `alloc` |
 //! | thread-local storage | [`tls`] |
+//! | statics that are written to | [`OneCpu`] |
 //! | what is peculiar to a CPU | [`x86_64`] |
 //! | the ABI underneath | [`abi`] |
 //!
@@ -130,5 +131,6 @@ pub use block::{Block, BlockInfo};
 pub use device::{Error, Handle, HandleSet};
 pub use exit::{ExitStatus, abort, exit};
 pub use net::{Net, NetInfo};
+pub use one_cpu::OneCpu;
 pub use poll::yield_until;
-pub use start::StartInfo;
+pub use start::{Start, StartInfo};

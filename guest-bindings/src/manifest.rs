@@ -162,6 +162,17 @@ macro_rules! manifest {
             static MANIFEST: $crate::manifest::ManifestNote<{ DEVICES.len() + 1 }> =
                 $crate::manifest::ManifestNote::new(DEVICES);
 
+            $crate::notes!();
+        };
+    };
+}
+
+/// The notes that every guest has, whatever its devices.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! notes {
+    () => {
+        const _: () = {
             #[used]
             #[unsafe(link_section = ".note.solo5.abi")]
             static ABI: $crate::manifest::Note<$crate::abi::note::Abi1> = $crate::manifest::Note::ABI1;
@@ -178,13 +189,23 @@ macro_rules! manifest {
 }
 
 /// Names the guest's `main`: `fn(&StartInfo) -> ExitStatus`. Exactly once in a guest.
+///
+/// Bindings of another language say `entry!(raw main)`, whose `main` takes a [`Start`](crate::Start).
 #[macro_export]
 macro_rules! entry {
+    (raw $main:path) => {
+        const _: () = {
+            #[unsafe(no_mangle)]
+            fn __guest_main(start: &$crate::Start) -> $crate::ExitStatus {
+                $main(start)
+            }
+        };
+    };
     ($main:path) => {
         const _: () = {
             #[unsafe(no_mangle)]
-            fn __guest_main(start: &$crate::StartInfo) -> $crate::ExitStatus {
-                $main(start)
+            fn __guest_main(start: &$crate::Start) -> $crate::ExitStatus {
+                $main(&start.info())
             }
         };
     };

@@ -2,8 +2,10 @@
 
 use core::ops::Deref;
 
-/// Makes a static of what must not be shared between threads: a guest has none.
-pub(crate) struct OneCpu<T>(T);
+/// Makes a static of what must not be shared between threads: a guest has one CPU and no interrupts, so nothing runs at
+/// the same time as anything else.
+#[derive(Debug)]
+pub struct OneCpu<T>(T);
 
 // SAFETY: A guest runs on one virtual CPU, interrupts are never delivered, and an exception handler never returns to
 // what it interrupted. So no two accesses ever overlap, except that a handler may find a value half written; handlers
@@ -11,7 +13,8 @@ pub(crate) struct OneCpu<T>(T);
 unsafe impl<T> Sync for OneCpu<T> {}
 
 impl<T> OneCpu<T> {
-    pub(crate) const fn new(value: T) -> Self {
+    /// A static's value.
+    pub const fn new(value: T) -> Self {
         Self(value)
     }
 }

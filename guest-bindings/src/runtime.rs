@@ -10,12 +10,12 @@ use hvt_abi::{BootInfo, PAGE_SIZE};
 
 use crate::boot::{self, Boot};
 use crate::clock::Scale;
-use crate::start::{self, StartInfo};
+use crate::start::{self, Start};
 use crate::{ExitStatus, abort, arch, command_line, exit, layout, println, tls};
 
 unsafe extern "Rust" {
     /// Defined by [`entry!`](crate::entry!).
-    safe fn __guest_main(start: &StartInfo) -> ExitStatus;
+    safe fn __guest_main(start: &Start) -> ExitStatus;
 }
 
 /// The ELF entry point. The tender enters it as if it called it, on the stack at the top of memory.
@@ -38,16 +38,13 @@ unsafe extern "C" fn _start(boot: *const BootInfo) -> ! {
 /// # Safety
 ///
 /// Called once; `boot` and what it points to are the tender's, who never changes it.
-unsafe fn prepare(boot: &BootInfo) -> StartInfo {
+unsafe fn prepare(boot: &BootInfo) -> Start {
     // SAFETY: The caller's promise.
     let (manifest, line) = unsafe {
         let manifest = manifest(ptr::with_exposed_provenance(boot.mft.0 as usize));
         (manifest, CStr::from_ptr(ptr::with_exposed_provenance(boot.cmdline.0 as usize)))
     };
-    let line = match line.to_str() {
-        Ok(line) => command_line::parse(line),
-        Err(error) => abort(format_args!("the command line is not UTF-8: {error}")),
-    };
+    let line = command_line::parse(line);
     let Some(scale) = Scale::new(boot.cpu_cycle_freq) else {
         abort("the tender knows no frequency of the cycle counter")
     };
@@ -68,15 +65,13 @@ unsafe fn prepare(boot: &BootInfo) -> StartInfo {
     if !line.quiet {
         println!("hvt guest: {} KiB of memory, {} KiB of heap", memory_size >> 10, heap.len() >> 10);
     }
-    let start =
-        StartInfo { memory_size, heap_start: heap.start, heap_size: heap.len(), command_line: line.application };
     boot::set(Boot {
         manifest,
         scale,
         #[cfg(feature = "alloc")]
-        heap,
+        heap: heap.clone(),
     });
-    start
+    Start { memory_size, heap, command_line: line.application }
 }
 
 /// # Safety

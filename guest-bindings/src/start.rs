@@ -1,6 +1,9 @@
 //! What a guest's `main` is told.
 
+use core::ffi::CStr;
 use core::ops::Range;
+
+use crate::abort;
 
 /// Smallest and largest part of memory that is kept for the stack, in bytes.
 const STACK: Range<usize> = 64 << 10..1 << 20;
@@ -25,6 +28,31 @@ impl StartInfo {
     /// The words of the command line.
     pub fn arguments(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.command_line.split_ascii_whitespace()
+    }
+}
+
+/// What the tender told, before anything is assumed about who asks: for bindings of other languages, whose entry is
+/// [`entry!(raw ..)`](crate::entry!).
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Size of the guest's memory in bytes.
+    pub memory_size: usize,
+    /// The heap. The stack has grown down from the end of memory.
+    pub heap: Range<usize>,
+    /// The command line, in whatever encoding, without the options that are meant for the bindings.
+    pub command_line: &'static CStr,
+}
+
+impl Start {
+    /// The same for a guest in Rust. A command line that is not UTF-8 ends it.
+    #[must_use]
+    pub fn info(&self) -> StartInfo {
+        let command_line = match self.command_line.to_str() {
+            Ok(line) => line,
+            Err(error) => abort(format_args!("the command line is not UTF-8: {error}")),
+        };
+        let Self { memory_size, ref heap, .. } = *self;
+        StartInfo { memory_size, heap_start: heap.start, heap_size: heap.len(), command_line }
     }
 }
 

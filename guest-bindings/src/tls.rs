@@ -7,7 +7,7 @@ use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use crate::{arch, layout};
+use crate::{Error, arch, layout};
 
 /// Largest alignment of a thread-local variable in bytes; the linker refuses more.
 pub const ALIGNMENT: usize = 64;
@@ -30,12 +30,18 @@ impl ThreadPointer {
 /// Size and alignment of a thread's block.
 #[must_use]
 pub fn block_layout() -> Layout {
-    let template = layout::tls_template();
-    let size = template.len.next_multiple_of(template.alignment) + THREAD_CONTROL_BLOCK;
+    let size = thread_pointer_offset() + THREAD_CONTROL_BLOCK;
     match Layout::from_size_align(size, ALIGNMENT) {
         Ok(layout) => layout,
         Err(_) => unreachable!("a size taken from the linker fits into memory"),
     }
+}
+
+/// Bytes from the start of a thread's block to where its thread pointer points.
+#[must_use]
+pub fn thread_pointer_offset() -> usize {
+    let template = layout::tls_template();
+    template.len.next_multiple_of(template.alignment)
 }
 
 /// Writes the initial values of a thread's variables into its block.
@@ -50,7 +56,7 @@ pub fn init(block: &'static mut [MaybeUninit<u8>]) -> ThreadPointer {
     assert!(start.addr().is_multiple_of(layout.align()), "the block at {start:p} is not aligned to {}", layout.align());
 
     let template = layout::tls_template();
-    let end = template.len.next_multiple_of(template.alignment);
+    let end = thread_pointer_offset();
     let data_len = template.data.end.addr() - template.data.start.addr();
     // SAFETY: The block is exclusively ours and long enough for variables and control block, as checked above; the
     // template lies in the guest's own data, which a block that was allocated cannot overlap.
@@ -78,4 +84,22 @@ pub fn thread_pointer() -> ThreadPointer {
 pub unsafe fn set_thread_pointer(pointer: ThreadPointer) {
     // SAFETY: A `ThreadPointer` comes from `init` alone; the rest is the caller's promise.
     unsafe { arch::set_thread_pointer(pointer.0) }
+}
+
+/// [`set_thread_pointer`] for bindings of other languages, which keep pointers as numbers.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] where the CPU would not take the address.
+///
+/// # Safety
+///
+/// As [`set_thread_pointer`]; or no thread-local variable is used while the address is set.
+pub unsafe fn set_raw_thread_pointer(address: usize) -> Result<(), Error> {
+    if address >= arch::ADDRESS_END {
+        return Err(Error::Invalid);
+    }
+    // SAFETY: The CPU takes it, and the rest is the caller's promise.
+    unsafe { arch::set_thread_pointer(address) };
+    Ok(())
 }

@@ -1,8 +1,10 @@
 //! Where the test unikernels are.
 
 use std::env;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The directory that holds their binaries, built if need be.
 pub(crate) fn directory() -> Result<PathBuf, String> {
@@ -10,14 +12,12 @@ pub(crate) fn directory() -> Result<PathBuf, String> {
         return Ok(directory.into());
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this package has no workspace")?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--release", "--package", "test-unikernels", "--package", "debuggee"]);
-    cargo.current_dir(workspace);
-    let status = cargo.status().map_err(|error| format!("cannot run cargo: {error}"))?;
-    if !status.success() {
+    let mut script = Command::new(workspace.join("scripts/guests"));
+    script.env("HVT_ELFTOOL", env!("CARGO_BIN_EXE_hvt-elftool")).stderr(Stdio::inherit());
+    let output = script.output().map_err(|error| format!("cannot run scripts/guests: {error}"))?;
+    if !output.status.success() {
         return Err("they do not build".to_owned());
     }
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |target| workspace.join(target));
-    Ok(target.join("release"))
+    let directory = output.stdout.trim_ascii_end();
+    Ok(Path::new(OsStr::from_bytes(directory)).to_owned())
 }

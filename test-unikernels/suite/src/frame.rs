@@ -59,6 +59,18 @@ pub const fn echo_reply<const LEN: usize>(from: Host, to: Host, sequence: u16) -
     echo(from, to, 0, sequence)
 }
 
+/// A frame of `LEN` bytes of the type for experiments in a local network (IEEE Std 802, 9.2.3).
+#[must_use]
+pub const fn experiment<const LEN: usize>(from: Host, to: Host) -> [u8; LEN] {
+    let mut frame = ethernet([0; LEN], to.mac, from.mac, 0x88b5);
+    let mut index = 14;
+    while index < LEN {
+        frame[index] = (index * 7) as u8;
+        index += 1;
+    }
+    frame
+}
+
 const fn echo<const LEN: usize>(from: Host, to: Host, kind: u8, sequence: u16) -> [u8; LEN] {
     assert!(LEN >= ECHO_HEADERS && LEN <= 14 + 65535);
     let mut frame = ethernet([0; LEN], to.mac, from.mac, 0x0800);

@@ -14,6 +14,9 @@ use hvt_abi::x86_64::{HYPERCALL_PORT, msr};
 #[cfg(not(test))]
 pub(crate) use descriptors::{install as install_exception_handlers, interrupt_table};
 
+/// First address that is not canonical: FS.base can be anything below.
+pub(crate) const ADDRESS_END: usize = 1 << 47;
+
 /// Makes hypercall `number` with the argument at the guest address `argument`.
 ///
 /// # Safety

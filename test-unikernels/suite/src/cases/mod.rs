@@ -4,6 +4,7 @@ pub mod basic;
 pub mod bench;
 pub mod block;
 pub mod block_names;
+pub mod c;
 pub mod cpu;
 pub mod exception;
 pub mod memory;
@@ -13,10 +14,11 @@ pub mod port;
 
 use crate::{Case, Console, End};
 
-const GROUPS: [&[Case]; 9] = [
+const GROUPS: [&[Case]; 10] = [
     basic::CASES,
     bench::CASES,
     block::CASES,
+    c::CASES,
     cpu::CASES,
     exception::CASES,
     memory::CASES,
@@ -94,11 +96,13 @@ mod tests {
 
     #[test]
     fn every_guest_has_a_case_and_every_case_a_guest() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/bin");
-        let name = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.unwrap().file_name().into_string().unwrap().strip_suffix(".rs").unwrap().into()
+        let sources = |folder: &str, prefix: &str, suffix: &str| -> Vec<String> {
+            let files = std::fs::read_dir(std::format!("{}/../{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+            names.filter_map(|name| Some(std::format!("{prefix}{}", name.strip_suffix(suffix)?))).collect()
         };
-        let guests: BTreeSet<String> = std::fs::read_dir(folder).unwrap().map(name).collect();
+        let (rust, c) = (sources("src/bin", "", ".rs"), sources("c", "c-", ".c"));
+        let guests: BTreeSet<String> = rust.into_iter().chain(c).collect();
         let used: BTreeSet<String> = SUITE.iter().map(|case| case.guest.into()).collect();
         assert_eq!(guests, used);
     }

@@ -1,7 +1,7 @@
 //! Network devices. The guests answer ARP requests and ICMP echos, so a host's own `ping` can take the peer's part.
 
 use crate::frame::{self, ECHO_HEADERS, Host};
-use crate::{Case, Console, Device, DeviceKind, Exchange, Link};
+use crate::{Case, Console, Device, DeviceKind, End, Exchange, Link};
 
 /// Hardware address of the first device.
 pub const MAC0: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x01, 0x02];
@@ -11,8 +11,8 @@ pub const MAC1: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x02, 0x02];
 /// Nobody speaks.
 pub const QUIET_LINK: Link = Link { mac: MAC0, mtu: 1500, exchanges: &[] };
 
-const GUEST0: Host = Host { mac: MAC0, ip: [10, 0, 0, 2] };
-const PEER0: Host = Host { mac: [0x02, 0x00, 0x00, 0x00, 0x01, 0x01], ip: [10, 0, 0, 1] };
+pub(super) const GUEST0: Host = Host { mac: MAC0, ip: [10, 0, 0, 2] };
+pub(super) const PEER0: Host = Host { mac: [0x02, 0x00, 0x00, 0x00, 0x01, 0x01], ip: [10, 0, 0, 1] };
 const GUEST1: Host = Host { mac: MAC1, ip: [10, 1, 0, 2] };
 const PEER1: Host = Host { mac: [0x02, 0x00, 0x00, 0x00, 0x02, 0x01], ip: [10, 1, 0, 1] };
 
@@ -34,9 +34,9 @@ const ARP0: Exchange = arp(&frame::arp_request(PEER0, GUEST0), &frame::arp_reply
 const ARP1: Exchange = arp(&frame::arp_request(PEER1, GUEST1), &frame::arp_reply(GUEST1, PEER1));
 
 /// Largest frame of a device with an MTU of 1500.
-const FULL: usize = 14 + 1500;
+pub(super) const FULL: usize = 14 + 1500;
 /// Largest frame of a device with an MTU of 9000.
-const JUMBO: usize = 14 + 9000;
+pub(super) const JUMBO: usize = 14 + 9000;
 
 const LINK0: Link = Link {
     mac: MAC0,
@@ -89,6 +89,15 @@ pub const CASES: &[Case] = &[
         name: "net-edges",
         guest: "net-edges",
         devices: &[Device { name: "service", kind: DeviceKind::Net(QUIET_LINK) }],
+        ..Case::ORDINARY
+    },
+    Case {
+        name: "ping-nobody",
+        guest: "ping",
+        arguments: &["count=1", "deadline=10", "peer=10.0.0.1"],
+        devices: &[Device { name: "service", kind: DeviceKind::Net(QUIET_LINK) }],
+        ends: &[End::Status(1)],
+        console: Console::holds(&["PING 10.0.0.1\nFAILURE: nobody is 10.0.0.1"]),
         ..Case::ORDINARY
     },
     Case {

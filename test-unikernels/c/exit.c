@@ -1,0 +1,8 @@
+/* The status that is the argument. */
+#include "test.h"
+
+int solo5_app_main(const struct solo5_start_info *info)
+{
+    const char *text = info->cmdline;
+    solo5_exit((int)number(&text));
+}
