@@ -102,11 +102,11 @@ impl<F: Format> Builder<F> {
         while at.0 < end {
             let block = (at.0 / BLOCK_SIZE) as usize;
             if at.is_aligned(BLOCK_SIZE) && end - at.0 >= BLOCK_SIZE {
-                self.directories[block] = F::block(at, region.access);
+                self.directories[block] = F::block(at, in_tables(region.access));
                 at.0 += BLOCK_SIZE;
             } else {
                 let page = (at.0 / PAGE_SIZE) as usize % ENTRIES;
-                self.leaf(block)?.entries[page] = F::page(at, region.access);
+                self.leaf(block)?.entries[page] = F::page(at, in_tables(region.access));
                 at.0 += PAGE_SIZE;
             }
         }
@@ -133,6 +133,13 @@ impl<F: Format> Builder<F> {
         tables.extend(self.leaves.into_values().map(|leaf| (leaf.at, leaf.entries)));
         Tables { tables }
     }
+}
+
+/// What the tables say about memory of this access. Code is not protected from writes here but by what lies below, the
+/// host's mapping: a guest that writes there is beyond help, so the tender ends it, as Solo5's does, instead of calling
+/// its exception handler.
+fn in_tables(access: Access) -> Access {
+    if access.contains(Access::EXECUTE) { access | Access::WRITE } else { access }
 }
 
 /// Where the next table goes.

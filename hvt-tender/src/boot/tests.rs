@@ -112,7 +112,8 @@ fn check_pages(guest: &Guest, segments: &[Part], mem_size: u64) {
         assert_eq!(page.is_some(), expected.is_some(), "presence of {address:#x}");
         let (Some(page), Some(expected)) = (page, expected) else { continue };
         assert_eq!(page.physical, address);
-        assert_eq!(page.writable, expected.contains(Access::WRITE), "{address:#x}");
+        let writable = expected.intersects(Access::WRITE | Access::EXECUTE);
+        assert_eq!(page.writable, writable, "{address:#x}");
         assert_eq!(page.executable, expected.contains(Access::EXECUTE), "{address:#x}");
         assert_eq!(page.large, large[(address / (2 * MIB)) as usize], "size of the page at {address:#x}");
     }

@@ -20,10 +20,10 @@ pub(super) enum Manner {
 }
 
 impl Manner {
-    /// That of the program started as `argv0`.
+    /// That of the program started as `argv0`. Solo5 has a program of its own for debugging, which this one is as well.
     pub(super) fn of(argv0: Option<&OsStr>) -> Self {
         match argv0.and_then(|path| Path::new(path).file_name()) {
-            Some(name) if name == Self::Solo5Hvt.name() => Self::Solo5Hvt,
+            Some(name) if name == Self::Solo5Hvt.name() || name == "solo5-hvt-debug" => Self::Solo5Hvt,
             _ => Self::HvtTender,
         }
     }
@@ -102,6 +102,7 @@ mod tests {
             ("solo5-hvt", Manner::Solo5Hvt),
             ("/usr/bin/solo5-hvt", Manner::Solo5Hvt),
             ("./solo5-hvt", Manner::Solo5Hvt),
+            ("/usr/bin/solo5-hvt-debug", Manner::Solo5Hvt),
             ("hvt-tender", Manner::HvtTender),
             ("solo5-hvt/hvt-tender", Manner::HvtTender),
             ("solo5-hvt2", Manner::HvtTender),

@@ -5,8 +5,9 @@
 //!
 //! Where permissions come from: the guest's page tables, filled by [`boot`](crate::boot), say what may be read, written
 //! and executed. Under them lies what a guest cannot change, the host's own mapping: text and read-only data are
-//! read-only there ([`MappedMemory::protect`]), so a guest that made page tables of its own, or cleared CR0.WP, still
-//! cannot write its code. KVM has no means to forbid execution, so that part of W^X lives in the page tables alone.
+//! read-only there ([`MappedMemory::protect`]), so a guest cannot write its code, nor its constants with page tables of
+//! its own or with CR0.WP cleared. KVM has no means to forbid execution, so that part of W^X lives in the page tables
+//! alone.
 //!
 //! The tender's pages below [`GUEST_VISIBLE_BASE`](hvt_abi::GUEST_VISIBLE_BASE) stay writable in the host's mapping:
 //! the CPU itself writes there (accessed and dirty bits of page tables, accessed and busy bits of descriptors), and

@@ -289,6 +289,9 @@ fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &Gues
             let what = format!("the host has no memory left for guest address {:#x}", signal.cr2);
             return Step::Refuse(Cause::Killed { what });
         }
+        PAGE_FAULT if is_write_to_code(signal, layout) => {
+            return Step::Refuse(Cause::Memory { address: Some(Gpa(signal.cr2)), access: Access::WRITE });
+        }
         PAGE_FAULT => {
             cpu.cr2 = signal.cr2;
             Exception::new(Vector::PageFault, page_fault_error(signal, layout))
@@ -315,6 +318,13 @@ fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &Gues
         }
     };
     Step::Raise(exception)
+}
+
+/// Whether it is a write to code, which the guest's own page tables do not keep it from: what lies below them does.
+fn is_write_to_code(signal: &Signal, layout: &Layout) -> bool {
+    const WRITE: u64 = 1 << 1;
+    let is_code = layout.region_at(Gpa(signal.cr2)).is_some_and(|region| region.access.contains(Access::EXECUTE));
+    is_code && signal.error & WRITE != 0
 }
 
 /// The error code of a #PF (SDM figure 4-12) as the guest's own page tables would give it: the guest runs at CPL 0, and
