@@ -23,7 +23,7 @@
 //!
 //! | on | operation | takes | answers |
 //! |---|---|---|---|
-//! | hypervisor | [`GetCapabilities`](Operation::GetCapabilities) | | [`Capabilities`] |
+//! | hypervisor | [`GetCapabilities`](Operation::GetCapabilities) | | 0, and [`Capabilities`] |
 //! | hypervisor | create VM | | a VM |
 //! | VM | [`Map`](Operation::Map) | [`MemoryMap`] | bytes mapped, from the start of the range |
 //! | VM | [`Unmap`](Operation::Unmap) | [`MemoryRange`] | bytes unmapped, from the start of the range |
@@ -32,7 +32,7 @@
 //! | VM | [`Resume`](Operation::Resume) | | 0 |
 //! | VM | [`Destroy`](Operation::Destroy) | | 0 |
 //! | VM | create vCPU | | a vCPU |
-//! | vCPU | [`GetState`](Operation::GetState) | | [`VcpuState`] |
+//! | vCPU | [`GetState`](Operation::GetState) | | 0, and [`VcpuState`] |
 //! | vCPU | [`SetState`](Operation::SetState) | [`VcpuState`] | 0 |
 //! | vCPU | [`Run`](Operation::Run) | [`RunPage::request`] | [`ExitRecord::reason`]; the record is in the [`RunPage`] |
 //! | vCPU | [`Interrupt`](Operation::Interrupt) | | 0 |

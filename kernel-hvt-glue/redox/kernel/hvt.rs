@@ -1,0 +1,435 @@
+//! # Hypervisor scheme
+//!
+//! Lets a process of the superuser run guests on the virtualization extension of the CPU (Intel
+//! VMX, AMD SVM). What it may ask for, and what it is answered, is described in `hvt_abi::kernel`;
+//! objects, rights and limits are in `kernel_hvt_glue::scheme`. This file is what these two need to
+//! know about this kernel.
+//!
+//! A guest's memory is the monitor's own, pinned page by page, and seen by the kernel through the
+//! linear map. Every frame is back when the last handle is closed, which also happens when a
+//! process dies.
+//!
+//! Interrupts: a guest is entered from a system call, with IF=0, and a physical interrupt makes it
+//! leave. It stays pending and `Run` returns to user mode, where it is taken like any other one. So
+//! the scheduler, signals and the death of a process need nothing from this file.
+
+use core::{cell::UnsafeCell, num::NonZeroUsize};
+
+use alloc::sync::Arc;
+use hvt_abi::kernel::{self, redox, Exit, VcpuState};
+use kernel_hvt_glue::{
+    scheme::{Caller, Handle, Kernel, Kind, Limits, Scheme},
+    Bound, Cpu, EnableError, Host, Hpa, Hypervisor, Vcpu, Vm,
+};
+use rmm::Arch;
+use spin::Once;
+use syscall::CallFlags;
+
+use super::{CallerCtx, HandleMap, KernelScheme, OpenResult, SchemeId, StrOrBytes};
+use crate::{
+    context::{
+        self,
+        file::{FileDescription, InternalFlags},
+        memory::{AddrSpace, AddrSpaceWrapper, Grant},
+    },
+    cpu_set::MAX_CPU_COUNT,
+    ipi::{ipi_single, IpiKind},
+    memory::{
+        allocate_p2frame, deallocate_p2frame, total_frames, Frame, Page, PhysicalAddress,
+        RaiiFrame, RmmA, VirtualAddress, PAGE_SIZE,
+    },
+    percpu::ALL_PERCPU_BLOCKS,
+    sync::{CleanLockToken, RwLock, L1},
+    syscall::{
+        data::Map,
+        error::{Error, Result, EACCES, EINVAL, ENOENT, ENOMEM},
+        flag::{MapFlags, O_RDWR},
+        usercopy::{UserSliceRo, UserSliceRw, UserSliceWo},
+    },
+};
+
+/// Each user's VMs.
+const VM_LIMIT: u32 = 128;
+/// The vCPUs of a VM.
+const VCPU_LIMIT: u32 = 16;
+
+pub struct HvtScheme;
+
+static HANDLES: RwLock<L1, HandleMap<Handle<Redox>>> = RwLock::new(HandleMap::new());
+
+static SCHEME: Once<Scheme<Redox>> = Once::new();
+
+/// What the handles have in common. Looks at the machine when it is first needed.
+fn scheme() -> &'static Scheme<Redox> {
+    SCHEME.call_once(|| {
+        // The rest is for everybody else.
+        let three_quarters = total_frames() as u64 / 4 * 3;
+        let limits = Limits {
+            pinned: three_quarters.saturating_mul(PAGE_SIZE as u64),
+            vms: VM_LIMIT,
+            vcpus: VCPU_LIMIT,
+        };
+        // SAFETY: the kernel runs at CPL 0.
+        unsafe { Scheme::new(Redox, limits) }
+    })
+}
+
+/// The number of this scheme.
+pub fn scheme_id() -> SchemeId {
+    SchemeId::from(redox::SCHEME_ID)
+}
+
+/// Opens the hypervisor on behalf of another scheme.
+pub fn open(ctx: CallerCtx, token: &mut CleanLockToken) -> Result<OpenResult> {
+    let number = open_root(ctx.uid, token)?;
+    let description = FileDescription {
+        offset: 0,
+        scheme: scheme_id(),
+        number,
+        flags: O_RDWR as u32,
+        internal_flags: InternalFlags::empty(),
+    };
+    Ok(OpenResult::External(Arc::new(RwLock::new(description))))
+}
+
+fn open_root(uid: u32, token: &mut CleanLockToken) -> Result<usize> {
+    let handle = Handle::open(&mut Process::new(Some(uid), token)).map_err(errno)?;
+    Ok(HANDLES.write(token.token()).insert(handle))
+}
+
+/// The error number that user space knows.
+fn errno(error: kernel::Error) -> Error {
+    Error::new(redox::errno(error))
+}
+
+fn handle(number: usize, token: &mut CleanLockToken) -> Result<Handle<Redox>> {
+    HANDLES.read(token.token()).get(number).cloned()
+}
+
+impl KernelScheme for HvtScheme {
+    fn scheme_root(&self, token: &mut CleanLockToken) -> Result<usize> {
+        // Who gets the root of a scheme is up to who hands it on; the first process is the
+        // superuser's.
+        open_root(0, token)
+    }
+
+    fn kopenat(
+        &self,
+        number: usize,
+        path: StrOrBytes,
+        _flags: usize,
+        _fcntl_flags: u32,
+        ctx: CallerCtx,
+        token: &mut CleanLockToken,
+    ) -> Result<OpenResult> {
+        if !matches!(handle(number, token)?, Handle::Hypervisor) {
+            return Err(Error::new(EACCES));
+        }
+        if !path.as_bytes().is_empty() {
+            return Err(Error::new(ENOENT));
+        }
+        let number = open_root(ctx.uid, token)?;
+        Ok(OpenResult::SchemeLocal(number, InternalFlags::empty()))
+    }
+
+    fn kdup(
+        &self,
+        number: usize,
+        name: UserSliceRo,
+        ctx: CallerCtx,
+        token: &mut CleanLockToken,
+    ) -> Result<OpenResult> {
+        let parent = handle(number, token)?;
+        let mut buffer = [0; redox::VCPU.len()];
+        let name = buffer.get_mut(..name.len()).map_or(
+            Err(Error::new(ENOENT)),
+            |buffer| -> Result<&mut [u8]> {
+                name.copy_to_slice(buffer)?;
+                Ok(buffer)
+            },
+        )?;
+        let kind = match &*name {
+            name if name == redox::VM.as_bytes() => Kind::Vm,
+            name if name == redox::VCPU.as_bytes() => Kind::Vcpu,
+            _ => return Err(Error::new(ENOENT)),
+        };
+        let child = parent
+            .create(scheme(), kind, &mut Process::new(Some(ctx.uid), token))
+            .map_err(errno)?;
+        let number = HANDLES.write(token.token()).insert(child);
+        Ok(OpenResult::SchemeLocal(number, InternalFlags::empty()))
+    }
+
+    fn kcall(
+        &self,
+        fds: &[usize],
+        payload: UserSliceRw,
+        _flags: CallFlags,
+        metadata: &[u64],
+        token: &mut CleanLockToken,
+    ) -> Result<usize> {
+        let (&[number], &[operation, ref reserved @ ..]) = (fds, metadata) else {
+            return Err(Error::new(EINVAL));
+        };
+        if reserved.iter().any(|&word| word != 0) {
+            return Err(Error::new(EINVAL));
+        }
+        let handle = handle(number, token)?;
+        let mut process = Process {
+            payload,
+            uid: None,
+            token,
+        };
+        let answer = handle
+            .call(scheme(), operation, &mut process)
+            .map_err(errno)?;
+        Ok(answer as usize)
+    }
+
+    fn kfmap(
+        &self,
+        number: usize,
+        addr_space: &Arc<AddrSpaceWrapper>,
+        map: &Map,
+        _consume: bool,
+        token: &mut CleanLockToken,
+    ) -> Result<usize> {
+        let handle = handle(number, token)?;
+        let frame = handle.run_page().map_err(errno)?;
+        let is_shared = map.flags.contains(MapFlags::MAP_SHARED);
+        let refused = MapFlags::PROT_EXEC | MapFlags::MAP_FIXED | MapFlags::MAP_FIXED_NOREPLACE;
+        let is_allowed = is_shared && !map.flags.intersects(refused);
+        if map.offset != 0 || map.size != PAGE_SIZE || !is_allowed {
+            return Err(Error::new(EINVAL));
+        }
+        let mut token = token.token();
+        let page = addr_space.acquire_write(token.downgrade()).mmap_anywhere(
+            addr_space,
+            NonZeroUsize::MIN,
+            map.flags,
+            // `handle` holds a reference until the grant has one of its own.
+            |page, flags, mapper, flusher| {
+                Grant::allocated_shared_one_page(
+                    frame_of(frame),
+                    page,
+                    flags,
+                    mapper,
+                    flusher,
+                    false,
+                )
+            },
+        )?;
+        Ok(page.start_address().data())
+    }
+
+    fn kfpath(&self, number: usize, buf: UserSliceWo, token: &mut CleanLockToken) -> Result<usize> {
+        let path = match handle(number, token)? {
+            Handle::Hypervisor => "/scheme/hvt",
+            Handle::Vm(_) => "/scheme/hvt/vm",
+            Handle::Vcpu(_) => "/scheme/hvt/vm/vcpu",
+        };
+        buf.copy_common_bytes_from_slice(path.as_bytes())
+    }
+
+    fn close(&self, number: usize, token: &mut CleanLockToken) -> Result<()> {
+        let handle = HANDLES.write(token.token()).remove(number)?;
+        // A VM goes here, without a lock.
+        drop(handle);
+        Ok(())
+    }
+}
+
+/// This kernel.
+#[derive(Clone, Copy)]
+pub struct Redox;
+
+fn frame_of(hpa: Hpa) -> Frame {
+    Frame::containing(PhysicalAddress::new(hpa.0 as usize))
+}
+
+fn hpa_of(frame: Frame) -> Hpa {
+    Hpa(frame.base().data() as u64)
+}
+
+// SAFETY: frames come from the frame allocator, zeroed and aligned to their block; all of its
+// memory is in the linear map; logical CPU ids are unique.
+unsafe impl Host for Redox {
+    fn allocate(&self, order: u32) -> Option<Hpa> {
+        allocate_p2frame(order).map(hpa_of)
+    }
+
+    unsafe fn free(&self, base: Hpa, order: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { deallocate_p2frame(frame_of(base), order) }
+    }
+
+    #[inline]
+    fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
+        RmmA::phys_to_virt(PhysicalAddress::new(hpa.0 as usize)).data() as *mut u8
+    }
+
+    #[inline]
+    fn cpu_index(&self) -> u32 {
+        crate::cpu_id().get()
+    }
+
+    /// Whoever wants the CPU interrupts it, and with IF=0 an interrupt ends the run.
+    #[inline]
+    fn wants_cpu(&self) -> bool {
+        false
+    }
+}
+
+// SAFETY: frames that are shared with user space are counted in their `PageInfo`.
+unsafe impl Kernel for Redox {
+    fn allocate_shared(&self) -> Option<Hpa> {
+        RaiiFrame::allocate().ok().map(|frame| hpa_of(frame.take()))
+    }
+
+    unsafe fn release(&self, frame: Hpa) {
+        // SAFETY: the caller's promise: the reference is one that `take` has left behind.
+        drop(unsafe { RaiiFrame::new_unchecked(frame_of(frame)) });
+    }
+
+    fn kick(&self, cpu: u32) {
+        let block = ALL_PERCPU_BLOCKS.get(cpu as usize);
+        // SAFETY: per-CPU blocks live for ever.
+        let block = block.and_then(|block| unsafe {
+            block.load(core::sync::atomic::Ordering::Acquire).as_ref()
+        });
+        if let Some(block) = block.filter(|block| block.cpu_id != crate::cpu_id()) {
+            ipi_single(IpiKind::Wakeup, block);
+        }
+    }
+}
+
+/// What one CPU needs to run guests: made on its first use, kept for good.
+struct PerCpu(UnsafeCell<Option<Cpu<Redox>>>);
+
+// SAFETY: only `with_cpu` looks into it, on the CPU that it belongs to.
+unsafe impl Sync for PerCpu {}
+
+static CPUS: [PerCpu; MAX_CPU_COUNT as usize] =
+    [const { PerCpu(UnsafeCell::new(None)) }; MAX_CPU_COUNT as usize];
+
+/// Calls `f` with this CPU prepared. `f` must not switch contexts.
+#[inline]
+fn with_cpu<T>(
+    f: impl FnOnce(&mut Cpu<Redox>) -> Result<T, kernel::Error>,
+) -> Result<T, kernel::Error> {
+    let slot = CPUS
+        .get(crate::cpu_id().get() as usize)
+        .ok_or(kernel::Error::CpuUnavailable)?;
+    // SAFETY: the slot is this CPU's own. The kernel is not preemptible and interrupt handlers run
+    // no guests, so that nobody else comes here before `f` has returned.
+    let slot = unsafe { &mut *slot.0.get() };
+    let cpu = match slot {
+        Some(cpu) => cpu,
+        None => slot.insert(enable(scheme().hypervisor()?)?),
+    };
+    f(cpu)
+}
+
+#[cold]
+fn enable(hypervisor: &Hypervisor<Redox>) -> Result<Cpu<Redox>, kernel::Error> {
+    // SAFETY: CPL 0; the kernel is not preemptible, runs with CR0.TS and CR0.EM clear, and uses the
+    // extension nowhere else.
+    unsafe { hypervisor.enable() }.map_err(|error| {
+        warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
+        match error {
+            EnableError::OutOfMemory(_) => kernel::Error::OutOfMemory,
+            _ => kernel::Error::CpuUnavailable,
+        }
+    })
+}
+
+/// The process that calls, while it does.
+struct Process<'a> {
+    payload: UserSliceRw,
+    uid: Option<u32>,
+    token: &'a mut CleanLockToken,
+}
+
+impl<'a> Process<'a> {
+    /// Without a structure.
+    fn new(uid: Option<u32>, token: &'a mut CleanLockToken) -> Self {
+        Self {
+            payload: UserSliceRw::empty(),
+            uid,
+            token,
+        }
+    }
+
+    /// Has the vCPU on this CPU, with its FPU state in the registers instead of the user's.
+    #[inline]
+    fn bound<T>(
+        vcpu: &mut Vcpu<Redox>,
+        vm: &Vm<Redox>,
+        f: impl FnOnce(&mut Bound<'_, Redox>) -> T,
+    ) -> Result<T, kernel::Error> {
+        with_cpu(|cpu| {
+            // SAFETY: the kernel is compiled without floating-point and vector registers, which
+            // hold the user's state in a system call. Contexts are not switched before the value is
+            // dropped.
+            let bound = unsafe { vcpu.bind_keeping_fpu(cpu, vm) };
+            let mut bound = bound.map_err(|error| {
+                warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
+                kernel::Error::CpuUnavailable
+            })?;
+            Ok(f(&mut bound))
+        })
+    }
+}
+
+// SAFETY: `borrow_frame_enforce_rw_allocated` accepts pages of `Provider::Allocated` grants only,
+// resolves CoW, and counts a reference, with which the page can become CoW no more.
+unsafe impl Caller<Redox> for Process<'_> {
+    fn user(&mut self) -> u32 {
+        let token = &mut *self.token;
+        *self
+            .uid
+            .get_or_insert_with(|| context::current().read(token.token()).euid)
+    }
+
+    fn is_superuser(&mut self) -> bool {
+        self.user() == 0
+    }
+
+    #[inline]
+    fn payload_len(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), kernel::Error> {
+        let copied = self.payload.copy_to_slice(to);
+        copied.map_err(|_| kernel::Error::BadAddress)
+    }
+
+    fn write_payload(&mut self, from: &[u8]) -> Result<(), kernel::Error> {
+        let copied = self.payload.copy_from_slice(from);
+        copied.map_err(|_| kernel::Error::BadAddress)
+    }
+
+    fn pin(&mut self, address: u64) -> Result<Hpa, kernel::Error> {
+        let space = AddrSpace::current().map_err(|_| kernel::Error::NotOwnMemory)?;
+        let page = Page::containing_address(VirtualAddress::new(address as usize));
+        match space.borrow_frame_enforce_rw_allocated(page, self.token) {
+            Ok(frame) => Ok(hpa_of(frame.take())),
+            Err(error) if error.errno == ENOMEM => Err(kernel::Error::OutOfMemory),
+            Err(_) => Err(kernel::Error::NotOwnMemory),
+        }
+    }
+
+    #[inline]
+    fn run(&mut self, vcpu: &mut Vcpu<Redox>, vm: &Vm<Redox>) -> Result<Exit, kernel::Error> {
+        Self::bound(vcpu, vm, |bound| bound.run())
+    }
+
+    fn state(
+        &mut self,
+        vcpu: &mut Vcpu<Redox>,
+        vm: &Vm<Redox>,
+    ) -> Result<VcpuState, kernel::Error> {
+        Self::bound(vcpu, vm, |bound| bound.state())
+    }
+}
