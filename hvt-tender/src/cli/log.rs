@@ -1,5 +1,6 @@
 //! The tender's own words: lines on the standard error that begin with its name.
 
+use env_logger::Target;
 use log::{Level, LevelFilter};
 
 use crate::message;
@@ -23,6 +24,7 @@ pub(super) fn init(program: &'static str, verbosity: u8) {
         message::line(to, program, &format_args!("{kind}{}", record.args()));
         Ok(())
     });
+    builder.target(Target::Pipe(Box::new(message::Stderr)));
     // Fails only where somebody has done it before.
     let _ = builder.try_init();
 }

@@ -64,7 +64,7 @@ impl Manner {
 
     /// Says on the standard error what went wrong, in one line.
     pub(super) fn report(self, error: &dyn Display) {
-        message::line(&mut io::stderr(), self.name(), error);
+        message::line(&mut message::Stderr, self.name(), error);
     }
 
     fn statuses(self) -> String {
@@ -86,7 +86,7 @@ impl Manner {
                 let mut stdout = io::stdout();
                 stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
             }
-            Self::Solo5Hvt => io::stderr().write_all(text.as_bytes()),
+            Self::Solo5Hvt => message::Stderr.write_all(text.as_bytes()),
         };
         if written.is_ok() { 0 } else { FAILED }
     }

@@ -44,6 +44,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
         // There may be nobody to tell.
         return FAILED;
     }
+    signals::survive_writes();
     let mut args = args.into_iter();
     let manner = Manner::of(args.next().as_deref());
     let config = match parse(args) {

@@ -29,14 +29,17 @@ pub(super) fn stop_on_signals(stop: &Stop) -> io::Result<()> {
             unsafe { sigaction(signal, &before) }?;
         }
     }
-    // A write to a pipe that nobody reads, or beyond a limit on the size of files, is an error of that write and not
-    // the end of the tender.
+    Ok(())
+}
+
+/// Makes a write to a pipe that nobody reads, or beyond a limit on the size of files, an error of that write, and not the
+/// end of the tender.
+pub(super) fn survive_writes() {
     for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-        // SAFETY: no handler is called.
-        unsafe { sigaction(signal, &ignore) }?;
+        // SAFETY: no handler is called. It fails for signals that do not exist.
+        let _ = unsafe { sigaction(signal, &ignore) };
     }
-    Ok(())
 }
 
 /// The name of the signal that has come, if one has.

@@ -37,7 +37,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     match done {
         Ok(()) => 0,
         Err(error) => {
-            message::line(&mut io::stderr(), &name, &error);
+            message::line(&mut message::Stderr, &name, &error);
             1
         }
     }

@@ -89,3 +89,23 @@ fn the_standard_input_does_not_matter() {
     let status = tender_with("hello").stdin(stdin).stdout(stdout).status().unwrap();
     assert!(status.success());
 }
+
+/// Nobody reads what the tender says, or nobody is there to: the run, its status and what it prints are the same.
+#[test]
+fn a_run_does_not_wait_for_the_reader_of_its_messages() {
+    let (_reader, full) = small_pipe();
+    nix::unistd::write(&full, &[b'.'; 4096]).unwrap();
+    let (reader, broken) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    drop(reader);
+    for stderr in [full, broken] {
+        let stderr = || Stdio::from(stderr.try_clone().unwrap());
+        let mut command = super::tender();
+        command.args(["-vv", "--mem=32", "--backend=process"]).arg(super::guest("hello")).stderr(stderr());
+        let output = command.stdout(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).ends_with("SUCCESS\n"));
+        let status = tender_with("port").args(["out32", "0x4ff"]).stdout(Stdio::null()).stderr(stderr()).status();
+        assert_eq!(status.unwrap().code(), Some(1));
+        assert_eq!(super::tender().arg("--frob").stderr(stderr()).status().unwrap().code(), Some(2));
+    }
+}

@@ -17,11 +17,8 @@
 use std::io;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 
 use super::child::Child;
 use super::exchange::Exchange;
@@ -78,7 +75,8 @@ impl Handover {
 
     /// Lets the child go on.
     pub(super) fn resume(&self) -> io::Result<()> {
-        self.exchange.header().spin.store(if self.spin.possible { CHILD_SPINS } else { 0 }, Ordering::Relaxed);
+        let others = RUNNING.load(Ordering::Relaxed);
+        self.exchange.header().spin.store(if self.spin.pays_with(others) { CHILD_SPINS } else { 0 }, Ordering::Relaxed);
         if self.word().swap(self.child, Ordering::SeqCst) == ASLEEP {
             wake(self.word())?;
         }
@@ -87,6 +85,7 @@ impl Handover {
 
     /// Waits until it is the tender's turn.
     pub(super) fn wait(&mut self, child: &Child, stop: &Stop) -> io::Result<Turn> {
+        let _running = Running::begin();
         if self.spin.enter() {
             let found = self.look_for(stop, SPIN_CYCLES);
             self.spin.leave(found.is_some());
@@ -159,11 +158,30 @@ impl Kick for KickWord {
     }
 }
 
+/// Guests of this process whose instructions are executed now.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a guest as running while it lives.
+struct Running;
+
+impl Running {
+    fn begin() -> Self {
+        RUNNING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether spinning is worth it.
 #[derive(Debug)]
 struct Spin {
-    /// More than one CPU may run this thread and the child.
-    possible: bool,
+    /// CPUs that may run this thread and the child.
+    cpus: usize,
     /// Fruitless spins in a row.
     failures: u32,
     /// Hand-overs to go without spinning.
@@ -172,10 +190,20 @@ struct Spin {
 
 impl Spin {
     fn new() -> Self {
+        // SAFETY: a set of CPUs is plain data, for which all zeros are valid.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes as many bytes as it is told, which are those of `set`.
+        let failed = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } < 0;
         // Where the kernel does not say, there may be one CPU only.
-        let cpus = sched_getaffinity(Pid::from_raw(0))
-            .map_or(1, |set| (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).take(2).count());
-        Self { possible: cpus > 1, failures: 0, rest: 0 }
+        // SAFETY: counts the bits of `set`.
+        let cpus = if failed { 1 } else { unsafe { libc::CPU_COUNT(&set) } };
+        Self { cpus: usize::try_from(cpus).unwrap_or(1), failures: 0, rest: 0 }
+    }
+
+    /// Whether there is a CPU to spin on, while this guest and so many others run: what spins for one of them otherwise
+    /// takes the CPU from another.
+    fn pays_with(&self, others: usize) -> bool {
+        2 * (others + 1) <= self.cpus
     }
 
     fn enter(&mut self) -> bool {
@@ -183,7 +211,7 @@ impl Spin {
             self.rest -= 1;
             return false;
         }
-        self.possible
+        self.pays_with(RUNNING.load(Ordering::Relaxed).saturating_sub(1))
     }
 
     fn leave(&mut self, found: bool) {
