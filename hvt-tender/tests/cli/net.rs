@@ -1,7 +1,8 @@
-//! A tap by its name, in a network namespace of the test's own, with the host's `ping` on the other side.
+//! A tap, by its name or opened, in a network namespace of the test's own, with the host's `ping` on the other side.
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -39,26 +40,74 @@ fn run(line: &str) {
     assert!(output.status.success(), "{line}: {}{}", text(&output.stdout), text(&output.stderr));
 }
 
+/// Makes a tap of the host's side 10.0.0.1 and an MTU that is not the usual one.
+fn make_tap() {
+    run("ip tuntap add tap0 mode tap");
+    run("ip addr add 10.0.0.1/24 dev tap0");
+    run("ip link set tap0 mtu 1400 up");
+}
+
+/// Runs the guest on a tap that this says how to attach, and pings it.
+fn answers_a_ping(app: &Path, attach: impl FnOnce(&mut Command)) {
+    let mut command = tender();
+    command.args(["--mem=32", "--backend=process", "--net-mac", "02:00:00:00:00:2a"]);
+    attach(&mut command);
+    command.arg(app).args(["ip=10.0.0.2", "mtu=1400", "mac=02:00:00:00:00:2a", "echos=5"]);
+    // Before the guest is there, the interface drops what is sent.
+    let (tender, mut console) = started(command, "MTU");
+    run("ping -q -c 3 -i 0.02 -W 10 10.0.0.2");
+    // As long as the interface lets a packet be: 20 bytes of IP header, 8 of ICMP.
+    run("ping -q -c 2 -i 0.02 -W 10 -M do -s 1372 10.0.0.2");
+    let output = tender.wait_with_output().unwrap();
+    let mut rest = String::new();
+    console.read_to_string(&mut rest).unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr), rest.as_str()), (Some(0), "", "SUCCESS\n"));
+}
+
 #[test]
 fn answers_a_ping_through_a_tap() {
     let app = guest("net");
     in_own_network(move || {
-        run("ip tuntap add tap0 mode tap");
-        run("ip addr add 10.0.0.1/24 dev tap0");
-        run("ip link set tap0 mtu 1400 up");
-        let mut command = tender();
-        command.args(["--mem=32", "--backend=process", "--net", "tap0", "--net-mac", "02:00:00:00:00:2a"]).arg(app);
-        command.args(["ip=10.0.0.2", "mtu=1400", "mac=02:00:00:00:00:2a", "echos=5"]);
-        // Before the guest is there, the interface drops what is sent.
-        let (tender, mut console) = started(command, "MTU");
-        run("ping -q -c 3 -i 0.02 -W 10 10.0.0.2");
-        // As long as the interface lets a packet be: 20 bytes of IP header, 8 of ICMP.
-        run("ping -q -c 2 -i 0.02 -W 10 -M do -s 1372 10.0.0.2");
-        let output = tender.wait_with_output().unwrap();
-        let mut rest = String::new();
-        console.read_to_string(&mut rest).unwrap();
-        assert_eq!((output.status.code(), text(&output.stderr), rest.as_str()), (Some(0), "", "SUCCESS\n"));
+        make_tap();
+        answers_a_ping(&app, |command| {
+            command.arg("--net=tap0");
+        });
     });
+}
+
+/// Who starts it has opened the tap, and the tender asks it for its MTU.
+#[test]
+fn answers_a_ping_through_a_descriptor() {
+    let app = guest("net");
+    in_own_network(move || {
+        make_tap();
+        let tap = open_tap("tap0");
+        answers_a_ping(&app, |command| {
+            command.arg(format!("--net:service=@{}", tap.as_raw_fd()));
+            // SAFETY: between fork and exec one system call is made, which is async-signal-safe.
+            unsafe {
+                command.pre_exec(move || match libc::fcntl(tap.as_raw_fd(), libc::F_SETFD, 0) {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                })
+            };
+        });
+    });
+}
+
+/// The queue of a tap that exists.
+fn open_tap(name: &str) -> File {
+    let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+    // SAFETY: ifreq is plain data, for which all zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the request takes a pointer to an ifreq.
+    let set = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+    tap
 }
 
 #[test]
