@@ -1,6 +1,7 @@
 //! What a user wants, as plain data: what a command line says before anything has been looked at.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,6 +85,8 @@ pub struct DeviceOptions {
     pub nets: Vec<Named<NetSource>>,
     /// Hardware addresses of network devices.
     pub macs: Vec<Named<[u8; 6]>>,
+    /// Ports of the host that lead to network devices.
+    pub forwards: Vec<Named<Forward>>,
     /// Block devices.
     pub blocks: Vec<Named<BlockSource>>,
     /// Block sizes of block devices in bytes.
@@ -126,10 +129,29 @@ pub enum NetSource {
     Pcap(PathBuf),
     /// Another tender that names the same path.
     Unix(PathBuf),
+    /// What this program can reach.
+    User,
     /// The tap interface of this name.
     Interface(OsString),
     /// This open descriptor.
     Descriptor(RawFd),
+}
+
+/// A port of the host that leads to a port of the guest, in user-mode networking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where the host listens for TCP connections; at a port of its own choice where that is 0.
+    pub host: SocketAddr,
+    /// The guest's port.
+    pub guest: u16,
+}
+
+impl Forward {
+    /// From a port of the host's loopback, 127.0.0.1, to a port of the guest.
+    #[must_use]
+    pub fn tcp(host: u16, guest: u16) -> Self {
+        Self { host: (Ipv4Addr::LOCALHOST, host).into(), guest }
+    }
 }
 
 /// Guest memory of `bytes` bytes, made to fit: a multiple of 2 MiB, rounded down, but not to nothing.

@@ -2,7 +2,8 @@
 //!
 //! An option about one of several devices has three forms that mean the same: `--net NAME=tap0`, `--net=NAME=tap0`
 //! and Solo5's `--net:NAME=tap0`. Without a name it is about the only device of its kind. What looks like a name and an
-//! equals sign is one: a path of that look is written `./a=b`.
+//! equals sign is one: a path of that look is written `./a=b`. So do the words `none` and `user` mean networks: a tap of
+//! such a name goes in as a descriptor, `@N`.
 
 use std::ffi::{OsStr, OsString};
 
@@ -103,6 +104,7 @@ impl Flag {
             ("virtual-time", None) => config.virtual_time = true,
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
+            ("forward", _) => devices.forwards.push(self.named(name, &parser.value()?, value::forward)?),
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),
             ("block", _) => {
                 let path = self.named(name, &parser.value()?, value::path)?;

@@ -6,12 +6,14 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use crate::config::{BlockSource, DeviceOptions, Named, NetSource};
+use crate::config::{BlockSource, DeviceOptions, Forward, Named, NetSource};
 use crate::device::attach::check;
 use crate::device::{
     AttachError, BlockOptions, Disk, FileBlock, OpenError, Tap, TapError, UnixNet, UnixNetError, random_mac,
 };
 use crate::image::{DeviceKind, Manifest};
+#[cfg(feature = "smoltcp")]
+use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Switch};
 use crate::unikernel::Unikernel;
 use crate::virtual_time::VirtualTime;
@@ -28,6 +30,7 @@ struct NetPlan {
     name: String,
     source: NetSource,
     mac: Option<[u8; 6]>,
+    forwards: Vec<Forward>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl Plan {
         let block = Names { manifest, kind: DeviceKind::Block };
         let nets = options.nets.iter().map(|option| {
             let name = net.of(option, "--net")?;
-            Ok(NetPlan { name, source: option.value.clone(), mac: None })
+            Ok(NetPlan { name, source: option.value.clone(), mac: None, forwards: Vec::new() })
         });
         let blocks = options.blocks.iter().map(|option| {
             let said = match option.value {
@@ -59,6 +62,13 @@ impl Plan {
         plan.check(manifest)?;
         for mac in &options.macs {
             plan.net(&net.of(mac, "--net-mac")?, "--net-mac")?.mac = Some(mac.value);
+        }
+        for forward in &options.forwards {
+            let net = plan.net(&net.of(forward, "--forward")?, "--forward")?;
+            if net.source != NetSource::User {
+                return Err(Error::NotForwarded { name: net.name.clone() });
+            }
+            net.forwards.push(forward.value);
         }
         for size in &options.block_sizes {
             let option = "--block-sector-size";
@@ -104,7 +114,7 @@ impl Plan {
             };
             unikernel = attached.map_err(|problem| Error::Block { name, problem })?;
         }
-        for (number, NetPlan { name, source, mac }) in self.nets.into_iter().enumerate() {
+        for (number, NetPlan { name, source, mac, forwards }) in self.nets.into_iter().enumerate() {
             let attached = match source {
                 NetSource::None => alone(number, mac, time).map(|port| unikernel.net(&name, port)),
                 NetSource::Pcap(path) => {
@@ -118,6 +128,10 @@ impl Plan {
                         UnixNet::attach(path, mac).map_err(|problem| Error::Unix { name: name.clone(), problem });
                     cable.map(|cable| unikernel.net(&name, cable))
                 }
+                NetSource::User => match user(mac, forwards) {
+                    Ok(device) => Ok(unikernel.net(&name, device)),
+                    Err(source) => Err(Error::User { name, source }),
+                },
                 NetSource::Interface(interface) => {
                     tap(&name, Tap::attach(&interface, mac)).map(|tap| unikernel.net(&name, tap))
                 }
@@ -133,6 +147,22 @@ impl Plan {
 
 fn tap(name: &str, attached: Result<Tap, TapError>) -> Result<Tap, Error> {
     attached.map_err(|problem| Error::Net { name: name.into(), problem })
+}
+
+/// A device in user-mode networking.
+#[cfg(feature = "smoltcp")]
+fn user(mac: Option<[u8; 6]>, forwards: Vec<Forward>) -> io::Result<UserNet> {
+    let network = UserNetwork::new().mac(mac.map_or_else(random_mac, Ok)?);
+    let device = forwards.iter().fold(network, |network, forward| network.forward(*forward)).start()?;
+    for (forward, address) in forwards.iter().zip(device.forwarded()) {
+        log::info!("port {} of the guest is at {address}", forward.guest);
+    }
+    Ok(device)
+}
+
+#[cfg(not(feature = "smoltcp"))]
+fn user(_: Option<[u8; 6]>, _: Vec<Forward>) -> io::Result<Port> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this tender was built without it (feature smoltcp)"))
 }
 
 /// A port with nobody on the other side. In a virtual time, where two runs are to be the same, it has the same hardware
@@ -228,6 +258,12 @@ pub(super) enum Error {
     /// Another tender that cannot be met.
     #[error("net device '{name}': {problem}")]
     Unix { name: String, problem: UnixNetError },
+    /// User-mode networking that is not to be had.
+    #[error("net device '{name}': no user-mode networking: {source}")]
+    User { name: String, source: io::Error },
+    /// A way to a guest whose network has none.
+    #[error("--forward: net device '{name}' has no user-mode networking, for which say --net {name}=user")]
+    NotForwarded { name: String },
     /// A copy that is not to be written.
     #[error("block device '{name}': a copy (--disk-cow) is there to be written; leave out --block-readonly")]
     ReadOnlyCopy { name: String },

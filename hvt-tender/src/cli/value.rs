@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{BackendChoice, NetSource};
+use crate::config::{BackendChoice, Forward, NetSource};
 use crate::image::is_device_name;
 
 /// Reads a value; what it should have been, where it is not that.
@@ -48,6 +48,7 @@ pub(super) fn net_source(text: &OsStr) -> Result<NetSource, &'static str> {
     match text.as_bytes() {
         [] => Err("a network interface"),
         b"none" => Ok(NetSource::None),
+        b"user" => Ok(NetSource::User),
         [b'u', b'n', b'i', b'x', b':', path @ ..] => {
             file(path).map(NetSource::Unix).ok_or("unix: and the path of a socket")
         }
@@ -59,6 +60,18 @@ pub(super) fn net_source(text: &OsStr) -> Result<NetSource, &'static str> {
             .map(NetSource::Descriptor)
             .ok_or("@ and the number of an open descriptor"),
         _ => Ok(NetSource::Interface(text.to_owned())),
+    }
+}
+
+/// A port of the host, of its loopback unless an address stands before it, and one of the guest.
+pub(super) fn forward(text: &OsStr) -> Result<Forward, &'static str> {
+    const EXPECTED: &str = "a way to the guest such as tcp:8080:80, from port to port, or tcp:192.0.2.1:8080:80";
+    let rest = text.to_str().and_then(|text| text.strip_prefix("tcp:")).ok_or(EXPECTED)?;
+    let (host, guest) = rest.rsplit_once(':').ok_or(EXPECTED)?;
+    let guest = number(OsStr::new(guest)).filter(|port| *port != 0).ok_or(EXPECTED)?;
+    match number(OsStr::new(host)) {
+        Some(port) => Ok(Forward::tcp(port, guest)),
+        None => host.parse().map(|host| Forward { host, guest }).map_err(|_| EXPECTED),
     }
 }
 
@@ -202,6 +215,35 @@ mod tests {
             ["", "0", "0ms", "s", "-1", "1.5s", "1 s", "1d", "1hs", "18446744073709551615h", "99999999999999999999"]
         {
             assert!(duration(os(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ways_to_the_guest() {
+        for (text, host, guest) in [
+            ("tcp:8080:80", "127.0.0.1:8080", 80),
+            ("tcp:0:65535", "127.0.0.1:0", 65535),
+            ("tcp:0.0.0.0:8080:80", "0.0.0.0:8080", 80),
+            ("tcp:[::1]:8080:80", "[::1]:8080", 80),
+        ] {
+            assert_eq!(forward(os(text)), Ok(Forward { host: host.parse().unwrap(), guest }), "{text}");
+        }
+        for bad in [
+            "",
+            "tcp",
+            "tcp:",
+            "tcp:80",
+            "8080:80",
+            "udp:53:53",
+            "tcp:8080:0",
+            "tcp:65536:80",
+            "tcp:8080:65536",
+            "tcp:localhost:8080:80",
+            "tcp:::1:8080:80",
+            "tcp::80:80",
+            "tcp:+1:80",
+        ] {
+            assert!(forward(os(bad)).is_err(), "{bad}");
         }
     }
 

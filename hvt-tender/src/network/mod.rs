@@ -36,7 +36,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! With the feature `smoltcp` a port can also be that of a [`Host`], which speaks TCP/IP.
+//! With the feature `smoltcp` a port can also be that of a [`Host`], which speaks TCP/IP, and a guest's network device one
+//! in [user-mode networking](user), the way to the world outside that needs no rights.
 
 mod bridge;
 mod conditions;
@@ -51,6 +52,8 @@ mod port;
 mod switch;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "smoltcp")]
+pub mod user;
 
 pub use bridge::Bridge;
 pub use conditions::Conditions;

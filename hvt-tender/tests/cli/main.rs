@@ -10,6 +10,8 @@ mod net;
 mod signals;
 mod solo5;
 mod streams;
+#[cfg(feature = "smoltcp")]
+mod user;
 
 use std::fs;
 use std::os::fd::OwnedFd;

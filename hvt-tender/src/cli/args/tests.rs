@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{BackendChoice, BlockSource, DeviceOptions, NetSource};
+use crate::config::{BackendChoice, BlockSource, DeviceOptions, Forward, NetSource};
 
 fn parse_words(words: &[&str]) -> Result<Command, UsageError> {
     parse(words.iter().map(OsString::from))
@@ -81,6 +81,18 @@ fn every_form_of_an_option_means_the_same() {
             Named { name: Some("a".into()), value: NetSource::Pcap("b=c".into()) },
         ]
     );
+    for line in ["--net service=user", "--net=service=user", "--net:service=user"] {
+        assert_eq!(devices(line).nets, named("service", NetSource::User), "{line}");
+    }
+    // A device of that name is one.
+    assert_eq!(devices("--net user=tap0").nets, named("user", tap()));
+    assert_eq!(devices("--net:user=user").nets, named("user", NetSource::User));
+    for line in ["--forward tcp:8080:80", "--forward=tcp:8080:80"] {
+        assert_eq!(devices(line).forwards, unnamed(Forward::tcp(8080, 80)), "{line}");
+    }
+    for line in ["--forward a=tcp:8080:80", "--forward:a=tcp:8080:80", "--forward:a tcp:127.0.0.1:8080:80"] {
+        assert_eq!(devices(line).forwards, named("a", Forward::tcp(8080, 80)), "{line}");
+    }
     for line in ["--timeout 90 app.hvt", "--timeout=90s app.hvt", "--timeout=90000ms app.hvt"] {
         assert_eq!(config(line), Config { timeout: Some(Duration::from_secs(90)), ..Config::new("app.hvt") }, "{line}");
     }
@@ -186,6 +198,7 @@ fn says_what_is_wrong() {
         ("--net:a:b=tap0 app", "'a:b' cannot be the name of a device"),
         ("--net:service= app", "--net:service: '' is not a network interface"),
         ("--net:service=@x app", "--net:service: '@x' is not @ and the number"),
+        ("--forward=8080:80 app", "--forward: '8080:80' is not a way to the guest such as tcp:8080:80"),
         ("--net-mac:service=1 app", "--net-mac:service: '1' is not a hardware address"),
         ("--block:storage= app", "--block:storage: '' is not the path"),
         ("--block-sector-size=x app", "--block-sector-size: 'x' is not a number of bytes"),
@@ -212,7 +225,7 @@ proptest! {
 
     /// Nor does one that is made of options.
     #[test]
-    fn any_options(args in prop::collection::vec("(--(net|net-mac|block|block-sector-size|block-readonly|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
+    fn any_options(args in prop::collection::vec("(--(net|net-mac|forward|block|block-sector-size|block-readonly|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
         if let Ok(Command::Run(config)) = parse(args.clone()) {
             prop_assert!(args.ends_with(&config.arguments));

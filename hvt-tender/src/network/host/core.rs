@@ -207,7 +207,7 @@ impl Gate for Ports {
         }
     }
 
-    fn opened(&mut self, flow: Flow, handle: SocketHandle, _: &mut SocketSet<'static>) {
+    fn opened(&mut self, flow: Flow, handle: SocketHandle) {
         if let Some(waiting) = self.waiting.get_mut(&flow.local.port()) {
             waiting.push_back(handle);
         }

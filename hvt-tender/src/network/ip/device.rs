@@ -17,10 +17,9 @@ impl PortDevice {
         Self { port, frame: None }
     }
 
-    /// Takes the next frame from the port; smoltcp will be given it unless another is taken.
-    pub(super) fn fetch(&mut self) -> Option<&[u8]> {
-        self.frame = self.port.try_receive();
-        self.frame.as_deref()
+    /// Gives smoltcp this frame next.
+    pub(super) fn put(&mut self, frame: Vec<u8>) {
+        self.frame = Some(frame);
     }
 }
 

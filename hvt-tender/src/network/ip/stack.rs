@@ -32,7 +32,7 @@ pub(in crate::network) trait Gate {
     fn admit(&mut self, frame: &[u8]) -> Admission;
 
     /// A connection that was let in has begun.
-    fn opened(&mut self, flow: Flow, handle: SocketHandle, sockets: &mut SocketSet<'static>);
+    fn opened(&mut self, flow: Flow, handle: SocketHandle);
 }
 
 /// What becomes of a frame.
@@ -142,30 +142,43 @@ impl Stack {
         let now = self.now();
         self.interface.poll_maintenance(now);
         for _ in 0..BURST {
-            let Some(frame) = self.device.fetch() else { break };
-            let admission = gate.admit(frame);
-            let mut begun = None;
-            match admission {
-                Admission::Drop => continue,
-                Admission::Pass => {}
-                // One that is known already sends its first segment again.
+            let Some(frame) = self.device.port.try_receive() else { break };
+            match gate.admit(&frame) {
+                Admission::Drop => {}
+                Admission::Pass => self.deliver(frame),
                 Admission::Accept(flow) => {
-                    if !self.tcp_sockets().any(|socket| flow.is(socket)) {
-                        begun = self.listen(flow.local).map(|handle| (flow, handle));
+                    if let Some(handle) = self.accept(flow, frame) {
+                        gate.opened(flow, handle);
                     }
                 }
             }
-            self.interface.poll_ingress_single(now, &mut self.device, &mut self.sockets);
-            match begun {
-                // The segment was not what it seemed: its sum is wrong, say.
-                Some((_, handle)) if self.sockets.get::<tcp::Socket<'_>>(handle).state() == tcp::State::Listen => {
-                    self.sockets.remove(handle);
-                }
-                Some((flow, handle)) => gate.opened(flow, handle, &mut self.sockets),
-                None => {}
-            }
         }
         self.flush();
+    }
+
+    /// Does with a frame what is usual.
+    pub(in crate::network) fn deliver(&mut self, frame: Vec<u8>) {
+        let now = self.now();
+        self.device.put(frame);
+        self.interface.poll_ingress_single(now, &mut self.device, &mut self.sockets);
+    }
+
+    /// Lets a connection in that begins with this frame; returns its socket, unless it is known already or the frame was
+    /// not what it seemed: its sum is wrong, say.
+    pub(in crate::network) fn accept(&mut self, flow: Flow, frame: Vec<u8>) -> Option<SocketHandle> {
+        let begun = if self.knows(flow) { None } else { self.listen(flow.local) };
+        self.deliver(frame);
+        let handle = begun?;
+        if self.sockets.get::<tcp::Socket<'_>>(handle).state() == tcp::State::Listen {
+            self.sockets.remove(handle);
+            return None;
+        }
+        Some(handle)
+    }
+
+    /// Whether there is such a connection.
+    pub(in crate::network) fn knows(&self, flow: Flow) -> bool {
+        self.tcp_sockets().any(|socket| flow.is(socket))
     }
 
     /// Sends what there is to send.

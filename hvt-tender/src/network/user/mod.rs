@@ -1,0 +1,179 @@
+//! User-mode networking: a guest on a network of its own, whose gateway is the tender.
+//!
+//! It needs no rights and no interface of the host. What the guest sends to the world beyond goes through ordinary
+//! sockets of this process, as if this process had sent it:
+//!
+//! | address | what is there |
+//! |---|---|
+//! | 10.0.2.15 | the guest: DHCP gives it this address |
+//! | 10.0.2.2 | the gateway; as a destination, the host's 127.0.0.1 |
+//! | 10.0.2.3 | port 53 of the host's DNS server |
+//! | others | the same address, as far as the host gets there |
+//!
+//! These are the addresses that QEMU's user networking has too. A guest without DHCP is given them as its own:
+//! `10.0.2.15/24` with the gateway `10.0.2.2`. TCP and UDP are carried, nothing else; pings are answered for 10.0.2.2 and
+//! 10.0.2.3 alone. The world does not reach the guest, except through what is [forwarded](UserNetwork::forward).
+//!
+//! ```
+//! use hvt_tender::network::user::{Forward, UserNetwork};
+//!
+//! let device = UserNetwork::new().forward(Forward::tcp(0, 80)).start()?;
+//! println!("the guest's port 80 is at {}", device.forwarded()[0]);
+//! // Unikernel::load("http.hvt")?.net("service", device)
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # What a guest can do with it
+//!
+//! It can reach what the user who runs the tender can reach, services on the host's loopback included: that is its
+//! purpose. It cannot reach loopback, link-local or multicast addresses by themselves, nor pretend to be another
+//! host towards the world. It has 256 TCP connections and 64 UDP associations at a time (what is beyond is refused, or
+//! takes the place of the oldest), each with buffers of fixed size, and a queue of 1024 frames: it can make itself wait,
+//! and nobody else. UDP datagrams that do not fit in a frame are lost: nothing is fragmented. IPv4 only; a DNS server or
+//! nothing else of the host's is spoken to over IPv6.
+//!
+//! # Why a stack in the tender, and not passt
+//!
+//! passt speaks Ethernet over a socket and does the same from outside, well and fast, and both are kept up. But passt is a
+//! second program: it must be there (not every distribution has it), be started, watched and confined next to the tender,
+//! and its protocol has no version. smoltcp is a library in safe Rust, released every few months, with fuzz targets for
+//! what comes from the network; with it a unikernel has a network wherever the one file of the tender runs. And it is what
+//! a test's [`Host`](super::Host) is made of: one stack for both. Its limit is speed, as every byte is copied in the
+//! tender; who needs more takes a tap, or the descriptor of another program's socket.
+//!
+//! # The thread
+//!
+//! All of it, every socket included, is done by one thread, `hvt-net`, that [`UserNetwork::start`] makes and that ends
+//! when the device is dropped. Sockets that listen are made before it starts. Of the kernel it needs:
+//!
+//! | for | system calls |
+//! |---|---|
+//! | waiting | `ppoll`; `read` and `write` of eventfds |
+//! | connections | `socket` (AF_INET, AF_INET6; SOCK_STREAM, SOCK_DGRAM), `bind`, `connect`, `accept4`, `getsockopt`, `setsockopt`, `ioctl` (FIONBIO), `shutdown`, `close`, `recvfrom`, `sendto` |
+//! | threads, memory, time | `prctl` (PR_SET_NAME), `futex`, `mmap`, `munmap`, `mremap`, `mprotect`, `madvise`, `brk`, `clock_gettime`, `sched_yield` |
+//! | its end | `exit`, `rt_sigprocmask`, `sigaltstack`, `rseq`, `set_robust_list` |
+//! | saying what is wrong | `write` to the standard error |
+
+mod addresses;
+mod forward;
+mod gate;
+mod proxy;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use self::forward::Door;
+use self::proxy::Proxy;
+use super::ip::{Bell, Worker};
+use super::{Link, Port};
+use crate::device::{Arrivals, DeviceError, Endpoint, Net, Pollable};
+use crate::memory::GuestSlice;
+
+pub use crate::config::Forward;
+
+/// What a user-mode network is to be.
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing happens before it is started"]
+pub struct UserNetwork {
+    forwards: Vec<Forward>,
+    resolver: Option<SocketAddr>,
+    mac: Option<[u8; 6]>,
+}
+
+impl UserNetwork {
+    /// A network from which the guest gets out, and nobody in.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets others in through a port of the host.
+    pub fn forward(mut self, forward: Forward) -> Self {
+        self.forwards.push(forward);
+        self
+    }
+
+    /// Where DNS queries go: unless told otherwise to the first server that `/etc/resolv.conf` names, or 127.0.0.1.
+    pub fn resolver(mut self, server: SocketAddr) -> Self {
+        self.resolver = Some(server);
+        self
+    }
+
+    /// Gives the guest's device this hardware address; 02:00:00:00:00:01 unless told otherwise.
+    pub fn mac(mut self, mac: [u8; 6]) -> Self {
+        self.mac = Some(mac);
+        self
+    }
+
+    /// Makes the guest's device, and begins to serve it.
+    ///
+    /// # Errors
+    /// When a port of the host cannot be listened at, with its address in the message, or the host has no descriptor
+    /// or thread left.
+    pub fn start(self) -> io::Result<UserNet> {
+        let doors = self.forwards.iter().map(Door::open).collect::<io::Result<Vec<_>>>()?;
+        let forwarded = doors.iter().map(Door::address).collect();
+        let (mut guest, ours) = Link::new().ports()?;
+        if let Some(mac) = self.mac {
+            guest = guest.with_mac(mac);
+        }
+        // First sequence numbers are not to be guessed from outside.
+        let seed = RandomState::new().build_hasher().finish();
+        let resolver = self.resolver.unwrap_or_else(addresses::host_resolver);
+        let mut proxy = Proxy::new(ours.with_mac(addresses::gateway_mac(guest.mac())), doors, resolver, seed)?;
+        let bell = Bell::new()?;
+        let theirs = bell.clone();
+        let worker = Worker::start("hvt-net", bell, move || proxy.serve(&theirs))?;
+        Ok(UserNet { guest, forwarded, _worker: worker })
+    }
+}
+
+/// A network device in user-mode networking. Dropping it ends all of the guest's connections, and the thread behind it.
+#[derive(Debug)]
+pub struct UserNet {
+    guest: Port,
+    forwarded: Vec<SocketAddr>,
+    // Ends the thread.
+    _worker: Worker,
+}
+
+impl UserNet {
+    /// Where the host listens for the guest, in the order in which it was told to.
+    #[must_use]
+    pub fn forwarded(&self) -> &[SocketAddr] {
+        &self.forwarded
+    }
+}
+
+impl Pollable for UserNet {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        self.guest.endpoint()
+    }
+
+    fn arrivals(&self) -> Option<Arc<dyn Arrivals>> {
+        self.guest.arrivals()
+    }
+}
+
+impl Net for UserNet {
+    fn mac(&self) -> [u8; 6] {
+        Net::mac(&self.guest)
+    }
+
+    fn mtu(&self) -> u16 {
+        Net::mtu(&self.guest)
+    }
+
+    fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
+        Net::send(&mut self.guest, frame)
+    }
+
+    fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
+        Net::receive(&mut self.guest, into)
+    }
+}

@@ -1,0 +1,226 @@
+use super::*;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use super::addresses::{DNS, GATEWAY, GUEST};
+use crate::network::Host;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A host of the test's in the guest's place, and what must live as long.
+fn network(builder: UserNetwork) -> (Host, Vec<SocketAddr>, Worker) {
+    let UserNet { guest, forwarded, _worker } = builder.start().unwrap();
+    (Host::new(guest, GUEST).unwrap(), forwarded, _worker)
+}
+
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index * 7 / 3) as u8).collect()
+}
+
+/// Sends all that comes back, until nothing more does.
+fn echo(mut stream: impl Read + Write) {
+    let mut buffer = [0; 10_000];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        stream.write_all(&buffer[..len]).unwrap();
+    }
+}
+
+#[test]
+fn a_guest_connects_to_the_hosts_loopback() {
+    let (guest, _, _worker) = network(UserNetwork::new());
+    let (listener, port) = listener();
+    thread::scope(|scope| {
+        scope.spawn(|| echo(listener.accept().unwrap().0));
+        let mut stream = guest.connect(GATEWAY, port).unwrap();
+        // More than all buffers on the way hold.
+        let sent = bytes(2_000_000);
+        let mut received = Vec::new();
+        for part in sent.chunks(50_000) {
+            stream.write_all(part).unwrap();
+            let mut back = vec![0; part.len()];
+            stream.read_exact(&mut back).unwrap();
+            received.extend(back);
+        }
+        stream.shutdown_write().unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        assert!(sent == received);
+    });
+}
+
+/// Each direction ends by itself, and what was said before arrives.
+#[test]
+fn half_a_connection() {
+    let (guest, _, _worker) = network(UserNetwork::new());
+    let (listener, port) = listener();
+    let mut ours = guest.connect(GATEWAY, port).unwrap();
+    let (mut theirs, from) = listener.accept().unwrap();
+    assert!(from.ip().is_loopback());
+    // Nobody reads yet.
+    let sent = bytes(40_000);
+    ours.write_all(&sent).unwrap();
+    ours.shutdown_write().unwrap();
+    let mut received = Vec::new();
+    theirs.read_to_end(&mut received).unwrap();
+    assert!(sent == received);
+    theirs.write_all(&sent).unwrap();
+    theirs.shutdown(Shutdown::Write).unwrap();
+    received.clear();
+    ours.read_to_end(&mut received).unwrap();
+    assert!(sent == received);
+}
+
+#[test]
+fn what_is_refused_is_refused_at_once() {
+    let (guest, _, _worker) = network(UserNetwork::new());
+    let (closed, port) = listener();
+    drop(closed);
+    for (to, port) in [(GATEWAY, port), (DNS, 80)] {
+        let refused = guest.connect(to, port).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{to}:{port}");
+    }
+}
+
+#[test]
+fn only_the_gateway_and_the_name_server_answer() {
+    let (guest, _, _worker) = network(UserNetwork::new());
+    for address in [GATEWAY, DNS] {
+        guest.ping(address).unwrap();
+    }
+    let nobody = guest.ping_timeout([10, 0, 2, 9], Duration::from_millis(100)).unwrap_err();
+    assert_eq!(nobody.kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn forwarded_ports_lead_to_the_guest() {
+    let builder = UserNetwork::new().forward(Forward::tcp(0, 80)).forward(Forward::tcp(0, 81));
+    let (guest, forwarded, _worker) = network(builder);
+    assert!(forwarded.iter().all(|address| address.ip() == Ipv4Addr::LOCALHOST));
+    let listener = guest.listen(80).unwrap();
+    for len in [1, 100_000] {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let stream = listener.accept().unwrap();
+                assert_eq!(*stream.peer().ip(), GATEWAY);
+                echo(stream);
+            });
+            let mut stream = TcpStream::connect(forwarded[0]).unwrap();
+            stream.set_read_timeout(Some(LONG)).unwrap();
+            let sent = bytes(len);
+            thread::scope(|scope| {
+                let mut writer = stream.try_clone().unwrap();
+                let sent = &sent;
+                scope.spawn(move || {
+                    writer.write_all(sent).unwrap();
+                    writer.shutdown(Shutdown::Write).unwrap();
+                });
+                let mut received = Vec::new();
+                stream.read_to_end(&mut received).unwrap();
+                assert!(received == *sent, "{} of {len}", received.len());
+            });
+        });
+    }
+    // The guest does not listen there.
+    let mut stream = TcpStream::connect(forwarded[1]).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+
+    let taken = UserNetwork::new().forward(Forward { host: forwarded[0], guest: 80 }).start().unwrap_err();
+    assert!(taken.to_string().contains(&format!("cannot listen at {}", forwarded[0])), "{taken}");
+}
+
+#[test]
+fn a_reset_on_one_side_is_one_on_the_other() {
+    let (guest, _, _worker) = network(UserNetwork::new());
+    let (listener, port) = listener();
+    let connect = || {
+        let ours = guest.connect(GATEWAY, port).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        theirs.set_read_timeout(Some(LONG)).unwrap();
+        (ours, theirs)
+    };
+    // Closed with something unread, as hosts do it.
+    let (mut ours, mut theirs) = connect();
+    theirs.write_all(b"unread").unwrap();
+    ours.write_all(b"unread").unwrap();
+    ours.read_exact(&mut [0]).unwrap();
+    drop(ours);
+    let ended =
+        std::iter::from_fn(|| theirs.read(&mut [0]).map_err(|error| error.kind()).into()).find(|read| *read != Ok(1));
+    assert_eq!(ended, Some(Err(io::ErrorKind::ConnectionReset)));
+
+    let (mut ours, mut theirs) = connect();
+    ours.write_all(b"unread").unwrap();
+    theirs.read_exact(&mut [0]).unwrap();
+    drop(theirs);
+    assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+
+    // The end of it all is one too.
+    let (_ours, mut theirs) = connect();
+    drop(_worker);
+    assert_eq!(theirs.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_guest_has_so_many_connections() {
+    let (guest, _, _worker) = network(UserNetwork::new());
+    let (listener, port) = listener();
+    let mut held = Vec::new();
+    let refused = loop {
+        match guest.connect(GATEWAY, port) {
+            Ok(stream) => held.push((stream, listener.accept().unwrap().0)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused.kind(), held.len()), (io::ErrorKind::ConnectionRefused, 256));
+    // One ends, and there is room for another as soon as the guest's side has heard of it.
+    let (mut ours, theirs) = held.swap_remove(7);
+    drop(theirs);
+    assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    drop(ours);
+    let mut attempts = 0;
+    while guest.connect(GATEWAY, port).is_err() {
+        attempts += 1;
+        assert!(attempts < 1000);
+    }
+}
+
+/// Whatever a guest sends, the next one who asks properly is answered.
+#[test]
+fn frames_that_make_no_sense() {
+    let UserNet { guest, _worker, .. } = UserNetwork::new().start().unwrap();
+    let mut chance = fastrand::Rng::with_seed(7);
+    let to = addresses::gateway_mac(Port::mac(&guest));
+    let header = [&to[..], &Port::mac(&guest)].concat();
+    // A segment with SYN for 10.0.2.2:0, a datagram for 10.0.2.3:53, a question for its address.
+    let ip = |protocol, to: u8, rest: &[u8]| {
+        let len = 20 + rest.len() as u8;
+        [&[8, 0, 0x45, 0, 0, len, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 2, 15, 10, 0, 2, to], rest].concat()
+    };
+    let frames = [
+        ip(6, 2, &[4, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 16, 0, 0, 0, 0, 0]),
+        ip(17, 3, &[4, 0, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]),
+        vec![8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2],
+    ];
+    for round in 0..20_000 {
+        let mut frame = [&header[..], &frames[round % frames.len()]].concat();
+        for _ in 0..chance.usize(..4) {
+            let at = chance.usize(12..frame.len());
+            frame[at] = chance.u8(..);
+        }
+        frame.truncate(chance.usize(14..=frame.len()));
+        guest.send(&frame).unwrap();
+        while guest.try_receive().is_some() {}
+    }
+    let guest = Host::new(guest, GUEST).unwrap();
+    // What is in the queue still is worked off first.
+    assert!((0..10).any(|_| guest.ping_timeout(GATEWAY, Duration::from_secs(3)).is_ok()));
+}

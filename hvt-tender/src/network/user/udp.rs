@@ -1,0 +1,196 @@
+//! The guest's datagrams, and the sockets of the host that carry them on.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::socket::raw;
+use smoltcp::wire::{IpAddress, IpProtocol, IpVersion, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
+
+use super::addresses::outside;
+use crate::network::ip::Stack;
+
+/// Associations at a time. A new one takes the place of the one that was silent for longest.
+const MOST: usize = 64;
+/// How long an association that nobody uses lasts (RFC 4787 wants two minutes at least).
+const SILENCE: Duration = Duration::from_secs(120);
+/// Datagrams that are taken from a socket before others have their turn.
+const BURST: usize = 32;
+/// Bytes of the headers of IPv4 and UDP.
+const HEADERS: usize = 28;
+/// Hop limit of what comes from outside.
+const HOPS: u8 = 64;
+
+/// Everybody whom the guest has sent datagrams to.
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    /// Takes all of the guest's datagrams, and sends those to it.
+    socket: SocketHandle,
+    resolver: SocketAddr,
+    /// Largest datagram in bytes, headers included.
+    mtu: usize,
+    /// Most recently used last.
+    associations: VecDeque<Association>,
+}
+
+/// A socket of the host for the datagrams between two ends.
+#[derive(Debug)]
+struct Association {
+    guest: SocketAddrV4,
+    /// Whom the guest means to talk to.
+    peer: SocketAddrV4,
+    host: UdpSocket,
+    used: Instant,
+}
+
+impl Datagrams {
+    pub(super) fn new(stack: &mut Stack, resolver: SocketAddr, mtu: u16) -> Self {
+        /// Datagrams that wait, and their bytes.
+        const WAITING: (usize, usize) = (64, 64 << 10);
+        let buffer = || raw::PacketBuffer::new(vec![raw::PacketMetadata::EMPTY; WAITING.0], vec![0; WAITING.1]);
+        let socket = raw::Socket::new(Some(IpVersion::Ipv4), Some(IpProtocol::Udp), buffer(), buffer());
+        Self { socket: stack.sockets.add(socket), resolver, mtu: mtu.into(), associations: VecDeque::new() }
+    }
+
+    /// The sockets to wait for, in order.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.associations.iter().map(|association| association.host.as_fd())
+    }
+
+    /// Carries on what the guest has sent.
+    pub(super) fn carry_out(&mut self, stack: &mut Stack) {
+        while let Ok(packet) = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket).recv() {
+            let Some((guest, peer, data)) = parse(packet) else { continue };
+            let Some(to) = outside(peer, self.resolver) else { continue };
+            match self.association(guest, peer, to) {
+                // Nobody there, or no room: datagrams get lost.
+                Ok(host) => drop(host.send(data)),
+                Err(error) => log::debug!("the guest cannot send to {to}: {error}"),
+            }
+        }
+        self.associations.retain(|association| association.used.elapsed() < SILENCE);
+    }
+
+    /// Carries on what came for the guest. Whether a socket is ready comes in the order of [`sockets`](Self::sockets).
+    pub(super) fn carry_in(&mut self, stack: &mut Stack, ready: impl Iterator<Item = bool>) {
+        let socket = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket);
+        let mut data = [0; u16::MAX as usize];
+        let ready = self.associations.iter_mut().zip(ready).filter(|(_, ready)| *ready);
+        for (association, _) in ready {
+            for _ in 0..BURST {
+                match association.host.recv(&mut data) {
+                    Ok(len) if len + HEADERS <= self.mtu => {
+                        association.used = Instant::now();
+                        let packet = packet(association.peer, association.guest, &data[..len]);
+                        if socket.send_slice(&packet).is_err() {
+                            log::debug!("a datagram to the guest is lost, too many wait");
+                        }
+                    }
+                    Ok(len) => log::debug!("a datagram of {len} bytes is too long for the guest"),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // Nobody listens there, and the guest finds out by silence.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// How long until an association is given up.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let first = self.associations.iter().map(|association| association.used).min()?;
+        Some(SILENCE.saturating_sub(first.elapsed()))
+    }
+
+    /// The socket for what is between these two, made if need be.
+    fn association(&mut self, guest: SocketAddrV4, peer: SocketAddrV4, to: SocketAddr) -> io::Result<&UdpSocket> {
+        let known = self.associations.iter().position(|known| (known.guest, known.peer) == (guest, peer));
+        let association = match known.and_then(|position| self.associations.remove(position)) {
+            Some(known) => known,
+            None => {
+                let any: IpAddr = match to {
+                    // So that nobody else can answer.
+                    SocketAddr::V4(to) if to.ip().is_loopback() => Ipv4Addr::LOCALHOST.into(),
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let host = UdpSocket::bind((any, 0))?;
+                host.set_nonblocking(true)?;
+                host.connect(to)?;
+                if self.associations.len() >= MOST {
+                    self.associations.pop_front();
+                }
+                Association { guest, peer, host, used: Instant::now() }
+            }
+        };
+        self.associations.push_back(Association { used: Instant::now(), ..association });
+        self.associations.back().map(|newest| &newest.host).ok_or(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Source, destination and contents of a packet, if all is well with it.
+fn parse(packet: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4, &[u8])> {
+    let ip = Ipv4Packet::new_checked(packet).ok()?;
+    if ip.more_frags() || ip.frag_offset() != 0 {
+        return None;
+    }
+    let (from, to) = (ip.src_addr(), ip.dst_addr());
+    let udp = UdpPacket::new_checked(ip.payload()).ok()?;
+    let sums = ChecksumCapabilities::default();
+    let repr = UdpRepr::parse(&udp, &IpAddress::Ipv4(from), &IpAddress::Ipv4(to), &sums).ok()?;
+    let len = udp.payload().len();
+    let end = ip.header_len() as usize + usize::from(udp.len());
+    Some((SocketAddrV4::new(from, repr.src_port), SocketAddrV4::new(to, repr.dst_port), packet.get(end - len..end)?))
+}
+
+/// A packet that carries `data`.
+fn packet(from: SocketAddrV4, to: SocketAddrV4, data: &[u8]) -> Vec<u8> {
+    let sums = ChecksumCapabilities::default();
+    let udp = UdpRepr { src_port: from.port(), dst_port: to.port() };
+    let ip = Ipv4Repr {
+        src_addr: *from.ip(),
+        dst_addr: *to.ip(),
+        next_header: IpProtocol::Udp,
+        payload_len: udp.header_len() + data.len(),
+        hop_limit: HOPS,
+    };
+    let mut bytes = vec![0; ip.buffer_len() + ip.payload_len];
+    let mut packet = Ipv4Packet::new_unchecked(&mut bytes);
+    ip.emit(&mut packet, &sums);
+    let (source, destination) = (IpAddress::Ipv4(*from.ip()), IpAddress::Ipv4(*to.ip()));
+    let mut datagram = UdpPacket::new_unchecked(packet.payload_mut());
+    udp.emit(&mut datagram, &source, &destination, data.len(), |payload| payload.copy_from_slice(data), &sums);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FROM: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 53);
+    const TO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 15), 1234);
+
+    proptest! {
+        #[test]
+        fn packets_hold_what_was_put_in(data in prop::collection::vec(any::<u8>(), 0..1472)) {
+            let bytes = packet(FROM, TO, &data);
+            prop_assert_eq!(bytes.len(), data.len() + HEADERS);
+            prop_assert_eq!(parse(&bytes), Some((FROM, TO, &data[..])));
+        }
+
+        /// Whatever the guest sends.
+        #[test]
+        fn broken_packets(data: Vec<u8>, at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+            let mut bytes = packet(FROM, TO, &data);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            bytes.truncate(cut.index(bytes.len() + 1));
+            let _ = parse(&bytes);
+            let _ = parse(&data);
+        }
+    }
+}
