@@ -379,7 +379,7 @@ impl Unikernel {
             }
         };
         log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        if self.limits.memory.is_some() && machine.memory_file().is_none() {
+        if self.limits.memory.is_some() && machine.memory_usage().is_err() {
             return Err(Error::Unsupported {
                 backend: backend_name,
                 what: "a limit of the memory that a guest touches",

@@ -2,7 +2,8 @@
 # The tender's tests in the machine of scripts/nested. Sourced by it.
 
 # Builds the tests, the tender and the guests here, and takes them along under their own paths: cargo wrote those into
-# the tests. The library's unit tests of backend kvm come first, then the conformance table; arguments go to the latter.
+# the tests. The library's unit tests of backend kvm come first, then guests as fixtures, then the conformance table;
+# arguments go to the latter.
 take_tests() {
     local built program
     built=$(cd "$root" && cargo test -q -p hvt-tender --no-run --message-format=json) || die "the tests do not build"
@@ -27,6 +28,10 @@ take_tests() {
         while read -r program; do
             echo "$(quote "$program") backend::kvm || failed=1"
         done < <(executables '"kind":\["lib"\].*"test":true' <<<"$built")
+        # Not those that compare times, which an emulated machine makes too long.
+        while read -r program; do
+            echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write || failed=1"
+        done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") $(for word; do quote "$word"; done) || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"conformance".*"test":true' <<<"$built")

@@ -23,14 +23,13 @@ mod stop;
 pub mod tsc;
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use hvt_abi::native::Registers;
 use nix::time::ClockId;
 
 use crate::exit::Exit;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Usage};
 
 pub use stop::{Kick, Stop};
 
@@ -75,9 +74,12 @@ pub trait Machine {
         None
     }
 
-    /// The file that is the guest's memory, where it is one: it holds the pages that were ever touched.
-    fn memory_file(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// What tells how much of the guest's memory is in use.
+    ///
+    /// # Errors
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) where the backend cannot tell.
+    fn memory_usage(&self) -> std::io::Result<Usage> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 

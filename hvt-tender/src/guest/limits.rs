@@ -54,7 +54,7 @@ impl Limits {
     }
 
     /// Bytes of its memory that it touches, in whole pages, its own image included. It is looked at every few
-    /// milliseconds, so a guest may touch more before it ends. The process backend alone can tell.
+    /// milliseconds, so a guest may touch more before it ends. On KVM pages may have 2 MiB.
     #[must_use]
     pub fn memory(mut self, most: u64) -> Self {
         self.memory = Some(most);

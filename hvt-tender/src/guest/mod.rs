@@ -40,7 +40,7 @@ pub use calls::{Calls, Tally};
 pub use limits::{Limit, Limits};
 pub(crate) use limits::{LimitedConsole, Verdict};
 pub(crate) use trace::Trace;
-pub(crate) use watchdog::{Watchdog, cpu_time, touched};
+pub(crate) use watchdog::{Watchdog, cpu_time};
 
 /// All that is known of a guest that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub struct Output {
     pub wall_time: Duration,
     /// CPU time that its instructions took; on KVM with that of its hypercalls.
     pub cpu_time: Duration,
-    /// Bytes of its memory that were ever touched, by itself or by the loader, in whole pages. `None` where the backend
-    /// cannot tell: KVM.
+    /// Bytes of its memory that were ever touched, by itself or by the loader, in whole pages: on KVM of up to 2 MiB.
+    /// `None` where the host does not tell.
     pub peak_memory: Option<u64>,
 }
 

@@ -1,15 +1,14 @@
 //! Watches what a guest uses while it runs.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::fstat;
 use nix::time::ClockId;
 
 use super::{Limit, Limits, Verdict};
+use crate::memory::Usage;
 
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -22,12 +21,12 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches a guest whose instructions take their time from the clock `cpu`, and whose memory is the file `memory`;
+    /// Watches a guest whose instructions take their time from the clock `cpu`, and whose memory is told about by `memory`;
     /// `None` where there is nothing to watch.
     pub(crate) fn start(
         limits: &Limits,
         cpu: ClockId,
-        memory: Option<OwnedFd>,
+        memory: Option<Usage>,
         verdict: Verdict,
     ) -> io::Result<Option<Self>> {
         let memory = memory.zip(limits.memory);
@@ -67,7 +66,7 @@ struct Watch {
     start: Instant,
     wall: Option<Duration>,
     cpu: Option<CpuLimit>,
-    memory: Option<(OwnedFd, u64)>,
+    memory: Option<(Usage, u64)>,
 }
 
 #[derive(Clone, Copy)]
@@ -100,8 +99,9 @@ impl Watch {
                 None => return Look::Exceeded(Limit::CpuTime),
             }
         }
-        if let Some((file, most)) = &self.memory {
-            if touched(file) > *most {
+        if let Some((usage, most)) = &self.memory {
+            // Where the host does not tell any more, there is nothing to go by.
+            if usage.bytes().is_ok_and(|bytes| bytes > *most) {
                 return Look::Exceeded(Limit::Memory);
             }
             again = again.min(LOOK);
@@ -113,11 +113,4 @@ impl Watch {
 /// What a CPU-time clock shows; nothing once what it measured is gone.
 pub(crate) fn cpu_time(clock: ClockId) -> Duration {
     clock.now().map_or(Duration::ZERO, Duration::from)
-}
-
-/// Bytes that a file in memory takes.
-pub(crate) fn touched(file: impl std::os::fd::AsFd) -> u64 {
-    /// Unit of `st_blocks` in bytes (stat(2)).
-    const BLOCK: u64 = 512;
-    fstat(file).map_or(0, |stat| stat.st_blocks as u64 * BLOCK)
 }

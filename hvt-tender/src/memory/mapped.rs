@@ -10,7 +10,7 @@ use nix::unistd::{Whence, lseek};
 use vm_memory::FileOffset;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 
-use super::{Access, Chunk, GuestMemory, Layout};
+use super::{Access, Chunk, GuestMemory, Layout, Usage};
 
 /// Guest memory in one mapping of this process, zero at first and populated as it is touched.
 #[derive(Debug)]
@@ -74,6 +74,17 @@ impl MappedMemory {
     #[must_use]
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.region.file_offset().map(|offset| offset.file().as_fd())
+    }
+
+    /// What tells how much of it is in use.
+    ///
+    /// # Errors
+    /// When the host has no descriptor left.
+    pub fn usage(&self) -> io::Result<Usage> {
+        match self.file() {
+            Some(file) => Ok(Usage::of_file(file.try_clone_to_owned()?)),
+            None => Ok(Usage::of_mapping(self.region.as_ptr() as usize, self.region.size())),
+        }
     }
 
     /// Host address of guest address 0, for the kernel interfaces that are told where guest memory lies.

@@ -11,12 +11,16 @@ mod layout;
 #[cfg(all(feature = "std", unix))]
 mod mapped;
 mod space;
+#[cfg(all(feature = "std", unix))]
+mod usage;
 
 pub use chunk::Chunk;
 pub use layout::{Access, Layout, Region};
 #[cfg(all(feature = "std", unix))]
 pub use mapped::{MapError, MappedMemory};
 pub use space::{GuestSlice, GuestSpace, Place, Violation};
+#[cfg(all(feature = "std", unix))]
+pub use usage::Usage;
 
 use hvt_abi::{Gpa, GuestRange};
 

@@ -6,7 +6,7 @@ use super::Error;
 use crate::backend::{self, Machine};
 use crate::core_dump::CoreDump;
 use crate::device::{Capture, Console, Devices, Interrupted};
-use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time, touched};
+use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time};
 use crate::memory::{GuestSlice, Layout};
 use crate::monitor::{self, Observer, Outcome};
 
@@ -27,8 +27,7 @@ impl Started {
     pub(super) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, Error> {
         let watchdog = {
             let error = |what| move |source| backend::Error { what, source };
-            let memory = self.machine.memory_file().filter(|_| self.limits.memory.is_some());
-            let memory = memory.map(|file| file.try_clone_to_owned()).transpose();
+            let memory = self.limits.memory.map(|_| self.machine.memory_usage()).transpose();
             let memory = memory.map_err(error("watching the guest's memory"))?;
             let clock = self.machine.cpu_clock()?;
             let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone());
@@ -66,7 +65,7 @@ impl Started {
             calls: counter.into_calls(),
             wall_time: start.elapsed(),
             cpu_time: cpu_time(clock).saturating_sub(cpu_start),
-            peak_memory: self.machine.memory_file().map(touched),
+            peak_memory: self.machine.memory_usage().and_then(|usage| usage.bytes()).ok(),
         })
     }
 }

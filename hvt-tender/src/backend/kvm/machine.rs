@@ -15,7 +15,7 @@ use super::{arch, exit};
 use crate::backend::debug::DebugTarget;
 use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{Access, GuestMemory, MappedMemory};
+use crate::memory::{Access, GuestMemory, MappedMemory, Usage};
 
 /// A guest that runs on KVM.
 pub struct KvmMachine {
@@ -122,6 +122,10 @@ impl Machine for KvmMachine {
 
     fn registers(&self) -> Result<Registers, Error> {
         arch::registers(&self.vcpu)
+    }
+
+    fn memory_usage(&self) -> std::io::Result<Usage> {
+        self.memory.usage()
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -210,3 +210,22 @@ kvm_tests! {
         assert!(error < 1000e-6, "{kvm:?}, {host:?}");
     }
 }
+
+/// Pages are counted as the guest touches them.
+#[test]
+fn tells_how_much_memory_is_in_use() {
+    let mut guest = guest(code!(
+        "mov edi, 0x200000",
+        "mov ecx, 64",
+        "2: mov byte ptr [rdi], 1",
+        "add edi, 0x1000",
+        "dec ecx",
+        "jnz 2b",
+        "hlt"
+    ));
+    let usage = guest.memory_usage().unwrap();
+    let before = usage.bytes().unwrap();
+    assert!((0x2000..0x10_0000).contains(&before), "{before:#x}");
+    assert_eq!(guest.run().unwrap(), Exit::Halted);
+    assert_eq!(usage.bytes().unwrap() - before, 64 * 0x1000);
+}

@@ -35,7 +35,7 @@ mod stub;
 use std::ffi::CStr;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -56,7 +56,7 @@ use self::protocol::command;
 use super::debug::DebugTarget;
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory};
+use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Usage};
 
 /// Accesses to the exchange pages need no ordering of their own: the turn orders them.
 const RELAXED: Ordering = Ordering::Relaxed;
@@ -401,8 +401,8 @@ impl Machine for ProcessMachine {
         clock.map_err(|errno| Error { what: "asking for the child's CPU clock", source: errno.into() })
     }
 
-    fn memory_file(&self) -> Option<BorrowedFd<'_>> {
-        self.memory.file()
+    fn memory_usage(&self) -> io::Result<Usage> {
+        self.memory.usage()
     }
 }
 
