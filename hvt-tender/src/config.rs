@@ -83,6 +83,8 @@ impl BackendChoice {
 pub struct DeviceOptions {
     /// Network devices.
     pub nets: Vec<Named<NetSource>>,
+    /// Files for what passes through network devices, in the pcap format.
+    pub recordings: Vec<Named<PathBuf>>,
     /// Hardware addresses of network devices.
     pub macs: Vec<Named<[u8; 6]>>,
     /// Ports of the host that lead to network devices.

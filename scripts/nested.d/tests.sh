@@ -30,7 +30,7 @@ take_tests() {
         done < <(executables '"kind":\["lib"\].*"test":true' <<<"$built")
         # Not those that compare times, which an emulated machine makes too long.
         while read -r program; do
-            echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write || failed=1"
+            echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") $(for word; do quote "$word"; done) || failed=1"

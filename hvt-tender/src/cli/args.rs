@@ -105,6 +105,7 @@ impl Flag {
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("forward", _) => devices.forwards.push(self.named(name, &parser.value()?, value::forward)?),
+            ("net-pcap", _) => devices.recordings.push(self.named(name, &parser.value()?, value::recording)?),
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),
             ("block", _) => {
                 let path = self.named(name, &parser.value()?, value::path)?;

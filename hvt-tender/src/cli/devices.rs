@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use crate::config::{BlockSource, DeviceOptions, Forward, Named, NetSource};
 use crate::device::attach::check;
 use crate::device::{
-    AttachError, BlockOptions, Disk, FileBlock, OpenError, Tap, TapError, UnixNet, UnixNetError, random_mac,
+    AttachError, BlockOptions, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError,
+    random_mac,
 };
 use crate::image::{DeviceKind, Manifest};
 #[cfg(feature = "smoltcp")]
 use crate::network::user::{UserNet, UserNetwork};
-use crate::network::{Port, Switch};
+use crate::network::{Port, Recorded, Switch};
 use crate::unikernel::Unikernel;
 use crate::virtual_time::VirtualTime;
 
@@ -31,6 +32,8 @@ struct NetPlan {
     source: NetSource,
     mac: Option<[u8; 6]>,
     forwards: Vec<Forward>,
+    /// Where its frames go as well.
+    recording: Option<PathBuf>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +50,11 @@ impl Plan {
         let block = Names { manifest, kind: DeviceKind::Block };
         let nets = options.nets.iter().map(|option| {
             let name = net.of(option, "--net")?;
-            Ok(NetPlan { name, source: option.value.clone(), mac: None, forwards: Vec::new() })
+            let (source, recording) = match option.value.clone() {
+                NetSource::Pcap(path) => (NetSource::None, Some(path)),
+                source => (source, None),
+            };
+            Ok(NetPlan { name, source, mac: None, forwards: Vec::new(), recording })
         });
         let blocks = options.blocks.iter().map(|option| {
             let said = match option.value {
@@ -62,6 +69,10 @@ impl Plan {
         plan.check(manifest)?;
         for mac in &options.macs {
             plan.net(&net.of(mac, "--net-mac")?, "--net-mac")?.mac = Some(mac.value);
+        }
+        for recording in &options.recordings {
+            let option = "--net-pcap";
+            plan.net(&net.of(recording, option)?, option)?.recording = Some(recording.value.clone());
         }
         for forward in &options.forwards {
             let net = plan.net(&net.of(forward, "--forward")?, "--forward")?;
@@ -114,39 +125,72 @@ impl Plan {
             };
             unikernel = attached.map_err(|problem| Error::Block { name, problem })?;
         }
-        for (number, NetPlan { name, source, mac, forwards }) in self.nets.into_iter().enumerate() {
-            let attached = match source {
-                NetSource::None => alone(number, mac, time).map(|port| unikernel.net(&name, port)),
-                NetSource::Pcap(path) => {
-                    let recorded = alone(number, mac, time)?.with_pcap(&path);
-                    let recorded = recorded.map_err(|source| Error::Recording { name: name.clone(), path, source });
-                    recorded.map(|port| unikernel.net(&name, port))
-                }
-                _ if time.is_some() => return Err(Error::NotVirtual { name }),
-                NetSource::Unix(path) => {
-                    let cable =
-                        UnixNet::attach(path, mac).map_err(|problem| Error::Unix { name: name.clone(), problem });
-                    cable.map(|cable| unikernel.net(&name, cable))
-                }
-                NetSource::User => match user(mac, forwards) {
-                    Ok(device) => Ok(unikernel.net(&name, device)),
-                    Err(source) => Err(Error::User { name, source }),
-                },
-                NetSource::Interface(interface) => {
-                    tap(&name, Tap::attach(&interface, mac)).map(|tap| unikernel.net(&name, tap))
-                }
-                NetSource::Descriptor(number) => {
-                    tap(&name, Tap::from_fd(descriptors.take(number)?, mac)).map(|tap| unikernel.net(&name, tap))
-                }
-            };
-            unikernel = attached?;
+        for (number, net) in self.nets.into_iter().enumerate() {
+            unikernel = net.attach(number, unikernel, descriptors, time)?;
         }
         Ok(unikernel)
     }
 }
 
-fn tap(name: &str, attached: Result<Tap, TapError>) -> Result<Tap, Error> {
-    attached.map_err(|problem| Error::Net { name: name.into(), problem })
+impl NetPlan {
+    fn attach(
+        self,
+        number: usize,
+        unikernel: Unikernel,
+        descriptors: &mut Descriptors,
+        time: Option<&VirtualTime>,
+    ) -> Result<Unikernel, Error> {
+        let Self { name, source, mac, forwards, recording } = self;
+        let plug = Plug { name: name.clone(), recording };
+        match source {
+            NetSource::None | NetSource::Pcap(_) => plug.port(unikernel, alone(number, mac, time)?),
+            _ if time.is_some() => Err(Error::NotVirtual { name }),
+            NetSource::Unix(path) => match UnixNet::attach(path, mac) {
+                Ok(cable) => plug.device(unikernel, cable),
+                Err(problem) => Err(Error::Unix { name, problem }),
+            },
+            NetSource::User => match user(mac, forwards) {
+                Ok(device) => plug.device(unikernel, device),
+                Err(source) => Err(Error::User { name, source }),
+            },
+            NetSource::Interface(interface) => plug.tap(unikernel, Tap::attach(&interface, mac)),
+            NetSource::Descriptor(number) => plug.tap(unikernel, Tap::from_fd(descriptors.take(number)?, mac)),
+        }
+    }
+}
+
+/// Attaches an open network device, and records it where that is wanted.
+struct Plug {
+    name: String,
+    recording: Option<PathBuf>,
+}
+
+impl Plug {
+    fn device(self, unikernel: Unikernel, device: impl Net + Pollable + Send + 'static) -> Result<Unikernel, Error> {
+        let Self { name, recording } = self;
+        let Some(path) = recording else { return Ok(unikernel.net(name, device)) };
+        match Recorded::new(device, &path) {
+            Ok(recorded) => Ok(unikernel.net(name, recorded)),
+            Err(source) => Err(Error::Recording { name, path, source }),
+        }
+    }
+
+    /// A port records itself, with the times that it lives in.
+    fn port(self, unikernel: Unikernel, port: Port) -> Result<Unikernel, Error> {
+        let Self { name, recording } = self;
+        let Some(path) = recording else { return Ok(unikernel.net(name, port)) };
+        match port.with_pcap(&path) {
+            Ok(port) => Ok(unikernel.net(name, port)),
+            Err(source) => Err(Error::Recording { name, path, source }),
+        }
+    }
+
+    fn tap(self, unikernel: Unikernel, attached: Result<Tap, TapError>) -> Result<Unikernel, Error> {
+        match attached {
+            Ok(tap) => self.device(unikernel, tap),
+            Err(problem) => Err(Error::Net { name: self.name, problem }),
+        }
+    }
 }
 
 /// A device in user-mode networking.

@@ -98,6 +98,11 @@ pub(super) fn path(text: &OsStr) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("the path of a file or block device") } else { Ok(PathBuf::from(text)) }
 }
 
+/// Where a recording goes.
+pub(super) fn recording(text: &OsStr) -> Result<PathBuf, &'static str> {
+    file(text.as_bytes()).ok_or("the path of a file")
+}
+
 /// Where a directory lies.
 pub(super) fn directory(text: &OsStr) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("the path of a directory") } else { Ok(PathBuf::from(text)) }

@@ -49,6 +49,7 @@ mod ip;
 mod link;
 mod pcap;
 mod port;
+mod recorded;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ pub use conditions::Conditions;
 pub use host::{Host, HostBuilder, HostListener, HostStream};
 pub use link::Link;
 pub use port::Port;
+pub use recorded::Recorded;
 pub use switch::Switch;
 
 /// Bytes of an Ethernet header: no frame is shorter.

@@ -146,8 +146,15 @@ fn two_tenders_talk_through_a_socket() {
     let (mut pinger, mut console) = started(tender_with("ping", &["count=1000", "deadline=100"]), "PING");
     // It has much to say.
     let reading = thread::spawn(move || io::copy(&mut console, &mut io::sink()));
-    let responder = tender_with("net", &["echos=100"]).output().unwrap();
+    let recording = folder.path().join("frames.pcap");
+    let mut command = tender();
+    command.args(["--mem=32", "--backend=process"]).arg(format!("--net=unix:{}", path.display()));
+    command.arg("--net-pcap").arg(&recording).arg(guest("net")).arg("echos=100");
+    let responder = command.output().unwrap();
     assert_eq!(responder.status.code(), Some(0), "{}", text(&responder.stdout));
+    // A question and an answer for the address, and for each echo.
+    let recorded = fs::read(&recording).unwrap();
+    assert!(recorded.len() >= 24 + 2 * (16 + 42) + 200 * (16 + 98), "{}", recorded.len());
     pinger.kill().unwrap();
     pinger.wait().unwrap();
     reading.join().unwrap().unwrap();

@@ -57,6 +57,9 @@ fn every_form_of_an_option_means_the_same() {
     for line in ["--net service=@7", "--net:service=@7"] {
         assert_eq!(devices(line).nets, named("service", NetSource::Descriptor(7)), "{line}");
     }
+    for line in ["--net-pcap service=frames", "--net-pcap=service=frames", "--net-pcap:service=frames"] {
+        assert_eq!(devices(line).recordings, named("service", PathBuf::from("frames")), "{line}");
+    }
     let mac = [2, 0, 0, 0, 0, 1];
     for line in ["--net-mac 02:00:00:00:00:01", "--net-mac=02:00:00:00:00:01"] {
         assert_eq!(devices(line).macs, unnamed(mac), "{line}");
@@ -192,6 +195,7 @@ fn says_what_is_wrong() {
         ("--virtual-time=1 app", "--virtual-time"),
         ("--disk-cow:storage= app", "--disk-cow:storage: '' is not the path"),
         ("--net=pcap: app", "--net: 'pcap:' is not pcap: and the path of a file"),
+        ("--net-pcap= app", "--net-pcap: '' is not the path of a file"),
         ("--net= app", "--net: '' is not a network interface"),
         ("--net:=tap0 app", "--net:"),
         ("--net:a_b=tap0 app", "'a_b' cannot be the name of a device"),

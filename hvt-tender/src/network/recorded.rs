@@ -1,0 +1,102 @@
+//! A recording of what passes through a network device.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::pcap::Pcap;
+use super::{HEADER, VLAN_TAG};
+use crate::device::{Arrivals, DeviceError, Endpoint, Net, Pollable};
+use crate::memory::GuestSlice;
+
+/// A network device, a real one for instance, whose frames are written to a file in the pcap format as well. A
+/// [`Port`](super::Port) can do that [itself](super::Port::with_pcap).
+#[derive(Debug)]
+pub struct Recorded<D> {
+    device: D,
+    pcap: Option<Pcap>,
+}
+
+impl<D> Recorded<D> {
+    /// Records what passes through `device` from now on. The file is made or emptied.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn new(device: D, path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self { device, pcap: Some(Pcap::new(File::create(path)?)?) })
+    }
+
+    fn record(&mut self, frame: GuestSlice<'_>) {
+        /// Longest frame of any MTU: a device has taken no longer one.
+        const LONGEST: u64 = (HEADER + VLAN_TAG + u16::MAX as usize) as u64;
+        let Some(pcap) = &mut self.pcap else { return };
+        let mut bytes = vec![0; frame.len().min(LONGEST) as usize];
+        frame.read(&mut bytes);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Err(error) = pcap.record(now, &bytes) {
+            log::warn!("frames are not recorded any more: {error}");
+            self.pcap = None;
+        }
+    }
+}
+
+impl<D: Pollable> Pollable for Recorded<D> {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        self.device.endpoint()
+    }
+
+    fn arrivals(&self) -> Option<Arc<dyn Arrivals>> {
+        self.device.arrivals()
+    }
+}
+
+impl<D: Net> Net for Recorded<D> {
+    fn mac(&self) -> [u8; 6] {
+        self.device.mac()
+    }
+
+    fn mtu(&self) -> u16 {
+        self.device.mtu()
+    }
+
+    fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
+        self.device.send(frame)?;
+        self.record(frame);
+        Ok(())
+    }
+
+    fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
+        let received = self.device.receive(into)?;
+        if let Some(len) = received {
+            self.record(into.prefix(len));
+        }
+        Ok(received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::testing::Buffer;
+    use crate::network::Link;
+
+    #[test]
+    fn holds_what_the_device_has_carried() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (port, peer) = Link::new().ports().unwrap();
+        let mut recorded = Recorded::new(port, file.path()).unwrap();
+        assert_eq!((recorded.mtu(), recorded.mac()), (1500, [2, 0, 0, 0, 0, 1]));
+        Buffer::of(&[1; 60]).in_pieces(|slice| recorded.send(slice)).unwrap();
+        assert!(Buffer::of(&[2; 13]).with(|slice| recorded.send(slice)).is_err(), "no frame, and no record");
+        let buffer = Buffer::zeroed(5000);
+        assert_eq!(buffer.in_pieces(|slice| recorded.receive(slice)), Ok(None));
+        peer.send(&[3; 1500]).unwrap();
+        assert_eq!(buffer.in_pieces(|slice| recorded.receive(slice)), Ok(Some(1500)));
+        let recording = std::fs::read(file.path()).unwrap();
+        assert_eq!(recording.len(), 24 + 16 + 60 + 16 + 1500);
+        assert_eq!((&recording[40..100], &recording[116..]), (&[1; 60][..], &[3; 1500][..]));
+        assert!(Recorded::new(peer, "/nothing/here").is_err());
+    }
+}
