@@ -11,6 +11,9 @@ use hvt_abi::{MEM_GRANULE, MEM_MAX};
 /// Guest memory in bytes where nobody says otherwise: 512 MiB.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 
+/// The port for a debugger where nobody says otherwise: that of Solo5's tenders.
+pub const DEFAULT_GDB_PORT: u16 = 1234;
+
 /// How a unikernel is to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -32,6 +35,10 @@ pub struct Config {
     pub timeout: Option<Duration>,
     /// Whether time is to move only when the guest has nothing to do.
     pub virtual_time: bool,
+    /// Whether it waits for a debugger before its first instruction.
+    pub gdb: bool,
+    /// The TCP port of 127.0.0.1 at which it does, 0 for one that is free.
+    pub gdb_port: u16,
     /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
     pub verbosity: u8,
 }
@@ -50,6 +57,8 @@ impl Config {
             trace: None,
             timeout: None,
             virtual_time: false,
+            gdb: false,
+            gdb_port: DEFAULT_GDB_PORT,
             verbosity: 0,
         }
     }

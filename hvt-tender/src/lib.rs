@@ -13,6 +13,7 @@
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
 //! | [`virtual_time`] | a clock that moves when the guests have nothing to do |
 //! | [`core_dump`] | a guest that crashed → a file for a debugger |
+//! | [`gdb`] | a debugger for a guest that runs |
 //! | [`unikernel`] | the builder on top of it all |
 //! | [`script`] | a unikernel of a few hypercalls, assembled on the spot |
 //! | [`guest`] | a guest that runs beside its caller: handle, limits, what it did |
@@ -43,6 +44,8 @@ pub mod device;
 #[cfg(feature = "std")]
 pub mod elftool;
 pub mod exit;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod gdb;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
 pub mod hypercall;

@@ -104,8 +104,13 @@ pub fn run_observed(
             Ok(Exit::Hypercall { number, argument }) => {
                 let guest = GuestSpace::new(machine.memory(), layout);
                 observer.called(number, argument, &guest);
-                let result = serve(number, argument, &guest, devices);
-                observer.served(number, argument, &guest, &result);
+                let mut result = serve(number, argument, &guest, devices);
+                while let Ok(Flow::Interrupted) = result
+                    && machine.serve_again()?
+                {
+                    result = serve(number, argument, &GuestSpace::new(machine.memory(), layout), devices);
+                }
+                observer.served(number, argument, &GuestSpace::new(machine.memory(), layout), &result);
                 match result {
                     Ok(Flow::Continue) => continue,
                     Ok(Flow::Halt { status, cookie }) => return Ok(Outcome::Exited { status, cookie }),

@@ -42,6 +42,7 @@ use crate::device::{
     Arrivals, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Poller,
     Slot, SystemClock, attach,
 };
+use crate::gdb::Debugger;
 use crate::guest::{Guest, LimitedConsole, Limits, Output, Trace, Verdict};
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
@@ -71,6 +72,7 @@ pub struct Unikernel {
     trace: Option<Box<dyn Write + Send>>,
     stop: Option<Stop>,
     core_dump: Option<CoreDump>,
+    debugger: Option<Debugger>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
 }
@@ -132,6 +134,7 @@ impl Unikernel {
             trace: None,
             stop: None,
             core_dump: None,
+            debugger: None,
             cycle_frequency,
         })
     }
@@ -276,6 +279,13 @@ impl Unikernel {
         self
     }
 
+    /// Lets a debugger look into it: it executes nothing before that has connected.
+    #[must_use]
+    pub fn debugger(mut self, debugger: Debugger) -> Self {
+        self.debugger = Some(debugger);
+        self
+    }
+
     /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
@@ -351,6 +361,9 @@ impl Unikernel {
         let mut backend = Backend::open(choice)?;
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let backend_name = backend.name();
+        if self.debugger.is_some() {
+            backend = backend.for_debugger();
+        }
         let mut known = None;
         if let Some(time) = self.virtual_time.clone() {
             known = Some(Frequency { hz: VirtualTime::FREQUENCY, source: Source::Virtual });
@@ -367,7 +380,7 @@ impl Unikernel {
         let booted = Plan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
-        let machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
         let frequency = match known {
             Some(frequency) => frequency,
             None => {
@@ -385,6 +398,9 @@ impl Unikernel {
                 what: "a limit of the memory that a guest touches",
             });
         }
+        if self.debugger.is_some() && machine.debug().is_none() {
+            return Err(Error::Unsupported { backend: backend_name, what: "a debugger" });
+        }
         let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
         Ok(Started {
             machine,
@@ -395,6 +411,8 @@ impl Unikernel {
             capture,
             trace,
             core_dump: self.core_dump,
+            debugger: self.debugger,
+            stop,
         })
     }
 }

@@ -58,6 +58,15 @@ impl Backend {
         }
     }
 
+    /// Prepares for a guest that is debugged.
+    #[must_use]
+    pub fn for_debugger(self) -> Self {
+        match self {
+            Self::Kvm(kvm) => Self::Kvm(kvm),
+            Self::Process(process) => Self::Process(process.with_watchpoints()),
+        }
+    }
+
     /// Frequency of the guest's cycle counter, from a backend that knows it at once. Where none does it must be
     /// [searched for](super::tsc::Search).
     ///

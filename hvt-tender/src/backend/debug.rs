@@ -1,17 +1,106 @@
-//! What a debugger asks of a backend: all registers of the virtual CPU.
+//! What a debugger asks of a backend: all registers of the virtual CPU, and runs that end where it wants them to.
 
+use hvt_abi::Gpa;
 use hvt_abi::x86_64::{CODE_SELECTOR, DATA_SELECTOR, Registers};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::Error;
+use crate::exit::Exit;
+use crate::memory::Layout;
 
-/// A machine whose guest can be looked into while it does not run.
+/// A machine whose guest can be looked into, and stopped anywhere. All of it is for a guest that does not run.
 pub trait DebugTarget {
     /// All registers.
     ///
     /// # Errors
     /// When the backend itself fails.
     fn state(&self) -> Result<CpuState, Error>;
+
+    /// Changes the registers. Selectors stay as they are: a selector alone is not a segment.
+    ///
+    /// # Errors
+    /// When the backend itself fails, or the CPU can hold no such value.
+    fn set_state(&mut self, state: &CpuState) -> Result<(), Error>;
+
+    /// Where the byte at this guest-virtual address lies, as the guest's page tables are now; `None` where it is not
+    /// mapped.
+    fn translate(&self, address: u64) -> Option<Gpa>;
+
+    /// Writes guest memory, that which `layout` makes read-only for the guest included.
+    ///
+    /// # Errors
+    /// When a part of it lies outside, or the host refuses.
+    fn poke(&mut self, layout: &Layout, at: Gpa, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Says where the runs from now on end. Returns whether the machine can do that; where it cannot, nothing changes.
+    ///
+    /// # Errors
+    /// When the backend itself fails.
+    fn set_traps(&mut self, traps: &Traps) -> Result<bool, Error>;
+
+    /// Runs the guest like [`Machine::run`](super::Machine::run), to one of the traps at most.
+    ///
+    /// # Errors
+    /// When the backend itself fails.
+    fn run_to_trap(&mut self) -> Result<Halt, Error>;
+
+    /// Registers of the system, for people: one `name value` a line.
+    ///
+    /// # Errors
+    /// When the backend itself fails.
+    fn describe(&self) -> Result<String, Error>;
+}
+
+/// The instruction of a software breakpoint: `hlt`, a single byte that leaves the guest on every backend, and that no
+/// guest of a tender has a use for. So `int3` remains the guest's own.
+pub const PLANT: u8 = 0xf4;
+
+/// Where a run is to end. No traps at all is what a guest without a debugger has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traps {
+    /// After one instruction.
+    pub step: bool,
+    /// At these guest-virtual addresses, in ascending order, where the debugger has put [`PLANT`] instructions. One
+    /// elsewhere is the guest's own.
+    pub planted: Vec<u64>,
+    /// Before the instructions at these guest-virtual addresses is executed. Memory stays as it is.
+    pub executed: Vec<u64>,
+    /// After these bytes have been accessed.
+    pub watched: Vec<Watch>,
+}
+
+/// Bytes that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Guest-virtual address of the first.
+    pub start: u64,
+    /// How many.
+    pub len: u64,
+    /// Reads end a run as well as writes.
+    pub reads: bool,
+}
+
+impl Watch {
+    /// One past the last byte.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.start.saturating_add(self.len)
+    }
+}
+
+/// Why a run came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// As it would without traps. [`Exit::Interrupted`] is also the answer to [`Stop::pause`](super::Stop::pause).
+    Exit(Exit),
+    /// One instruction has been executed.
+    Step,
+    /// RIP is at one of [`Traps::planted`].
+    Planted,
+    /// RIP is at one of [`Traps::executed`].
+    Executed,
+    /// The [`Watch`] that begins at this guest-virtual address.
+    Watched(u64),
 }
 
 /// All registers of a virtual CPU that a program uses.
@@ -114,6 +203,9 @@ impl Default for FxState {
         Self { fcw: 0x37f, mxcsr: 0x1f80, mxcsr_mask: 0xffff, ..FromZeros::new_zeroed() }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod conformance;
 
 #[cfg(test)]
 mod tests {

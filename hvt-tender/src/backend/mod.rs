@@ -45,6 +45,15 @@ pub trait Machine {
     /// When the backend itself fails; nothing a guest does causes that.
     fn run(&mut self) -> Result<Exit, Error>;
 
+    /// Called when a hypercall was [interrupted](Exit::Interrupted) before it was served. Returns whether it is to be
+    /// served again, from its beginning; otherwise the run is over.
+    ///
+    /// # Errors
+    /// When the backend itself fails.
+    fn serve_again(&mut self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// The guest's memory.
     fn memory(&self) -> &dyn GuestMemory;
 

@@ -1,7 +1,7 @@
-//! Ending a run from outside.
+//! Ending a run from outside, or making it pause.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
@@ -16,16 +16,30 @@ pub struct Stop {
 }
 
 struct State {
-    requested: AtomicBool,
+    /// Bits: [`REQUESTED`], [`PAUSED`].
+    wanted: AtomicU8,
     event: OwnedFd,
     kick: OnceLock<Box<dyn Kick>>,
 }
+
+/// The run is to end.
+const REQUESTED: u8 = 1 << 0;
+/// The run is to come back, and to go on when whoever runs it wants that.
+const PAUSED: u8 = 1 << 1;
 
 /// How a backend is made to look at [`Stop::requested`].
 pub trait Kick: Send + Sync {
     /// Makes a run that is under way, or about to begin, come back. Called from signal handlers, so it may use atomics
     /// and async-signal-safe system calls only.
     fn kick(&self);
+
+    /// Makes a run that is under way, or about to begin, come back with the guest stopped between two instructions.
+    fn pause(&self) {
+        self.kick();
+    }
+
+    /// Runs need not come back any more.
+    fn unpause(&self) {}
 }
 
 impl fmt::Debug for Stop {
@@ -41,26 +55,64 @@ impl Stop {
     /// When the host has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let state = State { requested: AtomicBool::new(false), event: event.into(), kick: OnceLock::new() };
+        let state = State { wanted: AtomicU8::new(0), event: event.into(), kick: OnceLock::new() };
         Ok(Self { state: Arc::new(state) })
     }
 
     /// Makes the request. May be called from a signal handler, and more than once.
     pub fn request(&self) {
-        self.state.requested.store(true, Ordering::SeqCst);
-        // Either this sees the kick, or whoever sets it sees the request.
-        fence(Ordering::SeqCst);
-        // Fails only when the counter is full, and then the descriptor is readable as well.
-        let _ = nix::unistd::write(&self.state.event, &1u64.to_ne_bytes());
-        if let Some(kick) = self.state.kick.get() {
-            kick.kick();
-        }
+        self.state.wanted.fetch_or(REQUESTED, Ordering::SeqCst);
+        self.wake(|kick| kick.kick());
     }
 
     /// Whether the request has been made.
     #[must_use]
     pub fn requested(&self) -> bool {
-        self.state.requested.load(Ordering::SeqCst)
+        self.state.wanted.load(Ordering::SeqCst) & REQUESTED != 0
+    }
+
+    /// Makes the guest's thread come back from the run or the sleep that it is in, or from the next one. Unlike a request
+    /// it can be taken back, and is for who runs the guest: a run that only pauses ends with
+    /// [`Exit::Interrupted`](crate::Exit::Interrupted) as well.
+    pub fn pause(&self) {
+        self.state.wanted.fetch_or(PAUSED, Ordering::SeqCst);
+        self.wake(|kick| kick.pause());
+    }
+
+    /// Takes a [pause](Self::pause) back; returns whether there was one. To be called by the guest's thread.
+    pub fn unpause(&self) -> bool {
+        let before = self.state.wanted.fetch_and(!PAUSED, Ordering::SeqCst);
+        // Even without the flag: whoever pauses sets it first, and it may have been taken back in between.
+        let woken = nix::unistd::read(&self.state.event, &mut [0; 8]).is_ok();
+        if let Some(kick) = self.state.kick.get() {
+            kick.unpause();
+        }
+        fence(Ordering::SeqCst);
+        if self.requested() {
+            // What has been undone may have been done for the request.
+            self.request();
+        }
+        woken || before & PAUSED != 0
+    }
+
+    /// Whether the run is to pause.
+    pub(crate) fn paused(&self) -> bool {
+        self.state.wanted.load(Ordering::SeqCst) & PAUSED != 0
+    }
+
+    /// Whether anybody wants the run to come back.
+    pub(crate) fn interrupts(&self) -> bool {
+        self.state.wanted.load(Ordering::SeqCst) != 0
+    }
+
+    fn wake(&self, how: impl FnOnce(&dyn Kick)) {
+        // Either this sees the kick, or whoever sets it sees what is wanted.
+        fence(Ordering::SeqCst);
+        // Fails only when the counter is full, and then the descriptor is readable as well.
+        let _ = nix::unistd::write(&self.state.event, &1u64.to_ne_bytes());
+        if let Some(kick) = self.state.kick.get() {
+            how(kick.as_ref());
+        }
     }
 
     /// A descriptor that is readable once the request has been made: for what sleeps in `poll`.
@@ -98,5 +150,21 @@ mod tests {
         assert_eq!(kicks.load(Ordering::SeqCst), 1);
         let mut byte = [0; 8];
         assert_eq!(nix::unistd::read(stop.event(), &mut byte), Ok(8));
+    }
+
+    #[test]
+    fn a_pause_can_be_taken_back_and_a_request_cannot() {
+        let stop = Stop::new().unwrap();
+        assert!(!stop.unpause());
+        stop.pause();
+        assert!(stop.paused() && stop.interrupts() && !stop.requested());
+        assert!(stop.unpause());
+        assert!(!stop.interrupts());
+        assert!(nix::unistd::read(stop.event(), &mut [0; 8]).is_err(), "nobody who sleeps is woken any more");
+        stop.pause();
+        stop.request();
+        assert!(stop.unpause());
+        assert!(stop.requested() && !stop.paused());
+        assert_eq!(nix::unistd::read(stop.event(), &mut [0; 8]), Ok(8));
     }
 }

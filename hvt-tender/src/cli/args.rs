@@ -102,6 +102,8 @@ impl Flag {
             ("trace", None) => config.trace = Some(self.value(&parser.value()?, value::path)?),
             ("timeout", None) => config.timeout = Some(self.value(&parser.value()?, value::duration)?),
             ("virtual-time", None) => config.virtual_time = true,
+            ("gdb", None) => config.gdb = true,
+            ("gdb-port", None) => config.gdb_port = self.value(&parser.value()?, value::port)?,
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("forward", _) => devices.forwards.push(self.named(name, &parser.value()?, value::forward)?),

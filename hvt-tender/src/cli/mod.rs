@@ -12,6 +12,7 @@ mod value;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter};
+use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
+use crate::gdb::Debugger;
 use crate::guest::{Limit, Limits};
 use crate::monitor::Outcome;
 use crate::unikernel::{self, Unikernel};
@@ -106,6 +108,12 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
     if let Some(dump) = dump {
         unikernel = unikernel.core_dump(dump);
     }
+    if config.gdb {
+        let port = config.gdb_port;
+        let debugger =
+            Debugger::listen((Ipv4Addr::LOCALHOST, port)).map_err(|source| Error::Debugger { port, source })?;
+        unikernel = unikernel.debugger(debugger);
+    }
     Ok(unikernel.mem(config.memory).args(config.arguments.into_iter().map(OsString::into_vec)).backend(config.backend))
 }
 
@@ -120,6 +128,8 @@ enum Error {
     Signals(io::Error),
     #[error("--dumpcore {}: core files cannot be left there: {source}", path.display())]
     CoreDirectory { path: PathBuf, source: io::Error },
+    #[error("--gdb: cannot wait at port {port} of 127.0.0.1: {source}; --gdb-port takes another one")]
+    Debugger { port: u16, source: io::Error },
     #[error(transparent)]
     Unikernel(#[from] unikernel::Error),
     #[error("{0}")]

@@ -38,6 +38,11 @@ pub(super) fn memory(text: &OsStr) -> Result<u64, &'static str> {
     Ok(megabytes.saturating_mul(1 << 20))
 }
 
+/// A TCP port.
+pub(super) fn port(text: &OsStr) -> Result<u16, &'static str> {
+    number(text).ok_or("a TCP port")
+}
+
 /// The name of a backend.
 pub(super) fn backend(text: &OsStr) -> Result<BackendChoice, &'static str> {
     text.to_str().and_then(BackendChoice::from_name).ok_or("a backend: those are auto, kvm and process")

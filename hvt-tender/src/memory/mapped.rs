@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use hvt_abi::{Gpa, GuestRange};
+use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use vm_memory::FileOffset;
@@ -112,6 +112,31 @@ impl MappedMemory {
     }
 }
 
+impl MappedMemory {
+    /// Writes what [`protect`](Self::protect) may have made read-only for this process, for a debugger; it is so again
+    /// afterwards.
+    ///
+    /// # Errors
+    /// When a part of it lies outside, or the host refuses.
+    pub fn poke(&self, layout: &Layout, at: Gpa, bytes: &[u8]) -> io::Result<()> {
+        let write = || self.write(at, bytes).map_err(io::Error::other);
+        let range = GuestRange::new(at, bytes.len() as u64).filter(|range| !layout.allows(*range, Access::WRITE));
+        let Some(range) = range else { return write() };
+        let end = range.end().checked_align_up(PAGE_SIZE).unwrap_or(range.end());
+        let pages = GuestRange::between(at.align_down(PAGE_SIZE), end).and_then(|pages| self.chunk(pages));
+        let Some(pages) = pages else { return write() };
+        // SAFETY: whole pages inside this mapping, which is the tender's and KVM's alone; more may be done with them from
+        // here on, and KVM's guest does not run.
+        let failed =
+            unsafe { libc::mprotect(pages.as_ptr().cast(), pages.len(), libc::PROT_READ | libc::PROT_WRITE) } != 0;
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+        let written = write();
+        self.protect(layout).and(written)
+    }
+}
+
 impl GuestMemory for MappedMemory {
     fn size(&self) -> u64 {
         self.len as u64
@@ -155,6 +180,30 @@ impl GuestMemory for MappedMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Region;
+
+    #[test]
+    fn a_debugger_writes_what_is_read_only_and_leaves_it_so() {
+        let memory = MappedMemory::anonymous(0x20_0000).unwrap();
+        let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+        let layout = Layout::new([
+            region(0x10_0000, 0x10_1000, Access::READ | Access::EXECUTE),
+            region(0x10_1000, 0x10_2000, Access::READ | Access::WRITE),
+        ]);
+        let layout = layout.unwrap();
+        memory.protect(&layout).unwrap();
+        memory.poke(&layout, Gpa(0x10_0ffe), &[1, 2, 3]).unwrap();
+        let mut back = [0; 4];
+        memory.read(Gpa(0x10_0ffe), &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 0]);
+        // A system call writes: where it may not, it says so instead of ending this process.
+        let chunk = memory.chunk(GuestRange::new(Gpa(0x10_0000), 8).unwrap()).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        nix::unistd::write(&file, &[7; 8]).unwrap();
+        // SAFETY: the kernel writes to a mapping that lives, or refuses to.
+        let read = unsafe { libc::pread(std::os::fd::AsRawFd::as_raw_fd(&file), chunk.as_ptr().cast(), 8, 0) };
+        assert_eq!((read, Errno::last()), (-1, Errno::EFAULT));
+    }
 
     #[test]
     fn reads_back_what_was_written_and_stops_at_the_end() {

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::Error;
-use crate::backend::{self, Machine};
+use crate::backend::{self, Machine, Stop};
 use crate::core_dump::CoreDump;
 use crate::device::{Capture, Console, Devices, Interrupted};
+use crate::gdb::{self, Debugger};
 use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time};
 use crate::memory::{GuestSlice, Layout};
 use crate::monitor::{self, Observer, Outcome};
@@ -20,11 +21,18 @@ pub(crate) struct Started {
     pub(super) capture: Option<Capture>,
     pub(super) trace: Option<Trace>,
     pub(super) core_dump: Option<CoreDump>,
+    pub(super) debugger: Option<Debugger>,
+    pub(super) stop: Stop,
 }
 
 impl Started {
     /// Runs it to its end.
     pub(super) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, Error> {
+        let debugger = match self.debugger.take().map(|debugger| debugger.accept(&self.stop)).transpose() {
+            Ok(Some(None)) => return Ok(Outcome::Interrupted),
+            Ok(connection) => connection.flatten(),
+            Err(source) => return Err(backend::Error { what: "waiting for a debugger", source }.into()),
+        };
         let watchdog = {
             let error = |what| move |source| backend::Error { what, source };
             let memory = self.limits.memory.map(|_| self.machine.memory_usage()).transpose();
@@ -37,7 +45,14 @@ impl Started {
         let observers = &mut (observer, &mut self.trace);
         let (machine, layout) = (self.machine.as_mut(), &self.layout);
         let outcome = match begun {
-            Ok(()) => monitor::run_observed(machine, layout, &mut self.devices, observers),
+            Ok(()) => {
+                let devices = &mut self.devices;
+                let mut run = |machine: &mut dyn Machine| monitor::run_observed(machine, layout, devices, observers);
+                match debugger {
+                    Some(connection) => gdb::run(machine, layout, connection, &self.stop, run),
+                    None => run(machine),
+                }
+            }
             Err(Interrupted) => Ok(Outcome::Interrupted),
         };
         drop(watchdog);

@@ -4,6 +4,7 @@
 mod unikernels;
 
 mod core_dump;
+mod debugger;
 mod hermetic;
 mod jail;
 mod net;

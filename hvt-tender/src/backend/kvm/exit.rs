@@ -101,6 +101,14 @@ fn instruction(run: &kvm_run) -> Vec<u8> {
     instruction.insn_bytes.into_iter().take(instruction.insn_size.into()).collect()
 }
 
+/// Why a guest under a debugger came back.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn debug(run: &kvm_run) -> kvm_bindings::kvm_debug_exit_arch {
+    // SAFETY: every bit pattern is a valid value of this member of the union. It means something only with exit reason
+    // `KVM_EXIT_DEBUG`, which the caller has just seen.
+    unsafe { run.__bindgen_anon_1.debug.arch }
+}
+
 /// Instruction bytes as people write them.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")

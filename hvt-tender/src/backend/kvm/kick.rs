@@ -60,7 +60,7 @@ fn signal() -> io::Result<libc::c_int> {
     if error == 0 { Ok(signal) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
-/// Ends the runs of one vCPU, for good.
+/// Ends the runs of one vCPU, until a pause is taken back.
 ///
 /// It may outlive the machine. Its page is its own, and the thread it signals belongs to this process or to none.
 struct VcpuKick {
@@ -76,6 +76,10 @@ impl Kick for VcpuKick {
         // SAFETY: a system call without pointers. The handler of the signal does nothing, in whatever thread of this
         // process; where the thread has ended, the call fails and there is nothing to wake.
         unsafe { libc::syscall(libc::SYS_tgkill, self.process.as_raw(), self.thread.as_raw(), self.signal) };
+    }
+
+    fn unpause(&self) {
+        self.page.immediate_exit().store(0, Ordering::SeqCst);
     }
 }
 

@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
+#[cfg(target_arch = "x86_64")]
+use kvm_bindings::KVM_EXIT_DEBUG;
 use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVMIO};
 use kvm_ioctls::VcpuFd;
 
@@ -21,7 +23,9 @@ use crate::memory::{Access, GuestMemory, MappedMemory, Usage};
 pub struct KvmMachine {
     pub(super) vcpu: VcpuFd,
     /// What the virtual machine's only memory slot points to.
-    memory: MappedMemory,
+    pub(super) memory: MappedMemory,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) debugging: super::debug::Debugging,
     stop: Stop,
     /// The kick signals the thread that started the guest, so no other may run it: not `Send`.
     _thread: PhantomData<*const ()>,
@@ -29,7 +33,14 @@ pub struct KvmMachine {
 
 impl KvmMachine {
     pub(super) fn new(vcpu: VcpuFd, memory: MappedMemory, stop: Stop) -> Self {
-        Self { vcpu, memory, stop, _thread: PhantomData }
+        Self {
+            vcpu,
+            memory,
+            #[cfg(target_arch = "x86_64")]
+            debugging: super::debug::Debugging::default(),
+            stop,
+            _thread: PhantomData,
+        }
     }
 
     /// The guest is over, for the reason that stands in the run page.
@@ -54,7 +65,7 @@ impl KvmMachine {
     #[cold]
     fn failed(&mut self, error: io::Error) -> Option<Result<Exit, Error>> {
         match error.raw_os_error() {
-            Some(libc::EINTR) => self.stop.requested().then_some(Ok(Exit::Interrupted)),
+            Some(libc::EINTR) => self.stop.interrupts().then_some(Ok(Exit::Interrupted)),
             Some(libc::EFAULT) => {
                 let cause = exit::memory_fault(self.vcpu.get_kvm_run());
                 Some(Ok(self.fault(cause)))
@@ -109,8 +120,13 @@ impl Machine for KvmMachine {
                     None => return Ok(self.over()),
                 },
                 KVM_EXIT_HLT => return Ok(Exit::Halted),
-                KVM_EXIT_INTR if self.stop.requested() => return Ok(Exit::Interrupted),
+                KVM_EXIT_INTR if self.stop.interrupts() => return Ok(Exit::Interrupted),
                 KVM_EXIT_INTR => {}
+                #[cfg(target_arch = "x86_64")]
+                KVM_EXIT_DEBUG => {
+                    self.debugging.trap = Some(exit::debug(run));
+                    return Ok(Exit::Interrupted);
+                }
                 _ => return Ok(self.over()),
             }
         }

@@ -229,3 +229,46 @@ fn tells_how_much_memory_is_in_use() {
     assert_eq!(guest.run().unwrap(), Exit::Halted);
     assert_eq!(usage.bytes().unwrap() - before, 64 * 0x1000);
 }
+
+/// What a debugger asks of every backend.
+mod debugger {
+    use super::*;
+    use crate::backend::debug::conformance;
+
+    fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
+        Box::new(super::start(code, stop))
+    }
+
+    /// Whether the debug registers of the machine are those of a CPU: QEMU's emulator (TCG, as its hypervisor leaf of
+    /// CPUID says) does not look at them while it runs a guest of KVM.
+    fn has_debug_registers() -> bool {
+        let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+        let emulated = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG";
+        if emulated {
+            eprintln!("not tested: the emulator has no debug registers for guests of KVM");
+        }
+        !emulated
+    }
+
+    macro_rules! conforms {
+        ($able:expr => $($name:ident)+) => {$(
+            #[test]
+            fn $name() {
+                if available() && Kvm::has_hardware() && $able {
+                    conformance::$name(&start);
+                }
+            }
+        )+};
+    }
+
+    conforms! {
+        true =>
+        steps planted_breakpoints own_instructions_stay_the_guests registers_are_read_and_changed pauses
+        what_is_not_mapped
+    }
+
+    conforms! {
+        has_debug_registers() =>
+        watched_writes watched_reads steps_meet_watchpoints hardware_breakpoints
+    }
+}

@@ -86,6 +86,41 @@ pub(super) fn state(vcpu: &VcpuFd) -> Result<CpuState, Error> {
     Ok(CpuState { registers, segments, fpu })
 }
 
+/// Changes the registers from `before` to `after`; selectors stay as they are.
+pub(super) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> Result<(), Error> {
+    if after.registers != before.registers {
+        vcpu.set_regs(&kvm_registers(&after.registers))
+            .map_err(|error| kvm_error("setting the vCPU's registers", error))?;
+    }
+    let bases = |state: &CpuState| (state.segments.fs_base, state.segments.gs_base);
+    if bases(after) != bases(before) {
+        let mut special = vcpu.get_sregs().map_err(|error| kvm_error("reading the vCPU's system registers", error))?;
+        (special.fs.base, special.gs.base) = bases(after);
+        vcpu.set_sregs(&special).map_err(|error| kvm_error("setting the vCPU's segment bases", error))?;
+    }
+    if after.fpu != before.fpu {
+        let mut area = vcpu.get_xsave().map_err(|error| kvm_error("reading the vCPU's FPU", error))?;
+        let bytes = area.region.as_mut_bytes();
+        bytes[..FxState::USED].copy_from_slice(&after.fpu.as_bytes()[..FxState::USED]);
+        // XSTATE_BV: x87 and SSE are in use.
+        bytes[size_of::<FxState>()] |= 3;
+        // SAFETY: the area is one of 4 KiB that this vCPU has just filled: it has no features that need a larger one.
+        unsafe { vcpu.set_xsave(&area) }.map_err(|error| kvm_error("setting the vCPU's FPU", error))?;
+    }
+    Ok(())
+}
+
+/// System registers, for people.
+pub(super) fn describe(vcpu: &VcpuFd) -> Result<String, Error> {
+    let special = vcpu.get_sregs().map_err(|error| kvm_error("reading the vCPU's system registers", error))?;
+    let kvm_sregs { cr0, cr2, cr3, cr4, efer, gdt, idt, tr, .. } = special;
+    Ok(format!(
+        "cr0 {cr0:#x}\ncr2 {cr2:#x}\ncr3 {cr3:#x}\ncr4 {cr4:#x}\nefer {efer:#x}\n\
+         gdtr {:#x}, limit {:#x}\nidtr {:#x}, limit {:#x}\ntr {:#x}, limit {:#x}\n",
+        gdt.base, gdt.limit, idt.base, idt.limit, tr.base, tr.limit
+    ))
+}
+
 /// Frequency of the vCPU's TSC, as KVM knows it.
 pub(super) fn cycle_frequency(vcpu: &VcpuFd) -> Result<Frequency, Error> {
     const HZ_PER_KHZ: u64 = 1000;
@@ -122,6 +157,12 @@ fn special_registers(entry: &EntryState) -> kvm_sregs {
 
 fn general_registers(entry: &EntryState) -> kvm_regs {
     kvm_regs { rip: entry.rip.0, rsp: entry.rsp.0, rdi: entry.rdi.0, rflags: entry.rflags, ..kvm_regs::default() }
+}
+
+fn kvm_registers(registers: &Registers) -> kvm_regs {
+    let Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags } =
+        *registers;
+    kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }
 
 fn segment(segment: &Segment) -> kvm_segment {

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::{io, ptr};
 
@@ -15,7 +16,7 @@ use super::protocol::turn;
 /// A child process; dropping it ends it, and waits until it is gone.
 #[derive(Debug)]
 pub(super) struct Child {
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     pid: u32,
 }
 
@@ -44,7 +45,7 @@ impl Child {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
         let pid = u32::try_from(pid).map_err(|_| failed)?;
         // SAFETY: the kernel has just made this descriptor for us.
-        let child = Self { pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, pid };
+        let child = Self { pidfd: Arc::new(unsafe { OwnedFd::from_raw_fd(pidfd) }), pid };
         // SAFETY: the child wrote it, if at all, before this thread went on; the compiler must not assume the 0.
         match unsafe { (&raw const plan.error).read_volatile() } {
             0 => Ok(child),
@@ -55,6 +56,11 @@ impl Child {
     /// Its process id, as this process sees it.
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What refers to it, for as long as anybody keeps this.
+    pub(super) fn pidfd(&self) -> Arc<OwnedFd> {
+        self.pidfd.clone()
     }
 
     /// Whether it is gone.
@@ -93,10 +99,15 @@ impl Child {
 
     /// Ends it.
     pub(super) fn kill(&self) {
-        let nothing = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: takes no pointer but the null one. It fails only when the child is gone already.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), libc::SIGKILL, nothing, 0) };
+        send(&self.pidfd, libc::SIGKILL);
     }
+}
+
+/// Sends a signal to the process behind `pidfd`, unless it is gone already. Async-signal-safe.
+pub(super) fn send(pidfd: &OwnedFd, signal: libc::c_int) {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes no pointer but the null one. It fails only when the child is gone already.
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, nothing, 0) };
 }
 
 impl Drop for Child {

@@ -1,8 +1,179 @@
 //! The guest of a sandboxed process under a debugger.
+//!
+//! The child cannot be traced and has no debug registers, so everything is made of what a process has: a `hlt` ends a
+//! run as SIGSEGV, RFLAGS.TF in the signal frame makes the guest execute one instruction, and pages that hold what is
+//! watched are closed to it. An instruction that goes to a closed page raises SIGSEGV; the page is opened, the
+//! instruction executed with TF set, and the page closed again. Whether it was the bytes that are watched is then known:
+//! from their contents where writes are watched, from the instruction's address and length where reads are as well.
 
-use super::ProcessMachine;
+use std::mem;
+
+use hvt_abi::x86_64::{Registers, Vector};
+use hvt_abi::{Gpa, PAGE_SIZE};
+
+use super::cpu::RFLAGS_TF;
+use super::emulate;
+use super::frame::{BadFrame, Frame, Signal};
+use super::guards::Guards;
+use super::protocol::command;
+use super::setup::Script;
+use super::{ProcessMachine, RELAXED};
 use crate::backend::Error;
-use crate::backend::debug::{CpuState, DebugTarget};
+use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps, Watch};
+use crate::exit::{Cause, Exit, Fault};
+use crate::memory::{Access, GuestMemory, Layout};
+
+/// What is to be known of a guest that may be debugged.
+#[derive(Debug)]
+pub(super) struct Debugging {
+    /// The child can close pages.
+    watchpoints: bool,
+    traps: Traps,
+    guards: Guards,
+    /// The tender has executed an instruction that was to be the only one; the run ended for it. The next one ends at
+    /// once.
+    stepped: bool,
+}
+
+impl Debugging {
+    pub(super) fn new(watchpoints: bool) -> Self {
+        Self { watchpoints, traps: Traps::default(), guards: Guards::default(), stepped: false }
+    }
+}
+
+/// An instruction that is executed with pages open.
+#[derive(Default)]
+struct Opened {
+    pages: Vec<u64>,
+    /// What lay at each watchpoint before.
+    before: Vec<Vec<u8>>,
+    /// A watchpoint whose bytes it accesses.
+    accessed: Option<u64>,
+}
+
+impl ProcessMachine {
+    /// Runs the guest until the child hands over, with these pages open, and for one instruction if `step`.
+    fn run_debugged(&mut self, opened: &[u64], step: bool) -> Result<Option<Exit>, Error> {
+        let changes = self.debugging.guards.changes(opened, &self.layout);
+        if !changes.is_empty() {
+            // As many as `Guards` admits fit.
+            let written = Script::protect(&self.exchange, &changes).is_ok();
+            let command = &self.exchange.header().command;
+            command.store(command.load(RELAXED) | if written { command::RUN_SCRIPT } else { 0 }, RELAXED);
+        }
+        let before = self.frame()?.registers();
+        if step {
+            self.frame()?.set(libc::REG_EFL, before.rflags | RFLAGS_TF);
+        }
+        let exit = self.run_child()?;
+        if step && let Ok(frame) = Frame::current(&self.exchange) {
+            self.take_trap_flag_back(&before, &frame);
+        }
+        Ok(exit)
+    }
+
+    /// Gives RFLAGS.TF the value that the guest has given it.
+    fn take_trap_flag_back(&self, before: &Registers, frame: &Frame<'_>) {
+        let executed = is_step(&frame.signal());
+        match self.flags_instruction(before.rip).filter(|_| executed) {
+            // TF is what the guest has just loaded.
+            Some(Flags::Loaded) => return,
+            // The guest is not to see the debugger's.
+            Some(Flags::Stored) if before.rflags & RFLAGS_TF == 0 => {
+                let byte = Gpa(frame.get(libc::REG_RSP).wrapping_add(1));
+                let mut flags = [0];
+                if self.memory.read(byte, &mut flags).is_ok() {
+                    let _ = self.memory.write(byte, &[flags[0] & !1]);
+                }
+            }
+            _ => {}
+        }
+        let flags = frame.get(libc::REG_EFL);
+        frame.set(libc::REG_EFL, flags & !RFLAGS_TF | before.rflags & RFLAGS_TF);
+    }
+
+    /// Whether the instruction here is POPF or PUSHF, behind whichever prefixes.
+    fn flags_instruction(&self, rip: u64) -> Option<Flags> {
+        let mut bytes = [0; 4];
+        self.memory.read(Gpa(rip), &mut bytes).ok()?;
+        match bytes.into_iter().find(|byte| !matches!(byte, 0x66 | 0x40..=0x4f))? {
+            0x9c => Some(Flags::Stored),
+            0x9d => Some(Flags::Loaded),
+            _ => None,
+        }
+    }
+
+    /// What lies at the watchpoints.
+    fn watched(&self) -> Vec<Vec<u8>> {
+        let contents = |watch: &Watch| {
+            let mut bytes = vec![0; watch.len as usize];
+            // It is mapped: `set_traps` has looked.
+            let _ = self.memory.read(Gpa(watch.start), &mut bytes);
+            bytes
+        };
+        self.debugging.traps.watched.iter().map(contents).collect()
+    }
+
+    /// Notes an access to a closed page, which the guest may make. Returns whether it was one.
+    fn open(&self, signal: &Signal, rip: u64, opened: &mut Opened) -> bool {
+        let page = signal.cr2 & !(PAGE_SIZE - 1);
+        let is_page_fault = signal.number == libc::SIGSEGV && signal.vector == Vector::PageFault as u64;
+        let allowed = self.layout.region_at(Gpa(page)).is_some_and(|region| region.access.contains(access(signal)));
+        if !is_page_fault || !allowed || !self.debugging.guards.contains(page) || opened.pages.contains(&page) {
+            return false;
+        }
+        if opened.pages.is_empty() {
+            opened.before = self.watched();
+        }
+        let mut bytes = [0; emulate::LONGEST as usize];
+        let space = crate::memory::GuestSpace::new(&self.memory, &self.layout);
+        let len = emulate::fetch(rip, &space, &mut bytes).and_then(|len| emulate::accessed(&bytes[..len]));
+        let end = signal.cr2.saturating_add(len.unwrap_or(LONGEST_ACCESS));
+        let touches = |watch: &&Watch| watch.reads && watch.start < end && signal.cr2 < watch.end();
+        if access(signal) != Access::EXECUTE
+            && let Some(watch) = self.debugging.traps.watched.iter().find(touches)
+        {
+            opened.accessed.get_or_insert(watch.start);
+        }
+        opened.pages.push(page);
+        true
+    }
+
+    /// The instruction that had pages opened has been executed: whether it met a watchpoint.
+    fn close(&self, opened: Opened) -> Option<u64> {
+        if opened.pages.is_empty() {
+            return None;
+        }
+        let now = self.watched();
+        let pairs = self.debugging.traps.watched.iter().zip(opened.before.iter().zip(&now));
+        let written = pairs.into_iter().find(|(_, (before, now))| before != now).map(|(watch, _)| watch.start);
+        written.or(opened.accessed)
+    }
+}
+
+/// What an instruction does with all of RFLAGS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flags {
+    Loaded,
+    Stored,
+}
+
+/// The most bytes that an instruction accesses, short of saving the FPU.
+const LONGEST_ACCESS: u64 = 64;
+
+/// How a page was accessed that was closed (SDM figure 4-12).
+fn access(signal: &Signal) -> Access {
+    match signal.error {
+        error if error & 1 << 4 != 0 => Access::EXECUTE,
+        error if error & 1 << 1 != 0 => Access::WRITE,
+        _ => Access::READ,
+    }
+}
+
+/// Whether the guest has executed an instruction with TF set.
+fn is_step(signal: &Signal) -> bool {
+    signal.number == libc::SIGTRAP && signal.code > 0 && signal.vector == Vector::Debug as u64
+}
 
 impl DebugTarget for ProcessMachine {
     fn state(&self) -> Result<CpuState, Error> {
@@ -10,5 +181,122 @@ impl DebugTarget for ProcessMachine {
         let mut registers = frame.registers();
         registers.rflags = self.cpu.rflags(registers.rflags);
         Ok(CpuState { registers, segments: self.cpu.segments(), fpu: frame.fpu() })
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+        let frame = self.frame()?;
+        // The kernel keeps the flags that are not the guest's.
+        frame.set_registers(&state.registers);
+        let fpu = frame.fpu();
+        if state.fpu != fpu {
+            frame.set_fpu(&state.fpu);
+        }
+        let (mut wanted, header) = (0, self.exchange.header());
+        if state.segments.fs_base != self.cpu.fs_base {
+            self.cpu.fs_base = state.segments.fs_base;
+            header.fs_base.store(self.cpu.fs_base, RELAXED);
+            wanted |= command::SET_FS_BASE;
+        }
+        if state.segments.gs_base != self.cpu.gs_base {
+            self.cpu.gs_base = state.segments.gs_base;
+            header.gs_base.store(self.cpu.gs_base, RELAXED);
+            wanted |= command::SET_GS_BASE;
+        }
+        if wanted != 0 {
+            let how = if self.by_system_call { command::BY_SYSTEM_CALL } else { 0 };
+            header.command.store(header.command.load(RELAXED) | wanted | how, RELAXED);
+        }
+        Ok(())
+    }
+
+    /// Guest-virtual and guest-physical addresses are the same here, where anything is mapped.
+    fn translate(&self, address: u64) -> Option<Gpa> {
+        self.layout.region_at(Gpa(address)).map(|_| Gpa(address))
+    }
+
+    fn poke(&mut self, _: &Layout, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+        // The tender's own mapping of it is never read-only.
+        let written = self.memory.write(at, bytes).map_err(std::io::Error::other);
+        written.map_err(|source| Error { what: "writing guest memory", source })
+    }
+
+    fn set_traps(&mut self, traps: &Traps) -> Result<bool, Error> {
+        if !traps.executed.is_empty() || !traps.watched.is_empty() && !self.debugging.watchpoints {
+            return Ok(false);
+        }
+        let guarded = self.debugging.guards.set(&traps.watched, &self.layout);
+        if guarded {
+            self.debugging.traps = traps.clone();
+        }
+        Ok(guarded)
+    }
+
+    fn run_to_trap(&mut self) -> Result<Halt, Error> {
+        if mem::take(&mut self.debugging.stepped) && self.debugging.traps.step {
+            return Ok(Halt::Step);
+        }
+        let mut opened = Opened::default();
+        loop {
+            if self.stop.requested() {
+                return Ok(Halt::Exit(Exit::Interrupted));
+            }
+            let step = self.debugging.traps.step || !opened.pages.is_empty();
+            if let Some(exit) = self.run_debugged(&opened.pages, step)? {
+                return Ok(Halt::Exit(exit));
+            }
+            let Ok(frame) = Frame::current(&self.exchange).map_err(|BadFrame| ()) else {
+                let what = "its process reports registers from where there are none".into();
+                return Ok(Halt::Exit(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None })));
+            };
+            let (signal, rip) = (frame.signal(), frame.get(libc::REG_RIP));
+            if signal.code <= 0 && signal.number != libc::SIGSYS {
+                // Sent by the tender, or by anybody: nothing has been executed.
+                match self.stop.paused() {
+                    true => return Ok(Halt::Exit(Exit::Interrupted)),
+                    false => continue,
+                }
+            }
+            let is_privileged = signal.number == libc::SIGSEGV && signal.vector == Vector::GeneralProtection as u64;
+            if is_privileged && self.debugging.traps.planted.binary_search(&rip).is_ok() {
+                return Ok(Halt::Planted);
+            }
+            if self.open(&signal, rip, &mut opened) {
+                continue;
+            }
+            // Where the guest has set TF as well, the trap is the guest's too.
+            let exit = match step && is_step(&signal) && frame.get(libc::REG_EFL) & RFLAGS_TF == 0 {
+                true => None,
+                false => self.handle(),
+            };
+            let hit = self.close(mem::take(&mut opened));
+            match (exit, hit) {
+                (Some(exit), _) => {
+                    self.debugging.stepped = self.debugging.traps.step;
+                    return Ok(Halt::Exit(exit));
+                }
+                (None, Some(start)) => return Ok(Halt::Watched(start)),
+                (None, None) if self.debugging.traps.step => return Ok(Halt::Step),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn describe(&self) -> Result<String, Error> {
+        let cpu = &self.cpu;
+        Ok(format!(
+            "cr0 {:#x}\ncr2 {:#x}\ncr3 {:#x}\ncr4 {:#x}\nefer {:#x}\n\
+             gdtr {:#x}, limit {:#x}\nidtr {:#x}, limit {:#x}\ntr {:#x}, limit {:#x}\n",
+            cpu.cr0.bits(),
+            cpu.cr2,
+            cpu.cr3,
+            cpu.cr4.bits(),
+            cpu.efer.bits(),
+            cpu.gdtr.base,
+            cpu.gdtr.limit,
+            cpu.idtr.base,
+            cpu.idtr.limit,
+            cpu.task.0,
+            cpu.task.1
+        ))
     }
 }

@@ -47,7 +47,7 @@ impl From<Exception> for Step {
 }
 
 /// Longest instruction in bytes (SDM 2.3.11).
-const LONGEST: u64 = 15;
+pub(super) const LONGEST: u64 = 15;
 
 /// Carries out the instruction at RIP, which has raised #GP with this error code in the child.
 pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<'_>, error_code: u64) -> Step {
@@ -70,13 +70,19 @@ pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<
 }
 
 /// Reads the bytes at RIP, as many as there are up to the longest instruction.
-fn fetch(rip: u64, space: &GuestSpace<'_>, into: &mut [u8]) -> Option<usize> {
+pub(super) fn fetch(rip: u64, space: &GuestSpace<'_>, into: &mut [u8]) -> Option<usize> {
     let whole = space.slice(Gpa(rip), LONGEST, Access::EXECUTE);
     let slice = whole.or_else(|_| {
         let to_end_of_page = hvt_abi::PAGE_SIZE - rip % hvt_abi::PAGE_SIZE;
         space.slice(Gpa(rip), to_end_of_page.min(LONGEST), Access::EXECUTE)
     });
     Some(slice.ok()?.read(into))
+}
+
+/// How many bytes of memory the instruction at the start of these bytes accesses, where that can be told from it.
+pub(super) fn accessed(code: &[u8]) -> Option<u64> {
+    let instruction = InstDecoder::default().decode(&mut U8Reader::new(code)).ok()?;
+    instruction.mem_size()?.bytes_size().map(u64::from)
 }
 
 struct Emulation<'a, 'm> {

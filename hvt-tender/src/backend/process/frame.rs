@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 
 use hvt_abi::x86_64::{EntryState, Registers};
+use zerocopy::IntoBytes;
 
 use super::RELAXED;
 use super::exchange::Exchange;
@@ -128,6 +129,20 @@ impl<'x> Frame<'x> {
         let has_header = self.load(area.wrapping_add(XSAVE_MAGIC_AT)) as u32 == FP_XSTATE_MAGIC1;
         let in_use = if has_header { self.load(area.wrapping_add(XSTATE_BV_AT)) } else { u64::MAX };
         FxState::from_xsave(&legacy, in_use)
+    }
+
+    /// Changes x87 and SSE registers.
+    pub(super) fn set_fpu(&self, state: &FxState) {
+        let area = self.load(self.context + FPU);
+        let registers = &state.as_bytes()[..FxState::USED];
+        for (offset, word) in (0..).step_by(8).zip(registers.as_chunks().0) {
+            self.store(area.wrapping_add(offset), u64::from_le_bytes(*word));
+        }
+        if self.load(area.wrapping_add(XSAVE_MAGIC_AT)) as u32 == FP_XSTATE_MAGIC1 {
+            // Both are in use now.
+            let in_use = area.wrapping_add(XSTATE_BV_AT);
+            self.store(in_use, self.load(in_use) | 3);
+        }
     }
 
     /// Makes this the frame of a guest that has not run yet: entry state, and an FPU as after FNINIT (SDM 8.1.5) with

@@ -15,12 +15,13 @@
 //! only where the other side runs on another CPU meanwhile, so it is given up where it keeps failing.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::child::Child;
+use super::child::{self, Child};
 use super::exchange::Exchange;
 use super::protocol::turn::{ASLEEP, STARTING, TENDERS_TURN};
 use crate::backend::{Kick, Stop};
@@ -137,13 +138,14 @@ impl Handover {
     }
 
     /// What makes a run that is under way come back.
-    pub(super) fn kick(&self) -> Box<dyn Kick> {
-        Box::new(KickWord { exchange: self.exchange.clone() })
+    pub(super) fn kick(&self, child: &Child) -> Box<dyn Kick> {
+        Box::new(KickWord { exchange: self.exchange.clone(), pidfd: child.pidfd() })
     }
 }
 
 struct KickWord {
     exchange: Arc<Exchange>,
+    pidfd: Arc<OwnedFd>,
 }
 
 impl Kick for KickWord {
@@ -155,6 +157,11 @@ impl Kick for KickWord {
         if kicked.is_ok() {
             let _ = wake(word);
         }
+    }
+
+    /// The child hands over, as it does at every signal: the guest's registers are in its frame then.
+    fn pause(&self) {
+        child::send(&self.pidfd, libc::SIGTRAP);
     }
 }
 

@@ -26,6 +26,7 @@ mod emulate;
 mod exception;
 mod exchange;
 mod frame;
+mod guards;
 mod handover;
 mod protocol;
 mod sandbox;
@@ -47,6 +48,7 @@ use nix::unistd::Pid;
 
 use self::child::Child;
 use self::cpu::{Cpu, RFLAGS_AC};
+use self::debug::Debugging;
 use self::emulate::Step;
 use self::exception::Exception;
 use self::exchange::Exchange;
@@ -66,6 +68,7 @@ const RELAXED: Ordering = Ordering::Relaxed;
 pub struct Process {
     by_system_call: bool,
     cycles: Option<CycleCounter>,
+    debugged: bool,
 }
 
 impl Process {
@@ -83,13 +86,21 @@ impl Process {
         }
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0, cycles: None })
+        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0, cycles: None, debugged: false })
     }
 
     /// Makes the guest read `counter` wherever it reads the TSC. Each reading then costs as much as a hypercall.
     #[must_use]
     pub fn with_cycle_counter(mut self, counter: CycleCounter) -> Self {
         self.cycles = Some(counter);
+        self
+    }
+
+    /// Makes a guest that can be [debugged](DebugTarget) with watchpoints: its child may change the protection of guest
+    /// memory.
+    #[must_use]
+    pub fn with_watchpoints(mut self) -> Self {
+        self.debugged = true;
         self
     }
 
@@ -117,13 +128,13 @@ impl Process {
         let exchange = Arc::new(Exchange::new().map_err(error("making the exchange pages"))?);
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
         let file = file.map_err(error("guest memory is not of this backend"))?;
-        let names =
-            setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout, self.cycles.is_some())
-                .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
-                .map_err(error("the guest has too many segments for this backend"))?;
+        let options = setup::Options { cycles_trap: self.cycles.is_some(), debugged: self.debugged };
+        let names = setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout, options)
+            .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
+            .map_err(error("the guest has too many segments for this backend"))?;
         let child = Child::spawn(&exchange, file).map_err(error("making the child process"))?;
         let handover = Handover::new(exchange.clone(), child.pid());
-        stop.set_kick(handover.kick());
+        stop.set_kick(handover.kick(&child));
         let mut machine = ProcessMachine {
             handover,
             child,
@@ -133,6 +144,7 @@ impl Process {
             memory,
             layout,
             by_system_call: self.by_system_call,
+            debugging: Debugging::new(self.debugged),
             thread: PhantomData,
         };
         machine.enter(entry, &names)?;
@@ -174,6 +186,7 @@ pub struct ProcessMachine {
     layout: Layout,
     /// FS and GS base are set by `arch_prctl`.
     by_system_call: bool,
+    debugging: Debugging,
     thread: PhantomData<*const ()>,
 }
 
@@ -205,6 +218,23 @@ impl ProcessMachine {
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
         frame.map_err(error("the child's first hand-over"))?.set_entry_state(entry);
         Ok(())
+    }
+
+    /// Lets the guest run until the child hands over; what came instead if it does not.
+    #[inline]
+    fn run_child(&mut self) -> Result<Option<Exit>, Error> {
+        let error = |what| move |source| Error { what, source };
+        self.handover.resume().map_err(error("waking the child process"))?;
+        match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
+            Turn::Interrupted => return Ok(Some(Exit::Interrupted)),
+            Turn::Died => {
+                let what = format!("its process ended ({})", self.child.wait());
+                return Ok(Some(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None })));
+            }
+            Turn::Tenders => {}
+        }
+        self.exchange.header().command.store(0, RELAXED);
+        Ok(None)
     }
 
     /// The frame with the guest's registers.
@@ -362,21 +392,13 @@ fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> 
 
 impl Machine for ProcessMachine {
     fn run(&mut self) -> Result<Exit, Error> {
-        let error = |what| move |source| Error { what, source };
         loop {
             if self.stop.requested() {
                 return Ok(Exit::Interrupted);
             }
-            self.handover.resume().map_err(error("waking the child process"))?;
-            match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
-                Turn::Interrupted => return Ok(Exit::Interrupted),
-                Turn::Died => {
-                    let what = format!("its process ended ({})", self.child.wait());
-                    return Ok(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None }));
-                }
-                Turn::Tenders => {}
+            if let Some(exit) = self.run_child()? {
+                return Ok(exit);
             }
-            self.exchange.header().command.store(0, RELAXED);
             if let Some(exit) = self.handle() {
                 return Ok(exit);
             }

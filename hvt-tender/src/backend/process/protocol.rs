@@ -35,7 +35,7 @@ pub(super) struct Header {
     pub(super) failed_result: AtomicU64,
     /// The child's robust futex list: when it dies, the kernel marks `turn` and wakes the tender.
     pub(super) robust_list: RobustList,
-    /// The script of the child's set-up, then the data that its steps point to.
+    /// The script of the child's set-up, then the data that its steps point to; later the scripts of commands.
     pub(super) setup: [AtomicU64; SETUP_WORDS],
 }
 
@@ -47,6 +47,8 @@ pub(super) mod command {
     pub(crate) const SET_GS_BASE: u32 = 1 << 1;
     /// Use `arch_prctl`, because the kernel does not let user mode run WRFSBASE.
     pub(crate) const BY_SYSTEM_CALL: u32 = 1 << 2;
+    /// Run the script in [`Header::setup`](super::Header::setup), before the others.
+    pub(crate) const RUN_SCRIPT: u32 = 1 << 3;
 }
 
 /// `struct robust_list_head` and its only member (`include/uapi/linux/futex.h`).

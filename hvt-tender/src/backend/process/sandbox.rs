@@ -14,8 +14,9 @@ use super::exchange::Exchange;
 use super::protocol::STUB_ADDRESS;
 use super::stub::{ARCH_SET_FS, ARCH_SET_GS};
 
-/// The filter program, `struct sock_filter` after `struct sock_filter`.
-pub(super) fn filter() -> Vec<sock_filter> {
+/// The filter program, `struct sock_filter` after `struct sock_filter`. Where the guest is `debugged`, the child may
+/// change the protection of guest memory as well.
+pub(super) fn filter(debugged: bool) -> Vec<sock_filter> {
     let page = !(hvt_abi::PAGE_SIZE as u32 - 1);
     let mut program = Program::default();
     program.require(offset_of!(seccomp_data, arch), u32::MAX, &[AUDIT_ARCH_X86_64]);
@@ -31,6 +32,14 @@ pub(super) fn filter() -> Vec<sock_filter> {
     );
     program.allow_if(libc::SYS_rt_sigreturn, &[]);
     program.allow_if(libc::SYS_arch_prctl, &[(argument(0), &[ARCH_SET_FS as u32, ARCH_SET_GS as u32])]);
+    if debugged {
+        // Start and length below 4 GiB: neither the stub nor the exchange pages.
+        const ANY: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+        program.allow_if(
+            libc::SYS_mprotect,
+            &[(argument(0) + 4, &[0]), (argument(1) + 4, &[0]), (argument(2), &ANY), (argument(2) + 4, &[0])],
+        );
+    }
     program.end()
 }
 
@@ -105,7 +114,10 @@ mod tests {
 
     /// Runs the few instructions that the filter uses (Linux's Documentation/networking/filter.rst) on a call.
     fn allows(call: &seccomp_data) -> bool {
-        let program = filter();
+        verdict(&filter(false), call)
+    }
+
+    fn verdict(program: &[sock_filter], call: &seccomp_data) -> bool {
         let mut words = vec![call.nr as u32, call.arch, low(call.instruction_pointer), high(call.instruction_pointer)];
         words.extend(call.args.iter().flat_map(|argument| [low(*argument), high(*argument)]));
         let (mut at, mut accumulator) = (0, 0);
@@ -135,6 +147,25 @@ mod tests {
         }
         assert!(allows(&call(libc::SYS_rt_sigreturn, [0; 6])));
         assert!(allows(&call(libc::SYS_arch_prctl, [ARCH_SET_FS, 1, 0, 0, 0, 0])));
+    }
+
+    #[test]
+    fn the_protection_of_guest_memory_can_be_changed_for_a_debugger_alone() {
+        let change = |start, len, protection| call(libc::SYS_mprotect, [start, len, protection, 0, 0, 0]);
+        assert!(!allows(&change(0x10_0000, 0x1000, 0)));
+        let debugged = filter(true);
+        assert!(verdict(&debugged, &change(0x10_0000, 0x1000, 0)));
+        assert!(verdict(&debugged, &change(0xffff_f000, 0x1000, 7)));
+        assert!(verdict(&debugged, &call(libc::SYS_rt_sigreturn, [0; 6])));
+        for (start, len, protection) in
+            [(STUB_ADDRESS, 0x1000, 7), (0x10_0000, 1 << 32, 7), (0x10_0000, 0x1000, 8), (0x10_0000, 0x1000, 1 << 32)]
+        {
+            assert!(!verdict(&debugged, &change(start, len, protection)));
+        }
+        for number in (0..600).filter(|number| *number != libc::SYS_mprotect) {
+            let call = call(number, [Exchange::TURN, 0, 0, 0, 0, 0]);
+            assert_eq!(verdict(&debugged, &call), allows(&call), "system call {number}");
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! The script that turns a fresh child into a guest's address space and nothing else.
+//! The script that turns a fresh child into a guest's address space and nothing else, and the one that changes the
+//! protection of guest memory later, for a debugger.
 //!
 //! The child runs none of the tender's code. The tender writes down the system calls, and the [stub](super::stub) makes
 //! them one after the other.
 
 use std::mem::offset_of;
 use std::os::fd::RawFd;
+
+use hvt_abi::GuestRange;
 
 use super::exchange::Exchange;
 use super::protocol::{EXCHANGE_ADDRESS, Header, RobustList, SETUP_WORDS, STUB_ADDRESS, Step};
@@ -30,30 +33,63 @@ pub(super) struct Script<'x> {
 #[derive(Debug)]
 pub(super) struct TooLong;
 
+/// What a child may and may not do that has a choice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options {
+    /// Reading the TSC raises #GP in the child.
+    pub(super) cycles_trap: bool,
+    /// The child can be told to change the protection of guest memory.
+    pub(super) debugged: bool,
+}
+
+/// Part of guest memory that is to have this protection (`PROT_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Protection {
+    pub(super) range: GuestRange,
+    pub(super) bits: libc::c_int,
+}
+
+/// As many of them as a script can hold.
+pub(super) const PROTECTIONS_MAX: usize = SETUP_WORDS / Step::WORDS - 1;
+
+/// The host's word for how guest memory may be accessed.
+pub(super) fn protection(access: Access) -> libc::c_int {
+    let bits = [(Access::READ, libc::PROT_READ), (Access::WRITE, libc::PROT_WRITE), (Access::EXECUTE, libc::PROT_EXEC)];
+    bits.into_iter().filter(|(one, _)| access.contains(*one)).fold(libc::PROT_NONE, |all, (_, bit)| all | bit)
+}
+
 impl<'x> Script<'x> {
     /// Writes the script that makes a child of the process `parent` into the exchange pages: guest memory, which is
     /// the file `memory`, is mapped as `layout` says.
-    ///
-    /// Where `cycles_trap`, reading the TSC raises #GP in the child.
     pub(super) fn write(
         exchange: &'x Exchange,
         parent: u32,
         memory: RawFd,
         layout: &Layout,
-        cycles_trap: bool,
+        options: Options,
     ) -> Result<Names, TooLong> {
         let mut script = Self { exchange, steps: 0, data: SETUP_WORDS, names: Vec::new() };
         script.die_with_the_tender(parent)?;
         script.handle_signals()?;
         script.empty_the_address_space()?;
         script.map_guest(memory, layout)?;
-        if cycles_trap {
+        if options.cycles_trap {
             let mode = libc::PR_TSC_SIGSEGV as u64;
             script.call("prctl(PR_SET_TSC)", libc::SYS_prctl, [libc::PR_SET_TSC as u64, mode])?;
         }
-        script.give_everything_up()?;
+        script.give_everything_up(options.debugged)?;
         script.step("end", Step::END, [0; 6], 0)?;
         Ok(Names(script.names))
+    }
+
+    /// Writes the script that changes the protection of guest memory in a child that runs: for
+    /// [`command::RUN_SCRIPT`](super::protocol::command::RUN_SCRIPT).
+    pub(super) fn protect(exchange: &'x Exchange, changes: &[Protection]) -> Result<(), TooLong> {
+        let mut script = Self { exchange, steps: 0, data: SETUP_WORDS, names: Vec::new() };
+        for Protection { range, bits } in changes {
+            script.call("mprotect", libc::SYS_mprotect, [range.start().0, range.len(), *bits as u64])?;
+        }
+        script.step("end", Step::END, [0; 6], 0)
     }
 
     fn die_with_the_tender(&mut self, parent: u32) -> Result<(), TooLong> {
@@ -98,22 +134,15 @@ impl<'x> Script<'x> {
     fn map_guest(&mut self, memory: RawFd, layout: &Layout) -> Result<(), TooLong> {
         let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
         for region in layout.regions() {
-            let mut protection = libc::PROT_NONE;
-            for (access, bit) in
-                [(Access::READ, libc::PROT_READ), (Access::WRITE, libc::PROT_WRITE), (Access::EXECUTE, libc::PROT_EXEC)]
-            {
-                if region.access.contains(access) {
-                    protection |= bit;
-                }
-            }
             let start = region.range.start().0;
-            let arguments = [start, region.range.len(), protection as u64, flags as u64, memory as u64, start];
+            let bits = protection(region.access);
+            let arguments = [start, region.range.len(), bits as u64, flags as u64, memory as u64, start];
             self.call("mmap of guest memory", libc::SYS_mmap, arguments)?;
         }
         Ok(())
     }
 
-    fn give_everything_up(&mut self) -> Result<(), TooLong> {
+    fn give_everything_up(&mut self, debugged: bool) -> Result<(), TooLong> {
         let name = self.data(&[u64::from_le_bytes(*b"hvt-gues"), u64::from_le_bytes(*b"t\0\0\0\0\0\0\0")])?;
         self.call("prctl(PR_SET_NAME)", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name])?;
         let no_core = self.data(&[0, 0])?;
@@ -121,7 +150,7 @@ impl<'x> Script<'x> {
         self.call("close_range", libc::SYS_close_range, [0, u64::from(u32::MAX), 0])?;
         let set = libc::PR_SET_NO_NEW_PRIVS as u64;
         self.call("prctl(PR_SET_NO_NEW_PRIVS)", libc::SYS_prctl, [set, 1, 0, 0, 0])?;
-        let filter = sandbox::filter();
+        let filter = sandbox::filter(debugged);
         let instructions: Vec<u64> = filter
             .iter()
             .map(|one| u64::from(one.code) | u64::from(one.jt) << 16 | u64::from(one.jf) << 24 | u64::from(one.k) << 32)

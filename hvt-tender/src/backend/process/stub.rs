@@ -73,8 +73,12 @@ global_asm!(
     "mov edi, 1",
     "mov eax, {sys_exit_group}",
     "syscall",
-    // The script is over: a trap makes the first hand-over, and the tender puts the guest's entry state in its frame.
+    // The script is over. If a command asked for it, on with the others; ...
     "29:",
+    "mov r12d, [rbx + {command}]",
+    "test r12d, r12d",
+    "jnz 40f",
+    // ... otherwise a trap makes the first hand-over, and the tender puts the guest's entry state in its frame.
     "hlt",
     "jmp 29b",
     // The handler of every signal that a guest can cause: edi = signal, rsi = siginfo_t, rdx = ucontext_t.
@@ -120,6 +124,11 @@ global_asm!(
     "mov r12d, [rbx + {command}]",
     "test r12d, r12d",
     "jz 49f",
+    "test r12d, {run_script}",
+    "jz 40f",
+    "lea r12, [rbx + {setup}]",
+    "jmp 20b",
+    "40:",
     "test r12d, {by_system_call}",
     "jnz 45f",
     "test r12d, {set_fs}",
@@ -179,6 +188,7 @@ global_asm!(
     set_fs = const command::SET_FS_BASE,
     set_gs = const command::SET_GS_BASE,
     by_system_call = const command::BY_SYSTEM_CALL,
+    run_script = const command::RUN_SCRIPT,
     futex_wait = const libc::FUTEX_WAIT,
     futex_wake = const libc::FUTEX_WAKE,
     sys_futex = const libc::SYS_futex,

@@ -105,7 +105,8 @@ fn segment_bases_are_loaded_either_way() {
         \x64\x8b\x04\x25\0\0\0\0\x65\x8b\x1c\x25\0\0\0\0\xba\x01\x05\0\0\xef";
     let with_instructions = Process::open().unwrap().by_system_call;
     for by_system_call in [with_instructions, true] {
-        let mut machine = guest_on(Process { by_system_call, cycles: None }, code, &Stop::new().unwrap());
+        let mut machine =
+            guest_on(Process { by_system_call, cycles: None, debugged: false }, code, &Stop::new().unwrap());
         machine.memory().write(Gpa(DATA), &[1, 0, 0, 0, 0, 0, 0, 0, 2]).unwrap();
         assert_eq!(machine.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(1) });
         assert_eq!(machine.registers().unwrap().rbx, 2);
@@ -223,4 +224,43 @@ fn reading_the_tsc_traps_where_another_counter_is_given() {
     let registers = machine.registers().unwrap();
     assert_eq!((registers.rbx, registers.rsi), (0x42, 1));
     assert_eq!((registers.rax, registers.rdx, registers.rcx), (0x42, 1, 0));
+}
+
+/// What a debugger asks of every backend.
+mod debugger {
+    use super::*;
+    use crate::backend::debug::conformance::{self, Start};
+
+    fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
+        let process = Process::open().unwrap().with_watchpoints();
+        let memory = process.memory(SIZE).unwrap();
+        memory.write(Gpa(CODE), code).unwrap();
+        let entry = EntryState::new(SIZE, Gpa(CODE));
+        Box::new(process.start(memory, conformance::layout(), &entry, stop).unwrap())
+    }
+
+    macro_rules! conforms {
+        ($($name:ident)+) => {$(
+            #[test]
+            fn $name() {
+                let start: Start<'_> = &start;
+                conformance::$name(start);
+            }
+        )+};
+    }
+
+    conforms! {
+        steps planted_breakpoints own_instructions_stay_the_guests watched_writes watched_reads steps_meet_watchpoints
+        registers_are_read_and_changed pauses what_is_not_mapped
+    }
+
+    #[test]
+    fn there_are_no_hardware_breakpoints_and_no_watchpoints_unasked() {
+        use crate::backend::debug::{Traps, Watch};
+        let mut machine = guest(b"\xeb\xfe", &Stop::new().unwrap());
+        let target = machine.debug().unwrap();
+        let executed = Traps { executed: vec![CODE], ..Traps::default() };
+        let watched = Traps { watched: vec![Watch { start: DATA, len: 1, reads: false }], ..Traps::default() };
+        assert!(!target.set_traps(&executed).unwrap() && !target.set_traps(&watched).unwrap());
+    }
 }

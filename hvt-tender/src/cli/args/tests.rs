@@ -37,6 +37,20 @@ fn defaults() {
 }
 
 #[test]
+fn a_debugger_is_waited_for() {
+    let waits = |line: &str| {
+        let config = config(&format!("{line} app.hvt"));
+        (config.gdb, config.gdb_port)
+    };
+    assert_eq!(waits("--gdb"), (true, 1234));
+    assert_eq!(waits("--gdb --gdb-port=0"), (true, 0));
+    assert_eq!(waits("--gdb-port 65535"), (false, 65535), "it says where, not whether");
+    for bad in ["--gdb-port=65536", "--gdb-port=-1", "--gdb-port=", "--gdb=yes"] {
+        assert!(parse_words(&[bad, "app.hvt"]).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn where_core_files_go() {
     for line in ["--dumpcore=/tmp app.hvt", "--dumpcore /tmp app.hvt"] {
         assert_eq!(config(line).core_directory, Some(PathBuf::from("/tmp")), "{line}");

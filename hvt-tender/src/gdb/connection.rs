@@ -1,0 +1,197 @@
+//! The connection to a debugger.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::backend::Stop;
+
+/// A debugger that takes nothing for so long is gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection, not yet used.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream })
+    }
+
+    /// Its two directions, and what watches it while the guest runs.
+    pub(super) fn split(self, stop: &Stop) -> io::Result<(Input, Output, Watcher)> {
+        let input = Input { stream: self.stream.try_clone()?, bytes: Vec::new() };
+        let watcher = Watcher::start(self.stream.try_clone()?, stop.clone())?;
+        Ok((input, Output { stream: self.stream, packet: Vec::new() }, watcher))
+    }
+}
+
+/// What the debugger says.
+pub(super) struct Input {
+    stream: TcpStream,
+    /// What has come and was not taken yet, the last byte first.
+    bytes: Vec<u8>,
+}
+
+/// What came of waiting for the debugger.
+pub(super) enum Heard {
+    /// The next byte of what it says.
+    Byte(u8),
+    /// It says nothing at the moment.
+    Nothing,
+    /// It is gone.
+    Gone,
+    /// The run is to end.
+    Stopped,
+}
+
+impl Input {
+    /// Whether something has come already that nobody has taken.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// The next byte that has come.
+    pub(super) fn next(&mut self) -> Heard {
+        if let Some(byte) = self.bytes.pop() {
+            return Heard::Byte(byte);
+        }
+        match self.poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) {
+            Ok(0) => Heard::Nothing,
+            Ok(_) => self.read(),
+            Err(_) => Heard::Gone,
+        }
+    }
+
+    /// The next byte, waiting until it comes.
+    pub(super) fn wait(&mut self, stop: &Stop) -> Heard {
+        loop {
+            if stop.requested() {
+                return Heard::Stopped;
+            }
+            match self.next() {
+                Heard::Nothing => {}
+                heard => return heard,
+            }
+            let stream = PollFd::new(self.stream.as_fd(), PollFlags::POLLIN);
+            if self.poll(&mut [stream, PollFd::new(stop.event(), PollFlags::POLLIN)], PollTimeout::NONE).is_err() {
+                return Heard::Gone;
+            }
+            // What was meant for a guest that ran is answered by this conversation.
+            stop.unpause();
+        }
+    }
+
+    fn poll(&self, fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<i32, Errno> {
+        match poll(fds, timeout) {
+            Err(Errno::EINTR) => Ok(0),
+            result => result,
+        }
+    }
+
+    /// Reads what is there.
+    fn read(&mut self) -> Heard {
+        let mut some = [0; 4096];
+        match self.stream.read(&mut some) {
+            Ok(0) => Heard::Gone,
+            Ok(len) => {
+                self.bytes.extend(some[..len].iter().rev());
+                self.bytes.pop().map_or(Heard::Nothing, Heard::Byte)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => Heard::Nothing,
+            Err(_) => Heard::Gone,
+        }
+    }
+}
+
+/// What the debugger is told, a packet at a time.
+pub(super) struct Output {
+    stream: TcpStream,
+    packet: Vec<u8>,
+}
+
+impl Output {
+    /// Answers the packet that ends the guest, which `gdbstub` leaves to its user. Who does not wait for it has gone.
+    pub(super) fn confirm(&mut self) {
+        let _ = io::Write::write_all(&mut self.stream, b"$OK#9a");
+    }
+}
+
+impl gdbstub::conn::Connection for Output {
+    type Error = io::Error;
+
+    fn write(&mut self, byte: u8) -> io::Result<()> {
+        self.packet.push(byte);
+        Ok(())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.packet.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let sent = io::Write::write_all(&mut self.stream, &self.packet);
+        self.packet.clear();
+        sent
+    }
+}
+
+/// A thread that interrupts the guest when the debugger says something. Dropping it ends the thread, and the connection.
+pub(super) struct Watcher {
+    stream: TcpStream,
+    armed: Arc<AtomicBool>,
+    again: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    fn start(stream: TcpStream, stop: Stop) -> io::Result<Self> {
+        let armed = Arc::new(AtomicBool::new(false));
+        let (again, calls) = mpsc::channel();
+        let (watched, flag) = (stream.try_clone()?, armed.clone());
+        let watch = move || {
+            while calls.recv().is_ok() {
+                let mut fds = [PollFd::new(watched.as_fd(), PollFlags::POLLIN)];
+                while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+                // In this order: whoever finds it still armed will be paused.
+                flag.store(false, Ordering::SeqCst);
+                stop.pause();
+            }
+        };
+        let thread = thread::Builder::new().name("hvt-debugger".into()).spawn(watch)?;
+        Ok(Self { stream, armed, again: Some(again), thread: Some(thread) })
+    }
+
+    /// The guest is about to run: makes it [pause](Stop::pause) as soon as the debugger says something. It may pause
+    /// for nothing as well.
+    pub(super) fn arm(&self) {
+        if let (false, Some(again)) = (self.armed.swap(true, Ordering::SeqCst), &self.again) {
+            // The thread lives as long as this.
+            let _ = again.send(());
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.again = None;
+        let _ = self.stream.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

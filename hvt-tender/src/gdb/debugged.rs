@@ -1,0 +1,314 @@
+//! A machine whose runs a debugger sees.
+
+use gdbstub::common::Signal;
+use gdbstub::stub::state_machine::GdbStubStateMachine as Stub;
+use gdbstub::stub::{DisconnectReason, GdbStub, SingleThreadStopReason};
+use hvt_abi::native::Registers;
+
+use super::Connection;
+use super::connection::{Heard, Input, Output, Watcher};
+use super::inferior::{Inferior, Resume};
+use super::plants::Kind;
+use crate::backend::debug::Halt;
+use crate::backend::{Error, Machine, Stop};
+use crate::exit::{Cause, Exit, Fault};
+use crate::memory::{GuestMemory, Layout};
+use crate::monitor::Outcome;
+
+/// A machine with a debugger. Its guest is stopped at first. Once the debugger has gone it is as it was without.
+pub(crate) struct Debugged<'m> {
+    inferior: Inferior<'m>,
+    session: Option<Session<'m>>,
+    stop: Stop,
+    /// The guest's last act, which the debugger has seen and the loop has not.
+    over: Option<Exit>,
+    /// The guest runs without the debugger.
+    alone: bool,
+}
+
+/// The debugger's end.
+struct Session<'m> {
+    stub: Stub<'static, Inferior<'m>, Output>,
+    input: Input,
+    watcher: Watcher,
+}
+
+/// What came of a conversation with the debugger.
+enum Talk {
+    /// The guest goes on.
+    Resumed,
+    /// The debugger has gone.
+    Gone,
+    /// The run is to end.
+    Ended,
+}
+
+type StopReason = SingleThreadStopReason<u64>;
+
+impl<'m> Debugged<'m> {
+    /// This machine under the debugger at the other end.
+    ///
+    /// # Errors
+    /// When it cannot be debugged, or the host refuses.
+    pub(crate) fn new(
+        machine: &'m mut dyn Machine,
+        layout: &'m Layout,
+        connection: Connection,
+        stop: Stop,
+    ) -> Result<Self, Error> {
+        let error = |source| Error { what: "talking to the debugger", source };
+        let inferior = Inferior::new(machine, layout).ok_or_else(|| error(std::io::ErrorKind::Unsupported.into()));
+        let mut inferior = inferior?;
+        let (input, output, watcher) = connection.split(&stop).map_err(error)?;
+        let stub = GdbStub::new(output).run_state_machine(&mut inferior);
+        let stub = stub.map_err(|lost| error(std::io::Error::other(lost.to_string())))?;
+        Ok(Self { inferior, session: Some(Session { stub, input, watcher }), stop, over: None, alone: false })
+    }
+
+    /// Tells the debugger how the run has ended, and takes everything out of the guest that belongs to the debugger.
+    pub(crate) fn end(&mut self, outcome: &Result<Outcome, Error>) {
+        let reason = match outcome {
+            // As a process's status: its lowest eight bits.
+            Ok(Outcome::Exited { status, .. }) => StopReason::Exited(*status as u8),
+            Ok(Outcome::Failed(_)) => StopReason::Terminated(Signal::SIGSEGV),
+            Ok(Outcome::Interrupted) => StopReason::Terminated(Signal::SIGTERM),
+            Ok(Outcome::Exceeded(_)) | Err(_) => StopReason::Terminated(Signal::SIGKILL),
+        };
+        if let Err(error) = self.inferior.withdraw() {
+            log::debug!("removing breakpoints: {error}");
+        }
+        if let Some(Session { stub: Stub::Running(stub), .. }) = self.session.take()
+            && let Err(error) = stub.report_stop(&mut self.inferior, reason)
+        {
+            log::debug!("telling the debugger that the guest has ended: {error}");
+        }
+    }
+
+    /// Whether the debugger wants the guest to run.
+    fn is_running(&self) -> bool {
+        matches!(self.session, Some(Session { stub: Stub::Running(_), .. }))
+    }
+
+    /// Hands the debugger's bytes to the stub, for as long as they keep the guest from running.
+    fn converse(&mut self) -> Result<Talk, Error> {
+        loop {
+            let Some(mut session) = self.session.take() else { return Ok(Talk::Gone) };
+            if matches!(session.stub, Stub::Running(_)) {
+                let interrupted = session.input.is_waiting();
+                self.session = Some(session);
+                if !interrupted {
+                    return Ok(Talk::Resumed);
+                }
+                // It has said more than that the guest is to run.
+                self.hear()?;
+                continue;
+            }
+            let stub = match session.input.wait(&self.stop) {
+                Heard::Byte(byte) => self.feed(session.stub, byte),
+                Heard::Nothing => Some(session.stub),
+                Heard::Gone => {
+                    log::warn!("the debugger is gone; the guest goes on without");
+                    None
+                }
+                Heard::Stopped => {
+                    self.session = Some(session);
+                    return Ok(Talk::Ended);
+                }
+            };
+            match stub {
+                Some(Stub::Disconnected(mut stub)) if stub.get_reason() == DisconnectReason::Kill => {
+                    log::warn!("the debugger has ended the guest");
+                    stub.borrow_conn().confirm();
+                    self.inferior.withdraw()?;
+                    return Ok(Talk::Ended);
+                }
+                Some(Stub::Disconnected(_)) | None => {
+                    self.inferior.withdraw()?;
+                    return Ok(Talk::Gone);
+                }
+                Some(stub) => self.session = Some(Session { stub, ..session }),
+            }
+        }
+    }
+
+    /// One byte from the debugger; `None` when that is the end of it.
+    fn feed(
+        &mut self,
+        stub: Stub<'static, Inferior<'m>, Output>,
+        byte: u8,
+    ) -> Option<Stub<'static, Inferior<'m>, Output>> {
+        let inferior = &mut self.inferior;
+        let fed = match stub {
+            Stub::Idle(stub) => stub.incoming_data(inferior, byte),
+            Stub::Running(stub) => stub.incoming_data(inferior, byte),
+            stub => Ok(stub),
+        };
+        let answered = fed.and_then(|stub| match stub {
+            Stub::CtrlCInterrupt(stub) => {
+                inferior.look();
+                stub.interrupt_handled(inferior, Some(StopReason::Signal(Signal::SIGINT)))
+            }
+            stub => Ok(stub),
+        });
+        answered.inspect_err(|error| log::warn!("the debugger cannot be understood, and is left: {error}")).ok()
+    }
+
+    /// The guest has been paused because the debugger said something: finds out what.
+    fn hear(&mut self) -> Result<(), Error> {
+        self.stop.unpause();
+        while let Some(mut session) = self.session.take() {
+            if !matches!(session.stub, Stub::Running(_)) {
+                self.session = Some(session);
+                break;
+            }
+            let stub = match session.input.next() {
+                Heard::Byte(byte) => self.feed(session.stub, byte),
+                Heard::Nothing => {
+                    self.session = Some(session);
+                    break;
+                }
+                Heard::Gone | Heard::Stopped => {
+                    log::warn!("the debugger is gone; the guest goes on without");
+                    None
+                }
+            };
+            match stub {
+                Some(stub) => self.session = Some(Session { stub, ..session }),
+                None => self.inferior.withdraw()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the debugger why the guest has stopped.
+    fn report(&mut self, reason: StopReason) -> Result<(), Error> {
+        self.inferior.look();
+        let Some(Session { stub, input, watcher }) = self.session.take() else { return Ok(()) };
+        let stub = match stub {
+            Stub::Running(stub) => stub.report_stop(&mut self.inferior, reason),
+            stub => Ok(stub),
+        };
+        match stub {
+            Ok(stub) => self.session = Some(Session { stub, input, watcher }),
+            Err(error) => {
+                log::warn!("the debugger is gone; the guest goes on without: {error}");
+                self.inferior.withdraw()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the guest until the loop or the debugger must know of something; `None` when the latter.
+    fn run_once(&mut self) -> Result<Option<Exit>, Error> {
+        if let Some(exit) = self.over.take() {
+            return Ok(Some(exit));
+        }
+        if let Some(start) = self.inferior.changed() {
+            let kind = self.inferior.watch_kind(start);
+            self.report(StopReason::Watch { tid: (), kind, addr: start })?;
+            return Ok(None);
+        }
+        self.inferior.set_traps()?;
+        if let Some(session) = &self.session {
+            session.watcher.arm();
+        }
+        let Some(target) = self.inferior.target() else { return self.inferior.machine().run().map(Some) };
+        let reason = match target.run_to_trap()? {
+            Halt::Exit(Exit::Interrupted) if !self.stop.requested() => {
+                self.hear()?;
+                return Ok(None);
+            }
+            Halt::Exit(exit) => return self.exited(exit),
+            Halt::Step if self.in_range()? => return Ok(None),
+            Halt::Step => StopReason::DoneStep,
+            Halt::Planted if self.planted()? == Some(Kind::Hardware) => StopReason::HwBreak(()),
+            Halt::Planted => StopReason::SwBreak(()),
+            Halt::Executed => StopReason::HwBreak(()),
+            Halt::Watched(start) => StopReason::Watch { tid: (), kind: self.inferior.watch_kind(start), addr: start },
+        };
+        self.report(reason)?;
+        Ok(None)
+    }
+
+    /// What the loop must know, the debugger may have to know before.
+    fn exited(&mut self, exit: Exit) -> Result<Option<Exit>, Error> {
+        let signal = match &exit {
+            Exit::Hypercall { number, .. } => {
+                self.inferior.count(*number);
+                return Ok(Some(exit));
+            }
+            Exit::Halted => Signal::SIGABRT,
+            Exit::Fault(Fault { cause: Cause::Killed { .. }, .. }) | Exit::RingKick { .. } | Exit::Interrupted => {
+                return Ok(Some(exit));
+            }
+            Exit::Fault(Fault { cause, .. }) => {
+                log::warn!("{cause}");
+                Signal::SIGSEGV
+            }
+        };
+        self.over = Some(exit);
+        self.report(StopReason::Signal(signal))?;
+        Ok(None)
+    }
+
+    fn rip(&mut self) -> Result<u64, Error> {
+        Ok(self.inferior.machine_ref().registers()?.rip)
+    }
+
+    fn in_range(&mut self) -> Result<bool, Error> {
+        let Resume::Range(start, end) = self.inferior.how() else { return Ok(false) };
+        Ok((start..end).contains(&self.rip()?))
+    }
+
+    fn planted(&mut self) -> Result<Option<Kind>, Error> {
+        let rip = self.rip()?;
+        Ok(self.inferior.planted(rip))
+    }
+}
+
+impl Machine for Debugged<'_> {
+    fn run(&mut self) -> Result<Exit, Error> {
+        loop {
+            if self.session.is_none() {
+                if !std::mem::replace(&mut self.alone, true) {
+                    // The last that its watcher may have done.
+                    self.stop.unpause();
+                }
+                return match self.over.take() {
+                    Some(exit) => Ok(exit),
+                    None => self.inferior.machine().run(),
+                };
+            }
+            if !self.is_running()
+                && let Talk::Ended = self.converse()?
+            {
+                return Ok(Exit::Interrupted);
+            }
+            if self.is_running()
+                && let Some(exit) = self.run_once()?
+            {
+                return Ok(exit);
+            }
+        }
+    }
+
+    fn serve_again(&mut self) -> Result<bool, Error> {
+        if self.stop.requested() || !self.stop.unpause() {
+            return Ok(false);
+        }
+        self.hear()?;
+        let talk = self.converse()?;
+        if let (Talk::Resumed, Some(session)) = (&talk, &self.session) {
+            session.watcher.arm();
+        }
+        Ok(!matches!(talk, Talk::Ended))
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        self.inferior.machine_ref().memory()
+    }
+
+    fn registers(&self) -> Result<Registers, Error> {
+        self.inferior.machine_ref().registers()
+    }
+}

@@ -1,0 +1,418 @@
+//! The guest as gdb sees it: what it calls the inferior.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use gdbstub::arch::Arch;
+use gdbstub::common::Signal;
+use gdbstub::target::ext::base::BaseOps;
+use gdbstub::target::ext::base::singlethread::{
+    SingleThreadBase, SingleThreadRangeStepping, SingleThreadRangeSteppingOps, SingleThreadResume,
+    SingleThreadResumeOps, SingleThreadSingleStep, SingleThreadSingleStepOps,
+};
+use gdbstub::target::ext::breakpoints::{
+    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
+    SwBreakpointOps, WatchKind,
+};
+use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
+use gdbstub::target::{Target, TargetError, TargetResult};
+use hvt_abi::{Gpa, PAGE_SIZE};
+
+use super::architecture::{Amd64, GdbRegisters};
+use super::plants::{Kind, Plant, Plants};
+use crate::backend::debug::{DebugTarget, PLANT, Traps, Watch};
+use crate::backend::{Error, Machine};
+use crate::memory::Layout;
+
+/// How the guest goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Resume {
+    /// Until something happens.
+    #[default]
+    Continue,
+    /// For one instruction.
+    Step,
+    /// For as long as RIP stays between these addresses.
+    Range(u64, u64),
+}
+
+/// A guest with breakpoints.
+pub(crate) struct Inferior<'m> {
+    machine: &'m mut dyn Machine,
+    layout: &'m Layout,
+    plants: Plants,
+    /// Addresses of hardware breakpoints that the machine has taken.
+    executed: Vec<u64>,
+    watches: Vec<Watched>,
+    resume: Resume,
+    /// What the machine was told last.
+    traps: Traps,
+    /// How often each hypercall was made, by its number.
+    calls: BTreeMap<u32, u64>,
+}
+
+/// A watchpoint.
+struct Watched {
+    watch: Watch,
+    kind: WatchKind,
+    /// What lay there when the debugger looked last: what a hypercall writes no machine notices.
+    contents: Vec<u8>,
+}
+
+/// The longest piece of memory that is watched, in bytes.
+const LONGEST_WATCH: u64 = 4096;
+
+impl<'m> Inferior<'m> {
+    /// This guest, without any breakpoint; `None` where its machine cannot be debugged.
+    pub(super) fn new(machine: &'m mut dyn Machine, layout: &'m Layout) -> Option<Self> {
+        machine.debug()?;
+        Some(Self {
+            machine,
+            layout,
+            plants: Plants::default(),
+            executed: Vec::new(),
+            watches: Vec::new(),
+            resume: Resume::Continue,
+            traps: Traps::default(),
+            calls: BTreeMap::new(),
+        })
+    }
+
+    /// The machine itself.
+    pub(super) fn machine(&mut self) -> &mut dyn Machine {
+        self.machine
+    }
+
+    /// The same, to be looked at.
+    pub(super) fn machine_ref(&self) -> &dyn Machine {
+        self.machine
+    }
+
+    /// What the debugger needs of the machine.
+    pub(super) fn target(&mut self) -> Option<&mut dyn DebugTarget> {
+        self.machine.debug()
+    }
+
+    /// What the guest may do with its memory.
+    pub(super) fn layout(&self) -> &Layout {
+        self.layout
+    }
+
+    /// How often the guest made each hypercall.
+    pub(super) fn calls(&self) -> &BTreeMap<u32, u64> {
+        &self.calls
+    }
+
+    /// Counts a hypercall.
+    pub(super) fn count(&mut self, number: u32) {
+        *self.calls.entry(number).or_default() += 1;
+    }
+
+    /// How the debugger wants the guest to go on.
+    pub(super) fn how(&self) -> Resume {
+        self.resume
+    }
+
+    /// What the breakpoint at this address is, if there is one in memory.
+    pub(super) fn planted(&self, address: u64) -> Option<Kind> {
+        self.plants.kind(address)
+    }
+
+    /// Which kind of watchpoint begins at this address.
+    pub(super) fn watch_kind(&self, start: u64) -> WatchKind {
+        self.watches
+            .iter()
+            .find(|watched| watched.watch.start == start)
+            .map_or(WatchKind::Write, |watched| watched.kind)
+    }
+
+    /// Address of a watchpoint whose contents have changed since the debugger looked last.
+    pub(super) fn changed(&mut self) -> Option<u64> {
+        let changed = (0..self.watches.len()).find(|index| {
+            let watch = self.watches[*index].watch;
+            self.contents(watch).is_some_and(|now| now != self.watches[*index].contents)
+        });
+        changed.map(|index| self.watches[index].watch.start)
+    }
+
+    /// Notes what lies at the watchpoints now: the debugger looks at it.
+    pub(super) fn look(&mut self) {
+        for index in 0..self.watches.len() {
+            let watch = self.watches[index].watch;
+            if let Some(contents) = self.contents(watch) {
+                self.watches[index].contents = contents;
+            }
+        }
+    }
+
+    fn contents(&mut self, watch: Watch) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(watch.len).ok()?];
+        (self.read(watch.start, &mut bytes) == bytes.len()).then_some(bytes)
+    }
+
+    /// Tells the machine where the next run is to end.
+    pub(super) fn set_traps(&mut self) -> Result<bool, Error> {
+        let traps = Traps {
+            step: self.resume != Resume::Continue,
+            planted: self.plants.addresses(),
+            executed: self.executed.clone(),
+            watched: self.watches.iter().map(|watched| watched.watch).collect(),
+        };
+        if traps == self.traps {
+            return Ok(true);
+        }
+        let Some(target) = self.target() else { return Ok(false) };
+        let done = target.set_traps(&traps)?;
+        if done {
+            self.traps = traps;
+        }
+        Ok(done)
+    }
+
+    /// Takes everything back that the debugger has put into the guest.
+    pub(super) fn withdraw(&mut self) -> Result<(), Error> {
+        for plant in self.plants.clear() {
+            self.uproot(plant)?;
+        }
+        self.executed.clear();
+        self.watches.clear();
+        self.resume = Resume::Continue;
+        self.set_traps().map(|_| ())
+    }
+
+    fn uproot(&mut self, plant: Plant) -> Result<(), Error> {
+        self.poke(plant.at, &[plant.original])
+    }
+
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+        let layout = self.layout;
+        self.target().map_or(Ok(()), |target| target.poke(layout, at, bytes))
+    }
+
+    /// Reads guest-virtual memory up to the first byte that is not mapped; returns how many bytes.
+    fn read(&mut self, start: u64, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        for (at, len) in pages(start, into.len()) {
+            let Some(found) = self.target().and_then(|target| target.translate(at)) else { break };
+            let piece = &mut into[done..done + len];
+            if self.machine.memory().read(found, piece).is_err() {
+                break;
+            }
+            self.plants.hide(found, piece);
+            done += len;
+        }
+        done
+    }
+
+    /// Writes guest-virtual memory; nothing of it when a part is not mapped.
+    fn write(&mut self, start: u64, from: &[u8]) -> TargetResult<(), Self> {
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        for (at, len) in pages(start, from.len()) {
+            let found = self.target().and_then(|target| target.translate(at)).ok_or(UNMAPPED)?;
+            if found.0.checked_add(len as u64).is_none_or(|end| end > self.machine.memory().size()) {
+                return Err(UNMAPPED);
+            }
+            pieces.push((found, from[done..done + len].to_vec()));
+            done += len;
+        }
+        if done < from.len() {
+            return Err(UNMAPPED);
+        }
+        for (at, mut bytes) in pieces {
+            self.plants.keep(at, &mut bytes);
+            self.poke(at, &bytes).map_err(refused)?;
+        }
+        self.look();
+        Ok(())
+    }
+
+    fn plant(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
+        let at = self.target().and_then(|target| target.translate(address));
+        let mut original = [0];
+        let Some(at) = at.filter(|at| self.machine.memory().read(*at, &mut original).is_ok()) else { return Ok(false) };
+        if self.plants.add(address, kind, at, original[0]) {
+            self.poke(at, &[PLANT]).map_err(refused)?;
+        }
+        Ok(true)
+    }
+
+    fn remove_plant(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
+        match self.plants.remove(address, kind) {
+            Some(Some(plant)) => self.uproot(plant).map_err(refused).map(|()| true),
+            Some(None) => Ok(true),
+            None => Ok(false),
+        }
+    }
+}
+
+/// An address that is not mapped: EFAULT.
+const UNMAPPED: TargetError<Error> = TargetError::Errno(14);
+
+/// The debugger asked for what cannot be done. It is told so, and goes on.
+fn refused(error: impl Display) -> TargetError<Error> {
+    log::debug!("for the debugger: {error}");
+    TargetError::NonFatal
+}
+
+/// The pieces of `len` bytes at `start` that lie in one page each. What would wrap around is left out.
+fn pages(start: u64, len: usize) -> impl Iterator<Item = (u64, usize)> {
+    let mut next = Some(start);
+    let mut left = len as u64;
+    std::iter::from_fn(move || {
+        let at = next.filter(|_| left > 0)?;
+        let piece = left.min(PAGE_SIZE - at % PAGE_SIZE);
+        left -= piece;
+        next = at.checked_add(piece);
+        Some((at, piece as usize))
+    })
+}
+
+impl Target for Inferior<'_> {
+    type Arch = Amd64;
+    type Error = Error;
+
+    fn base_ops(&mut self) -> BaseOps<'_, Amd64, Error> {
+        BaseOps::SingleThread(self)
+    }
+
+    fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SingleThreadBase for Inferior<'_> {
+    fn read_registers(&mut self, registers: &mut <Amd64 as Arch>::Registers) -> TargetResult<(), Self> {
+        let target = self.target().ok_or(TargetError::NonFatal)?;
+        *registers = GdbRegisters::from(&target.state().map_err(refused)?);
+        Ok(())
+    }
+
+    fn write_registers(&mut self, registers: &<Amd64 as Arch>::Registers) -> TargetResult<(), Self> {
+        let target = self.target().ok_or(TargetError::NonFatal)?;
+        let before = target.state().map_err(refused)?;
+        let after = registers.apply(&before).map_err(|fixed| refused(format_args!("{fixed:?}")))?;
+        target.set_state(&after).map_err(refused)
+    }
+
+    fn read_addrs(&mut self, start: u64, into: &mut [u8]) -> TargetResult<usize, Self> {
+        match self.read(start, into) {
+            0 if !into.is_empty() => Err(UNMAPPED),
+            done => Ok(done),
+        }
+    }
+
+    fn write_addrs(&mut self, start: u64, from: &[u8]) -> TargetResult<(), Self> {
+        self.write(start, from)
+    }
+
+    fn support_resume(&mut self) -> Option<SingleThreadResumeOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+/// Signals that the debugger sends along mean nothing: a guest has none.
+impl SingleThreadResume for Inferior<'_> {
+    fn resume(&mut self, _: Option<Signal>) -> Result<(), Error> {
+        self.resume = Resume::Continue;
+        Ok(())
+    }
+
+    fn support_single_step(&mut self) -> Option<SingleThreadSingleStepOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_range_step(&mut self) -> Option<SingleThreadRangeSteppingOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SingleThreadSingleStep for Inferior<'_> {
+    fn step(&mut self, _: Option<Signal>) -> Result<(), Error> {
+        self.resume = Resume::Step;
+        Ok(())
+    }
+}
+
+impl SingleThreadRangeStepping for Inferior<'_> {
+    fn resume_range_step(&mut self, start: u64, end: u64) -> Result<(), Error> {
+        self.resume = Resume::Range(start, end);
+        Ok(())
+    }
+}
+
+impl Breakpoints for Inferior<'_> {
+    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SwBreakpoint for Inferior<'_> {
+    fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        self.plant(address, Kind::Software)
+    }
+
+    fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        self.remove_plant(address, Kind::Software)
+    }
+}
+
+impl HwBreakpoint for Inferior<'_> {
+    fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        if self.executed.contains(&address) {
+            return Ok(true);
+        }
+        self.executed.push(address);
+        if self.set_traps().map_err(refused)? {
+            return Ok(true);
+        }
+        // The machine has none, or no more.
+        self.executed.pop();
+        self.plant(address, Kind::Hardware)
+    }
+
+    fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        let before = self.executed.len();
+        self.executed.retain(|known| *known != address);
+        match self.executed.len() < before {
+            true => self.set_traps().map_err(refused),
+            false => self.remove_plant(address, Kind::Hardware),
+        }
+    }
+}
+
+impl HwWatchpoint for Inferior<'_> {
+    fn add_hw_watchpoint(&mut self, start: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let watch = Watch { start, len, reads: kind != WatchKind::Write };
+        if !(1..=LONGEST_WATCH).contains(&len) {
+            return Ok(false);
+        }
+        let Some(contents) = self.contents(watch) else { return Ok(false) };
+        self.watches.push(Watched { watch, kind, contents });
+        let done = self.set_traps().map_err(refused);
+        if !matches!(done, Ok(true)) {
+            self.watches.pop();
+        }
+        done
+    }
+
+    fn remove_hw_watchpoint(&mut self, start: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let reads = kind != WatchKind::Write;
+        let found = self.watches.iter().position(|watched| watched.watch == Watch { start, len, reads });
+        let Some(index) = found else { return Ok(false) };
+        self.watches.remove(index);
+        self.set_traps().map_err(refused)
+    }
+}

@@ -1,0 +1,140 @@
+//! A debugger for guests: the stub that `gdb` connects to with `target remote`.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `connection` | the TCP connection, and the thread that notices when the debugger says something while the guest runs |
+//! | `architecture` | registers as gdb wants them |
+//! | `inferior` | what gdb asks of the guest: registers, memory, breakpoints |
+//! | `plants` | software breakpoints in guest memory |
+//! | `commands` | `monitor` commands |
+//! | `debugged` | a [`Machine`] whose runs the debugger sees |
+//!
+//! The stub sits between the monitor's loop and a backend's [`DebugTarget`](crate::backend::debug::DebugTarget): neither
+//! the loop nor a run without a debugger knows of it. The protocol is that of the crate `gdbstub`.
+//!
+//! What a debugger can do on which backend:
+//!
+//! | | kvm | process |
+//! |---|---|---|
+//! | registers: general, segments, x87, SSE | yes | yes |
+//! | memory by guest-virtual address, code and read-only data too | through the guest's page tables | as it is laid out |
+//! | software breakpoints | any number | any number |
+//! | hardware breakpoints | four, watchpoints included; then software breakpoints | software breakpoints |
+//! | watchpoints | four of up to eight bytes, aligned, hardware breakpoints included | any number, of any length |
+//! | step, step over a range of addresses, ctrl-C, detach, kill | yes | yes |
+//!
+//! A software breakpoint is a `hlt` in the guest's code, on both: it leaves the guest without any preparation, and an
+//! `int3` remains the guest's own. The debugger does not see it when it reads there.
+//!
+//! On KVM the watchpoints and hardware breakpoints are the CPU's, through `KVM_SET_GUEST_DEBUG`. They have no effect where
+//! the CPU is QEMU's emulator.
+//!
+//! Where the process backend is concerned: its child can neither be traced nor reach the debug registers. An instruction
+//! is stepped with RFLAGS.TF. What is watched lies in pages that the child may not write, or not access at all: whatever
+//! does is executed with the page open and the trap flag set, so it costs three hand-overs wherever in these pages it
+//! goes to. Everything else runs at full speed. For this, and only where a debugger is wanted, the child may make
+//! `mprotect` calls for guest memory: a guest that turns on the stub's own code could take the write protection off its
+//! pages, and nothing else.
+//!
+//! On both, what a hypercall writes ends the guest's run at a watchpoint as well, behind the hypercall. A poll that is
+//! interrupted by ctrl-C begins anew, with its whole timeout.
+//!
+//! The debugger can read and change everything about the guest, and nothing about the host. Who may connect to the port
+//! may do that: it is meant for the loopback interface.
+
+mod architecture;
+mod commands;
+mod connection;
+mod debugged;
+mod inferior;
+mod plants;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+pub(crate) use self::connection::Connection;
+use self::debugged::Debugged;
+use crate::backend::{Error, Machine, Stop};
+use crate::memory::Layout;
+use crate::monitor::Outcome;
+
+/// A debugger that is awaited: a guest that is given one executes nothing before it has connected.
+///
+/// ```no_run
+/// use hvt_tender::Unikernel;
+/// use hvt_tender::gdb::Debugger;
+///
+/// let debugger = Debugger::listen("127.0.0.1:0")?;
+/// println!("gdb app.hvt -ex 'target remote {}'", debugger.address()?);
+/// Unikernel::load("app.hvt")?.debugger(debugger).run()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Debugger {
+    listener: TcpListener,
+}
+
+impl Debugger {
+    /// Waits at this address, from now on.
+    ///
+    /// # Errors
+    /// When it is in use, or none of this host's.
+    pub fn listen(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener })
+    }
+
+    /// The address at which it waits.
+    ///
+    /// # Errors
+    /// When the host does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Waits until a debugger connects; `None` when `stop` is requested before. There is one connection: whoever comes
+    /// later is refused.
+    pub(crate) fn accept(self, stop: &Stop) -> io::Result<Option<Connection>> {
+        log::warn!("the guest waits for a debugger: (gdb) target remote {}", self.address()?);
+        let mut fds =
+            [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN), PollFd::new(stop.event(), PollFlags::POLLIN)];
+        loop {
+            if stop.requested() {
+                return Ok(None);
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => return Connection::new(stream).map(Some),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// Has a guest run to its end by `run`, under the debugger at the other end of `connection`.
+///
+/// # Errors
+/// As `run`, and when the machine cannot be debugged.
+pub(crate) fn run(
+    machine: &mut dyn Machine,
+    layout: &Layout,
+    connection: Connection,
+    stop: &Stop,
+    run: impl FnOnce(&mut dyn Machine) -> Result<Outcome, Error>,
+) -> Result<Outcome, Error> {
+    let mut debugged = Debugged::new(machine, layout, connection, stop.clone())?;
+    let outcome = run(&mut debugged);
+    debugged.end(&outcome);
+    outcome
+}

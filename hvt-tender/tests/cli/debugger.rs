@@ -1,0 +1,300 @@
+//! A guest under Debian's `gdb`, on the backend that every machine has, or on the one that `HVT_BACKENDS` names.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{guest, tender, text};
+
+/// A tender whose guest waits for a debugger.
+struct Waiting {
+    tender: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: BufReader<ChildStderr>,
+    /// Where.
+    address: String,
+}
+
+impl Waiting {
+    /// The guest `debuggee` with this argument.
+    fn new(argument: &str) -> Self {
+        let backend = std::env::var("HVT_BACKENDS").ok().filter(|names| !names.contains(','));
+        let mut command = tender();
+        command.args(["--mem=32", "--backend", backend.as_deref().unwrap_or("process"), "--gdb", "--gdb-port=0", "--"]);
+        command.arg(guest("debuggee")).args(["--solo5:quiet", argument]);
+        let mut tender = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(tender.stdout.take().unwrap());
+        let mut stderr = BufReader::new(tender.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        let address = line.trim_end().split("target remote ").nth(1).expect(&line).to_owned();
+        Self { tender, stdout, stderr, address }
+    }
+
+    /// A line that the guest prints.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Waits for the end: status, what the guest has printed since, and what the tender has said.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let (mut printed, mut said) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut printed).unwrap();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (self.tender.wait().unwrap().code(), printed, said)
+    }
+
+    /// A debugger that executes these commands; `None` where there is none, which a continuous integration must have.
+    fn gdb(&self, commands: &[&str]) -> Option<Child> {
+        let mut gdb = Command::new("gdb");
+        gdb.args(["-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set width 0"]);
+        gdb.arg(guest("debuggee")).arg("-ex").arg(format!("target remote {}", self.address));
+        for command in commands {
+            gdb.args(["-ex", command]);
+        }
+        match gdb.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+            Ok(gdb) => Some(gdb),
+            Err(error) => {
+                assert!(std::env::var_os("CI").is_none(), "gdb: {error}");
+                eprintln!("SKIPPED: this test needs gdb: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// Asserts that gdb has said all of this, in this order.
+#[track_caller]
+fn assert_says(output: &Output, words: &[&str]) {
+    let said = text(&output.stdout);
+    let mut rest = said;
+    for word in words {
+        match rest.split_once(word) {
+            Some((_, behind)) => rest = behind,
+            None => panic!("{word:?} is missing: {said}\n--- errors\n{}", text(&output.stderr)),
+        }
+    }
+}
+
+#[test]
+fn breaks_steps_and_goes_on_to_the_end() {
+    let waiting = Waiting::new("rounds");
+    let commands = [
+        "break debuggee::innermost",
+        "continue",
+        "backtrace",
+        "print value",
+        "x/i $pc",
+        "stepi",
+        "next",
+        "finish",
+        "info registers cs fs_base",
+        "print $xmm0.uint128",
+        "set var $xmm3.uint128 = 77",
+        "print $xmm3.uint128",
+        "delete",
+        "thbreak debuggee::one_round",
+        "continue",
+        "info symbol $pc",
+        "monitor memory",
+        "monitor nonsense",
+        "x/x 0x20",
+        "continue",
+    ];
+    let Some(gdb) = waiting.gdb(&commands) else { return };
+    let output = gdb.wait_with_output().unwrap();
+    assert_says(
+        &output,
+        &[
+            "Breakpoint 1, debuggee::innermost (value=2)",
+            "#0  debuggee::innermost (value=2)",
+            "in debuggee::one_round (number=1)",
+            "in debuggee::rounds (count=5)",
+            "in _start",
+            "$1 = 2",
+            "WATCHED.load",
+            "Value returned is $2 = 3",
+            "cs             0x8",
+            "fs_base        0x1",
+            "= 77",
+            "Temporary breakpoint 2, debuggee::one_round (number=2)",
+            "debuggee::one_round",
+            "in section .text",
+            "[Inferior 1 (process 1) exited with code 07]",
+        ],
+    );
+    let errors = text(&output.stderr);
+    for words in ["0x00010000-0x00100000 r--", "There is no command 'nonsense'", "Cannot access memory"] {
+        assert!(errors.contains(words), "{words}: {errors}");
+    }
+    let (status, printed, _) = waiting.end();
+    assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
+}
+
+#[test]
+fn watches_memory() {
+    let waiting = Waiting::new("rounds");
+    let commands = [
+        "break debuggee::rounds",
+        "continue",
+        "delete",
+        "watch debuggee::WATCHED.v.value",
+        "continue",
+        "backtrace 3",
+        "continue",
+        "delete",
+        "awatch debuggee::WATCHED.v.value",
+        "continue",
+        "rwatch debuggee::BESIDE.v.value",
+        "delete 3",
+        "continue",
+        "print debuggee::BESIDE.v.value",
+        "delete",
+        "continue",
+    ];
+    let Some(gdb) = waiting.gdb(&commands) else { return };
+    let output = gdb.wait_with_output().unwrap();
+    assert_says(
+        &output,
+        &[
+            "Hardware watchpoint 2",
+            "Old value = 4660",
+            "New value = 2",
+            "in debuggee::innermost (value=2)",
+            "Old value = 2",
+            "New value = 4",
+            "Hardware access (read/write) watchpoint 3",
+            "Value = 4",
+            "Hardware read watchpoint 4",
+            "exited with code 07",
+        ],
+    );
+    let (status, printed, _) = waiting.end();
+    assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
+}
+
+/// Ctrl-C reaches a guest that computes, and one that sleeps in a hypercall; both go on where they were.
+#[test]
+fn interrupts_and_goes_on() {
+    for (argument, says) in [("spin", "spinning\n"), ("sleep", "sleeping\n")] {
+        let mut waiting = Waiting::new(argument);
+        let commands = ["continue", "backtrace", "monitor hypercalls", "detach"];
+        let Some(gdb) = waiting.gdb(&commands) else { return };
+        assert_eq!(waiting.line(), says, "it runs");
+        kill(Pid::from_raw(gdb.id() as i32), Signal::SIGINT).unwrap();
+        let output = gdb.wait_with_output().unwrap();
+        assert_says(&output, &["Program received signal SIGINT", "in debuggee::main (", "detached"]);
+        assert!(text(&output.stderr).contains(" 1 puts (2)\n"), "{}", text(&output.stderr));
+        // The debugger has let it go, and it goes on for ever.
+        assert!(waiting.tender.try_wait().unwrap().is_none());
+        kill(Pid::from_raw(waiting.tender.id() as i32), Signal::SIGTERM).unwrap();
+        assert_eq!(waiting.end().0, Some(1));
+    }
+}
+
+/// However fast one ctrl-C follows another, and whether or not the guest runs yet.
+#[test]
+fn interrupts_again_and_again() {
+    for argument in ["spin", "sleep"] {
+        let waiting = Waiting::new(argument);
+        let mut debugger = Packets(TcpStream::connect(&waiting.address).unwrap());
+        for _ in 0..20 {
+            debugger.send("vCont;c");
+            debugger.0.write_all(b"\x03").unwrap();
+            assert_eq!(debugger.receive(), "S02");
+        }
+        debugger.send("k");
+        assert_eq!(waiting.end().0, Some(1));
+    }
+}
+
+/// The remote serial protocol, as far as needed.
+struct Packets(TcpStream);
+
+impl Packets {
+    fn send(&mut self, body: &str) {
+        let sum = body.bytes().fold(0_u8, u8::wrapping_add);
+        self.0.write_all(format!("${body}#{sum:02x}").as_bytes()).unwrap();
+    }
+
+    /// The body of the next packet, behind acknowledgements.
+    fn receive(&mut self) -> String {
+        let mut packet = Vec::new();
+        while packet.len() < 3 || packet[packet.len() - 3] != b'#' {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            packet.extend(byte);
+        }
+        self.0.write_all(b"+").unwrap();
+        let text = String::from_utf8(packet).unwrap();
+        let (_, body) = text.split_once('$').unwrap();
+        body[..body.len() - 3].to_owned()
+    }
+}
+
+#[test]
+fn kills() {
+    let waiting = Waiting::new("rounds");
+    let Some(gdb) = waiting.gdb(&["break debuggee::innermost", "continue", "kill"]) else { return };
+    assert_says(&gdb.wait_with_output().unwrap(), &["Breakpoint 1", "killed"]);
+    let (status, printed, said) = waiting.end();
+    assert_eq!((status, printed.as_str()), (Some(1), ""));
+    assert!(said.contains("the debugger has ended the guest"), "{said}");
+}
+
+/// A guest that does what it may not stops where it did it, for the debugger to look at, before it ends.
+#[test]
+fn sees_a_fault() {
+    let waiting = Waiting::new("fault");
+    let commands = ["continue", "print $rax", "set language c", "print $xmm7.v2_double", "print $st0", "continue"];
+    let Some(gdb) = waiting.gdb(&commands) else { return };
+    let output = gdb.wait_with_output().unwrap();
+    let words =
+        ["received signal SIGSEGV", "debuggee::fault", "$1 = 65261", "{0.5, -2.25}", "= 1", "terminated with signal"];
+    assert_says(&output, &words);
+    let (status, _, said) = waiting.end();
+    assert_eq!(status, Some(1));
+    assert!(said.contains("wrote 4 bytes to I/O port 0x4ff"), "{said}");
+}
+
+/// The guest's own `int3` goes to the guest's own handler.
+#[test]
+fn leaves_a_guest_its_traps() {
+    let waiting = Waiting::new("trap");
+    let Some(gdb) = waiting.gdb(&["break debuggee::innermost", "continue"]) else { return };
+    assert_says(&gdb.wait_with_output().unwrap(), &["exited with code 0377"]);
+    let (status, printed, _) = waiting.end();
+    assert_eq!(status, Some(255));
+    assert!(printed.contains("#BP") || printed.contains("reakpoint"), "{printed}");
+}
+
+/// What is no debugger is left, and the guest runs without.
+#[test]
+fn takes_nonsense() {
+    for nonsense in [&b"\0\xff$$$###GET / HTTP/1.1\r\n\r\n"[..], b"+$m0,ffffffffffffffff#00$vCont;s:p1.1;c#zz", b""] {
+        let waiting = Waiting::new("rounds");
+        let mut stream = TcpStream::connect(&waiting.address).unwrap();
+        stream.write_all(nonsense).unwrap();
+        drop(stream);
+        let (status, printed, said) = waiting.end();
+        assert_eq!((status, printed.as_str()), (Some(7), "35\n"), "{said}");
+    }
+}
+
+#[test]
+fn says_that_its_port_is_taken() {
+    let waiting = Waiting::new("rounds");
+    let (_, port) = waiting.address.rsplit_once(':').unwrap();
+    let output = tender().args(["--gdb", &format!("--gdb-port={port}")]).arg(guest("hello")).output().unwrap();
+    super::assert_fails(&output, 1, "--gdb: cannot wait at port");
+    // A signal ends the wait.
+    kill(Pid::from_raw(waiting.tender.id() as i32), Signal::SIGTERM).unwrap();
+    let (status, printed, said) = waiting.end();
+    assert_eq!((status, printed.as_str()), (Some(1), ""));
+    assert!(said.contains("stopped by SIGTERM"), "{said}");
+}
