@@ -12,6 +12,9 @@ build_c_library() {
     need_rust
     need objcopy binutils
     (cd "$root" && cargo build --quiet --release --package guest-bindings-c)
+    # Until this script ends: two may run at once.
+    exec 9>"$target/guest-c.lock"
+    flock 9
     mkdir -p "$c_include" "$c_library"
     cp -u "$root"/guest-bindings/c/include/*.h "$c_include/"
     cp -u "$root/guest-bindings/build-support/$(uname -m).lds" "$c_library/solo5_hvt.lds"

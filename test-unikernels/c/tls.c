@@ -1,4 +1,4 @@
-/* Thread-local variables of several threads, in blocks at any address. */
+/* Thread-local variables of several threads, in blocks at any address; with an argument, of no thread. */
 #include "test.h"
 
 static _Thread_local int counted = 40;
@@ -29,7 +29,8 @@ static void enter(uintptr_t tls)
 
 int solo5_app_main(const struct solo5_start_info *info)
 {
-    (void)info;
+    if (info->cmdline[0] != '\0')
+        say(count() > 0 ? "FAILURE: there is a thread\n" : "");
     CHECK(solo5_tls_size() <= sizeof memory[0] - 64);
     uintptr_t threads[4];
     for (size_t i = 0; i < 4; i++) {

@@ -116,7 +116,7 @@ solo5_result_t solo5_block_read(solo5_handle_t handle, solo5_off_t offset, uint8
 /*
  * Thread-local variables, of the local-exec model. For each thread the application allocates solo5_tls_size() bytes,
  * has solo5_tls_init() give the variables in them their values, and switches to them with solo5_set_tls_base(), which
- * takes the address that solo5_tls_tp_offset() makes of theirs.
+ * takes the address that solo5_tls_tp_offset() makes of theirs. Before that a use of one is a page fault.
  */
 
 size_t solo5_tls_size(void);

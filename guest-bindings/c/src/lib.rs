@@ -14,9 +14,8 @@
 //! | `tls` | `solo5_tls_*`, `solo5_set_tls_base` |
 //! | `guard` | `__stack_chk_guard`, `__stack_chk_fail` for `-mstack-protector-guard=global` |
 //!
-//! Where Solo5 v0.12 leaves room, this library uses it: a block transfer may be of any number of whole blocks; thread-
-//! local variables can be used before a base is set; a TLS block may lie at any address. An application that is to run
-//! with Solo5's bindings as well must not rely on that.
+//! Where Solo5 v0.12 leaves room, this library uses it: a block transfer may be of any number of whole blocks, and a TLS
+//! block may lie at any address. An application that is to run with Solo5's bindings as well must not rely on that.
 #![no_std]
 
 mod block;

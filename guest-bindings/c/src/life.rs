@@ -2,7 +2,7 @@
 
 use core::ffi::{c_char, c_int};
 
-use guest_bindings::{ExitStatus, Start, abort, exit};
+use guest_bindings::{ExitStatus, Start, abort, exit, tls};
 
 use crate::guard;
 
@@ -23,6 +23,9 @@ unsafe extern "C" {
 /// What the bindings call once they are ready.
 pub(crate) fn main(start: &Start) -> ExitStatus {
     guard::set();
+    // As in Solo5, so that an application that forgets to set a base is found out with either library.
+    // SAFETY: No code here has thread-local variables; C's is told to set a base first.
+    let _ = unsafe { tls::set_raw_thread_pointer(0) };
     let heap_start = start.heap.start;
     let info = StartInfo {
         cmdline: start.command_line.as_ptr(),

@@ -3,6 +3,7 @@
 #[path = "../conformance/unikernels.rs"]
 mod unikernels;
 
+mod c;
 mod core_dump;
 mod debugger;
 mod hermetic;
