@@ -7,9 +7,9 @@ use crate::sys::now;
 
 static CLOCK: Once<TscClock> = Once::new();
 
-/// How long the TSC is held against the kernel's clock: 200 ms. That one counts the interrupts of a timer, and what has
+/// How long the TSC is held against the kernel's clock: 50 ms. That one counts the interrupts of a timer, and what has
 /// passed since.
-const CALIBRATION: u64 = 200_000_000;
+const CALIBRATION: u64 = 50_000_000;
 
 /// Measures the clock. The machine started `start` seconds after the Unix epoch.
 pub(crate) fn init(start: u64) {

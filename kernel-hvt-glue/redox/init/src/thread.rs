@@ -1,7 +1,13 @@
 //! Contexts of the kernel's: threads of this process, and processes of their own.
 
 use alloc::{boxed::Box, format};
-use core::arch::naked_asm;
+use core::{
+    arch::naked_asm,
+    sync::atomic::{
+        AtomicBool,
+        Ordering::{Acquire, Release},
+    },
+};
 
 use crate::{
     fd::{Fd, Scheme, root},
@@ -12,8 +18,6 @@ use crate::{
 /// Bytes of a stack.
 const STACK_SIZE: usize = 256 * 1024;
 
-/// `ContextStatus::Dead`.
-const DEAD: usize = 3;
 /// `ContextVerb::ForceKill`.
 const FORCE_KILL: usize = usize::MAX;
 
@@ -29,11 +33,16 @@ pub(crate) enum Kind {
 /// A context. It must be joined or killed.
 pub(crate) struct Context {
     context: Fd,
+    done: Box<AtomicBool>,
     _stack: Mapping,
 }
 
 /// What a new context does.
-type Work = Box<dyn FnOnce() + Send>;
+struct Start {
+    work: Box<dyn FnOnce() + Send>,
+    /// Set when that is done. Whoever started the context has it, and keeps it for longer than the context is.
+    done: *const AtomicBool,
+}
 
 impl Context {
     /// Starts a context that does `work`, as user `uid`, and ends.
@@ -45,7 +54,8 @@ impl Context {
         let current = Fd::of_root(Scheme::Proc, "cur-context")?;
         set_user(&context, uid)?;
         let stack = Mapping::anonymous(STACK_SIZE)?;
-        let start: Box<(usize, Work)> = Box::new((context.number(), Box::new(work)));
+        let done = Box::new(AtomicBool::new(false));
+        let start = Box::new(Start { work: Box::new(work), done: &raw const *done });
         let start = Box::into_raw(start);
         // The new context finds the address of its work on top of its stack.
         let top = stack.start().as_ptr().wrapping_add(STACK_SIZE - 16);
@@ -69,31 +79,26 @@ impl Context {
             // SAFETY: the process has a copy of its own.
             drop(unsafe { Box::from_raw(start) });
         }
-        Ok(Self { context, _stack: stack })
+        Ok(Self { context, done, _stack: stack })
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until a thread has done its work, and ends it.
     pub(crate) fn join(self) -> Result<()> {
-        let status = self.context.dup("status")?;
-        let mut word = [0; size_of::<usize>()];
-        loop {
-            status.read(&mut word)?;
-            if usize::from_ne_bytes(word) == DEAD {
-                return Ok(());
-            }
+        while !self.done.load(Acquire) {
             sys::yield_now();
         }
+        self.kill()
     }
 
-    /// Ends it wherever it is.
+    /// Ends it wherever it is, and waits until it is gone.
+    ///
+    /// No context ends itself: on that way the kernel (663e66410) keeps its stack.
     pub(crate) fn kill(self) -> Result<()> {
         let control = privileged(&self.context, "status")?;
-        // SAFETY: it is a process of its own, or holds nothing that others wait for.
+        // SAFETY: it has done its work, or is a process of its own: nobody waits for what it holds.
         unsafe { sys::write(control.number(), &FORCE_KILL.to_ne_bytes()) }?;
-        let mut word = [0; size_of::<usize>()];
-        let runnable = 0;
-        // A context that is being killed says so until it is gone, and then has no address space to be read.
-        while control.read(&mut word).is_ok() && usize::from_ne_bytes(word) == runnable {
+        // A context that is being killed says so before and after. Only the latter has no memory any more.
+        while self.context.dup("addrspace").is_ok() {
             sys::yield_now();
         }
         Ok(())
@@ -125,15 +130,14 @@ unsafe extern "C" fn begin() {
     naked_asm!("mov rdi, [rsp]", "and rsp, -16", "xor ebp, ebp", "call {run}", "ud2", run = sym run)
 }
 
-/// Does the work of a context, and ends it.
-extern "C" fn run(start: *mut (usize, Work)) -> ! {
+/// Does the work of a context, and waits for its end.
+extern "C" fn run(start: *mut Start) -> ! {
     // SAFETY: `spawn` made it of a box, for this context alone.
-    let (context, work) = *unsafe { Box::from_raw(start) };
+    let Start { work, done } = *unsafe { Box::from_raw(start) };
     work();
-    // SAFETY: nothing of this context is in use any more but its stack, which whoever joins unmaps.
-    let _ = unsafe { sys::write(context, &FORCE_KILL.to_ne_bytes()) };
+    // SAFETY: it outlives the context.
+    unsafe { (*done).store(true, Release) };
     loop {
-        // The context has ended by now.
-        sys::yield_now();
+        sys::sleep(u64::MAX / 2);
     }
 }
