@@ -150,6 +150,7 @@ impl Monitor {
 
     /// Serves an exit; `Some` when it was the last. Whether it is time to give up is for the caller to say, whenever the
     /// exit is [`Exit::Interrupted`].
+    #[inline]
     pub fn handle(&mut self, memory: &dyn GuestMemory, exit: Exit) -> Option<End> {
         let stop = match exit {
             Exit::Hypercall { number, argument } => return self.serve(memory, number, argument),
@@ -167,6 +168,7 @@ impl Monitor {
         Some(End::Stopped(stop))
     }
 
+    #[inline]
     fn serve(&mut self, memory: &dyn GuestMemory, number: u32, argument: Gpa) -> Option<End> {
         let counter = Number::from_u32(number).map_or(0, |number| number as usize);
         self.counts.hypercalls[counter] += 1;

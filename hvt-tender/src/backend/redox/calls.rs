@@ -31,6 +31,13 @@ pub trait Calls {
     /// The kernel's.
     fn call(&self, handle: &Self::Handle, operation: u64, payload: Payload<'_>) -> Result<usize, Errno>;
 
+    /// Runs a virtual CPU until it exits: [`Operation::Run`](kernel::Operation::Run), the operation that has to be fast. A
+    /// `read` of no bytes is that as well, and the shortest way into the kernel.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn run(&self, vcpu: &Self::Handle) -> Result<(), Errno>;
+
     /// Maps the run page of a virtual CPU.
     ///
     /// # Errors

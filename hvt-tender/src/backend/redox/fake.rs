@@ -111,12 +111,10 @@ impl FakeKernel {
         map.len as usize
     }
 
-    fn run(&self, page: &FakePage) -> usize {
+    fn leave_guest(&self, page: &FakePage) {
         let exit = self.0.borrow_mut().exits.pop_front().expect("the test has no more exits");
-        let reason = exit.reason as usize;
         // SAFETY: the page is alive, and nobody has a reference to it.
         unsafe { (&raw mut (*page.start().as_ptr()).exit).write_volatile(exit) };
-        reason
     }
 }
 
@@ -154,13 +152,18 @@ impl Calls for FakeKernel {
                 into.copy_from_slice(state.as_bytes());
                 Ok(into.len())
             }
-            (redox::VCPU, Operation::Run, Payload::None) => Ok(self.run(handle.page.as_ref().unwrap())),
             (redox::VCPU, Operation::Interrupt, Payload::None) => {
                 self.0.borrow_mut().interrupts += 1;
                 Ok(0)
             }
             (name, operation, payload) => panic!("{operation:?} on {name} with {payload:?}"),
         }
+    }
+
+    fn run(&self, vcpu: &Handle) -> Result<(), Errno> {
+        self.ask(Asked::Operation(Operation::Run))?;
+        self.leave_guest(vcpu.page.as_ref().unwrap());
+        Ok(())
     }
 
     fn map_page(&self, vcpu: &Handle) -> Result<FakePage, Errno> {

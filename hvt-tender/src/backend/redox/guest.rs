@@ -125,9 +125,7 @@ impl<C: Calls> Guest<C> {
     /// The kernel's; nothing a guest does causes that.
     #[inline]
     pub fn run(&mut self) -> Result<Exit, Refused> {
-        self.calls
-            .call(&self.vcpu, Operation::Run as u64, Payload::None)
-            .map_err(Refused::new("running the virtual CPU"))?;
+        self.calls.run(&self.vcpu).map_err(Refused::new("running the virtual CPU"))?;
         // SAFETY: the page is mapped and aligned. The kernel has finished writing the record; whatever stands there is
         // a value of its type.
         let record = unsafe { (&raw const (*self.page.start().as_ptr()).exit).read_volatile() };

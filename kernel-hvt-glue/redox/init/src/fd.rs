@@ -91,6 +91,7 @@ impl Fd {
     }
 
     /// Reads from it.
+    #[inline]
     pub(crate) fn read(&self, into: &mut [u8]) -> Result<usize> {
         sys::read(self.0, into)
     }

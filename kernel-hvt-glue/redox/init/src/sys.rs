@@ -86,6 +86,7 @@ pub(crate) fn dup_into(fd: usize, how: &[u8], new: usize) -> Result<usize> {
 }
 
 /// Reads from `fd`.
+#[inline]
 pub(crate) fn read(fd: usize, into: &mut [u8]) -> Result<usize> {
     // SAFETY: the kernel writes into the slice, whose bytes may be anything.
     unsafe { syscall(READ, [fd, into.as_mut_ptr().addr(), into.len(), 0, 0, 0]) }
