@@ -165,6 +165,12 @@ impl Inbox {
         }
     }
 
+    /// The virtual time in which frames arrive.
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn virtual_time(&self) -> Option<&VirtualTime> {
+        self.time.as_ref()
+    }
+
     /// Whether frames arrive in a virtual time.
     pub(super) fn is_virtual(&self) -> bool {
         self.time.is_some()

@@ -59,7 +59,7 @@ pub mod user;
 pub use bridge::Bridge;
 pub use conditions::Conditions;
 #[cfg(feature = "smoltcp")]
-pub use host::{Host, HostBuilder, HostListener, HostStream};
+pub use host::{Host, HostBuilder, HostHold, HostListener, HostStream};
 pub use link::Link;
 pub use port::Port;
 pub use recorded::Recorded;

@@ -66,10 +66,10 @@ impl Port {
         self.mac
     }
 
-    /// Whether its frames arrive in a virtual time.
+    /// The virtual time in which its frames arrive.
     #[cfg(feature = "smoltcp")]
-    pub(super) fn is_virtual(&self) -> bool {
-        self.inbox.is_virtual()
+    pub(super) fn virtual_time(&self) -> Option<&crate::virtual_time::VirtualTime> {
+        self.inbox.virtual_time()
     }
 
     /// Largest payload of its frames in bytes.

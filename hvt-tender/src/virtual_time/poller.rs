@@ -24,6 +24,15 @@ impl VirtualPoller {
         Ok(Self { time, number, seat, arrivals: arrivals.into() })
     }
 
+    /// Ends the turn, even where there is something to do, and waits for the next: until `timeout` nanoseconds are over,
+    /// or a frame arrives.
+    pub(crate) fn pass(&mut self, timeout: u64) -> Result<(), Interrupted> {
+        let until = self.time.nanos().saturating_add(timeout);
+        let wait = Wait { until, arrivals: self.arrivals.clone() };
+        self.time.lock().wait(self.number, wait, &self.time.world.now);
+        self.seat.wait_for_turn()
+    }
+
     fn ready_set(&self) -> u64 {
         let now = self.time.nanos();
         let ready = self.arrivals.iter().filter(|(_, arrivals)| arrivals.next().is_some_and(|at| at <= now));
@@ -46,10 +55,7 @@ impl Poller for VirtualPoller {
             return Ok(ready);
         }
         // A poll that finds nothing takes some time, or who polls for ever without sleeping would stand still.
-        let until = self.time.nanos().saturating_add(timeout.max(1));
-        let wait = Wait { until, arrivals: self.arrivals.clone() };
-        self.time.lock().wait(self.number, wait, &self.time.world.now);
-        self.seat.wait_for_turn()?;
+        self.pass(timeout.max(1))?;
         Ok(self.ready_set())
     }
 }

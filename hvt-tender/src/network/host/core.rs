@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 
-use crate::network::ip::{Admission, Bell, Flow, Gate, Stack, dhcp, dns, wait};
+use super::rest::Rest;
+use crate::network::ip::{Admission, Bell, Flow, Gate, Stack, dhcp, dns};
+use crate::virtual_time::{Hold, VirtualTime};
 
 /// Connections to a port that wait to be accepted, complete or not.
 const BACKLOG: usize = 64;
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     core: Mutex<Option<Core>>,
     moved: Condvar,
     bell: Arc<Bell>,
+    time: Option<VirtualTime>,
+    start: Instant,
 }
 
 /// The stack and what is done with it.
@@ -34,12 +36,27 @@ pub(super) struct Core {
     pub(super) dns: Option<dns::Server>,
     /// Connections that nobody holds any more and that have not ended yet.
     abandoned: Vec<SocketHandle>,
+    /// Until when somebody waits, in a virtual time.
+    deadlines: Vec<Duration>,
+    pace: Pace,
+}
+
+/// What keeps a virtual time from moving while a host's user thinks.
+#[derive(Debug, Default)]
+enum Pace {
+    /// Nothing does.
+    #[default]
+    Free,
+    /// This does.
+    Held { _hold: Hold },
+    /// Its user waits for something: it may move until the host has moved.
+    Lent,
 }
 
 impl Core {
     pub(super) fn new(stack: Stack, address: Ipv4Addr) -> Self {
         let ports = Ports { address, waiting: BTreeMap::new() };
-        Self { stack, ports, dhcp: None, dns: None, abandoned: Vec::new() }
+        Self { stack, ports, dhcp: None, dns: None, abandoned: Vec::new(), deadlines: Vec::new(), pace: Pace::Free }
     }
 
     /// Moves everything on; returns how long nothing more will happen of itself.
@@ -86,28 +103,56 @@ impl Core {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, bell: Arc<Bell>) -> Self {
-        Self { core: Mutex::new(Some(core)), moved: Condvar::new(), bell }
+    pub(super) fn new(core: Core, bell: Arc<Bell>, time: Option<VirtualTime>) -> Self {
+        Self { core: Mutex::new(Some(core)), moved: Condvar::new(), bell, time, start: Instant::now() }
     }
 
     /// Serves the stack until the bell says that it is over.
-    pub(super) fn serve(&self) {
-        let Some(endpoint) = self.lock().as_ref().map(|core| core.stack.endpoint()) else { return };
-        while !self.bell.is_over() {
-            let idle = self.lock().as_mut().and_then(Core::turn);
-            self.moved.notify_all();
-            let mut fds = [self.bell.as_fd(), endpoint.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            if let Err(error) = wait(&mut fds, idle) {
-                // Nothing that a guest does leads here: the kernel has no memory left, say.
-                log::error!("a host cannot wait for frames: {error}");
-                break;
-            }
+    pub(super) fn serve(&self, mut rest: Rest) {
+        let mut rested = rest.begin();
+        while rested.is_ok() && !self.bell.is_over() {
             self.bell.silence();
+            let idle = self.lock().as_mut().and_then(|core| {
+                let idle = core.turn();
+                if let (Some(time), Pace::Lent) = (&self.time, &core.pace) {
+                    core.pace = Pace::Held { _hold: time.hold() };
+                }
+                let now = self.elapsed();
+                core.deadlines.iter().map(|deadline| deadline.saturating_sub(now)).chain(idle).min()
+            });
+            self.moved.notify_all();
+            rested = rest.wait(&self.bell, idle);
+        }
+        if let Err(error) = rested {
+            // Nothing that a guest does leads here: the kernel has no memory left, say.
+            log::error!("a host cannot wait for frames: {error}");
         }
         if let Some(mut core) = self.lock().take() {
             core.leave();
         }
         self.moved.notify_all();
+    }
+
+    /// Time in which it lives, since some moment.
+    pub(super) fn elapsed(&self) -> Duration {
+        match &self.time {
+            Some(time) => time.elapsed(),
+            None => self.start.elapsed(),
+        }
+    }
+
+    /// Keeps the virtual time from moving, but for what its user waits for.
+    pub(super) fn hold(&self) {
+        if let (Some(time), Some(core)) = (&self.time, self.lock().as_mut()) {
+            core.pace = Pace::Held { _hold: time.hold() };
+        }
+    }
+
+    /// Lets the virtual time move.
+    pub(super) fn release(&self) {
+        if let Some(core) = self.lock().as_mut() {
+            core.pace = Pace::Free;
+        }
     }
 
     /// Does something with the stack, which then moves on.
@@ -130,20 +175,40 @@ impl Shared {
         timeout: Duration,
         mut attempt: impl FnMut(&mut Core) -> Option<io::Result<R>>,
     ) -> io::Result<R> {
-        let start = Instant::now();
-        let mut core = self.lock();
-        loop {
-            if let Some(result) = attempt(core.as_mut().ok_or_else(gone)?) {
-                // There is room again, or something to send.
-                self.bell.ring();
-                return result;
-            }
-            let left = timeout.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing happened for {timeout:?}")));
-            }
-            core = self.moved.wait_timeout(core, left).unwrap_or_else(PoisonError::into_inner).0;
+        let mut guard = self.lock();
+        let deadline = self.elapsed().saturating_add(timeout);
+        if let (Some(core), Some(_)) = (guard.as_mut(), &self.time) {
+            core.deadlines.push(deadline);
         }
+        let result = loop {
+            let Some(core) = guard.as_mut() else { break Err(gone()) };
+            if let Some(result) = attempt(core) {
+                break result;
+            }
+            let left = deadline.saturating_sub(self.elapsed());
+            if left.is_zero() {
+                break Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing happened for {timeout:?}")));
+            }
+            if let Pace::Held { .. } = core.pace {
+                core.pace = Pace::Lent;
+            }
+            guard = match self.time {
+                Some(_) => {
+                    // The host is to know of the deadline.
+                    self.bell.ring();
+                    self.moved.wait(guard).unwrap_or_else(PoisonError::into_inner)
+                }
+                None => self.moved.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        };
+        if let Some(core) = guard.as_mut()
+            && let Some(position) = core.deadlines.iter().position(|known| *known == deadline)
+        {
+            core.deadlines.swap_remove(position);
+        }
+        // There is room again, or something to send.
+        self.bell.ring();
+        result
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Core>> {

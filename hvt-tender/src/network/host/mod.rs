@@ -2,6 +2,7 @@
 
 mod core;
 mod ping;
+mod rest;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -14,8 +15,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use self::core::{Core, Shared};
+use self::rest::Rest;
 use super::Port;
-use super::ip::{Bell, Stack, Worker, dhcp, dns};
+use super::ip::{Stack, Worker, dhcp, dns};
 
 pub use stream::{HostListener, HostStream};
 
@@ -40,8 +42,11 @@ pub use stream::{HostListener, HostStream};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// It lives on a thread of its own, in real time, and leaves the network when it is dropped: that thread ends, and its
-/// connections are reset. It answers pings. IPv4 only, and no fragments.
+/// It lives on a thread of its own and leaves the network when it is dropped: that thread ends, and its connections are
+/// reset. It answers pings. IPv4 only, and no fragments.
+///
+/// On a port in a [`VirtualTime`](crate::VirtualTime) it takes turns with the guests, and its timeouts are in that time:
+/// what nobody answers takes no time. To have the same happen in every run, [`hold`](Self::hold) it.
 pub struct Host {
     shared: Arc<Shared>,
     address: Ipv4Addr,
@@ -100,6 +105,16 @@ impl Host {
         HostListener::new(&self.shared, port, self.timeout)
     }
 
+    /// Keeps the virtual time that it lives in from moving until the returned value is dropped, except while the caller
+    /// waits in one of its operations, or in one of its connections'. Then what a test does with it is part of the guests'
+    /// world: it takes no time, and two runs are the same. For one thread at a time, and in real time without effect.
+    ///
+    /// Nothing else of that time can be waited for meanwhile, the end of a guest, say: drop it before.
+    pub fn hold(&self) -> HostHold {
+        self.shared.hold();
+        HostHold { shared: self.shared.clone() }
+    }
+
     /// Sends an echo request to `to`; returns how long the answer took.
     ///
     /// # Errors
@@ -115,6 +130,24 @@ impl Host {
     pub fn ping_timeout(&self, to: impl Into<Ipv4Addr>, timeout: Duration) -> io::Result<Duration> {
         let ident = self.pings.fetch_add(1, Ordering::Relaxed).max(1);
         ping::ping(&self.shared, to.into(), ident, timeout)
+    }
+}
+
+/// Keeps a virtual time from moving while a [`Host`]'s user thinks: see [`Host::hold`].
+#[must_use = "time moves again as soon as this is dropped"]
+pub struct HostHold {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for HostHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostHold").finish_non_exhaustive()
+    }
+}
+
+impl Drop for HostHold {
+    fn drop(&mut self) {
+        self.shared.release();
     }
 }
 
@@ -166,13 +199,9 @@ impl HostBuilder {
     /// Joins the network.
     ///
     /// # Errors
-    /// When it cannot have this address there, `port` lives in a virtual time, or the host has no descriptor or thread
-    /// left.
+    /// When it cannot have this address there, or the host has no descriptor or thread left.
     pub fn start(self, port: Port) -> io::Result<Host> {
         let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        if port.is_virtual() {
-            return invalid("a host lives in real time, and its port in a virtual one".into());
-        }
         let (address, prefix) = (self.address, self.prefix);
         let hosts = usable(address, prefix);
         let Some((network, last)) = hosts.filter(|(first, last)| (*first..=*last).contains(&address)) else {
@@ -191,10 +220,10 @@ impl HostBuilder {
         if !self.names.is_empty() {
             core.dns = Some(dns::Server::start(&mut core.stack, self.names)?);
         }
-        let bell = Bell::new()?;
-        let shared = Arc::new(Shared::new(core, bell.clone()));
+        let (rest, bell, time) = Rest::new(&core.stack)?;
+        let shared = Arc::new(Shared::new(core, bell.clone(), time));
         let theirs = shared.clone();
-        let worker = Worker::start("hvt-host", bell, move || theirs.serve())?;
+        let worker = Worker::start("hvt-host", bell, move || theirs.serve(rest))?;
         Ok(Host { shared, address, timeout: self.timeout, pings: AtomicU16::new(1), _worker: worker })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
@@ -16,7 +16,7 @@ const PAYLOAD: [u8; 32] = *b"abcdefghijklmnopqrstuvwabcdefghi";
 
 /// Sends a request, and waits for the answer; returns how long that took.
 pub(super) fn ping(shared: &Shared, to: Ipv4Addr, ident: u16, timeout: Duration) -> io::Result<Duration> {
-    let start = Instant::now();
+    let start = shared.elapsed();
     let socket = Echo { shared, handle: shared.act(|core| request(core, to, ident))?? };
     let unanswered = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => {
@@ -40,7 +40,7 @@ pub(super) fn ping(shared: &Shared, to: Ipv4Addr, ident: u16, timeout: Duration)
         }
         None
     });
-    answer.map(|()| start.elapsed()).map_err(unanswered)
+    answer.map(|()| shared.elapsed().saturating_sub(start)).map_err(unanswered)
 }
 
 /// Sends a request from a socket of its own.

@@ -153,7 +153,40 @@ fn addresses_that_no_host_can_have() {
     assert!(Host::new(port, SERVER).unwrap_err().to_string().contains("576 at least"));
     let port = Switch::new().port().unwrap().with_mac([0xff; 6]);
     assert!(Host::new(port, SERVER).is_err());
-    let time = VirtualTime::new();
-    let error = Host::new(Switch::in_virtual_time(&time).port().unwrap(), SERVER).unwrap_err();
-    assert!(error.to_string().contains("virtual"), "{error}");
+}
+
+/// What nobody answers takes no time, and what takes time takes the same each time.
+#[test]
+fn virtual_time_passes_in_no_time() {
+    let run = || {
+        let time = VirtualTime::new();
+        let switch = Switch::in_virtual_time(&time);
+        let conditions = Conditions::new().delay(Duration::from_millis(300)).loss(0.1).seed(4);
+        let port = || switch.port_with(conditions.clone()).unwrap();
+        let world = time.hold();
+        let (server, client) = (Host::new(port(), SERVER).unwrap(), Host::new(port(), CLIENT).unwrap());
+        let listener = server.listen(7).unwrap();
+        // One that answers by itself, and one that this test is.
+        let hold = client.hold();
+        drop(world);
+        let mut stamps = vec![time.elapsed()];
+        let mut stream = client.connect(SERVER, 7).unwrap();
+        stamps.push(time.elapsed());
+        stream.write_all(&[7; 20_000]).unwrap();
+        stream.flush().unwrap();
+        stamps.push(time.elapsed());
+        stamps.extend((0..5).map(|_| client.ping_timeout(SERVER, Duration::from_secs(7)).unwrap_or_default()));
+        assert_eq!(client.connect([10, 0, 0, 9], 7).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        stamps.push(time.elapsed());
+        drop(hold);
+        let mut theirs = listener.accept().unwrap();
+        theirs.read_exact(&mut [0; 20_000]).unwrap();
+        stamps
+    };
+    let start = Instant::now();
+    let stamps = run();
+    assert!(stamps[1] - stamps[0] >= Duration::from_millis(1200), "a frame there and one back, twice: {stamps:?}");
+    assert!(stamps[8] - stamps[2] >= Duration::from_secs(30), "{stamps:?}");
+    assert_eq!(run(), stamps);
+    assert!(start.elapsed() < Duration::from_secs(20));
 }

@@ -14,8 +14,9 @@ use smoltcp::wire::{
 };
 
 use super::device::PortDevice;
-use crate::device::{Endpoint, Pollable};
+use crate::device::{Arrivals, Endpoint, Pollable};
 use crate::network::Port;
+use crate::virtual_time::VirtualTime;
 
 /// Bytes of each of the two buffers of a connection: what is sent and not acknowledged, what is received and not read.
 pub(in crate::network) const BUFFER: usize = 64 << 10;
@@ -79,12 +80,19 @@ impl Flow {
     }
 }
 
+/// What a stack's timers go by.
+enum Clock {
+    /// Time since then.
+    Real(std::time::Instant),
+    Virtual(VirtualTime),
+}
+
 /// A stack: its interface on a port, and its sockets.
 pub(in crate::network) struct Stack {
     interface: Interface,
     device: PortDevice,
     pub(in crate::network) sockets: SocketSet<'static>,
-    start: std::time::Instant,
+    clock: Clock,
     ephemeral: u16,
 }
 
@@ -124,7 +132,11 @@ impl Stack {
         }
         let ephemeral = EPHEMERAL + (seed % u64::from(u16::MAX - EPHEMERAL)) as u16;
         let sockets = SocketSet::new(Vec::new());
-        Ok(Self { interface, device, sockets, start: std::time::Instant::now(), ephemeral })
+        let clock = match device.port.virtual_time() {
+            Some(time) => Clock::Virtual(time.clone()),
+            None => Clock::Real(std::time::Instant::now()),
+        };
+        Ok(Self { interface, device, sockets, clock, ephemeral })
     }
 
     /// What is readable when a frame waits.
@@ -132,9 +144,18 @@ impl Stack {
         self.device.port.endpoint()
     }
 
+    /// When frames arrive, and in which time, if that is a virtual one.
+    pub(in crate::network) fn arrivals(&self) -> Option<(VirtualTime, Arc<dyn Arrivals>)> {
+        self.device.port.virtual_time().cloned().zip(self.device.port.arrivals())
+    }
+
     /// The clock of its timers.
     fn now(&self) -> Instant {
-        Instant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
+        let elapsed = match &self.clock {
+            Clock::Real(start) => start.elapsed(),
+            Clock::Virtual(time) => time.elapsed(),
+        };
+        Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Takes what has arrived, a burst of it at most, and sends what there is to send.

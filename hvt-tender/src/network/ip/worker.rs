@@ -12,29 +12,66 @@ use nix::poll::{PollFd, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
+use crate::backend::Stop;
+use crate::device::Arrivals;
+use crate::virtual_time::VirtualTime;
+
 /// Wakes a worker.
 #[derive(Debug)]
 pub(in crate::network) struct Bell {
-    event: EventFd,
     over: AtomicBool,
+    way: Way,
+}
+
+/// How a bell is heard.
+#[derive(Debug)]
+enum Way {
+    /// It makes a descriptor readable.
+    Event(EventFd),
+    /// It is an arrival, for who takes turns with the guests of a virtual time.
+    Arrival { rung: AtomicBool, time: VirtualTime, stop: Stop },
 }
 
 impl Bell {
     pub(in crate::network) fn new() -> io::Result<Arc<Self>> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Arc::new(Self { event, over: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { over: AtomicBool::new(false), way: Way::Event(event) }))
+    }
+
+    /// One for a worker that lives in this time, whose turns `stop` ends.
+    pub(in crate::network) fn in_virtual_time(time: &VirtualTime, stop: &Stop) -> Arc<Self> {
+        let way = Way::Arrival { rung: AtomicBool::new(false), time: time.clone(), stop: stop.clone() };
+        Arc::new(Self { over: AtomicBool::new(false), way })
     }
 
     /// Wakes the worker, now or when it next waits.
     pub(in crate::network) fn ring(&self) {
-        // It fails only when the counter is full, and then the descriptor is readable as well.
-        let _ = self.event.write(1);
+        match &self.way {
+            // It fails only when the counter is full, and then the descriptor is readable as well.
+            Way::Event(event) => drop(event.write(1)),
+            Way::Arrival { rung, time, .. } => {
+                rung.store(true, Ordering::SeqCst);
+                time.poke();
+            }
+        }
     }
 
     /// Forgets what has rung so far.
     pub(in crate::network) fn silence(&self) {
-        // It fails only when nothing has.
-        let _ = self.event.read();
+        match &self.way {
+            // It fails only when nothing has.
+            Way::Event(event) => drop(event.read()),
+            Way::Arrival { rung, .. } => rung.store(false, Ordering::SeqCst),
+        }
+    }
+
+    /// Tells the worker to end.
+    fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        match &self.way {
+            Way::Event(_) => self.ring(),
+            Way::Arrival { stop, .. } => stop.request(),
+        }
     }
 
     /// Whether the worker is to end.
@@ -44,8 +81,22 @@ impl Bell {
 }
 
 impl AsFd for Bell {
+    /// What is readable once it has rung; in virtual time, once it is over.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+        match &self.way {
+            Way::Event(event) => event.as_fd(),
+            Way::Arrival { stop, .. } => stop.event(),
+        }
+    }
+}
+
+impl Arrivals for Bell {
+    fn next(&self) -> Option<u64> {
+        match &self.way {
+            // It has rung already.
+            Way::Arrival { rung, .. } => rung.load(Ordering::SeqCst).then_some(0),
+            Way::Event(_) => None,
+        }
     }
 }
 
@@ -70,8 +121,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.bell.over.store(true, Ordering::SeqCst);
-        self.bell.ring();
+        self.bell.end();
         if let Some(thread) = self.thread.take() {
             // One that panicked has said so.
             let _ = thread.join();
