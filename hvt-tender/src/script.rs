@@ -18,7 +18,7 @@ use goblin::elf::program_header::{PF_R, PF_W, PF_X};
 use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
 use hvt_abi::x86_64::HYPERCALL_PORT;
-use hvt_abi::{Gpa, MEM_GRANULE};
+use hvt_abi::{Gpa, MEM_GRANULE, MEM_MAX};
 use zerocopy::IntoBytes;
 
 use crate::image::ImageError;
@@ -223,7 +223,8 @@ impl Script {
             });
             each.max().unwrap_or(0)
         }
-        longest(&self.steps).max(1).next_multiple_of(PAGE)
+        // More than any guest has is refused later.
+        longest(&self.steps).clamp(1, MEM_MAX).next_multiple_of(PAGE)
     }
 }
 
@@ -381,5 +382,11 @@ mod tests {
         assert!(Script::new().net_read("no name", 60).unikernel().is_err());
         let many = (0..64).fold(Script::new(), |script, number| script.net_read(&format!("a{number}"), 60));
         assert!(many.unikernel().is_err());
+        assert!(Script::new().net_read(&"x".repeat(1000), 60).unikernel().is_err());
+        let large = Script::new()
+            .block_read("a", 0, u64::MAX)
+            .unikernel()
+            .map(|unikernel| unikernel.block("a", Disk::empty(512)));
+        assert!(large.map_err(drop).and_then(|unikernel| unikernel.run().map_err(drop)).is_err());
     }
 }

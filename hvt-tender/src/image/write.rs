@@ -55,7 +55,8 @@ pub(crate) fn manifest(devices: &[(&str, Kind)]) -> Vec<u8> {
     bytes.extend(Entry::RESERVED_FIRST.as_bytes());
     for (name, kind) in devices {
         let mut padded = [0; NAME_SIZE];
-        padded[..name.len()].copy_from_slice(name.as_bytes());
+        // One that is too long loses its end, and its NUL, and is refused.
+        padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
         bytes.extend(Entry::new(padded, *kind).as_bytes());
     }
     bytes

@@ -36,6 +36,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A [`Bridge`] joins a port and a tap of the host. What passes is written to a file by a port
+//! [itself](Port::with_pcap), and by any other device that is [`Recorded`].
+//!
 //! With the feature `smoltcp` a port can also be that of a [`Host`], which speaks TCP/IP, and a guest's network device one
 //! in [user-mode networking](user), the way to the world outside that needs no rights.
 

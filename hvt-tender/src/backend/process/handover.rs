@@ -64,6 +64,7 @@ pub(super) struct Handover {
 impl Handover {
     /// The hand-over with the child that has this process id, and has been made just now.
     pub(super) fn new(exchange: Arc<Exchange>, child: u32) -> Self {
+        ALIVE.fetch_add(1, Ordering::Relaxed);
         let handover = Self { exchange, child, spin: Spin::new() };
         // Where this fails, the child has handed over already.
         let _ = handover.word().compare_exchange(STARTING, child, Ordering::SeqCst, Ordering::SeqCst);
@@ -143,6 +144,12 @@ impl Handover {
     }
 }
 
+impl Drop for Handover {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct KickWord {
     exchange: Arc<Exchange>,
     pidfd: Arc<OwnedFd>,
@@ -165,16 +172,21 @@ impl Kick for KickWord {
     }
 }
 
-/// Guests of this process whose instructions are executed now.
+/// Guests of this process.
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+/// Those of them whose instructions are executed now, while there are several.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts a guest as running while it lives.
 struct Running;
 
 impl Running {
-    fn begin() -> Self {
-        RUNNING.fetch_add(1, Ordering::Relaxed);
-        Self
+    /// `None` for the only guest there is, whose hypercalls need not pay for being counted.
+    fn begin() -> Option<Self> {
+        (ALIVE.load(Ordering::Relaxed) > 1).then(|| {
+            RUNNING.fetch_add(1, Ordering::Relaxed);
+            Self
+        })
     }
 }
 
