@@ -223,6 +223,7 @@ impl<H: Host> Cpu<H> {
     ///
     /// # Safety
     /// CPL 0 on this CPU.
+    #[inline]
     pub(crate) unsafe fn admit(&mut self, vm: &Vm<H>) -> Binding {
         /// IA32_PRED_CMD and its bit IBPB (APM volume 2, 3.2.9).
         const PRED_CMD: u32 = 0x49;

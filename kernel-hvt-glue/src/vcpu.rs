@@ -133,6 +133,7 @@ impl<H: Host> Vcpu<H> {
     /// Until the `Bound` is dropped, which must not be forgotten, no code on this CPU uses floating-point or vector
     /// registers as its own. That holds where the kernel is compiled without them; an interrupt handler that does use
     /// them saves and restores them.
+    #[inline]
     pub unsafe fn bind_keeping_fpu<'a>(
         &'a mut self,
         cpu: &'a mut Cpu<H>,
@@ -143,6 +144,7 @@ impl<H: Host> Vcpu<H> {
         unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) }
     }
 
+    #[inline]
     fn check(&self, cpu: &Cpu<H>, vm: &Vm<H>) -> Result<(), BindError> {
         let current = self.shared.host.cpu_index();
         if current != cpu.index() {
@@ -159,6 +161,7 @@ impl<H: Host> Vcpu<H> {
 
     /// # Safety
     /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind_keeping_fpu`](Self::bind_keeping_fpu).
+    #[inline]
     unsafe fn bind_to<'a>(
         &'a mut self,
         cpu: &'a mut Cpu<H>,
@@ -180,6 +183,7 @@ impl<H: Host> Vcpu<H> {
         Ok(Bound { vcpu: self, cpu, vm, fpu })
     }
 
+    #[inline]
     fn context(&mut self) -> &mut crate::x86_64::context::Context {
         match &mut self.machine {
             Machine::Svm(svm) => svm.context(),
@@ -247,6 +251,7 @@ impl<H: Host> Bound<'_, H> {
     /// Exits of which the monitor need not know are dealt with here, and the guest goes on until the kernel wants the CPU
     /// back ([`Host::wants_cpu`]). Interrupts that come meanwhile are taken if the caller has them enabled, and end the
     /// run if not.
+    #[inline]
     pub fn run(&mut self) -> Exit {
         if let Some(exit) = self.vcpu.ended {
             return exit;
@@ -305,6 +310,7 @@ impl<H: Host> Bound<'_, H> {
 }
 
 impl<H: Host> Drop for Bound<'_, H> {
+    #[inline]
     fn drop(&mut self) {
         if self.fpu == FpuOwner::Guest {
             // SAFETY: `bind_keeping_fpu` has loaded it on this CPU.

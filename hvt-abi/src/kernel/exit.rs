@@ -1,6 +1,6 @@
 //! Why a virtual CPU stopped.
 //!
-//! [`Exit`] is the typed form, for Rust on either side. [`ExitRecord`] is the same in 64 bytes of fixed layout, for the
+//! [`Exit`] is the typed form, for Rust on either side. [`ExitRecord`] is the same in 32 bytes of fixed layout, for the
 //! page that a kernel shares with user space; whoever reads such a page treats it as any other untrusted input
 //! ([`ExitRecord::exit`] refuses what it does not know).
 //!
@@ -283,9 +283,9 @@ const IO_STRING: u32 = 1 << 1;
 /// Bit of [`ExitRecord::flags`] for a memory violation: [`ExitRecord::value`] is the linear address.
 const GVA_VALID: u32 = 1 << 31;
 
-/// [`Exit`] with a fixed layout: 64 bytes, what is not used is 0.
+/// [`Exit`] with a fixed layout: 32 bytes, what is not used is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub struct ExitRecord {
     /// Which variant of [`Exit`], counted from 1 in the order of their declaration.
     pub reason: u32,
@@ -301,12 +301,12 @@ pub struct ExitRecord {
     /// I/O: width in bytes.
     pub size: u32,
     /// 0.
-    pub reserved: [u32; 9],
+    pub reserved: u32,
 }
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<ExitRecord>() == 64);
+    assert!(size_of::<ExitRecord>() == 32);
     assert!(offset_of!(ExitRecord, flags) == 4);
     assert!(offset_of!(ExitRecord, address) == 8);
     assert!(offset_of!(ExitRecord, value) == 16);
@@ -314,6 +314,7 @@ const _: () = {
 };
 
 impl From<Exit> for ExitRecord {
+    #[inline]
     fn from(exit: Exit) -> Self {
         let record = |reason, flags, address, value| Self { reason, flags, address, value, ..Self::default() };
         match exit {
@@ -342,15 +343,30 @@ impl From<Exit> for ExitRecord {
 impl ExitRecord {
     /// The typed form, or `None` where the record is not one that [`From<Exit>`](Self::from) makes.
     #[must_use]
+    #[inline]
     pub fn exit(&self) -> Option<Exit> {
+        // What guests do most comes first.
+        if self.reason == reason::IO { self.io().map(Exit::Io) } else { self.other() }
+    }
+
+    #[inline]
+    fn io(&self) -> Option<Io> {
+        let is_known = self.flags & !(IO_OUT | IO_STRING) == 0 && matches!(self.size, 1 | 2 | 4) && self.reserved == 0;
+        if !is_known || self.address > u16::MAX.into() || self.value > u32::MAX.into() {
+            return None;
+        }
+        Some(Io {
+            port: self.address as u16,
+            size: self.size as u8,
+            direction: if self.flags & IO_OUT != 0 { Direction::Out } else { Direction::In },
+            string: self.flags & IO_STRING != 0,
+            value: self.value as u32,
+        })
+    }
+
+    /// Every exit but [`Exit::Io`].
+    fn other(&self) -> Option<Exit> {
         let exit = match self.reason {
-            reason::IO => Exit::Io(Io {
-                port: self.address.try_into().ok()?,
-                size: self.size.try_into().ok().filter(|size| matches!(size, 1 | 2 | 4))?,
-                direction: if self.flags & IO_OUT != 0 { Direction::Out } else { Direction::In },
-                string: self.flags & IO_STRING != 0,
-                value: self.value.try_into().ok()?,
-            }),
             reason::HALT => Exit::Halt,
             reason::MEMORY_VIOLATION => Exit::MemoryViolation(MemoryViolation {
                 gpa: Gpa(self.address),
@@ -411,8 +427,9 @@ mod tests {
         for exit in every_kind_of_exit() {
             let good = ExitRecord::from(exit);
             assert_eq!(ExitRecord { reason: good.reason + 100, ..good }.exit(), None);
-            assert_eq!(ExitRecord { reserved: [1; 9], ..good }.exit(), None);
+            assert_eq!(ExitRecord { reserved: 1, ..good }.exit(), None);
             assert_eq!(ExitRecord { size: 3, ..good }.exit(), None);
+            assert_eq!(ExitRecord { flags: good.flags | 1 << 30, ..good }.exit(), None);
         }
     }
 

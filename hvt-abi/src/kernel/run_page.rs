@@ -34,6 +34,8 @@ bitflags! {
 pub struct RunPage {
     /// Why the last `Run` came back. All 0 until the first one does. Written by the kernel.
     pub exit: ExitRecord,
+    /// 0.
+    pub reserved_exit: [u64; 4],
     /// [`Request`]. Written by the monitor.
     pub request: u32,
     /// See [`Request::INPUT`]. Written by the monitor.

@@ -18,14 +18,15 @@ use core::{cell::UnsafeCell, num::NonZeroUsize};
 use alloc::sync::Arc;
 use hvt_abi::kernel::{self, redox, Exit, VcpuState};
 use kernel_hvt_glue::{
-    scheme::{Caller, Handle, Kernel, Kind, Limits, Scheme},
-    Bound, Cpu, EnableError, Host, Hpa, Hypervisor, Vcpu, Vm,
+    scheme::{Caller, Handle, Kernel, Kind, Limits, Scheme, VcpuObject},
+    BindError, Cpu, EnableError, Host, Hpa, Hypervisor, Vcpu, Vm,
 };
 use rmm::Arch;
+use slab::Slab;
 use spin::Once;
 use syscall::CallFlags;
 
-use super::{CallerCtx, HandleMap, KernelScheme, OpenResult, SchemeId, StrOrBytes};
+use super::{CallerCtx, KernelScheme, OpenResult, SchemeId, StrOrBytes};
 use crate::{
     context::{
         self,
@@ -42,7 +43,7 @@ use crate::{
     sync::{CleanLockToken, RwLock, L1},
     syscall::{
         data::Map,
-        error::{Error, Result, EACCES, EINVAL, ENOENT, ENOMEM},
+        error::{Error, Result, EACCES, EBADF, EINVAL, ENOENT, ENOMEM},
         flag::{MapFlags, O_RDWR},
         usercopy::{UserSliceRo, UserSliceRw, UserSliceWo},
     },
@@ -55,7 +56,8 @@ const VCPU_LIMIT: u32 = 16;
 
 pub struct HvtScheme;
 
-static HANDLES: RwLock<L1, HandleMap<Handle<Redox>>> = RwLock::new(HandleMap::new());
+/// Every handle, by its number. Looked into for each run of a guest, hence no map.
+static HANDLES: RwLock<L1, Slab<Handle<Redox>>> = RwLock::new(Slab::new());
 
 static SCHEME: Once<Scheme<Redox>> = Once::new();
 
@@ -103,7 +105,17 @@ fn errno(error: kernel::Error) -> Error {
 }
 
 fn handle(number: usize, token: &mut CleanLockToken) -> Result<Handle<Redox>> {
-    HANDLES.read(token.token()).get(number).cloned()
+    let handles = HANDLES.read(token.token());
+    handles.get(number).cloned().ok_or(Error::new(EBADF))
+}
+
+/// The vCPU of this number, if it is one.
+#[inline]
+fn vcpu(number: usize, token: &mut CleanLockToken) -> Result<Arc<VcpuObject<Redox>>> {
+    match HANDLES.read(token.token()).get(number) {
+        Some(Handle::Vcpu(vcpu)) => Ok(Arc::clone(vcpu)),
+        _ => Err(Error::new(EBADF)),
+    }
 }
 
 impl KernelScheme for HvtScheme {
@@ -158,6 +170,23 @@ impl KernelScheme for HvtScheme {
             .map_err(errno)?;
         let number = HANDLES.write(token.token()).insert(child);
         Ok(OpenResult::SchemeLocal(number, InternalFlags::empty()))
+    }
+
+    /// Reading nothing from a vCPU runs it: the shortest way through the kernel.
+    fn kread(
+        &self,
+        number: usize,
+        buf: UserSliceWo,
+        _flags: u32,
+        _stored_flags: u32,
+        token: &mut CleanLockToken,
+    ) -> Result<usize> {
+        let vcpu = vcpu(number, token)?;
+        if !buf.is_empty() {
+            return Err(Error::new(EINVAL));
+        }
+        vcpu.run(&mut Process::new(None, token)).map_err(errno)?;
+        Ok(0)
     }
 
     fn kcall(
@@ -232,10 +261,9 @@ impl KernelScheme for HvtScheme {
     }
 
     fn close(&self, number: usize, token: &mut CleanLockToken) -> Result<()> {
-        let handle = HANDLES.write(token.token()).remove(number)?;
+        let handle = HANDLES.write(token.token()).try_remove(number);
         // A VM goes here, without a lock.
-        drop(handle);
-        Ok(())
+        handle.map(drop).ok_or(Error::new(EBADF))
     }
 }
 
@@ -265,7 +293,8 @@ unsafe impl Host for Redox {
 
     #[inline]
     fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
-        RmmA::phys_to_virt(PhysicalAddress::new(hpa.0 as usize)).data() as *mut u8
+        // What `RmmA::phys_to_virt` does, but for its check of addresses that are none of RAM.
+        RmmA::PHYS_OFFSET.wrapping_add(hpa.0 as usize) as *mut u8
     }
 
     #[inline]
@@ -359,26 +388,6 @@ impl<'a> Process<'a> {
             token,
         }
     }
-
-    /// Has the vCPU on this CPU, with its FPU state in the registers instead of the user's.
-    #[inline]
-    fn bound<T>(
-        vcpu: &mut Vcpu<Redox>,
-        vm: &Vm<Redox>,
-        f: impl FnOnce(&mut Bound<'_, Redox>) -> T,
-    ) -> Result<T, kernel::Error> {
-        with_cpu(|cpu| {
-            // SAFETY: the kernel is compiled without floating-point and vector registers, which
-            // hold the user's state in a system call. Contexts are not switched before the value is
-            // dropped.
-            let bound = unsafe { vcpu.bind_keeping_fpu(cpu, vm) };
-            let mut bound = bound.map_err(|error| {
-                warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
-                kernel::Error::CpuUnavailable
-            })?;
-            Ok(f(&mut bound))
-        })
-    }
 }
 
 // SAFETY: `borrow_frame_enforce_rw_allocated` accepts pages of `Provider::Allocated` grants only,
@@ -413,16 +422,32 @@ unsafe impl Caller<Redox> for Process<'_> {
     fn pin(&mut self, address: u64) -> Result<Hpa, kernel::Error> {
         let space = AddrSpace::current().map_err(|_| kernel::Error::NotOwnMemory)?;
         let page = Page::containing_address(VirtualAddress::new(address as usize));
-        match space.borrow_frame_enforce_rw_allocated(page, self.token) {
-            Ok(frame) => Ok(hpa_of(frame.take())),
-            Err(error) if error.errno == ENOMEM => Err(kernel::Error::OutOfMemory),
-            Err(_) => Err(kernel::Error::NotOwnMemory),
-        }
+        let error = match space.borrow_frame_enforce_rw_allocated(page, self.token) {
+            Ok(frame) => return Ok(hpa_of(frame.take())),
+            Err(error) => error,
+        };
+        // It says ENOMEM for a page that may be written one day, but not now.
+        let token = self.token.downgrade();
+        let is_writable = match space.acquire_read(token).grants.contains(page) {
+            Some((_, grant)) => grant.flags().has_write(),
+            None => false,
+        };
+        Err(if error.errno == ENOMEM && is_writable {
+            kernel::Error::OutOfMemory
+        } else {
+            kernel::Error::NotOwnMemory
+        })
     }
 
     #[inline]
     fn run(&mut self, vcpu: &mut Vcpu<Redox>, vm: &Vm<Redox>) -> Result<Exit, kernel::Error> {
-        Self::bound(vcpu, vm, |bound| bound.run())
+        with_cpu(|cpu| {
+            // SAFETY: the kernel is compiled without floating-point and vector registers, which
+            // hold the user's state in a system call. Contexts are not switched before the value is
+            // dropped.
+            let bound = unsafe { vcpu.bind_keeping_fpu(cpu, vm) };
+            Ok(bound.map_err(unbound)?.run())
+        })
     }
 
     fn state(
@@ -430,6 +455,13 @@ unsafe impl Caller<Redox> for Process<'_> {
         vcpu: &mut Vcpu<Redox>,
         vm: &Vm<Redox>,
     ) -> Result<VcpuState, kernel::Error> {
-        Self::bound(vcpu, vm, |bound| bound.state())
+        with_cpu(|cpu| Ok(vcpu.bind(cpu, vm).map_err(unbound)?.state()))
     }
+}
+
+/// The vCPU cannot be had on this CPU.
+#[cold]
+fn unbound(error: BindError) -> kernel::Error {
+    warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
+    kernel::Error::CpuUnavailable
 }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `account` | what each user has of VMs and pinned memory |
 //! | `vm` | the states of a VM |
+//! | `gate` | who may use the guest's memory, and who may change it |
 //! | `space` | guest memory: pinned, mapped, given back |
 //! | `vcpu` | the states of a vCPU |
 //! | `run_page` | the page shared with the monitor |
@@ -19,6 +20,7 @@
 //! pages back one by one.
 
 mod account;
+mod gate;
 mod run_page;
 mod space;
 #[cfg(test)]
@@ -32,7 +34,8 @@ use core::fmt;
 use hvt_abi::kernel::{self, Capabilities, Error, Exit, Obstacle, Operation, Technology, VcpuState};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use self::{account::Accounts, vcpu::VcpuObject, vm::VmObject};
+use self::account::Accounts;
+pub use self::{vcpu::VcpuObject, vm::VmObject};
 use crate::{
     Hypervisor, MapError, Unsupported, Vcpu, Vm,
     host::{Host, Hpa},

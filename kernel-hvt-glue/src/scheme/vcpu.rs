@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hvt_abi::kernel::{Direction, Error, Exit, Request, VcpuState};
 use spin::Mutex;
 
-use super::{Caller, Kernel, refusal, run_page::SharedPage, vm::VmObject};
-use crate::{Vcpu, host::Hpa};
+use super::{Caller, Kernel, refusal, run_page::SharedPage, space::Space, vm::VmObject};
+use crate::{Vcpu, Vm, host::Hpa};
 
 /// [`VcpuObject::runs_on`]: nowhere.
 const NOWHERE: u32 = u32::MAX;
@@ -48,11 +48,16 @@ impl<K: Kernel> VcpuObject<K> {
         self.page.frame()
     }
 
-    /// Runs the guest, and returns the number of the reason why it stopped.
+    /// [`Operation::Run`](hvt_abi::kernel::Operation::Run): runs the guest, and returns the number of the reason why it
+    /// stopped.
+    ///
+    /// # Errors
+    /// [`Error`]; the documentation of the operation says which.
     #[inline]
-    pub(super) fn run(&self, caller: &mut impl Caller<K>) -> Result<u32, Error> {
+    pub fn run(&self, caller: &mut impl Caller<K>) -> Result<u32, Error> {
         let mut core = self.core.try_lock().ok_or(Error::Busy)?;
-        let entered = self.vm.enter()?;
+        let space = self.vm.enter()?;
+        let vm = vm_of(&space)?;
         let Core { vcpu, awaits_input } = &mut *core;
         let vcpu = vcpu.as_mut().ok_or(Error::NoState)?;
         let request = self.page.take_request()?;
@@ -66,15 +71,17 @@ impl<K: Kernel> VcpuObject<K> {
         let exit = if self.interrupted.load(Ordering::SeqCst) && vcpu.ended().is_none() {
             Ok(Exit::Interrupted)
         } else {
-            caller.run(vcpu, entered.vm()?)
+            caller.run(vcpu, vm)
         };
         self.runs_on.store(NOWHERE, Ordering::SeqCst);
 
         let exit = exit?;
-        match exit {
-            Exit::Interrupted => self.interrupted.store(false, Ordering::SeqCst),
-            Exit::Io(io) if io.direction == Direction::In && !io.string => *awaits_input = Some(io.size),
-            _ => {}
+        if let Exit::Io(io) = exit {
+            if io.direction == Direction::In && !io.string {
+                *awaits_input = Some(io.size);
+            }
+        } else if exit == Exit::Interrupted {
+            self.interrupted.store(false, Ordering::SeqCst);
         }
         if request.contains(Request::GET_REGISTERS) {
             self.page.set_registers(&vcpu.registers());
@@ -110,8 +117,9 @@ impl<K: Kernel> VcpuObject<K> {
 
     pub(super) fn state(&self, caller: &mut impl Caller<K>) -> Result<VcpuState, Error> {
         let mut core = self.core.try_lock().ok_or(Error::Busy)?;
-        let space = self.vm.space()?;
-        caller.state(core.vcpu.as_mut().ok_or(Error::NoState)?, space.vm()?)
+        let space = self.vm.look()?;
+        let vm = vm_of(&space)?;
+        caller.state(core.vcpu.as_mut().ok_or(Error::NoState)?, vm)
     }
 
     pub(super) fn set_state(&self, state: &VcpuState) -> Result<u64, Error> {
@@ -119,15 +127,22 @@ impl<K: Kernel> VcpuObject<K> {
             return Err(Error::BadArgument);
         }
         let mut core = self.core.try_lock().ok_or(Error::Busy)?;
-        let space = self.vm.space()?;
+        let space = self.vm.look()?;
+        let vm = vm_of(&space)?;
         match &mut core.vcpu {
             Some(vcpu) if vcpu.ended().is_some() => return Err(Error::Ended),
             Some(vcpu) => vcpu.set_state(state),
-            none => *none = Some(space.vm()?.create_vcpu(*state).map_err(refusal)?),
+            none => *none = Some(vm.create_vcpu(*state).map_err(refusal)?),
         }
         core.awaits_input = None;
         Ok(0)
     }
+}
+
+/// The VM, unless it was destroyed.
+#[inline]
+fn vm_of<K: Kernel>(space: &Option<Space<K>>) -> Result<&Vm<K>, Error> {
+    space.as_ref().map(Space::vm).ok_or(Error::Destroyed)
 }
 
 impl<K: Kernel> Drop for VcpuObject<K> {

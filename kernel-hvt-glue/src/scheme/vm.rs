@@ -1,26 +1,23 @@
 //! The states of a VM.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use hvt_abi::kernel::{Error, MemoryMap, MemoryRange};
-use spin::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{
     Caller, Kernel, Limits,
     account::{Account, Charge},
+    gate::{Changing, Gate, Looking},
     space::Space,
 };
-use crate::{Hypervisor, Vm};
+use crate::Hypervisor;
 
 /// A VM, as handles to it and to its vCPUs hold it.
 pub struct VmObject<K: Kernel> {
     pub(super) kernel: K,
-    /// `None` once it is destroyed. Read by vCPUs that run; only ever tried, never waited for.
-    space: RwLock<Option<Space<K>>>,
-    paused: AtomicBool,
-    /// vCPUs that are in the guest or on their way.
-    running: AtomicU32,
+    /// `None` once it is destroyed. vCPUs that run are in it; it is paused when the VM is.
+    space: Gate<Option<Space<K>>>,
     vcpus: AtomicU32,
     vcpu_limit: u32,
     _charge: Charge,
@@ -37,9 +34,7 @@ impl<K: Kernel> VmObject<K> {
         let space = Space::new(kernel, hypervisor, account, limits.pinned)?;
         Ok(Self {
             kernel: kernel.clone(),
-            space: RwLock::new(Some(space)),
-            paused: AtomicBool::new(false),
-            running: AtomicU32::new(0),
+            space: Gate::new(Some(space)),
             vcpus: AtomicU32::new(0),
             vcpu_limit: limits.vcpus,
             _charge: charge,
@@ -59,27 +54,25 @@ impl<K: Kernel> VmObject<K> {
     }
 
     /// Memory changes only while no vCPU uses it.
-    fn change(&self) -> Result<RwLockWriteGuard<'_, Option<Space<K>>>, Error> {
-        self.space.try_write().ok_or(Error::Busy)
+    fn change(&self) -> Result<Changing<'_, Option<Space<K>>>, Error> {
+        self.space.change()
     }
 
     pub(super) fn pause(&self) -> Result<u64, Error> {
         self.check()?;
-        self.paused.store(true, Ordering::SeqCst);
-        // A vCPU that enters either sees that the VM is paused or is counted here.
-        Ok(self.running.load(Ordering::SeqCst).into())
+        Ok(self.space.pause().into())
     }
 
     pub(super) fn resume(&self) -> Result<u64, Error> {
         self.check()?;
-        self.paused.store(false, Ordering::SeqCst);
+        self.space.resume();
         Ok(0)
     }
 
-    /// Whether the VM still exists. A writer that is at work is not about to end it for this caller.
+    /// Whether the VM still exists. Somebody who is changing it is not about to end it for this caller.
     fn check(&self) -> Result<(), Error> {
-        match self.space.try_read() {
-            Some(space) if space.is_none() => Err(Error::Destroyed),
+        match self.space.look() {
+            Ok(space) if space.is_none() => Err(Error::Destroyed),
             _ => Ok(()),
         }
     }
@@ -102,53 +95,20 @@ impl<K: Kernel> VmObject<K> {
         self.vcpus.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The guest's memory, as long as nobody changes it.
-    pub(super) fn space(&self) -> Result<Lent<'_, K>, Error> {
-        let space = self.space.try_read().ok_or(Error::Busy)?;
-        if space.is_none() {
-            return Err(Error::Destroyed);
-        }
-        Ok(Lent(space))
+    /// The guest's memory, as long as nobody changes it; `None` if there is none any more.
+    pub(super) fn look(&self) -> Result<Looking<'_, Option<Space<K>>>, Error> {
+        self.space.look()
     }
 
     /// The same, for a vCPU that is about to run.
     #[inline]
-    pub(super) fn enter(&self) -> Result<Entered<'_, K>, Error> {
-        let entered = Entered { running: &self.running, space: self.space()? };
-        self.running.fetch_add(1, Ordering::SeqCst);
-        if self.paused.load(Ordering::SeqCst) {
-            return Err(Error::Paused);
-        }
-        Ok(entered)
+    pub(super) fn enter(&self) -> Result<Looking<'_, Option<Space<K>>>, Error> {
+        self.space.enter().map_err(|error| self.explain(error))
     }
-}
 
-/// Guest memory that does not change.
-pub(super) struct Lent<'a, K: Kernel>(RwLockReadGuard<'a, Option<Space<K>>>);
-
-impl<K: Kernel> Lent<'_, K> {
-    #[inline]
-    pub(super) fn vm(&self) -> Result<&Vm<K>, Error> {
-        self.0.as_ref().map(Space::vm).ok_or(Error::Destroyed)
-    }
-}
-
-/// A vCPU in the guest.
-pub(super) struct Entered<'a, K: Kernel> {
-    running: &'a AtomicU32,
-    space: Lent<'a, K>,
-}
-
-impl<K: Kernel> Entered<'_, K> {
-    #[inline]
-    pub(super) fn vm(&self) -> Result<&Vm<K>, Error> {
-        self.space.vm()
-    }
-}
-
-impl<K: Kernel> Drop for Entered<'_, K> {
-    #[inline]
-    fn drop(&mut self) {
-        self.running.fetch_sub(1, Ordering::SeqCst);
+    /// A VM that was paused when it was destroyed is above all destroyed.
+    #[cold]
+    fn explain(&self, error: Error) -> Error {
+        self.check().err().unwrap_or(error)
     }
 }

@@ -89,12 +89,16 @@ impl DebugRegisters {
     ///
     /// # Safety
     /// CPL 0.
+    #[inline]
     pub(crate) unsafe fn bind(&mut self) {
         // SAFETY: the caller's promise.
-        self.host = unsafe {
-            let dr7 = dr7();
-            (dr7 & DR7_ENABLED != 0).then(|| HostRegisters { addresses: Addresses::save(), dr6: dr6(), dr7 })
-        };
+        let dr7 = unsafe { dr7() };
+        let has_breakpoints = dr7 & DR7_ENABLED != 0;
+        if !has_breakpoints && self.host.is_none() {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        self.host = has_breakpoints.then(|| unsafe { HostRegisters { addresses: Addresses::save(), dr6: dr6(), dr7 } });
         self.matter = self.guest.is_some() || self.host.is_some();
     }
 

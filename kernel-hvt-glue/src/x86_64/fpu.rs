@@ -109,6 +109,7 @@ macro_rules! swap {
 /// # Safety
 /// Interrupts are disabled, XCR0 is the kernel's, both areas of the context are valid for its components, and until
 /// [`unload`] no code that uses these registers as its own runs on this CPU.
+#[inline]
 pub(crate) unsafe fn load(context: &mut Context) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -122,6 +123,7 @@ pub(crate) unsafe fn load(context: &mut Context) {
 ///
 /// # Safety
 /// As for [`load`], which was called before on this CPU with this context.
+#[inline]
 pub(crate) unsafe fn unload(context: &mut Context) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -135,6 +137,7 @@ pub(crate) unsafe fn unload(context: &mut Context) {
 ///
 /// # Safety
 /// As for [`load`], but for interrupts.
+#[inline]
 pub(crate) unsafe fn load_with_interrupts_off(context: &mut Context) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -148,6 +151,7 @@ pub(crate) unsafe fn load_with_interrupts_off(context: &mut Context) {
 ///
 /// # Safety
 /// As for [`unload`], but for interrupts.
+#[inline]
 pub(crate) unsafe fn unload_with_interrupts_off(context: &mut Context) {
     // SAFETY: the caller's promise.
     unsafe {

@@ -163,25 +163,32 @@ impl<H: Host> SvmVcpu<H> {
     ///
     /// # Safety
     /// CPL 0 on the CPU of `cpu`, where SVM is enabled.
+    #[inline]
     pub(crate) unsafe fn bind(&mut self, cpu: &mut SvmCpu<H>, binding: &Binding) {
         if !self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
-            let (tag, flush) = cpu.tags.fresh();
-            let stayed = self.residence.is_some_and(|residence| residence.is_on(&cpu.tags));
-            let control = &mut self.vmcb_changing(if stayed { Clean::ASID } else { Clean::all() }).control;
-            control.guest_asid = tag.number;
-            control.tlb_control = if flush { tlb_control::FLUSH_ALL } else { tlb_control::NOTHING };
-            self.residence = Some(Residence::new(binding, &cpu.tags, tag));
+            self.settle(cpu, binding);
         }
-        self.context.host_vmcb = cpu.host_vmcb().0;
-        self.context.guest_fpu = self.fpu.as_ptr() as u64;
-        self.context.host_fpu = binding.host_fpu;
-        self.context.host_xcr0 = binding.host_xcr0;
-        self.choose_xcr0();
         // SAFETY: the caller's promise; the page is the CPU's own.
         unsafe {
             self.debug.bind();
             entry::vmsave(self.context.host_vmcb);
         }
+    }
+
+    /// Gets to know a CPU that it was not on last, or that may have stale translations of its memory.
+    #[cold]
+    fn settle(&mut self, cpu: &mut SvmCpu<H>, binding: &Binding) {
+        let (tag, flush) = cpu.tags.fresh();
+        let stayed = self.residence.is_some_and(|residence| residence.is_on(&cpu.tags));
+        let control = &mut self.vmcb_changing(if stayed { Clean::ASID } else { Clean::all() }).control;
+        control.guest_asid = tag.number;
+        control.tlb_control = if flush { tlb_control::FLUSH_ALL } else { tlb_control::NOTHING };
+        self.residence = Some(Residence::new(binding, &cpu.tags, tag));
+        self.context.host_vmcb = cpu.host_vmcb().0;
+        self.context.guest_fpu = self.fpu.as_ptr() as u64;
+        self.context.host_fpu = binding.host_fpu;
+        self.context.host_xcr0 = binding.host_xcr0;
+        self.choose_xcr0();
     }
 
     /// Where the FPU state goes and comes from.
