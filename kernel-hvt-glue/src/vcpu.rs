@@ -159,9 +159,11 @@ impl<H: Host> Vcpu<H> {
         Ok(())
     }
 
+    /// Always in line: what it makes is taken apart again at once where every exit leads back to the monitor.
+    ///
     /// # Safety
     /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind_keeping_fpu`](Self::bind_keeping_fpu).
-    #[inline]
+    #[inline(always)]
     unsafe fn bind_to<'a>(
         &'a mut self,
         cpu: &'a mut Cpu<H>,

@@ -173,10 +173,11 @@ impl KernelScheme for HvtScheme {
     }
 
     /// Reading nothing from a vCPU runs it: the shortest way through the kernel.
-    fn kread(
+    fn kreadoff(
         &self,
         number: usize,
         buf: UserSliceWo,
+        _offset: u64,
         _flags: u32,
         _stored_flags: u32,
         token: &mut CleanLockToken,

@@ -67,8 +67,15 @@ impl<K: Kernel> SharedPage<K> {
         unsafe { self.at::<Registers>(offset_of!(RunPage, registers)).write_volatile(*registers) };
     }
 
-    /// Writes the record of an exit, and returns its reason.
-    #[inline]
+    /// [`set_exit`](Self::set_exit), for exits that are rare.
+    #[inline(never)]
+    pub(super) fn set_other_exit(&self, exit: Exit) -> u32 {
+        self.set_exit(exit)
+    }
+
+    /// Writes the record of an exit, and returns its reason. Always in line: where the kind of exit is known, next to
+    /// nothing of it is left.
+    #[inline(always)]
     pub(super) fn set_exit(&self, exit: Exit) -> u32 {
         let record = ExitRecord::from(exit);
         let words: [u64; size_of::<ExitRecord>() / 8] = transmute!(record);

@@ -76,17 +76,24 @@ impl<K: Kernel> VcpuObject<K> {
         self.runs_on.store(NOWHERE, Ordering::SeqCst);
 
         let exit = exit?;
-        if let Exit::Io(io) = exit {
-            if io.direction == Direction::In && !io.string {
-                *awaits_input = Some(io.size);
-            }
-        } else if exit == Exit::Interrupted {
-            self.interrupted.store(false, Ordering::SeqCst);
-        }
         if request.contains(Request::GET_REGISTERS) {
             self.page.set_registers(&vcpu.registers());
         }
-        Ok(self.page.set_exit(exit))
+        match exit {
+            Exit::Io(io) => {
+                if io.direction == Direction::In && !io.string {
+                    *awaits_input = Some(io.size);
+                }
+                // In line, unlike the other exits.
+                Ok(self.page.set_exit(Exit::Io(io)))
+            }
+            exit => {
+                if exit == Exit::Interrupted {
+                    self.interrupted.store(false, Ordering::SeqCst);
+                }
+                Ok(self.page.set_other_exit(exit))
+            }
+        }
     }
 
     /// Does to the registers what the monitor asks for.
