@@ -13,6 +13,8 @@ use crate::one_cpu::OneCpu;
 pub(crate) struct Boot {
     /// The manifest's entries, the reserved first one included.
     pub(crate) manifest: &'static [Entry],
+    /// Address of the network ring, if there is one.
+    pub(crate) ring: Option<usize>,
     /// Cycles to nanoseconds.
     pub(crate) scale: Scale,
     /// The free memory, without the stack's.
@@ -31,6 +33,11 @@ pub(crate) fn set(boot: Boot) {
 /// The devices, none before the start is complete.
 pub(crate) fn manifest() -> &'static [Entry] {
     BOOT.get().map_or(&[], |boot| boot.manifest)
+}
+
+/// The address of the network ring, if there is one.
+pub(crate) fn ring() -> Option<usize> {
+    BOOT.get().and_then(|boot| boot.ring)
 }
 
 /// The heap, empty before the start is complete.

@@ -118,6 +118,7 @@ pub mod manifest;
 mod net;
 mod one_cpu;
 mod poll;
+mod ring;
 #[cfg(not(test))]
 mod runtime;
 mod start;

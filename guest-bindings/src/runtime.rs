@@ -11,7 +11,7 @@ use hvt_abi::{BootInfo, PAGE_SIZE};
 use crate::boot::{self, Boot};
 use crate::clock::Scale;
 use crate::start::{self, Start};
-use crate::{ExitStatus, abort, arch, command_line, exit, layout, println, tls};
+use crate::{ExitStatus, abort, arch, command_line, exit, layout, println, ring, tls};
 
 unsafe extern "Rust" {
     /// Defined by [`entry!`](crate::entry!).
@@ -67,6 +67,7 @@ unsafe fn prepare(boot: &BootInfo) -> Start {
     }
     boot::set(Boot {
         manifest,
+        ring: ring::offered(boot),
         scale,
         #[cfg(feature = "alloc")]
         heap: heap.clone(),

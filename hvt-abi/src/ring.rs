@@ -10,6 +10,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Gpa;
 
+/// Number of the network ring, as a kick tells it.
+pub const NET_RING: u32 = 0;
 /// `HVT_RING_SIZE`: slots of either direction.
 pub const SIZE: usize = 1024;
 /// Turns a free-running index into a slot.

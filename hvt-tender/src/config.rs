@@ -29,6 +29,8 @@ pub struct Config {
     pub core_directory: Option<PathBuf>,
     /// Its devices.
     pub devices: DeviceOptions,
+    /// Whether the guest is offered a ring for the frames that it sends.
+    pub net_ring: NetRing,
     /// Where one line of JSON a hypercall goes.
     pub trace: Option<PathBuf>,
     /// How long it may take, in the host's time.
@@ -54,6 +56,7 @@ impl Config {
             backend: BackendChoice::default(),
             core_directory: None,
             devices: DeviceOptions::default(),
+            net_ring: NetRing::default(),
             trace: None,
             timeout: None,
             virtual_time: false,
@@ -79,6 +82,29 @@ pub enum BackendChoice {
 impl BackendChoice {
     /// All of them, with the names that users know them by.
     pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("kvm", Self::Kvm), ("process", Self::Process)];
+
+    /// The one of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice)
+    }
+}
+
+/// Whether the guest is offered a [ring](hvt_abi::ring) for the frames that it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NetRing {
+    /// Where there is a CPU for the thread that serves it, beside the guest's.
+    #[default]
+    Auto,
+    /// Wherever its network devices allow it.
+    On,
+    /// Nowhere.
+    Off,
+}
+
+impl NetRing {
+    /// All of them, with the names that users know them by.
+    pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
 
     /// The one of this name.
     #[must_use]

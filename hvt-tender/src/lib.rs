@@ -10,6 +10,7 @@
 //! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
 //! | [`device`] | console, clock, block, net: traits, those of the host, and those in memory |
 //! | [`network`] | links and switches in memory, whose ports are network devices |
+//! | [`ring`] | frames from a ring in guest memory → calls on network devices, on a thread of its own |
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
 //! | [`virtual_time`] | a clock that moves when the guests have nothing to do |
 //! | [`core_dump`] | a guest that crashed → a file for a debugger |
@@ -57,6 +58,8 @@ mod message;
 pub mod monitor;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod network;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod ring;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod script;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]

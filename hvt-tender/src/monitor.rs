@@ -4,6 +4,7 @@ use std::fmt;
 
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
+use hvt_abi::ring::NET_RING;
 
 use crate::backend::{self, Machine};
 use crate::device::Devices;
@@ -11,6 +12,7 @@ use crate::exit::{Cause, Exit, Fault};
 use crate::guest::Limit;
 use crate::hypercall::{self, Flow, serve};
 use crate::memory::{GuestSpace, Layout};
+use crate::ring::{self, Bell};
 
 /// How a guest's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +87,11 @@ impl<O: Observer> Observer for Option<O> {
 /// # Errors
 /// When the backend fails; nothing a guest does causes that.
 pub fn run(machine: &mut dyn Machine, layout: &Layout, devices: &mut Devices) -> Result<Outcome, backend::Error> {
-    run_observed(machine, layout, devices, &mut ())
+    run_observed(machine, layout, devices, None, &mut ())
 }
 
-/// Runs a guest to its end, with `observer` seeing its hypercalls.
+/// Runs a guest to its end, with `observer` seeing its hypercalls, and kicks of its network ring, if it was offered one,
+/// ringing `bell`.
 ///
 /// # Errors
 /// When the backend fails; nothing a guest does causes that.
@@ -96,6 +99,7 @@ pub fn run_observed(
     machine: &mut dyn Machine,
     layout: &Layout,
     devices: &mut Devices,
+    bell: Option<&Bell>,
     observer: &mut impl Observer,
 ) -> Result<Outcome, backend::Error> {
     loop {
@@ -117,6 +121,13 @@ pub fn run_observed(
                     Ok(Flow::Interrupted) => return Ok(Outcome::Interrupted),
                     Err(error) => (Reason::Hypercall(error), machine.registers().ok()),
                 }
+            }
+            Ok(Exit::RingKick { ring })
+                if ring == NET_RING
+                    && let Some(bell) = bell =>
+            {
+                bell.ring();
+                continue;
             }
             Ok(Exit::RingKick { ring }) => (Reason::RingKick(ring), machine.registers().ok()),
             Ok(Exit::Halted) => (Reason::Halted, machine.registers().ok()),
@@ -148,6 +159,8 @@ pub enum Reason {
     Hypercall(hypercall::Error),
     /// It kicked a ring of this number, where none is offered.
     RingKick(u32),
+    /// It did with its network ring what it may not.
+    Ring(ring::Error),
     /// It waits for an interrupt, and there are none.
     Halted,
 }
@@ -158,6 +171,7 @@ impl fmt::Display for Reason {
             Self::Fault(cause) => cause.fmt(f),
             Self::Hypercall(error) => write!(f, "the guest made an invalid hypercall: {error}"),
             Self::RingKick(ring) => write!(f, "the guest kicked ring {ring}, which it was not offered"),
+            Self::Ring(error) => write!(f, "the guest broke its network ring: {error}"),
             Self::Halted => f.write_str("the guest halted (hlt), and no interrupt will ever wake it"),
         }
     }

@@ -34,9 +34,9 @@ use self::started::Both;
 pub(crate) use self::started::Started;
 use crate::backend::auto::Backend;
 use crate::backend::tsc::{Frequency, Search, Source};
-use crate::backend::{CycleCounter, Stop};
+use crate::backend::{self, CycleCounter, Stop};
 use crate::boot::{BootConfig, BootError, CommandLine, Plan};
-use crate::config::{BackendChoice, DEFAULT_MEMORY, memory_size};
+use crate::config::{BackendChoice, DEFAULT_MEMORY, NetRing, memory_size};
 use crate::core_dump::CoreDump;
 use crate::device::{
     Arrivals, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Poller,
@@ -46,6 +46,7 @@ use crate::gdb::Debugger;
 use crate::guest::{Guest, LimitedConsole, Limits, Output, Trace, Verdict};
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
+use crate::ring::{self, Offer};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 self_cell! {
@@ -73,6 +74,7 @@ pub struct Unikernel {
     stop: Option<Stop>,
     core_dump: Option<CoreDump>,
     debugger: Option<Debugger>,
+    net_ring: NetRing,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
 }
@@ -135,6 +137,7 @@ impl Unikernel {
             stop: None,
             core_dump: None,
             debugger: None,
+            net_ring: NetRing::default(),
             cycle_frequency,
         })
     }
@@ -286,6 +289,14 @@ impl Unikernel {
         self
     }
 
+    /// Says whether it is offered a [ring] for the frames that it sends. Where its frames are to be seen,
+    /// by [`output`](Self::output), [`spawn`](Self::spawn), a [`trace`](Self::trace) or a debugger, it is not.
+    #[must_use]
+    pub fn net_ring(mut self, choice: NetRing) -> Self {
+        self.net_ring = choice;
+        self
+    }
+
     /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
@@ -351,6 +362,14 @@ impl Unikernel {
         if let Some(most) = self.limits.console {
             console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
         }
+        // Where every frame is to be seen, each goes by hypercall.
+        let seen = capture.is_some() || self.trace.is_some() || self.virtual_time.is_some() || self.debugger.is_some();
+        let offered = match self.net_ring {
+            NetRing::Auto => !seen && ring::Worker::pays(),
+            NetRing::On => !seen,
+            NetRing::Off => false,
+        };
+        let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
         let devices = Devices { console, clock, poller, slots };
 
         let choice = match self.backend {
@@ -371,12 +390,19 @@ impl Unikernel {
             let unsupported = Error::Unsupported { backend: backend_name, what: "a virtual time" };
             backend = backend.with_cycle_counter(counter).ok_or(unsupported)?;
         }
-        let memory = backend.memory(mem_size)?;
+        let memory = backend.memory(mem_size + ends.as_ref().map_or(0, |_| ring::SIZE))?;
+        let ring = ends.map(|(ends, place)| {
+            let offer = Offer::new(memory.clone(), place, ends)?;
+            backend.kick_rings(offer.bell())?;
+            Ok((offer, place))
+        });
+        let ring = ring.transpose().map_err(|source| backend::Error { what: "making a network ring", source })?;
+        let net_ring = ring.as_ref().map(|(_, place)| *place);
         if known.is_none() {
             known = backend.cycle_frequency().transpose()?;
         }
         let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
-        let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring: None };
+        let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring };
         let booted = Plan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
@@ -404,7 +430,8 @@ impl Unikernel {
         let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
         Ok(Started {
             machine,
-            layout: booted.layout,
+            // Hypercalls know nothing of the ring behind memory.
+            layout: booted.layout.below(Gpa(mem_size)),
             devices,
             limits: self.limits,
             verdict,
@@ -413,6 +440,7 @@ impl Unikernel {
             core_dump: self.core_dump,
             debugger: self.debugger,
             stop,
+            ring: ring.map(|(offer, _)| offer),
         })
     }
 }

@@ -1,5 +1,8 @@
 //! The choice between the backends of this host.
 
+use std::io;
+use std::os::fd::AsFd;
+
 use super::kvm::Kvm;
 use super::process::Process;
 use super::tsc::Frequency;
@@ -77,6 +80,18 @@ impl Backend {
         match self {
             Self::Kvm(kvm) => Some(kvm.cycle_frequency()),
             Self::Process(_) => None,
+        }
+    }
+
+    /// Lets the guest's kicks of its network ring ring `bell` without ending a run, where the backend can. Where not, they
+    /// are exits.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn kick_rings(&self, bell: &impl AsFd) -> io::Result<()> {
+        match self {
+            Self::Kvm(kvm) => kvm.kick_rings(bell.as_fd()),
+            Self::Process(_) => Ok(()),
         }
     }
 

@@ -108,6 +108,7 @@ impl Flag {
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("forward", _) => devices.forwards.push(self.named(name, &parser.value()?, value::forward)?),
             ("net-pcap", _) => devices.recordings.push(self.named(name, &parser.value()?, value::recording)?),
+            ("net-ring", None) => config.net_ring = self.value(&parser.value()?, value::net_ring)?,
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),
             ("block", _) => {
                 let path = self.named(name, &parser.value()?, value::path)?;

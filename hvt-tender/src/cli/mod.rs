@@ -114,7 +114,11 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
             Debugger::listen((Ipv4Addr::LOCALHOST, port)).map_err(|source| Error::Debugger { port, source })?;
         unikernel = unikernel.debugger(debugger);
     }
-    Ok(unikernel.mem(config.memory).args(config.arguments.into_iter().map(OsString::into_vec)).backend(config.backend))
+    Ok(unikernel
+        .mem(config.memory)
+        .args(config.arguments.into_iter().map(OsString::into_vec))
+        .backend(config.backend)
+        .net_ring(config.net_ring))
 }
 
 /// Why there is no exit status of a guest. The message is one line.

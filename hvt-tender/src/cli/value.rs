@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{BackendChoice, Forward, NetSource};
+use crate::config::{BackendChoice, Forward, NetRing, NetSource};
 use crate::image::is_device_name;
 
 /// Reads a value; what it should have been, where it is not that.
@@ -49,6 +49,10 @@ pub(super) fn backend(text: &OsStr) -> Result<BackendChoice, &'static str> {
 }
 
 /// An interface, or `@` and the number of a descriptor.
+pub(super) fn net_ring(text: &OsStr) -> Result<NetRing, &'static str> {
+    text.to_str().and_then(NetRing::from_name).ok_or("'auto', 'on' or 'off'")
+}
+
 pub(super) fn net_source(text: &OsStr) -> Result<NetSource, &'static str> {
     match text.as_bytes() {
         [] => Err("a network interface"),

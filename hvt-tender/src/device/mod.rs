@@ -119,6 +119,10 @@ pub trait Net {
     /// # Errors
     /// When the device failed.
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError>;
+    /// Another end of the same device, for a thread of its own; `None` where two threads cannot use it at once.
+    fn second_end(&self) -> Option<Box<dyn Net + Send>> {
+        None
+    }
 }
 
 /// How a guest sleeps.

@@ -104,6 +104,11 @@ impl Net for Tap {
         }
     }
 
+    fn second_end(&self) -> Option<Box<dyn Net + Send>> {
+        let (endpoint, label) = (Arc::clone(&self.endpoint), self.label.clone());
+        Some(Box::new(Self { endpoint, label, mac: self.mac, mtu: self.mtu, complaint: Complaint::default() }))
+    }
+
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
         if into.is_empty() {
             return Ok(None);

@@ -59,6 +59,16 @@ impl Layout {
         Some(Self { regions: joined })
     }
 
+    /// What of it lies below `end`, which must be page-aligned.
+    #[must_use]
+    pub fn below(&self, end: Gpa) -> Self {
+        let clip = |region: &Region| {
+            let range = GuestRange::between(region.range.start(), region.range.end().min(end))?;
+            (!range.is_empty()).then_some(Region { range, ..*region })
+        };
+        Self { regions: self.regions.iter().filter_map(clip).collect() }
+    }
+
     /// The regions, ascending.
     #[must_use]
     pub fn regions(&self) -> &[Region] {
@@ -130,6 +140,17 @@ mod tests {
             region(0x2000, 0x3000, Access::READ),
         ]);
         assert_eq!(layout.unwrap().regions(), [region(0x1000, 0x3000, Access::READ)]);
+    }
+
+    #[test]
+    fn what_lies_below_is_clipped() {
+        let read = Access::READ;
+        let layout = Layout::new([region(0x1000, 0x2000, read), region(0x3000, 0x6000, read)]).unwrap();
+        let below = |end| layout.below(Gpa(end)).regions().to_vec();
+        assert_eq!(below(0x6000), layout.regions());
+        assert_eq!(below(0x5000), [region(0x1000, 0x2000, read), region(0x3000, 0x5000, read)]);
+        assert_eq!(below(0x3000), [region(0x1000, 0x2000, read)]);
+        assert_eq!(below(0x1000), []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 use nix::errno::Errno;
@@ -12,10 +13,11 @@ use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 
 use super::{Access, Chunk, GuestMemory, Layout, Usage};
 
-/// Guest memory in one mapping of this process, zero at first and populated as it is touched.
-#[derive(Debug)]
+/// Guest memory in one mapping of this process, zero at first and populated as it is touched. A clone is the same
+/// memory.
+#[derive(Clone, Debug)]
 pub struct MappedMemory {
-    region: MmapRegion,
+    region: Arc<MmapRegion>,
     /// Where the mapping begins and how long it is, as `region` says: every hypercall needs them.
     start: NonNull<u8>,
     len: usize,
@@ -67,7 +69,7 @@ impl MappedMemory {
         let region = builder.build().map_err(|cause| error(io::Error::other(cause)))?;
         // A mapping never lies at address 0.
         let start = NonNull::new(region.as_ptr()).ok_or_else(|| error(io::ErrorKind::AddrNotAvailable.into()))?;
-        Ok(Self { start, len: region.size(), region })
+        Ok(Self { start, len: region.size(), region: Arc::new(region) })
     }
 
     /// The file behind it, where it is [shared](Self::shared).

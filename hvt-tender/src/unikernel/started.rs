@@ -9,7 +9,8 @@ use crate::device::{Capture, Console, Devices, Interrupted};
 use crate::gdb::{self, Debugger};
 use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time};
 use crate::memory::{GuestSlice, Layout};
-use crate::monitor::{self, Observer, Outcome};
+use crate::monitor::{self, Failure, Observer, Outcome, Reason};
+use crate::ring::{Counts, Offer, Worker};
 
 /// A guest that is about to execute its first instruction.
 pub(crate) struct Started {
@@ -23,6 +24,7 @@ pub(crate) struct Started {
     pub(super) core_dump: Option<CoreDump>,
     pub(super) debugger: Option<Debugger>,
     pub(super) stop: Stop,
+    pub(super) ring: Option<Offer>,
 }
 
 impl Started {
@@ -41,19 +43,37 @@ impl Started {
             let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone());
             started.map_err(error("watching the guest"))?
         };
+        let bell = self.ring.as_ref().map(|offer| offer.bell().clone());
+        let worker = self.ring.take().map(|offer| Worker::start(offer, self.layout.clone(), self.stop.clone()));
+        let worker =
+            worker.transpose().map_err(|source| backend::Error { what: "serving the network ring", source })?;
         let begun = self.devices.poller.begin();
         let observers = &mut (observer, &mut self.trace);
         let (machine, layout) = (self.machine.as_mut(), &self.layout);
         let outcome = match begun {
             Ok(()) => {
                 let devices = &mut self.devices;
-                let mut run = |machine: &mut dyn Machine| monitor::run_observed(machine, layout, devices, observers);
+                let mut run = |machine: &mut dyn Machine| {
+                    monitor::run_observed(machine, layout, devices, bell.as_ref(), observers)
+                };
                 match debugger {
                     Some(connection) => gdb::run(machine, layout, connection, &self.stop, run),
                     None => run(machine),
                 }
             }
             Err(Interrupted) => Ok(Outcome::Interrupted),
+        };
+        let ring = worker.map_or_else(|| Ok(Counts::default()), Worker::end);
+        let outcome = match (outcome, ring) {
+            (Ok(Outcome::Interrupted), Err(error)) => {
+                let (reason, registers) = (Reason::Ring(error), self.machine.registers().ok());
+                Ok(Outcome::Failed(Failure { reason, registers }))
+            }
+            (outcome, Ok(Counts { submissions, kicks })) if submissions > 0 => {
+                log::debug!("the network ring carried {submissions} frames with {kicks} kicks");
+                outcome
+            }
+            (outcome, _) => outcome,
         };
         drop(watchdog);
         let synced = self.devices.sync();

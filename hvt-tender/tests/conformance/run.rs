@@ -49,6 +49,8 @@ impl Run {
         let output = Output::new().map_err(|error| error.to_string())?;
         let mut command = Command::new(&self.tender);
         command.arg(format!("--mem={}", self.case.memory)).args(["--backend", &self.backend]).args(&attached.options);
+        // Also where there is but one CPU.
+        command.arg("--net-ring=on");
         command.arg("--").arg(self.directory.join(self.case.guest)).args(self.case.arguments);
         command.stdin(Stdio::null()).stdout(output.stdout()?).stderr(output.stderr()?);
         prepare(&mut command, &attached.ends);

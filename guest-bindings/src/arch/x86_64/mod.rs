@@ -9,7 +9,7 @@ mod trap;
 use core::arch::asm;
 use core::arch::x86_64::_rdtsc;
 
-use hvt_abi::x86_64::{HYPERCALL_PORT, msr};
+use hvt_abi::x86_64::{HYPERCALL_PORT, RING_KICK_PORT, msr};
 
 #[cfg(not(test))]
 pub(crate) use descriptors::{install as install_exception_handlers, interrupt_table};
@@ -27,6 +27,13 @@ pub(crate) unsafe fn hypercall(number: u32, argument: u32) {
     let port = HYPERCALL_PORT + number as u16;
     // SAFETY: The tender takes the `out`, changes no register, and memory only as the caller promised.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") argument, options(nostack, preserves_flags)) }
+}
+
+/// Wakes the tender's end of a ring.
+pub(crate) fn kick_ring(ring: u32) {
+    // SAFETY: The tender takes the `out`, and changes no register. What it does with memory then is up to what was
+    // submitted.
+    unsafe { asm!("out dx, eax", in("dx") RING_KICK_PORT, in("eax") ring, options(nostack, preserves_flags)) }
 }
 
 /// The cycle counter.

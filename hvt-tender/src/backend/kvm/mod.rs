@@ -28,10 +28,11 @@ mod x86_64;
 use x86_64 as arch;
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use hvt_abi::native::EntryState;
 use hvt_abi::{Gpa, GuestRange, MEM_GRANULE};
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVMIO, kvm_ioeventfd, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 pub use machine::KvmMachine;
@@ -90,6 +91,22 @@ impl Kvm {
     /// When the counter of this host does not run evenly.
     pub fn cycle_frequency(&self) -> Result<super::tsc::Frequency, Error> {
         arch::cycle_frequency(&self.vcpu)
+    }
+
+    /// Lets the guest's kicks of its network ring signal this eventfd, without an exit to this process.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn kick_rings(&self, event: BorrowedFd<'_>) -> io::Result<()> {
+        /// `KVM_IOEVENTFD` (Linux, Documentation/virt/kvm/api.rst, 4.59). `VmFd::register_ioevent` wants an eventfd of
+        /// a library of its own.
+        const KVM_IOEVENTFD: libc::Ioctl = libc::_IOW::<kvm_ioeventfd>(KVMIO, 0x79);
+        let kick = arch::ring_kick(event);
+        // SAFETY: the descriptor is that of a virtual machine; the structure is read and not kept.
+        match unsafe { libc::ioctl(self.vm.as_raw_fd(), KVM_IOEVENTFD, &raw const kick) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Memory for a guest: `size` bytes, private to this process.

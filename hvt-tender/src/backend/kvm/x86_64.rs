@@ -2,9 +2,11 @@
 
 use std::arch::x86_64::__cpuid;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use hvt_abi::x86_64::{EntryState, Registers, Segment, TableRegister};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+use hvt_abi::ring::NET_RING;
+use hvt_abi::x86_64::{EntryState, RING_KICK_PORT, Registers, Segment, TableRegister};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_ioeventfd, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{Cap, VcpuFd};
 use zerocopy::IntoBytes;
 
@@ -23,6 +25,21 @@ pub(super) fn has_hardware() -> bool {
     const SVM: u32 = 1 << 2;
     let vmx = __cpuid(1).ecx & VMX != 0;
     vmx || __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & SVM != 0
+}
+
+/// A kick of the network ring that signals `event`: a 32-bit `out` of its number to its port.
+pub(super) fn ring_kick(event: BorrowedFd<'_>) -> kvm_ioeventfd {
+    // Flags (`include/uapi/linux/kvm.h`): by value, and to an I/O port.
+    const DATAMATCH: u32 = 1 << 0;
+    const PIO: u32 = 1 << 1;
+    kvm_ioeventfd {
+        datamatch: NET_RING.into(),
+        addr: RING_KICK_PORT.into(),
+        len: 4,
+        fd: event.as_raw_fd(),
+        flags: DATAMATCH | PIO,
+        ..kvm_ioeventfd::default()
+    }
 }
 
 /// Puts the vCPU at the guest's entry point.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{BackendChoice, BlockSource, DeviceOptions, Forward, NetSource};
+use crate::config::{BackendChoice, BlockSource, DeviceOptions, Forward, NetRing, NetSource};
 
 fn parse_words(words: &[&str]) -> Result<Command, UsageError> {
     parse(words.iter().map(OsString::from))
@@ -112,6 +112,11 @@ fn every_form_of_an_option_means_the_same() {
     }
     for line in ["--timeout 90 app.hvt", "--timeout=90s app.hvt", "--timeout=90000ms app.hvt"] {
         assert_eq!(config(line), Config { timeout: Some(Duration::from_secs(90)), ..Config::new("app.hvt") }, "{line}");
+    }
+    for (line, net_ring) in
+        [("--net-ring=off app.hvt", NetRing::Off), ("--net-ring on app.hvt", NetRing::On), ("app.hvt", NetRing::Auto)]
+    {
+        assert_eq!(config(line), Config { net_ring, ..Config::new("app.hvt") });
     }
     assert_eq!(config("--virtual-time app.hvt"), Config { virtual_time: true, ..Config::new("app.hvt") });
     for line in ["--block-sector-size 4096", "--block-sector-size=4096"] {

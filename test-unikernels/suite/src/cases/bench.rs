@@ -1,5 +1,6 @@
 //! The benchmark guests, with counts that test no more than that they work.
 
+use super::net::QUIET_LINK;
 use crate::{Case, Console, Contents, Device, DeviceKind, Disk};
 
 /// The cases.
@@ -32,6 +33,15 @@ pub const CASES: &[Case] = &[
             }),
         }],
         console: Console::holds(&["cycles per read: ", "cycles per write: ", "SUCCESS\n"]),
+        ..Case::ORDINARY
+    },
+    Case {
+        name: "bench-net",
+        guest: "bench-net",
+        // What nobody reads a network holds for a while, if it is not too much.
+        arguments: &["4"],
+        devices: &[Device { name: "service", kind: DeviceKind::Net(QUIET_LINK) }],
+        console: Console::holds(&["cycles per frame: ", "SUCCESS\n"]),
         ..Case::ORDINARY
     },
 ];

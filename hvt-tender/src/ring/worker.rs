@@ -1,0 +1,233 @@
+//! The thread that serves a ring.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{Builder, JoinHandle, available_parallelism};
+
+use hvt_abi::Gpa;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::Error;
+use super::queue::Queue;
+use super::service::Service;
+use crate::backend::Stop;
+use crate::device::Net;
+use crate::memory::{Layout, MappedMemory};
+
+/// What wakes a ring's thread. The guest rings it by a kick.
+#[derive(Clone, Debug)]
+pub struct Bell(Arc<EventFd>);
+
+impl Bell {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the host has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?)))
+    }
+
+    /// Rings it.
+    pub fn ring(&self) {
+        // Fails only when the counter is full, and then nobody sleeps.
+        let _ = self.0.write(1);
+    }
+
+    /// Waits until it is rung; returns how often it was since the last time.
+    fn wait(&self) -> u64 {
+        loop {
+            match self.0.read() {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => return other.unwrap_or(0),
+            }
+        }
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A ring that a guest is offered.
+pub struct Offer {
+    memory: MappedMemory,
+    place: Gpa,
+    devices: Vec<Option<Box<dyn Net + Send>>>,
+    bell: Bell,
+}
+
+impl Offer {
+    /// A ring at `place` in this memory, all zero there, for network devices by handle.
+    ///
+    /// # Errors
+    /// When the host has no descriptor left.
+    pub fn new(memory: MappedMemory, place: Gpa, devices: Vec<Option<Box<dyn Net + Send>>>) -> io::Result<Self> {
+        Ok(Self { memory, place, devices, bell: Bell::new()? })
+    }
+
+    /// What the guest's kicks ring.
+    #[must_use]
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+}
+
+/// A thread that serves a ring, until it is ended.
+#[derive(Debug)]
+pub struct Worker {
+    bell: Bell,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ending: AtomicBool,
+    error: OnceLock<Error>,
+}
+
+/// What a ring has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Submissions.
+    pub submissions: u64,
+    /// Kicks that the guest needed for them.
+    pub kicks: u64,
+}
+
+impl Worker {
+    /// Whether this host has a CPU on which the thread can run beside the guest.
+    #[must_use]
+    pub fn pays() -> bool {
+        available_parallelism().is_ok_and(|cpus| cpus.get() > 1)
+    }
+
+    /// Starts the thread, which serves the ring for a guest with this layout. Where the guest does what it may not, its
+    /// run is ended by `stop`.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn start(offer: Offer, layout: Layout, stop: Stop) -> io::Result<Self> {
+        let Offer { memory, place, devices, bell } = offer;
+        let queue = Queue::new(memory, place).ok_or(io::ErrorKind::InvalidInput)?;
+        // Before the guest's first instruction: its first submission may come before the thread runs.
+        let _ = queue.ask_for_kick();
+        let service = Service { queue, layout, devices };
+        let shared = Arc::new(Shared::default());
+        let thread = Builder::new().name("net-ring".into()).spawn({
+            let (bell, shared) = (bell.clone(), shared.clone());
+            move || Run { service, bell, stop, shared, patience: Patience::default(), counts: Counts::default() }.run()
+        })?;
+        Ok(Self { bell, shared, thread: Some(thread) })
+    }
+
+    /// Ends the thread, once it has served what the guest has submitted. The guest does not run any more.
+    ///
+    /// # Errors
+    /// When the guest did what it may not.
+    pub fn end(mut self) -> Result<Counts, Error> {
+        let counts = self.finish();
+        self.shared.error.get().map_or(Ok(counts), |error| Err(*error))
+    }
+
+    fn finish(&mut self) -> Counts {
+        self.shared.ending.store(true, Ordering::SeqCst);
+        self.bell.ring();
+        // It does not panic.
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+struct Run {
+    service: Service,
+    bell: Bell,
+    stop: Stop,
+    shared: Arc<Shared>,
+    patience: Patience,
+    counts: Counts,
+}
+
+impl Run {
+    fn run(mut self) -> Counts {
+        if let Err(error) = self.serve() {
+            let _ = self.shared.error.set(error);
+            self.stop.request();
+        }
+        self.counts
+    }
+
+    fn serve(&mut self) -> Result<(), Error> {
+        loop {
+            // Looked at first: what was submitted before the end is served.
+            let ending = self.shared.ending.load(Ordering::SeqCst);
+            let served = self.service.serve()?;
+            self.counts.submissions += served;
+            if served > 0 {
+                continue;
+            }
+            if ending {
+                return Ok(());
+            }
+            if self.spin()? {
+                continue;
+            }
+            if self.service.queue.ask_for_kick()? {
+                let rung = self.bell.wait();
+                // The last one is that of whoever ends the thread.
+                let ended = u64::from(self.shared.ending.load(Ordering::SeqCst));
+                self.counts.kicks += rung.saturating_sub(ended);
+            }
+            self.service.queue.awake();
+        }
+    }
+
+    /// Waits awake for a while. Whether something has been submitted.
+    fn spin(&mut self) -> Result<bool, Error> {
+        for _ in 0..self.patience.turns() {
+            if self.service.queue.next()?.is_some() {
+                self.patience.rewarded();
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        self.patience.disappointed();
+        Ok(false)
+    }
+}
+
+/// How long to wait awake for the next submission: longer where that has been of use, else next to not at all.
+#[derive(Debug)]
+struct Patience(u32);
+
+impl Patience {
+    /// Turns of the loop: some 100 ns, and some 100 us. A sleep and a wake-up take 10 us.
+    const RANGE: std::ops::RangeInclusive<u32> = 4..=4096;
+
+    fn turns(&self) -> u32 {
+        self.0
+    }
+
+    fn rewarded(&mut self) {
+        self.0 = (self.0 * 4).min(*Self::RANGE.end());
+    }
+
+    fn disappointed(&mut self) {
+        self.0 = (self.0 / 2).max(*Self::RANGE.start());
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(256)
+    }
+}

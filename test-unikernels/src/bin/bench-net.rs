@@ -1,0 +1,32 @@
+//! Cycles of sending a frame of 1500 bytes.
+#![no_std]
+#![no_main]
+
+use core::arch::x86_64::_rdtsc;
+
+use guest_bindings::{ExitStatus, Net, StartInfo, println};
+use test_unikernels::{check, failure, number, success};
+
+guest_bindings::manifest! { net "service" }
+guest_bindings::entry!(main);
+
+/// An Ethernet frame to everybody, of a kind that is for experiments (IEEE 802, 88b5).
+const HEADER: [u8; 14] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
+
+fn main(start: &StartInfo) -> ExitStatus {
+    let frames = start.arguments().next().map_or(100_000, number);
+    let net = Net::open("service").unwrap_or_else(|error| failure(error));
+    let mut frame = [0x5a; 1500];
+    frame[..HEADER.len()].copy_from_slice(&HEADER);
+    // SAFETY: Every x86_64 CPU has it.
+    let cycles = || unsafe { _rdtsc() };
+    let mut failed = 0;
+    let before = cycles();
+    for _ in 0..frames {
+        failed += u64::from(net.write(&frame).is_err());
+    }
+    let taken = cycles() - before;
+    check(failed == 0, format_args!("{failed} of {frames} failed"));
+    println!("cycles per frame: {}", taken / frames);
+    success()
+}
