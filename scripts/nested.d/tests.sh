@@ -32,6 +32,10 @@ take_tests() {
         while read -r program; do
             echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
+        # The tests of the debugger that need no gdb.
+        while read -r program; do
+            echo "$(quote "$program") packets:: || failed=1"
+        done < <(executables '"kind":\["test"\].*"name":"cli".*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") $(for word; do quote "$word"; done) || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"conformance".*"test":true' <<<"$built")

@@ -1,1 +1,200 @@
+//! A debugger that says anything at all, to a guest that does nothing.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use hvt_abi::x86_64::Registers;
+use hvt_abi::{Gpa, GuestRange};
+use proptest::prelude::*;
+
+use super::*;
+use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps};
+use crate::exit::Exit;
+use crate::memory::fake::FakeMemory;
+use crate::memory::{Access, GuestMemory, Region};
+
+/// A guest of a page of memory that stops wherever it is to, and ends after a while.
+struct Idle {
+    memory: FakeMemory,
+    state: CpuState,
+    traps: Traps,
+    left: u32,
+}
+
+const CODE: u64 = 0x1000;
+
+impl Idle {
+    fn new() -> Self {
+        let state = CpuState::from(Registers { rip: CODE, ..Registers::default() });
+        Self { memory: FakeMemory::new(0x2000, &[]), state, traps: Traps::default(), left: 20 }
+    }
+}
+
+fn layout() -> Layout {
+    let range = GuestRange::between(Gpa(CODE), Gpa(0x2000)).unwrap();
+    Layout::new([Region { range, access: Access::READ | Access::EXECUTE }]).unwrap()
+}
+
+impl Machine for Idle {
+    fn run(&mut self) -> Result<Exit, Error> {
+        Ok(Exit::Halted)
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        &self.memory
+    }
+
+    fn registers(&self) -> Result<Registers, Error> {
+        Ok(self.state.registers)
+    }
+
+    fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
+        Some(self)
+    }
+}
+
+impl DebugTarget for Idle {
+    fn state(&self) -> Result<CpuState, Error> {
+        Ok(self.state)
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+        self.state = *state;
+        Ok(())
+    }
+
+    fn translate(&self, address: u64) -> Option<Gpa> {
+        (CODE..0x2000).contains(&address).then_some(Gpa(address))
+    }
+
+    fn poke(&mut self, _: &Layout, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+        let written = self.memory.write(at, bytes).map_err(io::Error::other);
+        written.map_err(|source| Error { what: "poking", source })
+    }
+
+    fn set_traps(&mut self, traps: &Traps) -> Result<bool, Error> {
+        self.traps = traps.clone();
+        Ok(traps.executed.len() + traps.watched.len() <= 4)
+    }
+
+    fn run_to_trap(&mut self) -> Result<Halt, Error> {
+        self.left -= 1;
+        Ok(match (self.left, &self.traps) {
+            (0, _) => Halt::Exit(Exit::Halted),
+            (_, Traps { step: true, .. }) => Halt::Step,
+            (_, Traps { watched, .. }) if !watched.is_empty() => Halt::Watched(watched[0].start),
+            (_, Traps { executed, .. }) if !executed.is_empty() => Halt::Executed,
+            (_, Traps { planted, .. }) if !planted.is_empty() => Halt::Planted,
+            _ => Halt::Exit(Exit::Halted),
+        })
+    }
+
+    fn describe(&self) -> Result<String, Error> {
+        Ok("nothing\n".into())
+    }
+}
+
+/// Runs the guest with a debugger that says this and hangs up; returns what it was told.
+fn converse(said: &[u8]) -> Vec<u8> {
+    let debugger = Debugger::listen("127.0.0.1:0").unwrap();
+    let address = debugger.address().unwrap();
+    let talker = thread::spawn({
+        let said = said.to_vec();
+        move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            // The stub may leave before it has heard everything.
+            let _ = stream.write_all(&said).and_then(|()| stream.shutdown(Shutdown::Write));
+            let mut heard = Vec::new();
+            let _ = stream.read_to_end(&mut heard);
+            heard
+        }
+    });
+    let stop = Stop::new().unwrap();
+    let connection = debugger.accept(&stop).unwrap().unwrap();
+    let mut machine = Idle::new();
+    let outcome = run(&mut machine, &layout(), connection, &stop, |machine| {
+        // As the monitor does: this guest makes no hypercalls.
+        machine.run().map(|exit| match exit {
+            Exit::Interrupted => Outcome::Interrupted,
+            _ => Outcome::Exited { status: 0, cookie: None },
+        })
+    });
+    assert!(outcome.is_ok(), "{outcome:?}");
+    let mut code = [0; 0x1000];
+    machine.memory.read(Gpa(CODE), &mut code).unwrap();
+    assert_eq!(machine.traps, Traps::default(), "nothing of the debugger's is left");
+    assert!(said.windows(2).any(|pair| b"MXPG".contains(&pair[1])) || code == [0; 0x1000]);
+    drop(machine);
+    talker.join().unwrap()
+}
+
+fn packet(body: &[u8]) -> Vec<u8> {
+    let sum = body.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    [b"+$", body, format!("#{sum:02x}").as_bytes()].concat()
+}
+
+#[test]
+fn answers_what_gdb_asks_first() {
+    let said = [&b"qSupported:swbreak+;hwbreak+"[..], b"?", b"m1000,4", b"m0,4", b"Z0,1000,1", b"m1000,1", b"k"];
+    let heard = converse(&said.map(packet).concat());
+    let heard = String::from_utf8(heard).unwrap();
+    for words in ["PacketSize=", "$T05thread:01;#", "$000*\"#", "$E0e#", "$OK#9a", "$00#"] {
+        assert!(heard.contains(words), "{words}: {heard}");
+    }
+    assert!(!heard.contains("f4"), "the breakpoint is not seen: {heard}");
+}
+
+/// Bodies of packets that the stub knows the beginning of.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    let begin = prop::sample::select(vec![
+        "g",
+        "G",
+        "m",
+        "M",
+        "X",
+        "c",
+        "s",
+        "vCont;",
+        "vCont?",
+        "Z0,",
+        "Z1,",
+        "Z2,",
+        "Z3,",
+        "Z4,",
+        "z0,",
+        "z1,",
+        "z2,",
+        "qRcmd,",
+        "qXfer:features:read:target.xml:",
+        "qSupported",
+        "p",
+        "P",
+        "H",
+        "D",
+        "k",
+        "vKill;",
+        "?",
+        "!",
+        "R",
+    ]);
+    let rest = prop_oneof![
+        "[0-9a-f]{0,20}(,[0-9a-f]{0,20})?([;:,][cs0-9a-f.-]{0,40})?".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..80),
+    ];
+    (begin, rest).prop_map(|(begin, rest)| [begin.as_bytes(), &rest].concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_packet_ends_the_tender(bodies in prop::collection::vec(body(), 0..8)) {
+        converse(&bodies.iter().flat_map(|body| packet(body)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_bytes_end_the_tender(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        converse(&bytes);
+    }
+}

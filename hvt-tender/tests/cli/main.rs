@@ -9,6 +9,7 @@ mod debugger;
 mod hermetic;
 mod jail;
 mod net;
+mod packets;
 mod signals;
 mod solo5;
 mod streams;
