@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::udp;
-use smoltcp::wire::{DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
+use smoltcp::wire::{
+    DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress, IpEndpoint,
+};
 
 use super::Stack;
 
@@ -53,8 +55,9 @@ impl Server {
     pub(in crate::network) fn serve(&mut self, stack: &mut Stack) {
         let socket = stack.sockets.get_mut::<udp::Socket<'_>>(self.socket);
         while let Ok((message, _)) = socket.recv() {
-            let Some((answer, to)) = self.answer(message) else { continue };
-            let to = smoltcp::wire::IpEndpoint::new(to.into(), DHCP_CLIENT_PORT);
+            let Some(answer) = self.answer(message) else { continue };
+            // To all, even where the client has an address: one that does not answer for it would hold up the others.
+            let to = IpEndpoint::new(Ipv4Addr::BROADCAST.into(), DHCP_CLIENT_PORT);
             let from = udp::UdpMetadata { local_address: Some(self.offer.server.into()), ..to.into() };
             if socket.send_slice(&answer, from).is_err() {
                 log::debug!("DHCP: an answer is lost, too many wait");
@@ -62,8 +65,8 @@ impl Server {
         }
     }
 
-    /// The answer to a message and whom it goes to.
-    fn answer(&mut self, message: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
+    /// The answer to a message.
+    fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
         let packet = DhcpPacket::new_checked(message).ok()?;
         let request = DhcpRepr::parse(&packet).ok()?;
         let client = request.client_hardware_address;
@@ -113,9 +116,7 @@ impl Server {
         };
         let mut bytes = vec![0; repr.buffer_len()];
         repr.emit(&mut DhcpPacket::new_unchecked(&mut bytes)).ok()?;
-        // Who renews has an address; others hear broadcasts only (RFC 2131, section 4.1).
-        let renews = granted && !request.client_ip.is_unspecified();
-        Some((bytes, if renews { request.client_ip } else { Ipv4Addr::BROADCAST }))
+        Some(bytes)
     }
 }
 

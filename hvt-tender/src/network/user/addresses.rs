@@ -31,6 +31,12 @@ pub(super) fn outside(to: SocketAddrV4, resolver: SocketAddr) -> Option<SocketAd
     }
 }
 
+/// Whether a guest can have this address here: one of the network's that is not the stack's own.
+pub(super) fn is_guest(address: Ipv4Addr) -> bool {
+    let [a, b, c, host] = address.octets();
+    [a, b, c] == GATEWAY.octets()[..3] && !matches!(host, 0 | 255) && address != GATEWAY && address != DNS
+}
+
 /// The server that the host asks for names.
 pub(super) fn host_resolver() -> SocketAddr {
     let server = fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| first_server(&text));
@@ -78,6 +84,23 @@ mod tests {
         ] {
             let there = there.map(|there: &str| there.parse().unwrap());
             assert_eq!(outside(to.parse().unwrap(), resolver), there, "{to}");
+        }
+    }
+
+    #[test]
+    fn what_a_guest_can_be() {
+        for (address, can) in [
+            ("10.0.2.15", true),
+            ("10.0.2.1", true),
+            ("10.0.2.2", false),
+            ("10.0.2.3", false),
+            ("10.0.2.0", false),
+            ("10.0.2.255", false),
+            ("10.0.3.15", false),
+            ("0.0.0.0", false),
+            ("255.255.255.255", false),
+        ] {
+            assert_eq!(is_guest(address.parse().unwrap()), can, "{address}");
         }
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -223,4 +223,33 @@ fn frames_that_make_no_sense() {
     let guest = Host::new(guest, GUEST).unwrap();
     // What is in the queue still is worked off first.
     assert!((0..10).any(|_| guest.ping_timeout(GATEWAY, Duration::from_secs(3)).is_ok()));
+}
+
+/// Nobody can be answered at such an address, and who tries would end the tender.
+#[test]
+fn datagrams_from_nowhere() {
+    let UserNet { guest, _worker, .. } = UserNetwork::new().start().unwrap();
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    server.set_read_timeout(Some(LONG)).unwrap();
+    let port = server.local_addr().unwrap().port().to_be_bytes();
+    let to = addresses::gateway_mac(Port::mac(&guest));
+    let datagram = |from: [u8; 4]| {
+        let udp = [&[4, 0][..], &port, &[0, 10, 0, 0], &from[2..]].concat();
+        let mut ip = [&[0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0, 0][..], &from, &[10, 0, 2, 2]].concat();
+        let sum: u32 = ip.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+        ip[10..12].copy_from_slice(&(!((sum >> 16) + (sum & 0xffff)) as u16).to_be_bytes());
+        [&to[..], &Port::mac(&guest), &[8, 0], &ip, &udp].concat()
+    };
+    for from in [[0, 0, 0, 0], [10, 0, 2, 2], [10, 0, 2, 255], [192, 0, 2, 1], [10, 0, 2, 15]] {
+        guest.send(&datagram(from)).unwrap();
+    }
+    // Of all these, one is let through.
+    let mut data = [0; 100];
+    let (len, from) = server.recv_from(&mut data).unwrap();
+    assert_eq!(data[..len], [2, 15]);
+    server.send_to(b"back", from).unwrap();
+    let guest = Host::new(guest, GUEST).unwrap();
+    guest.ping(GATEWAY).unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(server.recv_from(&mut data).is_err());
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::raw;
-use smoltcp::wire::{IpAddress, IpProtocol, IpVersion, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
+use smoltcp::wire::{DHCP_SERVER_PORT, IpAddress, IpProtocol, IpVersion, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
 
-use super::addresses::outside;
+use super::addresses::{GATEWAY, is_guest, outside};
 use crate::network::ip::Stack;
 
 /// Associations at a time. A new one takes the place of the one that was silent for longest.
@@ -66,6 +66,10 @@ impl Datagrams {
         while let Ok(packet) = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket).recv() {
             let Some((guest, peer, data)) = parse(packet) else { continue };
             let Some(to) = outside(peer, self.resolver) else { continue };
+            // What comes back must find its way, and DHCP is the gateway's own.
+            if !is_guest(*guest.ip()) || peer == SocketAddrV4::new(GATEWAY, DHCP_SERVER_PORT) {
+                continue;
+            }
             match self.association(guest, peer, to) {
                 // Nobody there, or no room: datagrams get lost.
                 Ok(host) => drop(host.send(data)),
@@ -78,9 +82,9 @@ impl Datagrams {
     /// Carries on what came for the guest. Whether a socket is ready comes in the order of [`sockets`](Self::sockets).
     pub(super) fn carry_in(&mut self, stack: &mut Stack, ready: impl Iterator<Item = bool>) {
         let socket = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket);
-        let mut data = [0; u16::MAX as usize];
         let ready = self.associations.iter_mut().zip(ready).filter(|(_, ready)| *ready);
         for (association, _) in ready {
+            let mut data = [0; u16::MAX as usize];
             for _ in 0..BURST {
                 match association.host.recv(&mut data) {
                     Ok(len) if len + HEADERS <= self.mtu => {
