@@ -22,6 +22,17 @@ need() {
     die "$1 is missing: install the package $2"
 }
 
+# need_file FILE PACKAGE: like need, for a file that is no command.
+need_file() {
+    [ ! -e "$1" ] || return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "$script: installing $2" >&2
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2"; } \
+            >/dev/null || die "cannot install $2"
+    fi
+    [ -e "$1" ] || die "$1 is missing: install the package $2"
+}
+
 need_rust() {
     command -v cargo >/dev/null || die "cargo is missing: install Rust (stable) from https://rustup.rs"
     need cc gcc

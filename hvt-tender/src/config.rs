@@ -70,18 +70,22 @@ impl Config {
 /// What runs the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BackendChoice {
-    /// KVM where the CPU can run guests and `/dev/kvm` may be opened, a sandboxed process otherwise.
+    /// KVM where the CPU can run guests and `/dev/kvm` may be opened, a sandboxed process otherwise; on Redox its kernel's
+    /// hypervisor.
     #[default]
     Auto,
     /// KVM.
     Kvm,
     /// A sandboxed process.
     Process,
+    /// The Redox kernel's hypervisor.
+    Redox,
 }
 
 impl BackendChoice {
     /// All of them, with the names that users know them by.
-    pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("kvm", Self::Kvm), ("process", Self::Process)];
+    pub const ALL: [(&'static str, Self); 4] =
+        [("auto", Self::Auto), ("kvm", Self::Kvm), ("process", Self::Process), ("redox", Self::Redox)];
 
     /// The one of this name.
     #[must_use]

@@ -37,6 +37,24 @@ pub mod backend {
 pub mod boot;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod cli;
+/// The command line on Redox.
+#[cfg(all(feature = "std", target_os = "redox"))]
+pub mod cli {
+    mod args;
+    mod fault;
+    mod log;
+    mod manner;
+    mod redox;
+    mod signals;
+    mod streams;
+    mod value;
+
+    pub use args::{Command, UsageError, parse};
+    pub use redox::main;
+
+    const FAILED: i32 = 1;
+    const TIMED_OUT: i32 = 124;
+}
 #[cfg(all(feature = "std", unix))]
 pub mod config;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
@@ -49,12 +67,19 @@ pub mod exit;
 pub mod gdb;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
+/// What a guest may use.
+#[cfg(all(feature = "std", target_os = "redox"))]
+pub mod guest {
+    mod limit;
+
+    pub use limit::Limit;
+}
 pub mod hypercall;
 pub mod image;
 pub mod memory;
 #[cfg(feature = "std")]
 mod message;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox"), target_arch = "x86_64"))]
 pub mod monitor;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod network;
@@ -66,6 +91,11 @@ pub mod script;
 pub mod unikernel;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod virtual_time;
+
+/// Redox's guests have no network ring.
+#[cfg(all(feature = "std", target_os = "redox"))]
+#[path = "ring/absent.rs"]
+pub mod ring;
 
 pub use exit::Exit;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]

@@ -32,6 +32,9 @@ impl Backend {
         match choice {
             BackendChoice::Kvm => Kvm::open().map(Self::Kvm),
             BackendChoice::Process => Process::open().map(Self::Process),
+            BackendChoice::Redox => {
+                Err(Unavailable { backend: "redox", reason: "this is Linux, and its kernel another one".into() })
+            }
             BackendChoice::Auto if !Kvm::has_hardware() => {
                 log::info!("the CPU offers neither VMX nor SVM: the guest runs in a sandboxed process");
                 Process::open().map(Self::Process)

@@ -14,6 +14,8 @@ pub mod auto;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod debug;
 #[cfg(target_os = "linux")]
+mod event;
+#[cfg(target_os = "linux")]
 pub mod kvm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod process;
@@ -26,11 +28,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use hvt_abi::native::Registers;
+#[cfg(target_os = "linux")]
 use nix::time::ClockId;
 
 use crate::exit::Exit;
-use crate::memory::{GuestMemory, Usage};
+use crate::memory::GuestMemory;
+#[cfg(target_os = "linux")]
+use crate::memory::Usage;
 
+#[cfg(target_os = "linux")]
+use event::Event;
+#[cfg(target_os = "redox")]
+use redox::Event;
 pub use stop::{Kick, Stop};
 
 /// A guest that is ready to run, on one virtual CPU.
@@ -68,6 +77,7 @@ pub trait Machine {
     ///
     /// # Errors
     /// When there is none.
+    #[cfg(target_os = "linux")]
     fn cpu_clock(&self) -> Result<ClockId, Error> {
         let mut clock = 0;
         // SAFETY: the thread is this one, which exists, and `clock` is a local that the call fills in.
@@ -87,6 +97,7 @@ pub trait Machine {
     ///
     /// # Errors
     /// [`Unsupported`](std::io::ErrorKind::Unsupported) where the backend cannot tell.
+    #[cfg(target_os = "linux")]
     fn memory_usage(&self) -> std::io::Result<Usage> {
         Err(std::io::ErrorKind::Unsupported.into())
     }

@@ -1,11 +1,11 @@
 //! Ending a run from outside, or making it pause.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use super::Event;
 
 /// A request to end a guest's run, made from another thread or from a signal handler.
 ///
@@ -18,7 +18,7 @@ pub struct Stop {
 struct State {
     /// Bits: [`REQUESTED`], [`PAUSED`].
     wanted: AtomicU8,
-    event: OwnedFd,
+    event: Event,
     kick: OnceLock<Box<dyn Kick>>,
 }
 
@@ -54,8 +54,7 @@ impl Stop {
     /// # Errors
     /// When the host has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let state = State { wanted: AtomicU8::new(0), event: event.into(), kick: OnceLock::new() };
+        let state = State { wanted: AtomicU8::new(0), event: Event::new()?, kick: OnceLock::new() };
         Ok(Self { state: Arc::new(state) })
     }
 
@@ -83,7 +82,7 @@ impl Stop {
     pub fn unpause(&self) -> bool {
         let before = self.state.wanted.fetch_and(!PAUSED, Ordering::SeqCst);
         // Even without the flag: whoever pauses sets it first, and it may have been taken back in between.
-        let woken = nix::unistd::read(&self.state.event, &mut [0; 8]).is_ok();
+        let woken = self.state.event.clear();
         if let Some(kick) = self.state.kick.get() {
             kick.unpause();
         }
@@ -96,6 +95,7 @@ impl Stop {
     }
 
     /// Whether the run is to pause.
+    #[cfg(target_os = "linux")]
     pub(crate) fn paused(&self) -> bool {
         self.state.wanted.load(Ordering::SeqCst) & PAUSED != 0
     }
@@ -108,8 +108,7 @@ impl Stop {
     fn wake(&self, how: impl FnOnce(&dyn Kick)) {
         // Either this sees the kick, or whoever sets it sees what is wanted.
         fence(Ordering::SeqCst);
-        // Fails only when the counter is full, and then the descriptor is readable as well.
-        let _ = nix::unistd::write(&self.state.event, &1u64.to_ne_bytes());
+        self.state.event.set();
         if let Some(kick) = self.state.kick.get() {
             how(kick.as_ref());
         }

@@ -45,7 +45,7 @@ pub(super) fn port(text: &OsStr) -> Result<u16, &'static str> {
 
 /// The name of a backend.
 pub(super) fn backend(text: &OsStr) -> Result<BackendChoice, &'static str> {
-    text.to_str().and_then(BackendChoice::from_name).ok_or("a backend: those are auto, kvm and process")
+    text.to_str().and_then(BackendChoice::from_name).ok_or("a backend: those are auto, kvm, process and redox")
 }
 
 /// An interface, or `@` and the number of a descriptor.

@@ -41,6 +41,7 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
 }
 
 /// Sends all of `frame` as one message of a socket. A peer that is gone is an error, and no signal.
+#[cfg(target_os = "linux")]
 pub(super) fn send_message(socket: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
     let send = |vectors: &[libc::iovec]| {
         // SAFETY: `msghdr` is made of integers and pointers, for which zero is valid.

@@ -6,7 +6,7 @@
 pub mod attach;
 #[cfg(all(feature = "std", unix))]
 mod block;
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod capture;
 #[cfg(feature = "std")]
 mod clock;
@@ -22,8 +22,15 @@ mod interface;
 mod io;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod net;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
 mod poll;
+#[cfg(all(feature = "std", target_os = "redox"))]
+mod scheme;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod sleep;
+#[cfg(all(feature = "std", target_os = "redox"))]
+#[path = "sleep_redox.rs"]
+mod sleep;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod tap;
 #[cfg(all(test, feature = "std", target_os = "linux"))]
@@ -39,7 +46,7 @@ use crate::memory::GuestSlice;
 pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", unix))]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use capture::Capture;
 #[cfg(feature = "std")]
 pub use clock::{StartingClock, SystemClock};
@@ -51,8 +58,10 @@ pub use disk::Disk;
 pub(crate) use net::random_mac;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use net::{Tap, TapError};
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
 pub use poll::{Arrivals, Endpoint, FdPoller, Pollable};
+#[cfg(all(feature = "std", target_os = "redox"))]
+pub use scheme::SchemeNet;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use tap::Problem as NetProblem;
 #[cfg(all(feature = "std", target_os = "linux"))]

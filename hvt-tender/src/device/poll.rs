@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::sleep::{self, ppoll};
 use super::{Interrupted, Poller};
 use crate::backend::Stop;
 
@@ -56,7 +57,7 @@ pub trait Arrivals: Send + Sync {
 
 /// Waits for frames, for time to pass, and for the run to be [stopped](Stop).
 ///
-/// Making one sets the timer slack of the calling thread, which is to be the one that polls, to 1 ns: with Linux's usual
+/// On Linux, making one sets the timer slack of the calling thread, which is to be the one that polls, to 1 ns: with Linux's usual
 /// 50 us every sleep of a guest would be as much longer.
 pub struct FdPoller {
     stop: Stop,
@@ -76,8 +77,7 @@ impl FdPoller {
     /// Watches these endpoints, each with the handle of its device (below 64).
     #[must_use]
     pub fn new(stop: Stop, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
-        // Where it is refused, sleeps are less exact.
-        let _ = nix::sys::prctl::set_timerslack(1);
+        sleep::prepare();
         let watched: Vec<_> = endpoints.into_iter().map(|(handle, endpoint)| Watched { handle, endpoint }).collect();
         let watch = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let fds = std::iter::once(stop.event().as_raw_fd())
@@ -162,19 +162,6 @@ impl Deadline {
 /// most). A long sleep is therefore cut a little short, and the rest is slept in a second, short one.
 fn nap(left: Duration) -> Duration {
     if left < Duration::from_millis(1) { left } else { left - left / 512 }
-}
-
-/// Waits for at most `timeout`.
-fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
-    let timeout = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // SAFETY: `fds` is a slice of initialised `pollfd`s, `timeout` outlives the call, and no signal mask is given.
-    match unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) } {
-        -1 => Err(io::Error::last_os_error()),
-        ready => Ok(ready),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! How much a guest may use, and how the first limit that it meets ends it.
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::Limit;
 use crate::backend::Stop;
 use crate::device::Console;
 use crate::memory::GuestSlice;
@@ -59,30 +59,6 @@ impl Limits {
     pub fn memory(mut self, most: u64) -> Self {
         self.memory = Some(most);
         self
-    }
-}
-
-/// Which of its [`Limits`] a guest has met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// Wall time.
-    WallTime,
-    /// CPU time.
-    CpuTime,
-    /// Console output.
-    Console,
-    /// Memory.
-    Memory,
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::WallTime => "the guest ran longer than it may",
-            Self::CpuTime => "the guest used more CPU time than it may",
-            Self::Console => "the guest wrote more to its console than it may",
-            Self::Memory => "the guest used more memory than it may",
-        })
     }
 }
 

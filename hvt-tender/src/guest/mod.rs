@@ -19,6 +19,7 @@
 //! As many as one likes may run at once, each on a thread of its own, and on the process backend in a process of its own.
 
 mod calls;
+mod limit;
 mod limits;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,8 @@ use crate::unikernel::{Error, Unikernel};
 
 pub(crate) use calls::Counter;
 pub use calls::{Calls, Tally};
-pub use limits::{Limit, Limits};
+pub use limit::Limit;
+pub use limits::Limits;
 pub(crate) use limits::{LimitedConsole, Verdict};
 pub(crate) use trace::Trace;
 pub(crate) use watchdog::{Watchdog, cpu_time};

@@ -11,7 +11,7 @@ use nix::unistd::{Whence, lseek};
 use vm_memory::FileOffset;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 
-use super::{Access, Chunk, GuestMemory, Layout, Usage};
+use super::{Access, Chunk, GuestMemory, HostMemory, Layout, Usage};
 
 /// Guest memory in one mapping of this process, zero at first and populated as it is touched. A clone is the same
 /// memory.
@@ -176,6 +176,14 @@ impl GuestMemory for MappedMemory {
             // A file that knows no holes.
             Err(_) => Some(range),
         }
+    }
+}
+
+// SAFETY: the mapping ends with this object, and is reached through `chunk` alone; `protect` is called by those alone who
+// want its pages read-only.
+unsafe impl HostMemory for MappedMemory {
+    fn host_address(&self) -> NonNull<u8> {
+        self.start
     }
 }
 

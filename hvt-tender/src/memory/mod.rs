@@ -8,19 +8,25 @@ mod chunk;
 #[cfg(test)]
 pub(crate) mod fake;
 mod layout;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod mapped;
+#[cfg(all(feature = "std", target_os = "redox"))]
+mod private;
 mod space;
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod usage;
 
 pub use chunk::Chunk;
 pub use layout::{Access, Layout, Region};
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use mapped::{MapError, MappedMemory};
+#[cfg(all(feature = "std", target_os = "redox"))]
+pub use private::PrivateMemory;
 pub use space::{GuestSlice, GuestSpace, Place, Violation};
-#[cfg(all(feature = "std", unix))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use usage::Usage;
+
+use core::ptr::NonNull;
 
 use hvt_abi::{Gpa, GuestRange};
 
@@ -64,6 +70,16 @@ pub trait GuestMemory {
             done += chunk.write(&from[done..]);
         })
     }
+}
+
+/// Guest memory that is one mapping of this process.
+///
+/// # Safety
+/// All [`size`](GuestMemory::size) bytes at [`host_address`](HostMemory::host_address), which stays the same, are mapped,
+/// readable and writable, belong to this object alone, and are reached through chunks only, for as long as it lives.
+pub unsafe trait HostMemory: GuestMemory {
+    /// Host address of guest address 0.
+    fn host_address(&self) -> NonNull<u8>;
 }
 
 impl<M: GuestMemory + ?Sized> GuestMemory for &M {

@@ -1,9 +1,8 @@
 //! A kernel that is none: it keeps account of what it is asked for, and its guests do what a test says.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hvt_abi::kernel::{
     Capabilities, Error, Exit, ExitRecord, MemoryMap, Operation, RunPage, VERSION, VcpuState, redox,
@@ -42,7 +41,7 @@ pub(super) enum Asked {
 }
 
 #[derive(Clone)]
-pub(super) struct FakeKernel(pub(super) Rc<RefCell<Account>>);
+pub(super) struct FakeKernel(Arc<Mutex<Account>>);
 
 pub(super) struct Handle {
     name: &'static str,
@@ -53,9 +52,14 @@ pub(super) struct Handle {
 
 /// A page that a test's kernel and monitor reach through its address alone.
 #[derive(Clone)]
-pub(super) struct FakePage(Rc<OwnedPage>);
+pub(super) struct FakePage(Arc<OwnedPage>);
 
 struct OwnedPage(NonNull<RunPage>);
+
+// SAFETY: the page is reached through volatile accesses to its address, from whatever thread.
+unsafe impl Send for OwnedPage {}
+// SAFETY: as above.
+unsafe impl Sync for OwnedPage {}
 
 impl Drop for OwnedPage {
     fn drop(&mut self) {
@@ -73,7 +77,7 @@ unsafe impl Page for FakePage {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let mut account = self.kernel.0.borrow_mut();
+        let mut account = self.kernel.account();
         account.open.retain(|name| *name != self.name);
         account.closed.push(self.name);
     }
@@ -82,15 +86,30 @@ impl Drop for Handle {
 impl FakeKernel {
     pub(super) fn new() -> Self {
         let capabilities = Capabilities { version: VERSION, technology: 1, ..Capabilities::default() };
-        Self(Rc::new(RefCell::new(Account { capabilities, ..Account::default() })))
+        Self(Arc::new(Mutex::new(Account { capabilities, ..Account::default() })))
+    }
+
+    /// What it knows. Hold it briefly: every call needs it.
+    pub(super) fn account(&self) -> MutexGuard<'_, Account> {
+        self.0.lock().unwrap()
+    }
+
+    /// Makes what is asked of it fail.
+    pub(super) fn fail(&self, asked: Asked, errno: Errno) {
+        self.account().fails = Some((asked, errno));
+    }
+
+    /// How often a virtual CPU was interrupted.
+    pub(super) fn interrupts(&self) -> u32 {
+        self.account().interrupts
     }
 
     pub(super) fn exits_with(&self, exits: impl IntoIterator<Item = Exit>) {
-        self.0.borrow_mut().exits.extend(exits.into_iter().map(ExitRecord::from));
+        self.account().exits.extend(exits.into_iter().map(ExitRecord::from));
     }
 
     fn ask(&self, asked: Asked) -> Result<(), Errno> {
-        match self.0.borrow().fails {
+        match self.account().fails {
             Some((failing, errno)) if failing == asked => Err(errno),
             _ => Ok(()),
         }
@@ -98,13 +117,13 @@ impl FakeKernel {
 
     fn make(&self, name: &'static str) -> Result<Handle, Errno> {
         self.ask(Asked::Object(name))?;
-        self.0.borrow_mut().open.push(name);
-        let page = || FakePage(Rc::new(OwnedPage(NonNull::from(Box::leak(Box::default())))));
+        self.account().open.push(name);
+        let page = || FakePage(Arc::new(OwnedPage(NonNull::from(Box::leak(Box::default())))));
         Ok(Handle { name, kernel: self.clone(), page: (name == redox::VCPU).then(page) })
     }
 
     fn map(&self, bytes: &[u8]) -> usize {
-        let mut account = self.0.borrow_mut();
+        let mut account = self.account();
         let mut map = MemoryMap::read_from_bytes(bytes).unwrap();
         map.len = if account.maps_nothing { 0 } else { map.len.min(MAP_STEP) };
         account.mapped.push(map);
@@ -112,7 +131,7 @@ impl FakeKernel {
     }
 
     fn leave_guest(&self, page: &FakePage) {
-        let exit = self.0.borrow_mut().exits.pop_front().expect("the test has no more exits");
+        let exit = self.account().exits.pop_front().expect("the test has no more exits");
         // SAFETY: the page is alive, and nobody has a reference to it.
         unsafe { (&raw mut (*page.start().as_ptr()).exit).write_volatile(exit) };
     }
@@ -139,21 +158,21 @@ impl Calls for FakeKernel {
         self.ask(Asked::Operation(operation))?;
         match (handle.name, operation, payload) {
             (redox::PATH_IN_SYS, Operation::GetCapabilities, Payload::Write(into)) => {
-                into.copy_from_slice(self.0.borrow().capabilities.as_bytes());
+                into.copy_from_slice(self.account().capabilities.as_bytes());
                 Ok(into.len())
             }
             (redox::VM, Operation::Map, Payload::Read(bytes)) => Ok(self.map(bytes)),
             (redox::VCPU, Operation::SetState, Payload::Read(bytes)) => {
-                self.0.borrow_mut().state = Some(VcpuState::read_from_bytes(bytes).unwrap());
+                self.account().state = Some(VcpuState::read_from_bytes(bytes).unwrap());
                 Ok(0)
             }
             (redox::VCPU, Operation::GetState, Payload::Write(into)) => {
-                let state = self.0.borrow().state.ok_or(Errno(redox::errno(Error::NoState)))?;
+                let state = self.account().state.ok_or(Errno(redox::errno(Error::NoState)))?;
                 into.copy_from_slice(state.as_bytes());
                 Ok(into.len())
             }
             (redox::VCPU, Operation::Interrupt, Payload::None) => {
-                self.0.borrow_mut().interrupts += 1;
+                self.account().interrupts += 1;
                 Ok(0)
             }
             (name, operation, payload) => panic!("{operation:?} on {name} with {payload:?}"),

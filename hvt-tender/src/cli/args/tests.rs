@@ -208,7 +208,7 @@ fn says_what_is_wrong() {
         ("--mem:storage=1 app", "--mem:storage"),
         ("--help:me app", "--help:me"),
         ("--verbose=2 app", "--verbose"),
-        ("--backend=xen app", "auto, kvm and process"),
+        ("--backend=xen app", "auto, kvm, process and redox"),
         ("--timeout=soon app", "--timeout: 'soon' is not a time such as 30, 500ms"),
         ("--timeout:a=1 app", "--timeout:a"),
         ("--virtual-time=1 app", "--virtual-time"),

@@ -35,7 +35,7 @@ fn io(port: u16, value: u32) -> KernelExit {
 /// What was mapped, neighbours joined.
 fn mapped(kernel: &FakeKernel) -> Vec<(u64, u64, u32)> {
     let mut joined: Vec<(u64, u64, u32)> = Vec::new();
-    for map in &kernel.0.borrow().mapped {
+    for map in &kernel.account().mapped {
         assert_eq!(map.address, HOST as u64 + map.gpa.0);
         assert!(map.len <= MAP_STEP);
         match joined.last_mut() {
@@ -54,7 +54,7 @@ fn memory_is_mapped_with_the_permissions_of_the_layout() {
     let guest = start(&kernel, &layout).unwrap();
     let expected = [(0, 0x1_0000, 3), (0x1_0000, 0x10_0000, 1), (0x10_0000, 0x10_3000, 5), (0x10_3000, SIZE, 3)];
     assert_eq!(mapped(&kernel), expected);
-    let state = kernel.0.borrow().state.unwrap();
+    let state = kernel.account().state.unwrap();
     assert_eq!((state.general.rip, state.general.rsp), (0x10_1000, SIZE - 8));
     assert_eq!(guest.registers().unwrap().rip, 0x10_1000);
 }
@@ -103,7 +103,7 @@ fn exits_are_told_in_the_tenders_terms() {
 fn a_record_that_nobody_knows_ends_the_guest() {
     let kernel = FakeKernel::new();
     let mut guest = start(&kernel, &layout(&[])).unwrap();
-    kernel.0.borrow_mut().exits.push_back(ExitRecord { reason: 99, ..ExitRecord::default() });
+    kernel.account().exits.push_back(ExitRecord { reason: 99, ..ExitRecord::default() });
     let Ok(Exit::Fault(Fault { cause: Cause::Unknown { what }, .. })) = guest.run() else { panic!("no fault") };
     assert!(what.contains("exit 99"), "{what}");
 }
@@ -113,16 +113,16 @@ fn an_interrupt_reaches_the_virtual_cpu_from_elsewhere() {
     let kernel = FakeKernel::new();
     let interrupter = start(&kernel, &layout(&[])).unwrap().interrupter();
     interrupter.interrupt().unwrap();
-    assert_eq!(kernel.0.borrow().interrupts, 1);
+    assert_eq!(kernel.interrupts(), 1);
 }
 
 #[test]
 fn everything_is_closed_whenever_it_ends() {
     let kernel = FakeKernel::new();
     drop(start(&kernel, &layout(&[])).unwrap());
-    assert_eq!(kernel.0.borrow().open, [""; 0]);
+    assert_eq!(kernel.account().open, [""; 0]);
     // The virtual CPU goes before its machine.
-    let closed = kernel.0.borrow().closed.clone();
+    let closed = kernel.account().closed.clone();
     assert!(closed.iter().position(|name| *name == redox::VCPU) < closed.iter().position(|name| *name == redox::VM));
     let steps = [
         (Asked::Object(redox::PATH_IN_SYS), "opening the hypervisor"),
@@ -135,20 +135,20 @@ fn everything_is_closed_whenever_it_ends() {
     for (asked, what) in steps {
         let kernel = FakeKernel::new();
         let errno = Errno(redox::errno(Error::LimitReached));
-        kernel.0.borrow_mut().fails = Some((asked, errno));
+        kernel.fail(asked, errno);
         let Err(error) = start(&kernel, &layout(&[])) else { panic!("{asked:?}") };
         assert_eq!(error, Refused { what, errno });
         assert!(error.to_string().contains("a limit is reached"), "{error}");
-        assert_eq!(kernel.0.borrow().open, [""; 0]);
+        assert_eq!(kernel.account().open, [""; 0]);
     }
 }
 
 #[test]
 fn a_kernel_that_maps_nothing_is_not_asked_for_ever() {
     let kernel = FakeKernel::new();
-    kernel.0.borrow_mut().maps_nothing = true;
+    kernel.account().maps_nothing = true;
     assert!(start(&kernel, &layout(&[])).is_err());
-    assert_eq!(kernel.0.borrow().mapped.len(), 1);
+    assert_eq!(kernel.account().mapped.len(), 1);
 }
 
 #[test]
@@ -156,8 +156,8 @@ fn what_stands_in_the_way_is_said() {
     let kernel = FakeKernel::new();
     let hypervisor = Hypervisor::open(kernel.clone()).unwrap();
     assert_eq!(hypervisor.obstacle(), Ok(None));
-    kernel.0.borrow_mut().capabilities.obstacle = Obstacle::DisabledByFirmware as u32;
+    kernel.account().capabilities.obstacle = Obstacle::DisabledByFirmware as u32;
     assert!(hypervisor.obstacle().unwrap().unwrap().contains("firmware"));
-    kernel.0.borrow_mut().capabilities.version = 2;
+    kernel.account().capabilities.version = 2;
     assert!(hypervisor.obstacle().unwrap().unwrap().contains("version"));
 }

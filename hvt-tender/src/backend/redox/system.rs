@@ -1,0 +1,83 @@
+//! The calls of a whole Redox, through its C library.
+
+use std::ptr::NonNull;
+
+use hvt_abi::kernel::{RunPage, redox, run_page};
+use libredox::Fd;
+use libredox::call::{self, Call, MmapArgs};
+use syscall::CallFlags;
+
+use super::calls::{Calls, Errno, Page, Payload};
+
+/// The kernel that this process runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct System;
+
+/// The run page of a virtual CPU, mapped.
+pub struct MappedPage(NonNull<RunPage>);
+
+// SAFETY: a mapping stays where it is, for all threads.
+unsafe impl Send for MappedPage {}
+
+// SAFETY: the mapping is a page long, which is more than the structure, and aligned. Only the backend has the address.
+unsafe impl Page for MappedPage {
+    fn start(&self) -> NonNull<RunPage> {
+        self.0
+    }
+}
+
+impl Drop for MappedPage {
+    fn drop(&mut self) {
+        // SAFETY: nobody has the address any more.
+        let _ = unsafe { call::munmap(self.0.as_ptr().cast(), run_page::SIZE) };
+    }
+}
+
+impl Calls for System {
+    type Handle = Fd;
+    type Page = MappedPage;
+
+    fn open(&self) -> Result<Fd, Errno> {
+        let flags = libredox::flag::O_RDWR | libredox::flag::O_CLOEXEC;
+        let by_name = Fd::open(redox::PATH, flags, 0);
+        by_name.or_else(|_| Fd::open(&format!("/scheme/sys/{}", redox::PATH_IN_SYS), flags, 0)).map_err(errno)
+    }
+
+    fn dup(&self, handle: &Fd, name: &str) -> Result<Fd, Errno> {
+        handle.dup(name.as_bytes()).map(Fd::new).map_err(errno)
+    }
+
+    fn call(&self, handle: &Fd, operation: u64, payload: Payload<'_>) -> Result<usize, Errno> {
+        let (start, len, flags) = match payload {
+            Payload::None => (std::ptr::null_mut(), 0, CallFlags::empty()),
+            Payload::Read(bytes) => (bytes.as_ptr().cast_mut(), bytes.len(), CallFlags::WRITE),
+            Payload::Write(bytes) => (bytes.as_mut_ptr(), bytes.len(), CallFlags::READ),
+        };
+        // SAFETY: the kernel reads, or writes, the slice. What a guest may do to this process' memory its maker has
+        // promised.
+        unsafe { handle.raw().raw_call(start, len, flags, &[operation]) }.map_err(errno)
+    }
+
+    fn run(&self, vcpu: &Fd) -> Result<(), Errno> {
+        vcpu.read(&mut []).map(drop).map_err(errno)
+    }
+
+    fn map_page(&self, vcpu: &Fd) -> Result<MappedPage, Errno> {
+        let prot = libredox::flag::PROT_READ | libredox::flag::PROT_WRITE;
+        let arguments = MmapArgs {
+            addr: std::ptr::null_mut(),
+            length: run_page::SIZE,
+            prot,
+            flags: libredox::flag::MAP_SHARED,
+            fd: vcpu.raw(),
+            offset: 0,
+        };
+        // SAFETY: the address is the kernel's choice, so that nothing that is mapped is touched.
+        let start = unsafe { call::mmap(arguments) }.map_err(errno)?;
+        NonNull::new(start.cast()).map(MappedPage).ok_or(Errno(libc::EFAULT))
+    }
+}
+
+fn errno(error: libredox::error::Error) -> Errno {
+    Errno(error.errno())
+}

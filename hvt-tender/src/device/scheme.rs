@@ -1,0 +1,97 @@
+//! A network device that is a network scheme of Redox: a descriptor that takes and gives one frame a call, and a file
+//! `mac` beside it.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::io::{Complaint, receive, send};
+use super::poll::{Endpoint, Pollable};
+use super::{DeviceError, Net};
+use crate::memory::GuestSlice;
+
+/// Bytes of an Ethernet header: no frame is shorter.
+const HEADER: u64 = 14;
+/// Largest payload in bytes: schemes do not tell theirs.
+const MTU: u16 = 1500;
+
+/// A network scheme as a network device of the guest.
+#[derive(Debug)]
+pub struct SchemeNet {
+    endpoint: Arc<Endpoint>,
+    mac: [u8; 6],
+    complaint: Complaint,
+}
+
+impl SchemeNet {
+    /// Opens the scheme at `path`, `/scheme/network.pci-00-03.0_e1000` say. The guest gets its hardware address, unless
+    /// it is given another.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or does not tell its address.
+    pub fn open(path: &Path, mac: Option<[u8; 6]>) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let mac = match mac {
+            Some(mac) => mac,
+            None => <[u8; 6]>::try_from(fs::read(path.join("mac"))?)
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its file `mac` does not hold 6 bytes"))?,
+        };
+        Ok(Self { endpoint: Arc::new(Endpoint::new(file.into())), mac, complaint: Complaint::default() })
+    }
+}
+
+impl Pollable for SchemeNet {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.endpoint)
+    }
+}
+
+impl Net for SchemeNet {
+    fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    fn mtu(&self) -> u16 {
+        MTU
+    }
+
+    fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
+        if frame.len() < HEADER {
+            self.complaint.fails(format_args!("network scheme: {} bytes are no frame", frame.len()));
+            return Err(DeviceError);
+        }
+        match send(self.endpoint.as_fd(), frame) {
+            Ok(_) => {
+                self.complaint.works();
+                Ok(())
+            }
+            // There is no room: the network loses a frame, as networks do.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => {
+                self.complaint.fails(format_args!("network scheme: cannot send a frame: {error}"));
+                Err(DeviceError)
+            }
+        }
+    }
+
+    fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
+        if into.is_empty() {
+            return Ok(None);
+        }
+        match receive(self.endpoint.as_fd(), into) {
+            Ok(0) => {
+                self.endpoint.set_gone();
+                Ok(None)
+            }
+            Ok(received) => Ok(Some(received as u64)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => {
+                self.complaint.fails(format_args!("network scheme: cannot receive: {error}"));
+                Err(DeviceError)
+            }
+        }
+    }
+}

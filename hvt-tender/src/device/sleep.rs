@@ -1,0 +1,23 @@
+//! Waiting on Linux: `ppoll`.
+
+use std::io;
+use std::time::Duration;
+
+/// Makes sleeps of the calling thread exact.
+pub(super) fn prepare() {
+    // Where it is refused, they are less so.
+    let _ = nix::sys::prctl::set_timerslack(1);
+}
+
+/// Waits for at most `timeout`.
+pub(super) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `fds` is a slice of initialised `pollfd`s, `timeout` outlives the call, and no signal mask is given.
+    match unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) } {
+        -1 => Err(io::Error::last_os_error()),
+        ready => Ok(ready),
+    }
+}

@@ -1,0 +1,84 @@
+//! Guest memory as one mapping of Redox.
+
+use std::io;
+use std::ptr::NonNull;
+
+use hvt_abi::GuestRange;
+use vm_memory::bitmap::BS;
+use vm_memory::volatile_memory::Error as VolatileError;
+use vm_memory::{VolatileMemory, VolatileSlice};
+
+use super::{Chunk, GuestMemory, HostMemory};
+
+/// Guest memory in one mapping of this process alone, zero at first and populated as it is touched: what the kernel's
+/// hypervisor takes for a guest.
+#[derive(Debug)]
+pub struct PrivateMemory {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl PrivateMemory {
+    /// `size` bytes.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn new(size: u64) -> io::Result<Self> {
+        let len = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: the address is the kernel's choice, so that nothing that is mapped is touched.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for PrivateMemory {
+    fn drop(&mut self) {
+        // SAFETY: its owner is gone, and with it all that refers to it. What cannot be unmapped stays.
+        let _ = unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+impl VolatileMemory for PrivateMemory {
+    type B = ();
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn get_slice(&self, offset: usize, count: usize) -> Result<VolatileSlice<'_, BS<'_, ()>>, VolatileError> {
+        let end = self.compute_end_offset(offset, count)?;
+        debug_assert!(end <= self.len);
+        // SAFETY: `count` bytes from `offset` on lie in the mapping, which lives as long as `self`.
+        Ok(unsafe { VolatileSlice::new(self.start.as_ptr().add(offset), count) })
+    }
+}
+
+impl GuestMemory for PrivateMemory {
+    fn size(&self) -> u64 {
+        self.len as u64
+    }
+
+    fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
+        let offset = usize::try_from(range.start().0).ok()?;
+        let len = self.len.checked_sub(offset)?.min(usize::try_from(range.len()).ok()?);
+        if len == 0 {
+            return None;
+        }
+        let slice = self.get_slice(offset, len).ok()?;
+        let start = NonNull::new(slice.ptr_guard_mut().as_ptr())?;
+        // SAFETY: the bytes lie in the mapping, which lives as long as `self` and is reached through chunks alone.
+        Some(unsafe { Chunk::new(start, len) })
+    }
+}
+
+// SAFETY: the mapping is made by `new`, ends with this object, and is reached through `chunk` alone.
+unsafe impl HostMemory for PrivateMemory {
+    fn host_address(&self) -> NonNull<u8> {
+        self.start
+    }
+}
