@@ -109,12 +109,12 @@ pub fn run_observed(
                 let guest = GuestSpace::new(machine.memory(), layout);
                 observer.called(number, argument, &guest);
                 let mut result = serve(number, argument, &guest, devices);
-                while let Ok(Flow::Interrupted) = result
-                    && machine.serve_again()?
-                {
-                    result = serve(number, argument, &GuestSpace::new(machine.memory(), layout), devices);
+                match result {
+                    Ok(Flow::Interrupted) => {
+                        result = serve_again(machine, layout, devices, observer, (number, argument))?
+                    }
+                    _ => observer.served(number, argument, &guest, &result),
                 }
-                observer.served(number, argument, &GuestSpace::new(machine.memory(), layout), &result);
                 match result {
                     Ok(Flow::Continue) => continue,
                     Ok(Flow::Halt { status, cookie }) => return Ok(Outcome::Exited { status, cookie }),
@@ -139,6 +139,25 @@ pub fn run_observed(
         };
         return Ok(Outcome::Failed(Failure { reason, registers }));
     }
+}
+
+/// Serves a hypercall that was interrupted for as long as the machine wants that.
+#[cold]
+fn serve_again(
+    machine: &mut dyn Machine,
+    layout: &Layout,
+    devices: &mut Devices,
+    observer: &mut impl Observer,
+    (number, argument): (u32, Gpa),
+) -> Result<Result<Flow, hypercall::Error>, backend::Error> {
+    let mut result = Ok(Flow::Interrupted);
+    while let Ok(Flow::Interrupted) = result
+        && machine.serve_again()?
+    {
+        result = serve(number, argument, &GuestSpace::new(machine.memory(), layout), devices);
+    }
+    observer.served(number, argument, &GuestSpace::new(machine.memory(), layout), &result);
+    Ok(result)
 }
 
 /// What a guest did before it was stopped, and where. Its message is one line.

@@ -36,6 +36,11 @@ impl Waiting {
         Self { tender, stdout, stderr, address }
     }
 
+    /// Ends its guest by a signal.
+    pub(crate) fn terminate(&self) {
+        kill(Pid::from_raw(self.tender.id() as i32), Signal::SIGTERM).unwrap();
+    }
+
     /// A line that the guest prints.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
@@ -67,6 +72,14 @@ impl Waiting {
                 None
             }
         }
+    }
+}
+
+/// A tender whose test has failed is not left behind.
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.tender.kill();
+        let _ = self.tender.wait();
     }
 }
 
@@ -194,7 +207,7 @@ fn interrupts_and_goes_on() {
         assert!(text(&output.stderr).contains(" 1 puts (2)\n"), "{}", text(&output.stderr));
         // The debugger has let it go, and it goes on for ever.
         assert!(waiting.tender.try_wait().unwrap().is_none());
-        kill(Pid::from_raw(waiting.tender.id() as i32), Signal::SIGTERM).unwrap();
+        waiting.terminate();
         assert_eq!(waiting.end().0, Some(1));
     }
 }
@@ -242,7 +255,7 @@ fn says_that_its_port_is_taken() {
     let output = tender().args(["--gdb", &format!("--gdb-port={port}")]).arg(guest("hello")).output().unwrap();
     super::assert_fails(&output, 1, "--gdb: cannot wait at port");
     // A signal ends the wait.
-    kill(Pid::from_raw(waiting.tender.id() as i32), Signal::SIGTERM).unwrap();
+    waiting.terminate();
     let (status, printed, said) = waiting.end();
     assert_eq!((status, printed.as_str()), (Some(1), ""));
     assert!(said.contains("stopped by SIGTERM"), "{said}");
