@@ -73,7 +73,7 @@ mod tests {
             for len in 0..40 {
                 let mut memory = [0xff_u8; 64];
                 let mut back = [0; 40];
-                let start = &raw mut memory[offset];
+                let start = memory[offset..].as_mut_ptr();
                 // SAFETY: `offset + len` is below 64.
                 unsafe { copy_in(&pattern[..len], start) };
                 // SAFETY: as above.
@@ -81,7 +81,7 @@ mod tests {
                 assert_eq!(back[..len], pattern[..len]);
                 assert!(memory[..offset].iter().chain(&memory[offset + len..]).all(|&byte| byte == 0xff));
                 // SAFETY: as above.
-                unsafe { zero(&raw mut memory[offset], len) };
+                unsafe { zero(memory[offset..].as_mut_ptr(), len) };
                 assert_eq!(memory.iter().filter(|&&byte| byte == 0).count(), len);
                 assert!(memory[..offset].iter().chain(&memory[offset + len..]).all(|&byte| byte == 0xff));
             }
