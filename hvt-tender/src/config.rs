@@ -31,6 +31,10 @@ pub struct Config {
     pub devices: DeviceOptions,
     /// Whether the guest is offered a ring for the frames that it sends.
     pub net_ring: NetRing,
+    /// Who the tender becomes once it has opened everything.
+    pub identity: Identity,
+    /// Whether it is confined while the guest runs.
+    pub sandbox: bool,
     /// Where one line of JSON a hypercall goes.
     pub trace: Option<PathBuf>,
     /// How long it may take, in the host's time.
@@ -57,6 +61,8 @@ impl Config {
             core_directory: None,
             devices: DeviceOptions::default(),
             net_ring: NetRing::default(),
+            identity: Identity::default(),
+            sandbox: true,
             trace: None,
             timeout: None,
             virtual_time: false,
@@ -65,6 +71,24 @@ impl Config {
             verbosity: 0,
         }
     }
+}
+
+/// Who the tender becomes once it has opened everything that it needs. Both concern the whole process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The user, with whose group alone; otherwise it stays whose it is.
+    pub user: Option<User>,
+    /// The directory that becomes the root of the file system.
+    pub root: Option<PathBuf>,
+}
+
+/// A user and a group, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
 }
 
 /// What runs the guest.

@@ -13,6 +13,7 @@
 //! | [`ring`] | frames from a ring in guest memory → calls on network devices, on a thread of its own |
 //! | [`monitor`] | the loop over `run()` and `hypercall` |
 //! | [`virtual_time`] | a clock that moves when the guests have nothing to do |
+//! | [`sandbox`] | what the tender gives up before the guest's first instruction |
 //! | [`core_dump`] | a guest that crashed → a file for a debugger |
 //! | [`gdb`] | a debugger for a guest that runs |
 //! | [`unikernel`] | the builder on top of it all |
@@ -85,6 +86,8 @@ pub mod monitor;
 pub mod network;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod ring;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod sandbox;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod script;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]

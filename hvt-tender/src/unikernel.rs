@@ -20,8 +20,8 @@
 mod error;
 mod started;
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::mem::offset_of;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ use crate::guest::{Guest, LimitedConsole, Limits, Output, Trace, Verdict};
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
 use crate::ring::{self, Offer};
+use crate::sandbox::{Identity, Sandbox};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 self_cell! {
@@ -75,6 +76,8 @@ pub struct Unikernel {
     core_dump: Option<CoreDump>,
     debugger: Option<Debugger>,
     net_ring: NetRing,
+    identity: Identity,
+    sandbox: Option<Sandbox>,
     /// Begun as early as possible: where the frequency is unknown it takes a while.
     cycle_frequency: Search,
 }
@@ -106,10 +109,15 @@ impl Unikernel {
     /// # Errors
     /// When it cannot be read, or is no unikernel that this tender can run.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::load_with_file(path.as_ref()).map(|(unikernel, _)| unikernel)
+    }
+
+    /// As [`load`](Self::load); leaves the file open.
+    pub(crate) fn load_with_file(path: &Path) -> Result<(Self, File), Error> {
         let cycle_frequency = Search::begin();
-        let path = path.as_ref();
-        let file = read(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        Self::parse(file, cycle_frequency).map_err(|source| Error::Image { path: path.into(), source })
+        let (file, bytes) = read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let unikernel = Self::parse(bytes, cycle_frequency);
+        Ok((unikernel.map_err(|source| Error::Image { path: path.into(), source })?, file))
     }
 
     /// Checks the bytes of a unikernel's file.
@@ -138,6 +146,8 @@ impl Unikernel {
             core_dump: None,
             debugger: None,
             net_ring: NetRing::default(),
+            identity: Identity::default(),
+            sandbox: None,
             cycle_frequency,
         })
     }
@@ -297,6 +307,23 @@ impl Unikernel {
         self
     }
 
+    /// Makes this process another user's, or gives it another root directory, before the guest is made.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// Takes from the thread that runs it, for good, all rights and system calls that it does not need; [`sandbox`] says
+    /// which those are.
+    ///
+    /// [`sandbox`]: crate::sandbox
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
@@ -378,6 +405,11 @@ impl Unikernel {
             choice => choice,
         };
         let mut backend = Backend::open(choice)?;
+        // All is open. What is made from here on, a child process above all, has no more rights than are left.
+        self.identity.assume()?;
+        if let Some(sandbox) = &self.sandbox {
+            sandbox.drop_rights(&devices.descriptors(), self.core_dump.as_ref().map(CoreDump::directory))?;
+        }
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let backend_name = backend.name();
         if self.debugger.is_some() {
@@ -441,12 +473,14 @@ impl Unikernel {
             debugger: self.debugger,
             stop,
             ring: ring.map(|(offer, _)| offer),
+            sandbox: self.sandbox,
+            usage: None,
         })
     }
 }
 
-/// Reads the whole of a file, and nothing but a file: anything else may have no end.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Opens and reads the whole of a file, and nothing but a file: anything else may have no end.
+fn read(path: &Path) -> io::Result<(File, Vec<u8>)> {
     let found = path.metadata()?;
     if !found.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
@@ -454,7 +488,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     if found.len() > MEM_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than any guest's memory"));
     }
-    fs::read(path)
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok((file, bytes))
 }
 
 /// A poller in virtual time, for devices that all live in one.

@@ -2,8 +2,8 @@
 # The tender's tests in the machine of scripts/nested. Sourced by it.
 
 # Builds the tests, the tender and the guests here, and takes them along under their own paths: cargo wrote those into
-# the tests. The library's unit tests of backend kvm come first, then guests as fixtures, then the conformance table;
-# arguments go to the latter.
+# the tests. The library's unit tests of backend kvm come first, then guests as fixtures, then those of the sandbox, then
+# the conformance table; arguments go to the latter.
 take_tests() {
     local built program
     built=$(cd "$root" && cargo test -q -p hvt-tender --no-run --message-format=json) || die "the tests do not build"
@@ -36,6 +36,9 @@ take_tests() {
         while read -r program; do
             echo "$(quote "$program") packets:: || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"cli".*"test":true' <<<"$built")
+        while read -r program; do
+            echo "$(quote "$program") || failed=1"
+        done < <(executables '"kind":\["test"\].*"name":"sandbox".*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") $(for word; do quote "$word"; done) || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"conformance".*"test":true' <<<"$built")

@@ -35,6 +35,8 @@ use crate::exit::Exit;
 use crate::memory::GuestMemory;
 #[cfg(target_os = "linux")]
 use crate::memory::Usage;
+#[cfg(target_os = "linux")]
+use crate::sandbox::Calls;
 
 #[cfg(target_os = "linux")]
 use event::Event;
@@ -101,6 +103,10 @@ pub trait Machine {
     fn memory_usage(&self) -> std::io::Result<Usage> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
+
+    /// Allows the system calls that the calling thread makes through this.
+    #[cfg(target_os = "linux")]
+    fn system_calls(&self, _calls: &mut Calls) {}
 }
 
 /// What a guest reads where it would read the time-stamp counter.

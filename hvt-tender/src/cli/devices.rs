@@ -271,6 +271,21 @@ impl Descriptors {
         Ok(Self(claimed))
     }
 
+    /// Closes all others but the standard streams: whoever started this program left them open by mistake, and they
+    /// are no business of a guest's. To be called before this program opens any itself.
+    pub(super) fn close_others(&self) {
+        let mut first = libc::STDERR_FILENO.cast_unsigned() + 1;
+        for number in self.0.keys().map(|number| number.cast_unsigned()).chain([u32::MAX]) {
+            if first < number {
+                // Kernels before 5.9 do not have this call; the descriptors stay open there.
+                // SAFETY: takes no pointers, and nobody owns what it closes: this program has opened none yet, and
+                // those between `first` and `number` have not been claimed.
+                unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+            }
+            first = number.saturating_add(1);
+        }
+    }
+
     /// Hands over what was claimed.
     fn take(&mut self, number: RawFd) -> Result<OwnedFd, Error> {
         let missing = || Error::Descriptor { number, source: io::ErrorKind::NotFound.into() };

@@ -1,8 +1,6 @@
 //! What is said about a guest that did what it may not: what, where, and with which registers.
 
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
 
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::Registers;
@@ -11,13 +9,12 @@ use super::manner::Manner;
 use crate::image::symbol_at;
 use crate::monitor::Failure;
 
-/// Says it, in a line for scripts and, where the guest's registers are known, a few more for people.
-pub(super) fn report(manner: Manner, failure: &Failure, unikernel: &Path) {
+/// Says it, in a line for scripts and, where the guest's registers are known, a few more for people. Names are those in
+/// the unikernel's `file`.
+pub(super) fn report(manner: Manner, failure: &Failure, file: &[u8]) {
     manner.report(failure);
     let Some(registers) = &failure.registers else { return };
-    // Only now: a guest that ends well needs no names. The file may have changed since, or be out of reach.
-    let file = fs::read(unikernel).unwrap_or_default();
-    if let Some(place) = place(&file, registers.rip) {
+    if let Some(place) = place(file, registers.rip) {
         manner.report(&format_args!("  in {place}"));
     }
     for line in lines(registers) {

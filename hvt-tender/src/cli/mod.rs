@@ -11,9 +11,10 @@ mod value;
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Seek, SeekFrom};
 use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,9 +23,11 @@ use self::manner::Manner;
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
+use crate::device::{Descriptor, Uses};
 use crate::gdb::Debugger;
 use crate::guest::{Limit, Limits};
 use crate::monitor::Outcome;
+use crate::sandbox::{self, Sandbox};
 use crate::unikernel::{self, Unikernel};
 use crate::virtual_time::VirtualTime;
 
@@ -69,13 +72,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 fn run(config: Config, manner: Manner) -> Result<i32, Error> {
     // First of all, before this program opens anything under the numbers that the user means.
     let descriptors = Descriptors::claim(&config.devices.nets)?;
+    if config.sandbox {
+        descriptors.close_others();
+        sandbox::explain(manner.name()).map_err(Error::Signals)?;
+    } else {
+        ::log::warn!("without its sandbox, the tender can do all that its user can, should a guest get hold of it");
+    }
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
-    let (kernel, timeout) = (config.kernel.clone(), config.timeout);
-    match prepare(config, descriptors)?.stop(stop).run()? {
+    let timeout = config.timeout;
+    let (unikernel, file) = prepare(config, descriptors)?;
+    match unikernel.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
-            fault::report(manner, &failure, &kernel);
+            // Read again only now: a guest that ends well needs no names. The file may have changed since.
+            fault::report(manner, &failure, &contents(&file).unwrap_or_default());
             Ok(FAILED)
         }
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
@@ -84,9 +95,11 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
     }
 }
 
-/// The unikernel with everything that the user gives it.
-fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Error> {
-    let unikernel = Unikernel::load(&config.kernel)?;
+/// The unikernel with everything that the user gives it, and its file, which stays open: its symbols are wanted when
+/// nothing can be opened any more.
+fn prepare(config: Config, mut descriptors: Descriptors) -> Result<(Unikernel, File), Error> {
+    let (unikernel, file) = Unikernel::load_with_file(&config.kernel)?;
+    let mut sandbox = Sandbox::new().descriptor(Descriptor::new(&file, Uses::READ_AT | Uses::STAT));
     let dump = config.core_directory.map(|path| {
         let dump = CoreDump::into_directory(&path);
         dump.map_err(|source| Error::CoreDirectory { path, source })
@@ -102,8 +115,9 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
         unikernel = unikernel.limits(Limits::new().wall_time(most));
     }
     if let Some(path) = config.trace {
-        let file = File::create(&path).map_err(|source| Error::Trace { path, source })?;
-        unikernel = unikernel.trace(BufWriter::new(file));
+        let trace = File::create(&path).map_err(|source| Error::Trace { path, source })?;
+        sandbox = sandbox.descriptor(Descriptor::new(&trace, Uses::WRITE));
+        unikernel = unikernel.trace(BufWriter::new(trace));
     }
     if let Some(dump) = dump {
         unikernel = unikernel.core_dump(dump);
@@ -114,11 +128,21 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<Unikernel, Er
             Debugger::listen((Ipv4Addr::LOCALHOST, port)).map_err(|source| Error::Debugger { port, source })?;
         unikernel = unikernel.debugger(debugger);
     }
-    Ok(unikernel
-        .mem(config.memory)
-        .args(config.arguments.into_iter().map(OsString::into_vec))
-        .backend(config.backend)
-        .net_ring(config.net_ring))
+    if config.sandbox {
+        unikernel = unikernel.sandbox(sandbox);
+    }
+    let arguments = config.arguments.into_iter().map(OsString::into_vec);
+    unikernel = unikernel.mem(config.memory).args(arguments).backend(config.backend).identity(config.identity);
+    unikernel = unikernel.net_ring(config.net_ring);
+    Ok((unikernel, file))
+}
+
+/// All that is in a file.
+fn contents(mut file: &File) -> io::Result<Vec<u8>> {
+    let len = file.seek(SeekFrom::End(0))?;
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// Why there is no exit status of a guest. The message is one line.

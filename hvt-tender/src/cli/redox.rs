@@ -79,7 +79,7 @@ fn run(config: Config, manner: Manner) -> Result<i32, Failed> {
     match outcome {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
-            fault::report(manner, &failure, &config.kernel);
+            fault::report(manner, &failure, &file);
             Ok(FAILED)
         }
         Outcome::Interrupted => {
@@ -113,6 +113,8 @@ fn refuse_the_rest(config: &Config) -> Result<(), Failed> {
     let DeviceOptions { recordings, forwards, .. } = &config.devices;
     for (given, option) in [
         (config.core_directory.is_some(), "--dumpcore"),
+        (config.identity.user.is_some(), "--user"),
+        (config.identity.root.is_some(), "--chroot"),
         (config.trace.is_some(), "--trace"),
         (config.timeout.is_some(), "--timeout"),
         (config.virtual_time, "--virtual-time"),

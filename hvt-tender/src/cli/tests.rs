@@ -30,9 +30,11 @@ impl Desk {
     fn prepare(&self, line: &str) -> Result<Unikernel, Error> {
         let folder = self.folder.path().to_str().unwrap();
         let words = line.split(' ').map(|word| OsString::from(word.replace('%', folder)));
-        let Ok(Command::Run(config)) = parse(words) else { panic!("{line}") };
+        let Ok(Command::Run(mut config)) = parse(words) else { panic!("{line}") };
+        // This thread is to go on.
+        config.sandbox = false;
         let descriptors = Descriptors::claim(&config.devices.nets)?;
-        prepare(*config, descriptors)
+        prepare(*config, descriptors).map(|(unikernel, _)| unikernel)
     }
 
     fn error(&self, line: &str) -> String {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{BackendChoice, Forward, NetRing, NetSource};
+use crate::config::{BackendChoice, Forward, NetRing, NetSource, User};
 use crate::image::is_device_name;
 
 /// Reads a value; what it should have been, where it is not that.
@@ -115,6 +115,14 @@ pub(super) fn recording(text: &OsStr) -> Result<PathBuf, &'static str> {
 /// Where a directory lies.
 pub(super) fn directory(text: &OsStr) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("the path of a directory") } else { Ok(PathBuf::from(text)) }
+}
+
+/// A user and a group, by number.
+pub(super) fn user(text: &OsStr) -> Result<User, &'static str> {
+    // The largest number means none to the calls that change users.
+    let id = |text: &str| number(OsStr::new(text)).filter(|id| *id != u32::MAX);
+    let ids = text.to_str().and_then(|text| text.split_once(':'));
+    ids.and_then(|(uid, gid)| Some(User { uid: id(uid)?, gid: id(gid)? })).ok_or("UID:GID, two numbers")
 }
 
 /// A block size in bytes. Which ones there are is not looked at here.
@@ -258,6 +266,14 @@ mod tests {
             "tcp:+1:80",
         ] {
             assert!(forward(os(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn users_are_two_numbers() {
+        assert_eq!(user(os("65534:0")), Ok(User { uid: 65534, gid: 0 }));
+        for bad in ["", "1", "1:", ":1", "1:2:3", "root:root", "-1:1", "1:4294967295", "4294967296:1"] {
+            assert!(user(os(bad)).is_err(), "{bad}");
         }
     }
 

@@ -7,7 +7,7 @@ mod elf;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -16,13 +16,14 @@ use hvt_abi::hypercall::exit_status::ABORT;
 use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
+use nix::unistd::{AccessFlags, faccessat};
 
 use self::elf::{Cause, headers};
 use crate::backend::Machine;
 use crate::backend::debug::CpuState;
 use crate::memory::GuestMemory;
 use crate::monitor::Outcome;
+use crate::sandbox::{Calls, Condition};
 
 pub use elf::TrapFrame;
 
@@ -61,14 +62,34 @@ impl CoreDump {
     fn create(&self, name: &Path, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
         // It holds whatever the guest held: nobody else may read it.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let file = File::from(openat(&self.directory, name, flags, mode)?);
+        let file = File::from(openat(&self.directory, name, FLAGS, mode)?);
         write(&file, state, cause, memory).inspect_err(|_| {
-            // A part of it would be mistaken for the whole.
-            let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+            // A part of it would be mistaken for the whole. To remove the file, the tender would need the right to
+            // remove any.
+            let _ = file.set_len(0);
         })
     }
+
+    /// Where the files go.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Allows what it takes to write one. The name of the file cannot be looked at: without landlock, it can lie in any
+    /// directory, but no file that exists can be opened.
+    pub(crate) fn system_calls(&self, calls: &mut Calls) {
+        let directory = self.directory.as_raw_fd().cast_unsigned();
+        let flags = FLAGS.bits().cast_unsigned();
+        calls.allow_if(libc::SYS_openat, &[Condition::equal(0, directory), Condition::equal(2, flags)]);
+        // Its number is not known before.
+        let file = Condition::at_least(0, libc::STDERR_FILENO.cast_unsigned() + 1);
+        calls.allow_if(libc::SYS_ftruncate, &[file]);
+        calls.allow_if(libc::SYS_pwrite64, &[file]);
+    }
 }
+
+/// How the file is opened: one that exists is left alone.
+const FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_CLOEXEC);
 
 /// The registers of a guest that crashed, and how it did.
 fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Cause)> {
@@ -187,7 +208,7 @@ mod tests {
         let dump = CoreDump::into_directory(folder.path()).unwrap();
         let memory = Short(FakeMemory::new(0x4000, &[]));
         assert!(dump.create(Path::new("core"), &CpuState::default(), Cause::Abort, &memory).is_err());
-        assert!(!folder.path().join("core").exists());
+        assert_eq!(folder.path().join("core").metadata().unwrap().len(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::io::{Complaint, read_all_at, write_all_at};
-use super::{Block, DeviceError};
+use super::{Block, Descriptor, DeviceError, Uses};
 use crate::memory::GuestSlice;
 
 /// Block size in bytes where nobody says otherwise, and the smallest one.
@@ -126,6 +126,11 @@ impl Block for FileBlock {
                 format_args!("bring to the disk what the unikernel has written; some of it may be lost"),
             )),
         }
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        let writes = if self.writable { Uses::WRITE_AT | Uses::SYNC } else { Uses::empty() };
+        vec![Descriptor::new(&self.file, Uses::READ_AT | writes)]
     }
 }
 

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::Console;
 use super::io::{Complaint, write};
+use super::{Console, Descriptor, Uses};
 use crate::backend::Stop;
 use crate::memory::{Chunk, GuestSlice};
 
@@ -75,6 +75,10 @@ impl<F: AsFd> Console for FdConsole<F> {
             Ok(()) => self.complaint.works(),
             Err(error) => self.complaint.fails(format_args!("console output is lost: {error}")),
         }
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        vec![Descriptor::new(&self.fd, Uses::WRITE)]
     }
 }
 

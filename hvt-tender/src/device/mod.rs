@@ -12,6 +12,7 @@ mod capture;
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
+mod descriptor;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod disk;
 #[cfg(test)]
@@ -41,7 +42,11 @@ mod unix;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+#[cfg(all(feature = "std", target_os = "linux"))]
+use crate::backend::Stop;
 use crate::memory::GuestSlice;
+#[cfg(all(feature = "std", target_os = "linux"))]
+use crate::sandbox::{Sandbox, SandboxError};
 
 pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", unix))]
@@ -52,6 +57,7 @@ pub use capture::Capture;
 pub use clock::{StartingClock, SystemClock};
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
+pub use descriptor::{Descriptor, Uses};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use disk::Disk;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -71,6 +77,11 @@ pub use unix::{Problem as UnixNetProblem, UnixNet, UnixNetError};
 pub trait Console {
     /// Writes all of it. Failures are the console's own affair: the guest cannot be told.
     fn write(&mut self, data: GuestSlice<'_>);
+
+    /// The descriptors of the host that it uses: in a sandbox it can use no others.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        Vec::new()
+    }
 }
 
 /// Wall clock.
@@ -110,6 +121,11 @@ pub trait Block {
     fn sync(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
+
+    /// The descriptors of the host that it uses: in a sandbox it can use no others.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        Vec::new()
+    }
 }
 
 /// A network device.
@@ -132,6 +148,20 @@ pub trait Net {
     fn second_end(&self) -> Option<Box<dyn Net + Send>> {
         None
     }
+
+    /// The descriptors of the host that it uses: in a sandbox it can use no others.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        Vec::new()
+    }
+
+    /// Confines the threads that it has made, if it has any. Called before the guest's first instruction.
+    ///
+    /// # Errors
+    /// When that fails.
+    #[cfg(all(feature = "std", target_os = "linux"))]
+    fn confine(&mut self, _sandbox: &Sandbox, _stop: &Stop) -> Result<(), SandboxError> {
+        Ok(())
+    }
 }
 
 /// How a guest sleeps.
@@ -149,6 +179,12 @@ pub trait Poller {
     /// [`Interrupted`] when somebody asked the run to end meanwhile.
     fn begin(&mut self) -> Result<(), Interrupted> {
         Ok(())
+    }
+
+    /// The descriptors of the host that it reads or writes: in a sandbox it can use no others. To wait for any is
+    /// allowed.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        Vec::new()
     }
 }
 
@@ -197,5 +233,19 @@ impl Devices {
             }
         }
         synced
+    }
+
+    /// The descriptors of the host that they use.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<Descriptor> {
+        let mut all = [self.console.descriptors(), self.poller.descriptors()].concat();
+        for slot in &self.slots {
+            match slot {
+                Slot::Reserved => {}
+                Slot::Block(device) => all.append(&mut device.descriptors()),
+                Slot::Net(device) => all.append(&mut device.descriptors()),
+            }
+        }
+        all
     }
 }

@@ -9,7 +9,7 @@ use super::interface::Interface;
 use super::io::{Complaint, receive, send};
 use super::poll::{Endpoint, Pollable};
 use super::tap::{self, Attached, Problem};
-use super::{DeviceError, Net};
+use super::{Descriptor, DeviceError, Net, Uses};
 use crate::memory::GuestSlice;
 
 /// Bytes of an Ethernet header: no frame is shorter.
@@ -125,6 +125,10 @@ impl Net for Tap {
                 Err(DeviceError)
             }
         }
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        vec![Descriptor::new(&*self.endpoint, Uses::READ | Uses::WRITE)]
     }
 }
 

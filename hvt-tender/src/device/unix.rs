@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, acc
 
 use super::io::{Complaint, receive, send_message};
 use super::net::random_mac;
-use super::{DeviceError, Endpoint, Net, Pollable};
+use super::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
 
 /// Bytes of an Ethernet header: no frame is shorter.
@@ -31,6 +31,8 @@ pub struct UnixNet {
     endpoint: Arc<Endpoint>,
     epoll: Epoll,
     path: PathBuf,
+    /// That of the path. Open so that a sandbox can tell it from others.
+    folder: File,
     plug: Plug,
     mac: [u8; 6],
     complaint: Complaint,
@@ -61,12 +63,13 @@ impl UnixNet {
             let mac = mac.map_or_else(random_mac, Ok)?;
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
             let endpoint = Arc::new(Endpoint::new(epoll.0.try_clone()?));
-            Ok((meet(&path)?, mac, epoll, endpoint))
+            let folder = File::open(folder(&path)).map_err(Problem::Folder)?;
+            Ok((meet(&path)?, mac, epoll, endpoint, folder))
         };
         match attach() {
-            Ok((plug, mac, epoll, endpoint)) => {
+            Ok((plug, mac, epoll, endpoint, folder)) => {
                 let complaint = Complaint::default();
-                let mut this = Self { endpoint, epoll, path, plug: Plug::Loose, mac, complaint };
+                let mut this = Self { endpoint, epoll, path, folder, plug: Plug::Loose, mac, complaint };
                 this.plug_into(plug);
                 Ok(this)
             }
@@ -182,6 +185,10 @@ impl Net for UnixNet {
             }
         }
     }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        vec![Descriptor::new(&self.folder, Uses::MEET)]
+    }
 }
 
 /// A socket at a path. Dropping it takes the path away.
@@ -218,11 +225,14 @@ struct Folder(#[expect(dead_code, reason = "it is locked while it is open")] Fil
 
 impl Folder {
     fn of(path: &Path) -> io::Result<Self> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = File::open(folder)?;
+        let folder = File::open(folder(path))?;
         folder.lock()?;
         Ok(Self(folder))
     }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Connects to who waits at `path`, or waits there.

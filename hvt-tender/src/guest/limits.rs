@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Limit;
 use crate::backend::Stop;
-use crate::device::Console;
+use crate::device::{Console, Descriptor};
 use crate::memory::GuestSlice;
 
 /// What a guest may use before it is ended. Nothing is limited unless it says so.
@@ -113,5 +113,9 @@ impl Console for LimitedConsole {
         if taken.len() < data.len() {
             self.verdict.exceeded(Limit::Console);
         }
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        self.inner.descriptors()
     }
 }

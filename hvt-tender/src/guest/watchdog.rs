@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::time::ClockId;
 
 use super::{Limit, Limits, Verdict};
+use crate::backend::Stop;
 use crate::memory::Usage;
+use crate::sandbox::Sandbox;
 
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -22,12 +24,13 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// Watches a guest whose instructions take their time from the clock `cpu`, and whose memory is told about by `memory`;
-    /// `None` where there is nothing to watch.
+    /// `None` where there is nothing to watch. Confined, the thread may do no more than that and request the stop.
     pub(crate) fn start(
         limits: &Limits,
         cpu: ClockId,
         memory: Option<Usage>,
         verdict: Verdict,
+        confinement: Option<(Sandbox, Stop)>,
     ) -> io::Result<Option<Self>> {
         let memory = memory.zip(limits.memory);
         if limits.wall_time.is_none() && limits.cpu_time.is_none() && memory.is_none() {
@@ -37,6 +40,17 @@ impl Watchdog {
         let watch = Watch { start: Instant::now(), wall: limits.wall_time, cpu, memory };
         let (ended, end) = mpsc::sync_channel(0);
         let run = move || {
+            if let Some((sandbox, stop)) = confinement {
+                let mut calls = sandbox.calls(&stop);
+                if let Some((usage, _)) = &watch.memory {
+                    usage.system_calls(&mut calls);
+                }
+                if let Err(error) = sandbox.confine(calls) {
+                    // A guest that nobody watches must not run.
+                    log::error!("{error}");
+                    return stop.request();
+                }
+            }
             loop {
                 match watch.look() {
                     Look::Exceeded(limit) => return verdict.exceeded(limit),

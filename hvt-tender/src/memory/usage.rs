@@ -6,6 +6,11 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
+#[cfg(target_os = "linux")]
+use crate::device::{Descriptor, Uses};
+#[cfg(target_os = "linux")]
+use crate::sandbox::Calls;
+
 /// Tells how much of a guest's memory has been touched, by the guest or by the loader. It does not keep the memory, and
 /// may be asked by another thread than the guest's.
 #[derive(Debug)]
@@ -26,6 +31,15 @@ impl Usage {
 
     pub(super) fn of_mapping(start: usize, len: usize) -> Self {
         Self(Source::Mapping { start, len })
+    }
+
+    /// Allows the calls that it takes to tell.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn system_calls(&self, calls: &mut Calls) {
+        match &self.0 {
+            Source::File(file) => calls.allow_uses([Descriptor::new(file, Uses::STAT)]),
+            Source::Mapping { .. } => calls.allow(libc::SYS_mincore),
+        }
     }
 
     /// Bytes in use, in whole pages. Of a file it counts every page that was ever touched; of a mapping those that are in

@@ -33,6 +33,10 @@ impl<W: Write> Pcap<W> {
     }
 
     /// Adds a frame that passes `now`, which is since the Unix epoch.
+    pub(super) fn file(&self) -> &W {
+        &self.file
+    }
+
     pub(super) fn record(&mut self, now: Duration, frame: &[u8]) -> io::Result<()> {
         let mut record = Vec::with_capacity(16 + frame.len());
         // Seconds are unsigned, and last until 2106.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::inbox::Inbox;
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
-use crate::device::{Arrivals, DeviceError, Endpoint, Net, Pollable};
+use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
 
 /// Where the frames go that a port sends.
@@ -152,5 +152,13 @@ impl Net for Port {
             return Ok(None);
         }
         Ok(self.try_receive().map(|frame| into.write(&frame) as u64))
+    }
+
+    /// Its own. Those of the ports that it sends to, if there are any, are not known here.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        let pcap = self.pcap.lock().unwrap_or_else(PoisonError::into_inner);
+        let recording = pcap.as_ref().map(|pcap| Descriptor::new(pcap.file(), Uses::WRITE));
+        let bell = Descriptor::new(&*self.inbox.endpoint(), Uses::READ | Uses::WRITE);
+        recording.into_iter().chain([bell]).collect()
     }
 }

@@ -8,8 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
-use crate::device::{Arrivals, DeviceError, Endpoint, Net, Pollable};
+use crate::backend::Stop;
+use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
+use crate::sandbox::{Sandbox, SandboxError};
 
 /// A network device, a real one for instance, whose frames are written to a file in the pcap format as well. A
 /// [`Port`](super::Port) can do that [itself](super::Port::with_pcap).
@@ -73,6 +75,16 @@ impl<D: Net> Net for Recorded<D> {
             self.record(into.prefix(len));
         }
         Ok(received)
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        let mut all = self.device.descriptors();
+        all.extend(self.pcap.as_ref().map(|pcap| Descriptor::new(pcap.file(), Uses::WRITE)));
+        all
+    }
+
+    fn confine(&mut self, sandbox: &Sandbox, stop: &Stop) -> Result<(), SandboxError> {
+        self.device.confine(sandbox, stop)
     }
 }
 

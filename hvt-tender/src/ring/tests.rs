@@ -266,7 +266,7 @@ fn a_thread_serves_what_comes_and_all_of_it_before_it_ends() {
     let (mut guest, _) = Guest::new();
     let offer = Offer::new(guest.memory.clone(), Gpa(MEMORY), guest.devices()).unwrap();
     let (bell, stop) = (offer.bell().clone(), Stop::new().unwrap());
-    let worker = Worker::start(offer, layout(), stop.clone()).unwrap();
+    let worker = Worker::start(offer, layout(), stop.clone(), None).unwrap();
     for sent in 1..=500 {
         guest.submit(write(60));
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -289,7 +289,7 @@ fn a_thread_ends_the_run_of_a_guest_that_breaks_its_ring() {
     let (guest, _) = Guest::new();
     let offer = Offer::new(guest.memory.clone(), Gpa(MEMORY), guest.devices()).unwrap();
     let (bell, stop) = (offer.bell().clone(), Stop::new().unwrap());
-    let worker = Worker::start(offer, layout(), stop.clone()).unwrap();
+    let worker = Worker::start(offer, layout(), stop.clone(), None).unwrap();
     guest.set_word(offset_of!(Ring, ent_tail), 5_000);
     bell.ring();
     while !stop.requested() {

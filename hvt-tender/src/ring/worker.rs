@@ -13,8 +13,9 @@ use super::Error;
 use super::queue::Queue;
 use super::service::Service;
 use crate::backend::Stop;
-use crate::device::Net;
+use crate::device::{Descriptor, Net, Uses};
 use crate::memory::{Layout, MappedMemory};
+use crate::sandbox::{Sandbox, SandboxError};
 
 /// What wakes a ring's thread. The guest rings it by a kick.
 #[derive(Clone, Debug)]
@@ -50,6 +51,14 @@ impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Takes from the calling thread all system calls that serving a ring does not need.
+fn confine(sandbox: &Sandbox, service: &Service, bell: &Bell, stop: &Stop) -> Result<(), SandboxError> {
+    let mut calls = sandbox.calls(stop);
+    calls.allow_uses([Descriptor::new(bell, Uses::READ | Uses::WRITE)]);
+    calls.allow_uses(service.devices.iter().flatten().flat_map(|device| device.descriptors()));
+    sandbox.confine(calls)
 }
 
 /// A ring that a guest is offered.
@@ -107,11 +116,11 @@ impl Worker {
     }
 
     /// Starts the thread, which serves the ring for a guest with this layout. Where the guest does what it may not, its
-    /// run is ended by `stop`.
+    /// run is ended by `stop`. Confined, the thread may do no more than that.
     ///
     /// # Errors
     /// When the host refuses.
-    pub fn start(offer: Offer, layout: Layout, stop: Stop) -> io::Result<Self> {
+    pub fn start(offer: Offer, layout: Layout, stop: Stop, sandbox: Option<Sandbox>) -> io::Result<Self> {
         let Offer { memory, place, devices, bell } = offer;
         let queue = Queue::new(memory, place).ok_or(io::ErrorKind::InvalidInput)?;
         // Before the guest's first instruction: its first submission may come before the thread runs.
@@ -120,7 +129,15 @@ impl Worker {
         let shared = Arc::new(Shared::default());
         let thread = Builder::new().name("net-ring".into()).spawn({
             let (bell, shared) = (bell.clone(), shared.clone());
-            move || Run { service, bell, stop, shared, patience: Patience::default(), counts: Counts::default() }.run()
+            move || {
+                if let Some(Err(error)) = sandbox.map(|sandbox| confine(&sandbox, &service, &bell, &stop)) {
+                    // A guest whose ring is served by a thread that can do more must not run.
+                    log::error!("{error}");
+                    stop.request();
+                    return Counts::default();
+                }
+                Run { service, bell, stop, shared, patience: Patience::default(), counts: Counts::default() }.run()
+            }
         })?;
         Ok(Self { bell, shared, thread: Some(thread) })
     }

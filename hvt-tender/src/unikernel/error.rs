@@ -9,6 +9,7 @@ use crate::config::MemoryOutOfRange;
 use crate::device::AttachError;
 use crate::image::ImageError;
 use crate::memory::MapError;
+use crate::sandbox::{IdentityError, SandboxError};
 
 /// Why a unikernel cannot be run. The message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,12 @@ pub enum Error {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// The tender cannot become who it was told to become.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The tender cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// What it wrote may not have reached a disk; which one went to the log.
     #[error("a block device failed: not all that the unikernel has written may be there")]
     Unsynced,

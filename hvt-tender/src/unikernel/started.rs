@@ -5,12 +5,13 @@ use std::time::Instant;
 use super::Error;
 use crate::backend::{self, Machine, Stop};
 use crate::core_dump::CoreDump;
-use crate::device::{Capture, Console, Devices, Interrupted};
+use crate::device::{Capture, Console, Descriptor, Devices, Interrupted, Slot, Uses};
 use crate::gdb::{self, Debugger};
 use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time};
-use crate::memory::{GuestSlice, Layout};
+use crate::memory::{GuestSlice, Layout, Usage};
 use crate::monitor::{self, Failure, Observer, Outcome, Reason};
-use crate::ring::{Counts, Offer, Worker};
+use crate::ring::{Bell, Counts, Offer, Worker};
+use crate::sandbox::Sandbox;
 
 /// A guest that is about to execute its first instruction.
 pub(crate) struct Started {
@@ -25,6 +26,9 @@ pub(crate) struct Started {
     pub(super) debugger: Option<Debugger>,
     pub(super) stop: Stop,
     pub(super) ring: Option<Offer>,
+    pub(super) sandbox: Option<Sandbox>,
+    /// Of its memory, where that is wanted when it has ended.
+    pub(super) usage: Option<Usage>,
 }
 
 impl Started {
@@ -40,13 +44,22 @@ impl Started {
             let memory = self.limits.memory.map(|_| self.machine.memory_usage()).transpose();
             let memory = memory.map_err(error("watching the guest's memory"))?;
             let clock = self.machine.cpu_clock()?;
-            let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone());
+            let confinement = self.sandbox.clone().map(|sandbox| (sandbox, self.stop.clone()));
+            let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone(), confinement);
             started.map_err(error("watching the guest"))?
         };
         let bell = self.ring.as_ref().map(|offer| offer.bell().clone());
-        let worker = self.ring.take().map(|offer| Worker::start(offer, self.layout.clone(), self.stop.clone()));
+        let worker = self
+            .ring
+            .take()
+            .map(|offer| Worker::start(offer, self.layout.clone(), self.stop.clone(), self.sandbox.clone()));
         let worker =
             worker.transpose().map_err(|source| backend::Error { what: "serving the network ring", source })?;
+        match debugger {
+            None => self.confine(bell.as_ref())?,
+            // Who debugs the guest does with it what they like, and the debugger's side of the tender what it needs.
+            Some(_) => log::info!("while a debugger is connected, system calls are not filtered"),
+        }
         let begun = self.devices.poller.begin();
         let observers = &mut (observer, &mut self.trace);
         let (machine, layout) = (self.machine.as_mut(), &self.layout);
@@ -88,11 +101,33 @@ impl Started {
         }
     }
 
+    /// Takes from this thread, for good, all system calls that the rest of the guest's life does not need.
+    fn confine(&mut self, ring: Option<&Bell>) -> Result<(), Error> {
+        let Some(sandbox) = &self.sandbox else { return Ok(()) };
+        for slot in &mut self.devices.slots {
+            if let Slot::Net(device) = slot {
+                device.confine(sandbox, &self.stop)?;
+            }
+        }
+        let mut calls = sandbox.calls(&self.stop);
+        calls.allow_uses(self.devices.descriptors());
+        calls.allow_uses(ring.map(|bell| Descriptor::new(bell, Uses::WRITE)));
+        self.machine.system_calls(&mut calls);
+        if let Some(dump) = &self.core_dump {
+            dump.system_calls(&mut calls);
+        }
+        if let Some(usage) = &self.usage {
+            usage.system_calls(&mut calls);
+        }
+        Ok(sandbox.confine(calls)?)
+    }
+
     /// Runs it to its end, and keeps what is known of it.
     pub(crate) fn run_to_end(mut self) -> Result<Output, Error> {
         let clock = self.machine.cpu_clock()?;
         let (start, cpu_start) = (Instant::now(), cpu_time(clock));
         let mut counter = Counter::new();
+        self.usage = self.machine.memory_usage().ok();
         let outcome = self.run(&mut counter)?;
         Ok(Output {
             outcome,
@@ -100,7 +135,7 @@ impl Started {
             calls: counter.into_calls(),
             wall_time: start.elapsed(),
             cpu_time: cpu_time(clock).saturating_sub(cpu_start),
-            peak_memory: self.machine.memory_usage().and_then(|usage| usage.bytes()).ok(),
+            peak_memory: self.usage.and_then(|usage| usage.bytes().ok()),
         })
     }
 }
@@ -112,5 +147,9 @@ impl Console for Both {
     fn write(&mut self, data: GuestSlice<'_>) {
         self.0.write(data);
         self.1.write(data);
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        self.0.descriptors()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::VirtualTime;
 use super::schedule::{Seat, Wait};
 use crate::backend::Stop;
-use crate::device::{Arrivals, Interrupted, Poller};
+use crate::device::{Arrivals, Descriptor, Interrupted, Poller};
 
 /// One guest's part in a virtual time. Dropping it takes the guest out.
 pub(crate) struct VirtualPoller {
@@ -57,6 +57,11 @@ impl Poller for VirtualPoller {
         // A poll that finds nothing takes some time, or who polls for ever without sleeping would stand still.
         self.pass(timeout.max(1))?;
         Ok(self.ready_set())
+    }
+
+    /// Its own. Those of other guests in the same time are not known here.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        vec![self.seat.descriptor()]
     }
 }
 

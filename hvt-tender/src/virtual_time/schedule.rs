@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::backend::Stop;
-use crate::device::{Arrivals, Interrupted};
+use crate::device::{Arrivals, Descriptor, Interrupted, Uses};
 
 /// What lies beyond this many nanoseconds, three centuries, never comes.
 const NEVER: u64 = 1 << 63;
@@ -74,6 +74,11 @@ impl Seat {
                 },
             }
         }
+    }
+
+    /// What makes it readable, and takes that back.
+    pub(super) fn descriptor(&self) -> Descriptor {
+        Descriptor::new(&self.turn, Uses::READ | Uses::WRITE)
     }
 
     fn give_turn(&self) {

@@ -1,18 +1,23 @@
 //! What runs unikernels for others puts the tender where there is next to nothing: a root directory with a few devices
 //! and no `/proc`, a user without rights.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{Gid, Uid, chdir, chroot, geteuid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, chdir, chroot, geteuid, pivot_root, setgid, setgroups, setuid};
 use tempfile::TempDir;
 
+use super::net::{in_own_network, run};
+use super::signals::started;
 use super::{as_solo5_hvt, copy_program, guest, text};
 
 /// A user without rights.
@@ -43,11 +48,20 @@ impl Jail {
         }
         fs::File::create(jail.inside(Path::new("/disk.img"))).unwrap().set_len(1 << 20).unwrap();
         fs::set_permissions(jail.inside(Path::new("/disk.img")), fs::Permissions::from_mode(0o666)).unwrap();
-        fs::create_dir(jail.inside(Path::new("/dev"))).unwrap();
-        let null = jail.inside(Path::new("/dev/null"));
-        mknod(&null, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
-        fs::set_permissions(null, fs::Permissions::from_mode(0o666)).unwrap();
+        jail.device("/dev/null", 1, 3);
         Some(jail)
+    }
+
+    /// A character device that anybody may use.
+    fn device(&self, path: &str, major: u64, minor: u64) {
+        let path = self.inside(Path::new(path));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+    }
+
+    fn root(&self) -> CString {
+        CString::new(self.root.path().as_os_str().as_bytes()).unwrap()
     }
 
     fn inside(&self, path: &Path) -> PathBuf {
@@ -62,7 +76,7 @@ impl Jail {
 
     /// Runs the tender inside as this user.
     fn run(&self, user: u32, words: &[&str]) -> Output {
-        let root = CString::new(self.root.path().as_os_str().as_bytes()).unwrap();
+        let root = self.root();
         let mut command = Command::new("/tender");
         command.args(["--backend=process", "--mem=32"]).args(words).env_clear();
         let enter = move || {
@@ -76,6 +90,18 @@ impl Jail {
         unsafe { command.pre_exec(enter) };
         as_solo5_hvt(command).output().unwrap()
     }
+}
+
+/// Makes this directory the root of a mount namespace that has nothing else, as containers' runtimes do.
+fn pivot(root: &CStr) -> nix::Result<()> {
+    const NONE: Option<&CStr> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NONE, c"/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    mount(Some(root), root, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
+    chdir(root)?;
+    pivot_root(c".", c".")?;
+    umount2(c".", MntFlags::MNT_DETACH)?;
+    chdir(c"/")
 }
 
 /// The shared libraries and the loader that a program needs; none where it is static.
@@ -105,4 +131,35 @@ fn may_be_a_file_that_its_user_cannot_read() {
     fs::set_permissions(jail.inside(Path::new("/tender")), fs::Permissions::from_mode(0o711)).unwrap();
     let output = jail.run(NOBODY, &["/hello"]);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
+
+/// A mount namespace of its own, four devices, a tap, a disk, and no rights.
+#[test]
+fn runs_in_a_pivoted_root_with_four_devices() {
+    let Some(jail) = Jail::new(&["net"]) else { return };
+    jail.device("/dev/kvm", 10, 232);
+    jail.device("/dev/net/tun", 10, 200);
+    jail.device("/dev/urandom", 1, 9);
+    in_own_network(move || {
+        run(&format!("ip tuntap add tap0 mode tap user {NOBODY}"));
+        run("ip addr add 10.0.0.1/24 dev tap0");
+        run("ip link set tap0 up");
+        let mut command = Command::new("/tender");
+        command.args(["--mem=32", "--backend=process", "--net:service=tap0", "/net", "ip=10.0.0.2", "echos=1"]);
+        let root = jail.root();
+        let enter = move || {
+            pivot(&root)?;
+            setgroups(&[])?;
+            setgid(Gid::from_raw(NOBODY))?;
+            Ok(setuid(Uid::from_raw(NOBODY))?)
+        };
+        // SAFETY: system calls alone, which are async-signal-safe.
+        unsafe { command.env_clear().pre_exec(enter) };
+        let (tender, mut console) = started(as_solo5_hvt(command), "MTU");
+        run("ping -q -c 1 -W 10 10.0.0.2");
+        let output = tender.wait_with_output().unwrap();
+        let mut rest = String::new();
+        console.read_to_string(&mut rest).unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr), rest.as_str()), (Some(0), "", "SUCCESS\n"));
+    });
 }

@@ -10,6 +10,7 @@ mod hermetic;
 mod jail;
 mod net;
 mod packets;
+mod sandbox;
 mod signals;
 mod solo5;
 mod streams;

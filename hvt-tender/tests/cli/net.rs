@@ -20,7 +20,7 @@ const NOBODY: u32 = 65534;
 
 /// Runs `test` in a network namespace of its own. Only root can; who is not is told, and a continuous integration that
 /// is not fails.
-fn in_own_network(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_own_network(test: impl FnOnce() + Send + 'static) {
     if !geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "this test makes a network namespace: run it as root");
         eprintln!("SKIPPED: this test makes a network namespace, which takes root");
@@ -34,7 +34,7 @@ fn in_own_network(test: impl FnOnce() + Send + 'static) {
 }
 
 /// Runs a program of the host's, which must do well.
-fn run(line: &str) {
+pub(super) fn run(line: &str) {
     let words: Vec<_> = line.split(' ').collect();
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap_or_else(|error| panic!("{line}: {error}"));
     assert!(output.status.success(), "{line}: {}{}", text(&output.stdout), text(&output.stderr));

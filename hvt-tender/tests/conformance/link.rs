@@ -52,14 +52,14 @@ impl fmt::Display for End {
 
 /// Makes a link: the tender's end, and the test's.
 pub(crate) fn create(link: &Link) -> io::Result<(End, Peer)> {
-    let (end, socket) = if link.mtu == DEFAULT_MTU {
+    let (end, socket, repeat) = if link.mtu == DEFAULT_MTU {
         let (device, socket) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        (End::Descriptor(device), socket)
+        (End::Descriptor(device), socket, None)
     } else {
         let tap::Tap { namespace, name, socket } = tap::create(link.mtu)?;
-        (End::Interface { namespace, name }, socket)
+        (End::Interface { namespace, name }, socket, Some(Duration::from_millis(250)))
     };
-    Ok((end, Peer { socket: socket.into(), exchanges: link.exchanges }))
+    Ok((end, Peer { socket: socket.into(), exchanges: link.exchanges, repeat }))
 }
 
 /// The test's end of a link.
@@ -67,6 +67,8 @@ pub(crate) struct Peer {
     /// Its reads and writes are those of any socket; the type only owns the descriptor.
     socket: UnixStream,
     exchanges: &'static [Exchange],
+    /// After how long the first frame is sent again, if it may be lost.
+    repeat: Option<Duration>,
 }
 
 /// The longest frame that a peer can receive.
@@ -81,8 +83,9 @@ impl Peer {
 
     fn exchange_all(&mut self, deadline: Instant) -> Result<(), String> {
         for (index, exchange) in self.exchanges.iter().enumerate() {
-            // A tap drops what is sent before the tender is there, so the first frame is repeated, as askers of ARP do.
-            let repeat = if index == 0 { Some(Duration::from_millis(20)) } else { None };
+            // A tap drops what is sent before the tender is there, so the first frame is repeated, as askers of ARP do. A
+            // pair of sockets keeps it, and a guest that counts frames must not see it twice.
+            let repeat = if index == 0 { self.repeat } else { None };
             self.exchange(exchange, repeat, deadline).map_err(|error| format!("exchange {index}: {error}"))?;
         }
         Ok(())

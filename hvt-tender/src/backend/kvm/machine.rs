@@ -2,22 +2,23 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
 #[cfg(target_arch = "x86_64")]
 use kvm_bindings::KVM_EXIT_DEBUG;
-use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVMIO};
+use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO};
 use kvm_ioctls::VcpuFd;
 
 use super::exit::{InternalError, hex, internal_error};
-use super::{arch, exit};
+use super::{arch, exit, request};
 #[cfg(target_arch = "x86_64")]
 use crate::backend::debug::DebugTarget;
 use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, MappedMemory, Usage};
+use crate::sandbox::Calls;
 
 /// A guest that runs on KVM.
 pub struct KvmMachine {
@@ -96,10 +97,10 @@ impl KvmMachine {
     }
 }
 
-/// `KVM_RUN`. Called without `VcpuFd::run`, which makes of every exit a value with references into the run page: that
+/// [`KVM_RUN`](request::RUN) is called without `VcpuFd::run`, which makes of every exit a value with references into the run page: that
 /// and taking it apart again cost 70 instructions a hypercall. Not by `libc::ioctl` either, which collects its arguments
 /// from a list.
-const KVM_RUN: libc::Ioctl = libc::_IO(KVMIO, 0x80);
+const KVM_RUN: libc::Ioctl = request::RUN;
 
 impl Machine for KvmMachine {
     fn run(&mut self) -> Result<Exit, Error> {
@@ -147,5 +148,13 @@ impl Machine for KvmMachine {
     #[cfg(target_arch = "x86_64")]
     fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
         Some(self)
+    }
+
+    fn system_calls(&self, calls: &mut Calls) {
+        // SAFETY: the vCPU owns the descriptor, and is borrowed for as long.
+        let vcpu = unsafe { BorrowedFd::borrow_raw(self.vcpu.as_raw_fd()) };
+        for request in request::WHILE_RUNNING {
+            calls.allow_ioctl(vcpu, request);
+        }
     }
 }

@@ -20,6 +20,7 @@ mod debug;
 mod exit;
 mod kick;
 mod machine;
+mod request;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::exchange::Exchange;
 use super::protocol::turn;
+use crate::sandbox::{Calls, Condition};
 
 /// A child process; dropping it ends it, and waits until it is gone.
 #[derive(Debug)]
@@ -95,6 +96,14 @@ impl Child {
                 },
             };
         }
+    }
+
+    /// Allows what it takes to end it, and to wait until it is gone.
+    pub(super) fn system_calls(&self, calls: &mut Calls) {
+        let pidfd = self.pidfd.as_raw_fd().cast_unsigned();
+        let kill = Condition::equal(1, libc::SIGKILL.cast_unsigned());
+        calls.allow_if(libc::SYS_pidfd_send_signal, &[Condition::equal(0, pidfd), kill]);
+        calls.allow_if(libc::SYS_waitid, &[Condition::equal(0, libc::P_PIDFD), Condition::equal(1, pidfd)]);
     }
 
     /// Ends it.

@@ -57,8 +57,10 @@ use self::handover::{Handover, Turn};
 use self::protocol::command;
 use super::debug::DebugTarget;
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
+use crate::device::{Descriptor, Uses};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Usage};
+use crate::sandbox::Calls;
 
 /// Accesses to the exchange pages need no ordering of their own: the turn orders them.
 const RELAXED: Ordering = Ordering::Relaxed;
@@ -425,6 +427,12 @@ impl Machine for ProcessMachine {
 
     fn memory_usage(&self) -> io::Result<Usage> {
         self.memory.usage()
+    }
+
+    /// Futexes, which are the hand-over, every thread may use.
+    fn system_calls(&self, calls: &mut Calls) {
+        self.child.system_calls(calls);
+        calls.allow_uses(self.memory.file().map(|file| Descriptor::new(file, Uses::STAT)));
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use self::fault::{Faults, Write};
 use self::store::Store;
 use super::block::{self, OpenError};
-use super::{Block, DEFAULT_BLOCK_SIZE, DeviceError};
+use super::{Block, DEFAULT_BLOCK_SIZE, Descriptor, DeviceError, Uses};
 use crate::memory::GuestSlice;
 use crate::virtual_time::VirtualTime;
 
@@ -192,6 +192,10 @@ impl Block for Disk {
 
     fn block_size(&self) -> u16 {
         self.block_size
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        self.lock().store.base_file().map(|file| Descriptor::new(file, Uses::READ_AT)).into_iter().collect()
     }
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {

@@ -39,6 +39,14 @@ impl Store {
         Self { base: Base::File(file), written: HashMap::new() }
     }
 
+    /// The file that it began with, if it was one.
+    pub(super) fn base_file(&self) -> Option<&File> {
+        match &self.base {
+            Base::Bytes(_) => None,
+            Base::File(file) => Some(file),
+        }
+    }
+
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         for piece in pieces(offset, into.len() as u64) {
             let into = &mut into[piece.done..piece.done + piece.len];

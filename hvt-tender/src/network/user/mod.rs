@@ -66,14 +66,16 @@ mod udp;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use self::forward::Door;
 use self::proxy::Proxy;
 use super::ip::{Bell, Worker};
 use super::{Link, Port};
-use crate::device::{Arrivals, DeviceError, Endpoint, Net, Pollable};
+use crate::backend::Stop;
+use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
+use crate::sandbox::{Order, Sandbox, SandboxError};
 
 pub use crate::config::Forward;
 
@@ -122,14 +124,15 @@ impl UserNetwork {
         if let Some(mac) = self.mac {
             guest = guest.with_mac(mac);
         }
+        let gateway = ours.endpoint();
         // First sequence numbers are not to be guessed from outside.
         let seed = RandomState::new().build_hasher().finish();
         let resolver = self.resolver.unwrap_or_else(addresses::host_resolver);
         let mut proxy = Proxy::new(ours.with_mac(addresses::gateway_mac(guest.mac())), doors, resolver, seed)?;
         let bell = Bell::new()?;
-        let theirs = bell.clone();
-        let worker = Worker::start("hvt-net", bell, move || proxy.serve(&theirs))?;
-        Ok(UserNet { guest, forwarded, _worker: worker })
+        let (orders, theirs) = (mpsc::channel(), bell.clone());
+        let worker = Worker::start("hvt-net", bell.clone(), move || proxy.serve(&theirs, &orders.1))?;
+        Ok(UserNet { guest, gateway, forwarded, bell, orders: orders.0, _worker: worker })
     }
 }
 
@@ -137,7 +140,12 @@ impl UserNetwork {
 #[derive(Debug)]
 pub struct UserNet {
     guest: Port,
+    /// What is readable while a frame of the guest's waits.
+    gateway: Arc<Endpoint>,
     forwarded: Vec<SocketAddr>,
+    bell: Arc<Bell>,
+    /// To the thread.
+    orders: mpsc::Sender<Order>,
     // Ends the thread.
     _worker: Worker,
 }
@@ -175,5 +183,24 @@ impl Net for UserNet {
 
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
         Net::receive(&mut self.guest, into)
+    }
+
+    /// Also those that wake the thread, which uses the same.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        let uses = Uses::READ | Uses::WRITE;
+        let mut all = self.guest.descriptors();
+        all.extend([Descriptor::new(&*self.gateway, uses), Descriptor::new(&*self.bell, uses)]);
+        all
+    }
+
+    fn confine(&mut self, sandbox: &Sandbox, stop: &Stop) -> Result<(), SandboxError> {
+        let mut calls = sandbox.calls(stop);
+        calls.allow_uses(self.descriptors());
+        calls.allow_internet();
+        let (order, done) = sandbox.order(calls);
+        // A thread that has ended needs no order; it has said why.
+        let _ = self.orders.send(order);
+        self.bell.ring();
+        done.recv().unwrap_or(Ok(()))
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
@@ -15,6 +16,7 @@ use super::tcp::{Asked, Connection};
 use super::udp::Datagrams;
 use crate::network::Port;
 use crate::network::ip::{Bell, Flow, Stack, dhcp, wait};
+use crate::sandbox::Order;
 
 /// TCP connections at a time.
 const CONNECTIONS: usize = 256;
@@ -70,10 +72,11 @@ impl Proxy {
         })
     }
 
-    /// Serves the guest until the bell says that it is over.
-    pub(super) fn serve(&mut self, bell: &Bell) {
+    /// Serves the guest until the bell says that it is over, and carries out what orders come with it.
+    pub(super) fn serve(&mut self, bell: &Bell, orders: &Receiver<Order>) {
         let mut ready = Ready::default();
         while !bell.is_over() {
+            orders.try_iter().for_each(Order::obey);
             self.turn(&ready);
             ready = match self.wait(bell) {
                 Ok(ready) => ready,

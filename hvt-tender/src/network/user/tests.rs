@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// A host of the test's in the guest's place, and what must live as long.
 fn network(builder: UserNetwork) -> (Host, Vec<SocketAddr>, Worker) {
-    let UserNet { guest, forwarded, _worker } = builder.start().unwrap();
+    let UserNet { guest, forwarded, _worker, .. } = builder.start().unwrap();
     (Host::new(guest, GUEST).unwrap(), forwarded, _worker)
 }
 

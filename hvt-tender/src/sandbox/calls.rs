@@ -1,0 +1,274 @@
+//! The system calls that a thread may make: a list, and the filter program that comes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use super::dispatch;
+use crate::device::{Descriptor, Uses};
+
+/// The system calls that a thread may make. All others end the process.
+#[derive(Clone, Debug, Default)]
+pub struct Calls {
+    /// Whatever their arguments.
+    always: BTreeSet<i64>,
+    /// On these descriptors, which are the call's first argument.
+    on: BTreeMap<i64, BTreeSet<u32>>,
+    /// With arguments that satisfy all conditions of one of these.
+    conditional: BTreeMap<i64, Vec<Vec<Condition>>>,
+    /// Files may be opened for reading.
+    opens: bool,
+}
+
+/// What an argument of a system call must be. What the kernel takes for 32 bits is compared as 32 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition {
+    /// Which argument, from 0 on.
+    argument: u8,
+    operation: Operation,
+    value: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Equal,
+    AtLeast,
+    AtMost,
+    /// These bits of it are the value.
+    Bits(u32),
+}
+
+impl Condition {
+    /// It is `value`.
+    #[must_use]
+    pub fn equal(argument: u8, value: u32) -> Self {
+        Self { argument, operation: Operation::Equal, value }
+    }
+
+    /// It is not below `value`.
+    #[must_use]
+    pub fn at_least(argument: u8, value: u32) -> Self {
+        Self { argument, operation: Operation::AtLeast, value }
+    }
+
+    /// It is `value`, where the bits of `ignored` are not looked at.
+    #[must_use]
+    pub fn equal_but_for(argument: u8, value: u32, ignored: u32) -> Self {
+        Self { argument, operation: Operation::Bits(!ignored), value }
+    }
+
+    /// All of `bits` are set in it.
+    #[must_use]
+    pub fn set(argument: u8, bits: u32) -> Self {
+        Self { argument, operation: Operation::Bits(bits), value: bits }
+    }
+
+    /// None of `bits` are set in it.
+    #[must_use]
+    pub fn clear(argument: u8, bits: u32) -> Self {
+        Self { argument, operation: Operation::Bits(bits), value: 0 }
+    }
+
+    fn at_most(argument: u8, value: u32) -> Self {
+        Self { argument, operation: Operation::AtMost, value }
+    }
+
+    fn compile(self) -> Result<SeccompCondition, BackendError> {
+        let operation = match self.operation {
+            Operation::Equal => SeccompCmpOp::Eq,
+            Operation::AtLeast => SeccompCmpOp::Ge,
+            Operation::AtMost => SeccompCmpOp::Le,
+            Operation::Bits(mask) => SeccompCmpOp::MaskedEq(mask.into()),
+        };
+        SeccompCondition::new(self.argument, SeccompCmpArgLen::Dword, operation, self.value.into())
+    }
+}
+
+impl Calls {
+    /// None at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Allows a call whatever its arguments.
+    pub fn allow(&mut self, number: libc::c_long) {
+        self.always.insert(number);
+    }
+
+    /// Allows a call on this descriptor, which is its first argument.
+    pub fn allow_on(&mut self, number: libc::c_long, descriptor: RawFd) {
+        self.on.entry(number).or_default().insert(descriptor.cast_unsigned());
+    }
+
+    /// Allows a call whose arguments satisfy all of `conditions`.
+    pub fn allow_if(&mut self, number: libc::c_long, conditions: &[Condition]) {
+        self.conditional.entry(number).or_default().push(conditions.to_vec());
+    }
+
+    /// Allows this `ioctl` request on this descriptor.
+    pub fn allow_ioctl(&mut self, descriptor: BorrowedFd<'_>, request: libc::Ioctl) {
+        let descriptor = descriptor.as_raw_fd().cast_unsigned();
+        // The kernel takes the request for 32 bits.
+        self.allow_if(libc::SYS_ioctl, &[Condition::equal(0, descriptor), Condition::equal(1, request as u32)]);
+    }
+
+    /// Allows what is done with these descriptors.
+    pub fn allow_uses(&mut self, descriptors: impl IntoIterator<Item = Descriptor>) {
+        const CALLS: [(Uses, &[libc::c_long]); 6] = [
+            (Uses::READ, &[libc::SYS_read, libc::SYS_readv]),
+            (Uses::WRITE, &[libc::SYS_write, libc::SYS_writev]),
+            (Uses::READ_AT, &[libc::SYS_pread64, libc::SYS_preadv]),
+            (Uses::WRITE_AT, &[libc::SYS_pwrite64, libc::SYS_pwritev]),
+            (Uses::SYNC, &[libc::SYS_fdatasync]),
+            (Uses::STAT, &[libc::SYS_fstat, libc::SYS_lseek]),
+        ];
+        for Descriptor { number, uses } in descriptors {
+            for call in CALLS.iter().filter(|(use_, _)| uses.contains(*use_)).flat_map(|(_, calls)| *calls) {
+                self.allow_on(*call, number);
+            }
+            if uses.contains(Uses::STAT) {
+                // What a C library makes of fstat(3).
+                let descriptor = Condition::equal(0, number.cast_unsigned());
+                let itself = Condition::equal(3, libc::AT_EMPTY_PATH.cast_unsigned());
+                self.allow_if(libc::SYS_newfstatat, &[descriptor, itself]);
+            }
+            if uses.contains(Uses::MEET) {
+                self.allow_meeting();
+            }
+        }
+    }
+
+    /// Allows connections and datagrams of the internet protocols, from and to wherever.
+    #[cfg(feature = "smoltcp")]
+    pub(crate) fn allow_internet(&mut self) {
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+                let family = Condition::equal(0, family.cast_unsigned());
+                let kind = Condition::equal_but_for(1, kind.cast_unsigned(), flags.cast_unsigned());
+                self.allow_if(libc::SYS_socket, &[family, kind]);
+            }
+        }
+        // FIONBIO is the one request that the standard library makes.
+        self.allow_if(libc::SYS_ioctl, &[Condition::equal(1, libc::FIONBIO as u32)]);
+        const CALLS: [libc::c_long; 8] = [
+            libc::SYS_accept4,
+            libc::SYS_bind,
+            libc::SYS_connect,
+            libc::SYS_getsockopt,
+            libc::SYS_recvfrom,
+            libc::SYS_sendto,
+            libc::SYS_setsockopt,
+            libc::SYS_shutdown,
+        ];
+        CALLS.iter().for_each(|number| self.allow(*number));
+    }
+
+    /// Allows what it takes to wait at a path for somebody, to find somebody there, and to talk. The paths cannot be
+    /// looked at: that only one directory is within reach is up to landlock.
+    fn allow_meeting(&mut self) {
+        let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let unix = Condition::equal(0, libc::AF_UNIX.cast_unsigned());
+        self.allow_if(libc::SYS_socket, &[unix, Condition::equal(1, kind.cast_unsigned())]);
+        // To lock the directory.
+        self.allow_if(libc::SYS_openat, &[OPENS_TO_READ]);
+        self.opens = true;
+        const CALLS: &[libc::c_long] = &[
+            libc::SYS_accept4,
+            libc::SYS_bind,
+            libc::SYS_connect,
+            libc::SYS_epoll_ctl,
+            libc::SYS_flock,
+            libc::SYS_listen,
+            libc::SYS_readv,
+            libc::SYS_sendmsg,
+            libc::SYS_statx,
+            // Of the two, the one that this architecture has.
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_unlink,
+            libc::SYS_unlinkat,
+        ];
+        CALLS.iter().for_each(|number| self.allow(*number));
+    }
+
+    /// A second program, for a thread that the C library did not start with: there, `free` may look into
+    /// `/proc/sys/vm/overcommit_memory`, and is content to be refused. The first one lets that pass from now on.
+    pub(super) fn refuse_to_open(&mut self) -> Result<Option<BpfProgram>, BackendError> {
+        if self.opens {
+            return Ok(None);
+        }
+        self.allow_if(libc::SYS_openat, &[OPENS_TO_READ]);
+        let rule = SeccompRule::new(vec![OPENS_TO_READ.compile()?])?;
+        let rules = [(libc::SYS_openat, vec![rule])].into_iter().collect();
+        let refused = SeccompAction::Errno(libc::EACCES.cast_unsigned());
+        SeccompFilter::new(rules, SeccompAction::Allow, refused, dispatch::ARCHITECTURE)?.try_into().map(Some)
+    }
+
+    /// The filter program. What it does not allow raises SIGSYS, and is not done.
+    pub(super) fn compile(self) -> Result<BpfProgram, BackendError> {
+        let Self { always, on, mut conditional, .. } = self;
+        for (number, descriptors) in on {
+            let rules = conditional.entry(number).or_default();
+            rules.extend(ranges(&descriptors).into_iter().map(|(first, last)| {
+                if first == last {
+                    vec![Condition::equal(0, first)]
+                } else {
+                    vec![Condition::at_least(0, first), Condition::at_most(0, last)]
+                }
+            }));
+        }
+        let rule = |conditions: Vec<Condition>| {
+            SeccompRule::new(conditions.into_iter().map(Condition::compile).collect::<Result<_, _>>()?)
+        };
+        let mut rules = BTreeMap::new();
+        for (number, alternatives) in conditional {
+            rules.insert(number, alternatives.into_iter().map(rule).collect::<Result<Vec<_>, _>>()?);
+        }
+        // An empty list of rules is fulfilled by every call.
+        rules.extend(always.into_iter().map(|number| (number, Vec::new())));
+        dispatch::compile(rules)
+    }
+}
+
+/// `openat` with these flags.
+const OPENS_TO_READ: Condition =
+    Condition { argument: 2, operation: Operation::Equal, value: (libc::O_RDONLY | libc::O_CLOEXEC).cast_unsigned() };
+
+/// The first and the last of each run of numbers without a gap. A guest may have 63 devices, whose descriptors are
+/// usually neighbours.
+fn ranges(numbers: &BTreeSet<u32>) -> Vec<(u32, u32)> {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_one_range() {
+        let of = |numbers: &[u32]| ranges(&numbers.iter().copied().collect());
+        assert_eq!(of(&[]), []);
+        assert_eq!(of(&[2, 1, 9, 4, 5, 6]), [(1, 2), (4, 6), (9, 9)]);
+    }
+
+    /// The longest program that a kernel takes has 4096 instructions.
+    #[test]
+    fn a_guest_with_63_devices_whose_descriptors_are_no_neighbours_fits() {
+        let mut calls = Calls::none();
+        let uses = Uses::READ_AT | Uses::WRITE_AT | Uses::SYNC;
+        calls.allow_uses((0..63).map(|device| Descriptor { number: 3 + 2 * device, uses }));
+        assert!(calls.compile().is_ok());
+    }
+}

@@ -1,0 +1,57 @@
+//! What every thread of the tender does, whatever it is for: memory, locks, clocks, its words, and its end.
+
+use libc::c_long;
+
+use super::calls::{Calls, Condition};
+use crate::backend::Stop;
+use crate::device::{Descriptor, Uses};
+
+/// Calls that reach nothing but the thread itself, its memory, and clocks.
+const ALWAYS: &[c_long] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // It sees whether descriptors are ready, and nothing of what is in them.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    // What the kernel puts in the place of a call that a stop of the process has interrupted.
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    // The standard library takes away a thread's signal stack when the thread ends.
+    libc::SYS_sigaltstack,
+];
+
+/// The calls of a thread that may ask for a stop, but has no other work.
+pub(super) fn calls(stop: &Stop) -> Calls {
+    let mut calls = Calls::none();
+    ALWAYS.iter().for_each(|number| calls.allow(*number));
+    // Memory that is nobody else's, and nothing that could be executed.
+    let anonymous = Condition::set(3, (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE).cast_unsigned());
+    let no_code = Condition::clear(2, libc::PROT_EXEC.cast_unsigned());
+    calls.allow_if(libc::SYS_mmap, &[no_code, anonymous]);
+    calls.allow_if(libc::SYS_mprotect, &[no_code]);
+    // Locks and hand-overs; not the priority-inheriting kind, which has been a way into kernels.
+    for operation in [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET] {
+        let flags = libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME;
+        let any_kind = Condition::equal_but_for(1, operation.cast_unsigned(), flags.cast_unsigned());
+        calls.allow_if(libc::SYS_futex, &[any_kind]);
+    }
+    // With debug assertions, the standard library makes sure that what it closes is open.
+    calls.allow_if(libc::SYS_fcntl, &[Condition::equal(1, libc::F_GETFD.cast_unsigned())]);
+    // Signals for threads of this process: a kick of the vCPU, and its own end where it panics.
+    calls.allow_if(libc::SYS_tgkill, &[Condition::equal(0, std::process::id())]);
+    let stderr = Descriptor { number: libc::STDERR_FILENO, uses: Uses::WRITE };
+    calls.allow_uses([stderr, Descriptor::new(stop.event(), Uses::WRITE)]);
+    calls
+}

@@ -1,0 +1,229 @@
+//! A tender that is in somebody else's hands while its guest runs: it makes a system call that it has no business with,
+//! and dies of it.
+//!
+//! The hijacked tender is this program, once more: a device that is part of it, called by the guest's loop, makes the
+//! call.
+
+#[path = "conformance/unikernels.rs"]
+mod unikernels;
+
+use std::env;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use hvt_tender::Unikernel;
+use hvt_tender::backend::kvm::Kvm;
+use hvt_tender::config::BackendChoice;
+use hvt_tender::device::{Capture, Console, Descriptor, Uses};
+use hvt_tender::guest::Limits;
+use hvt_tender::memory::GuestSlice;
+use hvt_tender::sandbox::{Sandbox, explain};
+
+/// Names the call that the hijacked tender makes.
+const CALL: &str = "HVT_TEST_FORBIDDEN_CALL";
+/// The backend that it uses.
+const BACKEND: &str = "HVT_TEST_BACKEND";
+
+/// What the hijacked tender does before it ends well, if it can.
+const SURVIVED: &str = "the call has been made";
+
+/// A console that makes a system call as soon as the guest prints.
+struct Hijacked {
+    call: String,
+    file: File,
+    /// The number of the vCPU's descriptor, -1 where there is none.
+    vcpu: AtomicI32,
+}
+
+impl Console for Hijacked {
+    fn write(&mut self, _: GuestSlice<'_>) {
+        let null = std::ptr::null_mut::<libc::c_void>();
+        let (file, vcpu) = (self.file.as_raw_fd(), self.vcpu.load(Ordering::Relaxed));
+        // SAFETY: whatever these calls would do, they do to this process, which exists for nothing else, and none of
+        // the pointers that they are given leads anywhere but to the end of a string.
+        unsafe {
+            match self.call.as_str() {
+                "none" => {}
+                "socket" => _ = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0),
+                "execve" => _ = libc::execve(c"/bin/true".as_ptr(), [null.cast_const().cast()].as_ptr(), null.cast()),
+                "openat" => _ = libc::openat(libc::AT_FDCWD, c"/etc/passwd".as_ptr(), libc::O_RDONLY),
+                "ptrace" => _ = libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, null, null),
+                "ioctl" => _ = libc::ioctl(libc::STDOUT_FILENO, libc::TIOCSTI, c"x".as_ptr()),
+                "clone" => _ = libc::syscall(libc::SYS_clone, libc::SIGCHLD, null, null, null, null),
+                "kill" => _ = libc::kill(libc::getppid(), 0),
+                "setuid" => _ = libc::syscall(libc::SYS_setuid, 0),
+                "bpf" => _ = libc::syscall(libc::SYS_bpf, 0, null, 0),
+                "io_uring_setup" => _ = libc::syscall(libc::SYS_io_uring_setup, 1, null),
+                "userfaultfd" => _ = libc::syscall(libc::SYS_userfaultfd, 0),
+                // Calls that are allowed, with arguments that are not.
+                "mmap" => {
+                    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                    _ = libc::mmap(null, 4096, libc::PROT_READ | libc::PROT_EXEC, flags, -1, 0);
+                }
+                "mprotect" => _ = libc::mprotect(null, 4096, libc::PROT_EXEC),
+                "write" => _ = libc::write(libc::STDIN_FILENO, c"x".as_ptr().cast(), 1),
+                "pwrite64" => _ = libc::pwrite(file, c"x".as_ptr().cast(), 1, 0),
+                "futex" => _ = libc::syscall(libc::SYS_futex, null, libc::FUTEX_LOCK_PI, 0, null, null, 0),
+                "tgkill" => _ = libc::syscall(libc::SYS_tgkill, 1, 1, 0),
+                // What is allowed on the vCPU, on it and on something else.
+                "KVM_GET_REGS" => assert_eq!(libc::ioctl(vcpu, KVM_GET_REGS, [0_u64; 18].as_mut_ptr()), 0),
+                "KVM_SET_REGS" => _ = libc::ioctl(vcpu, KVM_SET_REGS, [0_u64; 18].as_mut_ptr()),
+                other => panic!("no call {other}"),
+            }
+        }
+        // What is open for it is open.
+        let text = SURVIVED.as_bytes();
+        // SAFETY: the bytes are the text's.
+        assert_eq!(unsafe { libc::pread(file, [0_u8; 1].as_mut_ptr().cast(), 1, 0) }, 1);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) }, text.len() as isize);
+    }
+
+    /// Asked for when everything is there but the filter of system calls.
+    fn descriptors(&self) -> Vec<Descriptor> {
+        let is_vcpu = |number: &i32| {
+            let target = fs::read_link(format!("/proc/self/fd/{number}"));
+            target.is_ok_and(|target| target.to_string_lossy().contains("kvm-vcpu"))
+        };
+        self.vcpu.store((3..100).find(is_vcpu).unwrap_or(-1), Ordering::Relaxed);
+        vec![Descriptor::new(&self.file, Uses::READ_AT)]
+    }
+}
+
+/// Requests of a vCPU (`include/uapi/linux/kvm.h`): the tender makes the first of them for its reports.
+const KVM_GET_REGS: libc::Ioctl = 0x8090_ae81;
+const KVM_SET_REGS: libc::Ioctl = 0x4090_ae82;
+
+fn guests() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| unikernels::directory().expect("test unikernels"))
+}
+
+/// Not a test of its own: the tender that is hijacked. The tests below start it.
+#[test]
+fn hijacked_tender() {
+    let Ok(call) = env::var(CALL) else { return };
+    explain("hijacked").unwrap();
+    let backend = BackendChoice::from_name(&env::var(BACKEND).unwrap()).unwrap();
+    let path = guests().join("hello");
+    let file = File::open(&path).unwrap();
+    let console = Hijacked { call, file, vcpu: AtomicI32::new(-1) };
+    let unikernel = Unikernel::load(path).unwrap().mem(16 << 20).backend(backend).console(console);
+    let outcome = unikernel.sandbox(Sandbox::new()).run();
+    // Not through the test harness, whose threads and streams this thread cannot reach any more.
+    let status = if outcome.is_ok() { 0 } else { 1 };
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) };
+}
+
+fn run_hijacked(call: &str, backend: &str) -> Output {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "hijacked_tender", "--nocapture", "--test-threads=1"]);
+    command.env(CALL, call).env(BACKEND, backend).env("HVT_GUESTS", guests());
+    command.output().unwrap()
+}
+
+/// The backends to test: those of `HVT_BACKENDS`, with commas between, or else those of this machine.
+fn backends() -> Vec<String> {
+    if let Ok(names) = env::var("HVT_BACKENDS") {
+        return names.split(',').map(str::to_owned).collect();
+    }
+    let kvm = (Kvm::has_hardware() && Kvm::open().is_ok()).then_some("kvm");
+    ["process"].into_iter().chain(kvm).map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_killed(output: &Output, call: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{call}: {}: {said}", output.status);
+    let words = format!("hijacked: stopped by its sandbox: it made the system call {call} (number ");
+    assert!(said.contains(&words) && !said.contains(SURVIVED), "{call}: {said}");
+}
+
+/// The test itself works: a tender that makes no forbidden call lives.
+#[test]
+fn a_tender_that_is_not_hijacked_lives() {
+    for backend in backends() {
+        let output = run_hijacked("none", &backend);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains(SURVIVED), "{backend}: {}: {said}", output.status);
+    }
+}
+
+#[test]
+fn a_hijacked_tender_dies_of_a_call_that_it_has_no_business_with() {
+    const CALLS: [&str; 11] = [
+        "socket",
+        "execve",
+        "openat",
+        "ptrace",
+        "ioctl",
+        "clone",
+        "setuid",
+        "bpf",
+        "io_uring_setup",
+        "userfaultfd",
+        "kill",
+    ];
+    for backend in backends() {
+        for call in CALLS {
+            // `kill` asks who to kill first, which is not allowed either.
+            let name = if call == "kill" { "getppid" } else { call };
+            assert_killed(&run_hijacked(call, &backend), name);
+        }
+    }
+}
+
+#[test]
+fn a_hijacked_tender_dies_of_arguments_that_it_has_no_business_with() {
+    for backend in backends() {
+        for call in ["mmap", "mprotect", "write", "pwrite64", "futex", "tgkill"] {
+            assert_killed(&run_hijacked(call, &backend), call);
+        }
+    }
+}
+
+#[test]
+fn a_hijacked_tender_can_make_its_own_requests_of_a_vcpu_and_no_others() {
+    if !backends().iter().any(|backend| backend == "kvm") {
+        eprintln!("there is no KVM here: scripts/nested has one");
+        return;
+    }
+    let output = run_hijacked("KVM_GET_REGS", "kvm");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_killed(&run_hijacked("KVM_SET_REGS", "kvm"), "ioctl");
+}
+
+/// What a guest on a thread of its own gives up, the threads of its user keep.
+#[test]
+fn only_the_threads_of_the_guest_are_confined() {
+    let limits = Limits::new().wall_time(Duration::from_secs(100)).cpu_time(Duration::from_secs(100));
+    for backend in backends() {
+        let choice = BackendChoice::from_name(&backend).unwrap();
+        let console = Capture::new();
+        let guest =
+            Unikernel::load(guests().join("hello")).unwrap().mem(16 << 20).backend(choice).limits(limits.clone());
+        let guest = guest.console(console.clone()).sandbox(Sandbox::new()).spawn().unwrap();
+        let output = guest.wait().unwrap();
+        assert_eq!(output.status(), Some(0), "{backend}: {:?}", output.outcome);
+        assert!(console.bytes().ends_with(b"SUCCESS\n"));
+        assert!(fs::read("/etc/passwd").is_ok());
+    }
+}
+
+/// What is watched by a thread that is confined too.
+#[test]
+fn limits_work_in_a_sandbox() {
+    let limits = Limits::new().wall_time(Duration::from_millis(20));
+    let guest =
+        Unikernel::load(guests().join("spin")).unwrap().mem(16 << 20).backend(BackendChoice::Process).limits(limits);
+    let output = guest.sandbox(Sandbox::new()).spawn().unwrap().wait().unwrap();
+    let expected = hvt_tender::monitor::Outcome::Exceeded(hvt_tender::guest::Limit::WallTime);
+    assert_eq!(output.outcome, expected);
+}
