@@ -275,6 +275,56 @@ pub struct Registers {
     pub rflags: u64,
 }
 
+impl Registers {
+    /// The general register with this number (SDM volume 2, table 2-4), of which the lowest four bits count.
+    #[inline]
+    #[must_use]
+    pub const fn general(&self, number: u8) -> u64 {
+        match number & 0xf {
+            0 => self.rax,
+            1 => self.rcx,
+            2 => self.rdx,
+            3 => self.rbx,
+            4 => self.rsp,
+            5 => self.rbp,
+            6 => self.rsi,
+            7 => self.rdi,
+            8 => self.r8,
+            9 => self.r9,
+            10 => self.r10,
+            11 => self.r11,
+            12 => self.r12,
+            13 => self.r13,
+            14 => self.r14,
+            _ => self.r15,
+        }
+    }
+
+    /// Likewise, to be written, whole.
+    #[inline]
+    #[must_use]
+    pub const fn general_mut(&mut self, number: u8) -> &mut u64 {
+        match number & 0xf {
+            0 => &mut self.rax,
+            1 => &mut self.rcx,
+            2 => &mut self.rdx,
+            3 => &mut self.rbx,
+            4 => &mut self.rsp,
+            5 => &mut self.rbp,
+            6 => &mut self.rsi,
+            7 => &mut self.rdi,
+            8 => &mut self.r8,
+            9 => &mut self.r9,
+            10 => &mut self.r10,
+            11 => &mut self.r11,
+            12 => &mut self.r12,
+            13 => &mut self.r13,
+            14 => &mut self.r14,
+            _ => &mut self.r15,
+        }
+    }
+}
+
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Registers>() == 144);
@@ -360,6 +410,19 @@ pub mod msr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn general_registers_are_numbered_as_in_modrm() {
+        let registers =
+            Registers { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsp: 4, rbp: 5, rsi: 6, rdi: 7, ..Registers::default() };
+        let registers = Registers { r8: 8, r9: 9, r10: 10, r11: 11, r12: 12, r13: 13, r14: 14, r15: 15, ..registers };
+        let mut copy = Registers::default();
+        for number in 0..16 {
+            assert_eq!(registers.general(number), number.into());
+            *copy.general_mut(number) = number.into();
+        }
+        assert_eq!(copy, registers);
+    }
 
     /// The fields of a descriptor, unpacked independently from `GDT` (SDM figure 3-8).
     fn unpack(descriptor: u64) -> Segment {

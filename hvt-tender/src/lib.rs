@@ -47,6 +47,7 @@ pub mod cli {
     mod manner;
     mod redox;
     mod signals;
+    mod start;
     mod streams;
     mod value;
 

@@ -6,6 +6,7 @@ mod fault;
 mod log;
 mod manner;
 mod signals;
+mod start;
 mod streams;
 mod value;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use self::devices::{Descriptors, Plan};
 use self::manner::Manner;
+use self::start::start;
 use crate::backend::Stop;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
@@ -45,26 +47,11 @@ const TIMED_OUT: i32 = 124;
 /// does. Of what is printed the guest's output goes to the standard output, everything else to the standard error.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
-    if streams::open_missing().is_err() {
-        // There may be nobody to tell.
-        return FAILED;
-    }
-    signals::survive_writes();
-    let mut args = args.into_iter();
-    let manner = Manner::of(args.next().as_deref());
-    let config = match parse(args) {
-        Ok(Command::Run(config)) => *config,
-        Ok(Command::Help) => return manner.help(),
-        Ok(Command::Version) => return manner.version(),
-        Err(error) => {
-            manner.report(&format_args!("{error}; see {} --help", manner.name()));
-            return manner.misused();
-        }
-    };
-    log::init(manner.name(), config.verbosity);
-    run(config, manner).unwrap_or_else(|error| {
-        manner.report(&error);
-        if matches!(error, Error::TimedOut(_)) { TIMED_OUT } else { FAILED }
+    start(args, |config, manner| {
+        run(config, manner).unwrap_or_else(|error| {
+            manner.report(&error);
+            if matches!(error, Error::TimedOut(_)) { TIMED_OUT } else { FAILED }
+        })
     })
 }
 

@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use super::manner::Manner;
-use super::{Command, FAILED, fault, log, parse, signals, streams};
+use super::start::start;
+use super::{FAILED, fault, signals};
 use crate::backend::redox::{Redox, System, cycle_frequency};
 use crate::backend::{self, Machine, Stop, Unavailable};
 use crate::boot::{BootConfig, CommandLine, Plan};
@@ -23,26 +24,11 @@ use crate::monitor::{self, Outcome};
 /// Does what the command line says; returns the status to exit with.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
-    if streams::open_missing().is_err() {
-        // There may be nobody to tell.
-        return FAILED;
-    }
-    signals::survive_writes();
-    let mut args = args.into_iter();
-    let manner = Manner::of(args.next().as_deref());
-    let config = match parse(args) {
-        Ok(Command::Run(config)) => *config,
-        Ok(Command::Help) => return manner.help(),
-        Ok(Command::Version) => return manner.version(),
-        Err(error) => {
-            manner.report(&format_args!("{error}; see {} --help", manner.name()));
-            return manner.misused();
-        }
-    };
-    log::init(manner.name(), config.verbosity);
-    run(config, manner).unwrap_or_else(|error| {
-        manner.report(&error);
-        FAILED
+    start(args, |config, manner| {
+        run(config, manner).unwrap_or_else(|error| {
+            manner.report(&error);
+            FAILED
+        })
     })
 }
 

@@ -196,50 +196,5 @@ pub(crate) fn write_cr4(core: &mut impl Core, value: u64, offer: Offer) -> Outco
     Outcome::Done
 }
 
-/// The general register with this number (SDM volume 2, table 2-4).
-pub(crate) fn general_register(registers: &Registers, number: u8) -> u64 {
-    match number & 0xf {
-        0 => registers.rax,
-        1 => registers.rcx,
-        2 => registers.rdx,
-        3 => registers.rbx,
-        4 => registers.rsp,
-        5 => registers.rbp,
-        6 => registers.rsi,
-        7 => registers.rdi,
-        8 => registers.r8,
-        9 => registers.r9,
-        10 => registers.r10,
-        11 => registers.r11,
-        12 => registers.r12,
-        13 => registers.r13,
-        14 => registers.r14,
-        _ => registers.r15,
-    }
-}
-
-/// Sets the general register with this number, whole.
-pub(crate) fn set_general_register(registers: &mut Registers, number: u8, value: u64) {
-    let register = match number & 0xf {
-        0 => &mut registers.rax,
-        1 => &mut registers.rcx,
-        2 => &mut registers.rdx,
-        3 => &mut registers.rbx,
-        4 => &mut registers.rsp,
-        5 => &mut registers.rbp,
-        6 => &mut registers.rsi,
-        7 => &mut registers.rdi,
-        8 => &mut registers.r8,
-        9 => &mut registers.r9,
-        10 => &mut registers.r10,
-        11 => &mut registers.r11,
-        12 => &mut registers.r12,
-        13 => &mut registers.r13,
-        14 => &mut registers.r14,
-        _ => &mut registers.r15,
-    };
-    *register = value;
-}
-
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use yaxpeax_arch::{Decoder, LengthedInstruction, U8Reader};
 use yaxpeax_x86::amd64::{InstDecoder, Instruction, Opcode, Operand, register_class};
 
 use self::descriptor::Descriptor;
-use self::operand::{register, segment, slot};
+use self::operand::{register, segment};
 use super::control::{self, Written};
 use super::cpu::{Cpu, RFLAGS_GUEST, RFLAGS_IF};
 use super::exception::Exception;
@@ -203,7 +203,7 @@ impl Emulation<'_, '_> {
                     8 => 0,
                     _ => return Err(Exception::invalid_opcode()),
                 };
-                *slot(self.registers, to.num()) = value;
+                *self.registers.general_mut(to.num()) = value;
                 Ok(Step::Next)
             }
             (Some(to), Some(from)) if [to.class(), from.class()].contains(&register_class::DR) => Ok(self.refuse()),

@@ -219,19 +219,6 @@ fn cpuid_writes_four_registers_whole() {
 }
 
 #[test]
-fn general_registers_are_numbered_as_in_modrm() {
-    let registers =
-        Registers { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsp: 4, rbp: 5, rsi: 6, rdi: 7, ..Registers::default() };
-    let registers = Registers { r8: 8, r9: 9, r10: 10, r11: 11, r12: 12, r13: 13, r14: 14, r15: 15, ..registers };
-    let mut copy = Registers::default();
-    for number in 0..16 {
-        assert_eq!(general_register(&registers, number), number.into());
-        set_general_register(&mut copy, number, number.into());
-    }
-    assert_eq!(copy, registers);
-}
-
-#[test]
 fn canonical_addresses_and_flags() {
     for (address, canonical) in
         [(0, true), (!0, true), ((1 << 47) - 1, true), (1 << 47, false), (!0 << 47, true), (!0 << 48, false)]

@@ -122,7 +122,7 @@ impl<H: Host> SvmVcpu<H> {
             Operation::Wrmsr => emulate::wrmsr(self),
             Operation::Xsetbv => emulate::xsetbv(self, offer),
             Operation::MovToControlRegister { control, general } => {
-                let value = emulate::general_register(&Self::registers(self), general);
+                let value = Self::registers(self).general(general);
                 match control {
                     0 => emulate::write_cr0(self, value),
                     4 => emulate::write_cr4(self, value, offer),

@@ -248,7 +248,7 @@ impl<H: Host> Running<'_, H> {
         const MOV_TO: u64 = 0;
         const MOV_FROM: u64 = 1;
         let general = (qualification >> 8 & 0xf) as u8;
-        let value = emulate::general_register(&self.vcpu.context.registers, general);
+        let value = self.vcpu.context.registers.general(general);
         match (qualification >> 4 & 3, qualification & 0xf) {
             (MOV_TO, 0) => emulate::write_cr0(self, value),
             (MOV_TO, 4) => emulate::write_cr4(self, value, self.vcpu.shared.offer),
@@ -268,7 +268,7 @@ impl<H: Host> Running<'_, H> {
 
     fn set_general_register(&mut self, number: u8, value: u64) {
         const RSP: u8 = 4;
-        emulate::set_general_register(&mut self.vcpu.context.registers, number, value);
+        *self.vcpu.context.registers.general_mut(number) = value;
         if number == RSP {
             self.vmcs.write(fields::GUEST_RSP, value);
         }

@@ -23,33 +23,11 @@ pub(super) fn register(operand: Operand) -> Option<RegSpec> {
     }
 }
 
-/// The general register of this number (SDM volume 2, table B-2 and REX).
-pub(super) fn slot(registers: &mut Registers, number: u8) -> &mut u64 {
-    match number {
-        0 => &mut registers.rax,
-        1 => &mut registers.rcx,
-        2 => &mut registers.rdx,
-        3 => &mut registers.rbx,
-        4 => &mut registers.rsp,
-        5 => &mut registers.rbp,
-        6 => &mut registers.rsi,
-        7 => &mut registers.rdi,
-        8 => &mut registers.r8,
-        9 => &mut registers.r9,
-        10 => &mut registers.r10,
-        11 => &mut registers.r11,
-        12 => &mut registers.r12,
-        13 => &mut registers.r13,
-        14 => &mut registers.r14,
-        _ => &mut registers.r15,
-    }
-}
-
 /// Value of a general register, or of RIP, which must be behind the instruction already.
 pub(super) fn general(registers: &Registers, register: RegSpec) -> u64 {
     let full = match register.class() {
         register_class::RIP | register_class::EIP => registers.rip,
-        _ => *slot(&mut registers.clone(), register.num()),
+        _ => registers.general(register.num()),
     };
     match register.width() {
         2 => full & 0xffff,

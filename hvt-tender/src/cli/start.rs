@@ -1,0 +1,30 @@
+//! From the words of a command line to what it asks for, on every operating system.
+
+use std::ffi::OsString;
+
+use super::manner::Manner;
+use super::{Command, FAILED, log, parse, signals, streams};
+use crate::config::Config;
+
+/// Answers a command line: with help, the version or what is wrong with it, or else by `run`; returns the status to exit
+/// with. The first of `args` is the name under which the program was started.
+pub(super) fn start(args: impl IntoIterator<Item = OsString>, run: impl FnOnce(Config, Manner) -> i32) -> i32 {
+    if streams::open_missing().is_err() {
+        // There may be nobody to tell.
+        return FAILED;
+    }
+    signals::survive_writes();
+    let mut args = args.into_iter();
+    let manner = Manner::of(args.next().as_deref());
+    let config = match parse(args) {
+        Ok(Command::Run(config)) => *config,
+        Ok(Command::Help) => return manner.help(),
+        Ok(Command::Version) => return manner.version(),
+        Err(error) => {
+            manner.report(&format_args!("{error}; see {} --help", manner.name()));
+            return manner.misused();
+        }
+    };
+    log::init(manner.name(), config.verbosity);
+    run(config, manner)
+}
