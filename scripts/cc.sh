@@ -61,6 +61,6 @@ link_guest() {
 
 # The C source of the manifest in JSON $1, into $2.
 manifest_source() {
-    [ -x "$elftool" ] || build_tender
+    [ -x "$elftool" ] || (for_this_machine && build_tender)
     "$elftool" gen-manifest "$1" "$2"
 }

@@ -2,11 +2,17 @@
 
 script=scripts/$(basename "$0")
 target=${CARGO_TARGET_DIR:-$root/target}
-# The tender is linked statically: it starts faster, and runs where no libraries are.
-triple=$(uname -m)-unknown-linux-gnu
-tender=$target/$triple/release/hvt-tender
+# Names and options for what is built here and runs here. for_architecture in cross.sh sets others.
+for_this_machine() {
+    architecture=$(uname -m)
+    triple=$architecture-unknown-linux-gnu
+    tender=$target/$triple/release/hvt-tender
+    guests=$target/release
+    # Environment, options of cargo and of rustc, and what the names of binutils begin with.
+    toolchain=() cargo_options=() rust_flags=() tools=
+}
+for_this_machine
 elftool=${HVT_ELFTOOL:-$target/$triple/release/hvt-elftool}
-guests=$target/release
 
 die() { echo "$script: $*" >&2; exit 1; }
 
@@ -38,16 +44,29 @@ need_rust() {
     need cc gcc
 }
 
+# cargo_linux COMMAND..: cargo, for programs that run on Linux. They are linked statically: so they start faster, and run
+# where no libraries are.
+cargo_linux() {
+    need_rust
+    local flags
+    flags=$(printf "'%s'," -Ctarget-feature=+crt-static "${rust_flags[@]}")
+    (cd "$root" && env "${toolchain[@]}" cargo "$@" --target "$triple" "${cargo_options[@]}" \
+        --config "target.$triple.rustflags=[$flags]")
+}
+
+# cargo_guests COMMAND..: cargo, for unikernels.
+cargo_guests() {
+    if [ "$architecture" = "$(uname -m)" ]; then (cd "$root" && cargo "$@"); else cargo_linux "$@"; fi
+}
+
 # The release build of the tender.
 build_tender() {
-    need_rust
-    (cd "$root" && cargo build --quiet --release --package hvt-tender --target "$triple" \
-        --config "target.$triple.rustflags=['-Ctarget-feature=+crt-static']")
+    cargo_linux build --quiet --release --package hvt-tender
 }
 
 # The test unikernels.
 build_guests() {
-    "$root/scripts/guests" >/dev/null
+    "$root/scripts/guests" --arch "$architecture" >/dev/null
 }
 
 # Their names.

@@ -1,34 +1,19 @@
 # shellcheck shell=bash disable=SC2154 # variables of scripts/nested
 # What the machine of scripts/nested is made of: programs, a kernel, and an image of files. Sourced by it.
 
-# Modules that the kernel needs, in the order of their dependencies. One that a kernel does not have is built in.
-modules="irqbypass ccp kvm kvm-amd tun veth virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
-    virtio_console"
-
-apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -o APT::Sandbox::User=root "$@" >&2
-}
-
 # Sets `kernel` to a directory with an uncompressed kernel and its modules; fetches one where there is none yet.
 get_kernel() {
-    mkdir -p "$cache"
-    kernel=$(find "$cache" -maxdepth 1 -name 'linux-image-*-amd64' | sort -V | tail -n 1)
+    kernel=$(find "$cache" -maxdepth 1 -name "linux-image-*-$debian" | sort -V | tail -n 1)
     [ -z "$kernel" ] || return 0
-    command -v apt-get >/dev/null || die "a Debian kernel is needed, and apt-get to fetch it"
-    need xz xz-utils
-    # The lists of packages may be missing or old. Only root can renew them.
-    [ "$(id -u)" != 0 ] || apt update || true
-    local package
-    package=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
-    [ -n "$package" ] || die "apt knows no linux-image-amd64; as root: apt-get update"
-    echo "scripts/nested: fetching $package" >&2
-    local fresh
+    debian "$debian"
+    local package fresh
+    package=$(apt_cache depends "linux-image-$debian" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+    [ -n "$package" ] || die "the lists of apt have no linux-image-$debian"
     fresh=$(mktemp -d "$cache/fetch.XXXXXX")
-    (cd "$fresh" && apt download "$package") || { rm -rf "$fresh"; die "cannot download $package"; }
-    unpack_kernel "$fresh" || { rm -rf "$fresh"; die "$package is not as expected"; }
+    debian_download "$fresh" "$package"
+    unpack_kernel "$fresh" || die "$package is not as expected"
     kernel=$cache/$package
-    # Another run may have been quicker.
-    mv -T "$fresh" "$kernel" 2>/dev/null || rm -rf "$fresh"
+    keep_fetched "$fresh" "$kernel"
 }
 
 # Takes the package in directory $1 apart: leaves vmlinux and the modules there.
@@ -38,21 +23,9 @@ unpack_kernel() {
     dpkg-deb --fsys-tarfile "$1"/*.deb | tar -x -C "$1" --wildcards './boot/vmlinuz-*' "${names[@]}" 2>/dev/null || true
     find "$1/lib" -name '*.ko*' -exec mv -t "$1" {} +
     find "$1" -name '*.ko.xz' -exec xz -d {} +
-    uncompress "$1"/boot/vmlinuz-* "$1/vmlinux"
+    uncompress_kernel "$1"/boot/vmlinuz-* "$1/vmlinux"
     rm -rf "${1:?}/boot" "${1:?}/lib" "$1"/*.deb
-    [ -s "$1/vmlinux" ] && [ -s "$1/kvm-amd.ko" ]
-}
-
-# The kernel inside the bzImage $1, into $2. The emulator needs several seconds to uncompress it, this machine none.
-# Offsets: Linux, Documentation/x86/boot.rst, setup_sects, payload_offset and payload_length.
-uncompress() {
-    local sectors start length
-    sectors=$(od -An -tu1 -j $((0x1f1)) -N1 "$1")
-    start=$(((sectors + 1) * 512 + $(od -An -tu4 -j $((0x248)) -N4 "$1")))
-    # The last four bytes are the uncompressed length.
-    length=$(($(od -An -tu4 -j $((0x24c)) -N4 "$1") - 4))
-    # Where it is not compressed in this way, the emulator has to do it.
-    head -c $((start + length)) "$1" | tail -c "$length" | xz -dc >"$2" 2>/dev/null || cp "$1" "$2"
+    for name in $needed; do [ -s "$1/$name" ] || return; done
 }
 
 begin_image() {
@@ -60,7 +33,6 @@ begin_image() {
     local link
     for link in bin sbin lib lib64; do ln -s "usr/$link" "$image/$link"; done
     ln -s ../run "$image/var/run"
-    take "$(command -v busybox)" /usr/bin/busybox
     cp "$here/init" "$image/init"
     local module
     for module in $modules; do
@@ -71,8 +43,8 @@ begin_image() {
     printf 'root:x:0:\n' >"$image/etc/group"
     local program
     # Not busybox's shell: that one prefers its own programs to those taken along.
-    for program in sh bash ip ping; do
-        ! program=$(command -v "$program") || take "$program"
+    for program in busybox sh bash ip ping; do
+        ! program=$(find_program "$program") || take "$programs$program" "$program"
     done
 }
 
@@ -90,13 +62,11 @@ take() {
     else
         cp -L "$source" "$image$destination"
     fi
-    local libraries library
-    libraries=$(find -L "$source" -type f -perm /111 -exec ldd {} + 2>/dev/null |
-        sed -n 's,^\t\(.* => \)\?\(/[^ ]*\) (0x.*,\2,p' | sort -u) || true
-    for library in $libraries; do
+    local library
+    while read -r library; do
         mkdir -p "$(dirname "$image$library")"
-        cp -nL "$library" "$image$library"
-    done
+        cp -nL "$programs$library" "$image$library"
+    done < <(find -L "$source" -type f -perm /111 -print0 | find_libraries)
 }
 
 # A word as a shell reads it back.
@@ -123,7 +93,7 @@ take_command() {
     done
     case $program in
         */*) [ -e "$program" ] || die "there is no $program" ;;
-        *) ! program=$(command -v "$program") || [ ! -f "$program" ] || take "$program" ;;
+        *) ! program=$(find_program "$program") || take "$programs$program" "$program" ;;
     esac
     {
         begin_script

@@ -6,7 +6,8 @@
 # the conformance table; arguments go to the latter.
 take_tests() {
     local built program
-    built=$(cd "$root" && cargo test -q -p hvt-tender --no-run --message-format=json) || die "the tests do not build"
+    for_architecture "$arch"
+    built=$(build_tests) || die "the tests do not build"
     build_tender
     HVT_TENDER=$(realpath "$tender")
     if [ -z "${HVT_GUESTS:-}" ]; then

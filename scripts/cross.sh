@@ -1,0 +1,51 @@
+# shellcheck shell=bash disable=SC2034,SC2154 # variables of lib.sh
+# Programs and unikernels for another architecture than this machine's. Sourced, after lib.sh.
+
+# shellcheck source=debian.sh
+. "$root/scripts/debian.sh"
+
+# for_architecture NAME: what is built from here on is for this architecture, in a directory of its own.
+for_architecture() {
+    case $1 in
+        x86_64 | aarch64) ;;
+        *) die "unknown architecture $1: x86_64 or aarch64" ;;
+    esac
+    [ "$1" != "$architecture" ] || return 0
+    architecture=$1
+    triple=$1-unknown-linux-gnu
+    tender=$target/$1/$triple/release/hvt-tender
+    guests=$target/$1/$triple/release
+    c_prefix=$target/$1/guest-c
+    local debian multiarch=$1-linux-gnu
+    case $1 in
+        x86_64) debian=amd64 ;;
+        aarch64) debian=arm64 ;;
+    esac
+    need "$multiarch-gcc" "gcc-${multiarch//_/-}"
+    need_file "/usr/$multiarch/lib/libc.a" "libc6-dev-$debian-cross"
+    tools=$multiarch-
+    CC=${CC:-$multiarch-gcc}
+    cargo_options=(--target-dir "$target/$1" --config "target.$triple.linker='$multiarch-gcc'")
+    [ -d "$(rustc --print sysroot)/lib/rustlib/$triple/lib" ] || use_debian_rust "$debian"
+}
+
+# use_debian_rust ARCHITECTURE: where the target is not installed (rustup target add), Debian's compiler, which belongs to
+# Debian's standard library for that target.
+use_debian_rust() {
+    need_file /usr/bin/rustc rustc-web
+    local package version kept fresh
+    package=$(dpkg-query -S /usr/bin/rustc | cut -d: -f1)
+    version=$(dpkg-query -W -f '${Version}' "$package")
+    # rustc has libstd-rust-dev, rustc-web has libstd-rust-web-dev.
+    package=libstd-${package/rustc/rust}-dev
+    kept=$(realpath -m "$target")/debian/${package}_${version}_$1
+    if [ ! -d "$kept" ]; then
+        debian "$1"
+        fresh=$(mktemp -d "$(dirname "$kept")/fetch.XXXXXX")
+        debian_download "$fresh" "$package=$version"
+        debian_unpack "$fresh"
+        keep_fetched "$fresh" "$kept"
+    fi
+    toolchain=(RUSTC=/usr/bin/rustc)
+    rust_flags=("--sysroot=$kept/usr")
+}
