@@ -6,17 +6,20 @@
 //! | guest address | what | for the guest |
 //! |---|---|---|
 //! | 0 | nothing | not mapped |
-//! | 0x1000 | descriptor table and page tables | not mapped |
+//! | 0x1000 | descriptor table (x86_64) and page tables | not mapped |
 //! | 0x10000 | boot info, manifest, command line | read-only |
-//! | below 0x100000 | page tables beyond the first eight, downward | not mapped |
+//! | below 0x100000 | page tables for which there is no room below 0x10000, downward | not mapped |
 //!
 //! From 0x100000 on the segments have the permissions that their file gives them, and the rest is for reading and
-//! writing, never for execution.
+//! writing, never for execution. On aarch64 1 GiB of device memory follows at 4 GiB: hypercalls are stores there.
 
+#[cfg(any(test, target_arch = "aarch64"))]
+mod aarch64;
 mod cmdline;
 mod error;
 mod layout;
 mod paging;
+#[cfg(any(test, target_arch = "x86_64"))]
 mod x86_64;
 
 #[cfg(test)]
@@ -33,9 +36,11 @@ use crate::memory::{GuestMemory, Layout, OutOfMemory};
 pub use cmdline::{CommandLine, CommandLineError};
 pub use error::BootError;
 
-use paging::Tables;
+#[cfg(target_arch = "aarch64")]
+use aarch64::Paging as Native;
+use paging::{Format, Tables};
 #[cfg(target_arch = "x86_64")]
-use x86_64 as native;
+use x86_64::Paging as Native;
 
 /// Least room in bytes between the end of the last segment and the end of memory: the first page of the stack.
 pub const STACK_MIN: u64 = PAGE_SIZE;
@@ -80,10 +85,14 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// [`BootError`], when image and configuration do not go together; it says what to change.
     pub fn new(image: &'a Image<'a>, config: BootConfig<'a>) -> Result<Self, BootError> {
+        Self::with_tables::<Native>(image, config)
+    }
+
+    fn with_tables<F: Format>(image: &'a Image<'a>, config: BootConfig<'a>) -> Result<Self, BootError> {
         check_memory(image, config.mem_size)?;
         let area = InfoArea::new(&config)?;
         let regions = layout::above_1_mib(image, &config)?;
-        let (layout, tables) = Tables::map::<native::Paging>(regions, area.end)?;
+        let (layout, tables) = Tables::map::<F>(regions, area.end)?;
         Ok(Self { image, config, area, layout, tables })
     }
 
@@ -110,9 +119,8 @@ impl<'a> Plan<'a> {
         memory.write(area.manifest, config.manifest)?;
         // Its NUL is there already.
         memory.write(area.cmdline, config.cmdline.as_bytes())?;
-        native::write_descriptors(memory)?;
         self.tables.write(memory)?;
-        Ok(Booted { entry: native::entry_state(config.mem_size, image.entry()), layout: self.layout })
+        Ok(Booted { entry: EntryState::new(config.mem_size, image.entry()), layout: self.layout })
     }
 }
 

@@ -33,6 +33,11 @@ pub(super) trait Format {
     const DIRECTORIES: Gpa;
     /// The first table whose entries map 4 KiB each.
     const LEAVES: Gpa;
+    /// The entry of the upper table behind those of the directories, where hypercalls are made through memory: it maps
+    /// the GiB above all that a guest can have.
+    const DEVICES: Option<u64>;
+    /// What the CPU looks up in memory besides page tables, and where that lies.
+    const DESCRIPTORS: Option<(Gpa, &'static [u64])>;
 
     /// An entry that points to the table at `at`.
     fn table(at: Gpa) -> u64;
@@ -125,8 +130,9 @@ impl<F: Format> Builder<F> {
             self.directories[*block] = F::table(leaf.at);
         }
         let directory = |index: usize| Gpa(F::DIRECTORIES.0 + index as u64 * PAGE_SIZE);
-        let upper = (0..DIRECTORIES).map(|index| F::table(directory(index))).collect();
+        let upper = (0..DIRECTORIES).map(|index| F::table(directory(index))).chain(F::DEVICES).collect();
         let mut tables = vec![(F::ROOT, vec![F::table(F::UPPER)]), (F::UPPER, upper)];
+        tables.extend(F::DESCRIPTORS.map(|(at, descriptors)| (at, descriptors.to_vec())));
         let directories = self.directories.chunks(ENTRIES).enumerate();
         let used = directories.filter(|(_, entries)| entries.iter().any(|entry| *entry != 0));
         tables.extend(used.map(|(index, entries)| (directory(index), entries.to_vec())));
@@ -170,14 +176,14 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::native;
+    use crate::boot::Native;
 
     /// No image leads here: the parser refuses such segments. Who changes that gets an error, and not a panic.
     #[test]
     fn regions_that_overlap_or_are_no_pages_are_refused() {
         let region =
             |start, end| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access: Access::READ };
-        let map = |regions| Tables::map::<native::Paging>(regions, Gpa(0x1_1000)).map(|_| ());
+        let map = |regions| Tables::map::<Native>(regions, Gpa(0x1_1000)).map(|_| ());
         assert_eq!(map(vec![region(0x10_0000, 0x10_2000), region(0x10_2000, 0x10_3000)]), Ok(()));
         assert_eq!(map(vec![region(0x10_0000, 0x10_2000), region(0x10_1000, 0x10_3000)]), Err(BootError::Regions));
         assert_eq!(map(vec![region(0x10_0000, 0x10_0800)]), Err(BootError::Regions));

@@ -12,43 +12,34 @@ use crate::image::fixture::{Elf, Part, TEXT};
 use crate::memory::Access;
 use crate::memory::fake::FakeMemory;
 
+mod walk;
+
+use walk::{Mmu, Page};
+
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 0x1000;
 
-/// What an independent walk of four-level page tables finds out about a page (SDM volume 3, 4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Page {
-    physical: u64,
-    writable: bool,
-    executable: bool,
-    large: bool,
+/// Runs each of these for the tables of each architecture.
+macro_rules! for_each_architecture {
+    ($($test:ident)+) => {
+        mod x86_64_tables {
+            $(#[test] fn $test() { super::$test::<super::x86_64::Paging>(); })+
+        }
+
+        mod aarch64_tables {
+            $(#[test] fn $test() { super::$test::<super::aarch64::Paging>(); })+
+        }
+    };
 }
 
-/// Walks the tables that CR3 points to as a CPU does, reading memory only.
-fn walk(memory: &[u8], cr3: u64, address: u64) -> Option<Page> {
-    let mut table = cr3;
-    let (mut writable, mut executable) = (true, true);
-    for level in (0..4).rev() {
-        let at = (table + (address >> (12 + 9 * level) & 0x1ff) * 8) as usize;
-        let entry = u64::from_le_bytes(memory[at..at + 8].try_into().unwrap());
-        if entry & 1 == 0 {
-            return None;
-        }
-        writable &= entry & 2 != 0;
-        executable &= entry >> 63 == 0;
-        assert_eq!(entry & 4, 0, "accessible at CPL 3");
-        let target = entry & 0x000f_ffff_ffff_f000;
-        let large = level == 1 && entry & 0x80 != 0;
-        if large {
-            assert_eq!(target % (2 * MIB), 0);
-        }
-        if large || level == 0 {
-            let offset = address & if large { 2 * MIB - 1 } else { PAGE - 1 };
-            return Some(Page { physical: target + offset, writable, executable, large });
-        }
-        table = target;
-    }
-    None
+for_each_architecture! {
+    maps_what_solo5s_toolchain_makes
+    tells_the_guest_what_it_must_know
+    writes_nothing_else
+    the_largest_memory
+    further_page_tables_go_where_the_guest_cannot_see_them
+    page_tables_that_do_not_fit
+    ring_lies_behind_memory
 }
 
 /// What each page must allow, worked out from the segments of the file and the memory map alone: `None` where it must
@@ -78,37 +69,36 @@ struct Guest {
     booted: Booted,
 }
 
-fn boot(elf: &Elf, mem_size: u64) -> Result<Guest, BootError> {
+fn boot<M: Mmu>(elf: &Elf, mem_size: u64) -> Result<Guest, BootError> {
     let memory = FakeMemory::new(mem_size, &[0x2008, 0x1_0010, 0x10_0001, 0x20_0000]);
-    let booted = boot_in(elf, mem_size, None, &memory)?;
+    let booted = boot_in::<M>(elf, mem_size, None, &memory)?;
     Ok(Guest { memory, booted })
 }
 
-fn boot_in(elf: &Elf, mem_size: u64, net_ring: Option<Gpa>, memory: &FakeMemory) -> Result<Booted, BootError> {
+fn boot_in<M: Mmu>(elf: &Elf, mem_size: u64, net_ring: Option<Gpa>, memory: &FakeMemory) -> Result<Booted, BootError> {
     let file = elf.build();
     let image = Image::parse(&file).unwrap();
     let cmdline = CommandLine::from_args(["one", "two"]).unwrap();
     let config =
         BootConfig { mem_size, cmdline: &cmdline, manifest: &MANIFEST, cpu_cycle_freq: 3_000_000_000, net_ring };
-    load(&image, config, memory)
+    Plan::with_tables::<M>(&image, config)?.load(memory)
 }
 
 const MANIFEST: [u8; 112] = [0x5a; 112];
 
 /// Checks every page below `mem_size` and a few above against the layout and against what the file asks for.
-fn check_pages(guest: &Guest, segments: &[Part], mem_size: u64) {
-    let cr3 = guest.booted.entry.cr3.0;
+fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
     let layout = &guest.booted.layout;
     let visible_end = layout.region_at(Gpa(0x1_0000)).unwrap().range.end().0.min(MIB);
     assert!(visible_end >= 0x1_1000);
     let memory = guest.memory.snapshot();
     let large: Vec<bool> =
         (0..mem_size).step_by(2 * MIB as usize).map(|at| one_access(segments, mem_size, at)).collect();
-    let beyond = [mem_size, mem_size + 2 * MIB, 0xffff_f000, 1 << 32, 1 << 39, 1 << 47];
+    let beyond = [mem_size, mem_size + 2 * MIB].into_iter().chain(M::BEYOND.iter().copied());
     for address in (0..mem_size).step_by(PAGE as usize).chain(beyond) {
         let expected = expected(segments, mem_size, visible_end, address);
         assert_eq!(layout.region_at(Gpa(address)).map(|region| region.access), expected, "layout at {address:#x}");
-        let page = walk(&memory, cr3, address);
+        let page = M::walk(&memory, address);
         assert_eq!(page.is_some(), expected.is_some(), "presence of {address:#x}");
         let (Some(page), Some(expected)) = (page, expected) else { continue };
         assert_eq!(page.physical, address);
@@ -135,16 +125,14 @@ fn segments() -> Vec<Part> {
     ]
 }
 
-#[test]
-fn maps_what_solo5s_toolchain_makes() {
-    let guest = boot(&Elf::with_segments(segments()), 8 * MIB).unwrap();
-    check_pages(&guest, &segments(), 8 * MIB);
+fn maps_what_solo5s_toolchain_makes<M: Mmu>() {
+    let guest = boot::<M>(&Elf::with_segments(segments()), 8 * MIB).unwrap();
+    check_pages::<M>(&guest, &segments(), 8 * MIB);
 }
 
-#[test]
-fn tells_the_guest_what_it_must_know() {
-    let guest = boot(&Elf::with_segments(segments()), 4 * MIB).unwrap();
-    let info = BootInfo::read_from_bytes(&guest.memory.bytes(guest.booted.entry.rdi.0, 56)).unwrap();
+fn tells_the_guest_what_it_must_know<M: Mmu>() {
+    let guest = boot::<M>(&Elf::with_segments(segments()), 4 * MIB).unwrap();
+    let info = BootInfo::read_from_bytes(&guest.memory.bytes(BOOT_INFO_BASE.0, 56)).unwrap();
     let expected = BootInfo {
         mem_size: 4 * MIB,
         kernel_end: Gpa(TEXT + 0x20_8000),
@@ -157,28 +145,15 @@ fn tells_the_guest_what_it_must_know() {
     assert_eq!(guest.memory.bytes(info.mft.0, MANIFEST.len()), MANIFEST);
     assert_eq!(guest.memory.bytes(info.cmdline.0, 8), b"one two\0");
     assert_eq!(guest.booted.entry, EntryState::new(4 * MIB, Gpa(TEXT)));
-    assert_eq!(guest.memory.bytes(0x1000, 24), hvt_abi::x86_64::GDT.as_bytes());
 }
 
-#[test]
-fn writes_nothing_else() {
+fn writes_nothing_else<M: Mmu>() {
     let memory = FakeMemory::new(4 * MIB, &[0x10_0003]);
     memory.fill(0xa5);
-    boot_in(&Elf::with_segments(segments()), 4 * MIB, None, &memory).unwrap();
-    let written = [
-        (0x1000, 24),
-        (0x2000, 8),
-        (0x3000, 32),
-        (0x4000, 4096),
-        // The first 2 MiB, and those where the `.bss` ends.
-        (0x8000, 8192),
-        (0x1_0000, 56 + 112 + 7),
-        (TEXT, 0x1123),
-        (TEXT + 0x2000, 17),
-        (TEXT + 0x3000, 4),
-    ];
+    boot_in::<M>(&Elf::with_segments(segments()), 4 * MIB, None, &memory).unwrap();
+    let elsewhere = [(0x1_0000, 56 + 112 + 7), (TEXT, 0x1123), (TEXT + 0x2000, 17), (TEXT + 0x3000, 4)];
     let mut left = memory.snapshot();
-    for (at, len) in written {
+    for (at, len) in M::LOW.iter().copied().chain(elsewhere) {
         left[at as usize..at as usize + len].fill(0xa5);
     }
     assert!(left.iter().all(|byte| *byte == 0xa5));
@@ -188,7 +163,7 @@ fn writes_nothing_else() {
 fn memory_must_have_the_right_size() {
     let elf = Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc])]);
     let memory = FakeMemory::new(2 * MIB, &[]);
-    let size = |mem_size| boot_in(&elf, mem_size, None, &memory).map(|_| ());
+    let size = |mem_size| boot_in::<Native>(&elf, mem_size, None, &memory).map(|_| ());
     assert_eq!(size(2 * MIB), Ok(()));
     for wrong in [0, 1, MIB, 2 * MIB - 1, 2 * MIB + 1, 3 * MIB, 4098 * MIB, !(2 * MIB - 1)] {
         assert_eq!(size(wrong), Err(BootError::MemSize(wrong)));
@@ -201,7 +176,7 @@ fn memory_must_have_the_right_size() {
 fn a_page_for_the_stack_must_be_left() {
     let with_end = |end: u64| {
         let bss = Part::load(PF_R | PF_W, TEXT + PAGE, end - TEXT - PAGE, []);
-        boot(&Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc]), bss]), 2 * MIB).map(|_| ())
+        boot::<Native>(&Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc]), bss]), 2 * MIB).map(|_| ())
     };
     assert_eq!(with_end(2 * MIB - PAGE), Ok(()));
     let too_small = Err(BootError::TooSmall { needed: 4 * MIB, mem_size: 2 * MIB });
@@ -211,24 +186,22 @@ fn a_page_for_the_stack_must_be_left() {
 }
 
 /// Memory of 4 GiB of which only what boot writes below 2 MiB is backed, and nothing else is there.
-#[test]
-fn the_largest_memory() {
+fn the_largest_memory<M: Mmu>() {
     let elf = Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc])]);
     let file = elf.build();
     let image = Image::parse(&file).unwrap();
     let cmdline = CommandLine::default();
     let config =
         BootConfig { mem_size: 4096 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
-    let plan = Plan::new(&image, config).unwrap();
+    let plan = Plan::with_tables::<M>(&image, config).unwrap();
     let memory = FakeMemory::new(2 * MIB, &[]);
     plan.tables.write(&memory).unwrap();
     let memory = memory.snapshot();
     for address in (2 * MIB..4096 * MIB).step_by(2 * MIB as usize) {
         let page = Page { physical: address, writable: true, executable: false, large: true };
-        assert_eq!(walk(&memory, 0x2000, address), Some(page));
+        assert_eq!(M::walk(&memory, address), Some(page));
     }
-    assert_eq!(walk(&memory, 0x2000, 4096 * MIB), None);
-    assert_eq!(EntryState::new(4096 * MIB, Gpa(TEXT)).rsp, Gpa(0xffff_fff8));
+    assert!(M::BEYOND.iter().all(|address| *address < 4096 * MIB || M::walk(&memory, *address).is_none()));
 }
 
 /// One page of code in each of `count` pieces of 2 MiB after the first.
@@ -237,32 +210,30 @@ fn scattered(count: u64) -> Vec<Part> {
     core::iter::once(first).chain((1..=count).map(|index| Part::load(PF_R, index * 2 * MIB + PAGE, 1, [1]))).collect()
 }
 
-#[test]
-fn further_page_tables_go_where_the_guest_cannot_see_them() {
+fn further_page_tables_go_where_the_guest_cannot_see_them<M: Mmu>() {
     let visible_end = |count: u64| {
         let mem_size = (count + 1) * 2 * MIB;
-        let guest = boot(&Elf::with_segments(scattered(count)), mem_size).unwrap();
-        check_pages(&guest, &scattered(count), mem_size);
+        let guest = boot::<M>(&Elf::with_segments(scattered(count)), mem_size).unwrap();
+        check_pages::<M>(&guest, &scattered(count), mem_size);
         guest.booted.layout.regions()[0].range.end().0
     };
-    assert_eq!(visible_end(7), MIB, "0x8000 to 0xf000");
-    assert_eq!(visible_end(8), MIB - PAGE);
-    assert_eq!(visible_end(20), MIB - 13 * PAGE);
+    assert_eq!(visible_end(M::FURTHER), MIB, "all below 0x10000");
+    assert_eq!(visible_end(M::FURTHER + 1), MIB - PAGE);
+    assert_eq!(visible_end(M::FURTHER + 13), MIB - 13 * PAGE);
 }
 
-#[test]
-fn page_tables_that_do_not_fit() {
-    // Boot info, manifest and command line take a page, 0x10000 to 0x10fff: 239 remain, and 7 below.
+fn page_tables_that_do_not_fit<M: Mmu>() {
+    // Boot info, manifest and command line take a page, 0x10000 to 0x10fff: 239 remain, and some below.
     let plan = |count: u64| {
         let file = Elf::with_segments(scattered(count)).build();
         let image = Image::parse(&file).unwrap();
         let cmdline = CommandLine::default();
         let config =
             BootConfig { mem_size: 4096 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
-        Plan::new(&image, config).map(|plan| plan.layout().regions()[0].range.end())
+        Plan::with_tables::<M>(&image, config).map(|plan| plan.layout().regions()[0].range.end())
     };
-    assert_eq!(plan(7 + 239), Ok(Gpa(0x1_1000)));
-    assert_eq!(plan(7 + 240), Err(BootError::Scattered));
+    assert_eq!(plan(M::FURTHER + 239), Ok(Gpa(0x1_1000)));
+    assert_eq!(plan(M::FURTHER + 240), Err(BootError::Scattered));
 }
 
 #[test]
@@ -291,11 +262,10 @@ fn page_tables_leave_room_for_the_last_nul() {
     assert_eq!(end(0x1000 - 56), Gpa(0x1_2000));
 }
 
-#[test]
-fn ring_lies_behind_memory() {
+fn ring_lies_behind_memory<M: Mmu>() {
     let elf = Elf::with_segments(segments());
     let memory = FakeMemory::new(6 * MIB, &[]);
-    let ring = |at| boot_in(&elf, 4 * MIB, Some(Gpa(at)), &memory);
+    let ring = |at| boot_in::<M>(&elf, 4 * MIB, Some(Gpa(at)), &memory);
     let booted = ring(5 * MIB).unwrap();
     let info = BootInfo::read_from_bytes(&memory.bytes(0x1_0000, 56)).unwrap();
     assert_eq!((info.mem_size, info.host_features, info.net_ring), (4 * MIB, 1, Gpa(5 * MIB)));
@@ -303,7 +273,7 @@ fn ring_lies_behind_memory() {
     assert!(booted.layout.allows(range, Access::READ | Access::WRITE));
     assert!(booted.layout.region_at(range.end()).is_none() && booted.layout.region_at(Gpa(4 * MIB)).is_none());
     let page = Page { physical: 5 * MIB, writable: true, executable: false, large: false };
-    assert_eq!(walk(&memory.snapshot(), 0x2000, 5 * MIB), Some(page));
+    assert_eq!(M::walk(&memory.snapshot(), 5 * MIB), Some(page));
     for wrong in [4 * MIB - PAGE, 5 * MIB + 8, 4096 * MIB - PAGE, !0xfff] {
         assert_eq!(ring(wrong).unwrap_err(), BootError::Ring(Gpa(wrong)));
     }
@@ -330,6 +300,16 @@ fn random_segments() -> impl Strategy<Value = Vec<Part>> {
     })
 }
 
+fn check_image<M: Mmu>(parts: &[Part], mem_size: u64) {
+    let guest = boot::<M>(&Elf::with_segments(parts.to_vec()), mem_size).unwrap();
+    check_pages::<M>(&guest, parts, mem_size);
+    let mut loaded = vec![0; mem_size as usize];
+    for part in parts {
+        loaded[part.address as usize..][..part.bytes.len()].copy_from_slice(&part.bytes);
+    }
+    assert!(guest.memory.snapshot()[MIB as usize..] == loaded[MIB as usize..]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -337,12 +317,19 @@ proptest! {
     fn every_page_of_every_image_is_mapped_as_its_file_says(parts in random_segments(), more in 0_u64..3) {
         let end = parts.last().map_or(0, |part| part.address + part.memory).next_multiple_of(PAGE) + STACK_MIN;
         let mem_size = end.next_multiple_of(2 * MIB) + more * 2 * MIB;
-        let guest = boot(&Elf::with_segments(parts.clone()), mem_size).unwrap();
-        check_pages(&guest, &parts, mem_size);
-        let mut loaded = vec![0; mem_size as usize];
-        for part in &parts {
-            loaded[part.address as usize..][..part.bytes.len()].copy_from_slice(&part.bytes);
-        }
-        prop_assert!(guest.memory.snapshot()[MIB as usize..] == loaded[MIB as usize..]);
+        check_image::<x86_64::Paging>(&parts, mem_size);
+        check_image::<aarch64::Paging>(&parts, mem_size);
+    }
+}
+
+/// The GiB in which hypercalls are made.
+#[test]
+fn device_memory_follows_the_largest_memory() {
+    use super::aarch64::Paging;
+    let guest = boot::<Paging>(&Elf::with_segments(segments()), 4 * MIB).unwrap();
+    let memory = guest.memory.snapshot();
+    for address in [4 << 30, (4 << 30) + 0x100, (5 << 30) - 8] {
+        let page = Page { physical: address, writable: true, executable: false, large: true };
+        assert_eq!(Paging::walk(&memory, address), Some(page));
     }
 }

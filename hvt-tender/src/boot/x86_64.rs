@@ -1,11 +1,10 @@
-//! x86_64: page tables, descriptor table, entry state.
+//! x86_64: page tables and descriptor table.
 
 use hvt_abi::Gpa;
-use hvt_abi::x86_64::{EntryState, GDT, GDT_BASE, PD_BASE, PDPT_BASE, PML4_BASE, PT_BASE, PageEntry};
-use zerocopy::IntoBytes;
+use hvt_abi::x86_64::{GDT, GDT_BASE, PD_BASE, PDPT_BASE, PML4_BASE, PT_BASE, PageEntry};
 
 use super::paging::Format;
-use crate::memory::{Access, GuestMemory, OutOfMemory};
+use crate::memory::Access;
 
 /// Four-level paging with EFER.NXE set (SDM volume 3, 4.5).
 ///
@@ -18,6 +17,8 @@ impl Format for Paging {
     const UPPER: Gpa = PDPT_BASE;
     const DIRECTORIES: Gpa = PD_BASE;
     const LEAVES: Gpa = PT_BASE;
+    const DEVICES: Option<u64> = None;
+    const DESCRIPTORS: Option<(Gpa, &'static [u64])> = Some((GDT_BASE, &GDT));
 
     fn table(at: Gpa) -> u64 {
         at.0 | (PageEntry::PRESENT | PageEntry::WRITABLE | PageEntry::ACCESSED).bits()
@@ -33,14 +34,4 @@ impl Format for Paging {
         entry.set(PageEntry::NO_EXECUTE, !access.contains(Access::EXECUTE));
         at.0 | entry.bits()
     }
-}
-
-/// Writes the descriptor table that the segment registers at entry are taken from.
-pub(super) fn write_descriptors(memory: &dyn GuestMemory) -> Result<(), OutOfMemory> {
-    memory.write(GDT_BASE, GDT.as_bytes())
-}
-
-/// State of the virtual CPU at entry.
-pub(super) fn entry_state(mem_size: u64, entry: Gpa) -> EntryState {
-    EntryState::new(mem_size, entry)
 }

@@ -1,0 +1,44 @@
+//! aarch64: translation tables.
+
+use hvt_abi::Gpa;
+use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PTE_BASE, PUD_BASE};
+
+use super::paging::Format;
+use crate::memory::Access;
+
+/// Four levels of 4 KiB tables, stage 1 (Arm ARM, D8.3).
+///
+/// The access flag is set from the start: the CPU need not fault to have it set. Memory that may be executed can be read
+/// as well: to EL1 these tables cannot say otherwise. Nothing is for EL0, which cannot execute anything either.
+pub(super) struct Paging;
+
+/// Nobody's to execute.
+const NEVER_EXECUTE: Descriptor = Descriptor::PXN.union(Descriptor::UXN);
+
+impl Format for Paging {
+    const ROOT: Gpa = PGD_BASE;
+    const UPPER: Gpa = PUD_BASE;
+    const DIRECTORIES: Gpa = PMD_BASE;
+    const LEAVES: Gpa = PTE_BASE;
+    const DEVICES: Option<u64> = Some(
+        MMIO_BASE.0
+            | Mair::DeviceNGnRE.index()
+            | NEVER_EXECUTE.union(Descriptor::VALID).union(Descriptor::AF).union(Descriptor::SH_INNER).bits(),
+    );
+    const DESCRIPTORS: Option<(Gpa, &'static [u64])> = None;
+
+    fn table(at: Gpa) -> u64 {
+        at.0 | (Descriptor::VALID | Descriptor::TABLE_OR_PAGE).bits()
+    }
+
+    fn block(at: Gpa, access: Access) -> u64 {
+        let mut entry = Descriptor::VALID | Descriptor::AF | Descriptor::SH_INNER | Descriptor::UXN;
+        entry.set(Descriptor::AP_READ_ONLY, !access.contains(Access::WRITE));
+        entry.set(Descriptor::PXN, !access.contains(Access::EXECUTE));
+        at.0 | Mair::Normal.index() | entry.bits()
+    }
+
+    fn page(at: Gpa, access: Access) -> u64 {
+        Self::block(at, access) | Descriptor::TABLE_OR_PAGE.bits()
+    }
+}
