@@ -1,5 +1,6 @@
 //! Why a virtual CPU stopped.
 
+#[cfg(target_arch = "x86_64")]
 mod kernel;
 
 use alloc::boxed::Box;
@@ -11,6 +12,7 @@ use hvt_abi::native::Registers;
 
 use crate::memory::Access;
 
+#[cfg(target_arch = "x86_64")]
 pub use kernel::from_kernel;
 
 /// Why a virtual CPU stopped running guest code: the same for every backend.
@@ -52,6 +54,24 @@ impl Exit {
             _ => None,
         }
     }
+
+    /// What a store of `size` bytes to device memory means (aarch64).
+    ///
+    /// `None` where it is neither a hypercall nor a kick: a [`Cause::Device`].
+    #[must_use]
+    pub fn from_store(address: Gpa, size: u32, value: u32) -> Option<Self> {
+        use hvt_abi::aarch64::{HYPERCALL_STRIDE, MMIO_BASE, RING_KICK};
+        /// Where the number of a hypercall would be that of the kick.
+        const KICK: u64 = (RING_KICK.0 - MMIO_BASE.0) / HYPERCALL_STRIDE;
+        if size != 4 || !address.is_aligned(HYPERCALL_STRIDE) {
+            return None;
+        }
+        match address.0.checked_sub(MMIO_BASE.0)? / HYPERCALL_STRIDE {
+            KICK => Some(Self::RingKick { ring: value }),
+            number @ 0..KICK => Some(Self::Hypercall { number: number as u32, argument: Gpa(u64::from(value)) }),
+            _ => None,
+        }
+    }
 }
 
 /// A guest's last act.
@@ -75,6 +95,15 @@ pub enum Cause {
         /// Bytes transferred.
         size: u8,
         /// `out`, not `in`.
+        write: bool,
+    },
+    /// It used device memory in a way that is no hypercall.
+    Device {
+        /// Guest address.
+        address: Gpa,
+        /// Bytes transferred; unknown where the instruction is no plain load or store of one register.
+        size: Option<u32>,
+        /// A store, not a load.
         write: bool,
     },
     /// It accessed memory that is not there, or in a way that the host forbids.
@@ -110,6 +139,14 @@ impl fmt::Display for Cause {
                 let (verb, way) = if *write { ("wrote", "to") } else { ("read", "from") };
                 write!(f, "the guest {verb} {size} bytes {way} I/O port {port:#x}, which is no hypercall")
             }
+            Self::Device { address, size, write } => {
+                let (verb, way) = if *write { ("wrote", "to") } else { ("read", "from") };
+                match size {
+                    Some(size) => write!(f, "the guest {verb} {size} bytes {way} device memory at {address}")?,
+                    None => write!(f, "the guest {verb} {way} device memory at {address}, not one register")?,
+                }
+                f.write_str(", which is no hypercall")
+            }
             Self::Memory { address, access } => {
                 write!(f, "host/guest translation fault: the guest ")?;
                 f.write_str(match *access {
@@ -143,5 +180,17 @@ mod tests {
         assert_eq!(Exit::from_port_write(0x600, 4, 3), Some(Exit::RingKick { ring: 3 }));
         assert_eq!(Exit::from_port_write(0x601, 4, 3), None);
         assert_eq!(Exit::from_port_write(0x4ff, 4, 3), None);
+    }
+
+    #[test]
+    fn only_32_bit_stores_to_the_right_places_are_hypercalls() {
+        let store = |offset: u64, size| Exit::from_store(Gpa(0x1_0000_0000 + offset), size, 0xffff_fff0);
+        let hypercall = |number| Some(Exit::Hypercall { number, argument: Gpa(0xffff_fff0) });
+        assert_eq!([store(0, 4), store(8, 4), store(0xf8, 4)], [hypercall(0), hypercall(1), hypercall(31)]);
+        assert_eq!(store(0x100, 4), Some(Exit::RingKick { ring: 0xffff_fff0 }));
+        for (offset, size) in [(8, 1), (8, 2), (8, 8), (4, 4), (9, 4), (0x104, 4), (0x108, 4), (0x100, 8)] {
+            assert_eq!(store(offset, size), None, "{size} bytes at {offset:#x}");
+        }
+        assert_eq!(Exit::from_store(Gpa(0xffff_fff8), 4, 0), None);
     }
 }

@@ -33,10 +33,11 @@ pub mod backend;
 /// What runs a guest's instructions: of the backends, the one that needs no operating system's library.
 #[cfg(not(feature = "std"))]
 pub mod backend {
+    #[cfg(target_arch = "x86_64")]
     pub mod redox;
 }
 pub mod boot;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod cli;
 /// The command line on Redox.
 #[cfg(all(feature = "std", target_os = "redox"))]
@@ -59,7 +60,7 @@ pub mod cli {
 }
 #[cfg(all(feature = "std", unix))]
 pub mod config;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod core_dump;
 pub mod device;
 #[cfg(feature = "std")]
@@ -67,7 +68,11 @@ pub mod elftool;
 pub mod exit;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 pub mod gdb;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+/// A debugger for guests: it is for those of x86_64.
+#[cfg(all(feature = "std", target_os = "linux", not(target_arch = "x86_64")))]
+#[path = "gdb/absent.rs"]
+pub mod gdb;
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod guest;
 /// What a guest may use.
 #[cfg(all(feature = "std", target_os = "redox"))]
@@ -81,17 +86,19 @@ pub mod image;
 pub mod memory;
 #[cfg(feature = "std")]
 mod message;
-#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox"), target_arch = "x86_64"))]
+#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
 pub mod monitor;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod network;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
+mod registers;
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod ring;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod sandbox;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod script;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod unikernel;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod virtual_time;
@@ -102,7 +109,7 @@ pub mod virtual_time;
 pub mod ring;
 
 pub use exit::Exit;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use unikernel::Unikernel;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use virtual_time::VirtualTime;

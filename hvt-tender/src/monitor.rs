@@ -12,6 +12,7 @@ use crate::exit::{Cause, Exit, Fault};
 use crate::guest::Limit;
 use crate::hypercall::{self, Flow, serve};
 use crate::memory::{GuestSpace, Layout};
+use crate::registers::Named;
 use crate::ring::{self, Bell};
 
 /// How a guest's run ended.
@@ -200,7 +201,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reason.fmt(f)?;
         match &self.registers {
-            Some(registers) => write!(f, " (rip={:#x})", registers.rip),
+            Some(registers) => write!(f, " ({}={:#x})", Registers::PC, registers.pc()),
             None => Ok(()),
         }
     }
@@ -221,7 +222,17 @@ mod tests {
     use crate::memory::{Access, GuestMemory, Region};
 
     const SIZE: u64 = 0x2000;
-    const RIP: u64 = 0x10_1234;
+    const PC: u64 = 0x10_1234;
+
+    #[cfg(target_arch = "x86_64")]
+    fn at(rip: u64) -> Registers {
+        Registers { rip, ..Registers::default() }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn at(pc: u64) -> Registers {
+        Registers { pc, ..Registers::default() }
+    }
 
     /// A guest that is nothing but a list of what it will want.
     struct Script {
@@ -240,7 +251,7 @@ mod tests {
         }
 
         fn registers(&self) -> Result<Registers, backend::Error> {
-            Ok(Registers { rip: RIP, ..Registers::default() })
+            Ok(at(PC))
         }
     }
 
@@ -304,11 +315,11 @@ mod tests {
             (Exit::Halted, "halted"),
         ] {
             let message = failure([exit]);
-            assert!(message.contains(words) && message.ends_with("(rip=0x101234)"), "{message}");
+            assert!(message.contains(words) && message.ends_with("=0x101234)"), "{message}");
         }
         let cause = Cause::Memory { address: Some(Gpa(0x5000)), access: Access::WRITE };
         let message = failure([Exit::Fault(Fault { cause, registers: None })]);
-        assert!(message.contains("host/guest translation fault") && !message.contains("rip"), "{message}");
+        assert!(message.contains("host/guest translation fault") && !message.contains(Registers::PC), "{message}");
     }
 
     #[test]

@@ -12,18 +12,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
 use std::time::Duration;
 
 use goblin::elf::program_header::{PF_R, PF_W, PF_X};
 use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
-use hvt_abi::x86_64::HYPERCALL_PORT;
 use hvt_abi::{Gpa, MEM_GRANULE, MEM_MAX};
 use zerocopy::IntoBytes;
 
 use crate::image::ImageError;
 use crate::image::write::{Elf, Part, TEXT};
 use crate::unikernel::Unikernel;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as native;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as native;
 
 /// What a unikernel does, step by step.
 ///
@@ -253,7 +261,7 @@ impl Assembler {
     fn run(steps: &[Step], places: Places) -> Self {
         let mut this = Self { places, text: Vec::new(), arguments: Vec::new(), payload: Vec::new() };
         this.steps(steps);
-        this.text.extend([0xeb, 0xfe]); // jmp to itself
+        native::spin(&mut this.text);
         this
     }
 
@@ -262,14 +270,9 @@ impl Assembler {
             match step {
                 Step::Call(call) => self.call(call),
                 Step::Repeat(times, steps) => {
-                    self.text.push(0xb9); // mov ecx, imm32
-                    self.text.extend(times.to_le_bytes());
-                    let start = self.text.len();
-                    self.text.push(0x51); // push rcx
+                    let start = native::begin_loop(&mut self.text, *times);
                     self.steps(steps);
-                    self.text.extend([0x59, 0xff, 0xc9, 0x0f, 0x85]); // pop rcx; dec ecx; jnz rel32
-                    let back = start as i32 - (self.text.len() as i32 + 4);
-                    self.text.extend(back.to_le_bytes());
+                    native::end_loop(&mut self.text, start);
                 }
             }
         }
@@ -323,11 +326,7 @@ impl Assembler {
         let at = self.places.arguments.0 as u32 + self.arguments.len() as u32;
         self.arguments.extend(argument);
         self.arguments.resize(self.arguments.len().next_multiple_of(STRIDE), 0);
-        self.text.push(0xb8); // mov eax, imm32
-        self.text.extend(at.to_le_bytes());
-        self.text.push(0xba); // mov edx, imm32
-        self.text.extend((u32::from(HYPERCALL_PORT) + number as u32).to_le_bytes());
-        self.text.push(0xef); // out dx, eax
+        native::hypercall(&mut self.text, number as u32, at);
     }
 }
 

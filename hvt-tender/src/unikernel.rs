@@ -33,7 +33,7 @@ pub use self::error::Error;
 use self::started::Both;
 pub(crate) use self::started::Started;
 use crate::backend::auto::Backend;
-use crate::backend::tsc::{Frequency, Search, Source};
+use crate::backend::frequency::{Frequency, Search, Source};
 use crate::backend::{self, CycleCounter, Stop};
 use crate::boot::{BootConfig, BootError, CommandLine, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, NetRing, memory_size};

@@ -50,7 +50,7 @@ pub(crate) fn least<E>(times: usize, mut one: impl FnMut() -> Result<f64, E>) ->
 
 /// Microseconds in a cycle of the TSC.
 pub(crate) fn microseconds_per_cycle() -> Result<f64, Box<dyn Error>> {
-    Ok(1e6 / hvt_tender::backend::tsc::cycle_frequency()?.hz as f64)
+    Ok(1e6 / hvt_tender::backend::frequency::cycle_frequency()?.hz as f64)
 }
 
 /// One walltime hypercall in microseconds, as the guest sees it.

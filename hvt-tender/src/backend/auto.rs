@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use super::frequency::Frequency;
 use super::kvm::Kvm;
-use super::process::Process;
-use super::tsc::Frequency;
+use super::process::{self, Process};
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::config::BackendChoice;
 use crate::memory::{Layout, MapError, MappedMemory};
@@ -24,7 +24,7 @@ impl Backend {
     /// Opens the backend that the user chose, or the better one that is to be had.
     ///
     /// `Auto` takes KVM only where the CPU itself can run guests: a `/dev/kvm` without that is software a thousand
-    /// times slower than a sandboxed process.
+    /// times slower than a sandboxed process. Where there is no such process, it takes KVM.
     ///
     /// # Errors
     /// When it is not to be had.
@@ -35,6 +35,7 @@ impl Backend {
             BackendChoice::Redox => {
                 Err(Unavailable { backend: "redox", reason: "this is Linux, and its kernel another one".into() })
             }
+            BackendChoice::Auto if !process::EXISTS => Kvm::open().map(Self::Kvm),
             BackendChoice::Auto if !Kvm::has_hardware() => {
                 log::info!("the CPU offers neither VMX nor SVM: the guest runs in a sandboxed process");
                 Process::open().map(Self::Process)
@@ -74,7 +75,7 @@ impl Backend {
     }
 
     /// Frequency of the guest's cycle counter, from a backend that knows it at once. Where none does it must be
-    /// [searched for](super::tsc::Search).
+    /// [searched for](super::frequency::Search).
     ///
     /// # Errors
     /// When the host's counter is of no use.

@@ -9,20 +9,29 @@
 //!
 //! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`].
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(target_os = "linux")]
 pub mod auto;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod debug;
+/// What a debugger asks of a backend: it is for guests of x86_64.
+#[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
+#[path = "debug/absent.rs"]
 pub mod debug;
 #[cfg(target_os = "linux")]
 mod event;
 #[cfg(target_os = "linux")]
+pub mod frequency;
+#[cfg(target_os = "linux")]
 pub mod kvm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod process;
+/// The process backend: it is for guests of x86_64.
+#[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
+#[path = "process/absent.rs"]
+pub mod process;
+#[cfg(target_arch = "x86_64")]
 pub mod redox;
 mod stop;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub mod tsc;
 
 use std::fmt;
 use std::sync::Arc;
@@ -90,7 +99,7 @@ pub trait Machine {
     }
 
     /// What a debugger needs of it, where the backend has that.
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(target_os = "linux")]
     fn debug(&mut self) -> Option<&mut dyn debug::DebugTarget> {
         None
     }
@@ -109,7 +118,7 @@ pub trait Machine {
     fn system_calls(&self, _calls: &mut Calls) {}
 }
 
-/// What a guest reads where it would read the time-stamp counter.
+/// What a guest reads where it would read its cycle counter.
 #[derive(Clone)]
 pub struct CycleCounter(Arc<dyn Fn() -> u64 + Send + Sync>);
 

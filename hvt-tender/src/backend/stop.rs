@@ -95,7 +95,7 @@ impl Stop {
     }
 
     /// Whether the run is to pause.
-    #[cfg(target_os = "linux")]
+    #[cfg(any(test, all(target_os = "linux", target_arch = "x86_64")))]
     pub(crate) fn paused(&self) -> bool {
         self.state.wanted.load(Ordering::SeqCst) & PAUSED != 0
     }

@@ -111,8 +111,10 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<(Unikernel, F
     }
     if config.gdb {
         let port = config.gdb_port;
-        let debugger =
-            Debugger::listen((Ipv4Addr::LOCALHOST, port)).map_err(|source| Error::Debugger { port, source })?;
+        let debugger = Debugger::listen((Ipv4Addr::LOCALHOST, port)).map_err(|source| match source.kind() {
+            io::ErrorKind::Unsupported => Error::NoDebugger(source),
+            _ => Error::Debugger { port, source },
+        })?;
         unikernel = unikernel.debugger(debugger);
     }
     if config.sandbox {
@@ -145,6 +147,8 @@ enum Error {
     CoreDirectory { path: PathBuf, source: io::Error },
     #[error("--gdb: cannot wait at port {port} of 127.0.0.1: {source}; --gdb-port takes another one")]
     Debugger { port: u16, source: io::Error },
+    #[error("--gdb: {0}")]
+    NoDebugger(io::Error),
     #[error(transparent)]
     Unikernel(#[from] unikernel::Error),
     #[error("{0}")]

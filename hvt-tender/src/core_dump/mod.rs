@@ -1,9 +1,13 @@
 //! What a guest leaves behind when it crashes: an ELF core file, to be opened with `gdb GUEST CORE`.
 //!
 //! A guest has crashed when it gave up (status 255) or did something after which it cannot go on. `elf` makes the
-//! headers; this module decides, and writes the file.
+//! headers, with what the architecture's module says of registers; this module decides, and writes the file.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod elf;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use std::fs::File;
 use std::io;
@@ -18,14 +22,18 @@ use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
+use self::arch::State;
 use self::elf::{Cause, headers};
 use crate::backend::Machine;
-use crate::backend::debug::CpuState;
 use crate::memory::GuestMemory;
 use crate::monitor::Outcome;
 use crate::sandbox::{Calls, Condition};
 
-pub use elf::TrapFrame;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as arch;
+pub use arch::TrapFrame;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
 
 /// Where the core files of guests that crash go.
 #[derive(Debug)]
@@ -59,7 +67,7 @@ impl CoreDump {
         }
     }
 
-    fn create(&self, name: &Path, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+    fn create(&self, name: &Path, state: &State, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
         // It holds whatever the guest held: nobody else may read it.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let file = File::from(openat(&self.directory, name, FLAGS, mode)?);
@@ -92,39 +100,31 @@ impl CoreDump {
 const FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_CLOEXEC);
 
 /// The registers of a guest that crashed, and how it did.
-fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Cause)> {
+fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(State, Cause)> {
     match outcome {
         Outcome::Exited { status: ABORT, cookie } => {
-            let state = registers_of(machine);
+            let state = arch::state(machine).unwrap_or_default();
             Some((at_trap(state, *cookie, machine.memory()), Cause::Abort))
         }
         Outcome::Failed(failure) => {
-            let state = registers_of(machine);
-            let registers = failure.registers.unwrap_or(state.registers);
-            Some((CpuState { registers, ..state }, Cause::Fault))
+            let state = arch::state(machine).unwrap_or_default();
+            Some((failure.registers.map_or(state, |registers| arch::with_registers(state, registers)), Cause::Fault))
         }
         Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Exceeded(_) => None,
     }
 }
 
-/// The registers, as many as the backend can tell.
-fn registers_of(machine: &mut dyn Machine) -> CpuState {
-    let all = machine.debug().and_then(|target| target.state().ok());
-    all.or_else(|| machine.registers().ok().map(CpuState::from)).unwrap_or_default()
-}
-
-/// The registers where the guest trapped, if its cookie tells: those at its end are of its trap handler. What a trap does
-/// not change, the handler may have.
-fn at_trap(state: CpuState, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> CpuState {
-    let mut frame = [0; size_of::<TrapFrame>()];
+/// The registers where the guest trapped, if its cookie tells: those at its end are of its trap handler.
+fn at_trap(state: State, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> State {
+    let mut frame = [0; arch::TRAP_FRAME_SIZE];
     match cookie.map(|cookie| memory.read(cookie, &mut frame)) {
-        Some(Ok(())) => TrapFrame::from_bytes(&frame).apply(state),
+        Some(Ok(())) => arch::at_trap(state, &frame),
         _ => state,
     }
 }
 
 /// Writes the file; of memory that which is not zero, so that the rest takes no room on the disk.
-fn write(file: &File, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+fn write(file: &File, state: &State, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
     let headers = headers(state, cause, memory.size());
     file.set_len(elf::MEMORY_OFFSET + memory.size())?;
     file.write_all_at(&headers, 0)?;
@@ -164,7 +164,7 @@ mod tests {
             memory.write(Gpa(0x20_0ffe), &[1, 2, 3]).unwrap();
             memory.write(Gpa(size - 1), &[4]).unwrap();
             let name = index.to_string();
-            dump.create(Path::new(&name), &CpuState::default(), Cause::Fault, memory).unwrap();
+            dump.create(Path::new(&name), &State::default(), Cause::Fault, memory).unwrap();
             let path = folder.path().join(name);
             let found = path.metadata().unwrap();
             assert_eq!(found.len(), elf::MEMORY_OFFSET + size);
@@ -184,7 +184,7 @@ mod tests {
         let dump = CoreDump::into_directory(folder.path()).unwrap();
         let memory = FakeMemory::new(0x4000, &[]);
         fs::write(folder.path().join("core"), "precious").unwrap();
-        let error = dump.create(Path::new("core"), &CpuState::default(), Cause::Abort, &memory).unwrap_err();
+        let error = dump.create(Path::new("core"), &State::default(), Cause::Abort, &memory).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(folder.path().join("core")).unwrap(), b"precious");
     }
@@ -207,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dump = CoreDump::into_directory(folder.path()).unwrap();
         let memory = Short(FakeMemory::new(0x4000, &[]));
-        assert!(dump.create(Path::new("core"), &CpuState::default(), Cause::Abort, &memory).is_err());
+        assert!(dump.create(Path::new("core"), &State::default(), Cause::Abort, &memory).is_err());
         assert_eq!(folder.path().join("core").metadata().unwrap().len(), 0);
     }
 

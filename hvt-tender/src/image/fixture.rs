@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_NOTE};
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(target_os = "linux")]
 use hvt_abi::hypercall::Number;
 use hvt_abi::manifest::Kind;
 use hvt_abi::note::{INTERPRETER, NoteHeader, OPENBSD_OWNER, OPENBSD_TYPE, Target};
@@ -47,14 +47,14 @@ impl Elf {
 /// Where the guests of [`calls`] have their arguments, one every 256 bytes, and a page of zeros behind them.
 pub(crate) const CALLS_DATA: u64 = TEXT + 0x1000;
 
-/// The file of a guest that makes these hypercalls, one after the other, and then spins (x86_64).
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+/// The file of a guest that makes these hypercalls, one after the other, and then spins.
+#[cfg(target_os = "linux")]
 pub(crate) fn calls(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Vec<u8> {
     looping(devices, 1, calls, &[])
 }
 
-/// The file of a guest that makes these hypercalls so many times, then those behind them, and then spins (x86_64).
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+/// The file of a guest that makes these hypercalls so many times, then those behind them, and then spins.
+#[cfg(target_os = "linux")]
 pub(crate) fn looping(
     devices: &[(&str, Kind)],
     times: u32,

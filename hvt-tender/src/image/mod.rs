@@ -10,7 +10,7 @@ mod manifest;
 mod note;
 mod segment;
 mod symbol;
-#[cfg(any(test, all(feature = "std", target_os = "linux", target_arch = "x86_64")))]
+#[cfg(any(test, all(feature = "std", target_os = "linux")))]
 pub(crate) mod write;
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use hvt_abi::Gpa;
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_run,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_INTERNAL_ERROR_DELIVERY_EV,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_run,
 };
 
-use crate::exit::{Cause, Exit};
+use super::arch;
+use crate::exit::Cause;
 use crate::memory::Access;
 
 /// What `KVM_EXIT_INTERNAL_ERROR` says (Linux, Documentation/virt/kvm/api.rst, section 5).
@@ -19,39 +20,20 @@ pub(super) enum InternalError {
     Other(String),
 }
 
-/// The hypercall or kick that `KVM_EXIT_IO` reports; `None` where the port access is neither.
-///
-/// # Safety
-/// `run` lies at the start of a mapping of a vCPU whose `KVM_RUN` has just returned 0 with this exit reason.
-pub(super) unsafe fn port_write(run: &kvm_run) -> Option<Exit> {
-    // SAFETY: every bit pattern is a valid value of this member of the union.
-    let io = unsafe { run.__bindgen_anon_1.io };
-    // Several elements of a string instruction may come at once. A hypercall comes alone.
-    if u32::from(io.direction) != KVM_EXIT_IO_OUT || io.count != 1 || io.size != 4 {
-        return None;
-    }
-    // SAFETY: KVM says where in the mapping, behind the structure, the element lies; the caller says that it is mapped.
-    let value = unsafe { (&raw const *run).byte_add(io.data_offset as usize).cast::<u32>().read_unaligned() };
-    Exit::from_port_write(io.port, io.size, value)
-}
-
 /// What a guest did that makes `KVM_RUN` return 0 with any exit reason but `KVM_EXIT_INTERNAL_ERROR`, and that ends it.
 pub(super) fn cause(run: &kvm_run) -> Cause {
+    if let Some(cause) = arch::cause(run) {
+        return cause;
+    }
     let what = &run.__bindgen_anon_1;
     // SAFETY: every bit pattern is a valid value of the members of this union that are read here. They mean something
     // only with the exit reason that stands before each.
     unsafe {
         match run.exit_reason {
-            KVM_EXIT_IO => Cause::Port {
-                port: what.io.port,
-                size: what.io.size,
-                write: u32::from(what.io.direction) == KVM_EXIT_IO_OUT,
-            },
             KVM_EXIT_MMIO => {
                 let access = if what.mmio.is_write != 0 { Access::WRITE } else { Access::READ };
                 Cause::Memory { address: Some(Gpa(what.mmio.phys_addr)), access }
             }
-            KVM_EXIT_SHUTDOWN => Cause::TripleFault,
             KVM_EXIT_FAIL_ENTRY => {
                 let (reason, cpu) = (what.fail_entry.hardware_entry_failure_reason, what.fail_entry.cpu);
                 let what = format!("the hardware refused to enter the guest (reason {reason:#x}, CPU {cpu})");

@@ -4,20 +4,19 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
 #[cfg(target_arch = "x86_64")]
 use kvm_bindings::KVM_EXIT_DEBUG;
-use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO};
+use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR};
 use kvm_ioctls::VcpuFd;
 
-use super::exit::{InternalError, hex, internal_error};
+use super::exit::{InternalError, internal_error};
 use super::{arch, exit, request};
 #[cfg(target_arch = "x86_64")]
 use crate::backend::debug::DebugTarget;
 use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{Access, GuestMemory, MappedMemory, Usage};
+use crate::memory::{GuestMemory, MappedMemory, Usage};
 use crate::sandbox::Calls;
 
 /// A guest that runs on KVM.
@@ -50,7 +49,7 @@ impl KvmMachine {
         let run = self.vcpu.get_kvm_run();
         let cause = match run.exit_reason {
             KVM_EXIT_INTERNAL_ERROR => match internal_error(run) {
-                InternalError::Emulation(bytes) => self.not_emulated(bytes),
+                InternalError::Emulation(bytes) => arch::not_emulated(&self.vcpu, &self.memory, bytes),
                 InternalError::Other(what) => Cause::Unknown { what },
             },
             _ => exit::cause(run),
@@ -74,27 +73,6 @@ impl KvmMachine {
             _ => Some(Err(Error { what: "running the vCPU", source: error })),
         }
     }
-
-    /// KVM gave up on an instruction: one that it cannot emulate, or one that lies where there is no memory.
-    fn not_emulated(&self, mut bytes: Vec<u8>) -> Cause {
-        let rip = self.registers().ok().and_then(|registers| self.vcpu.translate_gva(registers.rip).ok());
-        if let Some(rip) = rip.filter(|translation| translation.valid != 0) {
-            let address = rip.physical_address;
-            if address >= self.memory.size() {
-                return Cause::Memory { address: Some(Gpa(address)), access: Access::EXECUTE };
-            }
-            if bytes.is_empty() {
-                // The longest instruction has 15 bytes (SDM volume 2, 2.3.11); past the end of memory there are none.
-                bytes.resize(15, 0);
-                let _ = self.memory.read(Gpa(address), &mut bytes);
-            }
-        }
-        let what = match bytes.as_slice() {
-            [] => "an instruction".to_owned(),
-            bytes => format!("the instruction at the start of these bytes: {}", hex(bytes)),
-        };
-        Cause::Instruction { what }
-    }
 }
 
 /// [`KVM_RUN`](request::RUN) is called without `VcpuFd::run`, which makes of every exit a value with references into the run page: that
@@ -116,7 +94,7 @@ impl Machine for KvmMachine {
             let run = self.vcpu.get_kvm_run();
             match run.exit_reason {
                 // SAFETY: `run` is the start of the vCPU's mapping, and that is why it came back.
-                KVM_EXIT_IO => match unsafe { exit::port_write(run) } {
+                arch::HYPERCALL => match unsafe { arch::hypercall(run) } {
                     Some(exit) => return Ok(exit),
                     None => return Ok(self.over()),
                 },
@@ -153,7 +131,7 @@ impl Machine for KvmMachine {
     fn system_calls(&self, calls: &mut Calls) {
         // SAFETY: the vCPU owns the descriptor, and is borrowed for as long.
         let vcpu = unsafe { BorrowedFd::borrow_raw(self.vcpu.as_raw_fd()) };
-        for request in request::WHILE_RUNNING {
+        for request in [request::RUN].into_iter().chain(arch::WHILE_RUNNING) {
             calls.allow_ioctl(vcpu, request);
         }
     }

@@ -15,6 +15,8 @@
 //! lost: they are unmapped for the guest, and one that maps them again in tables of its own harms only itself. The
 //! tender never reads them back.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod debug;
 mod exit;
@@ -25,8 +27,6 @@ mod request;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-#[cfg(target_arch = "x86_64")]
-use x86_64 as arch;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -36,7 +36,11 @@ use hvt_abi::{Gpa, GuestRange, MEM_GRANULE};
 use kvm_bindings::{KVMIO, kvm_ioeventfd, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
+#[cfg(target_arch = "aarch64")]
+use aarch64 as arch;
 pub use machine::KvmMachine;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
 
 use super::{Error, Stop, Unavailable};
 use crate::memory::{GuestMemory, Layout, MapError, MappedMemory};
@@ -50,9 +54,9 @@ const CAPABILITIES: &[(Cap, &str)] =
 
 /// A virtual machine of this host's KVM, still without memory.
 pub struct Kvm {
-    system: kvm_ioctls::Kvm,
     vm: VmFd,
     vcpu: VcpuFd,
+    model: arch::Model,
 }
 
 impl Kvm {
@@ -72,9 +76,10 @@ impl Kvm {
             }
         }
         let failed = |what: &str, error: io::Error| unavailable(format!("cannot create {what}: {error}"));
-        let vm = retry(|| system.create_vm()).map_err(|error| failed("a virtual machine", error))?;
+        let vm = retry(|| arch::create_vm(&system)).map_err(|error| failed("a virtual machine", error))?;
         let vcpu = retry(|| vm.create_vcpu(0)).map_err(|error| failed("a vCPU", error))?;
-        Ok(Self { system, vm, vcpu })
+        let model = retry(|| arch::model(&system, &vm)).map_err(|error| failed("a vCPU like this CPU", error))?;
+        Ok(Self { vm, vcpu, model })
     }
 
     /// Whether the CPU itself can run guests.
@@ -90,7 +95,7 @@ impl Kvm {
     ///
     /// # Errors
     /// When the counter of this host does not run evenly.
-    pub fn cycle_frequency(&self) -> Result<super::tsc::Frequency, Error> {
+    pub fn cycle_frequency(&self) -> Result<super::frequency::Frequency, Error> {
         arch::cycle_frequency(&self.vcpu)
     }
 
@@ -133,7 +138,6 @@ impl Kvm {
         entry: &EntryState,
         stop: &Stop,
     ) -> Result<KvmMachine, Error> {
-        let Self { system, vm, vcpu } = self;
         memory.protect(layout).map_err(|source| Error { what: "making guest memory read-only", source })?;
         let slot = kvm_userspace_memory_region {
             slot: 0,
@@ -144,8 +148,10 @@ impl Kvm {
         };
         // SAFETY: the slot is all of `memory`, which the machine keeps for as long as the vCPU can run, and which
         // this process touches through `Chunk` alone.
-        unsafe { vm.set_user_memory_region(slot) }.map_err(|error| kvm_error("giving guest memory to KVM", error))?;
-        arch::set_up(&system, &vcpu, entry)?;
+        unsafe { self.vm.set_user_memory_region(slot) }
+            .map_err(|error| kvm_error("giving guest memory to KVM", error))?;
+        arch::set_up(&self, entry)?;
+        let Self { vcpu, .. } = self;
         kick::install(&vcpu, stop)?;
         Ok(KvmMachine::new(vcpu, memory, stop.clone()))
     }
@@ -194,11 +200,9 @@ fn unavailable(reason: String) -> Unavailable {
 
 fn not_open(error: &io::Error) -> Unavailable {
     let advice = match error.kind() {
-        io::ErrorKind::NotFound => {
-            ": load the module kvm_intel or kvm_amd, with virtualization enabled in the firmware"
-        }
-        io::ErrorKind::PermissionDenied => ": this user must be a member of the group that owns it, usually kvm",
-        _ => "",
+        io::ErrorKind::NotFound => arch::MISSING,
+        io::ErrorKind::PermissionDenied => "this user must be a member of the group that owns it, usually kvm",
+        _ => return unavailable(format!("cannot open /dev/kvm: {error}")),
     };
-    unavailable(format!("cannot open /dev/kvm: {error}{advice}"))
+    unavailable(format!("cannot open /dev/kvm: {error}: {advice}"))
 }

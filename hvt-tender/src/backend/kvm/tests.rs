@@ -205,7 +205,7 @@ kvm_tests! {
 
     fn frequency_is_that_of_the_host() {
         let kvm = Kvm::open().unwrap().cycle_frequency().unwrap();
-        let host = crate::backend::tsc::cycle_frequency().unwrap();
+        let host = crate::backend::frequency::cycle_frequency().unwrap();
         let error = kvm.hz.abs_diff(host.hz) as f64 / host.hz as f64;
         assert!(error < 1000e-6, "{kvm:?}, {host:?}");
     }

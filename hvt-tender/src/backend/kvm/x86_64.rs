@@ -4,20 +4,55 @@ use std::arch::x86_64::__cpuid;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use hvt_abi::Gpa;
 use hvt_abi::ring::NET_RING;
 use hvt_abi::x86_64::{EntryState, RING_KICK_PORT, Registers, Segment, TableRegister};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_ioeventfd, kvm_regs, kvm_segment, kvm_sregs};
-use kvm_ioctls::{Cap, VcpuFd};
+use kvm_bindings::{
+    CpuId, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_SHUTDOWN, KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_dtable, kvm_ioeventfd,
+    kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_translation, kvm_xsave,
+};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use nix::{request_code_read, request_code_readwrite};
 use zerocopy::IntoBytes;
 
-use super::kvm_error;
+use super::exit::hex;
+use super::{Kvm, kvm_error};
 use crate::backend::Error;
 use crate::backend::debug::{CpuState, FxState, Segments};
-use crate::backend::tsc::{Frequency, Source};
+use crate::backend::frequency::{Frequency, Source};
+use crate::exit::{Cause, Exit};
+use crate::memory::{Access, GuestMemory, MappedMemory};
 
 /// What is needed on this architecture.
 pub(super) const CAPABILITIES: &[(Cap, &str)] =
     &[(Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"), (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ")];
+
+/// What helps where there is no `/dev/kvm`.
+pub(super) const MISSING: &str = "load the module kvm_intel or kvm_amd, with virtualization enabled in the firmware";
+
+/// What is asked of a vCPU while its guest runs, besides that it runs: its state, and where an address lies.
+pub(super) const WHILE_RUNNING: [libc::Ioctl; 4] = [
+    request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>()),
+    request_code_read!(KVMIO, 0x83, size_of::<kvm_sregs>()),
+    request_code_read!(KVMIO, 0xa4, size_of::<kvm_xsave>()),
+    request_code_readwrite!(KVMIO, 0x85, size_of::<kvm_translation>()),
+];
+
+/// Why `KVM_RUN` comes back for a hypercall or a kick.
+pub(super) const HYPERCALL: u32 = KVM_EXIT_IO;
+
+/// What kind of vCPU this host's KVM makes: what CPUID offers there.
+pub(super) type Model = CpuId;
+
+/// Asks for it.
+pub(super) fn model(system: &kvm_ioctls::Kvm, _vm: &VmFd) -> Result<Model, kvm_ioctls::Error> {
+    system.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+}
+
+/// Makes a virtual machine.
+pub(super) fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    system.create_vm()
+}
 
 /// Whether CPUID offers VMX (SDM volume 2, CPUID leaf 1) or SVM (APM volume 3, E.4.2).
 pub(super) fn has_hardware() -> bool {
@@ -42,14 +77,62 @@ pub(super) fn ring_kick(event: BorrowedFd<'_>) -> kvm_ioeventfd {
     }
 }
 
+/// The hypercall or kick that [`HYPERCALL`] reports; `None` where the port access is neither.
+///
+/// # Safety
+/// `run` lies at the start of a mapping of a vCPU whose `KVM_RUN` has just returned 0 with this exit reason.
+pub(super) unsafe fn hypercall(run: &kvm_run) -> Option<Exit> {
+    // SAFETY: every bit pattern is a valid value of this member of the union.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    // Several elements of a string instruction may come at once. A hypercall comes alone.
+    if u32::from(io.direction) != KVM_EXIT_IO_OUT || io.count != 1 || io.size != 4 {
+        return None;
+    }
+    // SAFETY: KVM says where in the mapping, behind the structure, the element lies; the caller says that it is mapped.
+    let value = unsafe { (&raw const *run).byte_add(io.data_offset as usize).cast::<u32>().read_unaligned() };
+    Exit::from_port_write(io.port, io.size, value)
+}
+
+/// What a guest did that ends it, where that is this architecture's own.
+pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
+    match run.exit_reason {
+        KVM_EXIT_IO => {
+            // SAFETY: every bit pattern is a valid value of this member of the union, and that is the exit's reason.
+            let io = unsafe { run.__bindgen_anon_1.io };
+            Some(Cause::Port { port: io.port, size: io.size, write: u32::from(io.direction) == KVM_EXIT_IO_OUT })
+        }
+        KVM_EXIT_SHUTDOWN => Some(Cause::TripleFault),
+        _ => None,
+    }
+}
+
+/// KVM gave up on an instruction: one that it cannot emulate, or one that lies where there is no memory.
+pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<u8>) -> Cause {
+    let rip = vcpu.get_regs().and_then(|registers| vcpu.translate_gva(registers.rip)).ok();
+    if let Some(rip) = rip.filter(|translation| translation.valid != 0) {
+        let address = rip.physical_address;
+        if address >= memory.size() {
+            return Cause::Memory { address: Some(Gpa(address)), access: Access::EXECUTE };
+        }
+        if bytes.is_empty() {
+            // The longest instruction has 15 bytes (SDM volume 2, 2.3.11); past the end of memory there are none.
+            bytes.resize(15, 0);
+            let _ = memory.read(Gpa(address), &mut bytes);
+        }
+    }
+    let what = match bytes.as_slice() {
+        [] => "an instruction".to_owned(),
+        bytes => format!("the instruction at the start of these bytes: {}", hex(bytes)),
+    };
+    Cause::Instruction { what }
+}
+
 /// Puts the vCPU at the guest's entry point.
 ///
 /// The FPU is as KVM makes it: as after FNINIT, with the MXCSR of a reset. `KVM_SET_FPU` could not change the latter.
-pub(super) fn set_up(system: &kvm_ioctls::Kvm, vcpu: &VcpuFd, entry: &EntryState) -> Result<(), Error> {
-    let cpuid = system
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(|error| kvm_error("asking KVM what CPUID offers", error))?;
-    vcpu.set_cpuid2(&cpuid).map_err(|error| kvm_error("setting the vCPU's CPUID", error))?;
+pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
+    let Kvm { vcpu, model, .. } = kvm;
+    vcpu.set_cpuid2(model).map_err(|error| kvm_error("setting the vCPU's CPUID", error))?;
     vcpu.set_sregs(&special_registers(entry))
         .map_err(|error| kvm_error("setting the vCPU's system registers", error))?;
     vcpu.set_regs(&general_registers(entry)).map_err(|error| kvm_error("setting the vCPU's registers", error))

@@ -65,6 +65,9 @@ use crate::sandbox::Calls;
 /// Accesses to the exchange pages need no ordering of their own: the turn orders them.
 const RELAXED: Ordering = Ordering::Relaxed;
 
+/// Whether a guest can run without hardware virtualization on CPUs of this architecture.
+pub(super) const EXISTS: bool = true;
+
 /// The backend, known to be usable on this kernel.
 #[derive(Debug)]
 pub struct Process {

@@ -1,6 +1,6 @@
-//! Frequency of the time-stamp counter, which is the guest's monotonic clock.
+//! x86_64: the time-stamp counter.
 //!
-//! The guest is told it before its first instruction, so finding it must cost next to nothing. What there is, how good
+//! The guest is told its frequency before its first instruction, so finding it must cost next to nothing. What there is, how good
 //! it is, and what it costs (measured on an EPYC 7003 under a hypervisor, where each CPUID leaf costs 4.5 µs, and the two
 //! leaves are empty):
 //!
@@ -18,55 +18,11 @@
 //! that start takes, and rarely has to wait.
 
 use std::arch::x86_64::{__cpuid, _mm_lfence, _rdtsc, CpuidResult};
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::Error;
-
-/// Frequency of a cycle counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frequency {
-    /// In Hz.
-    pub hz: u64,
-    /// Who says so.
-    pub source: Source,
-}
-
-/// Where a [`Frequency`] comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// KVM: `KVM_GET_TSC_KHZ`.
-    Kvm,
-    /// The CPU: leaf 15H of CPUID (SDM volume 2; volume 3, 20.7.3).
-    Crystal,
-    /// The hypervisor that this system runs under: leaf 4000_0010H of CPUID.
-    Hypervisor,
-    /// Measured against the kernel's clock.
-    Clock,
-    /// This tender, which makes the counter itself.
-    Virtual,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kvm => "KVM",
-            Self::Crystal => "the CPU",
-            Self::Hypervisor => "the hypervisor",
-            Self::Clock => "the kernel's clock",
-            Self::Virtual => "its virtual time",
-        })
-    }
-}
-
-/// Finds the frequency of the TSC. Takes 0.1 ms where nobody knows it; a [`Search`] hides them.
-///
-/// # Errors
-/// When the counter cannot be measured.
-pub fn cycle_frequency() -> Result<Frequency, Error> {
-    Search::begin().finish()
-}
+use super::{Frequency, Source};
+use crate::backend::Error;
 
 /// A search for the frequency of the TSC that lasts from [`begin`](Self::begin) to [`finish`](Self::finish), with
 /// something useful between.
@@ -134,7 +90,7 @@ fn enumerated() -> Option<Frequency> {
     } else {
         let known = __cpuid(0).eax >= CRYSTAL;
         let hz = if known { crystal(__cpuid(CRYSTAL)) } else { None };
-        hz.map(|hz| Frequency { hz, source: Source::Crystal })
+        hz.map(|hz| Frequency { hz, source: Source::Cpu })
     }
 }
 

@@ -1,0 +1,102 @@
+//! aarch64: registers as Linux lays them out, and what a guest's trap handler says of a trap.
+
+use goblin::elf::header::EM_AARCH64;
+use hvt_abi::aarch64::Registers;
+use hvt_abi::hypercall::HALT_COOKIE_SIZE;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::elf::{Cause, status_note, status_note_size};
+use crate::backend::Machine;
+
+/// What a core file holds of a vCPU.
+pub(super) type State = Registers;
+
+/// `e_machine`.
+pub(super) const MACHINE: u16 = EM_AARCH64;
+
+/// The registers.
+pub(super) fn state(machine: &mut dyn Machine) -> Option<State> {
+    machine.registers().ok()
+}
+
+/// `state` with other general registers.
+pub(super) fn with_registers(_: State, registers: Registers) -> State {
+    registers
+}
+
+/// What a guest's trap handler leaves where its halt cookie points: the registers at the trap (`struct regs` of Solo5's
+/// `bindings/cpu_aarch64.c`, whose guests leave none). SP is not among them: it stays that of the handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TrapFrame {
+    /// X0 to X30.
+    pub x: [u64; 31],
+    /// ELR_EL1.
+    pub elr: u64,
+    /// SPSR_EL1.
+    pub spsr: u64,
+    /// ESR_EL1.
+    pub esr: u64,
+}
+
+/// Bytes of a [`TrapFrame`].
+pub(super) const TRAP_FRAME_SIZE: usize = size_of::<TrapFrame>();
+
+/// `state` as it was at the trap that this frame describes.
+pub(super) fn at_trap(state: State, frame: &[u8; TRAP_FRAME_SIZE]) -> State {
+    let TrapFrame { x, elr, spsr, .. } = zerocopy::transmute!(*frame);
+    Registers { x, pc: elr, pstate: spsr, ..state }
+}
+
+/// `struct user_pt_regs` of Linux on aarch64.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct UserRegisters {
+    x: [u64; 31],
+    sp: u64,
+    pc: u64,
+    pstate: u64,
+}
+
+const _: () = assert!(TRAP_FRAME_SIZE <= HALT_COOKIE_SIZE as usize);
+
+/// Bytes of the notes.
+pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<UserRegisters>());
+
+/// The note about registers.
+pub(super) fn notes(state: &State, cause: Cause) -> Vec<u8> {
+    let Registers { x, sp, pc, pstate } = *state;
+    status_note(cause, UserRegisters { x, sp, pc, pstate }.as_bytes(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core_dump::elf::headers;
+    use goblin::elf::Elf;
+    use goblin::elf::header::ET_CORE;
+    use goblin::elf::note::NT_PRSTATUS;
+
+    #[test]
+    fn is_a_core_file_with_the_registers() {
+        let mut state = Registers { sp: 0x20_0000, pc: 0x10_1234, pstate: 0x3c5, ..Registers::default() };
+        (state.x[0], state.x[30]) = (7, 0x10_5678);
+        let bytes = headers(&state, Cause::Abort, 0);
+        let elf = Elf::parse(&bytes).unwrap();
+        assert_eq!((elf.header.e_type, elf.header.e_machine), (ET_CORE, EM_AARCH64));
+        let notes: Vec<_> = elf.iter_note_headers(&bytes).unwrap().map(Result::unwrap).collect();
+        assert_eq!((notes.len(), notes[0].name, notes[0].n_type), (1, "CORE", NT_PRSTATUS));
+        // What gdb knows the note of this architecture by.
+        assert_eq!(notes[0].desc.len(), 392);
+        let register = |index: usize| u64::from_le_bytes(*notes[0].desc[112 + index * 8..].first_chunk().unwrap());
+        assert_eq!([0, 30, 31, 32, 33].map(register), [7, 0x10_5678, 0x20_0000, 0x10_1234, 0x3c5]);
+    }
+
+    #[test]
+    fn a_trap_says_where_it_was() {
+        let frame = TrapFrame { x: [9; 31], elr: 1, spsr: 2, esr: 3 };
+        let bytes: [u8; TRAP_FRAME_SIZE] = zerocopy::transmute!(frame);
+        let before = Registers { sp: 5, pc: 6, ..Registers::default() };
+        assert_eq!(at_trap(before, &bytes), Registers { x: [9; 31], sp: 5, pc: 1, pstate: 2 });
+    }
+}
