@@ -10,10 +10,10 @@ use hvt_abi::Gpa;
 use hvt_abi::aarch64::{ADDRESS_BITS, EntryState, MMIO_BASE, MMIO_SIZE, RING_KICK, Registers};
 use hvt_abi::ring::NET_RING;
 use kvm_bindings::{
-    KVM_CAP_ARM_NISV_TO_USER, KVM_EXIT_ARM_NISV, KVM_EXIT_MMIO, KVM_EXIT_SYSTEM_EVENT, KVM_REG_ARM_CORE, KVM_REG_ARM64,
-    KVM_REG_ARM64_SYSREG, KVM_REG_ARM64_SYSREG_CRM_SHIFT, KVM_REG_ARM64_SYSREG_CRN_SHIFT,
-    KVM_REG_ARM64_SYSREG_OP0_SHIFT, KVM_REG_ARM64_SYSREG_OP1_SHIFT, KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_U64,
-    KVMIO, kvm_enable_cap, kvm_ioeventfd, kvm_one_reg, kvm_regs, kvm_run, kvm_vcpu_init, user_pt_regs,
+    KVM_CAP_ARM_NISV_TO_USER, KVM_EXIT_ARM_NISV, KVM_EXIT_MMIO, KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG,
+    KVM_REG_ARM64_SYSREG_CRM_SHIFT, KVM_REG_ARM64_SYSREG_CRN_SHIFT, KVM_REG_ARM64_SYSREG_OP0_SHIFT,
+    KVM_REG_ARM64_SYSREG_OP1_SHIFT, KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_U64, KVMIO, kvm_enable_cap,
+    kvm_ioeventfd, kvm_one_reg, kvm_regs, kvm_run, kvm_vcpu_init, user_pt_regs,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use nix::request_code_write;
@@ -133,10 +133,6 @@ pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
             KVM_EXIT_ARM_NISV => {
                 // ESR_EL2.ISS of a data abort: bit 6, WnR.
                 Some(access(what.arm_nisv.fault_ipa, None, what.arm_nisv.esr_iss & 1 << 6 != 0))
-            }
-            KVM_EXIT_SYSTEM_EVENT => {
-                let kind = what.system_event.type_;
-                Some(Cause::Unknown { what: format!("the guest asked its firmware for system event {kind} (PSCI)") })
             }
             _ => None,
         }

@@ -1,15 +1,36 @@
 //! Guests of a few instructions, with page tables that let them write everything: what stops them is this backend.
 
-use std::arch::asm;
+/// Declares tests that need `/dev/kvm`.
+macro_rules! kvm_tests {
+    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {$(
+        #[test]
+        $(#[$attribute])*
+        fn $name() {
+            if available() $body
+        }
+    )+};
+}
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use hvt_abi::x86_64::{EntryState, PD_BASE, PDPT_BASE, PML4_BASE, PageEntry};
+use hvt_abi::native::EntryState;
 use hvt_abi::{Gpa, GuestRange};
 
+#[cfg(target_arch = "aarch64")]
+use self::aarch64 as cpu;
+#[cfg(target_arch = "x86_64")]
+use self::x86_64 as cpu;
 use super::{Kvm, KvmMachine};
+use crate::backend::event::Event;
 use crate::backend::{Machine, Stop};
-use crate::exit::{Cause, Exit, Fault};
+use crate::exit::{Exit, Fault};
 use crate::memory::{Access, GuestMemory, Layout, Region};
 
 /// Memory of the guests here. Their page tables map 2 MiB more, where there is none.
@@ -17,34 +38,14 @@ const SIZE: u64 = 0x40_0000;
 const CODE: u64 = 0x10_0000;
 const DATA: u64 = 0x10_1000;
 
-/// The machine code of a guest.
-macro_rules! code {
-    ($($line:literal),+) => {{
-        let (start, end): (*const u8, *const u8);
-        // SAFETY: nothing of the guest is executed here. It goes to another section, and its bounds to two registers.
-        unsafe {
-            asm!(
-                ".pushsection .rodata", "8:", $($line,)+ "9:", ".popsection",
-                "lea {start}, [rip + 8b]", "lea {end}, [rip + 9b]",
-                start = out(reg) start, end = out(reg) end, options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        // SAFETY: the bytes of the section between the two labels; nothing writes them.
-        unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
-    }};
-}
-
 /// A guest that is about to run `code`, its stack below it.
 fn start(code: &[u8], stop: &Stop) -> KvmMachine {
-    let kvm = Kvm::open().unwrap();
+    start_on(Kvm::open().unwrap(), code, stop)
+}
+
+fn start_on(kvm: Kvm, code: &[u8], stop: &Stop) -> KvmMachine {
     let memory = kvm.memory(SIZE).unwrap();
-    let table = PageEntry::PRESENT | PageEntry::WRITABLE;
-    let entry = |at: Gpa, value: u64| memory.write(at, &value.to_le_bytes()).unwrap();
-    entry(PML4_BASE, PDPT_BASE.0 | table.bits());
-    entry(PDPT_BASE, PD_BASE.0 | table.bits());
-    for page in 0..3 {
-        entry(Gpa(PD_BASE.0 + page * 8), (page * 0x20_0000) | (table | PageEntry::PAGE_SIZE).bits());
-    }
+    cpu::write_tables(|at, value| memory.write(at, &value.to_le_bytes()).unwrap());
     memory.write(Gpa(CODE), code).unwrap();
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let layout = Layout::new([
@@ -80,91 +81,10 @@ fn available() -> bool {
     }
 }
 
-/// Declares tests that need `/dev/kvm`.
-macro_rules! kvm_tests {
-    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {$(
-        #[test]
-        $(#[$attribute])*
-        fn $name() {
-            if available() $body
-        }
-    )+};
-}
-
 kvm_tests! {
-    fn hypercalls_and_kicks_come_out_and_the_guest_goes_on() {
-        let mut guest = guest(code!(
-            "mov dx, 0x501", "mov eax, 0xfffffff0", "out dx, eax",
-            "mov dx, 0x5ff", "mov eax, 0x1234", "out dx, eax",
-            "mov dx, 0x600", "mov eax, 3", "out dx, eax",
-            "mov rbx, 42", "hlt"
-        ));
-        assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0xffff_fff0) });
-        assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 0xff, argument: Gpa(0x1234) });
-        assert_eq!(guest.run().unwrap(), Exit::RingKick { ring: 3 });
-        assert_eq!(guest.run().unwrap(), Exit::Halted);
-        let registers = guest.registers().unwrap();
-        assert_eq!((registers.rbx, registers.rdi, registers.rsp), (42, 0x1_0000, SIZE - 8));
-    }
-
-    fn other_port_accesses_are_faults() {
-        let cause = |port, size, write| Cause::Port { port, size, write };
-        assert_eq!(fault(code!("mov dx, 0x3f8", "out dx, al")).cause, cause(0x3f8, 1, true));
-        assert_eq!(fault(code!("mov dx, 0x501", "out dx, ax")).cause, cause(0x501, 2, true));
-        assert_eq!(fault(code!("mov dx, 0x700", "out dx, eax")).cause, cause(0x700, 4, true));
-        assert_eq!(fault(code!("mov dx, 0x501", "in eax, dx")).cause, cause(0x501, 4, false));
-        assert_eq!(fault(code!("mov dx, 0x60", "in al, dx")).cause, cause(0x60, 1, false));
-        let repeated = code!("mov dx, 0x501", "mov rsi, 0x101000", "mov rcx, 4", "rep outsb");
-        assert_eq!(fault(repeated).cause, cause(0x501, 1, true));
-    }
-
-    fn memory_that_is_not_there_is_a_fault_with_its_address() {
-        let cause = |access| Cause::Memory { address: Some(Gpa(0x40_1000)), access };
-        assert_eq!(fault(code!("mov dword ptr [0x401000], eax")).cause, cause(Access::WRITE));
-        assert_eq!(fault(code!("mov eax, dword ptr [0x401000]")).cause, cause(Access::READ));
-        assert_eq!(fault(code!("mov rax, 0x401000", "jmp rax")).cause, cause(Access::EXECUTE));
-    }
-
-    fn the_host_keeps_code_and_boot_info_read_only() {
-        for code in [code!("mov dword ptr [0x100800], eax", "hlt"), code!("mov dword ptr [0x10000], eax", "hlt")] {
-            let fault = fault(code);
-            assert!(matches!(fault.cause, Cause::Memory { access: Access::WRITE, .. }), "{fault:?}");
-            let rip = fault.registers.map(|registers| registers.rip);
-            // Software that stands in for a CPU may have gone one instruction further.
-            assert!(rip == Some(CODE) || rip == Some(CODE + 7) && !Kvm::has_hardware(), "{rip:x?}");
-        }
-        let mut guest = guest(code!("mov dword ptr [0x101000], 7", "hlt"));
-        assert_eq!(guest.run().unwrap(), Exit::Halted);
-        let mut word = [0; 4];
-        guest.memory().read(Gpa(DATA), &mut word).unwrap();
-        assert_eq!(word, [7, 0, 0, 0]);
-    }
-
-    fn exceptions_without_a_handler_are_triple_faults() {
-        assert_eq!(fault(code!("ud2")).cause, Cause::TripleFault);
-        assert_eq!(fault(code!("mov rax, 0x40000000", "mov eax, [rax]")).cause, Cause::TripleFault);
-    }
-
-    fn sse_works_with_hardware_and_is_refused_by_name_without() {
-        let mut guest = guest(code!(
-            "mov eax, 0x3f800000", "movd xmm0, eax", "addss xmm0, xmm0", "movd eax, xmm0",
-            "stmxcsr [0x101000]", "fnstcw [0x101004]", "mov dx, 0x501", "out dx, eax"
-        ));
-        let exit = guest.run().unwrap();
-        if Kvm::has_hardware() {
-            assert_eq!(exit, Exit::Hypercall { number: 1, argument: Gpa(0x4000_0000) });
-            let mut state = [0; 6];
-            guest.memory().read(Gpa(DATA), &mut state).unwrap();
-            assert_eq!(state, [0x80, 0x1f, 0, 0, 0x7f, 0x03], "MXCSR and FCW as after reset and FNINIT");
-        } else {
-            let Exit::Fault(Fault { cause: Cause::Instruction { what }, .. }) = exit else { panic!("{exit:?}") };
-            assert!(what.contains("66 0f 6e c0"), "{what}");
-        }
-    }
-
     fn a_stop_ends_a_guest_that_spins() {
         let stop = Stop::new().unwrap();
-        let mut guest = start(code!("2: jmp 2b"), &stop);
+        let mut guest = start(cpu::spin(), &stop);
         let stopper = thread::spawn({
             let stop = stop.clone();
             move || stop.request()
@@ -179,12 +99,12 @@ kvm_tests! {
     fn a_stop_made_before_the_start_counts() {
         let stop = Stop::new().unwrap();
         stop.request();
-        assert_eq!(start(code!("2: jmp 2b"), &stop).run().unwrap(), Exit::Interrupted);
+        assert_eq!(start(cpu::spin(), &stop).run().unwrap(), Exit::Interrupted);
     }
 
     fn other_signals_do_not_end_a_run() {
         let stop = Stop::new().unwrap();
-        let mut guest = start(code!("2: jmp 2b"), &stop);
+        let mut guest = start(cpu::spin(), &stop);
         // SAFETY: it has no conditions.
         let runner = unsafe { libc::pthread_self() };
         let stopping = AtomicBool::new(false);
@@ -203,72 +123,31 @@ kvm_tests! {
         });
     }
 
+    fn a_kick_of_the_network_ring_can_go_past_the_tender() {
+        let event = Event::new().unwrap();
+        let kvm = Kvm::open().unwrap();
+        kvm.kick_rings(event.as_fd()).unwrap();
+        let mut guest = start_on(kvm, cpu::kick_two_rings(), &Stop::new().unwrap());
+        assert!(!event.clear());
+        assert_eq!(guest.run().unwrap(), Exit::RingKick { ring: 1 }, "there is no such ring");
+        assert!(event.clear());
+        assert_eq!(guest.run().unwrap(), cpu::DONE);
+    }
+
     fn frequency_is_that_of_the_host() {
         let kvm = Kvm::open().unwrap().cycle_frequency().unwrap();
         let host = crate::backend::frequency::cycle_frequency().unwrap();
         let error = kvm.hz.abs_diff(host.hz) as f64 / host.hz as f64;
         assert!(error < 1000e-6, "{kvm:?}, {host:?}");
     }
-}
 
-/// Pages are counted as the guest touches them.
-#[test]
-fn tells_how_much_memory_is_in_use() {
-    let mut guest = guest(code!(
-        "mov edi, 0x200000",
-        "mov ecx, 64",
-        "2: mov byte ptr [rdi], 1",
-        "add edi, 0x1000",
-        "dec ecx",
-        "jnz 2b",
-        "hlt"
-    ));
-    let usage = guest.memory_usage().unwrap();
-    let before = usage.bytes().unwrap();
-    assert!((0x2000..0x10_0000).contains(&before), "{before:#x}");
-    assert_eq!(guest.run().unwrap(), Exit::Halted);
-    assert_eq!(usage.bytes().unwrap() - before, 64 * 0x1000);
-}
-
-/// What a debugger asks of every backend.
-mod debugger {
-    use super::*;
-    use crate::backend::debug::conformance;
-
-    fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
-        Box::new(super::start(code, stop))
-    }
-
-    /// Whether the debug registers of the machine are those of a CPU: QEMU's emulator (TCG, as its hypervisor leaf of
-    /// CPUID says) does not look at them while it runs a guest of KVM.
-    fn has_debug_registers() -> bool {
-        let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
-        let emulated = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG";
-        if emulated {
-            eprintln!("not tested: the emulator has no debug registers for guests of KVM");
-        }
-        !emulated
-    }
-
-    macro_rules! conforms {
-        ($able:expr => $($name:ident)+) => {$(
-            #[test]
-            fn $name() {
-                if available() && Kvm::has_hardware() && $able {
-                    conformance::$name(&start);
-                }
-            }
-        )+};
-    }
-
-    conforms! {
-        true =>
-        steps planted_breakpoints own_instructions_stay_the_guests registers_are_read_and_changed pauses
-        what_is_not_mapped
-    }
-
-    conforms! {
-        has_debug_registers() =>
-        watched_writes watched_reads steps_meet_watchpoints hardware_breakpoints
+    /// Pages are counted as the guest touches them.
+    fn tells_how_much_memory_is_in_use() {
+        let mut guest = guest(cpu::touch());
+        let usage = guest.memory_usage().unwrap();
+        let before = usage.bytes().unwrap();
+        assert!((0x2000..0x10_0000).contains(&before), "{before:#x}");
+        assert_eq!(guest.run().unwrap(), cpu::DONE);
+        assert_eq!(usage.bytes().unwrap() - before, 64 * 0x1000);
     }
 }

@@ -1,0 +1,187 @@
+//! aarch64.
+
+use std::arch::asm;
+
+use hvt_abi::Gpa;
+use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PUD_BASE};
+
+use super::*;
+use crate::exit::{Cause, Exit};
+use crate::memory::Access;
+
+/// The machine code of a guest.
+macro_rules! code {
+    ($($line:literal),+) => {{
+        let (start, end): (*const u8, *const u8);
+        // SAFETY: nothing of the guest is executed here. It goes to another section, and its bounds to two registers.
+        unsafe {
+            asm!(
+                ".pushsection .rodata", ".balign 4", "8:", $($line,)+ "9:", ".popsection",
+                "adrp {start}, 8b", "add {start}, {start}, :lo12:8b",
+                "adrp {end}, 9b", "add {end}, {end}, :lo12:9b",
+                start = out(reg) start, end = out(reg) end, options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: the bytes of the section between the two labels; nothing writes them.
+        unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+    }};
+}
+
+/// How the guests of all architectures end here: with a hypercall, for there is nothing else that leaves the CPU.
+pub(super) const DONE: Exit = Exit::Hypercall { number: 0, argument: Gpa(0) };
+
+/// Translation tables that map [`SIZE`] bytes, 2 MiB more, and the device memory.
+pub(super) fn write_tables(entry: impl Fn(Gpa, u64)) {
+    let table = (Descriptor::VALID | Descriptor::TABLE_OR_PAGE).bits();
+    let block = (Descriptor::VALID | Descriptor::AF | Descriptor::SH_INNER).bits();
+    entry(PGD_BASE, PUD_BASE.0 | table);
+    entry(PUD_BASE, PMD_BASE.0 | table);
+    entry(Gpa(PUD_BASE.0 + 4 * 8), MMIO_BASE.0 | block | Mair::DeviceNGnRE.index());
+    for page in 0..3 {
+        entry(Gpa(PMD_BASE.0 + page * 8), (page * 0x20_0000) | block | Mair::Normal.index());
+    }
+}
+
+/// Never ends.
+pub(super) fn spin() -> &'static [u8] {
+    code!("b .")
+}
+
+/// Writes to 64 pages from 0x200000 on.
+pub(super) fn touch() -> &'static [u8] {
+    code!(
+        "mov x1, #0x200000",
+        "mov x2, #64",
+        "2: strb w2, [x1], #1",
+        "add x1, x1, #0xfff",
+        "subs x2, x2, #1",
+        "b.ne 2b",
+        "mov x1, #0x100000000",
+        "str wzr, [x1]"
+    )
+}
+
+/// Kicks ring 0, then ring 1.
+pub(super) fn kick_two_rings() -> &'static [u8] {
+    code!("mov x1, #0x100000000", "mov w0, #1", "str wzr, [x1, #0x100]", "str w0, [x1, #0x100]", "str wzr, [x1]")
+}
+
+kvm_tests! {
+    fn hypercalls_and_kicks_come_out_and_the_guest_goes_on() {
+        let mut guest = guest(code!(
+            "mov x1, #0x100000000",
+            "mov w2, #0xfffffff0", "str w2, [x1, #8]",
+            "mov w3, #0x1234", "str w3, [x1, #0xf8]",
+            "mov x4, #0x700000003", "str w4, [x1, #0x100]",
+            "mov x30, #42", "str wzr, [x1]"
+        ));
+        assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0xffff_fff0) });
+        assert_eq!(guest.registers().unwrap().pc, CODE + 8);
+        assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 31, argument: Gpa(0x1234) });
+        assert_eq!(guest.run().unwrap(), Exit::RingKick { ring: 3 });
+        assert_eq!(guest.run().unwrap(), DONE);
+        let registers = guest.registers().unwrap();
+        assert_eq!((registers.x[0], registers.x[4], registers.x[30]), (0x1_0000, 0x7_0000_0003, 42));
+        assert_eq!((registers.sp, registers.pstate), (SIZE - 16, 0x3c5));
+    }
+
+    fn other_accesses_to_device_memory_are_faults() {
+        let cause = |offset, size, write| Cause::Device { address: Gpa(MMIO_BASE.0 + offset), size, write };
+        macro_rules! access {
+            ($line:literal) => { fault(code!("mov x1, #0x100000000", $line)).cause };
+        }
+        assert_eq!(access!("strb w0, [x1, #8]"), cause(8, Some(1), true));
+        assert_eq!(access!("strh w0, [x1, #8]"), cause(8, Some(2), true));
+        assert_eq!(access!("str x0, [x1, #8]"), cause(8, Some(8), true));
+        assert_eq!(access!("str w0, [x1, #4]"), cause(4, Some(4), true));
+        assert_eq!(access!("str w0, [x1, #0x108]"), cause(0x108, Some(4), true));
+        assert_eq!(access!("ldr w0, [x1, #8]"), cause(8, Some(4), false));
+        assert_eq!(access!("ldrb w0, [x1]"), cause(0, Some(1), false));
+        assert_eq!(access!("str w0, [x1, #0x100]!"), cause(0x100, None, true));
+        assert_eq!(access!("ldr w0, [x1], #8"), cause(0, None, false));
+        assert_eq!(access!("stp w0, w2, [x1]"), cause(0, None, true));
+        assert_eq!(access!("str q0, [x1, #16]"), cause(16, None, true));
+        let last = fault(code!("mov x1, #0x13ffffff8", "str w0, [x1]")).cause;
+        assert_eq!(last, cause(0x3fff_fff8, Some(4), true));
+    }
+
+    fn memory_that_is_not_there_is_a_fault_with_its_address() {
+        let cause = |access| Cause::Memory { address: Some(Gpa(0x40_1000)), access };
+        let place = |code| fault(code).cause;
+        assert_eq!(place(code!("mov x1, #0x401000", "str w0, [x1]")), cause(Access::WRITE));
+        assert_eq!(place(code!("mov x1, #0x401000", "ldr w0, [x1]")), cause(Access::READ));
+        assert_eq!(place(code!("mov x1, #0x401000", "ldp x2, x3, [x1]")), cause(Access::READ));
+    }
+
+    /// KVM has the CPU raise an exception: it is the guest's own.
+    fn running_where_there_is_no_memory_is_the_guests_exception() {
+        let mut guest = guest(code!(
+            "mov x1, #0x401000", "adr x2, 8b", "add x2, x2, #0x800", "msr vbar_el1, x2", "isb", "br x1",
+            // Behind 0x200 bytes of vectors: synchronous exceptions of EL1 on its own stack (Arm ARM, D1.3.1).
+            ".space 0xa00 - (. - 8b)",
+            "mrs x3, esr_el1", "lsr x3, x3, #26", "mrs x4, far_el1", "mov x5, #0x100000000", "str w3, [x5, #8]"
+        ));
+        // EC: an instruction abort at the same exception level (Arm ARM, D17.2.37).
+        assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0x21) });
+        assert_eq!(guest.registers().unwrap().x[4], 0x40_1000);
+    }
+
+    fn the_host_keeps_code_and_boot_info_read_only() {
+        let codes = [code!("mov x1, #0x100000", "str w0, [x1, #0x800]"), code!("mov x1, #0x10000", "stp x0, x0, [x1]")];
+        for code in codes {
+            let fault = fault(code);
+            assert!(matches!(fault.cause, Cause::Memory { access: Access::WRITE, .. }), "{fault:?}");
+            assert_eq!(fault.registers.map(|registers| registers.pc), Some(CODE + 4));
+        }
+        let mut guest =
+            guest(code!("mov x1, #0x101000", "mov w0, #7", "str w0, [x1]", "mov x1, #0x100000000", "str wzr, [x1]"));
+        assert_eq!(guest.run().unwrap(), DONE);
+        let mut word = [0; 4];
+        guest.memory().read(Gpa(DATA), &mut word).unwrap();
+        assert_eq!(word, [7, 0, 0, 0]);
+    }
+
+    fn floating_point_works() {
+        let mut guest = guest(code!(
+            "fmov s0, #1.0", "fadd s0, s0, s0", "fmov w0, s0", "mrs x2, fpcr", "mov x1, #0x100000000", "str w0, [x1, #8]"
+        ));
+        assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0x4000_0000) });
+        assert_eq!(guest.registers().unwrap().x[2], 0);
+    }
+
+    /// What lies above all tables is a translation fault, and not what the table at address 0 says.
+    fn the_upper_half_of_addresses_leads_nowhere() {
+        let mut guest = guest(code!(
+            "adr x2, 8b", "add x2, x2, #0x800", "msr vbar_el1, x2", "isb", "mov x1, #-0x1000", "ldr x0, [x1]",
+            ".space 0xa00 - (. - 8b)",
+            "mrs x3, esr_el1", "and x3, x3, #0x3f", "mov x5, #0x100000000", "str w3, [x5, #8]"
+        ));
+        // DFSC: a translation fault at level 0.
+        assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0b00_0100) });
+    }
+
+    /// It sleeps in KVM, which says nothing.
+    fn a_stop_ends_a_guest_that_waits_for_an_interrupt() {
+        let stop = Stop::new().unwrap();
+        let mut guest = start(code!("mov x1, #0x100000000", "str wzr, [x1]", "2: wfi", "b 2b"), &stop);
+        assert_eq!(guest.run().unwrap(), DONE);
+        thread::scope(|scope| {
+            scope.spawn(|| stop.request());
+            assert_eq!(guest.run().unwrap(), Exit::Interrupted);
+        });
+    }
+
+    /// PSCI: this vCPU is the only one, and it is off for good.
+    fn a_stop_ends_a_guest_that_turns_its_cpu_off() {
+        let stop = Stop::new().unwrap();
+        let mut guest = start(
+            code!("mov x1, #0x100000000", "str wzr, [x1]", "movz w0, #0xba5f", "movk w0, #0x95c1, lsl #16", "hvc #0", "b ."),
+            &stop,
+        );
+        assert_eq!(guest.run().unwrap(), DONE);
+        thread::scope(|scope| {
+            scope.spawn(|| stop.request());
+            assert_eq!(guest.run().unwrap(), Exit::Interrupted);
+        });
+    }
+}
