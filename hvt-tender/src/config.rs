@@ -158,6 +158,8 @@ pub struct DeviceOptions {
     pub block_sizes: Vec<Named<u64>>,
     /// Block devices that are not to be written.
     pub read_only: Vec<Named<()>>,
+    /// Block devices to be reached around the host's page cache.
+    pub direct: Vec<Named<()>>,
 }
 
 /// Something said about the device of this name; without a name, about the only device of its kind.

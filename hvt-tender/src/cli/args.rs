@@ -124,16 +124,20 @@ impl Flag {
             ("block-sector-size", _) => {
                 devices.block_sizes.push(self.named(name, &parser.value()?, value::block_size)?);
             }
-            ("block-readonly", Some(name)) => {
-                devices.read_only.push(Named { name: Some(name.into()), value: () });
-            }
-            ("block-readonly", None) => {
-                let name = parser.optional_value().map(|name| self.value(&name, value::name)).transpose()?;
-                devices.read_only.push(Named { name, value: () });
-            }
+            ("block-readonly", _) => devices.read_only.push(self.switch(name, parser)?),
+            ("block-direct", _) => devices.direct.push(self.switch(name, parser)?),
             _ => return Err(Arg::Long(&self.text).unexpected().into()),
         }
         Ok(())
+    }
+
+    /// Says something about a device that takes no more words: the device's name, if any, is the value.
+    fn switch(&self, name: Option<&str>, parser: &mut Parser) -> Result<Named<()>, UsageError> {
+        let name = match name {
+            Some(name) => Some(name.to_owned()),
+            None => parser.optional_value().map(|name| self.value(&name, value::name)).transpose()?,
+        };
+        Ok(Named { name, value: () })
     }
 
     /// Reads a value, with the device's name before it unless that stands behind a colon.

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use crate::config::{BlockSource, DeviceOptions, Forward, Named, NetSource};
 use crate::device::attach::check;
 use crate::device::{
-    AttachError, BlockOptions, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError,
-    random_mac,
+    AttachError, BlockOptions, DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet,
+    UnixNetError, random_mac,
 };
 use crate::image::{DeviceKind, Manifest};
 #[cfg(feature = "smoltcp")]
@@ -41,6 +41,8 @@ struct BlockPlan {
     name: String,
     source: BlockSource,
     options: BlockOptions,
+    /// Around the host's page cache.
+    direct: bool,
 }
 
 impl Plan {
@@ -62,7 +64,8 @@ impl Plan {
                 BlockSource::Copy(_) => "--disk-cow",
             };
             let name = block.of(option, said)?;
-            Ok(BlockPlan { name, source: option.value.clone(), options: BlockOptions::default() })
+            let options = BlockOptions::default();
+            Ok(BlockPlan { name, source: option.value.clone(), options, direct: false })
         });
         let mut plan =
             Self { nets: nets.collect::<Result<_, Error>>()?, blocks: blocks.collect::<Result<_, Error>>()? };
@@ -88,6 +91,10 @@ impl Plan {
         for read_only in &options.read_only {
             let option = "--block-readonly";
             plan.block(&block.of(read_only, option)?, option)?.options.read_only = true;
+        }
+        for direct in &options.direct {
+            let option = "--block-direct";
+            plan.block(&block.of(direct, option)?, option)?.direct = true;
         }
         Ok(plan)
     }
@@ -115,10 +122,14 @@ impl Plan {
         descriptors: &mut Descriptors,
         time: Option<&VirtualTime>,
     ) -> Result<Unikernel, Error> {
-        for BlockPlan { name, source, options } in self.blocks {
+        for BlockPlan { name, source, options, direct } in self.blocks {
             let attached = match source {
+                BlockSource::File(path) if direct => {
+                    DirectBlock::open(path, &options).map(|disk| unikernel.block(&name, disk))
+                }
                 BlockSource::File(path) => FileBlock::open(path, &options).map(|disk| unikernel.block(&name, disk)),
                 BlockSource::Copy(_) if options.read_only => return Err(Error::ReadOnlyCopy { name }),
+                BlockSource::Copy(_) if direct => return Err(Error::DirectCopy { name }),
                 BlockSource::Copy(path) => {
                     Disk::copy_in_blocks(path, options.block_size).map(|disk| unikernel.block(&name, disk))
                 }
@@ -326,6 +337,9 @@ pub(super) enum Error {
     /// A copy that is not to be written.
     #[error("block device '{name}': a copy (--disk-cow) is there to be written; leave out --block-readonly")]
     ReadOnlyCopy { name: String },
+    /// A copy, which is written to memory.
+    #[error("block device '{name}': a copy (--disk-cow) lives in memory; leave out --block-direct")]
+    DirectCopy { name: String },
     /// A file for frames that cannot be written.
     #[error("net device '{name}': {}: cannot be written: {source}", path.display())]
     Recording { name: String, path: PathBuf, source: io::Error },

@@ -96,7 +96,7 @@ fn refuse_the_rest(config: &Config) -> Result<(), Failed> {
     if let Some(backend) = backend {
         return Err(Failed::plain(Unavailable { backend, reason: "this is Redox: leave --backend out".into() }));
     }
-    let DeviceOptions { recordings, forwards, .. } = &config.devices;
+    let DeviceOptions { recordings, forwards, direct, .. } = &config.devices;
     for (given, option) in [
         (config.core_directory.is_some(), "--dumpcore"),
         (config.identity.user.is_some(), "--user"),
@@ -106,6 +106,7 @@ fn refuse_the_rest(config: &Config) -> Result<(), Failed> {
         (config.virtual_time, "--virtual-time"),
         (!recordings.is_empty(), "--pcap"),
         (!forwards.is_empty(), "--forward"),
+        (!direct.is_empty(), "--block-direct"),
     ] {
         if given {
             return Err(Failed::plain(format_args!("{option} is not to be had on Redox; leave it out")));

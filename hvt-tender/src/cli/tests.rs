@@ -85,6 +85,7 @@ fn devices_that_do_not_match_the_manifest() {
             ("--net:service=tap0 %/app", "'service' not declared in manifest; the unikernel declares no devices"),
             ("--net-mac:service=02:00:00:00:00:01 %/app", "--net-mac: net device 'service' not declared in manifest"),
             ("--block-readonly %/app", "--block-readonly: the unikernel declares no block device"),
+            ("--block-direct %/app", "--block-direct: the unikernel declares no block device"),
         ],
     );
     let desk = Desk::new(&[("a", Kind::Block), ("b", Kind::Block), ("service", Kind::Net)]);
@@ -135,6 +136,8 @@ fn disks_that_cannot_be_had() {
             ("--disk-cow %/disk --block %/disk %/app", "'storage' attached twice"),
             ("--disk-cow %/disk --block-sector-size 100 %/app", "Block size must be a multiple of 2"),
             ("--disk-cow %/disk --block-readonly %/app", "a copy (--disk-cow) is there to be written"),
+            ("--disk-cow %/disk --block-direct %/app", "a copy (--disk-cow) lives in memory"),
+            ("--block %/none --block-direct %/app", "none: cannot be opened: No such file"),
         ],
     );
     let running = desk.prepare("--block %/disk %/app").unwrap();

@@ -11,6 +11,12 @@ use super::io::{Complaint, read_all_at, write_all_at};
 use super::{Block, Descriptor, DeviceError, Uses};
 use crate::memory::GuestSlice;
 
+#[cfg(target_os = "linux")]
+mod direct;
+
+#[cfg(target_os = "linux")]
+pub use direct::DirectBlock;
+
 /// Block size in bytes where nobody says otherwise, and the smallest one.
 pub const DEFAULT_BLOCK_SIZE: u16 = 512;
 
@@ -55,9 +61,13 @@ impl FileBlock {
     /// # Errors
     /// [`OpenError`] when it cannot be had in this way, is in use, or its size does not fit the block size.
     pub fn open(path: impl Into<PathBuf>, options: &Options) -> Result<Self, OpenError> {
-        let path = path.into();
+        Self::open_with(path.into(), options, 0)
+    }
+
+    /// Likewise, with these flags of open(2) as well.
+    fn open_with(path: PathBuf, options: &Options, flags: libc::c_int) -> Result<Self, OpenError> {
         let block_size = check_block_size(options.block_size)?;
-        match open(&path, options.read_only) {
+        match open_with(&path, options.read_only, flags) {
             Ok((_, capacity)) if capacity == 0 || !capacity.is_multiple_of(u64::from(block_size)) => {
                 Err(OpenError::Size { path, capacity, block_size })
             }
@@ -81,6 +91,31 @@ impl FileBlock {
         self.complaint.works();
         Ok(())
     }
+
+    /// What became of a read at this byte.
+    #[inline]
+    fn has_read(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
+        match done {
+            Ok(()) => self.worked(),
+            Err(error) => Err(self.failed(&error, format_args!("read at byte {offset}"))),
+        }
+    }
+
+    /// Whether it may be written. From now on it may have to be synchronised: also what fails may have written a part.
+    #[inline]
+    fn begins_to_write(&mut self) -> bool {
+        self.dirty |= self.writable;
+        self.writable
+    }
+
+    /// What became of a write at this byte.
+    #[inline]
+    fn has_written(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
+        match done {
+            Ok(()) => self.worked(),
+            Err(error) => Err(self.failed(&error, format_args!("write at byte {offset}"))),
+        }
+    }
 }
 
 impl Block for FileBlock {
@@ -93,24 +128,17 @@ impl Block for FileBlock {
     }
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
-        match read_all_at(self.file.as_fd(), into, offset) {
-            Ok(()) => self.worked(),
-            Err(error) => Err(self.failed(&error, format_args!("read at byte {offset}"))),
-        }
+        let done = read_all_at(self.file.as_fd(), into, offset);
+        self.has_read(offset, done)
     }
 
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
-        let done = if self.writable {
-            // Also what fails may have written a part.
-            self.dirty = true;
+        let done = if self.begins_to_write() {
             write_all_at(self.file.as_fd(), from, offset)
         } else {
             Err(io::ErrorKind::ReadOnlyFilesystem.into())
         };
-        match done {
-            Ok(()) => self.worked(),
-            Err(error) => Err(self.failed(&error, format_args!("write at byte {offset}"))),
-        }
+        self.has_written(offset, done)
     }
 
     fn sync(&mut self) -> Result<(), DeviceError> {
@@ -177,6 +205,12 @@ pub enum Problem {
     /// The host itself uses it.
     #[error("is in use by this host: mounted, or part of a RAID, a volume group or the like")]
     Busy,
+    /// It has no way around the page cache.
+    #[error("lies on a file system without direct I/O (O_DIRECT): leave out --block-direct")]
+    NotDirect,
+    /// The blocks are smaller than what can go around the page cache, in multiples of so many bytes.
+    #[error("takes direct I/O in multiples of {0} bytes only: --block-sector-size={0}, or leave out --block-direct")]
+    DirectSize(u64),
     /// The host refuses.
     #[error("cannot be opened: {0}")]
     Host(#[from] io::Error),
@@ -192,6 +226,11 @@ pub(super) fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
 
 /// Opens and locks; returns the size in bytes as well.
 pub(super) fn open(path: &Path, read_only: bool) -> Result<(File, u64), Problem> {
+    open_with(path, read_only, 0)
+}
+
+/// Likewise, with these flags of open(2) as well.
+fn open_with(path: &Path, read_only: bool, flags: libc::c_int) -> Result<(File, u64), Problem> {
     // Looked at before opening, because to open a device or a FIFO may do something or wait for somebody.
     let found = path.metadata()?;
     let block_device = found.file_type().is_block_device();
@@ -204,7 +243,7 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<(File, u64), Problem>
     }
     let exclusive = if block_device && !read_only { libc::O_EXCL } else { 0 };
     // O_NONBLOCK: what is a FIFO by now must not make the tender wait. It means nothing to files and disks.
-    let flags = libc::O_NONBLOCK | exclusive;
+    let flags = libc::O_NONBLOCK | exclusive | flags;
     let mut file =
         OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).map_err(|error| match error
             .kind()
@@ -212,6 +251,8 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<(File, u64), Problem>
             io::ErrorKind::PermissionDenied if !read_only => Problem::ReadOnly,
             io::ErrorKind::ReadOnlyFilesystem => Problem::ReadOnly,
             io::ErrorKind::ResourceBusy if block_device => Problem::Busy,
+            // None of the flags is wrong but O_DIRECT, where a file system does not have it (open(2)).
+            io::ErrorKind::InvalidInput => Problem::NotDirect,
             _ => Problem::Host(error),
         })?;
     let opened = file.metadata()?.file_type();
@@ -241,7 +282,7 @@ mod tests {
 
     const READ_ONLY: Options = Options { read_only: true, block_size: 512 };
 
-    fn image(size: u64) -> NamedTempFile {
+    pub(super) fn image(size: u64) -> NamedTempFile {
         let file = NamedTempFile::new().unwrap();
         file.as_file().set_len(size).unwrap();
         file
@@ -255,7 +296,7 @@ mod tests {
         FileBlock::open(path, &Options { block_size, ..Options::default() })
     }
 
-    fn pattern(len: usize) -> Vec<u8> {
+    pub(super) fn pattern(len: usize) -> Vec<u8> {
         (0..len).map(|index| (index % 253) as u8).collect()
     }
 
@@ -359,7 +400,7 @@ mod tests {
     /// A block device of the host has its own size, and must not be in use by anything else.
     #[test]
     fn a_block_device_is_a_disk() {
-        let Some(device) = LoopDevice::on(image(128 * 512)) else { return };
+        let Some(device) = LoopDevice::on(image(128 * 512), 512) else { return };
         let mut block = open(&device.path).unwrap();
         assert_eq!(block.capacity(), 128 * 512);
         let buffer = Buffer::of(&pattern(4 * 512));
@@ -373,22 +414,31 @@ mod tests {
     }
 
     /// A loop device on a file. Making one takes root.
-    struct LoopDevice {
-        path: PathBuf,
-        _file: NamedTempFile,
+    pub(super) struct LoopDevice {
+        pub(super) path: PathBuf,
+        _file: Option<NamedTempFile>,
     }
 
     impl LoopDevice {
-        fn on(file: NamedTempFile) -> Option<Self> {
+        /// One on this file, with sectors of so many bytes.
+        pub(super) fn on(file: NamedTempFile, sector: u32) -> Option<Self> {
+            let mut device = Self::at(file.path(), sector)?;
+            device._file = Some(file);
+            Some(device)
+        }
+
+        /// Likewise; the file must stay for as long.
+        pub(super) fn at(file: &Path, sector: u32) -> Option<Self> {
             if !nix::unistd::geteuid().is_root() {
                 assert!(std::env::var_os("CI").is_none(), "this test makes a loop device: run it as root");
                 eprintln!("SKIPPED: this test makes a loop device, which takes root");
                 return None;
             }
-            let output = Command::new("losetup").args(["--find", "--show"]).arg(file.path()).output().unwrap();
+            let sector = format!("--sector-size={sector}");
+            let output = Command::new("losetup").args(["--find", "--show", &sector]).arg(file).output().unwrap();
             assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
             let path = String::from_utf8(output.stdout).unwrap().trim().into();
-            Some(Self { path, _file: file })
+            Some(Self { path, _file: None })
         }
     }
 

@@ -49,6 +49,8 @@ use crate::memory::GuestSlice;
 use crate::sandbox::{Sandbox, SandboxError};
 
 pub use attach::{AttachError, Attached, attach};
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use block::DirectBlock;
 #[cfg(all(feature = "std", unix))]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
 #[cfg(all(feature = "std", target_os = "linux"))]

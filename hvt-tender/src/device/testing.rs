@@ -16,42 +16,56 @@ const START: Gpa = Gpa(0x1003);
 /// A buffer in the memory of a guest of its own.
 pub(crate) struct Buffer {
     memory: MappedMemory,
+    start: Gpa,
     len: usize,
 }
 
 impl Buffer {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let buffer = Self::zeroed(bytes.len());
-        buffer.memory.write(START, bytes).unwrap();
+        buffer.fill(bytes);
         buffer
     }
 
     pub(crate) fn zeroed(len: usize) -> Self {
-        let size = (START.0 + len as u64).next_multiple_of(hvt_abi::PAGE_SIZE);
-        Self { memory: MappedMemory::anonymous(size).unwrap(), len }
+        Self::at(START, len)
+    }
+
+    /// One that starts with a page.
+    pub(crate) fn aligned(len: usize) -> Self {
+        Self::at(Gpa(hvt_abi::PAGE_SIZE), len)
+    }
+
+    fn at(start: Gpa, len: usize) -> Self {
+        let size = (start.0 + len as u64).next_multiple_of(hvt_abi::PAGE_SIZE);
+        Self { memory: MappedMemory::anonymous(size).unwrap(), start, len }
+    }
+
+    pub(crate) fn fill(&self, bytes: &[u8]) {
+        self.memory.write(self.start, bytes).unwrap();
     }
 
     /// The buffer in one piece.
     pub(crate) fn with<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
-        slice(&self.memory, self.len, each)
+        slice(&self.memory, self.start, self.len, each)
     }
 
     /// The buffer in pieces of a page, as in a kernel that backs guest memory with frames.
     pub(crate) fn in_pieces<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
-        slice(&Pieces(&self.memory), self.len, each)
+        slice(&Pieces(&self.memory), self.start, self.len, each)
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len];
-        self.memory.read(START, &mut bytes).unwrap();
+        self.memory.read(self.start, &mut bytes).unwrap();
         bytes
     }
 }
 
-fn slice<R>(memory: &dyn GuestMemory, len: usize, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+fn slice<R>(memory: &dyn GuestMemory, start: Gpa, len: usize, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
     let range = GuestRange::new(Gpa(0), memory.size()).unwrap();
     let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).unwrap();
-    each(GuestSpace::new(memory, &layout).slice(START, len as u64, Access::READ | Access::WRITE).unwrap())
+    each(GuestSpace::new(memory, &layout).slice(start, len as u64, Access::READ | Access::WRITE).unwrap())
 }
 
 struct Pieces<'m>(&'m MappedMemory);

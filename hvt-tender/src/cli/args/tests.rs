@@ -129,6 +129,10 @@ fn every_form_of_an_option_means_the_same() {
     for line in ["--block-readonly=storage", "--block-readonly:storage"] {
         assert_eq!(devices(line).read_only, named("storage", ()), "{line}");
     }
+    assert_eq!(devices("--block-direct").direct, unnamed(()));
+    for line in ["--block-direct=storage", "--block-direct:storage"] {
+        assert_eq!(devices(line).direct, named("storage", ()), "{line}");
+    }
     for line in ["--mem 32 app.hvt", "--mem=32 app.hvt", "--mem=1 --mem=32 -- app.hvt"] {
         assert_eq!(config(line), Config { memory: 32 << 20, ..Config::new("app.hvt") }, "{line}");
     }
@@ -228,6 +232,7 @@ fn says_what_is_wrong() {
         ("--block-sector-size storage=x app", "--block-sector-size: 'x' is not a number of bytes"),
         ("--block-readonly=a/b app", "--block-readonly: 'a/b' is not the name of a device"),
         ("--block-readonly:storage=x app", "--block-readonly:storage"),
+        ("--block-direct:storage=x app", "--block-direct:storage"),
     ] {
         let words_of_line: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
         let error = parse_words(&words_of_line).expect_err(line).to_string();
@@ -248,7 +253,7 @@ proptest! {
 
     /// Nor does one that is made of options.
     #[test]
-    fn any_options(args in prop::collection::vec("(--(net|net-mac|forward|block|block-sector-size|block-readonly|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
+    fn any_options(args in prop::collection::vec("(--(net|net-mac|forward|block|block-sector-size|block-readonly|block-direct|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
         if let Ok(Command::Run(config)) = parse(args.clone()) {
             prop_assert!(args.ends_with(&config.arguments));

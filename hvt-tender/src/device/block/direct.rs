@@ -1,0 +1,194 @@
+//! A block device of the guest that goes around the host's page cache: `O_DIRECT`.
+//!
+//! Such transfers go to the disk itself, and the disk wants them aligned: the place in the file and the length, and the
+//! address in memory. The place and the length are whole blocks of the guest's, so a block size is refused that does not
+//! fit. A buffer of the guest's that lies at the wrong address is copied.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{FileBlock, MAX_BLOCK_SIZE, OpenError, Options, Problem};
+use crate::device::io::{read_all_at, write_all_at};
+use crate::device::{Block, Descriptor, DeviceError};
+use crate::memory::{Chunk, GuestSlice};
+
+/// Pages of the buffer for what cannot be transferred from where it lies.
+const PAGES: usize = 16;
+
+/// A page of that buffer.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C, align(4096))]
+struct Page([u8; 4096]);
+
+/// A [`FileBlock`] whose reads and writes go around the host's page cache. What the guest has written is on the disk, or
+/// in the disk's own cache, once it is told so; [`sync`](Block::sync) empties that too.
+///
+/// ```no_run
+/// use hvt_tender::Unikernel;
+/// use hvt_tender::device::{BlockOptions, DirectBlock};
+///
+/// let disk = DirectBlock::open("disk.img", &BlockOptions { block_size: 4096, ..BlockOptions::default() })?;
+/// Unikernel::load("app.hvt")?.block("storage", disk).run()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct DirectBlock {
+    disk: FileBlock,
+    /// What the address of a buffer must be a multiple of, a power of two.
+    alignment: usize,
+    bounce: Vec<Page>,
+}
+
+impl DirectBlock {
+    /// Opens what lies at `path`.
+    ///
+    /// # Errors
+    /// As [`FileBlock::open`]; and when it cannot be reached around the page cache, or not in blocks of this size.
+    pub fn open(path: impl Into<PathBuf>, options: &Options) -> Result<Self, OpenError> {
+        let path = path.into();
+        let disk = FileBlock::open_with(path.clone(), options, libc::O_DIRECT)?;
+        let mut bounce = vec![Page([0; 4096]); PAGES];
+        match alignment(&disk.file, &path, bounce.as_mut_bytes()) {
+            Ok(Alignment { place, .. }) if place > u64::from(disk.block_size) => {
+                Err(OpenError::Open { path, problem: Problem::DirectSize(place) })
+            }
+            Ok(Alignment { memory, .. }) => Ok(Self { disk, alignment: memory, bounce }),
+            Err(problem) => Err(OpenError::Open { path, problem }),
+        }
+    }
+
+    /// Whether the buffer can be handed to the disk as it lies there.
+    fn fits(&self, slice: GuestSlice<'_>) -> bool {
+        let aligned = |chunk: Chunk<'_>| chunk.as_ptr().addr().is_multiple_of(self.alignment);
+        slice.whole().is_some_and(aligned)
+    }
+
+    /// Hands the buffer of this device, the part of `slice` that is its turn, and its place to `each`, until all of it
+    /// has had its turn.
+    fn in_turns(
+        &mut self,
+        mut slice: GuestSlice<'_>,
+        mut offset: u64,
+        each: impl Fn(&File, &mut [u8], GuestSlice<'_>, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // It holds whole blocks: both are powers of two.
+        let bounce = self.bounce.as_mut_bytes();
+        while !slice.is_empty() {
+            let turn = slice.prefix(bounce.len() as u64);
+            // As long as the buffer at most.
+            let len = turn.len() as usize;
+            each(&self.disk.file, &mut bounce[..len], turn, offset)?;
+            slice = slice.skip(len as u64);
+            offset += len as u64;
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!((PAGES * size_of::<Page>()) as u64 >= MAX_BLOCK_SIZE && PAGES.is_power_of_two());
+
+impl Block for DirectBlock {
+    fn capacity(&self) -> u64 {
+        self.disk.capacity
+    }
+
+    fn block_size(&self) -> u16 {
+        self.disk.block_size
+    }
+
+    fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
+        let done = if self.fits(into) {
+            read_all_at(self.disk.file.as_fd(), into, offset)
+        } else {
+            self.in_turns(into, offset, |file, buffer, part, offset| {
+                file.read_exact_at(buffer, offset)?;
+                part.write(buffer);
+                Ok(())
+            })
+        };
+        self.disk.has_read(offset, done)
+    }
+
+    fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
+        let done = if !self.disk.begins_to_write() {
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
+        } else if self.fits(from) {
+            write_all_at(self.disk.file.as_fd(), from, offset)
+        } else {
+            self.in_turns(from, offset, |file, buffer, part, offset| {
+                part.read(buffer);
+                file.write_all_at(buffer, offset)
+            })
+        };
+        self.disk.has_written(offset, done)
+    }
+
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.disk.sync()
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        self.disk.descriptors()
+    }
+}
+
+/// What must be multiples of how many bytes, for a transfer around the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Alignment {
+    /// The address of the buffer.
+    memory: usize,
+    /// The place in the file, and the length.
+    place: u64,
+}
+
+/// What this file, open for direct I/O, wants; `buffer` is one to try it out with.
+fn alignment(file: &File, path: &Path, buffer: &mut [u8]) -> Result<Alignment, Problem> {
+    if let Some(told) = told(file)? {
+        return Ok(told);
+    }
+    if file.metadata()?.file_type().is_block_device() {
+        let sector = ioctl_blksszget(file).map_err(io::Error::from)?;
+        return Ok(Alignment { memory: sector as usize, place: sector.into() });
+    }
+    log::debug!("{}: this kernel does not tell what direct I/O wants of it", path.display());
+    Ok(Alignment { memory: align_of::<Page>(), place: smallest_read(file, buffer)? })
+}
+
+/// What the kernel tells: Linux 6.1, for block devices and most file systems.
+fn told(file: &File) -> Result<Option<Alignment>, Problem> {
+    /// `STATX_DIOALIGN` (statx(2)).
+    const DIOALIGN: StatxFlags = StatxFlags::from_bits_retain(0x2000);
+    let found = match statx(file, "", AtFlags::EMPTY_PATH, DIOALIGN) {
+        Ok(found) if found.stx_mask & DIOALIGN.bits() != 0 => found,
+        // Linux before 4.11 has no statx.
+        Ok(_) | Err(rustix::io::Errno::NOSYS) => return Ok(None),
+        Err(error) => return Err(io::Error::from(error).into()),
+    };
+    match (found.stx_dio_mem_align, found.stx_dio_offset_align) {
+        // Its file system takes the flag, and then goes through the page cache.
+        (_, 0) => Err(Problem::NotDirect),
+        (memory, place) => Ok(Some(Alignment { memory: memory.max(1) as usize, place: place.into() })),
+    }
+}
+
+/// The shortest read that the file takes, found out by trying. A file without blocks takes none.
+fn smallest_read(file: &File, buffer: &mut [u8]) -> Result<u64, Problem> {
+    let mut len = usize::from(super::DEFAULT_BLOCK_SIZE);
+    while len as u64 <= MAX_BLOCK_SIZE {
+        match file.read_at(&mut buffer[..len], 0) {
+            Ok(_) => return Ok(len as u64),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => len *= 2,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Problem::NotDirect)
+}
+
+#[cfg(test)]
+mod tests;
