@@ -1,6 +1,6 @@
 //! The loop: the guest runs until it wants something, and gets it.
 
-use std::fmt;
+use std::{fmt, mem};
 
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
@@ -104,42 +104,62 @@ pub fn run_observed(
     observer: &mut impl Observer,
 ) -> Result<Outcome, backend::Error> {
     loop {
-        // One match over the whole result: every hypercall comes through here, and is moved no more than it must be.
-        let (reason, registers) = match machine.run() {
-            Ok(Exit::Hypercall { number, argument }) => {
-                let guest = GuestSpace::new(machine.memory(), layout);
-                observer.called(number, argument, &guest);
-                let mut result = serve(number, argument, &guest, devices);
-                match result {
-                    Ok(Flow::Interrupted) => {
-                        result = serve_again(machine, layout, devices, observer, (number, argument))?
-                    }
-                    _ => observer.served(number, argument, &guest, &result),
-                }
-                match result {
-                    Ok(Flow::Continue) => continue,
-                    Ok(Flow::Halt { status, cookie }) => return Ok(Outcome::Exited { status, cookie }),
-                    Ok(Flow::Interrupted) => return Ok(Outcome::Interrupted),
-                    Err(error) => (Reason::Hypercall(error), machine.registers().ok()),
-                }
+        let exited = machine.run();
+        let Ok(Exit::Hypercall { number, argument }) = exited else {
+            match end(machine, bell, exited?) {
+                Some(outcome) => return Ok(outcome),
+                None => continue,
             }
-            Ok(Exit::RingKick { ring })
-                if ring == NET_RING
-                    && let Some(bell) = bell =>
-            {
-                bell.ring();
-                continue;
-            }
-            Ok(Exit::RingKick { ring }) => (Reason::RingKick(ring), machine.registers().ok()),
-            Ok(Exit::Halted) => (Reason::Halted, machine.registers().ok()),
-            Ok(Exit::Interrupted) => return Ok(Outcome::Interrupted),
-            Ok(Exit::Fault(Fault { cause, registers })) => {
-                (Reason::Fault(cause), registers.map(|registers| *registers))
-            }
-            Err(error) => return Err(error),
         };
-        return Ok(Outcome::Failed(Failure { reason, registers }));
+        // Nothing of it is to be dropped, which the compiler would find out at every hypercall anew.
+        mem::forget(exited);
+        let guest = GuestSpace::new(machine.memory(), layout);
+        observer.called(number, argument, &guest);
+        let mut result = serve(number, argument, &guest, devices);
+        if let Ok(Flow::Continue) = result {
+            observer.served(number, argument, &guest, &result);
+            continue;
+        }
+        if let Ok(Flow::Interrupted) = result {
+            result = serve_again(machine, layout, devices, observer, (number, argument))?;
+        } else {
+            observer.served(number, argument, &guest, &result);
+        }
+        match result {
+            Ok(Flow::Continue) => {}
+            Ok(Flow::Halt { status, cookie }) => return Ok(Outcome::Exited { status, cookie }),
+            Ok(Flow::Interrupted) => return Ok(Outcome::Interrupted),
+            Err(error) => return Ok(failed(machine, Reason::Hypercall(error))),
+        }
     }
+}
+
+/// How a guest ends that stopped for another reason than a hypercall; `None` where it goes on.
+#[cold]
+fn end(machine: &dyn Machine, bell: Option<&Bell>, exit: Exit) -> Option<Outcome> {
+    let reason = match exit {
+        Exit::Hypercall { .. } => return None,
+        Exit::RingKick { ring } => match bell {
+            Some(bell) if ring == NET_RING => {
+                bell.ring();
+                return None;
+            }
+            _ => Reason::RingKick(ring),
+        },
+        Exit::Halted => Reason::Halted,
+        Exit::Interrupted => return Some(Outcome::Interrupted),
+        Exit::Fault(Fault { cause, registers }) => {
+            let registers = registers.map(|registers| *registers);
+            return Some(Outcome::Failed(Failure { reason: Reason::Fault(cause), registers }));
+        }
+    };
+    Some(failed(machine, reason))
+}
+
+/// The end of a guest that did this and has not run since.
+#[cold]
+fn failed(machine: &dyn Machine, reason: Reason) -> Outcome {
+    Outcome::Failed(Failure { reason, registers: machine.registers().ok() })
 }
 
 /// Serves a hypercall that was interrupted for as long as the machine wants that.

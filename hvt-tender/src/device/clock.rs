@@ -16,9 +16,9 @@ impl Clock for SystemClock {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes the structure on this stack. The clock cannot be missing, and nothing else makes the call fail.
         unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        // In the year 2554 it stands still.
-        seconds.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs())
+        // In the year 2554 it begins again.
+        let seconds = now.tv_sec.max(0).cast_unsigned();
+        seconds.wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Call, Error, Flow, IN_OUT, ret};
 use crate::device::{Devices, Slot};
 use crate::memory::Access;
 
+#[inline(never)]
 pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
     let argument = call.argument::<BlockIo>(IN_OUT)?;
     let status = transfer(call, &argument.load(), devices)?;

@@ -11,6 +11,7 @@ use crate::memory::{Access, Place};
 /// Length of an Ethernet header in bytes: there is no shorter frame.
 const HEADER_SIZE: u64 = 14;
 
+#[inline(never)]
 pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
     let argument = call.argument::<NetIo>(IN_OUT)?;
     let io: NetIo = argument.load();

@@ -12,8 +12,6 @@ use super::{Access, Chunk, GuestMemory, Layout};
 #[derive(Clone, Copy)]
 pub struct GuestSpace<'m> {
     memory: &'m dyn GuestMemory,
-    /// Of `memory`, in bytes.
-    size: u64,
     layout: &'m Layout,
 }
 
@@ -21,7 +19,7 @@ impl<'m> GuestSpace<'m> {
     /// The space of a guest whose memory is laid out like this.
     #[must_use]
     pub fn new(memory: &'m dyn GuestMemory, layout: &'m Layout) -> Self {
-        Self { memory, size: memory.size(), layout }
+        Self { memory, layout }
     }
 
     /// The buffer of `len` bytes at `at` that the guest alleges to have, once it is known that the guest may access
@@ -35,8 +33,14 @@ impl<'m> GuestSpace<'m> {
     #[inline]
     pub fn slice(&self, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'m>, Violation> {
         match GuestRange::new(at, len) {
-            Some(range) if range.end().0 <= self.size && self.allows(range, access) => {
-                Ok(GuestSlice { memory: self.memory, range })
+            Some(range) if self.allows(range, access) => {
+                let slice = GuestSlice::new(self.memory, range);
+                // What is one piece of host memory lies in memory.
+                if slice.whole.is_some() || range.end().0 <= self.memory.size() {
+                    Ok(slice)
+                } else {
+                    Err(Violation { at, len, access })
+                }
             }
             _ => Err(Violation { at, len, access }),
         }
@@ -93,9 +97,17 @@ impl core::error::Error for Violation {}
 pub struct GuestSlice<'m> {
     memory: &'m dyn GuestMemory,
     range: GuestRange,
+    /// All of it, where it is one piece for the host and not empty: nearly always, and to ask again costs a call.
+    whole: Option<Chunk<'m>>,
 }
 
 impl<'m> GuestSlice<'m> {
+    #[inline]
+    fn new(memory: &'m dyn GuestMemory, range: GuestRange) -> Self {
+        let whole = memory.chunk(range).filter(|chunk| chunk.len() as u64 == range.len());
+        Self { memory, range, whole }
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -129,7 +141,7 @@ impl<'m> GuestSlice<'m> {
         let len = len.min(self.len());
         // The end cannot wrap: it lies inside this range.
         let range = GuestRange::new(self.range.start(), len).unwrap_or(self.range);
-        Self { memory: self.memory, range }
+        Self::new(self.memory, range)
     }
 
     /// What follows its first `len` bytes: nothing where it is shorter.
@@ -139,21 +151,21 @@ impl<'m> GuestSlice<'m> {
         // The start cannot wrap: it lies inside this range, or at its end.
         let start = Gpa(self.range.start().0 + len.min(self.len()));
         let range = GuestRange::between(start, self.range.end()).unwrap_or(self.range);
-        Self { memory: self.memory, range }
+        Self::new(self.memory, range)
     }
 
     /// As a place for structures.
     #[must_use]
     #[inline]
     pub fn place(&self) -> Place<'m> {
-        Place { slice: *self, chunk: self.whole() }
+        Place { slice: *self }
     }
 
     /// All of it, where it is one piece for the host and not empty.
     #[must_use]
     #[inline]
     pub fn whole(&self) -> Option<Chunk<'m>> {
-        self.memory.chunk(self.range).filter(|chunk| chunk.len() as u64 == self.len())
+        self.whole
     }
 
     /// Copies as much as fits into `into`; returns how many bytes.
@@ -175,13 +187,11 @@ impl<'m> GuestSlice<'m> {
     }
 }
 
-/// Where a structure lies in guest memory that has been checked.
+/// Where a structure lies in guest memory that has been checked. Where it is one piece for the host, the compiler knows
+/// how many bytes are copied.
 #[derive(Clone, Copy)]
 pub struct Place<'m> {
     slice: GuestSlice<'m>,
-    /// All of it, where it is one piece for the host: nearly always, and then the compiler knows how many bytes are
-    /// copied.
-    chunk: Option<Chunk<'m>>,
 }
 
 impl Place<'_> {
@@ -191,9 +201,9 @@ impl Place<'_> {
     pub fn load<T: FromBytes + IntoBytes>(&self) -> T {
         let mut object = T::new_zeroed();
         let into = object.as_mut_bytes();
-        match self.chunk {
+        match self.slice.whole {
             Some(chunk) if chunk.len() == into.len() => _ = chunk.read(into),
-            _ => _ = self.slice.read(into),
+            _ => self.load_piecewise(into),
         }
         object
     }
@@ -202,9 +212,22 @@ impl Place<'_> {
     #[inline]
     pub fn store<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) {
         let from = value.as_bytes();
-        match self.chunk.map(|chunk| chunk.skip(offset)) {
+        match self.slice.whole.map(|chunk| chunk.skip(offset)) {
             Some(chunk) if chunk.len() >= from.len() => _ = chunk.write(from),
-            _ => _ = self.slice.skip(offset as u64).write(from),
+            _ => self.store_piecewise(offset, from),
         }
+    }
+
+    // Apart, so that the usual way does not save the registers that these need.
+    #[cold]
+    #[inline(never)]
+    fn load_piecewise(&self, into: &mut [u8]) {
+        self.slice.read(into);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_piecewise(&self, offset: usize, from: &[u8]) {
+        self.slice.skip(offset as u64).write(from);
     }
 }

@@ -8,7 +8,7 @@ use seccompiler::{
     SeccompRule,
 };
 
-use super::dispatch;
+use super::{dispatch, often};
 use crate::device::{Descriptor, Uses};
 
 /// The system calls that a thread may make. All others end the process.
@@ -20,6 +20,8 @@ pub struct Calls {
     on: BTreeMap<i64, BTreeSet<u32>>,
     /// With arguments that satisfy all conditions of one of these.
     conditional: BTreeMap<i64, Vec<Vec<Condition>>>,
+    /// Those among them that are looked at before all others, at most one for a call.
+    often: BTreeMap<i64, Vec<Condition>>,
     /// Files may be opened for reading.
     opens: bool,
 }
@@ -28,13 +30,13 @@ pub struct Calls {
 #[derive(Clone, Copy, Debug)]
 pub struct Condition {
     /// Which argument, from 0 on.
-    argument: u8,
-    operation: Operation,
-    value: u32,
+    pub(super) argument: u8,
+    pub(super) operation: Operation,
+    pub(super) value: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Operation {
+pub(super) enum Operation {
     Equal,
     AtLeast,
     AtMost,
@@ -115,6 +117,14 @@ impl Calls {
         let descriptor = descriptor.as_raw_fd().cast_unsigned();
         // The kernel takes the request for 32 bits.
         self.allow_if(libc::SYS_ioctl, &[Condition::equal(0, descriptor), Condition::equal(1, request as u32)]);
+    }
+
+    /// As [`allow_ioctl`](Self::allow_ioctl), for the one that is made at every hypercall.
+    pub(crate) fn allow_frequent_ioctl(&mut self, descriptor: BorrowedFd<'_>, request: libc::Ioctl) {
+        self.allow_ioctl(descriptor, request);
+        if let Some(conditions) = self.conditional.get(&libc::SYS_ioctl).and_then(|rules| rules.last()) {
+            self.often.insert(libc::SYS_ioctl, conditions.clone());
+        }
     }
 
     /// Allows what is done with these descriptors.
@@ -211,9 +221,10 @@ impl Calls {
 
     /// The filter program. What it does not allow raises SIGSYS, and is not done.
     pub(super) fn compile(self) -> Result<BpfProgram, BackendError> {
-        let Self { always, on, mut conditional, .. } = self;
+        let Self { always, on, mut conditional, mut often, .. } = self;
         for (number, descriptors) in on {
             let rules = conditional.entry(number).or_default();
+            let others = rules.len();
             rules.extend(ranges(&descriptors).into_iter().map(|(first, last)| {
                 if first == last {
                     vec![Condition::equal(0, first)]
@@ -221,6 +232,10 @@ impl Calls {
                     vec![Condition::at_least(0, first), Condition::at_most(0, last)]
                 }
             }));
+            // Descriptors of block devices are neighbours, as a rule, and a hypercall is about one of them.
+            if matches!(number, libc::SYS_pread64 | libc::SYS_pwrite64) {
+                often.extend(rules.get(others).map(|conditions| (number, conditions.clone())));
+            }
         }
         let rule = |conditions: Vec<Condition>| {
             SeccompRule::new(conditions.into_iter().map(Condition::compile).collect::<Result<_, _>>()?)
@@ -231,7 +246,7 @@ impl Calls {
         }
         // An empty list of rules is fulfilled by every call.
         rules.extend(always.into_iter().map(|number| (number, Vec::new())));
-        dispatch::compile(rules)
+        dispatch::compile(often::compile(&often), rules)
     }
 }
 

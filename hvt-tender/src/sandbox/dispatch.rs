@@ -15,8 +15,9 @@ use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, Seccom
 /// System calls in one program.
 const GROUP: usize = 4;
 
-/// The program for these rules, by the number of the system call. It allows what matches one, and traps all else.
-pub(super) fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<BpfProgram, BackendError> {
+/// The program for these rules, by the number of the system call. It allows what matches one, and traps all else. It
+/// begins with `first`, which ends behind itself.
+pub(super) fn compile(first: BpfProgram, rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<BpfProgram, BackendError> {
     let mut groups: Vec<Group> = Vec::new();
     let mut rules = rules.into_iter().peekable();
     while let Some((first, _)) = rules.peek() {
@@ -26,7 +27,8 @@ pub(super) fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<BpfProgr
         let filter = SeccompFilter::new(some, SeccompAction::Trap, SeccompAction::Allow, ARCHITECTURE)?;
         groups.push(Group { first, program: filter.try_into()? });
     }
-    let mut program = vec![instruction(BPF_LD | BPF_W | BPF_ABS, offset_of!(seccomp_data, nr) as u32)];
+    let mut program = first;
+    program.push(instruction(BPF_LD | BPF_W | BPF_ABS, offset_of!(seccomp_data, nr) as u32));
     let tree = program.len()..program.len() + tree_len(groups.len());
     let mut starts = Vec::with_capacity(groups.len());
     let mut end = tree.end;
@@ -79,7 +81,7 @@ fn add_tree(program: &mut BpfProgram, starts: &[(u32, usize)]) {
     }
 }
 
-fn instruction(code: u32, k: u32) -> sock_filter {
+pub(super) fn instruction(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
@@ -93,7 +95,7 @@ mod tests {
     proptest! {
         #[test]
         fn allows_the_listed_numbers_and_no_others(numbers in proptest::collection::btree_set(0_i64..500, 1..80)) {
-            let program = compile(numbers.iter().map(|number| (*number, Vec::new())).collect()).unwrap();
+            let program = compile(Vec::new(), numbers.iter().map(|number| (*number, Vec::new())).collect()).unwrap();
             for number in (0..600).chain([i64::from(i32::MAX), -1, 0x4000_0000]) {
                 let expected = if numbers.contains(&number) { SECCOMP_RET_ALLOW } else { SECCOMP_RET_TRAP };
                 prop_assert_eq!(verdict(&program, &call(number, [0; 6])), expected, "number {}", number);

@@ -25,6 +25,7 @@ mod common;
 mod denial;
 mod dispatch;
 mod identity;
+mod often;
 #[cfg(feature = "smoltcp")]
 mod order;
 mod rights;

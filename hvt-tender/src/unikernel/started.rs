@@ -61,13 +61,17 @@ impl Started {
             Some(_) => log::info!("while a debugger is connected, system calls are not filtered"),
         }
         let begun = self.devices.poller.begin();
-        let observers = &mut (observer, &mut self.trace);
+        let trace = self.trace.as_mut();
         let (machine, layout) = (self.machine.as_mut(), &self.layout);
         let outcome = match begun {
             Ok(()) => {
                 let devices = &mut self.devices;
-                let mut run = |machine: &mut dyn Machine| {
-                    monitor::run_observed(machine, layout, devices, bell.as_ref(), observers)
+                let run = |machine: &mut dyn Machine| match trace {
+                    Some(trace) => {
+                        monitor::run_observed(machine, layout, devices, bell.as_ref(), &mut (observer, trace))
+                    }
+                    // A loop of its own, which looks for no trace.
+                    None => monitor::run_observed(machine, layout, devices, bell.as_ref(), observer),
                 };
                 match debugger {
                     Some(connection) => gdb::run(machine, layout, connection, &self.stop, run),

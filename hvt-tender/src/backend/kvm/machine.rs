@@ -9,6 +9,8 @@ use hvt_abi::native::Registers;
 use kvm_bindings::KVM_EXIT_DEBUG;
 use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR};
 use kvm_ioctls::VcpuFd;
+use syscalls::raw::syscall3;
+use syscalls::{Errno, Sysno};
 
 use super::exit::{InternalError, internal_error};
 use super::{arch, exit, request};
@@ -43,8 +45,63 @@ impl KvmMachine {
         }
     }
 
-    /// The guest is over, for the reason that stands in the run page.
+    /// Enters the guest, by `KVM_RUN`, until something happens to it; returns what the kernel does.
+    ///
+    /// Without `VcpuFd::run`, which makes of every exit a value with references into the run page: that and taking it apart
+    /// again cost 70 instructions a hypercall.
+    #[inline]
+    fn enter(&self) -> usize {
+        // SAFETY: the descriptor is that of a vCPU, and the call has no argument. What it writes is the run page, to
+        // which no reference exists now, and guest memory, which is reached through chunks alone.
+        unsafe { syscall3(Sysno::ioctl as usize, self.vcpu.as_raw_fd() as usize, request::RUN as usize, 0) }
+    }
+
+    /// The hypercall or kick for which the guest came back; `None` where it came for another reason.
+    #[inline]
+    fn hypercall(&mut self, entered: usize) -> Option<Exit> {
+        let run = self.vcpu.get_kvm_run();
+        if entered != 0 || run.exit_reason != arch::HYPERCALL {
+            return None;
+        }
+        // SAFETY: `run` is the start of the vCPU's mapping, and that is why it came back.
+        unsafe { arch::hypercall(run) }
+    }
+
+    /// Goes on after the guest came back for another reason than a hypercall.
     #[cold]
+    fn run_on(&mut self, mut entered: usize) -> Result<Exit, Error> {
+        loop {
+            match Errno::from_ret(entered) {
+                Ok(_) => match self.vcpu.get_kvm_run().exit_reason {
+                    KVM_EXIT_HLT => return Ok(Exit::Halted),
+                    KVM_EXIT_INTR if self.stop.interrupts() => return Ok(Exit::Interrupted),
+                    KVM_EXIT_INTR => {}
+                    #[cfg(target_arch = "x86_64")]
+                    KVM_EXIT_DEBUG => {
+                        self.debugging.trap = Some(exit::debug(self.vcpu.get_kvm_run()));
+                        return Ok(Exit::Interrupted);
+                    }
+                    _ => return Ok(self.over()),
+                },
+                Err(Errno::EINTR) if self.stop.interrupts() => return Ok(Exit::Interrupted),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EFAULT) => {
+                    let cause = exit::memory_fault(self.vcpu.get_kvm_run());
+                    return Ok(self.fault(cause));
+                }
+                Err(error) => {
+                    let source = io::Error::from_raw_os_error(error.into_raw());
+                    return Err(Error { what: "running the vCPU", source });
+                }
+            }
+            entered = self.enter();
+            if let Some(exit) = self.hypercall(entered) {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// The guest is over, for the reason that stands in the run page.
     fn over(&mut self) -> Exit {
         let run = self.vcpu.get_kvm_run();
         let cause = match run.exit_reason {
@@ -60,54 +117,15 @@ impl KvmMachine {
     fn fault(&self, cause: Cause) -> Exit {
         Exit::Fault(Fault { cause, registers: self.registers().ok().map(Box::new) })
     }
-
-    /// `KVM_RUN` has failed. `None` where the guest is to be entered again.
-    #[cold]
-    fn failed(&mut self, error: io::Error) -> Option<Result<Exit, Error>> {
-        match error.raw_os_error() {
-            Some(libc::EINTR) => self.stop.interrupts().then_some(Ok(Exit::Interrupted)),
-            Some(libc::EFAULT) => {
-                let cause = exit::memory_fault(self.vcpu.get_kvm_run());
-                Some(Ok(self.fault(cause)))
-            }
-            _ => Some(Err(Error { what: "running the vCPU", source: error })),
-        }
-    }
 }
 
-/// [`KVM_RUN`](request::RUN) is called without `VcpuFd::run`, which makes of every exit a value with references into the run page: that
-/// and taking it apart again cost 70 instructions a hypercall. Not by `libc::ioctl` either, which collects its arguments
-/// from a list.
-const KVM_RUN: libc::Ioctl = request::RUN;
-
 impl Machine for KvmMachine {
+    // Every hypercall comes through here, and through no more than this.
     fn run(&mut self) -> Result<Exit, Error> {
-        loop {
-            // SAFETY: the descriptor is that of a vCPU, and the call has no argument. What it writes is the run page, to
-            // which no reference exists now, and guest memory, which is reached through chunks alone.
-            if unsafe { libc::syscall(libc::SYS_ioctl, self.vcpu.as_raw_fd(), KVM_RUN, 0) } != 0 {
-                match self.failed(io::Error::last_os_error()) {
-                    Some(result) => return result,
-                    None => continue,
-                }
-            }
-            let run = self.vcpu.get_kvm_run();
-            match run.exit_reason {
-                // SAFETY: `run` is the start of the vCPU's mapping, and that is why it came back.
-                arch::HYPERCALL => match unsafe { arch::hypercall(run) } {
-                    Some(exit) => return Ok(exit),
-                    None => return Ok(self.over()),
-                },
-                KVM_EXIT_HLT => return Ok(Exit::Halted),
-                KVM_EXIT_INTR if self.stop.interrupts() => return Ok(Exit::Interrupted),
-                KVM_EXIT_INTR => {}
-                #[cfg(target_arch = "x86_64")]
-                KVM_EXIT_DEBUG => {
-                    self.debugging.trap = Some(exit::debug(run));
-                    return Ok(Exit::Interrupted);
-                }
-                _ => return Ok(self.over()),
-            }
+        let entered = self.enter();
+        match self.hypercall(entered) {
+            Some(exit) => Ok(exit),
+            None => self.run_on(entered),
         }
     }
 
@@ -131,7 +149,8 @@ impl Machine for KvmMachine {
     fn system_calls(&self, calls: &mut Calls) {
         // SAFETY: the vCPU owns the descriptor, and is borrowed for as long.
         let vcpu = unsafe { BorrowedFd::borrow_raw(self.vcpu.as_raw_fd()) };
-        for request in [request::RUN].into_iter().chain(arch::WHILE_RUNNING) {
+        calls.allow_frequent_ioctl(vcpu, request::RUN);
+        for request in arch::WHILE_RUNNING {
             calls.allow_ioctl(vcpu, request);
         }
     }
