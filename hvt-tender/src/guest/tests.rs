@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use hvt_abi::Gpa;
 use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
+use hvt_abi::native::Registers;
 use zerocopy::IntoBytes;
 
 use crate::config::BackendChoice;
@@ -58,13 +59,24 @@ fn what_a_guest_did_is_known_afterwards() {
     assert_eq!(guest(made).output().unwrap().console, output.console);
 }
 
+/// The register with the argument of the call.
+#[cfg(target_arch = "x86_64")]
+fn argument(registers: &Registers) -> u64 {
+    registers.rax
+}
+
+#[cfg(target_arch = "aarch64")]
+fn argument(registers: &Registers) -> u64 {
+    registers.x[0]
+}
+
 #[test]
 fn a_fault_comes_with_registers() {
     let output = guest(&[(Number::Puts, Puts { data: Gpa(0), len: 1 }.as_bytes())]).spawn().unwrap().wait().unwrap();
     let Outcome::Failed(Failure { reason: Reason::Hypercall(_), registers: Some(registers) }) = output.outcome else {
         panic!("{output:?}")
     };
-    assert_eq!(registers.rax & !0xfff, CALLS_DATA & !0xfff);
+    assert_eq!(argument(&registers) & !0xfff, CALLS_DATA & !0xfff);
 }
 
 #[test]

@@ -72,7 +72,7 @@ kvm_tests! {
             "mov x1, #0x100000000",
             "mov w2, #0xfffffff0", "str w2, [x1, #8]",
             "mov w3, #0x1234", "str w3, [x1, #0xf8]",
-            "mov x4, #0x700000003", "str w4, [x1, #0x100]",
+            "mov x4, #3", "movk x4, #7, lsl #32", "str w4, [x1, #0x100]",
             "mov x30, #42", "str wzr, [x1]"
         ));
         assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0xffff_fff0) });
@@ -97,29 +97,29 @@ kvm_tests! {
         assert_eq!(access!("str w0, [x1, #0x108]"), cause(0x108, Some(4), true));
         assert_eq!(access!("ldr w0, [x1, #8]"), cause(8, Some(4), false));
         assert_eq!(access!("ldrb w0, [x1]"), cause(0, Some(1), false));
-        assert_eq!(access!("str w0, [x1, #0x100]!"), cause(0x100, None, true));
+        assert_eq!(access!("str w0, [x1, #0x80]!"), cause(0x80, None, true));
         assert_eq!(access!("ldr w0, [x1], #8"), cause(0, None, false));
         assert_eq!(access!("stp w0, w2, [x1]"), cause(0, None, true));
         assert_eq!(access!("str q0, [x1, #16]"), cause(16, None, true));
-        let last = fault(code!("mov x1, #0x13ffffff8", "str w0, [x1]")).cause;
+        let last = fault(code!("mov w1, #0x3ffffff8", "movk x1, #1, lsl #32", "str w0, [x1]")).cause;
         assert_eq!(last, cause(0x3fff_fff8, Some(4), true));
     }
 
     fn memory_that_is_not_there_is_a_fault_with_its_address() {
         let cause = |access| Cause::Memory { address: Some(Gpa(0x40_1000)), access };
         let place = |code| fault(code).cause;
-        assert_eq!(place(code!("mov x1, #0x401000", "str w0, [x1]")), cause(Access::WRITE));
-        assert_eq!(place(code!("mov x1, #0x401000", "ldr w0, [x1]")), cause(Access::READ));
-        assert_eq!(place(code!("mov x1, #0x401000", "ldp x2, x3, [x1]")), cause(Access::READ));
+        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "str w0, [x1]")), cause(Access::WRITE));
+        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "ldr w0, [x1]")), cause(Access::READ));
+        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "ldp x2, x3, [x1]")), cause(Access::READ));
     }
 
     /// KVM has the CPU raise an exception: it is the guest's own.
     fn running_where_there_is_no_memory_is_the_guests_exception() {
         let mut guest = guest(code!(
-            "mov x1, #0x401000", "adr x2, 8b", "add x2, x2, #0x800", "msr vbar_el1, x2", "isb", "br x1",
+            "mov x1, #0x400000", "add x1, x1, #0x1000", "adr x2, 8b", "add x2, x2, #0x800", "msr vbar_el1, x2", "isb", "br x1",
             // Behind 0x200 bytes of vectors: synchronous exceptions of EL1 on its own stack (Arm ARM, D1.3.1).
             ".space 0xa00 - (. - 8b)",
-            "mrs x3, esr_el1", "lsr x3, x3, #26", "mrs x4, far_el1", "mov x5, #0x100000000", "str w3, [x5, #8]"
+            "mrs x3, esr_el1", "ubfx x3, x3, #26, #6", "mrs x4, far_el1", "mov x5, #0x100000000", "str w3, [x5, #8]"
         ));
         // EC: an instruction abort at the same exception level (Arm ARM, D17.2.37).
         assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0x21) });
@@ -134,7 +134,7 @@ kvm_tests! {
             assert_eq!(fault.registers.map(|registers| registers.pc), Some(CODE + 4));
         }
         let mut guest =
-            guest(code!("mov x1, #0x101000", "mov w0, #7", "str w0, [x1]", "mov x1, #0x100000000", "str wzr, [x1]"));
+            guest(code!("mov x1, #0x100000", "add x1, x1, #0x1000", "mov w0, #7", "str w0, [x1]", "mov x1, #0x100000000", "str wzr, [x1]"));
         assert_eq!(guest.run().unwrap(), DONE);
         let mut word = [0; 4];
         guest.memory().read(Gpa(DATA), &mut word).unwrap();
