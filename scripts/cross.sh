@@ -15,7 +15,6 @@ for_architecture() {
     triple=$1-unknown-linux-gnu
     tender=$target/$1/$triple/release/hvt-tender
     guests=$target/$1/$triple/release
-    c_prefix=$target/$1/guest-c
     local debian multiarch=$1-linux-gnu
     case $1 in
         x86_64) debian=amd64 ;;

@@ -72,6 +72,6 @@ build_guests() {
 # Their names.
 guest_names() {
     local source
-    for source in "$root"/test-unikernels/src/bin/*.rs; do basename "$source" .rs; done
+    for source in "$root"/test-unikernels/src/bin/*; do basename "$source" .rs; done
     for source in "$root"/test-unikernels/c/*.c; do echo "c-$(basename "$source" .c)"; done
 }

@@ -88,11 +88,13 @@
 //! ```
 //!
 //! `cargo build --release` makes `target/release/greeter`, a file for a tender and not for the host. The host's own
-//! target serves; no other needs to be installed.
+//! target serves, x86_64 or aarch64; no other needs to be installed. For the other architecture cargo is given `--target
+//! aarch64-unknown-linux-gnu` (or `x86_64-`..), and the name of a C compiler for it, which links
+//! (`CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER`); `aarch64-unknown-none` and `x86_64-unknown-none` need none.
 //!
 //! # What happens around `main`
 //!
-//! The guest has one CPU and no interrupts. Its memory holds, from bottom to top: the tender's tables (not accessible)
+//! The guest has one CPU and no interrupts, and is privileged (x86_64: CPL 0, aarch64: EL1). Its memory holds, from bottom to top: the tender's tables (not accessible)
 //! and what the tender tells (read-only), from 1 MiB on the guest itself, the first thread's variables, the heap, and
 //! the stack, for which [`StartInfo`] says how much is kept.
 //!

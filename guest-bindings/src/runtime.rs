@@ -22,7 +22,8 @@ unsafe extern "Rust" {
 ///
 /// # Safety
 ///
-/// For the tender alone: the CPU is as [`hvt_abi::x86_64::EntryState`] says, and `boot` as [`BootInfo`] says.
+/// For the tender alone: the CPU is in the architecture's entry state ([`hvt_abi::x86_64::EntryState`], on aarch64
+/// [`hvt_abi::aarch64`]), and `boot` as [`BootInfo`] says.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn _start(boot: *const BootInfo) -> ! {
     // SAFETY: Nothing has run before, and the tender's promise.

@@ -1,4 +1,4 @@
-//! Thread-local storage, as the ELF TLS ABI lays it out (variant II: the block ends at the thread pointer).
+//! Thread-local storage, as the ELF TLS ABI lays it out.
 //!
 //! The guest starts with a block of its own, so that compiled code finds its variables behind the thread pointer. A
 //! scheduler makes one more for each of its threads with [`init`] and switches with [`set_thread_pointer`].
@@ -12,10 +12,51 @@ use crate::{Error, arch, layout};
 /// Largest alignment of a thread-local variable in bytes; the linker refuses more.
 pub const ALIGNMENT: usize = 64;
 
-/// The word at the thread pointer: its own address.
-const THREAD_CONTROL_BLOCK: usize = size_of::<usize>();
+/// How a thread's block is laid out: a property of the architecture. At the thread pointer lies the thread control block,
+/// whose first word holds its own address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// The variables lie behind the thread control block, which has two words: aarch64 (*ELF for the Arm 64-bit
+    /// Architecture*, 7).
+    #[cfg_attr(not(any(test, target_arch = "aarch64")), expect(dead_code, reason = "another architecture's"))]
+    One,
+    /// The variables end at the thread control block, which has one word: x86_64 (*System V ABI*, AMD64 supplement,
+    /// 3.4.6).
+    #[cfg_attr(not(any(test, target_arch = "x86_64")), expect(dead_code, reason = "another architecture's"))]
+    Two,
+}
 
-/// Value of the thread pointer (x86_64: FS.base) for one thread.
+/// A thread's block: where what lies, in bytes from its start, which is aligned to [`ALIGNMENT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Block {
+    variables: usize,
+    thread_pointer: usize,
+    size: usize,
+}
+
+impl Block {
+    /// For `len` bytes of variables that are aligned to `alignment`.
+    const fn new(variant: Variant, len: usize, alignment: usize) -> Self {
+        const WORD: usize = size_of::<usize>();
+        match variant {
+            Variant::One => {
+                let variables = (2 * WORD).next_multiple_of(alignment);
+                Self { variables, thread_pointer: 0, size: variables + len }
+            }
+            Variant::Two => {
+                let thread_pointer = len.next_multiple_of(alignment);
+                Self { variables: 0, thread_pointer, size: thread_pointer + WORD }
+            }
+        }
+    }
+
+    fn here() -> Self {
+        let template = layout::tls_template();
+        Self::new(arch::TLS_VARIANT, template.len, template.alignment)
+    }
+}
+
+/// Value of the thread pointer (x86_64: FS.base, aarch64: TPIDR_EL0) for one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadPointer(usize);
 
@@ -30,8 +71,7 @@ impl ThreadPointer {
 /// Size and alignment of a thread's block.
 #[must_use]
 pub fn block_layout() -> Layout {
-    let size = thread_pointer_offset() + THREAD_CONTROL_BLOCK;
-    match Layout::from_size_align(size, ALIGNMENT) {
+    match Layout::from_size_align(Block::here().size, ALIGNMENT) {
         Ok(layout) => layout,
         Err(_) => unreachable!("a size taken from the linker fits into memory"),
     }
@@ -40,8 +80,7 @@ pub fn block_layout() -> Layout {
 /// Bytes from the start of a thread's block to where its thread pointer points.
 #[must_use]
 pub fn thread_pointer_offset() -> usize {
-    let template = layout::tls_template();
-    template.len.next_multiple_of(template.alignment)
+    Block::here().thread_pointer
 }
 
 /// Writes the initial values of a thread's variables into its block.
@@ -56,14 +95,15 @@ pub fn init(block: &'static mut [MaybeUninit<u8>]) -> ThreadPointer {
     assert!(start.addr().is_multiple_of(layout.align()), "the block at {start:p} is not aligned to {}", layout.align());
 
     let template = layout::tls_template();
-    let end = thread_pointer_offset();
+    let Block { variables, thread_pointer, .. } = Block::here();
     let data_len = template.data.end.addr() - template.data.start.addr();
     // SAFETY: The block is exclusively ours and long enough for variables and control block, as checked above; the
     // template lies in the guest's own data, which a block that was allocated cannot overlap.
     unsafe {
-        ptr::copy_nonoverlapping(template.data.start, start, data_len);
-        ptr::write_bytes(start.add(data_len), 0, end - data_len);
-        let pointer = start.add(end);
+        let variables = start.add(variables);
+        ptr::copy_nonoverlapping(template.data.start, variables, data_len);
+        ptr::write_bytes(variables.add(data_len), 0, template.len - data_len);
+        let pointer = start.add(thread_pointer);
         pointer.cast::<usize>().write_unaligned(pointer.expose_provenance());
         ThreadPointer(pointer.addr())
     }
@@ -102,4 +142,25 @@ pub unsafe fn set_raw_thread_pointer(address: usize) -> Result<(), Error> {
     // SAFETY: The CPU takes it, and the rest is the caller's promise.
     unsafe { arch::set_thread_pointer(address) };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_lie_behind_the_control_block_in_variant_one() {
+        let block = |len, alignment| Block::new(Variant::One, len, alignment);
+        assert_eq!(block(0, 1), Block { variables: 16, thread_pointer: 0, size: 16 });
+        assert_eq!(block(20, 8), Block { variables: 16, thread_pointer: 0, size: 36 });
+        assert_eq!(block(20, 64), Block { variables: 64, thread_pointer: 0, size: 84 });
+    }
+
+    #[test]
+    fn variables_end_at_the_control_block_in_variant_two() {
+        let block = |len, alignment| Block::new(Variant::Two, len, alignment);
+        assert_eq!(block(0, 1), Block { variables: 0, thread_pointer: 0, size: 8 });
+        assert_eq!(block(20, 8), Block { variables: 0, thread_pointer: 24, size: 32 });
+        assert_eq!(block(20, 64), Block { variables: 0, thread_pointer: 64, size: 72 });
+    }
 }

@@ -6,17 +6,19 @@
 //! | [`responder`] | answers ARP and ICMP echo |
 //! | [`ip`] | a TCP/IP stack on a network device |
 //! | [`access`] | memory accesses that may be forbidden |
-//! | [`raw`] | hypercalls and port I/O without the bindings' checks |
+//! | [`raw`] | hypercalls, and what is none, without the bindings' checks |
+//! | [`cycles`] | the cycle counter |
 #![no_std]
 
 use core::fmt;
 
 use guest_bindings::{ExitStatus, StartInfo, exit, println};
 
-pub mod access;
+mod arch;
 pub mod ip;
-pub mod raw;
 pub mod responder;
+
+pub use arch::*;
 
 /// Ends the guest: it is content.
 pub fn success() -> ExitStatus {

@@ -8,7 +8,8 @@
 //!
 //! It hands the linker the script that lays a guest out as a tender expects it. The guest's binaries are linked
 //! statically at fixed addresses, without the start files and libraries of the host, so the host's own target serves
-//! (`x86_64-unknown-linux-gnu`), as does a bare one (`x86_64-unknown-none`).
+//! (`x86_64-unknown-linux-gnu`, `aarch64-unknown-linux-gnu`), as does a bare one (`x86_64-unknown-none`,
+//! `aarch64-unknown-none`).
 #![allow(clippy::needless_doctest_main, reason = "the example is a whole build script")]
 
 use std::env;
@@ -17,13 +18,13 @@ use std::env;
 ///
 /// # Panics
 ///
-/// Outside a build script, and for an architecture that has no linker script here: the build ends with a message.
+/// Outside a build script, and for an architecture that guests cannot be built for: the build ends with a message.
 pub fn link() {
     let architecture = variable("CARGO_CFG_TARGET_ARCH");
-    if architecture != "x86_64" {
-        panic!("guest-bindings: no linker script for the architecture {architecture}");
+    if !["x86_64", "aarch64"].contains(&architecture.as_str()) {
+        panic!("guest-bindings: there are no guests for the architecture {architecture}");
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/x86_64.lds");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/hvt.lds");
     println!("cargo:rerun-if-changed={script}");
 
     // A bare target calls the linker itself; one with an operating system calls the C compiler, whose own files and

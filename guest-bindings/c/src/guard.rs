@@ -5,46 +5,20 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use guest_bindings::abort;
 use guest_bindings::clock::Instant;
 
+use crate::arch;
+
 /// The word that a function puts between its buffers and its return address. C reads it as an `uintptr_t`.
 #[unsafe(no_mangle)]
 static __stack_chk_guard: AtomicUsize = AtomicUsize::new(0x595e_9fbd_94fd_a700);
 
 /// Chooses the guard of this run. Before any code that looks at it: such a function must not see it change.
 pub(crate) fn set() {
-    let random = hardware_random().unwrap_or_else(|| {
+    let random = arch::random().unwrap_or_else(|| {
         // Better than a constant: the low bits of the clock are hard to guess. Fibonacci hashing spreads them.
         Instant::now().as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize
     });
     // A zero as its first byte stops the functions on strings, which are what overflows buffers.
     __stack_chk_guard.store(random & !0xff, Ordering::Relaxed);
-}
-
-/// A random number of the CPU's, if it has them.
-#[cfg(target_arch = "x86_64")]
-fn hardware_random() -> Option<usize> {
-    use core::arch::x86_64::{__cpuid, _rdrand64_step};
-
-    /// CPUID.01H:ECX.RDRAND.
-    const RDRAND: u32 = 1 << 30;
-    /// Attempts before the CPU counts as out of order (SDM volume 1, 7.3.17.1).
-    const ATTEMPTS: usize = 10;
-
-    #[target_feature(enable = "rdrand")]
-    fn number() -> Option<u64> {
-        let mut number = 0;
-        (0..ATTEMPTS).any(|_| _rdrand64_step(&mut number) == 1).then_some(number)
-    }
-
-    if __cpuid(1).ecx & RDRAND == 0 {
-        return None;
-    }
-    // SAFETY: The CPU has the instruction.
-    unsafe { number() }.map(|number| number as usize)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn hardware_random() -> Option<usize> {
-    None
 }
 
 #[unsafe(no_mangle)]

@@ -18,6 +18,7 @@
 //! block may lie at any address. An application that is to run with Solo5's bindings as well must not rely on that.
 #![no_std]
 
+mod arch;
 mod block;
 mod console;
 mod device;

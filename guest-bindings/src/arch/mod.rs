@@ -1,5 +1,14 @@
 //! What depends on the architecture. Each module offers the same names.
 
+#[cfg(test)]
+mod memory_tests;
+#[cfg(not(test))]
+mod stack;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use aarch64::*;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]

@@ -2,7 +2,10 @@
 #![no_std]
 #![no_main]
 
-use core::arch::asm;
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+mod arch;
+
 use core::hint::{black_box, spin_loop};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -35,8 +38,8 @@ fn main(start: &StartInfo) -> ExitStatus {
                 yield_until(Instant::now() + Duration::MAX);
             }
         }
-        "trap" => trap(),
-        _ => fault(),
+        "trap" => arch::trap(),
+        _ => arch::fault(),
     }
     ExitStatus(7)
 }
@@ -60,23 +63,4 @@ fn one_round(number: u64) -> u64 {
 fn innermost(value: u64) -> u64 {
     WATCHED.store(value, Ordering::Relaxed);
     black_box(WATCHED.load(Ordering::Relaxed)) + 1
-}
-
-/// An `int3` of its own, which its trap handler reports.
-fn trap() {
-    // SAFETY: The handler ends the guest.
-    unsafe { asm!("int3", options(nomem, nostack)) };
-}
-
-/// Ends with what no tender allows, with numbers in registers by which they are recognised.
-fn fault() {
-    let doubles = [0.5_f64, -2.25];
-    // SAFETY: Nothing answers at this port: the guest ends here.
-    unsafe {
-        asm!(
-            "movupd xmm7, [{doubles}]", "fld1", "out dx, eax",
-            doubles = in(reg) &raw const doubles, in("dx") 0x4ff_u16, in("eax") 0xfeed_u32, out("xmm7") _,
-            out("st(0)") _, options(readonly, nostack),
-        );
-    }
 }

@@ -5,10 +5,9 @@
 extern crate alloc;
 
 use alloc::vec;
-use core::arch::x86_64::_rdtsc;
 
 use guest_bindings::{Block, Error, ExitStatus, StartInfo, println};
-use test_unikernels::{check, failure, number, success};
+use test_unikernels::{check, cycles, failure, number, success};
 
 guest_bindings::manifest! { block "storage" }
 guest_bindings::entry!(main);
@@ -27,8 +26,6 @@ fn main(start: &StartInfo) -> ExitStatus {
 
 /// Transfers `rounds` times `len` bytes, each behind the one before, until behind `last`; then from the start.
 fn measure(what: &str, rounds: u64, len: usize, last: u64, mut transfer: impl FnMut(u64) -> Result<(), Error>) {
-    // SAFETY: Every x86_64 CPU has it.
-    let cycles = || unsafe { _rdtsc() };
     let mut offset = 0;
     let mut failed = 0;
     let before = cycles();

@@ -2,10 +2,8 @@
 #![no_std]
 #![no_main]
 
-use core::arch::x86_64::_rdtsc;
-
 use guest_bindings::{ExitStatus, Net, StartInfo, println};
-use test_unikernels::{check, failure, number, success};
+use test_unikernels::{check, cycles, failure, number, success};
 
 guest_bindings::manifest! { net "service" }
 guest_bindings::entry!(main);
@@ -18,8 +16,6 @@ fn main(start: &StartInfo) -> ExitStatus {
     let net = Net::open("service").unwrap_or_else(|error| failure(error));
     let mut frame = [0x5a; 1500];
     frame[..HEADER.len()].copy_from_slice(&HEADER);
-    // SAFETY: Every x86_64 CPU has it.
-    let cycles = || unsafe { _rdtsc() };
     let mut failed = 0;
     let before = cycles();
     for _ in 0..frames {

@@ -2,18 +2,14 @@
 #![no_std]
 #![no_main]
 
-use core::arch::x86_64::_rdtsc;
-
 use guest_bindings::{ExitStatus, StartInfo, clock, println};
-use test_unikernels::{number, success};
+use test_unikernels::{cycles, number, success};
 
 guest_bindings::manifest! {}
 guest_bindings::entry!(main);
 
 fn main(start: &StartInfo) -> ExitStatus {
     let calls = start.arguments().next().map_or(100_000, number);
-    // SAFETY: Every x86_64 CPU has it.
-    let cycles = || unsafe { _rdtsc() };
     // With `--solo5:quiet` this is the guest's first hypercall.
     let first = clock::wall();
     let before = cycles();

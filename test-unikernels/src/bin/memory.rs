@@ -8,23 +8,21 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 
 use guest_bindings::{ExitStatus, StartInfo};
+use test_unikernels::access::Returns;
 use test_unikernels::{access, argument, check, failure, number, success};
 
 guest_bindings::manifest! {}
 guest_bindings::entry!(main);
 
-/// Encoding of `ret`.
-const RET: u8 = 0xc3;
-
-static CONSTANT: [u8; 16] = [RET; 16];
+static CONSTANT: Returns = Returns::HERE;
 
 #[repr(transparent)]
-struct Variable(UnsafeCell<[u8; 16]>);
+struct Variable(UnsafeCell<Returns>);
 
 // SAFETY: Only addresses are taken.
 unsafe impl Sync for Variable {}
 
-static VARIABLE: Variable = Variable(UnsafeCell::new([RET; 16]));
+static VARIABLE: Variable = Variable(UnsafeCell::new(Returns::HERE));
 
 fn main(start: &StartInfo) -> ExitStatus {
     match argument(start, 0) {
@@ -32,8 +30,8 @@ fn main(start: &StartInfo) -> ExitStatus {
         "fresh" => return fresh(start),
         _ => {}
     }
-    let stack = [RET; 16];
-    let heap = Box::new([RET; 16]);
+    let stack = Returns::HERE;
+    let heap = Box::new(Returns::HERE);
     let address = match argument(start, 1) {
         "constant" => (&raw const CONSTANT).expose_provenance(),
         "variable" => VARIABLE.0.get().expose_provenance(),

@@ -8,6 +8,7 @@ use core::cell::UnsafeCell;
 use hvt_abi::x86_64::{CODE_SELECTOR, GDT, TableRegister};
 
 use super::trap;
+use crate::arch::stack::Stack;
 use crate::one_cpu::OneCpu;
 
 /// Selector of the task register: behind code and data.
@@ -17,9 +18,6 @@ const TASK_SELECTOR: u16 = 24;
 const TRAP_STACK: u8 = 1;
 /// .. except those that may hit in the middle of another: #DF and NMI.
 const FATAL_STACK: u8 = 2;
-
-/// Bytes of a stack. A handler formats and prints; an unoptimized build needs most.
-const STACK_SIZE: usize = 16 << 10;
 
 /// 64-bit task-state segment (SDM 7.7).
 #[repr(C, packed(4))]
@@ -76,24 +74,6 @@ struct Pointer {
 impl Pointer {
     fn to<T>(table: *const T) -> Self {
         Self { limit: size_of::<T>() as u16 - 1, base: table.expose_provenance() as u64 }
-    }
-}
-
-/// Stacks grow down from their ends, where the CPU aligns them to 16. Behind the end of each lie bytes that the tender
-/// may read along with a trap frame at the end.
-#[repr(C, align(16))]
-struct Stack {
-    bytes: UnsafeCell<[u8; STACK_SIZE]>,
-    behind: [u8; hvt_abi::hypercall::HALT_COOKIE_SIZE as usize],
-}
-
-impl Stack {
-    const fn new() -> Self {
-        Self { bytes: UnsafeCell::new([0; STACK_SIZE]), behind: [0; _] }
-    }
-
-    fn top(&self) -> u64 {
-        self.bytes.get().expose_provenance() as u64 + STACK_SIZE as u64
     }
 }
 

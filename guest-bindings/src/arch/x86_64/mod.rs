@@ -2,7 +2,7 @@
 
 #[cfg(not(test))]
 mod descriptors;
-mod memory;
+pub(super) mod memory;
 #[cfg(not(test))]
 mod trap;
 
@@ -11,8 +11,13 @@ use core::arch::x86_64::_rdtsc;
 
 use hvt_abi::x86_64::{HYPERCALL_PORT, RING_KICK_PORT, msr};
 
+use crate::tls::Variant;
+
 #[cfg(not(test))]
 pub(crate) use descriptors::{install as install_exception_handlers, interrupt_table};
+
+/// How a thread's variables lie.
+pub(crate) const TLS_VARIANT: Variant = Variant::Two;
 
 /// First address that is not canonical: FS.base can be anything below.
 pub(crate) const ADDRESS_END: usize = 1 << 47;

@@ -1,6 +1,4 @@
-//! Raises the exception that its argument names.
-#![no_std]
-#![no_main]
+//! x86_64.
 
 use core::arch::asm;
 
@@ -8,10 +6,7 @@ use guest_bindings::x86_64::interrupt_table;
 use guest_bindings::{ExitStatus, StartInfo};
 use test_unikernels::{access, argument, failure, number};
 
-guest_bindings::manifest! {}
-guest_bindings::entry!(main);
-
-fn main(start: &StartInfo) -> ExitStatus {
+pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let address = || number(argument(start, 1)) as usize;
     // SAFETY: Every one of them ends the guest, here and below.
     unsafe {

@@ -1,36 +1,41 @@
-//! Hypercalls and port I/O without the bindings' checks (x86_64).
+//! Hypercalls and device memory without the bindings' checks.
 
 use core::arch::asm;
 
+use guest_bindings::abi::aarch64::{HYPERCALL_STRIDE, MMIO_BASE};
 use guest_bindings::abi::hypercall::Number;
-use guest_bindings::abi::x86_64::HYPERCALL_PORT;
 
-/// A 32-bit `out`.
+/// A 32-bit store to device memory.
 ///
 /// # Safety
 ///
 /// Where it is a hypercall, its argument and what that points to may be accessed as the hypercall says; or the tender
 /// refuses.
-pub unsafe fn out32(port: u16, value: u32) {
+pub unsafe fn store32(address: u64, value: u32) {
     // SAFETY: The caller's promise.
-    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) }
+    unsafe { asm!("str {:w}, [{}]", in(reg) value, in(reg) address, options(nostack, preserves_flags)) }
+}
+
+/// Where a hypercall's argument is stored.
+pub const fn address_of(number: Number) -> u64 {
+    MMIO_BASE.0 + number as u64 * HYPERCALL_STRIDE
 }
 
 /// Makes a hypercall with the argument at the guest address `argument`.
 ///
 /// # Safety
 ///
-/// As [`out32`].
+/// As [`store32`].
 pub unsafe fn hypercall(number: Number, argument: u32) {
     // SAFETY: The caller's promise.
-    unsafe { out32(HYPERCALL_PORT + number as u16, argument) }
+    unsafe { store32(address_of(number), argument) }
 }
 
 /// Makes a hypercall with an argument structure; its results are in there afterwards.
 ///
 /// # Safety
 ///
-/// As [`out32`].
+/// As [`store32`].
 pub unsafe fn hypercall_with<T>(number: Number, argument: &mut T) {
     // SAFETY: The caller's promise.
     unsafe { hypercall(number, (&raw mut *argument).expose_provenance() as u32) }

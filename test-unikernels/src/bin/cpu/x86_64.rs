@@ -1,6 +1,4 @@
-//! Privileged instructions.
-#![no_std]
-#![no_main]
+//! x86_64.
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
@@ -9,10 +7,7 @@ use guest_bindings::abi::x86_64::{Cr0, Cr4, Efer, GDT, PML4_BASE, TableRegister,
 use guest_bindings::{ExitStatus, StartInfo, tls, x86_64};
 use test_unikernels::{argument, check, failure, number, success};
 
-guest_bindings::manifest! {}
-guest_bindings::entry!(main);
-
-fn main(start: &StartInfo) -> ExitStatus {
+pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let value = || number(argument(start, 1));
     // SAFETY: What does not end the guest leaves the CPU as it was, here and below.
     unsafe {

@@ -1,17 +1,12 @@
-//! Registers of the FPU, SSE and, where the guest may use it, AVX survive hypercalls.
-#![no_std]
-#![no_main]
+//! x86_64: registers of the FPU, SSE and, where the guest may use it, AVX.
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
 use guest_bindings::abi::hypercall::{Number, Walltime};
 use guest_bindings::abi::x86_64::HYPERCALL_PORT;
-use guest_bindings::{ExitStatus, StartInfo, println};
-use test_unikernels::{check, success};
-
-guest_bindings::manifest! {}
-guest_bindings::entry!(main);
+use guest_bindings::println;
+use test_unikernels::check;
 
 /// Port and argument of a hypercall that changes nothing but its argument.
 struct Call {
@@ -19,13 +14,12 @@ struct Call {
     argument: u32,
 }
 
-fn main(_: &StartInfo) -> ExitStatus {
+pub(super) fn check_registers() {
     let mut argument = Walltime::default();
     let call = Call {
         port: HYPERCALL_PORT + Number::Walltime as u16,
         argument: (&raw mut argument).expose_provenance() as u32,
     };
-    arithmetic();
     for round in 0..100 {
         sse(&call, round);
         control_words(&call);
@@ -39,15 +33,6 @@ fn main(_: &StartInfo) -> ExitStatus {
             avx(&call, round);
         }
     }
-    success()
-}
-
-/// What the compiler makes of numbers works.
-fn arithmetic() {
-    let numbers = core::hint::black_box([2.0_f32, 5.0, 3.0, 8.0]);
-    check(numbers.map(|number| number * number) == [4.0, 25.0, 9.0, 64.0], "SSE multiplies wrongly");
-    let third = core::hint::black_box(1.0_f64) / 3.0;
-    check(third.to_bits() == 0x3fd5_5555_5555_5555, "SSE2 divides wrongly");
 }
 
 fn sse(call: &Call, round: u128) {

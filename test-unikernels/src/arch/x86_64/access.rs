@@ -1,6 +1,16 @@
-//! Memory accesses that may be forbidden. Each that goes through comes back (x86_64).
+//! Memory accesses that may be forbidden. Each that goes through comes back.
 
 use core::arch::asm;
+
+/// Code that comes back, wherever in it one starts: `ret`, again and again.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+pub struct Returns([u8; 16]);
+
+impl Returns {
+    /// It.
+    pub const HERE: Self = Self([0xc3; 16]);
+}
 
 /// Reads eight bytes.
 ///

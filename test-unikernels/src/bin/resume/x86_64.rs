@@ -1,6 +1,4 @@
-//! Handles exceptions itself and goes on behind them.
-#![no_std]
-#![no_main]
+//! x86_64.
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +7,6 @@ use guest_bindings::abi::x86_64::Vector;
 use guest_bindings::x86_64::interrupt_table;
 use guest_bindings::{ExitStatus, StartInfo};
 use test_unikernels::{check, success};
-
-guest_bindings::manifest! {}
-guest_bindings::entry!(main);
 
 /// How often each exception is raised.
 const ROUNDS: u64 = 100;
@@ -44,7 +39,7 @@ unsafe extern "C" fn read_as_seven() {
     )
 }
 
-fn main(_: &StartInfo) -> ExitStatus {
+pub(super) fn main(_: &StartInfo) -> ExitStatus {
     handle(Vector::Breakpoint, go_on);
     handle(Vector::InvalidOpcode, skip_two);
     handle(Vector::PageFault, read_as_seven);

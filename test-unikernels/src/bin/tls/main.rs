@@ -4,8 +4,13 @@
 
 extern crate alloc;
 
+#[macro_use]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+mod arch;
+
 use alloc::alloc::alloc;
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::mem::MaybeUninit;
 use core::slice;
 
@@ -26,29 +31,6 @@ global_asm!(
     ".balign 64",
     "zero: .skip 8",
 );
-
-macro_rules! variable {
-    ($get:ident, $set:ident, $address:ident, $name:literal) => {
-        fn $get() -> u64 {
-            let value;
-            // SAFETY: The variable is there for every thread pointer of this program.
-            unsafe { asm!(concat!("mov {}, fs:[", $name, "@TPOFF]"), out(reg) value, options(nostack)) }
-            value
-        }
-
-        fn $set(value: u64) {
-            // SAFETY: Likewise.
-            unsafe { asm!(concat!("mov fs:[", $name, "@TPOFF], {}"), in(reg) value, options(nostack)) }
-        }
-
-        fn $address() -> usize {
-            let offset: usize;
-            // SAFETY: Only an address is computed.
-            unsafe { asm!(concat!("lea {}, [", $name, "@TPOFF]"), out(reg) offset, options(nostack)) }
-            tls::thread_pointer().address().wrapping_add(offset)
-        }
-    };
-}
 
 variable!(with_value, set_with_value, address_of_with_value, "with_value");
 variable!(aligned, set_aligned, address_of_aligned, "aligned");

@@ -1,16 +1,11 @@
-//! Port I/O that is no hypercall.
-#![no_std]
-#![no_main]
+//! x86_64: port I/O.
 
 use core::arch::asm;
 
 use guest_bindings::{ExitStatus, StartInfo};
 use test_unikernels::{argument, failure, number, raw};
 
-guest_bindings::manifest! {}
-guest_bindings::entry!(main);
-
-fn main(start: &StartInfo) -> ExitStatus {
+pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let port = || number(argument(start, 1)) as u16;
     let mut bytes = [0_u8; 16];
     // SAFETY: No device is there, so none changes memory; strings have the length of the buffer at most.

@@ -1,0 +1,13 @@
+//! What depends on the architecture. Each module offers the same names.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use aarch64::*;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::*;
+
+/// Attempts before the CPU's source of random numbers counts as out of order (Intel SDM volume 1, 7.3.17.1).
+const ATTEMPTS: usize = 10;

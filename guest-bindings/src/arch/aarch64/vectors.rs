@@ -1,0 +1,133 @@
+//! The exception vectors, and how an exception comes to its report.
+//!
+//! The guest runs on SP_EL1, and so does the code that an exception starts: on a stack that may be what is wrong. So the
+//! vectors change to SP_EL0, which nobody else uses and which holds the end of a stack for this purpose. An exception on
+//! that stack, in the middle of the report of another one, takes vectors of its own: those for SP_EL0.
+
+use core::arch::{asm, global_asm, naked_asm};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::trap::{self, TrapFrame};
+use crate::arch::stack::Stack;
+use crate::one_cpu::OneCpu;
+
+/// For the report of an exception, and for what goes wrong in it.
+static STACKS: OneCpu<[Stack; 2]> = OneCpu::new([Stack::new(), Stack::new()]);
+
+/// Where the latter ends: what runs there has no register left to compute it.
+static FATAL_STACK_TOP: AtomicU64 = AtomicU64::new(0);
+
+// Sixteen entries of 128 bytes, in four groups of four, in the order of trap::Origin and trap::Kind (Arm ARM, D1.3.1.5).
+// No register may be lost: TPIDR_EL1 keeps one while there is no stack.
+global_asm!(
+    ".pushsection .text.exception_vectors, \"ax\"",
+    ".balign 2048",
+    ".hidden __hvt_exception_vectors",
+    ".globl __hvt_exception_vectors",
+    "__hvt_exception_vectors:",
+    ".rept 4",
+    ".balign 128",
+    "b {fatal}",
+    ".endr",
+    ".set vector, 4",
+    ".rept 12",
+    ".balign 128",
+    "msr TPIDR_EL1, x0",
+    "mov x0, sp",
+    "msr SPSel, #0",
+    "sub sp, sp, #{size}",
+    "str x0, [sp, #{sp}]",
+    "mrs x0, TPIDR_EL1",
+    "stp x0, x1, [sp]",
+    "mov x1, #vector",
+    "b {common}",
+    ".set vector, vector + 1",
+    ".endr",
+    ".balign 128",
+    ".popsection",
+    fatal = sym fatal,
+    common = sym common,
+    size = const size_of::<TrapFrame>(),
+    sp = const offset_of!(TrapFrame, registers.sp),
+);
+
+const _: () = {
+    assert!(size_of::<TrapFrame>().is_multiple_of(16));
+    assert!(offset_of!(TrapFrame, registers.x) == 0);
+    assert!(offset_of!(TrapFrame, registers.pstate) == offset_of!(TrapFrame, registers.pc) + 8);
+    assert!(offset_of!(TrapFrame, far) == offset_of!(TrapFrame, esr) + 8);
+};
+
+/// Completes the [`TrapFrame`] and calls [`trap::report`]. Nothing is restored: there is no way back.
+#[unsafe(naked)]
+unsafe extern "C" fn common() {
+    naked_asm!(
+        "stp x2, x3, [sp, #16]",
+        "stp x4, x5, [sp, #32]",
+        "stp x6, x7, [sp, #48]",
+        "stp x8, x9, [sp, #64]",
+        "stp x10, x11, [sp, #80]",
+        "stp x12, x13, [sp, #96]",
+        "stp x14, x15, [sp, #112]",
+        "stp x16, x17, [sp, #128]",
+        "stp x18, x19, [sp, #144]",
+        "stp x20, x21, [sp, #160]",
+        "stp x22, x23, [sp, #176]",
+        "stp x24, x25, [sp, #192]",
+        "stp x26, x27, [sp, #208]",
+        "stp x28, x29, [sp, #224]",
+        "str x30, [sp, #240]",
+        "mrs x2, ELR_EL1",
+        "mrs x3, SPSR_EL1",
+        "stp x2, x3, [sp, #{pc}]",
+        "mrs x2, ESR_EL1",
+        "mrs x3, FAR_EL1",
+        "stp x2, x3, [sp, #{esr}]",
+        "mov x0, sp",
+        "mov x29, xzr",
+        "bl {report}",
+        "brk #0",
+        pc = const offset_of!(TrapFrame, registers.pc),
+        esr = const offset_of!(TrapFrame, esr),
+        report = sym trap::report,
+    )
+}
+
+/// An exception hit in the middle of a report: there is no more to be said.
+#[unsafe(naked)]
+unsafe extern "C" fn fatal() {
+    naked_asm!(
+        "adrp x0, {top}",
+        "ldr x0, [x0, :lo12:{top}]",
+        "mov sp, x0",
+        "bl {give_up}",
+        "brk #0",
+        top = sym FATAL_STACK_TOP,
+        give_up = sym trap::give_up,
+    )
+}
+
+/// Sets VBAR_EL1, so that an exception ends in a report and not in another exception.
+///
+/// # Safety
+///
+/// Called once, before anything else runs.
+pub(crate) unsafe fn install() {
+    unsafe extern "C" {
+        #[link_name = "__hvt_exception_vectors"]
+        static VECTORS: u8;
+    }
+    FATAL_STACK_TOP.store(STACKS[1].top(), Ordering::Relaxed);
+    // SAFETY: The vectors are code that stays where it is, and the guest runs on SP_EL1.
+    unsafe {
+        asm!(
+            "msr SP_EL0, {stack}",
+            "msr VBAR_EL1, {vectors}",
+            "isb",
+            stack = in(reg) STACKS[0].top(),
+            vectors = in(reg) &raw const VECTORS,
+            options(nostack, preserves_flags),
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! aarch64: variables lie at positive offsets from TPIDR_EL0.
+
+/// Functions that read, write and find a variable.
+macro_rules! variable {
+    ($get:ident, $set:ident, $address:ident, $name:literal) => {
+        fn $get() -> u64 {
+            // SAFETY: The variable is there for every thread pointer of this program.
+            unsafe { core::ptr::with_exposed_provenance::<u64>($address()).read() }
+        }
+
+        fn $set(value: u64) {
+            // SAFETY: Likewise.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u64>($address()).write(value) }
+        }
+
+        fn $address() -> usize {
+            let address: usize;
+            // SAFETY: Only an address is computed.
+            unsafe {
+                core::arch::asm!(
+                    "mrs {0}, TPIDR_EL0",
+                    concat!("add {0}, {0}, #:tprel_hi12:", $name),
+                    concat!("add {0}, {0}, #:tprel_lo12_nc:", $name),
+                    out(reg) address,
+                    options(nostack),
+                );
+            }
+            address
+        }
+    };
+}
