@@ -127,6 +127,7 @@ fn key_words(reason: Reason) -> &'static str {
         Reason::Pointer => "guest address",
         Reason::Hypercall => "hypercall",
         Reason::Port => "I/O port",
+        Reason::Device => "device memory",
         Reason::RingKick => "kicked ring",
         Reason::Halted => "(hlt)",
         Reason::TripleFault => "triple fault",

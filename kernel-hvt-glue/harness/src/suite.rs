@@ -225,6 +225,8 @@ fn is(stop: &Stop, reason: Reason) -> bool {
         Reason::Pointer => matches!(stop, Stop::Hypercall(hypercall::Error::Pointer { .. })),
         Reason::Hypercall => matches!(stop, Stop::Hypercall(hypercall::Error::Unknown(_))),
         Reason::Port => matches!(stop, Stop::Fault(Cause::Port { .. })),
+        // No machine here has device memory.
+        Reason::Device => false,
         Reason::RingKick => matches!(stop, Stop::RingKick(_)),
         Reason::Halted => matches!(stop, Stop::Halted),
         Reason::TripleFault => matches!(stop, Stop::Fault(Cause::TripleFault)),

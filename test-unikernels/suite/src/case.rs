@@ -13,6 +13,8 @@ pub struct Case {
     pub arguments: &'static [&'static str],
     /// Guest memory in MiB.
     pub memory: u32,
+    /// The one architecture that it is about; `None` where it is about no CPU.
+    pub architecture: Option<Architecture>,
     /// Devices to attach; those that the guest's manifest names, all of them.
     pub devices: &'static [Device],
     /// Where the case applies.
@@ -30,11 +32,26 @@ impl Case {
         guest: "",
         arguments: &[],
         memory: 32,
+        architecture: None,
         devices: &[],
         when: When::Always,
         ends: &[End::Status(0)],
         console: Console::SUCCESS,
     };
+}
+
+/// What a guest is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// x86_64.
+    X86_64,
+    /// aarch64.
+    Aarch64,
+}
+
+impl Architecture {
+    /// That of this program, and so of the tenders and kernels that it tests.
+    pub const HERE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
 }
 
 /// How a run ends.
@@ -58,6 +75,8 @@ pub enum Reason {
     Hypercall,
     /// It used an I/O port in a way that is no hypercall (the port).
     Port,
+    /// It used device memory in a way that is no hypercall (its address).
+    Device,
     /// It kicked a network ring that it was not offered (the ring).
     RingKick,
     /// It halted the CPU (`hlt`), and nothing will ever wake it.

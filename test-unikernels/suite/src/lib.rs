@@ -1,6 +1,7 @@
 //! The one conformance table: what each test unikernel is run with, and how it must end.
 //!
-//! Every backend runs every [`Case`] of [`SUITE`] that applies to it, and compares. The table is plain data, so that a
+//! Every backend runs every [`Case`] of [`SUITE`] that applies to it, and compares: all that are not about another
+//! [`Architecture`], which [`ALL`] has as well. The table is plain data, so that a
 //! test on a host, a kernel without an operating system and a program on Redox walk through the same one.
 //!
 //! | module | what is in it |
@@ -16,7 +17,7 @@ pub mod cases;
 pub mod disk;
 pub mod frame;
 
-pub use case::{Ability, Case, Console, Device, DeviceKind, Disk, End, Link, Reason, When};
-pub use cases::SUITE;
+pub use case::{Ability, Architecture, Case, Console, Device, DeviceKind, Disk, End, Link, Reason, When};
+pub use cases::{ALL, SUITE};
 pub use disk::Contents;
 pub use frame::Exchange;

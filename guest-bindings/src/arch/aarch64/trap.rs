@@ -3,19 +3,26 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use hvt_abi::Gpa;
-use hvt_abi::aarch64::Registers;
 
 use crate::exit::{self, ExitStatus};
 use crate::println;
 
-/// What lies on the stack when [`report`] runs. A tender that dumps core knows this layout by the halt cookie.
+/// What lies on the stack when [`report`] runs. A tender that dumps core knows this layout by the halt cookie: up to
+/// `esr` it is Solo5's.
 #[repr(C)]
 pub(super) struct TrapFrame {
-    pub(super) registers: Registers,
+    /// X0 to X30.
+    pub(super) x: [u64; 31],
+    /// ELR_EL1: PC.
+    pub(super) elr: u64,
+    /// SPSR_EL1: PSTATE.
+    pub(super) spsr: u64,
     /// ESR_EL1: what happened.
     pub(super) esr: u64,
     /// FAR_EL1: the address that could not be accessed.
     pub(super) far: u64,
+    /// SP_EL1.
+    pub(super) sp: u64,
 }
 
 /// What the four vectors of a group are for (Arm ARM, table D1-5).
@@ -30,13 +37,12 @@ pub(super) extern "C" fn report(frame: &TrapFrame, vector: usize) -> ! {
     let (group, kind) = (vector / KINDS.len(), KINDS[vector % KINDS.len()]);
     let (level, unexpected) = (u8::from(group < 2), if group == 1 { "" } else { "Invalid " });
     println!("Solo5: Trap: EL{level} {unexpected}{kind} caught");
-    let TrapFrame { registers, esr, far } = frame;
+    let TrapFrame { x, elr, spsr, esr, far, sp } = frame;
     if DATA_ABORTS.contains(&(esr >> 26 & 0x3f)) {
         println!("Data Abort Address: {far:#018x}");
     }
     println!("Solo5: Dump registers:");
-    let Registers { x, sp, pc, pstate } = registers;
-    for (name, value) in [("ESR", esr), ("PC", pc), ("LR", &x[30]), ("SP", sp), ("PSTATE", pstate)] {
+    for (name, value) in [("ESR", esr), ("PC", elr), ("LR", &x[30]), ("SP", sp), ("PSTATE", spsr)] {
         println!("\t {name:<7}: {value:#018x}");
     }
     for (row, values) in x[..30].chunks(4).enumerate() {

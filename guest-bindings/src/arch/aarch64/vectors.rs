@@ -49,13 +49,13 @@ global_asm!(
     fatal = sym fatal,
     common = sym common,
     size = const size_of::<TrapFrame>(),
-    sp = const offset_of!(TrapFrame, registers.sp),
+    sp = const offset_of!(TrapFrame, sp),
 );
 
 const _: () = {
     assert!(size_of::<TrapFrame>().is_multiple_of(16));
-    assert!(offset_of!(TrapFrame, registers.x) == 0);
-    assert!(offset_of!(TrapFrame, registers.pstate) == offset_of!(TrapFrame, registers.pc) + 8);
+    assert!(offset_of!(TrapFrame, x) == 0);
+    assert!(offset_of!(TrapFrame, spsr) == offset_of!(TrapFrame, elr) + 8);
     assert!(offset_of!(TrapFrame, far) == offset_of!(TrapFrame, esr) + 8);
 };
 
@@ -80,7 +80,7 @@ unsafe extern "C" fn common() {
         "str x30, [sp, #240]",
         "mrs x2, ELR_EL1",
         "mrs x3, SPSR_EL1",
-        "stp x2, x3, [sp, #{pc}]",
+        "stp x2, x3, [sp, #{elr}]",
         "mrs x2, ESR_EL1",
         "mrs x3, FAR_EL1",
         "stp x2, x3, [sp, #{esr}]",
@@ -88,7 +88,7 @@ unsafe extern "C" fn common() {
         "mov x29, xzr",
         "bl {report}",
         "brk #0",
-        pc = const offset_of!(TrapFrame, registers.pc),
+        elr = const offset_of!(TrapFrame, elr),
         esr = const offset_of!(TrapFrame, esr),
         report = sym trap::report,
     )

@@ -2,7 +2,6 @@
 
 use super::block::{AFTER, BEFORE};
 use super::net::{FULL, GUEST0, JUMBO, MAC0, PEER0};
-use super::trap;
 use crate::{Case, Console, Device, DeviceKind, Disk, End, Exchange, Link, frame};
 
 const fn block(name: &'static str, arguments: &'static [&'static str], devices: &'static [Device]) -> Case {
@@ -57,7 +56,6 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "c-time", guest: "c-time", ..Case::ORDINARY },
     Case { name: "c-tls", guest: "c-tls", ..Case::ORDINARY },
-    trap("c-tls-of-nobody", "c-tls", &["early"], &["type=#PF ec=", "Solo5: ABORT: "]),
     Case { name: "c-memory", guest: "c-memory", arguments: &["eleven", "long"], ..Case::ORDINARY },
     Case { name: "c-not-smashed", guest: "c-smash", arguments: &["16"], ends: &[End::Status(0)], ..Case::ORDINARY },
     Case {

@@ -1,57 +1,77 @@
 //! The cases, grouped by what they test.
 
+pub mod aarch64;
 pub mod basic;
 pub mod bench;
 pub mod block;
 pub mod block_names;
 pub mod c;
-pub mod cpu;
-pub mod exception;
 pub mod memory;
 pub mod net;
 pub mod pointer;
-pub mod port;
+pub mod x86_64;
 
-use crate::{Case, Console, End};
+use crate::{Architecture, Case, Console, End};
 
-const GROUPS: [&[Case]; 10] = [
-    basic::CASES,
-    bench::CASES,
-    block::CASES,
-    c::CASES,
-    cpu::CASES,
-    exception::CASES,
-    memory::CASES,
-    net::CASES,
-    pointer::CASES,
-    port::CASES,
+/// Groups of cases, and the architecture that all of a group are about.
+const GROUPS: [(Option<Architecture>, &[Case]); 15] = [
+    (None, basic::CASES),
+    (None, bench::CASES),
+    (None, block::CASES),
+    (None, c::CASES),
+    (None, memory::CASES),
+    (None, net::CASES),
+    (None, pointer::CASES),
+    (Some(Architecture::Aarch64), aarch64::cpu::CASES),
+    (Some(Architecture::Aarch64), aarch64::device::CASES),
+    (Some(Architecture::Aarch64), aarch64::exception::CASES),
+    (Some(Architecture::Aarch64), aarch64::memory::CASES),
+    (Some(Architecture::X86_64), x86_64::cpu::CASES),
+    (Some(Architecture::X86_64), x86_64::exception::CASES),
+    (Some(Architecture::X86_64), x86_64::memory::CASES),
+    (Some(Architecture::X86_64), x86_64::port::CASES),
 ];
 
-/// Every case.
-pub const SUITE: &[Case] = &all();
+/// Every case, of every architecture.
+pub const ALL: &[Case] = &select::<{ count(None) }>(None);
 
-const fn count() -> usize {
+/// Every case but those of other architectures.
+pub const SUITE: &[Case] = &select::<{ count(Some(Architecture::HERE)) }>(Some(Architecture::HERE));
+
+/// Whether a group is to be taken where cases for `wanted`, or for all architectures, are.
+const fn takes(wanted: Option<Architecture>, group: Option<Architecture>) -> bool {
+    match (wanted, group) {
+        (Some(wanted), Some(group)) => wanted as u8 == group as u8,
+        _ => true,
+    }
+}
+
+const fn count(wanted: Option<Architecture>) -> usize {
     let (mut sum, mut group) = (0, 0);
     while group < GROUPS.len() {
-        sum += GROUPS[group].len();
+        let (architecture, cases) = GROUPS[group];
+        if takes(wanted, architecture) {
+            sum += cases.len();
+        }
         group += 1;
     }
     sum
 }
 
-const fn all() -> [Case; count()] {
-    let mut cases = [Case::ORDINARY; count()];
+const fn select<const COUNT: usize>(wanted: Option<Architecture>) -> [Case; COUNT] {
+    let mut selected = [Case::ORDINARY; COUNT];
     let (mut at, mut group) = (0, 0);
     while group < GROUPS.len() {
+        let (architecture, cases) = GROUPS[group];
         let mut index = 0;
-        while index < GROUPS[group].len() {
-            cases[at] = GROUPS[group][index];
+        while index < cases.len() && takes(wanted, architecture) {
+            selected[at] = Case { architecture, ..cases[index] };
             at += 1;
             index += 1;
         }
         group += 1;
     }
-    cases
+    selected
 }
 
 /// An exception ends the guest: it reports it in these words and aborts.
@@ -88,10 +108,21 @@ mod tests {
     use crate::DeviceKind;
 
     #[test]
-    fn names_are_unique() {
-        let names: BTreeSet<_> = SUITE.iter().map(|case| case.name).collect();
-        assert_eq!(names.len(), SUITE.len());
-        assert!(!names.contains(""));
+    fn names_are_unique_on_each_architecture() {
+        for other in [Architecture::X86_64, Architecture::Aarch64].map(Some) {
+            let cases = ALL.iter().filter(|case| case.architecture != other);
+            let names: BTreeSet<_> = cases.clone().map(|case| case.name).collect();
+            assert_eq!(names.len(), cases.count());
+            assert!(!names.contains(""));
+        }
+    }
+
+    #[test]
+    fn each_architecture_has_its_own_cases_and_those_of_none() {
+        let of = |architecture| ALL.iter().filter(|case| case.architecture == architecture).count();
+        let (none, here) = (of(None), of(Some(Architecture::HERE)));
+        assert!(none > 0 && of(Some(Architecture::X86_64)) > 0 && of(Some(Architecture::Aarch64)) > 0);
+        assert_eq!(SUITE.len(), none + here);
     }
 
     #[test]
@@ -101,15 +132,18 @@ mod tests {
             let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
             names.filter_map(|name| Some(std::format!("{prefix}{}", name.strip_suffix(suffix)?))).collect()
         };
-        let (rust, c) = (sources("src/bin", "", ".rs"), sources("c", "c-", ".c"));
+        // A guest of several files has a folder.
+        let mut rust = sources("src/bin", "", ".rs");
+        rust.extend(sources("src/bin", "", "").into_iter().filter(|name| !name.ends_with(".rs")));
+        let c = sources("c", "c-", ".c");
         let guests: BTreeSet<String> = rust.into_iter().chain(c).collect();
-        let used: BTreeSet<String> = SUITE.iter().map(|case| case.guest.into()).collect();
+        let used: BTreeSet<String> = ALL.iter().map(|case| case.guest.into()).collect();
         assert_eq!(guests, used);
     }
 
     #[test]
     fn devices_are_such_as_a_tender_accepts() {
-        for case in SUITE {
+        for case in ALL {
             assert!(case.memory.is_multiple_of(2) && case.memory <= 4096, "{}", case.name);
             let names: BTreeSet<_> = case.devices.iter().map(|device| device.name).collect();
             assert_eq!(names.len(), case.devices.len(), "{}", case.name);
@@ -135,7 +169,7 @@ mod tests {
 
     #[test]
     fn command_lines_fit() {
-        for case in SUITE {
+        for case in ALL {
             let line: Vec<_> = case.arguments.to_vec();
             assert!(line.join(" ").len() < 8192, "{}", case.name);
         }

@@ -1,4 +1,4 @@
-//! aarch64: stores to device memory, and loads from it.
+//! aarch64.
 
 use core::arch::asm;
 

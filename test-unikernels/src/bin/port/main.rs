@@ -1,4 +1,4 @@
-//! Reaches for the tender in ways that are no hypercall.
+//! Port I/O (x86_64) or accesses to device memory (aarch64) that are no hypercall.
 #![no_std]
 #![no_main]
 

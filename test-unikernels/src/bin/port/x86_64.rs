@@ -1,4 +1,4 @@
-//! x86_64: port I/O.
+//! x86_64.
 
 use core::arch::asm;
 

@@ -1,6 +1,6 @@
 //! Privileged instructions: what the CPU allows works, what it refuses ends in the guest's own report.
 
-use super::{stopped, trap};
+use crate::cases::{stopped, trap};
 use crate::{Ability, Case, End, Reason, When};
 
 const fn works(name: &'static str, mode: &'static [&'static str]) -> Case {

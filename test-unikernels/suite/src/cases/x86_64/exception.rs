@@ -1,6 +1,6 @@
 //! Exceptions: what the guest's own handler reports is what the CPU does (Intel SDM volume 3, 6.15).
 
-use super::trap;
+use crate::cases::trap;
 use crate::{Ability, Case, When};
 
 const fn case(name: &'static str, mode: &'static [&'static str], report: &'static [&'static str]) -> Case {

@@ -1,6 +1,6 @@
 //! Port I/O that is no hypercall.
 
-use super::stopped;
+use crate::cases::stopped;
 use crate::{Case, End, Reason};
 
 const fn hypercall(name: &'static str, mode: &'static [&'static str]) -> Case {

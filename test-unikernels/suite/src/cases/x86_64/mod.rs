@@ -1,0 +1,6 @@
+//! Cases about CPUs of x86_64.
+
+pub mod cpu;
+pub mod exception;
+pub mod memory;
+pub mod port;
