@@ -34,7 +34,7 @@ use self::started::Both;
 pub(crate) use self::started::Started;
 use crate::backend::auto::Backend;
 use crate::backend::frequency::{Frequency, Search, Source};
-use crate::backend::{self, CycleCounter, Stop};
+use crate::backend::{self, CycleCounter, Stop, process};
 use crate::boot::{BootConfig, BootError, CommandLine, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, NetRing, memory_size};
 use crate::core_dump::CoreDump;
@@ -401,7 +401,7 @@ impl Unikernel {
 
         let choice = match self.backend {
             // The only one that can.
-            BackendChoice::Auto if self.virtual_time.is_some() => BackendChoice::Process,
+            BackendChoice::Auto if self.virtual_time.is_some() && process::EXISTS => BackendChoice::Process,
             choice => choice,
         };
         let mut backend = Backend::open(choice)?;

@@ -5,12 +5,14 @@ use libc::{
 };
 use seccompiler::sock_filter;
 
-/// `AUDIT_ARCH_X86_64` (`include/uapi/linux/audit.h`): EM_X86_64, 64-bit, little endian.
-pub(crate) const AUDIT_ARCH_X86_64: u32 = 62 | 0x8000_0000 | 0x4000_0000;
+use crate::image::fixture::MACHINE;
 
-/// A system call of x86_64.
+/// `AUDIT_ARCH_X86_64` and its kin (`include/uapi/linux/audit.h`): the `e_machine` of ELF, 64-bit, little endian.
+const AUDIT_ARCH: u32 = MACHINE as u32 | 0x8000_0000 | 0x4000_0000;
+
+/// A system call.
 pub(crate) fn call(number: libc::c_long, args: [u64; 6]) -> seccomp_data {
-    seccomp_data { nr: number as i32, arch: AUDIT_ARCH_X86_64, instruction_pointer: 0, args }
+    seccomp_data { nr: number as i32, arch: AUDIT_ARCH, instruction_pointer: 0, args }
 }
 
 /// What a program says of a call: runs those instructions that filters here use (Linux's

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::backend::{self, Unavailable};
+use crate::backend::{self, Unavailable, process};
 use crate::boot::{BootError, CommandLineError};
 use crate::config::MemoryOutOfRange;
 use crate::device::AttachError;
@@ -74,11 +74,16 @@ pub enum Error {
         name: String,
     },
     /// The backend cannot do what was asked for.
-    #[error("backend {backend} does not support {what}; the process backend does")]
+    #[error("backend {backend} does not support {what}{}", elsewhere())]
     Unsupported {
         /// Name of the backend, as in `--backend`.
         backend: &'static str,
         /// What was asked for.
         what: &'static str,
     },
+}
+
+/// Which backend does what another one does not, where there is another one.
+fn elsewhere() -> &'static str {
+    if process::EXISTS { "; the process backend does" } else { "" }
 }

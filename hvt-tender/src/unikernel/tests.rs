@@ -6,6 +6,7 @@ use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
 use zerocopy::IntoBytes;
 
+use crate::backend::auto::FOR_TESTS;
 use crate::device::DeviceError;
 use crate::device::Disk;
 use crate::image::fixture::{CALLS_DATA, calls, manifest};
@@ -15,7 +16,7 @@ const BUFFER: u64 = CALLS_DATA + 0x1000;
 
 fn guest(devices: &[(&str, Kind)], made: &[(Number, &[u8])]) -> Unikernel {
     let unikernel = Unikernel::from_bytes(calls(devices, made)).unwrap();
-    unikernel.backend(BackendChoice::Process).mem(4 << 20)
+    unikernel.backend(FOR_TESTS).mem(4 << 20)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use crate::memory::{GuestMemory, Layout, MapError, MappedMemory};
 
 /// Whether a guest can run without hardware virtualization on CPUs of this architecture.
-pub(super) const EXISTS: bool = false;
+pub(crate) const EXISTS: bool = false;
 
 /// There is none.
 #[derive(Debug)]

@@ -66,7 +66,7 @@ use crate::sandbox::Calls;
 const RELAXED: Ordering = Ordering::Relaxed;
 
 /// Whether a guest can run without hardware virtualization on CPUs of this architecture.
-pub(super) const EXISTS: bool = true;
+pub(crate) const EXISTS: bool = true;
 
 /// The backend, known to be usable on this kernel.
 #[derive(Debug)]
