@@ -278,7 +278,7 @@ mod tests {
         let state = EntryState::new(0x2000_0000, Gpa(0x10_0000));
         assert_eq!(state.sctlr.difference(Sctlr::RES1).bits(), 0x1005);
         assert_eq!(state.tcr.difference(Tcr::EPD1).bits(), 0x32_b518_3518);
-        assert_eq!(state.mair, 0xbb_ff44_0c04_00);
+        assert_eq!(state.mair, 0xbbff_440c_0400);
         assert_eq!(state.cpacr.bits(), 0x30_0000);
         assert_eq!(state.pstate.bits(), 0x3c5);
         assert_eq!((state.sp, state.x0, state.ttbr0), (Gpa(0x1fff_fff0), Gpa(0x1_0000), Gpa(0x1000)));
