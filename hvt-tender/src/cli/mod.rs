@@ -63,7 +63,10 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
         descriptors.close_others();
         sandbox::explain(manner.name()).map_err(Error::Signals)?;
     } else {
-        ::log::warn!("without its sandbox, the tender can do all that its user can, should a guest get hold of it");
+        ::log::warn!(
+            "without its sandbox the tender keeps its capabilities, the file system, inherited descriptors and all system \
+             calls: it can do all that its user can, should a guest get hold of it"
+        );
     }
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
