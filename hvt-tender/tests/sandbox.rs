@@ -9,18 +9,22 @@ mod unikernels;
 
 use std::env;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use hvt_tender::Unikernel;
 use hvt_tender::backend::kvm::Kvm;
 use hvt_tender::config::BackendChoice;
 use hvt_tender::device::{Capture, Console, Descriptor, Uses};
+use hvt_tender::gdb::Debugger;
 use hvt_tender::guest::Limits;
 use hvt_tender::memory::GuestSlice;
 use hvt_tender::sandbox::{Sandbox, explain};
@@ -29,6 +33,8 @@ use hvt_tender::sandbox::{Sandbox, explain};
 const CALL: &str = "HVT_TEST_FORBIDDEN_CALL";
 /// The backend that it uses.
 const BACKEND: &str = "HVT_TEST_BACKEND";
+/// Says that it has a debugger, which lets its guest run.
+const DEBUGGED: &str = "HVT_TEST_DEBUGGED";
 
 /// What the hijacked tender does before it ends well, if it can.
 const SURVIVED: &str = "the call has been made";
@@ -71,9 +77,12 @@ impl Console for Hijacked {
                 "pwrite64" => _ = libc::pwrite(file, c"x".as_ptr().cast(), 1, 0),
                 "futex" => _ = libc::syscall(libc::SYS_futex, null, libc::FUTEX_LOCK_PI, 0, null, null, 0),
                 "tgkill" => _ = libc::syscall(libc::SYS_tgkill, 1, 1, 0),
+                "recvfrom" => _ = libc::recv(file, null, 0, 0),
+                "pidfd_send_signal" => _ = libc::syscall(libc::SYS_pidfd_send_signal, 3, libc::SIGTRAP, null, 0),
                 // What is allowed on the vCPU, on it and on something else.
                 "KVM_GET_REGS" => assert_eq!(libc::ioctl(vcpu, KVM_GET_REGS, [0_u64; 18].as_mut_ptr()), 0),
-                "KVM_SET_REGS" => _ = libc::ioctl(vcpu, KVM_SET_REGS, [0_u64; 18].as_mut_ptr()),
+                "KVM_SET_REGS" => _ = libc::ioctl(vcpu, KVM_SET_REGS, null),
+                "KVM_SET_MSRS" => _ = libc::ioctl(vcpu, KVM_SET_MSRS, null),
                 other => panic!("no call {other}"),
             }
         }
@@ -99,6 +108,7 @@ impl Console for Hijacked {
 /// Requests of a vCPU (`include/uapi/linux/kvm.h`): the tender makes the first of them for its reports.
 const KVM_GET_REGS: libc::Ioctl = 0x8090_ae81;
 const KVM_SET_REGS: libc::Ioctl = 0x4090_ae82;
+const KVM_SET_MSRS: libc::Ioctl = 0x4008_ae89;
 
 fn guests() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -114,7 +124,13 @@ fn hijacked_tender() {
     let path = guests().join("hello");
     let file = File::open(&path).unwrap();
     let console = Hijacked { call, file, vcpu: AtomicI32::new(-1) };
-    let unikernel = Unikernel::load(path).unwrap().mem(16 << 20).backend(backend).console(console);
+    let mut unikernel = Unikernel::load(path).unwrap().mem(16 << 20).backend(backend).console(console);
+    if env::var_os(DEBUGGED).is_some() {
+        let debugger = Debugger::listen("127.0.0.1:0").unwrap();
+        let address = debugger.address().unwrap();
+        thread::spawn(move || debug(address));
+        unikernel = unikernel.debugger(debugger);
+    }
     let outcome = unikernel.sandbox(Sandbox::new()).run();
     // Not through the test harness, whose threads and streams this thread cannot reach any more.
     let status = if outcome.is_ok() { 0 } else { 1 };
@@ -122,11 +138,27 @@ fn hijacked_tender() {
     unsafe { libc::_exit(status) };
 }
 
-fn run_hijacked(call: &str, backend: &str) -> Output {
+/// A debugger that lets the guest run, and listens until it is over.
+fn debug(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"$c#63").unwrap();
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+fn hijacked(call: &str, backend: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "hijacked_tender", "--nocapture", "--test-threads=1"]);
     command.env(CALL, call).env(BACKEND, backend).env("HVT_GUESTS", guests());
-    command.output().unwrap()
+    command
+}
+
+fn run_hijacked(call: &str, backend: &str) -> Output {
+    hijacked(call, backend).output().unwrap()
+}
+
+/// Likewise, with a debugger connected.
+fn run_debugged(call: &str, backend: &str) -> Output {
+    hijacked(call, backend).env(DEBUGGED, "yes").output().unwrap()
 }
 
 /// The backends to test: those of `HVT_BACKENDS`, with commas between, or else those of this machine.
@@ -198,6 +230,25 @@ fn a_hijacked_tender_can_make_its_own_requests_of_a_vcpu_and_no_others() {
     let output = run_hijacked("KVM_GET_REGS", "kvm");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_killed(&run_hijacked("KVM_SET_REGS", "kvm"), "ioctl");
+}
+
+/// A debugger's connection is what it has besides, and on KVM what sets the vCPU's registers.
+#[test]
+fn a_hijacked_tender_with_a_debugger_dies_too() {
+    for backend in backends() {
+        let output = run_debugged("none", &backend);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains(SURVIVED), "{backend}: {}: {said}", output.status);
+        for call in ["socket", "execve", "openat", "ptrace", "clone", "recvfrom", "mmap", "write", "pidfd_send_signal"]
+        {
+            assert_killed(&run_debugged(call, &backend), call);
+        }
+        if backend == "kvm" {
+            let output = run_debugged("KVM_SET_REGS", &backend);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_killed(&run_debugged("KVM_SET_MSRS", &backend), "ioctl");
+        }
+    }
 }
 
 /// What a guest on a thread of its own gives up, the threads of its user keep.

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::Error;
 use crate::exit::Exit;
 use crate::memory::Layout;
+use crate::sandbox::Calls;
 
 /// A machine whose guest can be looked into, and stopped anywhere. All of it is for a guest that does not run.
 pub trait DebugTarget {
@@ -43,6 +44,13 @@ pub trait DebugTarget {
     /// # Errors
     /// When the backend itself fails.
     fn run_to_trap(&mut self) -> Result<Halt, Error>;
+
+    /// Allows the system calls that the guest's thread makes through this, beyond those of the
+    /// [machine](super::Machine::system_calls).
+    fn system_calls(&self, _calls: &mut Calls) {}
+
+    /// Allows the system calls with which another thread makes the guest [pause](super::Stop::pause).
+    fn calls_to_pause(&self, _calls: &mut Calls) {}
 
     /// Registers of the system, for people: one `name value` a line.
     ///

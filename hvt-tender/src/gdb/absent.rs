@@ -7,6 +7,7 @@ use std::net::ToSocketAddrs;
 use crate::backend::{Error, Machine, Stop};
 use crate::memory::Layout;
 use crate::monitor::Outcome;
+use crate::sandbox::{Calls, Sandbox};
 
 /// A debugger that is awaited: there is none.
 #[derive(Debug)]
@@ -14,6 +15,9 @@ pub struct Debugger(Infallible);
 
 /// One that has connected: there is none.
 pub(crate) struct Connection(Infallible);
+
+/// A connection that is watched: there is none.
+pub(crate) struct Line(Infallible);
 
 impl Debugger {
     /// Fails.
@@ -29,13 +33,25 @@ impl Debugger {
     }
 }
 
+impl Connection {
+    pub(crate) fn watch(self, _: &Stop, _: Option<(Sandbox, Calls)>) -> io::Result<Line> {
+        match self.0 {}
+    }
+}
+
+impl Line {
+    pub(crate) fn system_calls(&self, _: &mut Calls) {
+        match self.0 {}
+    }
+}
+
 /// Has a guest run under a debugger that is not there.
 pub(crate) fn run(
     _: &mut dyn Machine,
     _: &Layout,
-    connection: Connection,
+    line: Line,
     _: &Stop,
     _: impl FnOnce(&mut dyn Machine) -> Result<Outcome, Error>,
 ) -> Result<Outcome, Error> {
-    match connection.0 {}
+    match line.0 {}
 }

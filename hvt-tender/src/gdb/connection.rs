@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::backend::Stop;
+use crate::sandbox::{Calls, Sandbox};
 
 /// A debugger that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,11 +32,32 @@ impl Connection {
         Ok(Self { stream })
     }
 
-    /// Its two directions, and what watches it while the guest runs.
-    pub(super) fn split(self, stop: &Stop) -> io::Result<(Input, Output, Watcher)> {
+    /// Has a thread watch it while the guest runs, which makes these system calls alone in this sandbox.
+    ///
+    /// # Errors
+    /// When the host has no thread or descriptor left, or the thread cannot be confined.
+    pub(crate) fn watch(self, stop: &Stop, confinement: Option<(Sandbox, Calls)>) -> io::Result<Line> {
         let input = Input { stream: self.stream.try_clone()?, bytes: Vec::new() };
-        let watcher = Watcher::start(self.stream.try_clone()?, stop.clone())?;
-        Ok((input, Output { stream: self.stream, packet: Vec::new() }, watcher))
+        let watcher = Watcher::start(self.stream.try_clone()?, stop.clone(), confinement)?;
+        Ok(Line { input, output: Output { stream: self.stream, packet: Vec::new() }, watcher })
+    }
+}
+
+/// A connection that is watched.
+pub(crate) struct Line {
+    /// One direction of it.
+    pub(super) input: Input,
+    /// The other.
+    pub(super) output: Output,
+    pub(super) watcher: Watcher,
+}
+
+impl Line {
+    /// Allows the system calls that the guest's thread makes to talk to the debugger, and to hang up.
+    pub(crate) fn system_calls(&self, calls: &mut Calls) {
+        calls.allow_on(libc::SYS_recvfrom, self.input.stream.as_raw_fd());
+        calls.allow_on(libc::SYS_sendto, self.output.stream.as_raw_fd());
+        calls.allow_on(libc::SYS_shutdown, self.watcher.stream.as_raw_fd());
     }
 }
 
@@ -159,12 +181,17 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    fn start(stream: TcpStream, stop: Stop) -> io::Result<Self> {
+    fn start(stream: TcpStream, stop: Stop, confinement: Option<(Sandbox, Calls)>) -> io::Result<Self> {
         let armed = Arc::new(AtomicBool::new(false));
-        let (again, calls) = mpsc::channel();
+        let (again, orders) = mpsc::channel();
+        let (begun, confined) = mpsc::sync_channel(1);
         let (watched, flag) = (stream.try_clone()?, armed.clone());
         let watch = move || {
-            while calls.recv().is_ok() {
+            let done = confinement.map_or(Ok(()), |(sandbox, calls)| sandbox.confine(calls));
+            let failed = done.is_err();
+            // Whoever starts this waits for it.
+            let _ = begun.send(done);
+            while !failed && orders.recv().is_ok() {
                 let mut fds = [PollFd::new(watched.as_fd(), PollFlags::POLLIN)];
                 while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
                 // In this order: whoever finds it still armed will be paused.
@@ -173,6 +200,7 @@ impl Watcher {
             }
         };
         let thread = thread::Builder::new().name("hvt-debugger".into()).spawn(watch)?;
+        confined.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
         Ok(Self { stream, armed, again: Some(again), thread: Some(thread) })
     }
 

@@ -5,8 +5,7 @@ use gdbstub::stub::state_machine::GdbStubStateMachine as Stub;
 use gdbstub::stub::{DisconnectReason, GdbStub, SingleThreadStopReason};
 use hvt_abi::native::Registers;
 
-use super::Connection;
-use super::connection::{Heard, Input, Output, Watcher};
+use super::connection::{Heard, Input, Line, Output, Watcher};
 use super::inferior::{Inferior, Resume};
 use super::plants::Kind;
 use crate::backend::debug::Halt;
@@ -50,16 +49,11 @@ impl<'m> Debugged<'m> {
     ///
     /// # Errors
     /// When it cannot be debugged, or the host refuses.
-    pub(crate) fn new(
-        machine: &'m mut dyn Machine,
-        layout: &'m Layout,
-        connection: Connection,
-        stop: Stop,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(machine: &'m mut dyn Machine, layout: &'m Layout, line: Line, stop: Stop) -> Result<Self, Error> {
         let error = |source| Error { what: "talking to the debugger", source };
         let inferior = Inferior::new(machine, layout).ok_or_else(|| error(std::io::ErrorKind::Unsupported.into()));
         let mut inferior = inferior?;
-        let (input, output, watcher) = connection.split(&stop).map_err(error)?;
+        let Line { input, output, watcher } = line;
         let stub = GdbStub::new(output).run_state_machine(&mut inferior);
         let stub = stub.map_err(|lost| error(std::io::Error::other(lost.to_string())))?;
         Ok(Self { inferior, session: Some(Session { stub, input, watcher }), stop, over: None, alone: false })

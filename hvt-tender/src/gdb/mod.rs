@@ -58,7 +58,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub(crate) use self::connection::Connection;
+pub(crate) use self::connection::{Connection, Line};
 use self::debugged::Debugged;
 use crate::backend::{Error, Machine, Stop};
 use crate::memory::Layout;
@@ -122,18 +122,18 @@ impl Debugger {
     }
 }
 
-/// Has a guest run to its end by `run`, under the debugger at the other end of `connection`.
+/// Has a guest run to its end by `run`, under the debugger at the other end of `line`.
 ///
 /// # Errors
 /// As `run`, and when the machine cannot be debugged.
 pub(crate) fn run(
     machine: &mut dyn Machine,
     layout: &Layout,
-    connection: Connection,
+    line: Line,
     stop: &Stop,
     run: impl FnOnce(&mut dyn Machine) -> Result<Outcome, Error>,
 ) -> Result<Outcome, Error> {
-    let mut debugged = Debugged::new(machine, layout, connection, stop.clone())?;
+    let mut debugged = Debugged::new(machine, layout, line, stop.clone())?;
     let outcome = run(&mut debugged);
     debugged.end(&outcome);
     outcome

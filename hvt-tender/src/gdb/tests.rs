@@ -111,9 +111,9 @@ fn converse(said: &[u8]) -> Vec<u8> {
         }
     });
     let stop = Stop::new().unwrap();
-    let connection = debugger.accept(&stop).unwrap().unwrap();
+    let line = debugger.accept(&stop).unwrap().unwrap().watch(&stop, None).unwrap();
     let mut machine = Idle::new();
-    let outcome = run(&mut machine, &layout(), connection, &stop, |machine| {
+    let outcome = run(&mut machine, &layout(), line, &stop, |machine| {
         // As the monitor does: this guest makes no hypercalls.
         machine.run().map(|exit| match exit {
             Exit::Interrupted => Outcome::Interrupted,

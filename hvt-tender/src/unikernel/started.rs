@@ -6,7 +6,7 @@ use super::Error;
 use crate::backend::{self, Machine, Stop};
 use crate::core_dump::CoreDump;
 use crate::device::{Capture, Console, Descriptor, Devices, Interrupted, Slot, Uses};
-use crate::gdb::{self, Debugger};
+use crate::gdb::{self, Connection, Debugger, Line};
 use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time};
 use crate::memory::{GuestSlice, Layout, Usage};
 use crate::monitor::{self, Failure, Observer, Outcome, Reason};
@@ -55,11 +55,8 @@ impl Started {
             .map(|offer| Worker::start(offer, self.layout.clone(), self.stop.clone(), self.sandbox.clone()));
         let worker =
             worker.transpose().map_err(|source| backend::Error { what: "serving the network ring", source })?;
-        match debugger {
-            None => self.confine(bell.as_ref())?,
-            // Who debugs the guest does with it what they like, and the debugger's side of the tender what it needs.
-            Some(_) => log::info!("while a debugger is connected, system calls are not filtered"),
-        }
+        let line = debugger.map(|connection| self.watch(connection)).transpose()?;
+        self.confine(bell.as_ref(), line.as_ref())?;
         let begun = self.devices.poller.begin();
         let trace = self.trace.as_mut();
         let (machine, layout) = (self.machine.as_mut(), &self.layout);
@@ -73,8 +70,8 @@ impl Started {
                     // A loop of its own, which looks for no trace.
                     None => monitor::run_observed(machine, layout, devices, bell.as_ref(), observer),
                 };
-                match debugger {
-                    Some(connection) => gdb::run(machine, layout, connection, &self.stop, run),
+                match line {
+                    Some(line) => gdb::run(machine, layout, line, &self.stop, run),
                     None => run(machine),
                 }
             }
@@ -105,8 +102,21 @@ impl Started {
         }
     }
 
+    /// Has a thread watch the connection to a debugger, confined as this one will be.
+    fn watch(&mut self, connection: Connection) -> Result<Line, Error> {
+        let mut confinement = self.sandbox.clone().map(|sandbox| {
+            let calls = sandbox.calls(&self.stop);
+            (sandbox, calls)
+        });
+        if let (Some((_, calls)), Some(target)) = (&mut confinement, self.machine.debug()) {
+            target.calls_to_pause(calls);
+        }
+        let line = connection.watch(&self.stop, confinement);
+        Ok(line.map_err(|source| backend::Error { what: "watching the connection to the debugger", source })?)
+    }
+
     /// Takes from this thread, for good, all system calls that the rest of the guest's life does not need.
-    fn confine(&mut self, ring: Option<&Bell>) -> Result<(), Error> {
+    fn confine(&mut self, ring: Option<&Bell>, debugger: Option<&Line>) -> Result<(), Error> {
         let Some(sandbox) = &self.sandbox else { return Ok(()) };
         for slot in &mut self.devices.slots {
             if let Slot::Net(device) = slot {
@@ -117,6 +127,12 @@ impl Started {
         calls.allow_uses(self.devices.descriptors());
         calls.allow_uses(ring.map(|bell| Descriptor::new(bell, Uses::WRITE)));
         self.machine.system_calls(&mut calls);
+        if let (Some(line), Some(target)) = (debugger, self.machine.debug()) {
+            line.system_calls(&mut calls);
+            // To take a pause back.
+            calls.allow_uses([Descriptor::new(self.stop.event(), Uses::READ)]);
+            target.system_calls(&mut calls);
+        }
         if let Some(dump) = &self.core_dump {
             dump.system_calls(&mut calls);
         }

@@ -36,6 +36,12 @@ impl Waiting {
         Self { tender, stdout, stderr, address }
     }
 
+    /// The `status` files of all of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.tender.id())).unwrap();
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap()).collect()
+    }
+
     /// Ends its guest by a signal.
     pub(crate) fn terminate(&self) {
         kill(Pid::from_raw(self.tender.id() as i32), Signal::SIGTERM).unwrap();

@@ -62,6 +62,23 @@ fn interrupts_again_and_again() {
     }
 }
 
+/// What debugs is confined as everything else is: the guest's thread, and the one that listens meanwhile.
+#[test]
+fn threads_are_confined() {
+    let waiting = Waiting::new("spin");
+    let mut debugger = Packets::connect(&waiting);
+    assert_eq!(debugger.ask("?"), "T05thread:01;");
+    let threads = waiting.threads();
+    assert_eq!(threads.len(), 2, "{threads:?}");
+    for thread in threads {
+        for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"] {
+            assert!(thread.lines().any(|found| found == line), "{line}: {thread}");
+        }
+    }
+    debugger.send("k");
+    assert_eq!(waiting.end().0, Some(1));
+}
+
 /// The remote serial protocol, as far as needed.
 struct Packets(TcpStream);
 

@@ -15,6 +15,7 @@ use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps};
 use crate::backend::{Error, Machine};
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, Layout};
+use crate::sandbox::Calls;
 
 /// What is to be known of a guest that may be debugged.
 #[derive(Default)]
@@ -164,6 +165,11 @@ impl DebugTarget for KvmMachine {
                 },
             }
         }
+    }
+
+    /// To write what is read-only takes `mprotect` of guest memory as well, which every thread may make.
+    fn system_calls(&self, calls: &mut Calls) {
+        self.allow(calls, &arch::WHILE_DEBUGGED);
     }
 
     fn describe(&self) -> Result<String, Error> {

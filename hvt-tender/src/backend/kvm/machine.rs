@@ -114,6 +114,17 @@ impl KvmMachine {
         self.fault(cause)
     }
 
+    /// The vCPU's descriptor.
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: the vCPU owns it, and is borrowed for as long.
+        unsafe { BorrowedFd::borrow_raw(self.vcpu.as_raw_fd()) }
+    }
+
+    /// Allows these requests of the vCPU.
+    pub(super) fn allow(&self, calls: &mut Calls, requests: &[libc::Ioctl]) {
+        requests.iter().for_each(|request| calls.allow_ioctl(self.descriptor(), *request));
+    }
+
     fn fault(&self, cause: Cause) -> Exit {
         Exit::Fault(Fault { cause, registers: self.registers().ok().map(Box::new) })
     }
@@ -147,11 +158,7 @@ impl Machine for KvmMachine {
     }
 
     fn system_calls(&self, calls: &mut Calls) {
-        // SAFETY: the vCPU owns the descriptor, and is borrowed for as long.
-        let vcpu = unsafe { BorrowedFd::borrow_raw(self.vcpu.as_raw_fd()) };
-        calls.allow_frequent_ioctl(vcpu, request::RUN);
-        for request in arch::WHILE_RUNNING {
-            calls.allow_ioctl(vcpu, request);
-        }
+        calls.allow_frequent_ioctl(self.descriptor(), request::RUN);
+        self.allow(calls, &arch::WHILE_RUNNING);
     }
 }

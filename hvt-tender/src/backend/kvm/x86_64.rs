@@ -8,11 +8,11 @@ use hvt_abi::Gpa;
 use hvt_abi::ring::NET_RING;
 use hvt_abi::x86_64::{EntryState, RING_KICK_PORT, Registers, Segment, TableRegister};
 use kvm_bindings::{
-    CpuId, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_SHUTDOWN, KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_dtable, kvm_ioeventfd,
-    kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_translation, kvm_xsave,
+    CpuId, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_SHUTDOWN, KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_dtable, kvm_guest_debug,
+    kvm_ioeventfd, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_translation, kvm_xsave,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
-use nix::{request_code_read, request_code_readwrite};
+use nix::{request_code_read, request_code_readwrite, request_code_write};
 use zerocopy::IntoBytes;
 
 use super::exit::hex;
@@ -36,6 +36,14 @@ pub(super) const WHILE_RUNNING: [libc::Ioctl; 4] = [
     request_code_read!(KVMIO, 0x83, size_of::<kvm_sregs>()),
     request_code_read!(KVMIO, 0xa4, size_of::<kvm_xsave>()),
     request_code_readwrite!(KVMIO, 0x85, size_of::<kvm_translation>()),
+];
+
+/// What is asked of it besides while there is a debugger: other registers, and where to stop.
+pub(super) const WHILE_DEBUGGED: [libc::Ioctl; 4] = [
+    request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>()),
+    request_code_write!(KVMIO, 0x84, size_of::<kvm_sregs>()),
+    request_code_write!(KVMIO, 0xa5, size_of::<kvm_xsave>()),
+    request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>()),
 ];
 
 /// Why `KVM_RUN` comes back for a hypercall or a kick.

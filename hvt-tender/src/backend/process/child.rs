@@ -14,6 +14,9 @@ use super::exchange::Exchange;
 use super::protocol::turn;
 use crate::sandbox::{Calls, Condition};
 
+/// The signal that makes the child hand over as soon as it can, like every one that it handles.
+pub(super) const PAUSE: libc::c_int = libc::SIGTRAP;
+
 /// A child process; dropping it ends it, and waits until it is gone.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -100,10 +103,19 @@ impl Child {
 
     /// Allows what it takes to end it, and to wait until it is gone.
     pub(super) fn system_calls(&self, calls: &mut Calls) {
+        self.allow_signal(calls, libc::SIGKILL);
         let pidfd = self.pidfd.as_raw_fd().cast_unsigned();
-        let kill = Condition::equal(1, libc::SIGKILL.cast_unsigned());
-        calls.allow_if(libc::SYS_pidfd_send_signal, &[Condition::equal(0, pidfd), kill]);
         calls.allow_if(libc::SYS_waitid, &[Condition::equal(0, libc::P_PIDFD), Condition::equal(1, pidfd)]);
+    }
+
+    /// Allows the signal that makes it hand over.
+    pub(super) fn calls_to_pause(&self, calls: &mut Calls) {
+        self.allow_signal(calls, PAUSE);
+    }
+
+    fn allow_signal(&self, calls: &mut Calls, signal: libc::c_int) {
+        let pidfd = Condition::equal(0, self.pidfd.as_raw_fd().cast_unsigned());
+        calls.allow_if(libc::SYS_pidfd_send_signal, &[pidfd, Condition::equal(1, signal.cast_unsigned())]);
     }
 
     /// Ends it.

@@ -22,6 +22,7 @@ use crate::backend::Error;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps, Watch};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, Layout};
+use crate::sandbox::Calls;
 
 /// What is to be known of a guest that may be debugged.
 #[derive(Debug)]
@@ -279,6 +280,11 @@ impl DebugTarget for ProcessMachine {
                 (None, None) => {}
             }
         }
+    }
+
+    /// All else goes through the exchange.
+    fn calls_to_pause(&self, calls: &mut Calls) {
+        self.child.calls_to_pause(calls);
     }
 
     fn describe(&self) -> Result<String, Error> {

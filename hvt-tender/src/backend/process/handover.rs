@@ -168,7 +168,7 @@ impl Kick for KickWord {
 
     /// The child hands over, as it does at every signal: the guest's registers are in its frame then.
     fn pause(&self) {
-        child::send(&self.pidfd, libc::SIGTRAP);
+        child::send(&self.pidfd, child::PAUSE);
     }
 }
 
