@@ -8,7 +8,7 @@ emulator=(qemu-system-aarch64 -machine "virt,virtualization=on,gic-version=3" -a
 console=ttyAMA0
 
 # As for x86_64; KVM is built in.
-modules="tun veth virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console"
+modules="tun veth loop virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console"
 needed="vmlinux tun.ko"
 
 # The kernel is not compressed.
@@ -16,13 +16,14 @@ uncompress_kernel() { cp "$1" "$2"; }
 
 # Sets `programs` to a directory with Debian's programs and libraries for this architecture.
 get_programs() {
-    programs=$cache/programs-$debian
+    local packages=(busybox-static bash-static iproute2 iputils-ping mount)
+    programs=$cache/programs-$debian.$(cksum <<<"${packages[*]}" | cut -d' ' -f1)
     [ ! -d "$programs" ] || return 0
     need readelf binutils
     debian "$debian"
     local fresh
     fresh=$(mktemp -d "$cache/fetch.XXXXXX")
-    debian_download_all "$fresh" busybox-static bash-static iproute2 iputils-ping
+    debian_download_all "$fresh" "${packages[@]}"
     debian_unpack "$fresh"
     ln -s bash-static "$fresh/bin/bash"
     ln -s bash-static "$fresh/bin/sh"

@@ -1,9 +1,11 @@
 # shellcheck shell=bash disable=SC2154 # variables of scripts/nested
 # What the machine of scripts/nested is made of: programs, a kernel, and an image of files. Sourced by it.
 
-# Sets `kernel` to a directory with an uncompressed kernel and its modules; fetches one where there is none yet.
+# Sets `kernel` to a directory with an uncompressed kernel and these modules of its; fetches one where there is none yet.
 get_kernel() {
-    kernel=$(find "$cache" -maxdepth 1 -name "linux-image-*-$debian" | sort -V | tail -n 1)
+    local with
+    with=$(cksum <<<"$modules" | cut -d' ' -f1)
+    kernel=$(find "$cache" -maxdepth 1 -name "linux-image-*-$debian.$with" | sort -V | tail -n 1)
     [ -z "$kernel" ] || return 0
     debian "$debian"
     local package fresh
@@ -12,7 +14,7 @@ get_kernel() {
     fresh=$(mktemp -d "$cache/fetch.XXXXXX")
     debian_download "$fresh" "$package"
     unpack_kernel "$fresh" || die "$package is not as expected"
-    kernel=$cache/$package
+    kernel=$cache/$package.$with
     keep_fetched "$fresh" "$kernel"
 }
 
@@ -43,7 +45,7 @@ begin_image() {
     printf 'root:x:0:\n' >"$image/etc/group"
     local program
     # Not busybox's shell: that one prefers its own programs to those taken along.
-    for program in busybox sh bash ip ping; do
+    for program in busybox sh bash ip ping losetup; do
         ! program=$(find_program "$program") || take "$programs$program" "$program"
     done
 }

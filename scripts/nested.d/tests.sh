@@ -2,8 +2,8 @@
 # The tender's tests in the machine of scripts/nested. Sourced by it.
 
 # Builds the tests, the tender and the guests here, and takes them along under their own paths: cargo wrote those into
-# the tests. The library's unit tests of backend kvm come first, then guests as fixtures, then those of the sandbox, then
-# the conformance table; arguments go to the latter.
+# the tests. The library's unit tests of backend kvm come first, then guests as fixtures, then some of the command line's
+# and those of the sandbox, then the conformance table; arguments go to the latter.
 take_tests() {
     local built program
     for_architecture "$arch"
@@ -33,9 +33,9 @@ take_tests() {
         while read -r program; do
             echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
-        # The tests of the debugger that need no gdb.
+        # The tests of the debugger that need no gdb, those of block devices, and of what others see.
         while read -r program; do
-            echo "$(quote "$program") packets:: || failed=1"
+            echo "$(quote "$program") packets:: block:: accounting:: || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"cli".*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") || failed=1"

@@ -9,7 +9,7 @@ emulator=(qemu-system-x86_64 -machine q35 -accel "tcg,thread=single" -cpu "EPYC,
 console=ttyS0
 
 # Modules that the kernel needs, in the order of their dependencies. One that a kernel does not have is built in.
-modules="irqbypass ccp kvm kvm-amd tun veth virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
+modules="irqbypass ccp kvm kvm-amd tun veth loop virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
     virtio_console"
 # Without these the package is not what it was.
 needed="vmlinux kvm-amd.ko"

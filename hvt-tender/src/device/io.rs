@@ -169,3 +169,73 @@ impl Complaint {
         self.failing = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::testing::Buffer;
+    use std::cell::{Cell, RefCell};
+
+    use proptest::prelude::*;
+
+    /// Where in the file the transfers begin.
+    const OFFSET: u64 = 3 << 40;
+
+    fn transfer_all(
+        buffer: &Buffer,
+        in_pieces: bool,
+        transfer: impl Fn(*mut libc::c_void, usize, libc::off_t) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let all = |slice: GuestSlice<'_>| all_at(slice, OFFSET, &transfer);
+        if in_pieces { buffer.in_pieces(all) } else { buffer.with(all) }
+    }
+
+    proptest! {
+        /// A signal may end a call before it has moved a byte, or behind any byte.
+        #[test]
+        fn each_byte_is_moved_once_whatever_interrupts(
+            len in 1_usize..20_000,
+            in_pieces: bool,
+            turns in prop::collection::vec(prop::option::of(1_usize..3000), 0..40),
+        ) {
+            let buffer = Buffer::zeroed(len);
+            let first = buffer.with(|slice| slice.whole().unwrap().as_ptr().addr());
+            let (turn, moved) = (Cell::new(0), RefCell::new(Vec::new()));
+            let done = transfer_all(&buffer, in_pieces, |start, most, offset| {
+                let number = turn.replace(turn.get() + 1);
+                let count = match turns.get(number) {
+                    None => most,
+                    Some(Some(count)) => most.min(*count),
+                    Some(None) => return Err(io::ErrorKind::Interrupted.into()),
+                };
+                moved.borrow_mut().push((start.addr() - first, offset as u64 - OFFSET, count));
+                Ok(count)
+            });
+            prop_assert!(done.is_ok());
+            let mut next = 0;
+            for (in_memory, in_file, count) in moved.into_inner() {
+                prop_assert_eq!((in_memory, in_file), (next, next as u64));
+                next += count;
+            }
+            prop_assert_eq!(next, len);
+        }
+
+        /// What fails behind the first bytes has failed, and is not tried again.
+        #[test]
+        fn a_part_is_not_the_whole(len in 2_usize..20_000, part in 1_usize..20_000, in_pieces: bool, ends: bool) {
+            let (buffer, calls) = (Buffer::zeroed(len), Cell::new(0));
+            let part = part.min(len - 1);
+            let done = transfer_all(&buffer, in_pieces, |_, most, offset| {
+                calls.set(calls.get() + 1);
+                match part as u64 - (offset as u64 - OFFSET) {
+                    0 if ends => Ok(0),
+                    0 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+                    left => Ok(most.min(left as usize)),
+                }
+            });
+            let kind = if ends { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::StorageFull };
+            prop_assert_eq!(done.unwrap_err().kind(), kind);
+            prop_assert!(calls.get() <= 2 + len / 4096 + 1, "{} calls", calls.get());
+        }
+    }
+}

@@ -3,6 +3,8 @@
 #[path = "../conformance/unikernels.rs"]
 mod unikernels;
 
+mod accounting;
+mod block;
 mod c;
 mod core_dump;
 mod debugger;

@@ -23,4 +23,5 @@ pub const CASES: &[Case] = &[
     block("block-4096", &["1048576", "4096"], &[storage(1 << 20, 4096)]),
     block("block-one-block", &["512", "512"], &[storage(512, 512)]),
     block("block-odd-number", &["49152", "16384"], &[storage(3 * 16384, 16384)]),
+    Case { guest: "churn", ..block("block-churn", &["write", "1024", "2"], &[storage(64 << 10, 512)]) },
 ];
