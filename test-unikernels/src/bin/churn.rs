@@ -18,10 +18,11 @@ fn main(start: &StartInfo) -> ExitStatus {
     let storage = Block::open("storage").unwrap_or_else(|error| failure(error));
     let mut device = Device { len: number(argument(start, 1)) as usize, storage };
     match argument(start, 0) {
-        "write" => match start.arguments().nth(2).map(number) {
-            Some(rounds) => (1..=rounds).for_each(|round| device.write(round)),
-            None => (1..).for_each(|round| device.write(round)),
-        },
+        "write" => {
+            // More rounds than there is time for.
+            let rounds = start.arguments().nth(2).map_or(u64::MAX, number);
+            (1..=rounds).for_each(|round| device.write(round));
+        }
         "fill" => device.fill(),
         "look" => device.look(),
         other => failure(format_args!("'{other}' is nothing to do")),
