@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_TRAP};
+use seccompiler::{BackendError, BpfProgram};
 
-use super::{dispatch, often};
+use super::program::{self, Rules, Verdicts};
 use crate::device::{Descriptor, Uses};
 
 /// The system calls that a thread may make. All others end the process.
@@ -27,7 +25,7 @@ pub struct Calls {
 }
 
 /// What an argument of a system call must be. What the kernel takes for 32 bits is compared as 32 bits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Condition {
     /// Which argument, from 0 on.
     pub(super) argument: u8,
@@ -35,7 +33,7 @@ pub struct Condition {
     pub(super) value: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Operation {
     Equal,
     AtLeast,
@@ -77,16 +75,6 @@ impl Condition {
 
     fn at_most(argument: u8, value: u32) -> Self {
         Self { argument, operation: Operation::AtMost, value }
-    }
-
-    fn compile(self) -> Result<SeccompCondition, BackendError> {
-        let operation = match self.operation {
-            Operation::Equal => SeccompCmpOp::Eq,
-            Operation::AtLeast => SeccompCmpOp::Ge,
-            Operation::AtMost => SeccompCmpOp::Le,
-            Operation::Bits(mask) => SeccompCmpOp::MaskedEq(mask.into()),
-        };
-        SeccompCondition::new(self.argument, SeccompCmpArgLen::Dword, operation, self.value.into())
     }
 }
 
@@ -213,10 +201,9 @@ impl Calls {
             return Ok(None);
         }
         self.allow_if(libc::SYS_openat, &[OPENS_TO_READ]);
-        let rule = SeccompRule::new(vec![OPENS_TO_READ.compile()?])?;
-        let rules = [(libc::SYS_openat, vec![rule])].into_iter().collect();
-        let refused = SeccompAction::Errno(libc::EACCES.cast_unsigned());
-        SeccompFilter::new(rules, SeccompAction::Allow, refused, dispatch::ARCHITECTURE)?.try_into().map(Some)
+        let rules = Rules::from([(libc::SYS_openat as u32, vec![vec![OPENS_TO_READ]])]);
+        let refused = SECCOMP_RET_ERRNO | libc::EACCES.cast_unsigned();
+        program::compile(&rules, &BTreeMap::new(), Verdicts { hit: refused, miss: SECCOMP_RET_ALLOW }).map(Some)
     }
 
     /// The filter program. What it does not allow raises SIGSYS, and is not done.
@@ -237,16 +224,13 @@ impl Calls {
                 often.extend(rules.get(others).map(|conditions| (number, conditions.clone())));
             }
         }
-        let rule = |conditions: Vec<Condition>| {
-            SeccompRule::new(conditions.into_iter().map(Condition::compile).collect::<Result<_, _>>()?)
-        };
-        let mut rules = BTreeMap::new();
-        for (number, alternatives) in conditional {
-            rules.insert(number, alternatives.into_iter().map(rule).collect::<Result<Vec<_>, _>>()?);
-        }
-        // An empty list of rules is fulfilled by every call.
-        rules.extend(always.into_iter().map(|number| (number, Vec::new())));
-        dispatch::compile(often::compile(&often), rules)
+        // No alternatives at all: whatever the arguments.
+        conditional.extend(always.into_iter().map(|number| (number, Vec::new())));
+        // The numbers are those of Linux, which are small.
+        let small = |number: libc::c_long| u32::try_from(number).unwrap_or(u32::MAX);
+        let rules = conditional.into_iter().map(|(number, alternatives)| (small(number), alternatives)).collect();
+        let often = often.into_iter().map(|(number, conditions)| (small(number), conditions)).collect();
+        program::compile(&rules, &often, Verdicts { hit: SECCOMP_RET_ALLOW, miss: SECCOMP_RET_TRAP })
     }
 }
 

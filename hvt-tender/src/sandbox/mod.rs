@@ -23,11 +23,10 @@
 mod calls;
 mod common;
 mod denial;
-mod dispatch;
 mod identity;
-mod often;
 #[cfg(feature = "smoltcp")]
 mod order;
+mod program;
 mod rights;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,0 +1,104 @@
+use std::os::fd::BorrowedFd;
+
+use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP};
+use proptest::prelude::*;
+
+use super::*;
+use crate::sandbox::Calls;
+use crate::sandbox::testing::{call, verdict};
+
+const VERDICTS: Verdicts = Verdicts { hit: SECCOMP_RET_ALLOW, miss: SECCOMP_RET_TRAP };
+
+fn allows(program: &[sock_filter], number: libc::c_long, args: [u64; 2]) -> bool {
+    verdict(program, &call(number, [args[0], args[1], 0, 0, 0, 0])) == SECCOMP_RET_ALLOW
+}
+
+proptest! {
+    #[test]
+    fn allows_the_listed_numbers_and_no_others(
+        numbers in proptest::collection::btree_map(0_u32..500, any::<bool>(), 1..100),
+    ) {
+        // Some of them only where their first argument is 5.
+        let alternatives = |conditional| if conditional { vec![vec![Condition::equal(0, 5)]] } else { vec![] };
+        let rules = numbers.iter().map(|(number, conditional)| (*number, alternatives(*conditional))).collect();
+        let program = compile(&rules, &BTreeMap::new(), VERDICTS).unwrap();
+        for number in (0..600).chain([i64::from(i32::MAX), -1, 0x4000_0000]) {
+            let known = u32::try_from(number).ok().and_then(|number| numbers.get(&number));
+            prop_assert_eq!(allows(&program, number, [5, 0]), known.is_some(), "number {}", number);
+            prop_assert_eq!(allows(&program, number, [6, 0]), known == Some(&false), "number {}", number);
+        }
+    }
+}
+
+#[test]
+fn a_list_that_is_too_long_is_an_error() {
+    let rules = (0..5000).map(|number| (2 * number, Vec::new())).collect();
+    assert!(matches!(compile(&rules, &BTreeMap::new(), VERDICTS), Err(BackendError::FilterTooLarge(_))));
+}
+
+/// `ioctl` of 1 and 2 on 5, the former often; `pread64` of 4 to 6; `pwrite64` of 6 and 9.
+fn calls() -> Calls {
+    let mut calls = Calls::none();
+    // SAFETY: nothing is done with it.
+    let five = unsafe { BorrowedFd::borrow_raw(5) };
+    calls.allow_ioctl(five, 2);
+    calls.allow_frequent_ioctl(five, 1);
+    (4..=6).for_each(|descriptor| calls.allow_on(libc::SYS_pread64, descriptor));
+    [6, 9].into_iter().for_each(|descriptor| calls.allow_on(libc::SYS_pwrite64, descriptor));
+    calls
+}
+
+#[test]
+fn what_is_looked_at_first_is_allowed_as_all_else_is() {
+    let program = calls().compile().unwrap();
+    for number in [libc::SYS_ioctl, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_read] {
+        for descriptor in [0, 3, 4, 5, 6, 7, 9, u64::from(u32::MAX)] {
+            for request in 0..4 {
+                let allowed = match (number, descriptor) {
+                    (libc::SYS_ioctl, 5) => matches!(request, 1 | 2),
+                    (libc::SYS_pread64, 4..=6) | (libc::SYS_pwrite64, 6 | 9) => true,
+                    _ => false,
+                };
+                assert_eq!(allows(&program, number, [descriptor, request]), allowed, "{number} {descriptor} {request}");
+            }
+        }
+    }
+}
+
+#[test]
+fn far_jumps_lead_where_near_ones_do() {
+    // More instructions for each call than a comparison can go over.
+    let descriptors =
+        |number: u32| (0..150).map(|descriptor| vec![Condition::equal(0, 3 * descriptor + number)]).collect();
+    let program = compile(&(0..7).map(|number| (number, descriptors(number))).collect(), &BTreeMap::new(), VERDICTS);
+    let program = program.unwrap();
+    for number in 0..7 {
+        for descriptor in 0..=460 {
+            let expected = descriptor >= number && descriptor < number + 450 && (descriptor - number) % 3 == 0;
+            assert_eq!(allows(&program, number as i64, [descriptor, 0]), expected, "{number} {descriptor}");
+        }
+    }
+}
+
+#[test]
+fn calls_of_another_convention_end_the_process() {
+    const AUDIT_ARCH_I386: u32 = libc::EM_386 as u32 | 0x4000_0000;
+    let program = calls().compile().unwrap();
+    let foreign = seccomp_data { arch: AUDIT_ARCH_I386, ..call(libc::SYS_ioctl, [5, 1, 0, 0, 0, 0]) };
+    assert_eq!(verdict(&program, &foreign), SECCOMP_RET_KILL_PROCESS);
+}
+
+#[test]
+fn conditions_of_every_kind_are_looked_at() {
+    let rules = [
+        (7, vec![vec![Condition::at_least(0, 3)], vec![Condition::equal(1, 4)]]),
+        (8, vec![vec![Condition::set(1, 6), Condition::clear(1, 1)]]),
+        (9, vec![vec![Condition::equal_but_for(0, 2, 8)]]),
+    ];
+    let program = compile(&Rules::from(rules), &BTreeMap::new(), VERDICTS).unwrap();
+    let allows = |number, args| allows(&program, number, args);
+    assert!(allows(7, [3, 0]) && allows(7, [9, 0]) && allows(7, [2, 4]) && !allows(7, [2, 0]));
+    assert!(allows(8, [0, 6]) && allows(8, [0, 14]) && !allows(8, [0, 7]) && !allows(8, [0, 2]));
+    assert!(allows(9, [2, 0]) && allows(9, [10, 0]) && !allows(9, [8, 0]));
+    assert!(!allows(6, [3, 6]) && !allows(10, [3, 6]));
+}
