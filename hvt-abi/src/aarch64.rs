@@ -4,6 +4,7 @@
 //! under their names in its chapter *AArch64 System Register Descriptions*; sections are those of its issue J.a.
 
 use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{BOOT_INFO_BASE, Gpa};
 
@@ -256,7 +257,8 @@ impl EntryState {
 }
 
 /// General-purpose registers, SP_EL1, PC and PSTATE.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub struct Registers {
     /// X0 to X30.
     pub x: [u64; 31],
@@ -267,6 +269,12 @@ pub struct Registers {
     /// PSTATE, laid out as SPSR_EL1.
     pub pstate: u64,
 }
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Registers>() == 34 * 8);
+    assert!(offset_of!(Registers, sp) == 31 * 8 && offset_of!(Registers, pstate) == 33 * 8);
+};
 
 #[cfg(test)]
 mod tests {
