@@ -313,17 +313,27 @@ const _: () = {
     assert!(offset_of!(ExitRecord, size) == 24);
 };
 
-impl From<Exit> for ExitRecord {
+impl From<Io> for ExitRecord {
     #[inline]
+    fn from(io: Io) -> Self {
+        let out = if io.direction == Direction::Out { IO_OUT } else { 0 };
+        let string = if io.string { IO_STRING } else { 0 };
+        Self {
+            reason: reason::IO,
+            flags: out | string,
+            address: io.port.into(),
+            value: io.value.into(),
+            size: io.size.into(),
+            reserved: 0,
+        }
+    }
+}
+
+impl From<Exit> for ExitRecord {
     fn from(exit: Exit) -> Self {
         let record = |reason, flags, address, value| Self { reason, flags, address, value, ..Self::default() };
         match exit {
-            Exit::Io(io) => {
-                let out = if io.direction == Direction::Out { IO_OUT } else { 0 };
-                let string = if io.string { IO_STRING } else { 0 };
-                let size = u32::from(io.size);
-                Self { size, ..record(reason::IO, out | string, io.port.into(), io.value.into()) }
-            }
+            Exit::Io(io) => Self::from(io),
             Exit::Halt => record(reason::HALT, 0, 0, 0),
             Exit::MemoryViolation(MemoryViolation { gpa, access, gva }) => {
                 let valid = if gva.is_some() { GVA_VALID } else { 0 };
@@ -343,13 +353,21 @@ impl From<Exit> for ExitRecord {
 impl ExitRecord {
     /// The typed form, or `None` where the record is not one that [`From<Exit>`](Self::from) makes.
     #[must_use]
-    #[inline]
     pub fn exit(&self) -> Option<Exit> {
-        // What guests do most comes first.
         if self.reason == reason::IO { self.io().map(Exit::Io) } else { self.other() }
     }
 
+    /// Port and value of an `out` of 32 bits, if the record is one: what guests do most, without the detour through
+    /// [`exit`](Self::exit).
+    #[must_use]
     #[inline]
+    pub fn out32(&self) -> Option<(u16, u32)> {
+        let Self { reason, flags, address, value, size, reserved } = *self;
+        let is_out = reason == reason::IO && flags == IO_OUT && size == 4 && reserved == 0;
+        let (port, value) = (u16::try_from(address).ok()?, u32::try_from(value).ok()?);
+        is_out.then_some((port, value))
+    }
+
     fn io(&self) -> Option<Io> {
         let is_known = self.flags & !(IO_OUT | IO_STRING) == 0 && matches!(self.size, 1 | 2 | 4) && self.reserved == 0;
         if !is_known || self.address > u16::MAX.into() || self.value > u32::MAX.into() {
@@ -412,6 +430,26 @@ mod tests {
             Exit::Undecodable { rip: 5, reason: 6 },
             Exit::Unknown { reason: 7, info: 8 },
         ]
+    }
+
+    #[test]
+    fn an_out_of_32_bits_is_told_apart() {
+        for exit in every_kind_of_exit() {
+            let is_out = matches!(exit, Exit::Io(Io { size: 4, direction: Direction::Out, string: false, .. }));
+            let expected = if let Exit::Io(io) = exit { Some((io.port, io.value)).filter(|_| is_out) } else { None };
+            assert_eq!(ExitRecord::from(exit).out32(), expected, "{exit}");
+        }
+        let out = ExitRecord::from(every_kind_of_exit()[0]);
+        assert!(out.out32().is_some());
+        for malformed in [
+            ExitRecord { address: 1 << 16 | 0x501, ..out },
+            ExitRecord { value: 1 << 32, ..out },
+            ExitRecord { flags: 1 << 2 | out.flags, ..out },
+            ExitRecord { size: 3, ..out },
+            ExitRecord { reserved: 1, ..out },
+        ] {
+            assert_eq!((malformed.out32(), malformed.exit()), (None, None));
+        }
     }
 
     #[test]

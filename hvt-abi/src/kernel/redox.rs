@@ -8,7 +8,7 @@
 //! | create a VM | `dup` of the hypervisor with the name [`VM`] |
 //! | create a vCPU | `dup` of a VM with the name [`VCPU`] |
 //! | an operation | `SYS_CALL` on the descriptor, metadata = \[[`Operation`](super::Operation)\], payload = the structure that goes with it, exactly as long, or empty. Flags: READ for a structure that the kernel writes, WRITE for one that it reads, none without a payload |
-//! | `Run`, without the detour through metadata | `SYS_READ` of 0 bytes on a vCPU; answers 0, and the exit is in the run page |
+//! | `Run`, without the detour through metadata | `SYS_READ2` (or `SYS_READ`) of 0 bytes on a vCPU; answers 0, and the exit is in the run page |
 //! | map the [`RunPage`](super::RunPage) | `fmap` of a vCPU: offset 0, size 4096, PROT_READ \| PROT_WRITE, MAP_SHARED |
 //! | close | `close` |
 //!

@@ -18,6 +18,7 @@ pub struct GuestSpace<'m> {
 impl<'m> GuestSpace<'m> {
     /// The space of a guest whose memory is laid out like this.
     #[must_use]
+    #[inline]
     pub fn new(memory: &'m dyn GuestMemory, layout: &'m Layout) -> Self {
         Self { memory, layout }
     }

@@ -4,7 +4,7 @@
 use core::mem::offset_of;
 
 use hvt_abi::{
-    kernel::{Error, Exit, ExitRecord, Request, RunPage},
+    kernel::{Error, Exit, ExitRecord, Io, Request, RunPage},
     x86_64::Registers,
 };
 use zerocopy::transmute;
@@ -67,17 +67,20 @@ impl<K: Kernel> SharedPage<K> {
         unsafe { self.at::<Registers>(offset_of!(RunPage, registers)).write_volatile(*registers) };
     }
 
-    /// [`set_exit`](Self::set_exit), for exits that are rare.
+    /// Writes the record of an exit, and returns its reason.
     #[inline(never)]
-    pub(super) fn set_other_exit(&self, exit: Exit) -> u32 {
-        self.set_exit(exit)
+    pub(super) fn set_exit(&self, exit: Exit) -> u32 {
+        self.set_record(ExitRecord::from(exit))
     }
 
-    /// Writes the record of an exit, and returns its reason. Always in line: where the kind of exit is known, next to
-    /// nothing of it is left.
+    /// [`set_exit`](Self::set_exit), for the exit that has to be fast.
+    #[inline]
+    pub(super) fn set_io(&self, io: Io) -> u32 {
+        self.set_record(ExitRecord::from(io))
+    }
+
     #[inline(always)]
-    pub(super) fn set_exit(&self, exit: Exit) -> u32 {
-        let record = ExitRecord::from(exit);
+    fn set_record(&self, record: ExitRecord) -> u32 {
         let words: [u64; size_of::<ExitRecord>() / 8] = transmute!(record);
         let start = self.at::<u64>(offset_of!(RunPage, exit));
         for (i, word) in words.into_iter().take(RECORD_WORDS).enumerate() {

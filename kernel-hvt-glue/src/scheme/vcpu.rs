@@ -84,14 +84,13 @@ impl<K: Kernel> VcpuObject<K> {
                 if io.direction == Direction::In && !io.string {
                     *awaits_input = Some(io.size);
                 }
-                // In line, unlike the other exits.
-                Ok(self.page.set_exit(Exit::Io(io)))
+                Ok(self.page.set_io(io))
             }
             exit => {
                 if exit == Exit::Interrupted {
                     self.interrupted.store(false, Ordering::SeqCst);
                 }
-                Ok(self.page.set_other_exit(exit))
+                Ok(self.page.set_exit(exit))
             }
         }
     }

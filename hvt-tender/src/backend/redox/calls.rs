@@ -32,7 +32,7 @@ pub trait Calls {
     fn call(&self, handle: &Self::Handle, operation: u64, payload: Payload<'_>) -> Result<usize, Errno>;
 
     /// Runs a virtual CPU until it exits: [`Operation::Run`](kernel::Operation::Run), the operation that has to be fast. A
-    /// `read` of no bytes is that as well, and the shortest way into the kernel.
+    /// `read` of no bytes is that as well, and the shortest way into the kernel (shorter still with `SYS_READ2`).
     ///
     /// # Errors
     /// The kernel's.

@@ -129,14 +129,16 @@ impl<C: Calls> Guest<C> {
         // SAFETY: the page is mapped and aligned. The kernel has finished writing the record; whatever stands there is
         // a value of its type.
         let record = unsafe { (&raw const (*self.page.start().as_ptr()).exit).read_volatile() };
-        Ok(match record.exit() {
-            Some(exit) => from_kernel(exit, || self.registers().unwrap_or_default()),
-            None => self.not_understood(&record),
-        })
+        let call = record.out32().and_then(|(port, value)| Exit::from_port_write(port, 4, value));
+        Ok(call.unwrap_or_else(|| self.other(record)))
     }
 
+    /// An exit that is neither a hypercall nor a kick.
     #[cold]
-    fn not_understood(&self, record: &ExitRecord) -> Exit {
+    fn other(&self, record: ExitRecord) -> Exit {
+        if let Some(exit) = record.exit() {
+            return from_kernel(exit, || self.registers().unwrap_or_default());
+        }
         let what = format!("the kernel reports exit {} in a form that this tender does not know", record.reason);
         Exit::Fault(Fault { cause: Cause::Unknown { what }, registers: self.registers().ok().map(Box::new) })
     }

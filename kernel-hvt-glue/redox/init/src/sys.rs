@@ -9,7 +9,7 @@ use hvt_tender::backend::redox::Errno;
 
 const OPENAT_INTO: usize = 0x1010_03db;
 const DUP_INTO: usize = 0x2010_03dc;
-const READ: usize = 0x2200_0003;
+const READ2: usize = 0x2200_0023;
 const WRITE: usize = 0x2100_0004;
 const CLOSE: usize = 0x2000_0006;
 const CALL: usize = 0x2300_ca11;
@@ -85,11 +85,13 @@ pub(crate) fn dup_into(fd: usize, how: &[u8], new: usize) -> Result<usize> {
     unsafe { syscall(DUP_INTO, [fd, how.as_ptr().addr(), how.len(), new, 0, 0]) }
 }
 
-/// Reads from `fd`.
+/// Reads from the start of `fd`, which has no position of its own.
 #[inline]
 pub(crate) fn read(fd: usize, into: &mut [u8]) -> Result<usize> {
+    /// `RwFlags`: those that the descriptor was opened with.
+    const AS_OPENED: usize = usize::MAX;
     // SAFETY: the kernel writes into the slice, whose bytes may be anything.
-    unsafe { syscall(READ, [fd, into.as_mut_ptr().addr(), into.len(), 0, 0, 0]) }
+    unsafe { syscall(READ2, [fd, into.as_mut_ptr().addr(), into.len(), 0, AS_OPENED, 0]) }
 }
 
 /// Writes to `fd`.
