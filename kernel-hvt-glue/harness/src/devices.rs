@@ -1,12 +1,13 @@
 //! Devices that live in memory: a disk, and wires that end in this program.
 
-use alloc::{collections::VecDeque, rc::Rc, vec, vec::Vec};
+use alloc::{collections::VecDeque, rc::Rc, sync::Arc, vec, vec::Vec};
 use core::cell::RefCell;
 
 use hvt_tender::{
     device::{Block, Console, DeviceError, Net},
     memory::GuestSlice,
 };
+use spin::Mutex;
 
 /// A block device in memory. Clones are the same disk.
 #[derive(Clone)]
@@ -56,12 +57,12 @@ impl Block for RamDisk {
 }
 
 /// Frames on a wire that one end waits for.
-type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
+type Queue = Arc<Mutex<VecDeque<Vec<u8>>>>;
 
 /// Frames that wait for one end of a wire at most; more are dropped, as a network does.
 const QUEUE_MAX: usize = 256;
 
-/// One end of a wire that carries Ethernet frames.
+/// One end of a wire that carries Ethernet frames. The ends may be in different threads.
 #[derive(Clone, Default)]
 pub struct Wire {
     incoming: Queue,
@@ -87,12 +88,12 @@ impl Wire {
     /// Whether a frame is waiting here.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.incoming.borrow().is_empty()
+        !self.incoming.lock().is_empty()
     }
 
     /// Sends a frame to the other end.
     pub fn send(&self, frame: Vec<u8>) {
-        let mut queue = self.outgoing.borrow_mut();
+        let mut queue = self.outgoing.lock();
         if queue.len() < QUEUE_MAX {
             queue.push_back(frame);
         }
@@ -101,7 +102,7 @@ impl Wire {
     /// Takes the oldest frame that is waiting here.
     #[must_use]
     pub fn receive(&self) -> Option<Vec<u8>> {
-        self.incoming.borrow_mut().pop_front()
+        self.incoming.lock().pop_front()
     }
 }
 

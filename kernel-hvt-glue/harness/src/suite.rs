@@ -73,6 +73,12 @@ pub struct Wires {
 }
 
 impl Wires {
+    /// A unikernel's end of a wire, which is its device of this handle. Nobody but another unikernel is at the far end.
+    #[must_use]
+    pub fn of(handle: u32, near: Wire) -> Self {
+        Self { near: vec![(handle, near)], ..Self::default() }
+    }
+
     /// The devices with a frame waiting, a bit for each handle. The peers get a turn first.
     #[must_use]
     pub fn ready(&self) -> u64 {

@@ -1,11 +1,17 @@
 //! What is promised beyond what a single guest sees: guests beside each other, guests that never end, callers that die
 //! or mean harm.
 
-use alloc::{format, string::String, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use hvt_harness::{monitor::End, pack::Pack, suite::run_case, tally::Tally};
-use hvt_tender::backend::redox::Interrupter;
+use hvt_harness::{
+    devices::{Wire, WireNet},
+    monitor::End,
+    pack::Pack,
+    suite::{Wires, run_case},
+    tally::Tally,
+};
+use hvt_tender::{backend::redox::Interrupter, device::Slot};
 use spin::Mutex;
 
 use crate::{
@@ -31,6 +37,7 @@ const SECOND: u64 = 1_000_000_000;
 /// Makes every check.
 pub(crate) fn run(runner: &mut Runner, pack: Archive, tally: &mut Tally) {
     tally.add_result("check", "four guests at once", leaves_nothing(runner, |_| four_at_once(pack)));
+    tally.add_result("check", "two guests on one wire", leaves_nothing(runner, |_| two_on_a_wire(pack)));
     tally.add_result("check", "an endless guest", leaves_nothing(runner, |runner| endless(runner, pack)));
     tally.add_result(
         "check",
@@ -81,6 +88,52 @@ fn four_at_once(pack: Archive) -> Result<(), String> {
         answer.map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(())
+}
+
+/// Two guests at the two ends of one wire, each in a thread of its own, ping each other: every echo is answered. One that
+/// has got its answers stays until the other has been silent for a while.
+fn two_on_a_wire(pack: Archive) -> Result<(), String> {
+    const ECHOS: u32 = 20;
+    let guests = [("10.0.0.2", "10.0.0.3", 2), ("10.0.0.3", "10.0.0.2", 3)];
+    let file = pack.suite("ping")?;
+    let (left, right) = Wire::pair();
+    let answers = Answers::default();
+    let mut threads = Vec::new();
+    for ((us, peer, last), wire) in guests.into_iter().zip([left, right]) {
+        let answers = answers.clone();
+        let work = move || {
+            let device = WireNet::new(wire.clone(), [0x02, 0, 0, 0, 0, last], 1500);
+            let words = [format!("ip={us}"), format!("peer={peer}"), format!("count={ECHOS}"), "linger=500".into()];
+            let setup = Setup {
+                arguments: &words.each_ref().map(String::as_str),
+                slots: vec![("service".into(), Slot::Net(Box::new(device)))],
+                wires: Wires::of(1, wire),
+                ..Setup::plain(MEMORY, LIMIT)
+            };
+            let answer = ping(file, setup, ECHOS);
+            answers.lock().push((us, answer));
+        };
+        threads.push(Context::spawn(Kind::Thread, 0, work).map_err(|errno| format!("no thread: {errno}"))?);
+    }
+    for thread in threads {
+        thread.join().map_err(|errno| format!("cannot wait for a thread: {errno}"))?;
+    }
+    let answers = core::mem::take(&mut *answers.lock());
+    if answers.len() != guests.len() {
+        return Err(format!("{} of {} guests ended", answers.len(), guests.len()));
+    }
+    answers.into_iter().try_for_each(|(name, answer)| answer.map_err(|error| format!("{name}: {error}")))
+}
+
+/// Runs a guest that pings another one, until it has got this many answers.
+fn ping(file: &[u8], setup: Setup<'_>, echos: u32) -> Result<(), String> {
+    let hypervisor = hypervisor::open()?;
+    let mut guest = Unikernel::load(&hypervisor, file, setup)?;
+    let end = guest.run();
+    let transcript = guest.transcript();
+    let said = String::from_utf8_lossy(&transcript);
+    let all = format!("{echos} sent, {echos} answered");
+    if end == End::Halted(0) && said.lines().any(|line| line == all) { Ok(()) } else { Err(format!("{end}: {said}")) }
 }
 
 /// A guest in an endless loop, in a thread of its own, keeps neither other guests nor this thread from working, and ends
