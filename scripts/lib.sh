@@ -75,3 +75,54 @@ guest_names() {
     for source in "$root"/test-unikernels/src/bin/*; do basename "$source" .rs; done
     for source in "$root"/test-unikernels/c/*.c; do echo "c-$(basename "$source" .c)"; done
 }
+
+# What the two functions below need.
+need_bochs() {
+    need bochs bochs
+    need_file /usr/share/bochs/BIOS-bochs-latest bochsbios
+    need_file /usr/share/bochs/VGABIOS-lgpl-latest vgabios
+    need_file /usr/lib/grub/i386-pc/multiboot2.mod grub-pc-bin
+    need grub-mkrescue grub-common
+    need xorriso xorriso
+    need mformat mtools
+}
+
+# grub_image ISO KERNEL MODULE WORDS: a CD that boots KERNEL by Multiboot2, with MODULE and the command line WORDS.
+grub_image() {
+    mkdir -p "$work/iso/boot/grub"
+    cp "$2" "$work/iso/boot/kernel"
+    cp "$3" "$work/iso/boot/module"
+    cat >"$work/iso/boot/grub/grub.cfg" <<EOF
+multiboot2 /boot/kernel $4
+module2 /boot/module
+boot
+EOF
+    grub-mkrescue -d /usr/lib/grub/i386-pc --install-modules="normal iso9660 biosdisk multiboot2" --fonts= --locales= \
+        --themes= -o "$1" "$work/iso" >"$work/log" 2>&1
+}
+
+# bochs_machine ISO LINE: boots ISO in Bochs with $cpus CPUs and $memory MiB, and LINE in its configuration.
+bochs_machine() {
+    # The CPU model has every feature of VMX that matters here. A second of its time is 100 million instructions, so
+    # that time inside does not depend on this machine.
+    cat >"$work/bochsrc" <<EOF
+megs: $memory
+cpu: model=corei7_skylake_x, count=$cpus, ips=100000000, reset_on_triple_fault=0
+clock: sync=none
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+display_library: rfb, options="timeout=0"
+sound: waveoutdrv=dummy
+$2
+ata0-master: type=cdrom, path=$1, status=inserted
+boot: cdrom
+log: $work/log
+EOF
+    # Debian's Bochs has its debugger in: continue, and quit at the end.
+    printf 'c\nq\n' >"$work/debugger"
+    # Its only display without a screen is a VNC server: it gets a network of its own, where nobody is.
+    local private=(unshare --net)
+    [ "$(id -u)" = 0 ] || private=(unshare --user --map-root-user --net)
+    timeout --foreground "$limit" "${private[@]}" bochs -q -f "$work/bochsrc" -rc "$work/debugger" </dev/null \
+        2>"$work/stderr"
+}

@@ -111,8 +111,10 @@ pub struct Capabilities {
     pub vms: u32,
     /// How many vCPUs a VM may have.
     pub vcpu_limit: u32,
+    /// 1 where a page can be executed that cannot be read; else 0, and [`EXECUTE`](Permissions::EXECUTE) implies to read.
+    pub execute_only: u32,
     /// 0.
-    pub reserved: [u32; 5],
+    pub reserved: [u32; 4],
 }
 
 bitflags! {
@@ -170,6 +172,7 @@ const _: () = {
     assert!(offset_of!(Capabilities, vm_limit) == 40);
     assert!(offset_of!(Capabilities, vms) == 44);
     assert!(offset_of!(Capabilities, vcpu_limit) == 48);
+    assert!(offset_of!(Capabilities, execute_only) == 52);
     assert!(size_of::<MemoryMap>() == 32 && align_of::<MemoryMap>() == 8);
     assert!(offset_of!(MemoryMap, address) == 8);
     assert!(offset_of!(MemoryMap, len) == 16);

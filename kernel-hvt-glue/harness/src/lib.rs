@@ -7,6 +7,7 @@
 //! | [`clock`] | the time stamp counter as a clock |
 //! | [`devices`], [`peer`] | disks and wires in memory, and who is at a wire's other end |
 //! | [`monitor`] | a unikernel: loading it, and serving its exits |
+//! | [`power`] | how an emulator is ended |
 //! | [`suite`] | the conformance table |
 //! | [`tally`] | how checks come out |
 #![no_std]
@@ -21,5 +22,6 @@ pub mod devices;
 pub mod monitor;
 pub mod pack;
 pub mod peer;
+pub mod power;
 pub mod suite;
 pub mod tally;

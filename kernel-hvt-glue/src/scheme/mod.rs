@@ -156,12 +156,16 @@ impl<K: Kernel> Scheme<K> {
     }
 
     fn capabilities(&self, user: u32) -> Capabilities {
-        let (technology, obstacle, address_bits) = match &self.hypervisor {
+        let (technology, obstacle, address_bits, execute_only) = match &self.hypervisor {
             Ok(hypervisor) => match hypervisor.capabilities() {
-                capabilities::Capabilities::Svm(svm) => (Technology::Svm, Obstacle::None, svm.physical_address_bits),
-                capabilities::Capabilities::Vmx(vmx) => (Technology::Vmx, Obstacle::None, vmx.physical_address_bits),
+                capabilities::Capabilities::Svm(svm) => {
+                    (Technology::Svm, Obstacle::None, svm.physical_address_bits, false)
+                }
+                capabilities::Capabilities::Vmx(vmx) => {
+                    (Technology::Vmx, Obstacle::None, vmx.physical_address_bits, vmx.execute_only)
+                }
             },
-            Err(unsupported) => (Technology::None, obstacle(unsupported), 0),
+            Err(unsupported) => (Technology::None, obstacle(unsupported), 0, false),
         };
         let (pinned, vms) = self.accounts.used(user);
         Capabilities {
@@ -175,6 +179,7 @@ impl<K: Kernel> Scheme<K> {
             vm_limit: self.limits.vms,
             vms,
             vcpu_limit: self.limits.vcpus,
+            execute_only: execute_only.into(),
             ..Capabilities::default()
         }
     }

@@ -1,15 +1,12 @@
 //! Ending the machine.
 
-use core::arch::asm;
+use hvt_harness::power;
 
 use crate::{
     console::println,
     fd::{Fd, Scheme},
     sys,
 };
-
-/// QEMU's `isa-debug-exit` device: QEMU ends with status `2 * value + 1`.
-const QEMU_DEBUG_EXIT: u16 = 0xf4;
 
 /// How this process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +19,12 @@ pub(crate) enum Outcome {
     Panicked = 2,
 }
 
-/// Prints the outcome and ends QEMU with it; another machine is shut down by its kernel.
+/// Prints the outcome and ends the emulator with it; another machine is shut down by its kernel.
 pub(crate) fn off(outcome: Outcome) -> ! {
     println!("power off, status {}", outcome as u32);
     if allow_ports().is_ok() {
-        // SAFETY: this context may use ports; without that device behind it the port does nothing.
-        unsafe { asm!("out dx, eax", in("dx") QEMU_DEBUG_EXIT, in("eax") outcome as u32, options(nomem, nostack)) };
+        // SAFETY: this context may use ports; on a PC without an emulator behind them these two do nothing.
+        unsafe { power::end_emulator(outcome as u32) };
     }
     if let Ok(stop) = Fd::open(Scheme::Sys, "kstop") {
         // SAFETY: the machine is to end.

@@ -1,7 +1,7 @@
-//! Boots a Redox kernel by PVH, as QEMU's `-kernel` does, with a first process of our own.
+//! Boots a Redox kernel with a first process of our own, by PVH, as QEMU's `-kernel` does, or from GRUB by Multiboot2.
 //!
-//! `-initrd` is a cpio archive with two files, `kernel` and `init`; what stands between blanks of `-append` becomes a
-//! line of the kernel's environment. The loader copies both files to free memory, maps the kernel where it wants to lie,
+//! The first module (`-initrd`) is a cpio archive with two files, `kernel` and `init`; what stands between blanks of the
+//! command line (`-append`) becomes a line of the kernel's environment. The loader copies both files to free memory, maps the kernel where it wants to lie,
 //! and jumps to its entry point.
 #![no_std]
 #![no_main]
@@ -18,6 +18,7 @@ use hvt_redox_loader::{
     pack::{Pack, PackError},
     tables::{self, TooLarge},
 };
+use multiboot2::{BootInformation, BootInformationHeader};
 use uart_16550::{Config, Uart16550, backend::PioBackend};
 use x86_64::instructions::{hlt, port::PortWriteOnly};
 
@@ -52,9 +53,18 @@ impl fmt::Display for Error {
 }
 
 /// First Rust code to run: in long mode, interrupts off, memory mapped at its physical address.
-extern "C" fn load(start_info: u32) -> ! {
+extern "C" fn load(magic: u32, information: u32) -> ! {
+    let multiboot2;
+    let boot = if magic == multiboot2::MAGIC {
+        let information = information as *const BootInformationHeader;
+        // SAFETY: the magic number says that a Multiboot2 loader left its information there.
+        multiboot2 = unsafe { BootInformation::load(information) };
+        multiboot2.as_ref().map_err(|_| BootError::Multiboot2).and_then(hvt_boot::from_multiboot2)
+    } else {
+        hvt_boot::from_pvh(information.into(), physical)
+    };
     // SAFETY: this is called once, by the entry code.
-    let Err(error) = unsafe { boot_kernel(start_info.into()) };
+    let Err(error) = boot.map_err(Error::Boot).and_then(|boot| unsafe { boot_kernel(&boot) });
     fail(&error)
 }
 
@@ -62,13 +72,12 @@ extern "C" fn load(start_info: u32) -> ! {
 ///
 /// # Safety
 /// Called once.
-unsafe fn boot_kernel(start_info: u64) -> Result<core::convert::Infallible, Error> {
-    let boot = hvt_boot::from_pvh(start_info, physical).map_err(Error::Boot)?;
+unsafe fn boot_kernel(boot: &Boot<'_>) -> Result<core::convert::Infallible, Error> {
     let archive = boot.modules.first().ok_or(Error::NoArchive)?;
     let pack = Pack::read(physical(archive.start, archive.len() as usize)).map_err(Error::Pack)?;
     let entry = pack.kernel_entry().map_err(Error::Pack)?;
     let limit = (start::GIGABYTES as u64) << 30;
-    let places = handover::place(&boot, loader(), limit, pack.kernel.len(), pack.init.len()).map_err(Error::NoRoom)?;
+    let places = handover::place(boot, loader(), limit, pack.kernel.len(), pack.init.len()).map_err(Error::NoRoom)?;
     // SAFETY: both lie in memory that is free, mapped, and used by nobody else.
     unsafe {
         fill(places.kernel, pack.kernel);
@@ -80,13 +89,13 @@ unsafe fn boot_kernel(start_info: u64) -> Result<core::convert::Infallible, Erro
     // SAFETY: as above; nothing refers to these statics before the kernel reads them.
     let (environment, areas, args) = unsafe { (&mut *environment, &mut *areas, &mut *args) };
     let env_size = handover::environment(boot.command_line, environment).ok_or(Error::CommandLine)?;
-    let told = handover::areas(&boot, loader());
+    let told = handover::areas(boot, loader());
     areas[..told.len()].copy_from_slice(&told);
     *args = KernelArgs {
         kernel: places.kernel,
         stack: NOTHING,
         env: Block { base: environment.as_ptr().addr() as u64, size: env_size as u64 },
-        hwdesc: root_pointer(&boot),
+        hwdesc: root_pointer(boot),
         areas: Block { base: areas.as_ptr().addr() as u64, size: size_of_val(&told[..]) as u64 },
         bootstrap: places.init,
     };

@@ -1,4 +1,6 @@
-//! From PVH's 32-bit protected mode (EBX = start info) to [`load`](crate::load) in long mode.
+//! From the boot loader's 32-bit protected mode to [`load`](crate::load) in long mode.
+//!
+//! One entry point serves both protocols: PVH (EBX = start info) and Multiboot2 (EAX = magic, EBX = information).
 //!
 //! The page tables are those that the kernel expects at its entry: the first [`GIGABYTES`] of physical memory at their
 //! own address and at `PHYS_OFFSET`, by 2 MiB pages, and the kernel's file 2 GiB below the end.
@@ -27,6 +29,19 @@ static mut KERNEL_PT: [Table; KERNEL_TABLES] = [Table::EMPTY; KERNEL_TABLES];
 
 global_asm!(
     r#"
+    .section .multiboot2, "a"
+    .balign 8
+multiboot2_header:
+    .long {multiboot2_magic}
+    .long 0                     // i386, protected mode
+    .long multiboot2_header_end - multiboot2_header
+    .long -({multiboot2_magic} + multiboot2_header_end - multiboot2_header)
+    .word 6, 0                  // modules at page boundaries
+    .long 8
+    .word 0, 0                  // end
+    .long 8
+multiboot2_header_end:
+
     .section .note.pvh, "a", @note
     .balign 4
     .long 4, 8, 18              // XEN_ELFNOTE_PHYS32_ENTRY
@@ -40,6 +55,7 @@ start32:
     cli
     cld
     mov esp, offset {stack} + {stack_size}
+    mov esi, eax                // kept for load
     mov ebp, ebx
 
     // PD: 2 MiB pages, present and writable; 4 GiB and more need the upper half of an entry.
@@ -97,7 +113,8 @@ start64:
     mov fs, ax
     mov gs, ax
     lea rsp, [rip + {stack} + {stack_size}]
-    mov edi, ebp
+    mov edi, esi
+    mov esi, ebp
     xor ebp, ebp
     call {load}
     ud2
@@ -111,6 +128,8 @@ start_gdtr:
     .quad start_gdt
     .text
 "#,
+    // Magic number of the header (Multiboot2 Specification, 3.1.1).
+    multiboot2_magic = const 0xe852_50d6_u32,
     stack = sym STACK,
     stack_size = const STACK_SIZE,
     pd = sym PD,

@@ -30,6 +30,7 @@ fn capabilities_tell_limits_and_use() {
     assert_eq!((capabilities.address_bits, capabilities.obstacle), (40, Obstacle::None as u32));
     assert_eq!((capabilities.pinned, capabilities.vms), (4 * PAGE, 1));
     assert_eq!((capabilities.pinned_limit, capabilities.vm_limit, capabilities.vcpu_limit), (48 * PAGE, 3, 2));
+    assert_eq!(capabilities.execute_only, 0, "nested paging of AMD's cannot");
 }
 
 #[test]
