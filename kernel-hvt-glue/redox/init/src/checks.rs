@@ -24,6 +24,7 @@ use crate::{
     sys,
     thread::{Context, Kind},
     unikernel::{Setup, Unikernel},
+    watch,
 };
 
 /// The unikernels that came along, for all threads.
@@ -49,6 +50,11 @@ pub(crate) fn run(runner: &mut Runner, pack: Archive, tally: &mut Tally) {
         "check",
         "memory that goes away under a guest",
         leaves_nothing(runner, |runner| memory_goes(runner, pack)),
+    );
+    tally.add_result(
+        "check",
+        "the caller's registers",
+        leaves_nothing(runner, |_| watch::registers_are_left_alone(pack)),
     );
     hostile::run(runner, tally);
 }

@@ -66,8 +66,16 @@ impl Calls for Kernel {
 /// # Errors
 /// Why it cannot run guests.
 pub(crate) fn open() -> Result<Hypervisor<Kernel>, alloc::string::String> {
+    open_with(Kernel)
+}
+
+/// The same, by these calls.
+///
+/// # Errors
+/// Why it cannot run guests.
+pub(crate) fn open_with<C: Calls>(calls: C) -> Result<Hypervisor<C>, alloc::string::String> {
     use alloc::string::ToString;
-    let hypervisor = Hypervisor::open(Kernel).map_err(|error| error.to_string())?;
+    let hypervisor = Hypervisor::open(calls).map_err(|error| error.to_string())?;
     match hypervisor.obstacle().map_err(|error| error.to_string())? {
         None => Ok(hypervisor),
         Some(obstacle) => Err(obstacle.into()),

@@ -7,7 +7,7 @@
 //! | `sys`, `fd`, `memory`, `thread` | system calls, and what they hand out |
 //! | `console`, `clock`, `power` | the rest of the machine |
 //! | `hypervisor`, `unikernel` | a guest: the tender's backend and rooms over these calls |
-//! | `suite`, `guests`, `checks`, `hostile`, `cost` | what is run |
+//! | `suite`, `guests`, `checks`, `hostile`, `watch`, `cost` | what is run |
 #![no_std]
 #![no_main]
 
@@ -30,6 +30,7 @@ mod suite;
 mod sys;
 mod thread;
 mod unikernel;
+mod watch;
 
 use alloc::{
     boxed::Box,

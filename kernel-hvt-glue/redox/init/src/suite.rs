@@ -4,7 +4,7 @@ use alloc::string::String;
 
 use hvt_abi::kernel::Capabilities;
 use hvt_harness::suite::{Guest, Machine, Patience, Ran};
-use hvt_tender::backend::redox::Hypervisor;
+use hvt_tender::backend::redox::{Calls, Hypervisor};
 use raw_cpuid::{CpuId, Hypervisor as Above};
 use test_suite::Ability;
 
@@ -23,8 +23,8 @@ const ENDLESS: u64 = 500_000_000;
 const FOUR_GIB: u64 = 4 << 30;
 
 /// What runs unikernels here.
-pub(crate) struct Runner {
-    pub(crate) hypervisor: Hypervisor<Kernel>,
+pub(crate) struct Runner<C: Calls = Kernel> {
+    pub(crate) hypervisor: Hypervisor<C>,
     pub(crate) capabilities: Capabilities,
 }
 
@@ -34,17 +34,26 @@ impl Runner {
     /// # Errors
     /// Why it cannot run guests.
     pub(crate) fn new() -> Result<Self, String> {
-        let hypervisor = hypervisor::open()?;
+        Self::with(Kernel)
+    }
+}
+
+impl<C: Calls> Runner<C> {
+    /// Opens the hypervisor by these calls.
+    ///
+    /// # Errors
+    /// Why it cannot run guests.
+    pub(crate) fn with(calls: C) -> Result<Self, String> {
+        let hypervisor = hypervisor::open_with(calls)?;
         let capabilities = hypervisor.capabilities().map_err(|error| alloc::format!("{error}"))?;
         Ok(Self { hypervisor, capabilities })
     }
 }
 
-impl Machine for Runner {
+impl<C: Calls + Clone> Machine for Runner<C> {
     fn can(&self, ability: Ability) -> bool {
         match ability {
-            // AMD's nested paging cannot, and of Intel's the kernel does not tell.
-            Ability::ExecuteOnly => false,
+            Ability::ExecuteOnly => self.capabilities.execute_only != 0,
             Ability::FourGib => {
                 let free = fd::free_frames().unwrap_or(0) * PAGE_SIZE as u64;
                 free > FOUR_GIB + (64 << 20) && self.capabilities.pinned_limit >= FOUR_GIB

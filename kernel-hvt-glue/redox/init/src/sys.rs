@@ -9,7 +9,7 @@ use hvt_tender::backend::redox::Errno;
 
 const OPENAT_INTO: usize = 0x1010_03db;
 const DUP_INTO: usize = 0x2010_03dc;
-const READ2: usize = 0x2200_0023;
+pub(crate) const READ2: usize = 0x2200_0023;
 const WRITE: usize = 0x2100_0004;
 const CLOSE: usize = 0x2000_0006;
 const CALL: usize = 0x2300_ca11;
@@ -19,6 +19,9 @@ const MPROTECT: usize = 125;
 const NANOSLEEP: usize = 162;
 const YIELD: usize = 158;
 const CLOCK_GETTIME: usize = 265;
+
+/// `RwFlags` of [`READ2`]: those that the descriptor was opened with.
+pub(crate) const AS_OPENED: usize = usize::MAX;
 
 /// Largest number of an error.
 const ERRNO_MAX: usize = 4095;
@@ -69,6 +72,12 @@ unsafe fn syscall(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize
             options(nostack)
         );
     }
+    decode(result)
+}
+
+/// What `rax` means after a system call.
+#[inline]
+pub(crate) fn decode(result: usize) -> Result<usize> {
     let errno = result.wrapping_neg();
     if (1..=ERRNO_MAX).contains(&errno) { Err(Errno(errno as i32)) } else { Ok(result) }
 }
@@ -88,8 +97,6 @@ pub(crate) fn dup_into(fd: usize, how: &[u8], new: usize) -> Result<usize> {
 /// Reads from the start of `fd`, which has no position of its own.
 #[inline]
 pub(crate) fn read(fd: usize, into: &mut [u8]) -> Result<usize> {
-    /// `RwFlags`: those that the descriptor was opened with.
-    const AS_OPENED: usize = usize::MAX;
     // SAFETY: the kernel writes into the slice, whose bytes may be anything.
     unsafe { syscall(READ2, [fd, into.as_mut_ptr().addr(), into.len(), 0, AS_OPENED, 0]) }
 }

@@ -11,7 +11,7 @@ use hvt_harness::{
 };
 use hvt_tender::{
     Exit,
-    backend::redox::{Guest, Hypervisor, Interrupter},
+    backend::redox::{Calls, Guest, Hypervisor, Interrupter},
     device::{Interrupted, Poller, Slot},
     memory::GuestMemory,
 };
@@ -40,9 +40,9 @@ impl Setup<'_> {
 }
 
 /// A unikernel that has been loaded.
-pub(crate) struct Unikernel {
+pub(crate) struct Unikernel<C: Calls = Kernel> {
     // The guest goes first: it changes the memory.
-    guest: Guest<Kernel>,
+    guest: Guest<C>,
     memory: GuestRam,
     monitor: Monitor,
     deadline: u64,
@@ -81,7 +81,7 @@ impl Loaded {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn start(self, hypervisor: &Hypervisor<Kernel>) -> Result<Unikernel, String> {
+    pub(crate) fn start<C: Calls + Clone>(self, hypervisor: &Hypervisor<C>) -> Result<Unikernel<C>, String> {
         let Self { memory, monitor, entry, deadline } = self;
         // SAFETY: this memory is this unikernel's own, and it is reached through chunks alone.
         let guest = unsafe { Guest::start(hypervisor, memory.start(), memory.size(), monitor.layout(), &entry) };
@@ -89,12 +89,12 @@ impl Loaded {
     }
 }
 
-impl Unikernel {
+impl<C: Calls + Clone> Unikernel<C> {
     /// Loads the unikernel in `file`, and gives it a machine.
     ///
     /// # Errors
     /// The message of whatever refuses it.
-    pub(crate) fn load(hypervisor: &Hypervisor<Kernel>, file: &[u8], setup: Setup<'_>) -> Result<Self, String> {
+    pub(crate) fn load(hypervisor: &Hypervisor<C>, file: &[u8], setup: Setup<'_>) -> Result<Self, String> {
         Loaded::new(file, setup)?.start(hypervisor)
     }
 
@@ -129,12 +129,12 @@ impl Unikernel {
     }
 
     /// What interrupts it from another thread.
-    pub(crate) fn interrupter(&self) -> Interrupter<Kernel> {
+    pub(crate) fn interrupter(&self) -> Interrupter<C> {
         self.guest.interrupter()
     }
 
     /// Its machine alone: its memory is unmapped.
-    pub(crate) fn without_memory(self) -> Guest<Kernel> {
+    pub(crate) fn without_memory(self) -> Guest<C> {
         self.guest
     }
 

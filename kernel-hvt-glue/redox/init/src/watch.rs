@@ -1,0 +1,234 @@
+//! Whether running a guest leaves its caller's registers alone: those that no system call touches by itself.
+
+use alloc::{boxed::Box, format, string::String, sync::Arc};
+use core::arch::asm;
+
+use hvt_harness::{pack::Pack, suite::run_case, tally::Tally};
+use hvt_tender::backend::redox::{Calls, Errno, Payload};
+use raw_cpuid::CpuId;
+use spin::Mutex;
+
+use crate::{
+    fd::Fd,
+    hypervisor::{Kernel, MappedPage},
+    suite::Runner,
+    sys,
+};
+
+/// Guests that have values of their own in the registers in question when they leave, or set some that matter to a kernel.
+const CASES: [&str; 8] =
+    ["fpu", "tls", "segment-bases", "swap-gs", "reload-descriptor-tables", "syscall", "x87", "resume-after-exceptions"];
+
+/// Runs guests, and looks at the registers after each exit.
+///
+/// # Errors
+/// A register has changed, or a guest has not ended as it should.
+pub(crate) fn registers_are_left_alone(pack: &Pack<'_>) -> Result<(), String> {
+    let features = CpuId::new().get_feature_info();
+    if !features.is_some_and(|features| features.has_oxsave()) {
+        return Err("the CPU has no XSAVE to look at the registers with".into());
+    }
+    let watched = Watched::default();
+    let mut runner = Runner::with(watched.clone())?;
+    let mut silent = Tally::new(|_| ());
+    for case in CASES {
+        run_case(&mut runner, case, pack, &mut silent).map_err(|error| format!("{case}: {error}"))?;
+        let watch = watched.0.lock();
+        if let Some(wrong) = &watch.wrong {
+            return Err(format!("{case}: {wrong}"));
+        }
+        if watch.runs == 0 {
+            return Err(format!("{case} has not run"));
+        }
+    }
+    Ok(())
+}
+
+/// The kernel, watched.
+#[derive(Clone, Default)]
+struct Watched(Arc<Mutex<Watch>>);
+
+/// What has been seen.
+#[derive(Default)]
+struct Watch {
+    runs: u32,
+    wrong: Option<String>,
+}
+
+impl Calls for Watched {
+    type Handle = Fd;
+    type Page = MappedPage;
+
+    fn open(&self) -> Result<Fd, Errno> {
+        Kernel.open()
+    }
+
+    fn dup(&self, handle: &Fd, name: &str) -> Result<Fd, Errno> {
+        Kernel.dup(handle, name)
+    }
+
+    fn call(&self, handle: &Fd, operation: u64, payload: Payload<'_>) -> Result<usize, Errno> {
+        Kernel.call(handle, operation, payload)
+    }
+
+    fn run(&self, vcpu: &Fd) -> Result<(), Errno> {
+        let mut watch = self.0.lock();
+        watch.runs += 1;
+        let seed = watch.runs;
+        let (tables, mut seen) = (Tables::read(), Box::new(XsaveArea::EMPTY));
+        let bases = Bases::pattern(seed);
+        let pattern = XsaveArea::pattern(seed);
+        let own = Bases::read();
+        // SAFETY: this process uses neither FS nor GS.
+        unsafe { bases.write() };
+        let result = run(vcpu, &pattern, &mut seen);
+        let bases_seen = Bases::read();
+        // SAFETY: as above.
+        unsafe { own.write() };
+        let wrong = pattern.difference(&seen).or_else(|| {
+            let (tables, tables_seen) = (&tables, &Tables::read());
+            (bases != bases_seen || tables != tables_seen)
+                .then(|| format!("{bases:x?} {tables:x?} have become {bases_seen:x?} {tables_seen:x?}"))
+        });
+        watch.wrong = watch.wrong.take().or(wrong);
+        result
+    }
+
+    fn map_page(&self, vcpu: &Fd) -> Result<MappedPage, Errno> {
+        Kernel.map_page(vcpu)
+    }
+}
+
+/// x87, SSE and AVX state in standard format (SDM volume 1, 13.4).
+#[repr(C, align(64))]
+struct XsaveArea([u8; XsaveArea::SIZE]);
+
+/// Components in [`XsaveArea`]: x87, SSE, AVX; the CPU takes those that the kernel has enabled.
+const COMPONENTS: u32 = 0b111;
+
+impl XsaveArea {
+    /// Legacy region, header, and the upper halves of YMM0 to YMM15.
+    const SIZE: usize = 832;
+    const EMPTY: Self = Self([0; Self::SIZE]);
+    /// Where registers lie, and what they are called.
+    const FCW: core::ops::Range<usize> = 0..2;
+    const MXCSR: core::ops::Range<usize> = 24..28;
+    const XMM: core::ops::Range<usize> = 160..416;
+    const XSTATE_BV: core::ops::Range<usize> = 512..520;
+    const YMM: core::ops::Range<usize> = 576..832;
+
+    /// Values that differ from register to register, and with `seed`.
+    fn pattern(seed: u32) -> Box<Self> {
+        /// Double precision, and rounding towards zero in both units; every exception masked.
+        const FCW: u16 = 0xe7f;
+        const MXCSR: u32 = 0x7f80;
+        let mut area = Box::new(Self::EMPTY);
+        let bytes = &mut area.0;
+        bytes[Self::FCW].copy_from_slice(&FCW.to_le_bytes());
+        bytes[Self::MXCSR].copy_from_slice(&MXCSR.to_le_bytes());
+        for (index, byte) in bytes[Self::XMM].iter_mut().enumerate() {
+            *byte = (index as u32 + seed) as u8;
+        }
+        let has_avx = CpuId::new().get_feature_info().is_some_and(|features| features.has_avx());
+        for (index, byte) in bytes[Self::YMM].iter_mut().enumerate().filter(|_| has_avx) {
+            *byte = !(index as u32 + seed) as u8;
+        }
+        let valid = if has_avx { COMPONENTS } else { COMPONENTS & !0b100 };
+        bytes[Self::XSTATE_BV].copy_from_slice(&u64::from(valid).to_le_bytes());
+        area
+    }
+
+    /// What is not in `seen` as it is here.
+    fn difference(&self, seen: &Self) -> Option<String> {
+        [("FCW", Self::FCW), ("MXCSR", Self::MXCSR), ("XMM registers", Self::XMM), ("YMM registers", Self::YMM)]
+            .into_iter()
+            .find(|(_, range)| self.0[range.clone()] != seen.0[range.clone()])
+            .map(|(name, range)| format!("{name} have become {:x?}", &seen.0[range]))
+    }
+}
+
+/// Runs a virtual CPU with `pattern` in the registers, and says what is in them afterwards.
+fn run(vcpu: &Fd, pattern: &XsaveArea, seen: &mut XsaveArea) -> Result<(), Errno> {
+    let mut own = Box::new(XsaveArea::EMPTY);
+    let result: usize;
+    // SAFETY: the areas are aligned and as large as these components want; what the compiler has in the registers is back
+    // at the end. Reading nothing touches no memory but the guest's.
+    unsafe {
+        asm!(
+            "xor edx, edx",
+            "mov eax, {components:e}",
+            "xsave64 [{own}]",
+            "xrstor64 [{pattern}]",
+            "mov eax, {call}",
+            "syscall",
+            "mov r9, rax",
+            "xor edx, edx",
+            "mov eax, {components:e}",
+            "xsave64 [{seen}]",
+            "xrstor64 [{own}]",
+            components = in(reg) COMPONENTS,
+            own = in(reg) &raw mut *own,
+            pattern = in(reg) pattern,
+            seen = in(reg) seen,
+            call = const sys::READ2,
+            // Of the descriptor: no bytes (`rdx`), from its start.
+            in("rdi") vcpu.number(), in("rsi") 1, in("r10") 0, in("r8") sys::AS_OPENED,
+            inlateout("r9") 0_usize => result,
+            lateout("rax") _, lateout("rcx") _, lateout("rdx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    sys::decode(result).map(drop)
+}
+
+/// Base addresses of FS and GS.
+#[derive(Debug, PartialEq, Eq)]
+struct Bases {
+    fs: u64,
+    gs: u64,
+}
+
+impl Bases {
+    /// Addresses that differ with `seed`.
+    fn pattern(seed: u32) -> Self {
+        Self { fs: 0x1234_5678_9000 + u64::from(seed), gs: 0x5a5a_a5a5_0000 + u64::from(seed) }
+    }
+
+    fn read() -> Self {
+        let (fs, gs);
+        // SAFETY: the kernel allows both; they change nothing.
+        unsafe {
+            asm!("rdfsbase {}", "rdgsbase {}", out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags))
+        };
+        Self { fs, gs }
+    }
+
+    /// # Safety
+    /// Nothing is reached through FS and GS.
+    unsafe fn write(&self) {
+        let Self { fs, gs } = self;
+        // SAFETY: the kernel allows both; the rest is the caller's promise.
+        unsafe { asm!("wrfsbase {}", "wrgsbase {}", in(reg) fs, in(reg) gs, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// GDTR and IDTR of this CPU, each a limit and a base, where a program may read them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tables {
+    gdtr: [u8; 10],
+    idtr: [u8; 10],
+}
+
+impl Tables {
+    fn read() -> Self {
+        let mut tables = Self::default();
+        let features = CpuId::new().get_extended_feature_info();
+        // With CR4.UMIP programs may not.
+        if features.is_some_and(|features| !features.has_umip()) {
+            let Self { gdtr, idtr } = &mut tables;
+            // SAFETY: each writes the ten bytes.
+            unsafe { asm!("sgdt [{}]", "sidt [{}]", in(reg) gdtr, in(reg) idtr, options(nostack, preserves_flags)) };
+        }
+        tables
+    }
+}
