@@ -48,3 +48,15 @@ use_debian_rust() {
     toolchain=(RUSTC=/usr/bin/rustc)
     rust_flags=("--sysroot=$kept/usr")
 }
+
+# clippy_linux OPTION..: clippy, for programs and unikernels of the chosen architecture; what it says is an error.
+clippy_linux() {
+    if [ ${#toolchain[@]} = 0 ]; then
+        cargo_linux clippy --quiet "$@" -- -D warnings
+    else
+        need_file /usr/bin/clippy-driver rust-web-clippy
+        # What Debian's cargo-clippy does, which looks for Debian's cargo.
+        local toolchain=("${toolchain[@]}" RUSTC_WORKSPACE_WRAPPER=/usr/bin/clippy-driver)
+        CLIPPY_ARGS=-Dwarnings__CLIPPY_HACK__ cargo_linux check --quiet "$@"
+    fi
+}

@@ -48,10 +48,11 @@ need_rust() {
 # where no libraries are.
 cargo_linux() {
     need_rust
-    local flags
+    local command=$1 flags
+    shift
     flags=$(printf "'%s'," -Ctarget-feature=+crt-static "${rust_flags[@]}")
-    (cd "$root" && env "${toolchain[@]}" cargo "$@" --target "$triple" "${cargo_options[@]}" \
-        --config "target.$triple.rustflags=[$flags]")
+    (cd "$root" && env "${toolchain[@]}" cargo "$command" --target "$triple" "${cargo_options[@]}" \
+        --config "target.$triple.rustflags=[$flags]" "$@")
 }
 
 # cargo_guests COMMAND..: cargo, for unikernels.

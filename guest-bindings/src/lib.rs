@@ -11,7 +11,7 @@
 //! | heap | the range in [`StartInfo`], or a global allocator with the feature `alloc` |
 //! | thread-local storage | [`tls`] |
 //! | statics that are written to | [`OneCpu`] |
-//! | what is peculiar to a CPU | [`x86_64`] |
+//! | what is peculiar to a CPU | on x86_64: the module of that name |
 //! | the ABI underneath | [`abi`] |
 //!
 //! # A complete guest
@@ -94,9 +94,9 @@
 //!
 //! # What happens around `main`
 //!
-//! The guest has one CPU and no interrupts, and is privileged (x86_64: CPL 0, aarch64: EL1). Its memory holds, from bottom to top: the tender's tables (not accessible)
-//! and what the tender tells (read-only), from 1 MiB on the guest itself, the first thread's variables, the heap, and
-//! the stack, for which [`StartInfo`] says how much is kept.
+//! The guest has one CPU and no interrupts, and is privileged (x86_64: CPL 0, aarch64: EL1). Its memory holds, from
+//! bottom to top: the tender's tables (not accessible) and what the tender tells (read-only), from 1 MiB on the guest
+//! itself, the first thread's variables, the heap, and the stack, for which [`StartInfo`] says how much is kept.
 //!
 //! An exception is reported on the console and ends the guest with [`ExitStatus::ABORT`], and so does a panic. The
 //! bindings greet with one line, which the option `--solo5:quiet` at the start of the command line silences.
