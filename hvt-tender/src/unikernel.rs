@@ -392,7 +392,8 @@ impl Unikernel {
         // Where every frame is to be seen, each goes by hypercall.
         let seen = capture.is_some() || self.trace.is_some() || self.virtual_time.is_some() || self.debugger.is_some();
         let offered = match self.net_ring {
-            NetRing::Auto => !seen && ring::Worker::pays(),
+            // Whether it pays is asked last: the answer lies in files of the host.
+            NetRing::Auto => !seen && ring::has_use(&slots) && ring::Worker::pays(),
             NetRing::On => !seen,
             NetRing::Off => false,
         };

@@ -40,6 +40,12 @@ pub fn place(mem_size: u64) -> Option<Gpa> {
     (mem_size <= MEM_MAX - SIZE).then_some(Gpa(mem_size))
 }
 
+/// Whether a ring is of any use to a guest with these devices.
+#[must_use]
+pub fn has_use(slots: &[Slot]) -> bool {
+    slots.iter().any(|slot| matches!(slot, Slot::Net(_)))
+}
+
 /// Second ends of all network devices among these, by handle; `None` where there are no network devices, or one that
 /// cannot be used from two threads.
 #[must_use]
