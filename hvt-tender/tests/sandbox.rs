@@ -33,7 +33,7 @@ use hvt_tender::sandbox::{Sandbox, explain};
 const CALL: &str = "HVT_TEST_FORBIDDEN_CALL";
 /// The backend that it uses.
 const BACKEND: &str = "HVT_TEST_BACKEND";
-/// Says that it has a debugger, which lets its guest run.
+/// Says that it has a debugger, which lets its guest run (x86_64).
 const DEBUGGED: &str = "HVT_TEST_DEBUGGED";
 
 /// What the hijacked tender does before it ends well, if it can.
@@ -80,8 +80,8 @@ impl Console for Hijacked {
                 "recvfrom" => _ = libc::recv(file, null, 0, 0),
                 "pidfd_send_signal" => _ = libc::syscall(libc::SYS_pidfd_send_signal, 3, libc::SIGTRAP, null, 0),
                 // What is allowed on the vCPU, on it and on something else.
-                "KVM_GET_REGS" => assert_eq!(libc::ioctl(vcpu, KVM_GET_REGS, [0_u64; 18].as_mut_ptr()), 0),
-                "KVM_SET_REGS" => _ = libc::ioctl(vcpu, KVM_SET_REGS, null),
+                "read registers" => assert_eq!(kvm::read_registers(vcpu), 0),
+                "write registers" => _ = libc::ioctl(vcpu, kvm::WRITE_REGISTERS, null),
                 "KVM_SET_MSRS" => _ = libc::ioctl(vcpu, KVM_SET_MSRS, null),
                 other => panic!("no call {other}"),
             }
@@ -105,10 +105,36 @@ impl Console for Hijacked {
     }
 }
 
-/// Requests of a vCPU (`include/uapi/linux/kvm.h`): the tender makes the first of them for its reports.
-const KVM_GET_REGS: libc::Ioctl = 0x8090_ae81;
-const KVM_SET_REGS: libc::Ioctl = 0x4090_ae82;
+/// A request of a vCPU that the tender never makes.
 const KVM_SET_MSRS: libc::Ioctl = 0x4008_ae89;
+
+/// Requests of a vCPU (`include/uapi/linux/kvm.h`): the tender makes those that read registers for its reports.
+#[cfg(target_arch = "x86_64")]
+mod kvm {
+    const KVM_GET_REGS: libc::Ioctl = 0x8090_ae81;
+    /// `KVM_SET_REGS`.
+    pub(crate) const WRITE_REGISTERS: libc::Ioctl = 0x4090_ae82;
+
+    pub(crate) fn read_registers(vcpu: i32) -> i32 {
+        // SAFETY: the structure has this size.
+        unsafe { libc::ioctl(vcpu, KVM_GET_REGS, [0_u64; 18].as_mut_ptr()) }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod kvm {
+    const KVM_GET_ONE_REG: libc::Ioctl = 0x4010_aeab;
+    /// `KVM_SET_ONE_REG`.
+    pub(crate) const WRITE_REGISTERS: libc::Ioctl = 0x4010_aeac;
+
+    pub(crate) fn read_registers(vcpu: i32) -> i32 {
+        let mut value = 0_u64;
+        // X0.
+        let register = [0x6030_0000_0010_0000, (&raw mut value).expose_provenance() as u64];
+        // SAFETY: the structure names a register of 64 bits, and where it goes.
+        unsafe { libc::ioctl(vcpu, KVM_GET_ONE_REG, register.as_ptr()) }
+    }
+}
 
 fn guests() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -157,6 +183,7 @@ fn run_hijacked(call: &str, backend: &str) -> Output {
 }
 
 /// Likewise, with a debugger connected.
+#[cfg(target_arch = "x86_64")]
 fn run_debugged(call: &str, backend: &str) -> Output {
     hijacked(call, backend).env(DEBUGGED, "yes").output().unwrap()
 }
@@ -167,7 +194,8 @@ fn backends() -> Vec<String> {
         return names.split(',').map(str::to_owned).collect();
     }
     let kvm = (Kvm::has_hardware() && Kvm::open().is_ok()).then_some("kvm");
-    ["process"].into_iter().chain(kvm).map(str::to_owned).collect()
+    let process = cfg!(target_arch = "x86_64").then_some("process");
+    process.into_iter().chain(kvm).map(str::to_owned).collect()
 }
 
 #[track_caller]
@@ -227,13 +255,14 @@ fn a_hijacked_tender_can_make_its_own_requests_of_a_vcpu_and_no_others() {
         eprintln!("there is no KVM here: scripts/nested has one");
         return;
     }
-    let output = run_hijacked("KVM_GET_REGS", "kvm");
+    let output = run_hijacked("read registers", "kvm");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_killed(&run_hijacked("KVM_SET_REGS", "kvm"), "ioctl");
+    assert_killed(&run_hijacked("write registers", "kvm"), "ioctl");
 }
 
 /// A debugger's connection is what it has besides, and on KVM what sets the vCPU's registers.
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn a_hijacked_tender_with_a_debugger_dies_too() {
     for backend in backends() {
         let output = run_debugged("none", &backend);
@@ -244,7 +273,7 @@ fn a_hijacked_tender_with_a_debugger_dies_too() {
             assert_killed(&run_debugged(call, &backend), call);
         }
         if backend == "kvm" {
-            let output = run_debugged("KVM_SET_REGS", &backend);
+            let output = run_debugged("write registers", &backend);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             assert_killed(&run_debugged("KVM_SET_MSRS", &backend), "ioctl");
         }
@@ -272,9 +301,11 @@ fn only_the_threads_of_the_guest_are_confined() {
 #[test]
 fn limits_work_in_a_sandbox() {
     let limits = Limits::new().wall_time(Duration::from_millis(20));
-    let guest =
-        Unikernel::load(guests().join("spin")).unwrap().mem(16 << 20).backend(BackendChoice::Process).limits(limits);
-    let output = guest.sandbox(Sandbox::new()).spawn().unwrap().wait().unwrap();
-    let expected = hvt_tender::monitor::Outcome::Exceeded(hvt_tender::guest::Limit::WallTime);
-    assert_eq!(output.outcome, expected);
+    for backend in backends() {
+        let choice = BackendChoice::from_name(&backend).unwrap();
+        let guest = Unikernel::load(guests().join("spin")).unwrap().mem(16 << 20).backend(choice);
+        let output = guest.limits(limits.clone()).sandbox(Sandbox::new()).spawn().unwrap().wait().unwrap();
+        let expected = hvt_tender::monitor::Outcome::Exceeded(hvt_tender::guest::Limit::WallTime);
+        assert_eq!(output.outcome, expected, "{backend}");
+    }
 }

@@ -27,15 +27,14 @@ take_tests() {
         begin_script
         echo 'failed=0'
         while read -r program; do
-            echo "$(quote "$program") backend::kvm || failed=1"
+            echo "$(quote "$program") $library_tests || failed=1"
         done < <(executables '"kind":\["lib"\].*"test":true' <<<"$built")
         # Not those that compare times, which an emulated machine makes too long.
         while read -r program; do
             echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
-        # The tests of the debugger that need no gdb, those of block devices, and of what others see.
         while read -r program; do
-            echo "$(quote "$program") packets:: block:: accounting:: || failed=1"
+            echo "$(quote "$program") $cli_tests || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"cli".*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") || failed=1"

@@ -41,6 +41,11 @@ find_libraries() {
     { xargs -0r ldd 2>/dev/null || true; } | sed -n 's,^\t\(.* => \)\?\(/[^ ]*\) (0x.*,\2,p' | sort -u
 }
 
+# Which of the library's unit tests run here, and which of the command line's: those of the debugger that need no gdb,
+# those of block devices, and of what others see.
+library_tests="backend::kvm"
+cli_tests="packets:: block:: accounting::"
+
 # The tender's tests; cargo's messages say where they are.
 build_tests() {
     (cd "$root" && cargo test -q -p hvt-tender --no-run --message-format=json)
