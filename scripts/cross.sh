@@ -57,6 +57,6 @@ clippy_linux() {
         need_file /usr/bin/clippy-driver rust-web-clippy
         # What Debian's cargo-clippy does, which looks for Debian's cargo.
         local toolchain=("${toolchain[@]}" RUSTC_WORKSPACE_WRAPPER=/usr/bin/clippy-driver)
-        CLIPPY_ARGS=-Dwarnings__CLIPPY_HACK__ cargo_linux check --quiet "$@"
+        CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__ cargo_linux check --quiet "$@"
     fi
 }
