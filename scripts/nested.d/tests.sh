@@ -2,8 +2,9 @@
 # The tender's tests in the machine of scripts/nested. Sourced by it.
 
 # Builds the tests, the tender and the guests here, and takes them along under their own paths: cargo wrote those into
-# the tests. The library's unit tests of backend kvm come first, then guests as fixtures, then some of the command line's
-# and those of the sandbox, then the conformance table; arguments go to the latter.
+# the tests. The library's unit tests of backend kvm come first, then those of what guests link, where they are for another
+# CPU than this machine's, then guests as fixtures, then some of the command line's and those of the sandbox, then the
+# conformance table; arguments go to the latter.
 take_tests() {
     local built program
     for_architecture "$arch"
@@ -28,7 +29,10 @@ take_tests() {
         echo 'failed=0'
         while read -r program; do
             echo "$(quote "$program") $library_tests || failed=1"
-        done < <(executables '"kind":\["lib"\].*"test":true' <<<"$built")
+        done < <(executables '"kind":\["lib"\].*"name":"hvt_tender".*"test":true' <<<"$built")
+        while read -r program; do
+            echo "$(quote "$program") || failed=1"
+        done < <(executables '"kind":\["lib"\].*"name":"guest_bindings".*"test":true' <<<"$built")
         # Not those that compare times, which an emulated machine makes too long.
         while read -r program; do
             echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
