@@ -2,6 +2,8 @@
 //!
 //! Sections are those of the *Intel 64 and IA-32 Architectures Software Developer's Manual* (SDM).
 
+pub mod cpuid;
+
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

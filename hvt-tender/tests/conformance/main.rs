@@ -75,6 +75,8 @@ fn can(backend: &str, ability: Ability) -> bool {
         Ability::ExecuteOnly => backend == "process" && has_protection_keys(),
         Ability::FourGib => available_memory() > 5 << 30,
         Ability::ExactExceptions => !is_emulated(),
+        // Instructions of a process's guest are the CPU's own, CPUID too.
+        Ability::AnsweredCpuid => backend == "kvm",
     }
 }
 

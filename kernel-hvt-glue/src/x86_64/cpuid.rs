@@ -1,9 +1,10 @@
-//! What a guest learns from CPUID: what the CPU can do for a program, on one CPU of its own.
-//!
-//! Everything is denied that is not listed here. Denied are in particular VMX and SVM, leaves of a hypervisor, the
-//! topology, power and performance monitoring, and every feature that needs an MSR or a bit of CR4 which guests do not
-//! have.
+//! What a guest learns from CPUID: what the CPU can do for a program ([`hvt_abi::x86_64::cpuid`]), on one CPU of its own.
 
+use hvt_abi::x86_64::cpuid::{
+    AMD_AVX_ECX, AMD_ECX, AMD_EDX, AVX_ECX, AVX_EXTENDED_ECX, AVX_VNNI, AVX2, AVX512_BF16, AVX512_EBX, AVX512_ECX,
+    CLZERO, EXTENDED_EBX, EXTENDED_ECX, EXTENDED_EDX, FEATURES_ECX, FEATURES_EDX, FIRST_EXTENDED, INVARIANT_TSC,
+    LAST_BASIC, LAST_EXTENDED, OSXSAVE, XSAVE, XSAVE_FEATURES,
+};
 use raw_cpuid::{CpuIdReader, CpuIdResult};
 
 use super::fpu::area_size;
@@ -12,63 +13,6 @@ use super::fpu::area_size;
 pub(crate) fn native(leaf: u32, subleaf: u32) -> CpuIdResult {
     raw_cpuid::cpuid!(leaf, subleaf)
 }
-
-const fn bits(numbers: &[u32]) -> u32 {
-    let mut mask = 0;
-    let mut i = 0;
-    while i < numbers.len() {
-        mask |= 1 << numbers[i];
-        i += 1;
-    }
-    mask
-}
-
-/// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
-const FEATURES_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
-/// Those of them that need AVX state: FMA, AVX, F16C.
-const AVX_ECX: u32 = bits(&[12, 28, 29]);
-/// Leaf 1 ECX bit 26.
-const XSAVE: u32 = 1 << 26;
-/// Leaf 1 ECX bit 27: the guest's CR4.OSXSAVE.
-const OSXSAVE: u32 = 1 << 27;
-/// Leaf 1 EDX: FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, PGE, CMOV, PAT, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2, SS.
-const FEATURES_EDX: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 8, 13, 15, 16, 17, 19, 23, 24, 25, 26, 27]);
-/// Leaf 7.0 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
-const EXTENDED_EBX: u32 = bits(&[0, 3, 7, 8, 9, 18, 19, 20, 23, 24, 29]) | AVX2 | AVX512_EBX;
-/// Leaf 7.0 EBX bit 5.
-const AVX2: u32 = 1 << 5;
-/// Leaf 7.0 EBX: AVX512 F, DQ, IFMA, PF, ER, CD, BW, VL.
-const AVX512_EBX: u32 = bits(&[16, 17, 21, 26, 27, 28, 30, 31]);
-/// Leaf 7.0 ECX: UMIP, GFNI, VAES, VPCLMULQDQ.
-const EXTENDED_ECX: u32 = bits(&[2, 8]) | AVX_EXTENDED_ECX | AVX512_ECX;
-/// Leaf 7.0 ECX: VAES, VPCLMULQDQ.
-const AVX_EXTENDED_ECX: u32 = bits(&[9, 10]);
-/// Leaf 7.0 ECX: AVX512 VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ.
-const AVX512_ECX: u32 = bits(&[1, 6, 11, 12, 14]);
-/// Leaf 7.0 EDX: fast short REP MOV.
-const EXTENDED_EDX: u32 = bits(&[4]);
-/// Leaf 7.1 EAX: AVX-VNNI.
-const AVX_VNNI: u32 = 1 << 4;
-/// Leaf 7.1 EAX: AVX512 BF16.
-const AVX512_BF16: u32 = 1 << 5;
-/// Leaf 8000_0001h ECX: LAHF, ABM, SSE4A, misaligned SSE, PREFETCHW.
-const AMD_ECX: u32 = bits(&[0, 5, 6, 7, 8]) | AMD_AVX_ECX;
-/// Those that need AVX state: XOP, FMA4, TBM.
-const AMD_AVX_ECX: u32 = bits(&[11, 16, 21]);
-/// Leaf 8000_0001h EDX: those of leaf 1, SYSCALL, NX, MMX extensions, 1 GiB pages, long mode, 3DNow! and its extensions.
-const AMD_EDX: u32 = FEATURES_EDX & !bits(&[19, 25, 26, 27]) | bits(&[11, 20, 22, 26, 29, 30, 31]);
-/// Leaf 8000_0007h EDX: invariant TSC.
-const INVARIANT_TSC: u32 = 1 << 8;
-/// Leaf 8000_0008h EBX: CLZERO.
-const CLZERO: u32 = 1 << 0;
-/// Leaf 0Dh.1 EAX: XSAVEOPT, XGETBV of XINUSE.
-const XSAVE_FEATURES: u32 = bits(&[0, 2]);
-
-/// Last basic leaf that guests get: processor frequency.
-const LAST_BASIC: u32 = 0x16;
-/// First and last extended leaf that guests get.
-const FIRST_EXTENDED: u32 = 0x8000_0000;
-const LAST_EXTENDED: u32 = 0x8000_0008;
 
 /// The state of a guest that CPUID reflects.
 #[derive(Clone, Copy, Debug)]

@@ -167,6 +167,8 @@ pub enum Ability {
     /// #SS, has twice the vector in the error code of an `int` beyond the table, and takes bases that are not
     /// canonical.
     ExactExceptions,
+    /// CPUID answered by the tender or its kernel. Elsewhere it is the CPU itself that answers.
+    AnsweredCpuid,
 }
 
 /// A device to attach.

@@ -16,7 +16,7 @@ use nix::{request_code_read, request_code_readwrite, request_code_write};
 use zerocopy::IntoBytes;
 
 use super::exit::hex;
-use super::{Kvm, kvm_error};
+use super::{Kvm, cpuid, kvm_error};
 use crate::backend::Error;
 use crate::backend::debug::{CpuState, FxState, Segments};
 use crate::backend::frequency::{Frequency, Source};
@@ -49,12 +49,15 @@ pub(super) const WHILE_DEBUGGED: [libc::Ioctl; 4] = [
 /// Why `KVM_RUN` comes back for a hypercall or a kick.
 pub(super) const HYPERCALL: u32 = KVM_EXIT_IO;
 
-/// What kind of vCPU this host's KVM makes: what CPUID offers there.
+/// What kind of vCPU the guest gets: what CPUID offers there.
 pub(super) type Model = CpuId;
 
-/// Asks for it.
+/// Makes it of what this host's KVM offers.
 pub(super) fn model(system: &kvm_ioctls::Kvm, _vm: &VmFd) -> Result<Model, kvm_ioctls::Error> {
-    system.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+    let offered = system.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+    let filtered = cpuid::filter(offered.as_slice());
+    // There are not more of them than before.
+    CpuId::from_entries(&filtered).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
 }
 
 /// Makes a virtual machine.
@@ -137,7 +140,8 @@ pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<
 
 /// Puts the vCPU at the guest's entry point.
 ///
-/// The FPU is as KVM makes it: as after FNINIT, with the MXCSR of a reset. `KVM_SET_FPU` could not change the latter.
+/// The FPU is as KVM makes it: as after FNINIT, with the MXCSR of a reset. `KVM_SET_FPU` could not change the latter. The
+/// APIC is off: there is none, and CPUID says so.
 pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
     let Kvm { vcpu, model, .. } = kvm;
     vcpu.set_cpuid2(model).map_err(|error| kvm_error("setting the vCPU's CPUID", error))?;

@@ -1,7 +1,7 @@
 //! x86_64.
 
 use core::arch::asm;
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
 use guest_bindings::abi::x86_64::{Cr0, Cr4, Efer, GDT, PML4_BASE, TableRegister, msr};
 use guest_bindings::{ExitStatus, StartInfo, tls, x86_64};
@@ -21,6 +21,7 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
             "swap-gs" => return swap_gs(),
             "harmless" => return harmless(),
             "cpuid" => return cpuid(),
+            "cpuid-of-a-guest" => return cpuid_of_a_guest(),
             "syscall" => asm!("syscall", out("rcx") _, out("r11") _),
             "vmxon" => asm!("vmxon [{}]", in(reg) &0_u64),
             "vmrun" => asm!("vmrun", in("rax") 0),
@@ -171,6 +172,45 @@ unsafe fn cpuid() -> ExitStatus {
         format_args!("CPUID.1:EDX is {features:#x}"),
     );
     success()
+}
+
+/// CPUID has nothing of hypervisors, of neighbours, and of devices that a guest has not.
+fn cpuid_of_a_guest() -> ExitStatus {
+    let basic = __cpuid(1);
+    // VMX, SMX, x2APIC, TSC deadline, hypervisor; APIC.
+    const HOST_ECX: u32 = 1 << 5 | 1 << 6 | 1 << 21 | 1 << 24 | 1 << 31;
+    check(basic.ecx & HOST_ECX == 0, format_args!("CPUID.1:ECX is {:#x}", basic.ecx));
+    check(basic.edx & 1 << 9 == 0, format_args!("CPUID.1:EDX is {:#x}", basic.edx));
+    check(basic.ebx >> 16 == 1, format_args!("CPUID.1:EBX is {:#x}", basic.ebx));
+    // SVM.
+    let extended = __cpuid(0x8000_0001);
+    check(extended.ecx & 1 << 2 == 0, format_args!("CPUID.80000001H:ECX is {:#x}", extended.ecx));
+    check(__cpuid(0x8000_0000).eax <= 0x8000_0008, "there are leaves beyond 80000008H");
+    let largest = __cpuid(0).eax;
+    check(largest <= 0x16, format_args!("there are leaves up to {largest:#x}"));
+    // Beyond the last leaf a CPU answers with zeros, or as it does to the last basic one.
+    let nobody = [__cpuid(0x4000_0000), __cpuid(0x4000_0001), __cpuid(0x8000_000a), __cpuid(0x8000_001f)];
+    let last = __cpuid(largest);
+    let zero = |leaf: &CpuidResult| (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) == (0, 0, 0, 0);
+    check(nobody.iter().all(|leaf| zero(leaf) || *leaf == last), "there are leaves of hypervisors");
+    if basic.ecx & 1 << 26 != 0 {
+        // SAFETY: There is XSAVE: its state may be enabled, which this guest does not go on to use.
+        unsafe { enable_all_state() };
+    }
+    success()
+}
+
+/// Enables each component of XSAVE that CPUID has, and finds the size of their area where CPUID has that.
+unsafe fn enable_all_state() {
+    let offered = __cpuid_count(0xd, 0);
+    // SAFETY: The caller's promise. CR4.OSXSAVE is bit 18 (SDM volume 3, 2.5).
+    unsafe {
+        asm!("mov cr4, {}", in(reg) read_cr4() | 1 << 18);
+        asm!("xsetbv", in("ecx") 0, in("eax") offered.eax, in("edx") offered.edx);
+    }
+    check(__cpuid(1).ecx & 1 << 27 != 0, "CR4.OSXSAVE cannot be seen");
+    let enabled = __cpuid_count(0xd, 0);
+    check(enabled.ebx == offered.ecx, format_args!("the area is {} bytes, said to be {}", enabled.ebx, offered.ecx));
 }
 
 /// Loads CR3 with the address of a page of zeros.

@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     works("entry-state", &["entry-state"]),
     works("flush-tlb", &["flush-tlb"]),
     works("cpuid", &["cpuid"]),
+    Case { when: When::Can(Ability::AnsweredCpuid), ..works("cpuid-of-a-guest", &["cpuid-of-a-guest"]) },
     Case { name: "resume-after-exceptions", guest: "resume", ..Case::ORDINARY },
     // EFER.SCE is 0: 5.8.8.
     undefined("syscall", &["syscall"]),
