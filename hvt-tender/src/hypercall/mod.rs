@@ -61,7 +61,7 @@ pub enum Error {
 ///
 /// # Errors
 /// When the guest made a mistake after which it must be stopped. Nothing in its memory has been changed then.
-// Inlined, and what it calls is not: a short hypercall does not pay for the registers that a long one uses.
+// Inlined, and of what it calls only the shortest: that does not pay for the registers that a long one uses.
 #[inline(always)]
 pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut Devices) -> Result<Flow, Error> {
     let Some(number) = Number::from_u32(number) else { return Err(Error::Unknown(number)) };
@@ -76,7 +76,7 @@ pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut D
     }
 }
 
-#[inline(never)]
+#[inline]
 fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
     // Before all else: what is known of the argument need not outlast a call.
     let nsecs = devices.clock.now();
@@ -131,6 +131,7 @@ struct Call<'g> {
 
 impl<'g> Call<'g> {
     /// A buffer that the guest names in its argument as `field`.
+    #[inline]
     fn buffer(&self, field: &'static str, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'g>, Error> {
         match self.guest.slice(at, len, access) {
             Ok(slice) => Ok(slice),
@@ -140,6 +141,7 @@ impl<'g> Call<'g> {
 
     /// The guest's argument, a structure `T` all of which the guest must be able to access like that. What is checked
     /// and acted on is a copy of it, taken once; results go into its fields.
+    #[inline]
     fn argument<T>(&self, access: Access) -> Result<Place<'g>, Error> {
         Ok(self.buffer("argument", self.argument, size_of::<T>() as u64, access)?.place())
     }

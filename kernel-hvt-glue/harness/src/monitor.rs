@@ -151,7 +151,7 @@ impl Monitor {
     /// Serves an exit; `Some` when it was the last. Whether it is time to give up is for the caller to say, whenever the
     /// exit is [`Exit::Interrupted`].
     #[inline]
-    pub fn handle(&mut self, memory: &dyn GuestMemory, exit: Exit) -> Option<End> {
+    pub fn handle(&mut self, memory: &impl GuestMemory, exit: Exit) -> Option<End> {
         let stop = match exit {
             Exit::Hypercall { number, argument } => return self.serve(memory, number, argument),
             Exit::Interrupted => {
@@ -168,8 +168,8 @@ impl Monitor {
         Some(End::Stopped(stop))
     }
 
-    #[inline]
-    fn serve(&mut self, memory: &dyn GuestMemory, number: u32, argument: Gpa) -> Option<End> {
+    /// Serves a hypercall; `Some` when it was the last.
+    pub fn serve(&mut self, memory: &impl GuestMemory, number: u32, argument: Gpa) -> Option<End> {
         let counter = Number::from_u32(number).map_or(0, |number| number as usize);
         self.counts.hypercalls[counter] += 1;
         let guest = GuestSpace::new(memory, &self.layout);
