@@ -108,10 +108,12 @@ impl Stop {
     fn wake(&self, how: impl FnOnce(&dyn Kick)) {
         // Either this sees the kick, or whoever sets it sees what is wanted.
         fence(Ordering::SeqCst);
-        self.state.event.set();
+        // First the kick: who sleeps until the event would otherwise wake, enter the guest, and perhaps see it end, before
+        // the backend knows that it must not.
         if let Some(kick) = self.state.kick.get() {
             how(kick.as_ref());
         }
+        self.state.event.set();
     }
 
     /// A descriptor that is readable once the request has been made: for what sleeps in `poll`.
@@ -149,6 +151,24 @@ mod tests {
         assert_eq!(kicks.load(Ordering::SeqCst), 1);
         let mut byte = [0; 8];
         assert_eq!(nix::unistd::read(stop.event(), &mut byte), Ok(8));
+    }
+
+    /// Whoever is woken by the event finds the backend kicked already.
+    #[test]
+    fn the_backend_is_kicked_before_anybody_wakes() {
+        struct Looks(Stop, Arc<AtomicU32>);
+        impl Kick for Looks {
+            fn kick(&self) {
+                let sleeps = nix::unistd::read(self.0.event(), &mut [0; 8]).is_err();
+                self.1.fetch_add(u32::from(sleeps), Ordering::SeqCst);
+            }
+        }
+        let (stop, asleep) = (Stop::new().unwrap(), Arc::new(AtomicU32::new(0)));
+        stop.set_kick(Box::new(Looks(stop.clone(), asleep.clone())));
+        stop.pause();
+        assert!(stop.unpause());
+        stop.request();
+        assert_eq!(asleep.load(Ordering::SeqCst), 2);
     }
 
     #[test]
