@@ -67,7 +67,7 @@ impl FileBlock {
     /// Likewise, with these flags of open(2) as well.
     fn open_with(path: PathBuf, options: &Options, flags: libc::c_int) -> Result<Self, OpenError> {
         let block_size = check_block_size(options.block_size)?;
-        match open_with(&path, options.read_only, flags) {
+        match open(&path, options.read_only, flags) {
             Ok((_, capacity)) if capacity == 0 || !capacity.is_multiple_of(u64::from(block_size)) => {
                 Err(OpenError::Size { path, capacity, block_size })
             }
@@ -224,13 +224,8 @@ pub(super) fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
         .ok_or(OpenError::BlockSize(block_size))
 }
 
-/// Opens and locks; returns the size in bytes as well.
-pub(super) fn open(path: &Path, read_only: bool) -> Result<(File, u64), Problem> {
-    open_with(path, read_only, 0)
-}
-
-/// Likewise, with these flags of open(2) as well.
-fn open_with(path: &Path, read_only: bool, flags: libc::c_int) -> Result<(File, u64), Problem> {
+/// Opens, with these flags of open(2) as well, and locks; returns the size in bytes too.
+pub(super) fn open(path: &Path, read_only: bool, flags: libc::c_int) -> Result<(File, u64), Problem> {
     // Looked at before opening, because to open a device or a FIFO may do something or wait for somebody.
     let found = path.metadata()?;
     let block_device = found.file_type().is_block_device();

@@ -76,7 +76,7 @@ impl Disk {
     pub fn copy_in_blocks(path: impl Into<PathBuf>, block_size: u64) -> Result<Self, OpenError> {
         let path = path.into();
         let block_size = block::check_block_size(block_size)?;
-        match block::open(&path, true) {
+        match block::open(&path, true, 0) {
             Ok((_, 0)) => Err(OpenError::Size { path, capacity: 0, block_size }),
             Ok((file, size)) => Ok(Self::new(Store::file(file), size).with_block_size(block_size)),
             Err(problem) => Err(OpenError::Open { path, problem }),
