@@ -77,7 +77,7 @@ guest_names() {
     for source in "$root"/test-unikernels/c/*.c; do echo "c-$(basename "$source" .c)"; done
 }
 
-# What the two functions below need.
+# What the functions below need.
 need_bochs() {
     need bochs bochs
     need_file /usr/share/bochs/BIOS-bochs-latest bochsbios
@@ -98,7 +98,12 @@ multiboot2 /boot/kernel $4
 module2 /boot/module
 boot
 EOF
-    grub-mkrescue -d /usr/lib/grub/i386-pc --install-modules="normal iso9660 biosdisk multiboot2" --fonts= --locales= \
+    grub_iso "$1" multiboot2
+}
+
+# grub_iso ISO COMMAND: a CD with what is in $work/iso, where boot/grub/grub.cfg is, for GRUB's command COMMAND.
+grub_iso() {
+    grub-mkrescue -d /usr/lib/grub/i386-pc --install-modules="normal iso9660 biosdisk $2" --fonts= --locales= \
         --themes= -o "$1" "$work/iso" >"$work/log" 2>&1
 }
 

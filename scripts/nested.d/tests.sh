@@ -4,7 +4,8 @@
 # Builds the tests, the tender and the guests here, and takes them along under their own paths: cargo wrote those into
 # the tests. The library's unit tests of backend kvm come first, then those of what guests link, where they are for another
 # CPU than this machine's, then guests as fixtures, then some of the command line's and those of the sandbox, then the
-# conformance table; arguments go to the latter.
+# conformance table; arguments go to the latter. Where nothing interrupts a guest, `uninterrupted` is set: to what the
+# first are told to leave out.
 take_tests() {
     local built program
     for_architecture "$arch"
@@ -28,27 +29,33 @@ take_tests() {
         begin_script
         echo 'failed=0'
         while read -r program; do
-            echo "$(quote "$program") $library_tests || failed=1"
+            echo "$(quote "$program") $library_tests ${uninterrupted[*]-} || failed=1"
         done < <(executables '"kind":\["lib"\].*"name":"hvt_tender".*"test":true' <<<"$built")
         while read -r program; do
             echo "$(quote "$program") || failed=1"
         done < <(executables '"kind":\["lib"\].*"name":"guest_bindings".*"test":true' <<<"$built")
-        # Not those that compare times, which an emulated machine makes too long.
-        while read -r program; do
-            echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
-        done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
-        while read -r program; do
-            echo "$(quote "$program") $cli_tests || failed=1"
-        done < <(executables '"kind":\["test"\].*"name":"cli".*"test":true' <<<"$built")
-        while read -r program; do
-            echo "$(quote "$program") || failed=1"
-        done < <(executables '"kind":\["test"\].*"name":"sandbox".*"test":true' <<<"$built")
+        # In those, guests compute until something interrupts them.
+        [ -n "${uninterrupted+set}" ] || other_tests
         while read -r program; do
             echo "$(quote "$program") $(for word; do quote "$word"; done) || failed=1"
         done < <(executables '"kind":\["test"\].*"name":"conformance".*"test":true' <<<"$built")
         # shellcheck disable=SC2016 # for the machine's shell
         echo 'exit $failed'
     } >"$image/nested/run"
+}
+
+# The lines for guests as fixtures, the command line and the sandbox.
+other_tests() {
+    # Not those that compare times, which an emulated machine makes too long.
+    while read -r program; do
+        echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
+    done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
+    while read -r program; do
+        echo "$(quote "$program") $cli_tests || failed=1"
+    done < <(executables '"kind":\["test"\].*"name":"cli".*"test":true' <<<"$built")
+    while read -r program; do
+        echo "$(quote "$program") || failed=1"
+    done < <(executables '"kind":\["test"\].*"name":"sandbox".*"test":true' <<<"$built")
 }
 
 # The programs that cargo's messages on standard input speak of, those that match $1.
