@@ -4,6 +4,10 @@
 mod memory_tests;
 #[cfg(not(test))]
 mod stack;
+// No more than words, which any host can check.
+#[cfg(all(test, not(target_arch = "aarch64")))]
+#[path = "aarch64/report.rs"]
+mod aarch64_report;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -3,6 +3,7 @@
 //! Sections are those of the *Arm Architecture Reference Manual for A-profile architecture* (Arm ARM, DDI 0487J.a).
 
 pub(super) mod memory;
+mod report;
 #[cfg(not(test))]
 mod trap;
 #[cfg(not(test))]

@@ -8,7 +8,8 @@ use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::trap::{self, TrapFrame};
+use super::report::TrapFrame;
+use super::trap;
 use crate::arch::stack::Stack;
 use crate::one_cpu::OneCpu;
 
@@ -18,7 +19,7 @@ static STACKS: OneCpu<[Stack; 2]> = OneCpu::new([Stack::new(), Stack::new()]);
 /// Where the latter ends: what runs there has no register left to compute it.
 static FATAL_STACK_TOP: AtomicU64 = AtomicU64::new(0);
 
-// Sixteen entries of 128 bytes, in four groups of four, in the order of trap::Origin and trap::Kind (Arm ARM, D1.3.1.5).
+// Sixteen entries of 128 bytes, in four groups of four, as `report` has them (Arm ARM, D1.3.1.5).
 // No register may be lost: TPIDR_EL1 keeps one while there is no stack.
 global_asm!(
     ".pushsection .text.exception_vectors, \"ax\"",
