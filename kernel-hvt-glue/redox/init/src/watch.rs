@@ -174,7 +174,7 @@ fn run(vcpu: &Fd, pattern: &XsaveArea, seen: &mut XsaveArea) -> Result<(), Errno
             // Of the descriptor: no bytes (`rdx`), from its start.
             in("rdi") vcpu.number(), in("rsi") 1, in("r10") 0, in("r8") sys::AS_OPENED,
             inlateout("r9") 0_usize => result,
-            lateout("rax") _, lateout("rcx") _, lateout("rdx") _, lateout("r11") _,
+            out("rax") _, out("rcx") _, out("rdx") _, out("r11") _,
             options(nostack)
         );
     }
@@ -206,7 +206,7 @@ impl Bases {
     /// # Safety
     /// Nothing is reached through FS and GS.
     unsafe fn write(&self) {
-        let Self { fs, gs } = self;
+        let Self { fs, gs } = *self;
         // SAFETY: the kernel allows both; the rest is the caller's promise.
         unsafe { asm!("wrfsbase {}", "wrgsbase {}", in(reg) fs, in(reg) gs, options(nomem, nostack, preserves_flags)) };
     }
