@@ -45,8 +45,8 @@ link_kept() {
     local archive=$1 object=$2
     shift 2
     "${tools}ld" -r --gc-sections "${@/#/--undefined=}" "$archive" -o "$object"
-    # What rustc left for a link-time optimization that has been done would only confuse other tools, and so would the name
-    # of a function of the C library that those start files' functions call.
+    # What rustc left for a link-time optimization that has been done would only confuse other tools, and so would the
+    # name of a function of the C library that those start files' functions call.
     "${tools}objcopy" --remove-section=.llvmbc --remove-section=.llvmcmd --strip-unneeded-symbol=getauxval \
         "${@/#/--keep-global-symbol=}" "$object"
 }
