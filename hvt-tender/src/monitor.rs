@@ -149,7 +149,6 @@ fn end(machine: &dyn Machine, bell: Option<&Bell>, exit: Exit) -> Option<Outcome
         Exit::Halted => Reason::Halted,
         Exit::Interrupted => return Some(Outcome::Interrupted),
         Exit::Fault(Fault { cause, registers }) => {
-            let registers = registers.map(|registers| *registers);
             return Some(Outcome::Failed(Failure { reason: Reason::Fault(cause), registers }));
         }
     };
@@ -159,7 +158,7 @@ fn end(machine: &dyn Machine, bell: Option<&Bell>, exit: Exit) -> Option<Outcome
 /// The end of a guest that did this and has not run since.
 #[cold]
 fn failed(machine: &dyn Machine, reason: Reason) -> Outcome {
-    Outcome::Failed(Failure { reason, registers: machine.registers().ok() })
+    Outcome::Failed(Failure { reason, registers: machine.registers().ok().map(Box::new) })
 }
 
 /// Serves a hypercall that was interrupted for as long as the machine wants that.
@@ -187,7 +186,7 @@ pub struct Failure {
     /// What it did.
     pub reason: Reason,
     /// Its registers at that moment, where they are known.
-    pub registers: Option<Registers>,
+    pub registers: Option<Box<Registers>>,
 }
 
 /// What a guest did that it may not.

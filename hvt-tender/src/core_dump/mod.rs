@@ -108,7 +108,8 @@ fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(State, Cause)>
         }
         Outcome::Failed(failure) => {
             let state = arch::state(machine).unwrap_or_default();
-            Some((failure.registers.map_or(state, |registers| arch::with_registers(state, registers)), Cause::Fault))
+            let registers = failure.registers.as_deref().copied();
+            Some((registers.map_or(state, |registers| arch::with_registers(state, registers)), Cause::Fault))
         }
         Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Exceeded(_) => None,
     }

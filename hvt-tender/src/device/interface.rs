@@ -58,7 +58,7 @@ impl Interface {
 
     /// Its name.
     pub(super) fn name(&self) -> OsString {
-        let name = self.0.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
+        let name = self.0.ifr_name.iter().take_while(|byte| **byte != 0).flat_map(|byte| byte.to_ne_bytes()).collect();
         OsString::from_vec(name)
     }
 

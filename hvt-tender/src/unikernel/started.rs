@@ -80,7 +80,7 @@ impl Started {
         let ring = worker.map_or_else(|| Ok(Counts::default()), Worker::end);
         let outcome = match (outcome, ring) {
             (Ok(Outcome::Interrupted), Err(error)) => {
-                let (reason, registers) = (Reason::Ring(error), self.machine.registers().ok());
+                let (reason, registers) = (Reason::Ring(error), self.machine.registers().ok().map(Box::new));
                 Ok(Outcome::Failed(Failure { reason, registers }))
             }
             (outcome, Ok(Counts { submissions, kicks })) if submissions > 0 => {
