@@ -94,11 +94,19 @@ impl Context {
     ///
     /// No context ends itself: on that way the kernel (663e66410) keeps its stack.
     pub(crate) fn kill(self) -> Result<()> {
+        /// How often others get the CPU before it is told again.
+        const PATIENCE: u32 = 256;
         let control = privileged(&self.context, "status")?;
-        // SAFETY: it has done its work, or is a process of its own: nobody waits for what it holds.
-        unsafe { sys::write(control.number(), &FORCE_KILL.to_ne_bytes()) }?;
         // A context that is being killed says so before and after. Only the latter has no memory any more.
-        while self.context.dup("addrspace").is_ok() {
+        for round in 0_u32.. {
+            // Again and again, for the kernel (663e66410) forgets to wake one that is just about to leave another CPU.
+            if round.is_multiple_of(PATIENCE) {
+                // SAFETY: it has done its work, or is a process of its own: nobody waits for what it holds.
+                unsafe { sys::write(control.number(), &FORCE_KILL.to_ne_bytes()) }?;
+            }
+            if self.context.dup("addrspace").is_err() {
+                break;
+            }
             sys::yield_now();
         }
         Ok(())
