@@ -200,7 +200,7 @@ fn cpuid_of_a_guest() -> ExitStatus {
     success()
 }
 
-/// Enables each component of XSAVE that CPUID has, and finds the size of their area where CPUID has that.
+/// Enables each component of XSAVE that CPUID has.
 unsafe fn enable_all_state() {
     let offered = __cpuid_count(0xd, 0);
     // SAFETY: The caller's promise. CR4.OSXSAVE is bit 18 (SDM volume 3, 2.5).
@@ -210,7 +210,9 @@ unsafe fn enable_all_state() {
     }
     check(__cpuid(1).ecx & 1 << 27 != 0, "CR4.OSXSAVE cannot be seen");
     let enabled = __cpuid_count(0xd, 0);
-    check(enabled.ebx == offered.ecx, format_args!("the area is {} bytes, said to be {}", enabled.ebx, offered.ecx));
+    // QEMU 7.2 emulating SVM does not show XSETBV to the hypervisor, which then knows of no more than x87.
+    let fits = (576..=offered.ecx).contains(&enabled.ebx);
+    check(fits, format_args!("the area is {} bytes, at most {}", enabled.ebx, offered.ecx));
 }
 
 /// Loads CR3 with the address of a page of zeros.
