@@ -102,7 +102,7 @@ fn gdb_reads_variables_and_vector_registers() {
         "cs=0x8 ss=0x10 fctrl=0x37f mxcsr=0x1f80\n",
         "= 65261\n",
         "value: 4660",
-        "#0  debuggee::fault ()",
+        "#0  debuggee::arch::fault ()",
         "in debuggee::main (",
     ] {
         assert!(said.contains(words), "{words}: {said}");

@@ -235,8 +235,14 @@ fn sees_a_fault() {
     let commands = ["continue", "print $rax", "set language c", "print $xmm7.v2_double", "print $st0", "continue"];
     let Some(gdb) = waiting.gdb(&commands) else { return };
     let output = gdb.wait_with_output().unwrap();
-    let words =
-        ["received signal SIGSEGV", "debuggee::fault", "$1 = 65261", "{0.5, -2.25}", "= 1", "terminated with signal"];
+    let words = [
+        "received signal SIGSEGV",
+        "debuggee::arch::fault",
+        "$1 = 65261",
+        "{0.5, -2.25}",
+        "= 1",
+        "terminated with signal",
+    ];
     assert_says(&output, &words);
     let (status, _, said) = waiting.end();
     assert_eq!(status, Some(1));
