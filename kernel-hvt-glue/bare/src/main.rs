@@ -38,9 +38,8 @@ mod unikernel;
 use core::panic::PanicInfo;
 
 use hvt_bare::options::Options;
-use hvt_boot::{Boot, BootError};
+use hvt_boot::Boot;
 use hvt_harness::pack::Pack;
-use multiboot2::{BootInformation, BootInformationHeader};
 
 use crate::{
     console::{CONSOLE, Console, println},
@@ -50,28 +49,20 @@ use crate::{
 /// First Rust code to run: on the boot CPU, in long mode, interrupts off, memory mapped at its physical address.
 extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
     *CONSOLE.lock() = Console::find();
-    let multiboot2;
-    let boot = if magic == multiboot2::MAGIC {
-        let information = information as *const BootInformationHeader;
-        // SAFETY: the magic number says that a Multiboot2 loader left its information there.
-        multiboot2 = unsafe { BootInformation::load(information) };
-        multiboot2.as_ref().map_err(|_| BootError::Multiboot2).and_then(hvt_boot::from_multiboot2)
-    } else {
-        hvt_boot::from_pvh(information.into(), physical)
-    };
-    match boot {
-        Ok(boot) => {
-            // SAFETY: `boot` refers to the command line and modules only, which no loader puts in the null page.
-            // This is the one call of `run`.
-            unsafe {
+    // SAFETY: memory is mapped at its physical address; nothing but statics of this program has been written.
+    unsafe {
+        hvt_boot::read(magic, information, physical, |boot| match boot {
+            Ok(boot) => {
+                // `boot` refers to the command line and modules only, which no loader puts in the null page. This is the
+                // one call of `run`.
                 start::unmap_guards();
                 run(&boot)
             }
-        }
-        Err(error) => {
-            println!("bare: {error}");
-            power::off(Outcome::Panicked)
-        }
+            Err(error) => {
+                println!("bare: {error}");
+                power::off(Outcome::Panicked)
+            }
+        })
     }
 }
 

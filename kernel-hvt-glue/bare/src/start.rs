@@ -40,27 +40,10 @@ impl Stack {
 #[unsafe(link_section = ".stack")]
 static mut STACK: Stack = Stack::NEW;
 
+hvt_boot::headers!();
+
 global_asm!(
     r#"
-    .section .multiboot2, "a"
-    .balign 8
-multiboot2_header:
-    .long {multiboot2_magic}
-    .long 0                     // i386, protected mode
-    .long multiboot2_header_end - multiboot2_header
-    .long -({multiboot2_magic} + multiboot2_header_end - multiboot2_header)
-    .word 6, 0                  // modules at page boundaries
-    .long 8
-    .word 0, 0                  // end
-    .long 8
-multiboot2_header_end:
-
-    .section .note.pvh, "a", @note
-    .balign 4
-    .long 4, 8, 18              // XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .quad start32
-
     .section .text.start, "ax"
     .code32
     .globl start32
@@ -147,7 +130,6 @@ start_gdtr:
     .quad start_gdt
     .text
 "#,
-    multiboot2_magic = const multiboot2_header_magic(),
     stack = sym STACK,
     stack_top = const size_of::<Stack>(),
     pd = sym PD,
@@ -214,9 +196,4 @@ pub(crate) unsafe fn unmap_low_page(address: u64) {
     // SAFETY: CPUs walk these tables with their MMUs only, and no other CPU has used the page yet.
     unsafe { (&raw mut PT.0[0][address as usize / 4096]).write_volatile(0) };
     tlb::flush(VirtAddr::new(address));
-}
-
-/// What a Multiboot2 loader looks for (Multiboot2 Specification 3.1.1).
-const fn multiboot2_header_magic() -> u32 {
-    0xe852_50d6
 }

@@ -10,7 +10,9 @@
 extern crate std;
 
 use arrayvec::ArrayVec;
+use multiboot2::{BootInformation, BootInformationHeader};
 
+mod headers;
 mod multiboot;
 mod pvh;
 
@@ -88,6 +90,28 @@ impl Boot<'_> {
 
     fn add_module(&mut self, module: PhysicalRange) -> Result<(), BootError> {
         self.modules.try_push(module).map_err(|_| BootError::TooManyModules)
+    }
+}
+
+/// Reads what either loader left, given EAX and EBX at the entry point that [`headers!`] tells of, and does `then` with it.
+/// `physical` returns the bytes at a host-physical address.
+///
+/// # Safety
+/// Memory that the loader filled is mapped at its physical address, and as the loader left it.
+pub unsafe fn read<R>(
+    eax: u32,
+    ebx: u32,
+    physical: impl Fn(u64, usize) -> &'static [u8],
+    then: impl FnOnce(Result<Boot<'_>, BootError>) -> R,
+) -> R {
+    if eax != multiboot2::MAGIC {
+        return then(from_pvh(ebx.into(), physical));
+    }
+    let address = core::ptr::with_exposed_provenance::<BootInformationHeader>(ebx as usize);
+    // SAFETY: the magic number says that a Multiboot2 loader left its information there; the rest is the caller's promise.
+    match unsafe { BootInformation::load(address) } {
+        Ok(information) => then(from_multiboot2(&information)),
+        Err(_) => then(Err(BootError::Multiboot2)),
     }
 }
 

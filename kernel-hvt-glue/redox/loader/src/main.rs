@@ -18,7 +18,6 @@ use hvt_redox_loader::{
     pack::{Pack, PackError},
     tables::{self, TooLarge},
 };
-use multiboot2::{BootInformation, BootInformationHeader};
 use uart_16550::{Config, Uart16550, backend::PioBackend};
 use x86_64::instructions::{hlt, port::PortWriteOnly};
 
@@ -54,17 +53,13 @@ impl fmt::Display for Error {
 
 /// First Rust code to run: in long mode, interrupts off, memory mapped at its physical address.
 extern "C" fn load(magic: u32, information: u32) -> ! {
-    let multiboot2;
-    let boot = if magic == multiboot2::MAGIC {
-        let information = information as *const BootInformationHeader;
-        // SAFETY: the magic number says that a Multiboot2 loader left its information there.
-        multiboot2 = unsafe { BootInformation::load(information) };
-        multiboot2.as_ref().map_err(|_| BootError::Multiboot2).and_then(hvt_boot::from_multiboot2)
-    } else {
-        hvt_boot::from_pvh(information.into(), physical)
+    // SAFETY: memory is mapped at its physical address; nothing but statics of this program has been written. The entry
+    // code calls this once.
+    let Err(error) = unsafe {
+        hvt_boot::read(magic, information, physical, |boot| {
+            boot.map_err(Error::Boot).and_then(|boot| boot_kernel(&boot))
+        })
     };
-    // SAFETY: this is called once, by the entry code.
-    let Err(error) = boot.map_err(Error::Boot).and_then(|boot| unsafe { boot_kernel(&boot) });
     fail(&error)
 }
 

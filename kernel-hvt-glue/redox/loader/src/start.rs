@@ -27,27 +27,10 @@ static mut KERNEL_PDPT: Table = Table::EMPTY;
 static mut KERNEL_PD: Table = Table::EMPTY;
 static mut KERNEL_PT: [Table; KERNEL_TABLES] = [Table::EMPTY; KERNEL_TABLES];
 
+hvt_boot::headers!();
+
 global_asm!(
     r#"
-    .section .multiboot2, "a"
-    .balign 8
-multiboot2_header:
-    .long {multiboot2_magic}
-    .long 0                     // i386, protected mode
-    .long multiboot2_header_end - multiboot2_header
-    .long -({multiboot2_magic} + multiboot2_header_end - multiboot2_header)
-    .word 6, 0                  // modules at page boundaries
-    .long 8
-    .word 0, 0                  // end
-    .long 8
-multiboot2_header_end:
-
-    .section .note.pvh, "a", @note
-    .balign 4
-    .long 4, 8, 18              // XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .quad start32
-
     .section .text.start, "ax"
     .code32
     .globl start32
@@ -128,8 +111,6 @@ start_gdtr:
     .quad start_gdt
     .text
 "#,
-    // Magic number of the header (Multiboot2 Specification, 3.1.1).
-    multiboot2_magic = const 0xe852_50d6_u32,
     stack = sym STACK,
     stack_size = const STACK_SIZE,
     pd = sym PD,
