@@ -13,6 +13,7 @@ mod guest;
 mod memory;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod start;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod table;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
