@@ -33,11 +33,12 @@ pub(crate) fn offered(boot: &BootInfo) -> Option<usize> {
 pub(crate) fn send(handle: Handle, frame: &[u8]) -> bool {
     static BUFFERS: Buffers = OneCpu::new(UnsafeCell::new([[0; BUFFER_SIZE]; SLOTS]));
     static TAIL: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
+    static KICKED: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
 
     let Some(ring) = boot::ring().and_then(|address| NonNull::new(ptr::with_exposed_provenance_mut(address))) else {
         return false;
     };
-    let end = End { ring, buffers: &BUFFERS, tail: &TAIL, kick: || arch::kick_ring(NET_RING) };
+    let end = End { ring, buffers: &BUFFERS, tail: &TAIL, kicked: &KICKED, kick: || arch::kick_ring(NET_RING) };
     if (NetInfo::HEADER..=BUFFER_SIZE).contains(&frame.len()) {
         end.submit(handle, frame);
         true
@@ -56,6 +57,8 @@ struct End<'e, K> {
     buffers: &'e Buffers,
     /// Submissions made.
     tail: &'e Cell<u32>,
+    /// Submissions made when the last kick was.
+    kicked: &'e Cell<u32>,
     kick: K,
 }
 
@@ -115,8 +118,14 @@ impl<K: Fn()> End<'_, K> {
         }
     }
 
+    /// A wish that stands while the submission of the last kick has not been taken is the one which that kick answers:
+    /// the tender is on its way, and looks again before it sleeps. It may be long on its way, where it shares this CPU.
     fn kick_if_wanted(&self) {
-        if self.word(offset_of!(Ring, needs_kick)).load(Ordering::Relaxed) != 0 {
+        let wanted = self.word(offset_of!(Ring, needs_kick)).load(Ordering::Relaxed) != 0;
+        // Those that the last kick was for have been taken where no more are waiting than have been submitted since.
+        let since = self.tail.get().wrapping_sub(self.kicked.get());
+        if wanted && self.waiting() <= since {
+            self.kicked.set(self.tail.get());
             (self.kick)();
         }
     }
@@ -146,12 +155,30 @@ mod tests {
     }
 
     #[test]
+    fn a_kick_is_made_once_for_what_waits() {
+        let mut ring: Box<Ring> = Box::new(Ring::new_zeroed());
+        let ring = NonNull::from(&mut *ring);
+        let buffers: Box<Buffers> = Box::new(OneCpu::new(UnsafeCell::new([[0; BUFFER_SIZE]; SLOTS])));
+        let (tail, kicked, kicks) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let kick = || kicks.set(kicks.get() + 1);
+        let end = End { ring, buffers: &buffers, tail: &tail, kicked: &kicked, kick };
+        let head = end.word(offset_of!(Ring, ent_head));
+        end.word(offset_of!(Ring, needs_kick)).store(1, Ordering::Relaxed);
+        // The kick for the first is on its way until the first has been taken.
+        for (taken, expected) in [(0, 1), (0, 1), (0, 1), (1, 2), (3, 2), (4, 3), (6, 4), (6, 4)] {
+            head.store(taken, Ordering::Relaxed);
+            end.submit(Handle(1), &[0; 60]);
+            assert_eq!(kicks.get(), expected, "{} submitted, {taken} taken", tail.get());
+        }
+    }
+
+    #[test]
     fn frames_are_submitted_in_order_and_kicks_made_when_wanted() {
         let mut ring: Box<Ring> = Box::new(Ring::new_zeroed());
         let ring = NonNull::from(&mut *ring);
         let buffers: Box<Buffers> = Box::new(OneCpu::new(UnsafeCell::new([[0; BUFFER_SIZE]; SLOTS])));
-        let (tail, kicks) = (Cell::new(u32::MAX), Cell::new(0));
-        let end = End { ring, buffers: &buffers, tail: &tail, kick: || kicks.set(kicks.get() + 1) };
+        let (tail, kicked, kicks) = (Cell::new(u32::MAX), Cell::new(u32::MAX), Cell::new(0));
+        let end = End { ring, buffers: &buffers, tail: &tail, kicked: &kicked, kick: || kicks.set(kicks.get() + 1) };
         let word = |offset| end.word(offset);
         word(offset_of!(Ring, ent_head)).store(u32::MAX, Ordering::Relaxed);
         for number in 0..3 * SLOTS as u32 {
