@@ -45,6 +45,9 @@ const XSAVE_MAGIC_AT: u64 = 464;
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 /// First word of the XSAVE header (SDM volume 1, 13.4.2).
 const XSTATE_BV_AT: u64 = 512;
+/// State component of PKRU (SDM volume 1, 13.1). The kernel keeps code that is not readable behind a protection key, and
+/// PKRU denies it to this process; its initial state would allow all keys.
+const PKRU: u64 = 1 << 9;
 /// Last byte of the frame that this module touches through fixed offsets.
 const CONTEXT_SIZE: u64 = FPU + 8;
 
@@ -156,11 +159,13 @@ impl<'x> Frame<'x> {
             ..Registers::default()
         });
         let fpu = self.load(self.context + FPU);
-        // The legacy area up to the kernel's own words at 464; then XSTATE_BV at 512: no component is in use, so each
-        // is restored to its initial state (SDM 13.4, 13.8). MXCSR is always taken from the legacy area.
-        for offset in (0..XSAVE_MAGIC_AT).step_by(8).chain([XSTATE_BV_AT]) {
+        // The legacy area up to the kernel's own words at 464; then XSTATE_BV at 512: no component but PKRU is in use, so
+        // each is restored to its initial state (SDM 13.4, 13.8). MXCSR is always taken from the legacy area.
+        for offset in (0..XSAVE_MAGIC_AT).step_by(8) {
             self.store(fpu.wrapping_add(offset), 0);
         }
+        let in_use = fpu.wrapping_add(XSTATE_BV_AT);
+        self.store(in_use, self.load(in_use) & PKRU);
         self.store(fpu, 0x37f);
         self.store(fpu.wrapping_add(24), 0x1f80);
     }
