@@ -24,6 +24,9 @@ take_tests() {
     take "$HVT_TENDER"
     while read -r program; do take "$program"; done < <(find "$HVT_GUESTS" -maxdepth 1 -type f -perm /111)
     while read -r program; do take "$program"; done < <(executables '"test":true' <<<"$built")
+    # The files of the machine lie in its memory, of which they get a half.
+    find "$image" -path '*/deps/*' -type f -exec "${tools}strip" --strip-debug {} +
+    [ -n "${uninterrupted+set}" ] || take_for_cli_tests
     cd "$root/hvt-tender"
     {
         begin_script

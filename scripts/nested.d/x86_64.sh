@@ -41,10 +41,21 @@ find_libraries() {
     { xargs -0r ldd 2>/dev/null || true; } | sed -n 's,^\t\(.* => \)\?\(/[^ ]*\) (0x.*,\2,p' | sort -u
 }
 
-# Which of the library's unit tests run here, and which of the command line's: those of the debugger that need no gdb,
-# those of block devices, and of what others see.
+# Which of the library's unit tests run here, and which of the command line's: those of the debugger, of block devices, and
+# of what others see. The emulator does not look at the debug registers while a guest runs.
 library_tests="backend::kvm"
-cli_tests="packets:: block:: accounting::"
+cli_tests="debugger:: packets:: block:: accounting:: --skip by_hardware --skip watches_memory"
+
+# What these need besides: gdb, with the Python that it is linked with, and the source that it shows.
+take_for_cli_tests() {
+    local python
+    need gdb gdb
+    take "$(command -v gdb)"
+    take /usr/share/gdb
+    python=$(ldd "$(command -v gdb)" | sed -n 's,^\tlibpython\([0-9.]*[0-9]\)\.so.*,/usr/lib/python\1,p')
+    [ -z "$python" ] || take "$python"
+    take "$root/test-unikernels/debuggee/src"
+}
 
 # The tender's tests; cargo's messages say where they are.
 build_tests() {

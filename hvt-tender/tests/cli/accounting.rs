@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -43,10 +43,7 @@ fn what_a_guest_uses_is_the_tenders() {
     const ENOUGH: Duration = Duration::from_millis(200);
     let backends = std::env::var("HVT_BACKENDS").unwrap_or_else(|_| "process".into());
     for backend in backends.split(',') {
-        let mut command = match std::env::var_os("HVT_TENDER") {
-            Some(program) => Command::new(program),
-            None => tender(),
-        };
+        let mut command = tender();
         command
             .args(["--mem=32", "--backend", backend])
             .arg(guest("spin"))

@@ -32,12 +32,9 @@ fn backends() -> Vec<String> {
     names.split(',').map(str::to_owned).collect()
 }
 
-/// The tender with the guest `churn` on this device. `HVT_TENDER` is another tender than this build's.
+/// The tender with the guest `churn` on this device.
 fn churn(backend: &str, disk: &Path, options: &[&str], words: &[&str]) -> Command {
-    let mut command = match std::env::var_os("HVT_TENDER") {
-        Some(program) => Command::new(program),
-        None => tender(),
-    };
+    let mut command = tender();
     command.args(["--mem=32", "--backend", backend]).args(options).arg("--block").arg(disk).arg(guest("churn"));
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

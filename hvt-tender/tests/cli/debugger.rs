@@ -21,10 +21,7 @@ impl Waiting {
     /// The guest `debuggee` with this argument.
     pub(crate) fn new(argument: &str) -> Self {
         let backend = std::env::var("HVT_BACKENDS").ok().filter(|names| !names.contains(','));
-        let mut command = match std::env::var_os("HVT_TENDER") {
-            Some(program) => Command::new(program),
-            None => tender(),
-        };
+        let mut command = tender();
         command.args(["--mem=32", "--backend", backend.as_deref().unwrap_or("process"), "--gdb", "--gdb-port=0", "--"]);
         command.arg(guest("debuggee")).args(["--solo5:quiet", argument]);
         let mut tender = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -119,7 +116,7 @@ fn breaks_steps_and_goes_on_to_the_end() {
         "set var $xmm3.uint128 = 77",
         "print $xmm3.uint128",
         "delete",
-        "thbreak debuggee::one_round",
+        "tbreak debuggee::one_round",
         "continue",
         "info symbol $pc",
         "monitor memory",
@@ -153,6 +150,22 @@ fn breaks_steps_and_goes_on_to_the_end() {
     for words in ["0x00010000-0x00100000 r--", "There is no command 'nonsense'", "Cannot access memory"] {
         assert!(errors.contains(words), "{words}: {errors}");
     }
+    let (status, printed, _) = waiting.end();
+    assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
+}
+
+#[test]
+fn breaks_by_hardware() {
+    let waiting = Waiting::new("rounds");
+    let commands = ["hbreak debuggee::innermost", "continue", "backtrace 2", "delete", "continue"];
+    let Some(gdb) = waiting.gdb(&commands) else { return };
+    let said = [
+        "Hardware assisted breakpoint 1",
+        "Breakpoint 1, debuggee::innermost (value=2)",
+        "in debuggee::one_round (number=1)",
+        "[Inferior 1 (process 1) exited with code 07]",
+    ];
+    assert_says(&gdb.wait_with_output().unwrap(), &said);
     let (status, printed, _) = waiting.end();
     assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
 }
