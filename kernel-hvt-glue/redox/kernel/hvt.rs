@@ -65,7 +65,7 @@ static SCHEME: Once<Scheme<Redox>> = Once::new();
 fn scheme() -> &'static Scheme<Redox> {
     SCHEME.call_once(|| {
         // The rest is for everybody else.
-        let three_quarters = total_frames() as u64 / 4 * 3;
+        let three_quarters = (total_frames() as u64 / 4).saturating_mul(3);
         let limits = Limits {
             pinned: three_quarters.saturating_mul(PAGE_SIZE as u64),
             vms: VM_LIMIT,
