@@ -224,6 +224,12 @@ pub(super) fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
         .ok_or(OpenError::BlockSize(block_size))
 }
 
+/// To note when a disk was read costs a tenth of reading a block, and is of no use to anybody.
+#[cfg(target_os = "linux")]
+const NOT_NOTED: libc::c_int = libc::O_NOATIME;
+#[cfg(not(target_os = "linux"))]
+const NOT_NOTED: libc::c_int = 0;
+
 /// Opens, with these flags of open(2) as well, and locks; returns the size in bytes too.
 pub(super) fn open(path: &Path, read_only: bool, flags: libc::c_int) -> Result<(File, u64), Problem> {
     // Looked at before opening, because to open a device or a FIFO may do something or wait for somebody.
@@ -239,17 +245,20 @@ pub(super) fn open(path: &Path, read_only: bool, flags: libc::c_int) -> Result<(
     let exclusive = if block_device && !read_only { libc::O_EXCL } else { 0 };
     // O_NONBLOCK: what is a FIFO by now must not make the tender wait. It means nothing to files and disks.
     let flags = libc::O_NONBLOCK | exclusive | flags;
-    let mut file =
-        OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).map_err(|error| match error
-            .kind()
-        {
-            io::ErrorKind::PermissionDenied if !read_only => Problem::ReadOnly,
-            io::ErrorKind::ReadOnlyFilesystem => Problem::ReadOnly,
-            io::ErrorKind::ResourceBusy if block_device => Problem::Busy,
-            // None of the flags is wrong but O_DIRECT, where a file system does not have it (open(2)).
-            io::ErrorKind::InvalidInput => Problem::NotDirect,
-            _ => Problem::Host(error),
-        })?;
+    let open = |flags| OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
+    let opened = match open(flags | NOT_NOTED) {
+        // Only the owner's wish is heard (open(2)).
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(flags),
+        other => other,
+    };
+    let mut file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied if !read_only => Problem::ReadOnly,
+        io::ErrorKind::ReadOnlyFilesystem => Problem::ReadOnly,
+        io::ErrorKind::ResourceBusy if block_device => Problem::Busy,
+        // None of the flags is wrong but O_DIRECT, where a file system does not have it (open(2)).
+        io::ErrorKind::InvalidInput => Problem::NotDirect,
+        _ => Problem::Host(error),
+    })?;
     let opened = file.metadata()?.file_type();
     if !opened.is_file() && !opened.is_block_device() {
         return Err(Problem::Kind);
@@ -390,6 +399,38 @@ mod tests {
         image.as_file().set_len(700).unwrap();
         let buffer = Buffer::zeroed(1024);
         assert_eq!(buffer.with(|slice| block.read(0, slice)), Err(DeviceError));
+    }
+
+    #[test]
+    fn reading_leaves_the_file_as_it_was() {
+        let image = image(1024);
+        // Older than the last change, which is when Linux notes an access at the latest.
+        image.as_file().set_times(fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH)).unwrap();
+        let mut block = open(image.path()).unwrap();
+        Buffer::zeroed(512).with(|slice| block.read(512, slice)).unwrap();
+        assert_eq!(image.as_file().metadata().unwrap().accessed().unwrap(), std::time::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_can_be_read() {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "this test becomes somebody else: run it as root");
+            eprintln!("SKIPPED: this test becomes somebody else, which takes root");
+            return;
+        }
+        let image = image(1024);
+        fs::set_permissions(image.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        let opened = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                // SAFETY: a system call without pointers. It is about this thread alone, which ends here.
+                unsafe { libc::syscall(libc::SYS_setfsuid, 65534) };
+                FileBlock::open(image.path(), &READ_ONLY)
+            });
+            other.join().unwrap()
+        });
+        let back = Buffer::of(&[1; 512]);
+        back.with(|slice| opened.unwrap().read(0, slice)).unwrap();
+        assert_eq!(back.bytes(), [0; 512]);
     }
 
     /// A block device of the host has its own size, and must not be in use by anything else.
