@@ -1,6 +1,6 @@
 //! The loop: the guest runs until it wants something, and gets it.
 
-use std::{fmt, mem};
+use std::fmt;
 
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
@@ -87,32 +87,36 @@ impl<O: Observer> Observer for Option<O> {
 ///
 /// # Errors
 /// When the backend fails; nothing a guest does causes that.
-pub fn run(machine: &mut dyn Machine, layout: &Layout, devices: &mut Devices) -> Result<Outcome, backend::Error> {
+pub fn run(
+    machine: &mut (impl Machine + ?Sized),
+    layout: &Layout,
+    devices: &mut Devices,
+) -> Result<Outcome, backend::Error> {
     run_observed(machine, layout, devices, None, &mut ())
 }
 
 /// Runs a guest to its end, with `observer` seeing its hypercalls, and kicks of its network ring, if it was offered one,
 /// ringing `bell`.
 ///
+/// For a machine that is known by its type this is a loop without calls between the guest and its hypercall.
+///
 /// # Errors
 /// When the backend fails; nothing a guest does causes that.
-pub fn run_observed(
-    machine: &mut dyn Machine,
+pub fn run_observed<M: Machine + ?Sized>(
+    machine: &mut M,
     layout: &Layout,
     devices: &mut Devices,
     bell: Option<&Bell>,
     observer: &mut impl Observer,
 ) -> Result<Outcome, backend::Error> {
     loop {
-        let exited = machine.run();
-        let Ok(Exit::Hypercall { number, argument }) = exited else {
-            match end(machine, bell, exited?) {
+        let (number, argument) = match machine.run()? {
+            Exit::Hypercall { number, argument } => (number, argument),
+            exit => match end(machine, bell, exit) {
                 Some(outcome) => return Ok(outcome),
                 None => continue,
-            }
+            },
         };
-        // Nothing of it is to be dropped, which the compiler would find out at every hypercall anew.
-        mem::forget(exited);
         let guest = GuestSpace::new(machine.memory(), layout);
         observer.called(number, argument, &guest);
         let mut result = serve(number, argument, &guest, devices);
@@ -136,7 +140,7 @@ pub fn run_observed(
 
 /// How a guest ends that stopped for another reason than a hypercall; `None` where it goes on.
 #[cold]
-fn end(machine: &dyn Machine, bell: Option<&Bell>, exit: Exit) -> Option<Outcome> {
+fn end<M: Machine + ?Sized>(machine: &M, bell: Option<&Bell>, exit: Exit) -> Option<Outcome> {
     let reason = match exit {
         Exit::Hypercall { .. } => return None,
         Exit::RingKick { ring } => match bell {
@@ -157,14 +161,14 @@ fn end(machine: &dyn Machine, bell: Option<&Bell>, exit: Exit) -> Option<Outcome
 
 /// The end of a guest that did this and has not run since.
 #[cold]
-fn failed(machine: &dyn Machine, reason: Reason) -> Outcome {
+fn failed<M: Machine + ?Sized>(machine: &M, reason: Reason) -> Outcome {
     Outcome::Failed(Failure { reason, registers: machine.registers().ok().map(Box::new) })
 }
 
 /// Serves a hypercall that was interrupted for as long as the machine wants that.
 #[cold]
-fn serve_again(
-    machine: &mut dyn Machine,
+fn serve_again<M: Machine + ?Sized>(
+    machine: &mut M,
     layout: &Layout,
     devices: &mut Devices,
     observer: &mut impl Observer,

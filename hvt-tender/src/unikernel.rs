@@ -34,7 +34,7 @@ use self::started::Both;
 pub(crate) use self::started::Started;
 use crate::backend::auto::Backend;
 use crate::backend::frequency::{Frequency, Search, Source};
-use crate::backend::{self, CycleCounter, Stop, process};
+use crate::backend::{self, CycleCounter, Machine, Stop, process};
 use crate::boot::{BootConfig, BootError, CommandLine, Plan};
 use crate::config::{BackendChoice, DEFAULT_MEMORY, NetRing, memory_size};
 use crate::core_dump::CoreDump;

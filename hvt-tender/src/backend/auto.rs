@@ -3,14 +3,18 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use hvt_abi::native::{EntryState, Registers};
+use nix::time::ClockId;
+
+use super::debug::DebugTarget;
 use super::frequency::Frequency;
-use super::kvm::Kvm;
-use super::process::{self, Process};
+use super::kvm::{Kvm, KvmMachine};
+use super::process::{self, Process, ProcessMachine};
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::config::BackendChoice;
-use crate::memory::{Layout, MapError, MappedMemory};
-
-use hvt_abi::native::EntryState;
+use crate::exit::Exit;
+use crate::memory::{GuestMemory, Layout, MapError, MappedMemory, Usage};
+use crate::sandbox::Calls;
 
 /// One of the backends of this host, open.
 pub enum Backend {
@@ -123,11 +127,68 @@ impl Backend {
         layout: &Layout,
         entry: &EntryState,
         stop: &Stop,
-    ) -> Result<Box<dyn Machine>, Error> {
+    ) -> Result<HostMachine, Error> {
         Ok(match self {
-            Self::Kvm(kvm) => Box::new(kvm.start(memory, layout, entry, stop)?),
-            Self::Process(process) => Box::new(process.start(memory, layout.clone(), entry, stop)?),
+            Self::Kvm(kvm) => HostMachine::Kvm(Box::new(kvm.start(memory, layout, entry, stop)?)),
+            Self::Process(process) => {
+                HostMachine::Process(Box::new(process.start(memory, layout.clone(), entry, stop)?))
+            }
         })
+    }
+}
+
+/// A guest on one of the backends of this host.
+pub enum HostMachine {
+    /// On KVM.
+    Kvm(Box<KvmMachine>),
+    /// In a sandboxed process.
+    Process(Box<ProcessMachine>),
+}
+
+/// Calls a method of whichever it is.
+macro_rules! either {
+    ($guest:expr, $machine:ident => $call:expr) => {
+        match $guest {
+            HostMachine::Kvm($machine) => $call,
+            HostMachine::Process($machine) => $call,
+        }
+    };
+}
+
+impl Machine for HostMachine {
+    // So that the loop which calls it is KVM's own.
+    #[inline(always)]
+    fn run(&mut self) -> Result<Exit, Error> {
+        either!(self, machine => machine.run())
+    }
+
+    fn serve_again(&mut self) -> Result<bool, Error> {
+        either!(self, machine => machine.serve_again())
+    }
+
+    #[inline]
+    fn memory(&self) -> &dyn GuestMemory {
+        either!(self, machine => machine.memory())
+    }
+
+    fn registers(&self) -> Result<Registers, Error> {
+        either!(self, machine => machine.registers())
+    }
+
+    fn cpu_clock(&self) -> Result<ClockId, Error> {
+        either!(self, machine => machine.cpu_clock())
+    }
+
+    fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
+        either!(self, machine => machine.debug())
+    }
+
+    fn memory_usage(&self) -> io::Result<Usage> {
+        either!(self, machine => machine.memory_usage())
+    }
+
+    fn system_calls(&self, calls: &mut Calls) {
+        either!(self, machine => Machine::system_calls(machine.as_ref(), calls));
     }
 }
 

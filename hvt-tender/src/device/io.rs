@@ -15,6 +15,7 @@ pub(super) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usi
 }
 
 /// Fills all of `into` from byte `offset` of a file on, however many calls that takes.
+#[inline]
 pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(into, offset, |start, len, offset| {
         // SAFETY: `len` bytes at `start` are guest memory, to whose bytes no reference exists.
@@ -23,6 +24,7 @@ pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64)
 }
 
 /// Writes all of `from` from byte `offset` of a file on, however many calls that takes.
+#[inline]
 pub(super) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(from, offset, |start, len, offset| {
         // SAFETY: `len` bytes at `start` are guest memory. The kernel copies them as it would any memory that another
@@ -37,7 +39,13 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
         // SAFETY: `with_vectors` hands over descriptions of memory that is mapped while it runs.
         count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
     };
-    uninterrupted(|| with_vectors(frame, send))
+    uninterrupted(|| match frame.whole() {
+        // Nearly always, and a kernel has less to do than for a list of one.
+        // SAFETY: the bytes lie in the chunk. The kernel copies them as it would any memory that another thread may be
+        // writing.
+        Some(chunk) => count(unsafe { libc::write(fd.as_raw_fd(), chunk.as_ptr().cast(), chunk.len()) }),
+        None => with_vectors(frame, send),
+    })
 }
 
 /// Sends all of `frame` as one message of a socket. A peer that is gone is an error, and no signal.
@@ -60,7 +68,11 @@ pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<us
         // SAFETY: as in `send`; no reference to any of the bytes exists.
         count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
     };
-    uninterrupted(|| with_vectors(into, receive))
+    uninterrupted(|| match into.whole() {
+        // SAFETY: the bytes lie in the chunk; no reference to any of them exists.
+        Some(chunk) => count(unsafe { libc::read(fd.as_raw_fd(), chunk.as_ptr().cast(), chunk.len()) }),
+        None => with_vectors(into, receive),
+    })
 }
 
 /// Calls `transfer(start, length, file offset)` until all of `slice` is done.

@@ -76,7 +76,7 @@ pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut D
     }
 }
 
-#[inline]
+#[inline(always)]
 fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
     // Before all else: what is known of the argument need not outlast a call.
     let nsecs = devices.clock.now();
@@ -86,7 +86,7 @@ fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 
 #[inline(never)]
 fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
-    let puts: Puts = call.argument::<Puts>(Access::READ)?.load();
+    let puts: Puts = call.argument(Access::READ)?.load();
     let data = call.buffer("data", puts.data, puts.len, Access::READ)?;
     if !data.is_empty() {
         devices.console.write(data);
@@ -97,7 +97,7 @@ fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 #[inline(never)]
 fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
     let argument = call.argument::<Poll>(IN_OUT)?;
-    let poll: Poll = argument.load();
+    let poll = argument.load();
     match devices.poller.poll(poll.timeout_nsecs) {
         Ok(ready_set) => {
             argument.store(offset_of!(Poll, ready_set), &ready_set);
@@ -110,7 +110,7 @@ fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 
 #[inline(never)]
 fn halt(call: &Call<'_>) -> Result<Flow, Error> {
-    let halt: Halt = call.argument::<Halt>(Access::READ)?.load();
+    let halt: Halt = call.argument(Access::READ)?.load();
     let cookie = (halt.cookie != Gpa(0)).then_some(halt.cookie);
     if let Some(cookie) = cookie {
         call.buffer("cookie", cookie, HALT_COOKIE_SIZE, Access::READ)?;
@@ -142,8 +142,9 @@ impl<'g> Call<'g> {
     /// The guest's argument, a structure `T` all of which the guest must be able to access like that. What is checked
     /// and acted on is a copy of it, taken once; results go into its fields.
     #[inline]
-    fn argument<T>(&self, access: Access) -> Result<Place<'g>, Error> {
-        Ok(self.buffer("argument", self.argument, size_of::<T>() as u64, access)?.place())
+    fn argument<T>(&self, access: Access) -> Result<Place<'g, T>, Error> {
+        let place = self.guest.place(self.argument, access);
+        place.map_err(|violation| Error::Pointer { call: self.number, field: "argument", violation })
     }
 }
 

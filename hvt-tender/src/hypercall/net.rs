@@ -35,7 +35,7 @@ fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Err
 }
 
 /// Receives a frame. A guest that has no room for a single byte gets none, and the frame stays.
-fn receive(call: &Call<'_>, argument: &Place<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
+fn receive(call: &Call<'_>, argument: &Place<'_, NetIo>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
     let buffer = call.buffer("buffer", io.data, io.len, Access::WRITE)?;
     if buffer.is_empty() {
         return Ok(Status::Again);

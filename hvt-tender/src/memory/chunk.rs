@@ -52,6 +52,24 @@ impl<'m> Chunk<'m> {
         Self { start: unsafe { self.start.add(len) }, len: self.len - len, memory: PhantomData }
     }
 
+    /// The `len` bytes from `offset` on; `None` where not all of them are its own.
+    #[must_use]
+    #[inline]
+    pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
+        if self.len.checked_sub(offset)? < len {
+            return None;
+        }
+        // SAFETY: the address lies in the chunk or at its end.
+        Some(Self { start: unsafe { self.start.add(offset) }, len, memory: PhantomData })
+    }
+
+    /// As bytes of a `T`, if there are as many.
+    #[must_use]
+    #[inline]
+    pub fn exactly<T>(&self) -> Option<ChunkOf<'m, T>> {
+        (self.len == size_of::<T>()).then_some(ChunkOf { start: self.start, memory: PhantomData, object: PhantomData })
+    }
+
     /// Copies as much as fits into `into`; returns how many bytes.
     #[must_use]
     #[inline]
@@ -71,6 +89,23 @@ impl<'m> Chunk<'m> {
         // SAFETY: as in `read`.
         unsafe { copy(from.as_ptr(), self.start.as_ptr(), len) };
         len
+    }
+}
+
+/// A [`Chunk`] of as many bytes as a `T` has, which the compiler knows.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkOf<'m, T> {
+    start: NonNull<u8>,
+    memory: PhantomData<&'m ()>,
+    object: PhantomData<T>,
+}
+
+impl<'m, T> ChunkOf<'m, T> {
+    /// The chunk that it was made of.
+    #[must_use]
+    #[inline]
+    pub const fn chunk(&self) -> Chunk<'m> {
+        Chunk { start: self.start, len: size_of::<T>(), memory: PhantomData }
     }
 }
 

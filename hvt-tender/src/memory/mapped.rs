@@ -148,12 +148,13 @@ impl GuestMemory for MappedMemory {
         let offset = usize::try_from(range.start().0).ok()?;
         let available = self.len.checked_sub(offset)?;
         let len = available.min(usize::try_from(range.len()).ok()?);
-        if len == 0 {
-            return None;
-        }
-        // SAFETY: the bytes lie in the mapping, which lives as long as `self`; `protect` takes the right to write
-        // away only where `GuestSpace` refuses to write. The mapping is reached through chunks alone.
-        Some(unsafe { Chunk::new(self.start.add(offset), len) })
+        if len == 0 { None } else { self.whole()?.part(offset, len) }
+    }
+
+    fn whole(&self) -> Option<Chunk<'_>> {
+        // SAFETY: the bytes are the mapping, which lives as long as `self`; `protect` takes the right to write away only
+        // where `GuestSpace` refuses to write. The mapping is reached through chunks alone.
+        Some(unsafe { Chunk::new(self.start, self.len) })
     }
 
     /// To look at what lies in a file's hole would fill the hole. Reading what is anonymous costs nothing.

@@ -16,7 +16,7 @@ mod space;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod usage;
 
-pub use chunk::Chunk;
+pub use chunk::{Chunk, ChunkOf};
 pub use layout::{Access, Layout, Region};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use mapped::{MapError, MappedMemory};
@@ -42,6 +42,11 @@ pub trait GuestMemory {
     /// At least one byte and at most `range.len()`; `None` when the range is empty or starts outside the memory.
     /// Where guest memory is one mapping, one chunk covers every range inside it.
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>>;
+
+    /// All of it, where it is one piece of host memory.
+    fn whole(&self) -> Option<Chunk<'_>> {
+        None
+    }
 
     /// The first pages of `range` that may hold anything but zeros, as far as is cheaply known; `None` where there are
     /// none.
@@ -89,6 +94,10 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
 
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
         (**self).chunk(range)
+    }
+
+    fn whole(&self) -> Option<Chunk<'_>> {
+        (**self).whole()
     }
 
     fn populated(&self, range: GuestRange) -> Option<GuestRange> {

@@ -66,13 +66,12 @@ impl GuestMemory for PrivateMemory {
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
         let offset = usize::try_from(range.start().0).ok()?;
         let len = self.len.checked_sub(offset)?.min(usize::try_from(range.len()).ok()?);
-        if len == 0 {
-            return None;
-        }
-        let slice = self.get_slice(offset, len).ok()?;
-        let start = NonNull::new(slice.ptr_guard_mut().as_ptr())?;
-        // SAFETY: the bytes lie in the mapping, which lives as long as `self` and is reached through chunks alone.
-        Some(unsafe { Chunk::new(start, len) })
+        if len == 0 { None } else { self.whole()?.part(offset, len) }
+    }
+
+    fn whole(&self) -> Option<Chunk<'_>> {
+        // SAFETY: the bytes are the mapping, which lives as long as `self` and is reached through chunks alone.
+        Some(unsafe { Chunk::new(self.start, self.len) })
     }
 }
 

@@ -3,7 +3,7 @@
 use hvt_abi::{Gpa, GuestRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Access, Chunk, GuestMemory, Layout};
+use super::{Access, Chunk, ChunkOf, GuestMemory, Layout};
 
 /// A guest's memory together with what the guest may do with it.
 ///
@@ -12,6 +12,8 @@ use super::{Access, Chunk, GuestMemory, Layout};
 #[derive(Clone, Copy)]
 pub struct GuestSpace<'m> {
     memory: &'m dyn GuestMemory,
+    /// All of `memory`, where it is one piece for the host: nearly always, and to ask again costs a call.
+    whole: Option<Chunk<'m>>,
     layout: &'m Layout,
 }
 
@@ -20,7 +22,7 @@ impl<'m> GuestSpace<'m> {
     #[must_use]
     #[inline]
     pub fn new(memory: &'m dyn GuestMemory, layout: &'m Layout) -> Self {
-        Self { memory, layout }
+        Self { memory, whole: memory.whole(), layout }
     }
 
     /// The buffer of `len` bytes at `at` that the guest alleges to have, once it is known that the guest may access
@@ -33,26 +35,49 @@ impl<'m> GuestSpace<'m> {
     /// [`Violation`] when it may not, or the buffer wraps around or leaves memory.
     #[inline]
     pub fn slice(&self, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'m>, Violation> {
-        match GuestRange::new(at, len) {
-            Some(range) if self.allows(range, access) => {
-                let slice = GuestSlice::new(self.memory, range);
-                // What is one piece of host memory lies in memory.
-                if slice.whole.is_some() || range.end().0 <= self.memory.size() {
-                    Ok(slice)
-                } else {
-                    Err(Violation { at, len, access })
-                }
+        let slice = match (self.allowed(at, len, access), self.whole) {
+            (Some(range), Some(whole)) => {
+                within(whole, range).map(|part| GuestSlice { memory: self.memory, range, whole: Some(part) })
             }
-            _ => Err(Violation { at, len, access }),
-        }
+            (Some(range), None) => self.pieces(range),
+            (None, _) => None,
+        };
+        slice.ok_or(Violation { at, len, access })
     }
 
+    /// Likewise, as a place for a structure.
+    ///
+    /// # Errors
+    /// As [`slice`](Self::slice).
     #[inline]
-    fn allows(&self, range: GuestRange, access: Access) -> bool {
-        match access {
+    pub fn place<T>(&self, at: Gpa, access: Access) -> Result<Place<'m, T>, Violation> {
+        let len = size_of::<T>() as u64;
+        let place = match (self.allowed(at, len, access), self.whole) {
+            (Some(range), Some(whole)) => within(whole, range).and_then(|part| part.exactly()).map(Place::Whole),
+            (Some(range), None) => self.pieces(range).map(|slice| {
+                let one = slice.whole.and_then(|whole| whole.exactly());
+                one.map_or(Place::Pieces(slice), Place::Whole)
+            }),
+            (None, _) => None,
+        };
+        place.ok_or(Violation { at, len, access })
+    }
+
+    /// The buffer there, if all of it is backed.
+    #[inline]
+    fn pieces(&self, range: GuestRange) -> Option<GuestSlice<'m>> {
+        (range.end().0 <= self.memory.size()).then(|| GuestSlice::new(self.memory, range))
+    }
+
+    /// These bytes, if the guest may access them in this way.
+    #[inline]
+    fn allowed(&self, at: Gpa, len: u64, access: Access) -> Option<GuestRange> {
+        let range = GuestRange::new(at, len)?;
+        let allowed = match access {
             Access::READ => self.layout.all(range, |region| region.access.intersects(Access::READ | Access::EXECUTE)),
             _ => self.layout.allows(range, access),
-        }
+        };
+        allowed.then_some(range)
     }
 
     /// Copies in the structure that the guest alleges to have at `at`.
@@ -60,17 +85,23 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// [`Violation`] when the guest may not read all of it.
     pub fn read<T: FromBytes + IntoBytes>(&self, at: Gpa) -> Result<T, Violation> {
-        Ok(self.slice(at, size_of::<T>() as u64, Access::READ)?.place().load())
+        Ok(self.place(at, Access::READ)?.load())
     }
 
     /// Copies a value out to `at`.
     ///
     /// # Errors
     /// [`Violation`] when the guest may not write all of it.
-    pub fn write<T: IntoBytes + Immutable>(&self, at: Gpa, value: &T) -> Result<(), Violation> {
-        self.slice(at, size_of::<T>() as u64, Access::WRITE)?.place().store(0, value);
+    pub fn write<T: FromBytes + IntoBytes + Immutable>(&self, at: Gpa, value: &T) -> Result<(), Violation> {
+        self.place::<T>(at, Access::WRITE)?.store(0, value);
         Ok(())
     }
+}
+
+/// What backs `range`, of memory that is one piece for the host.
+#[inline]
+fn within<'m>(memory: Chunk<'m>, range: GuestRange) -> Option<Chunk<'m>> {
+    memory.part(usize::try_from(range.start().0).ok()?, usize::try_from(range.len()).ok()?)
 }
 
 /// A guest pointer that may not be followed.
@@ -98,7 +129,7 @@ impl core::error::Error for Violation {}
 pub struct GuestSlice<'m> {
     memory: &'m dyn GuestMemory,
     range: GuestRange,
-    /// All of it, where it is one piece for the host and not empty: nearly always, and to ask again costs a call.
+    /// All of it, where it is one piece for the host.
     whole: Option<Chunk<'m>>,
 }
 
@@ -141,8 +172,7 @@ impl<'m> GuestSlice<'m> {
     pub fn prefix(&self, len: u64) -> Self {
         let len = len.min(self.len());
         // The end cannot wrap: it lies inside this range.
-        let range = GuestRange::new(self.range.start(), len).unwrap_or(self.range);
-        Self::new(self.memory, range)
+        self.part(GuestRange::new(self.range.start(), len).unwrap_or(self.range))
     }
 
     /// What follows its first `len` bytes: nothing where it is shorter.
@@ -151,18 +181,21 @@ impl<'m> GuestSlice<'m> {
     pub fn skip(&self, len: u64) -> Self {
         // The start cannot wrap: it lies inside this range, or at its end.
         let start = Gpa(self.range.start().0 + len.min(self.len()));
-        let range = GuestRange::between(start, self.range.end()).unwrap_or(self.range);
-        Self::new(self.memory, range)
+        self.part(GuestRange::between(start, self.range.end()).unwrap_or(self.range))
     }
 
-    /// As a place for structures.
-    #[must_use]
+    /// What of it lies in `range`, which lies in its own.
     #[inline]
-    pub fn place(&self) -> Place<'m> {
-        Place { slice: *self }
+    fn part(&self, range: GuestRange) -> Self {
+        // As long as the piece of host memory, so that they fit.
+        let (offset, len) = ((range.start().0 - self.range.start().0) as usize, range.len() as usize);
+        match self.whole.and_then(|whole| whole.part(offset, len)) {
+            Some(part) => Self { range, whole: Some(part), ..*self },
+            None => Self::new(self.memory, range),
+        }
     }
 
-    /// All of it, where it is one piece for the host and not empty.
+    /// All of it, where it is one piece for the host.
     #[must_use]
     #[inline]
     pub fn whole(&self) -> Option<Chunk<'m>> {
@@ -188,47 +221,36 @@ impl<'m> GuestSlice<'m> {
     }
 }
 
-/// Where a structure lies in guest memory that has been checked. Where it is one piece for the host, the compiler knows
-/// how many bytes are copied.
+/// Where a structure `T` lies in guest memory that has been checked.
 #[derive(Clone, Copy)]
-pub struct Place<'m> {
-    slice: GuestSlice<'m>,
+pub enum Place<'m, T> {
+    /// In one piece for the host.
+    Whole(ChunkOf<'m, T>),
+    /// In several.
+    Pieces(GuestSlice<'m>),
 }
 
-impl Place<'_> {
-    /// A copy of the structure. Where the place is shorter, the rest of the copy is zeros.
+impl<T: FromBytes + IntoBytes> Place<'_, T> {
+    /// A copy of the structure.
     #[must_use]
     #[inline]
-    pub fn load<T: FromBytes + IntoBytes>(&self) -> T {
+    pub fn load(&self) -> T {
         let mut object = T::new_zeroed();
         let into = object.as_mut_bytes();
-        match self.slice.whole {
-            Some(chunk) if chunk.len() == into.len() => _ = chunk.read(into),
-            _ => self.load_piecewise(into),
+        match self {
+            Self::Whole(whole) => _ = whole.chunk().read(into),
+            Self::Pieces(slice) => _ = slice.read(into),
         }
         object
     }
 
     /// Copies a value to the bytes from `offset` on: as much of it as fits.
     #[inline]
-    pub fn store<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) {
+    pub fn store<V: IntoBytes + Immutable>(&self, offset: usize, value: &V) {
         let from = value.as_bytes();
-        match self.slice.whole.map(|chunk| chunk.skip(offset)) {
-            Some(chunk) if chunk.len() >= from.len() => _ = chunk.write(from),
-            _ => self.store_piecewise(offset, from),
+        match self {
+            Self::Whole(whole) => _ = whole.chunk().skip(offset).write(from),
+            Self::Pieces(slice) => _ = slice.skip(offset as u64).write(from),
         }
-    }
-
-    // Apart, so that the usual way does not save the registers that these need.
-    #[cold]
-    #[inline(never)]
-    fn load_piecewise(&self, into: &mut [u8]) {
-        self.slice.read(into);
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn store_piecewise(&self, offset: usize, from: &[u8]) {
-        self.slice.skip(offset as u64).write(from);
     }
 }

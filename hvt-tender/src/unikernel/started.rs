@@ -15,7 +15,7 @@ use crate::sandbox::Sandbox;
 
 /// A guest that is about to execute its first instruction.
 pub(crate) struct Started {
-    pub(super) machine: Box<dyn Machine>,
+    pub(super) machine: backend::auto::HostMachine,
     pub(super) layout: Layout,
     pub(super) devices: Devices,
     pub(super) limits: Limits,
@@ -58,24 +58,17 @@ impl Started {
         let line = debugger.map(|connection| self.watch(connection)).transpose()?;
         self.confine(bell.as_ref(), line.as_ref())?;
         let begun = self.devices.poller.begin();
-        let trace = self.trace.as_mut();
-        let (machine, layout) = (self.machine.as_mut(), &self.layout);
-        let outcome = match begun {
-            Ok(()) => {
-                let devices = &mut self.devices;
-                let run = |machine: &mut dyn Machine| match trace {
-                    Some(trace) => {
-                        monitor::run_observed(machine, layout, devices, bell.as_ref(), &mut (observer, trace))
-                    }
-                    // A loop of its own, which looks for no trace.
-                    None => monitor::run_observed(machine, layout, devices, bell.as_ref(), observer),
-                };
-                match line {
-                    Some(line) => gdb::run(machine, layout, line, &self.stop, run),
-                    None => run(machine),
-                }
+        let (layout, devices, bell, trace) = (&self.layout, &mut self.devices, bell.as_ref(), self.trace.as_mut());
+        let outcome = match (begun, line) {
+            (Ok(()), Some(line)) => gdb::run(&mut self.machine, layout, line, &self.stop, |machine| {
+                monitor::run_observed(machine, layout, devices, bell, &mut (observer, trace))
+            }),
+            (Ok(()), None) if trace.is_some() => {
+                monitor::run_observed(&mut self.machine, layout, devices, bell, &mut (observer, trace))
             }
-            Err(Interrupted) => Ok(Outcome::Interrupted),
+            // A loop of its own, which looks for no trace.
+            (Ok(()), None) => monitor::run_observed(&mut self.machine, layout, devices, bell, observer),
+            (Err(Interrupted), _) => Ok(Outcome::Interrupted),
         };
         let ring = worker.map_or_else(|| Ok(Counts::default()), Worker::end);
         let outcome = match (outcome, ring) {
@@ -92,7 +85,7 @@ impl Started {
         drop(watchdog);
         let synced = self.devices.sync();
         if let (Ok(outcome), Some(dump)) = (&outcome, &self.core_dump) {
-            dump.write(outcome, self.machine.as_mut());
+            dump.write(outcome, &mut self.machine);
         }
         match (outcome?, self.verdict.limit(), synced) {
             // What a guest takes for written must not be lost in silence.

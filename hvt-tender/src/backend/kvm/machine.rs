@@ -132,6 +132,7 @@ impl KvmMachine {
 
 impl Machine for KvmMachine {
     // Every hypercall comes through here, and through no more than this.
+    #[inline]
     fn run(&mut self) -> Result<Exit, Error> {
         let entered = self.enter();
         match self.hypercall(entered) {

@@ -396,6 +396,7 @@ fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> 
 }
 
 impl Machine for ProcessMachine {
+    #[inline(never)]
     fn run(&mut self) -> Result<Exit, Error> {
         loop {
             if self.stop.requested() {

@@ -102,10 +102,12 @@ impl GuestMemory for GuestRam {
         let offset = usize::try_from(range.start().0).ok()?;
         let available = self.0.size.checked_sub(offset)?;
         let len = available.min(usize::try_from(range.len()).ok()?);
-        if len == 0 {
-            return None;
-        }
-        // SAFETY: the bytes lie in the mapping, which lives as long as `self`, and to which there is no reference.
-        Some(unsafe { Chunk::new(self.0.start.add(offset), len) })
+        if len == 0 { None } else { self.whole()?.part(offset, len) }
+    }
+
+    #[inline]
+    fn whole(&self) -> Option<Chunk<'_>> {
+        // SAFETY: the bytes are the mapping, which lives as long as `self`, and to which there is no reference.
+        Some(unsafe { Chunk::new(self.0.start, self.0.size) })
     }
 }
