@@ -183,6 +183,7 @@ impl Calls {
             libc::SYS_epoll_ctl,
             libc::SYS_flock,
             libc::SYS_listen,
+            libc::SYS_read,
             libc::SYS_readv,
             libc::SYS_sendmsg,
             libc::SYS_statx,
