@@ -6,8 +6,8 @@ use core::ops::Range;
 
 use hvt_abi::manifest::Entry;
 
-use crate::clock::Scale;
 use crate::one_cpu::OneCpu;
+use crate::scale::Scale;
 
 /// The part of the boot information that is needed later.
 pub(crate) struct Boot {

@@ -123,6 +123,7 @@ mod poll;
 mod ring;
 #[cfg(not(test))]
 mod runtime;
+mod scale;
 mod start;
 pub mod tls;
 #[cfg(all(target_arch = "x86_64", not(test)))]

@@ -1,6 +1,6 @@
 //! Network devices.
 
-use hvt_abi::hypercall::{NetIo, Number};
+use hvt_abi::hypercall::{FRAME_HEADER_SIZE, NetIo, Number};
 use hvt_abi::manifest::{Kind, NetProperties};
 use zerocopy::FromBytes;
 
@@ -25,7 +25,7 @@ pub struct NetInfo {
 
 impl NetInfo {
     /// Bytes of an Ethernet header: two addresses and a type.
-    pub const HEADER: usize = 14;
+    pub const HEADER: usize = FRAME_HEADER_SIZE as usize;
 
     /// Largest frame in bytes, header included.
     #[must_use]

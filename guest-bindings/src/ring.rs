@@ -7,11 +7,11 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use hvt_abi::boot_info::Features;
+use hvt_abi::hypercall::FRAME_HEADER_SIZE;
 use hvt_abi::ring::{BUFFER_SIZE, Entry, MASK, NET_RING, NET_WRITE, Ring};
 use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa};
 
 use crate::device::Handle;
-use crate::net::NetInfo;
 use crate::one_cpu::OneCpu;
 use crate::{arch, boot};
 
@@ -39,7 +39,7 @@ pub(crate) fn send(handle: Handle, frame: &[u8]) -> bool {
         return false;
     };
     let end = End { ring, buffers: &BUFFERS, tail: &TAIL, kicked: &KICKED, kick: || arch::kick_ring(NET_RING) };
-    if (NetInfo::HEADER..=BUFFER_SIZE).contains(&frame.len()) {
+    if (FRAME_HEADER_SIZE as usize..=BUFFER_SIZE).contains(&frame.len()) {
         end.submit(handle, frame);
         true
     } else {

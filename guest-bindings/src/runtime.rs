@@ -9,7 +9,7 @@ use hvt_abi::manifest::{Entry, Header};
 use hvt_abi::{BootInfo, PAGE_SIZE};
 
 use crate::boot::{self, Boot};
-use crate::clock::Scale;
+use crate::scale::Scale;
 use crate::start::{self, Start};
 use crate::{ExitStatus, abort, arch, command_line, exit, layout, println, ring, tls};
 

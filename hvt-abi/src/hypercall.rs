@@ -182,6 +182,9 @@ pub struct Halt {
     pub reserved: u32,
 }
 
+/// Bytes of an Ethernet header, two addresses and a type (IEEE 802.3, 3.1.1): no frame is shorter.
+pub const FRAME_HEADER_SIZE: u64 = 14;
+
 /// Readable bytes behind a non-zero [`Halt::cookie`].
 pub const HALT_COOKIE_SIZE: u64 = 512;
 

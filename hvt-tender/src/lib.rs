@@ -22,7 +22,7 @@
 //!
 //! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
 //!
-//! [`memory`] and [`exit`] are the words they speak. Without the feature `std` only the rooms that need no operating
+//! [`memory`], [`exit`], [`stop`] and [`descriptor`] are the words they speak. Without the feature `std` only the rooms that need no operating
 //! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, the traits of `device`, and `backend::redox`), for kernels that run guests themselves.
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -62,6 +62,7 @@ pub mod cli {
 pub mod config;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod core_dump;
+pub mod descriptor;
 pub mod device;
 #[cfg(feature = "std")]
 pub mod elftool;
@@ -74,13 +75,6 @@ pub mod gdb;
 pub mod gdb;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod guest;
-/// What a guest may use.
-#[cfg(all(feature = "std", target_os = "redox"))]
-pub mod guest {
-    mod limit;
-
-    pub use limit::Limit;
-}
 pub mod hypercall;
 pub mod image;
 pub mod memory;
@@ -98,6 +92,8 @@ pub mod ring;
 pub mod sandbox;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod script;
+#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
+pub mod stop;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod unikernel;
 #[cfg(all(feature = "std", target_os = "linux"))]

@@ -1,5 +1,7 @@
 //! The loop: the guest runs until it wants something, and gets it.
 
+mod limit;
+
 use std::fmt;
 
 use hvt_abi::Gpa;
@@ -9,11 +11,12 @@ use hvt_abi::ring::NET_RING;
 use crate::backend::{self, Machine};
 use crate::device::Devices;
 use crate::exit::{Cause, Exit, Fault};
-use crate::guest::Limit;
 use crate::hypercall::{self, Flow, serve};
 use crate::memory::{GuestSpace, Layout};
 use crate::registers::Named;
 use crate::ring::{self, Bell};
+
+pub use limit::Limit;
 
 /// How a guest's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,8 +18,6 @@ pub mod debug;
 #[path = "debug/absent.rs"]
 pub mod debug;
 #[cfg(target_os = "linux")]
-mod event;
-#[cfg(target_os = "linux")]
 pub mod frequency;
 #[cfg(target_os = "linux")]
 pub mod kvm;
@@ -31,7 +29,6 @@ pub mod process;
 pub mod process;
 #[cfg(target_arch = "x86_64")]
 pub mod redox;
-mod stop;
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,11 +44,7 @@ use crate::memory::Usage;
 #[cfg(target_os = "linux")]
 use crate::sandbox::Calls;
 
-#[cfg(target_os = "linux")]
-use event::Event;
-#[cfg(target_os = "redox")]
-use redox::Event;
-pub use stop::{Kick, Stop};
+pub use crate::stop::{Kick, Stop};
 
 /// A guest that is ready to run, on one virtual CPU.
 ///

@@ -22,7 +22,6 @@ use std::time::Duration;
 use self::devices::{Descriptors, Plan};
 use self::manner::Manner;
 use self::start::start;
-use crate::backend::Stop;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
 use crate::device::{Descriptor, Uses};
@@ -30,6 +29,7 @@ use crate::gdb::Debugger;
 use crate::guest::{Limit, Limits};
 use crate::monitor::Outcome;
 use crate::sandbox::{self, Sandbox};
+use crate::stop::Stop;
 use crate::unikernel::{self, Unikernel};
 use crate::virtual_time::VirtualTime;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::backend::Stop;
+use crate::stop::Stop;
 
 /// What the handler asks to stop.
 static STOP: OnceLock<Stop> = OnceLock::new();

@@ -9,8 +9,8 @@ use nix::sys::stat::{SFlag, fstat};
 
 use super::io::{Complaint, write};
 use super::{Console, Descriptor, Uses};
-use crate::backend::Stop;
 use crate::memory::{Chunk, GuestSlice};
+use crate::stop::Stop;
 
 /// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
 const PIECE: usize = 4096;

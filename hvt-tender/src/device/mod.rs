@@ -12,7 +12,6 @@ mod capture;
 mod clock;
 #[cfg(all(feature = "std", unix))]
 mod console;
-mod descriptor;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod disk;
 #[cfg(test)]
@@ -42,12 +41,13 @@ mod unix;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-#[cfg(all(feature = "std", target_os = "linux"))]
-use crate::backend::Stop;
 use crate::memory::GuestSlice;
 #[cfg(all(feature = "std", target_os = "linux"))]
 use crate::sandbox::{Sandbox, SandboxError};
+#[cfg(all(feature = "std", target_os = "linux"))]
+use crate::stop::Stop;
 
+pub use crate::descriptor::{Descriptor, Uses};
 pub use attach::{AttachError, Attached, attach};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use block::DirectBlock;
@@ -59,7 +59,6 @@ pub use capture::Capture;
 pub use clock::{StartingClock, SystemClock};
 #[cfg(all(feature = "std", unix))]
 pub use console::FdConsole;
-pub use descriptor::{Descriptor, Uses};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use disk::Disk;
 #[cfg(all(feature = "std", target_os = "linux"))]

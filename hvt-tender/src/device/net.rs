@@ -5,15 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use hvt_abi::hypercall::FRAME_HEADER_SIZE;
+
 use super::interface::Interface;
 use super::io::{Complaint, receive, send};
 use super::poll::{Endpoint, Pollable};
 use super::tap::{self, Attached, Problem};
 use super::{Descriptor, DeviceError, Net, Uses};
 use crate::memory::GuestSlice;
-
-/// Bytes of an Ethernet header: no frame is shorter.
-const HEADER: u64 = 14;
 
 /// A tap interface of the host, or a socket that carries one frame a message, as a network device of the guest.
 #[derive(Debug)]
@@ -80,7 +79,7 @@ impl Net for Tap {
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
         let label = &self.label;
-        if frame.len() < HEADER {
+        if frame.len() < FRAME_HEADER_SIZE {
             self.complaint.fails(format_args!("{label}: {} bytes are no frame", frame.len()));
             return Err(DeviceError);
         }
@@ -164,9 +163,9 @@ pub struct TapError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Stop;
     use crate::device::testing::{Buffer, in_own_namespace, pipe};
     use crate::device::{FdPoller, Poller};
+    use crate::stop::Stop;
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::sleep::{self, ppoll};
 use super::{Interrupted, Poller};
-use crate::backend::Stop;
+use crate::stop::Stop;
 
 /// The descriptor of a network device, shared by the device and the guest's [`FdPoller`]. It must be readable exactly
 /// while a frame is waiting.

@@ -8,13 +8,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use hvt_abi::hypercall::FRAME_HEADER_SIZE;
+
 use super::io::{Complaint, receive, send};
 use super::poll::{Endpoint, Pollable};
 use super::{DeviceError, Net};
 use crate::memory::GuestSlice;
 
-/// Bytes of an Ethernet header: no frame is shorter.
-const HEADER: u64 = 14;
 /// Largest payload in bytes: schemes do not tell theirs.
 const MTU: u16 = 1500;
 
@@ -59,7 +59,7 @@ impl Net for SchemeNet {
     }
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
-        if frame.len() < HEADER {
+        if frame.len() < FRAME_HEADER_SIZE {
             self.complaint.fails(format_args!("network scheme: {} bytes are no frame", frame.len()));
             return Err(DeviceError);
         }

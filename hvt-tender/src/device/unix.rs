@@ -11,13 +11,13 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen, socket};
 
+use hvt_abi::hypercall::FRAME_HEADER_SIZE;
+
 use super::io::{Complaint, receive, send_message};
 use super::net::random_mac;
 use super::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
 
-/// Bytes of an Ethernet header: no frame is shorter.
-const HEADER: u64 = 14;
 /// Largest payload of a frame in bytes.
 const MTU: u16 = 1500;
 
@@ -155,7 +155,7 @@ impl Net for UnixNet {
     }
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
-        if frame.len() < HEADER {
+        if frame.len() < FRAME_HEADER_SIZE {
             return Err(DeviceError);
         }
         let Some(socket) = self.other_end() else { return Ok(()) };
@@ -296,9 +296,9 @@ pub enum Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Stop;
     use crate::device::testing::Buffer;
     use crate::device::{FdPoller, Poller};
+    use crate::stop::Stop;
     use std::os::unix::net::UnixListener;
     use std::thread;
 

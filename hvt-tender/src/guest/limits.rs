@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::Limit;
-use crate::backend::Stop;
 use crate::device::{Console, Descriptor};
 use crate::memory::GuestSlice;
+use crate::stop::Stop;
 
 /// What a guest may use before it is ended. Nothing is limited unless it says so.
 ///

@@ -19,7 +19,6 @@
 //! As many as one likes may run at once, each on a thread of its own, and on the process backend in a process of its own.
 
 mod calls;
-mod limit;
 mod limits;
 #[cfg(test)]
 mod tests;
@@ -31,14 +30,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::backend::Stop;
 use crate::device::Capture;
 use crate::monitor::Outcome;
+use crate::stop::Stop;
 use crate::unikernel::{Error, Unikernel};
 
+pub use crate::monitor::Limit;
 pub(crate) use calls::Counter;
 pub use calls::{Calls, Tally};
-pub use limit::Limit;
 pub use limits::Limits;
 pub(crate) use limits::{LimitedConsole, Verdict};
 pub(crate) use trace::Trace;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use nix::time::ClockId;
 
 use super::{Limit, Limits, Verdict};
-use crate::backend::Stop;
 use crate::memory::Usage;
 use crate::sandbox::Sandbox;
+use crate::stop::Stop;
 
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(5);

@@ -2,14 +2,11 @@
 
 use core::mem::offset_of;
 
-use hvt_abi::hypercall::{NetIo, Number, Status};
+use hvt_abi::hypercall::{FRAME_HEADER_SIZE, NetIo, Number, Status};
 
 use super::{Call, Error, Flow, IN_OUT, ret};
 use crate::device::{Devices, Net, Slot};
 use crate::memory::{Access, Place};
-
-/// Length of an Ethernet header in bytes: there is no shorter frame.
-const HEADER_SIZE: u64 = 14;
 
 #[inline(never)]
 pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
@@ -28,7 +25,7 @@ pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Erro
 /// Sends a frame. As in Solo5, one that exceeds the MTU is the network's affair: a VLAN tag alone makes it so.
 fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
     let frame = call.buffer("buffer", io.data, io.len, Access::READ)?;
-    if frame.len() < HEADER_SIZE {
+    if frame.len() < FRAME_HEADER_SIZE {
         return Ok(Status::Invalid);
     }
     Ok(if device.send(frame).is_ok() { Status::Ok } else { Status::Unspecified })

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
 #[cfg(target_os = "linux")]
-use crate::device::{Descriptor, Uses};
+use crate::descriptor::{Descriptor, Uses};
 #[cfg(target_os = "linux")]
 use crate::sandbox::Calls;
 

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{HEADER, Port, VLAN_TAG};
-use crate::backend::Stop;
 use crate::device::{Pollable, Tap};
+use crate::stop::Stop;
 
 /// Carries frames between a [`Port`] and a tap of the host, on a thread of its own, until it is dropped: so guests on a
 /// link or a switch reach what the host does.

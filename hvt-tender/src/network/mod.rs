@@ -69,7 +69,7 @@ pub use recorded::Recorded;
 pub use switch::Switch;
 
 /// Bytes of an Ethernet header: no frame is shorter.
-const HEADER: usize = 14;
+const HEADER: usize = hvt_abi::hypercall::FRAME_HEADER_SIZE as usize;
 /// Bytes that a VLAN tag adds to a frame (IEEE 802.1Q).
 const VLAN_TAG: usize = 4;
 /// Largest payload of a frame in bytes where nobody says otherwise.

@@ -8,10 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
-use crate::backend::Stop;
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
 use crate::sandbox::{Sandbox, SandboxError};
+use crate::stop::Stop;
 
 /// A network device, a real one for instance, whose frames are written to a file in the pcap format as well. A
 /// [`Port`](super::Port) can do that [itself](super::Port::with_pcap).

@@ -3,9 +3,9 @@ use super::*;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::Stop;
 use crate::device::testing::Buffer;
 use crate::device::{FdPoller, Net, Pollable, Poller};
+use crate::stop::Stop;
 
 const LONG: Duration = Duration::from_secs(20);
 

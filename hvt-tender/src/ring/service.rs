@@ -1,15 +1,12 @@
 //! What a submission asks for.
 
-use hvt_abi::hypercall::Status;
+use hvt_abi::hypercall::{FRAME_HEADER_SIZE, Status};
 use hvt_abi::ring::{BUFFER_SIZE, Commit, Entry, NET_READ, NET_WRITE};
 
 use super::Error;
 use super::queue::Queue;
 use crate::device::Net;
 use crate::memory::{Access, GuestSlice, GuestSpace, Layout};
-
-/// Length of an Ethernet header in bytes: there is no shorter frame.
-const HEADER_SIZE: u64 = 14;
 
 /// Serves the submissions of a ring.
 pub(super) struct Service {
@@ -54,7 +51,7 @@ impl Service {
         Ok(match (entry.operation, device) {
             (NET_WRITE, device) => {
                 // Nobody is told whether the frame went out, as on a wire.
-                if let Some(device) = device.filter(|_| buffer.len() >= HEADER_SIZE) {
+                if let Some(device) = device.filter(|_| buffer.len() >= FRAME_HEADER_SIZE) {
                     let _ = device.send(buffer);
                 }
                 None

@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
-use crate::backend::Stop;
 use crate::device::{DeviceError, Slot};
 use crate::memory::{GuestMemory, MappedMemory, Region};
 use crate::ring::{Offer, SIZE, Worker, place, second_ends};
+use crate::stop::Stop;
 
 const MEMORY: u64 = 0x20_0000;
 const DATA: u64 = 0x10_0000;

@@ -12,10 +12,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::Error;
 use super::queue::Queue;
 use super::service::Service;
-use crate::backend::Stop;
 use crate::device::{Descriptor, Net, Uses};
 use crate::memory::{Layout, MappedMemory};
 use crate::sandbox::{Sandbox, SandboxError};
+use crate::stop::Stop;
 
 /// What wakes a ring's thread. The guest rings it by a kick.
 #[derive(Clone, Debug)]

@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_TRAP};
 use seccompiler::{BackendError, BpfProgram};
 
+use super::condition::{Condition, Operation};
 use super::program::{self, Rules, Verdicts};
-use crate::device::{Descriptor, Uses};
+use crate::descriptor::{Descriptor, Uses};
 
 /// The system calls that a thread may make. All others end the process.
 #[derive(Clone, Debug, Default)]
@@ -22,60 +23,6 @@ pub struct Calls {
     often: BTreeMap<i64, Vec<Condition>>,
     /// Files may be opened for reading.
     opens: bool,
-}
-
-/// What an argument of a system call must be. What the kernel takes for 32 bits is compared as 32 bits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Condition {
-    /// Which argument, from 0 on.
-    pub(super) argument: u8,
-    pub(super) operation: Operation,
-    pub(super) value: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Operation {
-    Equal,
-    AtLeast,
-    AtMost,
-    /// These bits of it are the value.
-    Bits(u32),
-}
-
-impl Condition {
-    /// It is `value`.
-    #[must_use]
-    pub fn equal(argument: u8, value: u32) -> Self {
-        Self { argument, operation: Operation::Equal, value }
-    }
-
-    /// It is not below `value`.
-    #[must_use]
-    pub fn at_least(argument: u8, value: u32) -> Self {
-        Self { argument, operation: Operation::AtLeast, value }
-    }
-
-    /// It is `value`, where the bits of `ignored` are not looked at.
-    #[must_use]
-    pub fn equal_but_for(argument: u8, value: u32, ignored: u32) -> Self {
-        Self { argument, operation: Operation::Bits(!ignored), value }
-    }
-
-    /// All of `bits` are set in it.
-    #[must_use]
-    pub fn set(argument: u8, bits: u32) -> Self {
-        Self { argument, operation: Operation::Bits(bits), value: bits }
-    }
-
-    /// None of `bits` are set in it.
-    #[must_use]
-    pub fn clear(argument: u8, bits: u32) -> Self {
-        Self { argument, operation: Operation::Bits(bits), value: 0 }
-    }
-
-    fn at_most(argument: u8, value: u32) -> Self {
-        Self { argument, operation: Operation::AtMost, value }
-    }
 }
 
 impl Calls {

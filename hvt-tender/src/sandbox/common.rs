@@ -2,9 +2,10 @@
 
 use libc::c_long;
 
-use super::calls::{Calls, Condition};
-use crate::backend::Stop;
-use crate::device::{Descriptor, Uses};
+use super::calls::Calls;
+use super::condition::Condition;
+use crate::descriptor::{Descriptor, Uses};
+use crate::stop::Stop;
 
 /// Calls that reach nothing but the thread itself, its memory, and clocks.
 const ALWAYS: &[c_long] = &[

@@ -22,6 +22,7 @@
 
 mod calls;
 mod common;
+mod condition;
 mod denial;
 mod identity;
 #[cfg(feature = "smoltcp")]
@@ -38,15 +39,16 @@ use std::sync::Once;
 use landlock::RulesetError;
 use seccompiler::{BackendError, apply_filter};
 
-pub use self::calls::{Calls, Condition};
+pub use self::calls::Calls;
+pub use self::condition::Condition;
 pub use self::denial::explain;
 pub use self::identity::IdentityError;
 #[cfg(feature = "smoltcp")]
 pub(crate) use self::order::Order;
 use self::rights::{Landlock, Reach};
-use crate::backend::Stop;
 pub use crate::config::{Identity, User};
-use crate::device::{Descriptor, Uses};
+use crate::descriptor::{Descriptor, Uses};
+use crate::stop::Stop;
 
 /// That the threads of a tender are to be confined, and what they use that no device tells of.
 #[derive(Clone, Debug, Default)]

@@ -13,7 +13,7 @@ use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP
 use libc::{SECCOMP_RET_KILL_PROCESS, seccomp_data};
 use seccompiler::{BackendError, BpfProgram, sock_filter};
 
-use super::calls::{Condition, Operation};
+use super::condition::{Condition, Operation};
 
 /// `seccomp_data.arch` of calls by this architecture's own convention (`include/uapi/linux/audit.h`): the ELF machine,
 /// 64 bits, little endian.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::VirtualTime;
 use super::schedule::{Seat, Wait};
-use crate::backend::Stop;
 use crate::device::{Arrivals, Descriptor, Interrupted, Poller};
+use crate::stop::Stop;
 
 /// One guest's part in a virtual time. Dropping it takes the guest out.
 pub(crate) struct VirtualPoller {

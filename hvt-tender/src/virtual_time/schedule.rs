@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::backend::Stop;
 use crate::device::{Arrivals, Descriptor, Interrupted, Uses};
+use crate::stop::Stop;
 
 /// What lies beyond this many nanoseconds, three centuries, never comes.
 const NEVER: u64 = 1 << 63;

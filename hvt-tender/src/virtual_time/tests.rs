@@ -1,7 +1,7 @@
 use super::*;
-use crate::backend::Stop;
 use crate::device::testing::Buffer;
 use crate::device::{Arrivals, Block, Disk, Interrupted, Poller};
+use crate::stop::Stop;
 use std::sync::mpsc;
 use std::thread;
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 use super::child::{self, Child};
 use super::exchange::Exchange;
 use super::protocol::turn::{ASLEEP, STARTING, TENDERS_TURN};
-use crate::backend::{Kick, Stop};
+use crate::stop::{Kick, Stop};
 
 /// Set in the word by a [`Kick`]: no thread id is this large (`PID_MAX_LIMIT` is 2²²).
 const KICKED: u32 = 1 << 29;

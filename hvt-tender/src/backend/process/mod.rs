@@ -57,7 +57,7 @@ use self::handover::{Handover, Turn};
 use self::protocol::command;
 use super::debug::DebugTarget;
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
-use crate::device::{Descriptor, Uses};
+use crate::descriptor::{Descriptor, Uses};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Usage};
 use crate::sandbox::Calls;

@@ -15,8 +15,6 @@
 //! there for the guest.
 
 pub mod calls;
-#[cfg(all(feature = "std", target_os = "redox"))]
-mod event;
 #[cfg(test)]
 mod fake;
 #[cfg(all(feature = "std", target_os = "redox"))]
@@ -28,8 +26,6 @@ mod machine;
 mod system;
 
 pub use calls::{Calls, Errno, Payload, Refused};
-#[cfg(all(feature = "std", target_os = "redox"))]
-pub(super) use event::Event;
 #[cfg(all(feature = "std", target_os = "redox"))]
 pub use frequency::cycle_frequency;
 pub use guest::{Guest, Hypervisor, Interrupter};

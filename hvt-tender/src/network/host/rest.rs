@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 
-use crate::backend::Stop;
 use crate::device::{Endpoint, Interrupted, Poller as _};
 use crate::network::ip::{Bell, Stack, wait};
+use crate::stop::Stop;
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 /// How a host's thread waits: for real, or by taking turns with the guests of a virtual time.

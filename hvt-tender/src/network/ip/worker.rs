@@ -12,8 +12,8 @@ use nix::poll::{PollFd, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
-use crate::backend::Stop;
 use crate::device::Arrivals;
+use crate::stop::Stop;
 use crate::virtual_time::VirtualTime;
 
 /// Wakes a worker.

@@ -72,10 +72,10 @@ use self::forward::Door;
 use self::proxy::Proxy;
 use super::ip::{Bell, Worker};
 use super::{Link, Port};
-use crate::backend::Stop;
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
 use crate::sandbox::{Order, Sandbox, SandboxError};
+use crate::stop::Stop;
 
 pub use crate::config::Forward;
 

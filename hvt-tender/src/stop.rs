@@ -5,7 +5,15 @@ use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
-use super::Event;
+#[cfg(target_os = "linux")]
+mod eventfd;
+#[cfg(target_os = "redox")]
+mod pipe;
+
+#[cfg(target_os = "linux")]
+use eventfd::Event;
+#[cfg(target_os = "redox")]
+use pipe::Event;
 
 /// A request to end a guest's run, made from another thread or from a signal handler.
 ///

@@ -8,26 +8,26 @@ use nix::unistd::pipe2;
 
 /// A descriptor that is readable once it has been [set](Self::set).
 #[derive(Debug)]
-pub(in crate::backend) struct Event {
+pub(super) struct Event {
     reader: OwnedFd,
     writer: OwnedFd,
 }
 
 impl Event {
     /// One that has not been set.
-    pub(in crate::backend) fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         Ok(Self { reader, writer })
     }
 
     /// Makes it readable. Safe in a signal handler.
-    pub(in crate::backend) fn set(&self) {
+    pub(super) fn set(&self) {
         // Fails only when the pipe is full, and then the descriptor is readable as well.
         let _ = nix::unistd::write(&self.writer, &[1]);
     }
 
     /// Makes it unreadable; returns whether it was readable.
-    pub(in crate::backend) fn clear(&self) -> bool {
+    pub(super) fn clear(&self) -> bool {
         let mut was_set = false;
         while nix::unistd::read(&self.reader, &mut [0; 64]).is_ok_and(|read| read > 0) {
             was_set = true;
