@@ -15,7 +15,8 @@ pub(super) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usi
 }
 
 /// Fills all of `into` from byte `offset` of a file on, however many calls that takes.
-#[inline]
+// It and what it calls belong to every hypercall of a disk: as calls they cost a tenth of what a tender does for one.
+#[inline(always)]
 pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(into, offset, |start, len, offset| {
         // SAFETY: `len` bytes at `start` are guest memory, to whose bytes no reference exists.
@@ -24,7 +25,7 @@ pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64)
 }
 
 /// Writes all of `from` from byte `offset` of a file on, however many calls that takes.
-#[inline]
+#[inline(always)]
 pub(super) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(from, offset, |start, len, offset| {
         // SAFETY: `len` bytes at `start` are guest memory. The kernel copies them as it would any memory that another
@@ -76,6 +77,7 @@ pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<us
 }
 
 /// Calls `transfer(start, length, file offset)` until all of `slice` is done.
+#[inline(always)]
 fn all_at(
     slice: GuestSlice<'_>,
     offset: u64,
