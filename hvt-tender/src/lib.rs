@@ -67,11 +67,7 @@ pub mod device;
 #[cfg(feature = "std")]
 pub mod elftool;
 pub mod exit;
-#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
-pub mod gdb;
-/// A debugger for guests: it is for those of x86_64.
-#[cfg(all(feature = "std", target_os = "linux", not(target_arch = "x86_64")))]
-#[path = "gdb/absent.rs"]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod gdb;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod guest;

@@ -250,16 +250,6 @@ mod tests {
     const SIZE: u64 = 0x2000;
     const PC: u64 = 0x10_1234;
 
-    #[cfg(target_arch = "x86_64")]
-    fn at(rip: u64) -> Registers {
-        Registers { rip, ..Registers::default() }
-    }
-
-    #[cfg(target_arch = "aarch64")]
-    fn at(pc: u64) -> Registers {
-        Registers { pc, ..Registers::default() }
-    }
-
     /// A guest that is nothing but a list of what it will want.
     struct Script {
         exits: VecDeque<Exit>,
@@ -277,7 +267,7 @@ mod tests {
         }
 
         fn registers(&self) -> Result<Registers, backend::Error> {
-            Ok(at(PC))
+            Ok(Registers::at(PC))
         }
     }
 

@@ -3,12 +3,16 @@
 use hvt_abi::{aarch64, x86_64};
 
 /// A virtual CPU's registers, by name.
-pub(crate) trait Named {
+pub(crate) trait Named: Sized {
     /// What the architecture calls the address of the instruction.
     const PC: &'static str;
 
     /// The address of the instruction.
     fn pc(&self) -> u64;
+
+    /// Those of a CPU that is about to execute what lies here, all others 0.
+    #[cfg(test)]
+    fn at(pc: u64) -> Self;
 
     /// All of them, those first that tell where the CPU is.
     fn named(&self) -> Vec<(&'static str, u64)>;
@@ -19,6 +23,11 @@ impl Named for x86_64::Registers {
 
     fn pc(&self) -> u64 {
         self.rip
+    }
+
+    #[cfg(test)]
+    fn at(rip: u64) -> Self {
+        Self { rip, ..Self::default() }
     }
 
     fn named(&self) -> Vec<(&'static str, u64)> {
@@ -36,6 +45,11 @@ impl Named for aarch64::Registers {
 
     fn pc(&self) -> u64 {
         self.pc
+    }
+
+    #[cfg(test)]
+    fn at(pc: u64) -> Self {
+        Self { pc, ..Self::default() }
     }
 
     fn named(&self) -> Vec<(&'static str, u64)> {

@@ -33,7 +33,7 @@ use hvt_tender::sandbox::{Sandbox, explain};
 const CALL: &str = "HVT_TEST_FORBIDDEN_CALL";
 /// The backend that it uses.
 const BACKEND: &str = "HVT_TEST_BACKEND";
-/// Says that it has a debugger, which lets its guest run (x86_64).
+/// Says that it has a debugger, which lets its guest run.
 const DEBUGGED: &str = "HVT_TEST_DEBUGGED";
 
 /// What the hijacked tender does before it ends well, if it can.
@@ -183,7 +183,6 @@ fn run_hijacked(call: &str, backend: &str) -> Output {
 }
 
 /// Likewise, with a debugger connected.
-#[cfg(target_arch = "x86_64")]
 fn run_debugged(call: &str, backend: &str) -> Output {
     hijacked(call, backend).env(DEBUGGED, "yes").output().unwrap()
 }
@@ -262,7 +261,6 @@ fn a_hijacked_tender_can_make_its_own_requests_of_a_vcpu_and_no_others() {
 
 /// A debugger's connection is what it has besides, and on KVM what sets the vCPU's registers.
 #[test]
-#[cfg(target_arch = "x86_64")]
 fn a_hijacked_tender_with_a_debugger_dies_too() {
     for backend in backends() {
         let output = run_debugged("none", &backend);

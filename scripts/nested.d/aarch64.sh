@@ -16,7 +16,7 @@ uncompress_kernel() { cp "$1" "$2"; }
 
 # Sets `programs` to a directory with Debian's programs and libraries for this architecture.
 get_programs() {
-    local packages=(busybox-static bash-static iproute2 iputils-ping mount)
+    local packages=(busybox-static bash-static gdb-minimal iproute2 iputils-ping mount)
     programs=$cache/programs-$debian.$(cksum <<<"${packages[*]}" | cut -d' ' -f1)
     [ ! -d "$programs" ] || return 0
     need readelf binutils
@@ -57,10 +57,17 @@ find_libraries() {
     [ ${#found[@]} = 0 ] || printf '%s\0' "${found[@]}" | find_libraries
 }
 
-# As for x86_64. There is no debugger; and what on x86_64 the process backend tries on every machine runs here alone.
-library_tests="backend::kvm backend::frequency core_dump guest:: sandbox:: script:: unikernel::"
-cli_tests="block:: accounting::"
-take_for_cli_tests() { :; }
+# As for x86_64; and what there every machine runs, here alone.
+library_tests="backend::debug backend::kvm backend::frequency core_dump gdb:: guest:: sandbox:: script:: unikernel::"
+cli_tests="core_dump:: debugger:: packets:: block:: accounting::"
+
+# The debugger that these need, and the source that it shows.
+take_for_cli_tests() {
+    local program
+    program=$(find_program gdb) || die "Debian's programs have no gdb"
+    take "$programs$program" "$program"
+    take "$root/test-unikernels/debuggee/src"
+}
 
 # The tender's tests, and those of what guests link, which this machine cannot run; cargo's messages say where they are.
 # Without debug information they are built sooner, and, linked statically, fit into the machine's memory.

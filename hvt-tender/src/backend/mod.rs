@@ -9,13 +9,11 @@
 //!
 //! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`].
 
+#[cfg(all(test, target_os = "linux"))]
+mod assembly;
 #[cfg(target_os = "linux")]
 pub mod auto;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub mod debug;
-/// What a debugger asks of a backend: it is for guests of x86_64.
-#[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
-#[path = "debug/absent.rs"]
+#[cfg(target_os = "linux")]
 pub mod debug;
 #[cfg(target_os = "linux")]
 pub mod frequency;

@@ -5,23 +5,25 @@ use hvt_abi::aarch64::Registers;
 use hvt_abi::hypercall::HALT_COOKIE_SIZE;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::elf::{Cause, status_note, status_note_size};
+use super::elf::{Cause, NT_FPREGSET, note, note_size, status_note, status_note_size};
 use crate::backend::Machine;
+use crate::backend::debug::{CpuState, FpState};
 
 /// What a core file holds of a vCPU.
-pub(super) type State = Registers;
+pub(super) type State = CpuState;
 
 /// `e_machine`.
 pub(super) const MACHINE: u16 = EM_AARCH64;
 
-/// The registers.
+/// The registers, as many as the backend can tell.
 pub(super) fn state(machine: &mut dyn Machine) -> Option<State> {
-    machine.registers().ok()
+    let all = machine.debug().and_then(|target| target.state().ok());
+    all.or_else(|| machine.registers().ok().map(CpuState::from))
 }
 
 /// `state` with other general registers.
-pub(super) fn with_registers(_: State, registers: Registers) -> State {
-    registers
+pub(super) fn with_registers(state: State, registers: Registers) -> State {
+    CpuState { registers, ..state }
 }
 
 /// What a guest's trap handler leaves where its halt cookie points: the registers at the trap. Up to `esr` it is `struct
@@ -46,20 +48,20 @@ pub struct TrapFrame {
 /// Bytes of a [`TrapFrame`].
 pub(super) const TRAP_FRAME_SIZE: usize = size_of::<TrapFrame>();
 
-/// `state` as it was at the trap that this frame describes.
-pub(super) fn at_trap(_: State, frame: &[u8; TRAP_FRAME_SIZE]) -> State {
+/// `state` as it was at the trap that this frame describes. Its handler may have changed SIMD registers since.
+pub(super) fn at_trap(state: State, frame: &[u8; TRAP_FRAME_SIZE]) -> State {
     let TrapFrame { x, elr, spsr, sp, .. } = zerocopy::transmute!(*frame);
-    Registers { x, sp, pc: elr, pstate: spsr }
+    with_registers(state, Registers { x, sp, pc: elr, pstate: spsr })
 }
 
 const _: () = assert!(TRAP_FRAME_SIZE <= HALT_COOKIE_SIZE as usize);
 
 /// Bytes of the notes.
-pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<Registers>());
+pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<Registers>()) + note_size(size_of::<FpState>());
 
-/// The note about registers: they are laid out as Linux's `struct user_pt_regs`.
+/// The notes about registers: they are laid out as Linux's `struct user_pt_regs` and `struct user_fpsimd_state`.
 pub(super) fn notes(state: &State, cause: Cause) -> Vec<u8> {
-    status_note(cause, state.as_bytes(), false)
+    [status_note(cause, state.registers.as_bytes()), note(NT_FPREGSET, state.fpu.as_bytes())].concat()
 }
 
 #[cfg(test)]
@@ -72,23 +74,31 @@ mod tests {
 
     #[test]
     fn is_a_core_file_with_the_registers() {
-        let mut state = Registers { sp: 0x20_0000, pc: 0x10_1234, pstate: 0x3c5, ..Registers::default() };
-        (state.x[0], state.x[30]) = (7, 0x10_5678);
+        let mut registers = Registers { sp: 0x20_0000, pc: 0x10_1234, pstate: 0x3c5, ..Registers::default() };
+        (registers.x[0], registers.x[30]) = (7, 0x10_5678);
+        let mut state = CpuState::from(registers);
+        (state.fpu.v[0], state.fpu.v[31], state.fpu.fpsr, state.fpu.fpcr) = (0x1122, 0x33 << 120, 0x10, 0x40_0000);
         let bytes = headers(&state, Cause::Abort, 0);
         let elf = Elf::parse(&bytes).unwrap();
         assert_eq!((elf.header.e_type, elf.header.e_machine), (ET_CORE, EM_AARCH64));
         let notes: Vec<_> = elf.iter_note_headers(&bytes).unwrap().map(Result::unwrap).collect();
-        assert_eq!((notes.len(), notes[0].name, notes[0].n_type), (1, "CORE", NT_PRSTATUS));
+        let kinds: Vec<_> = notes.iter().map(|note| (note.name, note.n_type)).collect();
+        assert_eq!(kinds, [("CORE", NT_PRSTATUS), ("CORE", NT_FPREGSET)]);
         // What gdb knows the note of this architecture by.
         assert_eq!(notes[0].desc.len(), 392);
         let register = |index: usize| u64::from_le_bytes(*notes[0].desc[112 + index * 8..].first_chunk().unwrap());
         assert_eq!([0, 30, 31, 32, 33].map(register), [7, 0x10_5678, 0x20_0000, 0x10_1234, 0x3c5]);
+        // As `asm/ptrace.h` has them: V0 to V31, FPSR at 512, FPCR.
+        let fpu = notes[1].desc;
+        assert_eq!((fpu.len(), &fpu[..2], fpu[511], fpu[512], fpu[518]), (528, &[0x22, 0x11][..], 0x33, 0x10, 0x40));
     }
 
     #[test]
     fn a_trap_says_where_it_was() {
         let frame = TrapFrame { x: [9; 31], elr: 1, spsr: 2, esr: 3, far: 4, sp: 5 };
         let bytes: [u8; TRAP_FRAME_SIZE] = zerocopy::transmute!(frame);
-        assert_eq!(at_trap(Registers::default(), &bytes), Registers { x: [9; 31], sp: 5, pc: 1, pstate: 2 });
+        let before = CpuState { tpidr: 7, ..CpuState::default() };
+        let registers = Registers { x: [9; 31], sp: 5, pc: 1, pstate: 2 };
+        assert_eq!(at_trap(before, &bytes), CpuState { registers, ..before });
     }
 }

@@ -72,6 +72,9 @@ impl Note {
 /// `NT_PRSTATUS`: the descriptor is a [`ProcessStatus`].
 const NT_PRSTATUS: u32 = 1;
 
+/// `NT_FPREGSET`, which Linux calls `NT_PRFPREG`: the descriptor is what the architecture has of floating-point registers.
+pub(super) const NT_FPREGSET: u32 = 2;
+
 /// `struct elf_prstatus` of Linux up to the registers, which are the architecture's.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
@@ -119,8 +122,9 @@ pub(super) fn note(kind: u32, descriptor: &[u8]) -> Vec<u8> {
     [Note::new(kind, descriptor.len()).as_bytes(), descriptor].concat()
 }
 
-/// The note about how the guest crashed and with which general `registers`, laid out as Linux's `elf_gregset_t`.
-pub(super) fn status_note(cause: Cause, registers: &[u8], floating_point: bool) -> Vec<u8> {
+/// The note about how the guest crashed and with which general `registers`, laid out as Linux's `elf_gregset_t`. One about
+/// floating-point registers follows.
+pub(super) fn status_note(cause: Cause, registers: &[u8]) -> Vec<u8> {
     let signal = match cause {
         Cause::Abort => libc::SIGABRT,
         Cause::Fault => libc::SIGSEGV,
@@ -135,7 +139,7 @@ pub(super) fn status_note(cause: Cause, registers: &[u8], floating_point: bool) 
         parent_group_session: [0; 3],
         times: [0; 8],
     };
-    let end = ProcessStatusEnd { floating_point: floating_point.into(), padding: [0; 4] };
+    let end = ProcessStatusEnd { floating_point: 1, padding: [0; 4] };
     note(NT_PRSTATUS, &[status.as_bytes(), registers, end.as_bytes()].concat())
 }
 

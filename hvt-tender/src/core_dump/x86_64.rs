@@ -5,7 +5,7 @@ use hvt_abi::hypercall::HALT_COOKIE_SIZE;
 use hvt_abi::x86_64::Registers;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::elf::{Cause, note, note_size, status_note, status_note_size};
+use super::elf::{Cause, NT_FPREGSET, note, note_size, status_note, status_note_size};
 use crate::backend::Machine;
 use crate::backend::debug::{CpuState, FxState, Segments};
 
@@ -102,15 +102,12 @@ const _: () = {
     assert!(size_of::<UserRegisters>() == 27 * 8);
 };
 
-/// `NT_FPREGSET`: the descriptor is an [`FxState`].
-const NT_FPREGSET: u32 = 2;
-
 /// Bytes of the notes.
 pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<UserRegisters>()) + note_size(size_of::<FxState>());
 
 /// The notes about registers.
 pub(super) fn notes(state: &State, cause: Cause) -> Vec<u8> {
-    [status_note(cause, user_registers(state).as_bytes(), true), note(NT_FPREGSET, state.fpu.as_bytes())].concat()
+    [status_note(cause, user_registers(state).as_bytes()), note(NT_FPREGSET, state.fpu.as_bytes())].concat()
 }
 
 fn user_registers(state: &State) -> UserRegisters {

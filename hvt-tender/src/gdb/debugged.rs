@@ -13,6 +13,7 @@ use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{GuestMemory, Layout};
 use crate::monitor::Outcome;
+use crate::registers::Named;
 
 /// A machine with a debugger. Its guest is stopped at first. Once the debugger has gone it is as it was without.
 pub(crate) struct Debugged<'m> {
@@ -245,18 +246,20 @@ impl<'m> Debugged<'m> {
         Ok(None)
     }
 
-    fn rip(&mut self) -> Result<u64, Error> {
-        Ok(self.inferior.machine_ref().registers()?.rip)
+    /// The program counter.
+    fn pc(&mut self) -> Result<u64, Error> {
+        Ok(self.inferior.machine_ref().registers()?.pc())
     }
 
     fn in_range(&mut self) -> Result<bool, Error> {
         let Resume::Range(start, end) = self.inferior.how() else { return Ok(false) };
-        Ok((start..end).contains(&self.rip()?))
+        let pc = self.pc()?;
+        Ok((start..end).contains(&pc) && !self.inferior.must_be_seen(pc))
     }
 
     fn planted(&mut self) -> Result<Option<Kind>, Error> {
-        let rip = self.rip()?;
-        Ok(self.inferior.planted(rip))
+        let pc = self.pc()?;
+        Ok(self.inferior.planted(pc))
     }
 }
 

@@ -18,7 +18,7 @@ use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
 use gdbstub::target::{Target, TargetError, TargetResult};
 use hvt_abi::{Gpa, PAGE_SIZE};
 
-use super::architecture::{Amd64, GdbRegisters};
+use super::architecture::{GdbRegisters, Native, must_be_seen};
 use super::plants::{Kind, Plant, Plants};
 use crate::backend::debug::{DebugTarget, PLANT, Traps, Watch};
 use crate::backend::{Error, Machine};
@@ -32,7 +32,7 @@ pub(super) enum Resume {
     Continue,
     /// For one instruction.
     Step,
-    /// For as long as RIP stays between these addresses.
+    /// For as long as the program counter stays between these addresses.
     Range(u64, u64),
 }
 
@@ -118,6 +118,15 @@ impl<'m> Inferior<'m> {
         self.plants.kind(address)
     }
 
+    /// Whether the debugger must see the instruction at this address before it is stepped.
+    pub(super) fn must_be_seen(&mut self, address: u64) -> bool {
+        must_be_seen(|| {
+            let mut instruction = [0; 4];
+            self.read(address, &mut instruction);
+            instruction
+        })
+    }
+
     /// Which kind of watchpoint begins at this address.
     pub(super) fn watch_kind(&self, start: u64) -> WatchKind {
         self.watches
@@ -181,7 +190,7 @@ impl<'m> Inferior<'m> {
     }
 
     fn uproot(&mut self, plant: Plant) -> Result<(), Error> {
-        self.poke(plant.at, &[plant.original])
+        self.poke(plant.at, &plant.original)
     }
 
     fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
@@ -228,11 +237,15 @@ impl<'m> Inferior<'m> {
     }
 
     fn plant(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
+        // Where no instruction begins there is none, and two would overlap.
+        if !address.is_multiple_of(PLANT.len() as u64) {
+            return Ok(false);
+        }
         let at = self.target().and_then(|target| target.translate(address));
-        let mut original = [0];
+        let mut original = [0; PLANT.len()];
         let Some(at) = at.filter(|at| self.machine.memory().read(*at, &mut original).is_ok()) else { return Ok(false) };
-        if self.plants.add(address, kind, at, original[0]) {
-            self.poke(at, &[PLANT]).map_err(refused)?;
+        if self.plants.add(address, kind, at, original) {
+            self.poke(at, &PLANT).map_err(refused)?;
         }
         Ok(true)
     }
@@ -269,10 +282,10 @@ fn pages(start: u64, len: usize) -> impl Iterator<Item = (u64, usize)> {
 }
 
 impl Target for Inferior<'_> {
-    type Arch = Amd64;
+    type Arch = Native;
     type Error = Error;
 
-    fn base_ops(&mut self) -> BaseOps<'_, Amd64, Error> {
+    fn base_ops(&mut self) -> BaseOps<'_, Native, Error> {
         BaseOps::SingleThread(self)
     }
 
@@ -286,13 +299,13 @@ impl Target for Inferior<'_> {
 }
 
 impl SingleThreadBase for Inferior<'_> {
-    fn read_registers(&mut self, registers: &mut <Amd64 as Arch>::Registers) -> TargetResult<(), Self> {
+    fn read_registers(&mut self, registers: &mut <Native as Arch>::Registers) -> TargetResult<(), Self> {
         let target = self.target().ok_or(TargetError::NonFatal)?;
         *registers = GdbRegisters::from(&target.state().map_err(refused)?);
         Ok(())
     }
 
-    fn write_registers(&mut self, registers: &<Amd64 as Arch>::Registers) -> TargetResult<(), Self> {
+    fn write_registers(&mut self, registers: &<Native as Arch>::Registers) -> TargetResult<(), Self> {
         let target = self.target().ok_or(TargetError::NonFatal)?;
         let before = target.state().map_err(refused)?;
         let after = registers.apply(&before).map_err(|fixed| refused(format_args!("{fixed:?}")))?;

@@ -14,20 +14,26 @@
 //!
 //! What a debugger can do on which backend:
 //!
-//! | | kvm | process |
-//! |---|---|---|
-//! | registers: general, segments, x87, SSE | yes | yes |
-//! | memory by guest-virtual address, code and read-only data too | through the guest's page tables | as it is laid out |
-//! | software breakpoints | any number | any number |
-//! | hardware breakpoints | four, watchpoints included; then software breakpoints | software breakpoints |
-//! | watchpoints | four of up to eight bytes, aligned, hardware breakpoints included | any number, of any length |
-//! | step, step over a range of addresses, ctrl-C, detach, kill | yes | yes |
+//! | | kvm | kvm, aarch64 | process |
+//! |---|---|---|---|
+//! | registers | general, segments, x87, SSE | general, TPIDR_EL0, SIMD | as kvm |
+//! | memory by guest-virtual address, code and read-only data too | through the guest's page tables | likewise | as it is laid out |
+//! | software breakpoints | any number | any number | any number |
+//! | hardware breakpoints | four, watchpoints included; then software breakpoints | as many as the CPU has; then software breakpoints | software breakpoints |
+//! | watchpoints | four of up to eight bytes, aligned, hardware breakpoints included | as many as the CPU has, each for a part of eight bytes, or for a power of two, aligned | any number, of any length |
+//! | step, step over a range of addresses, ctrl-C, detach, kill | yes | yes | yes |
 //!
-//! A software breakpoint is a `hlt` in the guest's code, on both: it leaves the guest without any preparation, and an
-//! `int3` remains the guest's own. The debugger does not see it when it reads there.
+//! A software breakpoint is an instruction in the guest's code, which the debugger does not see when it reads there. On
+//! x86_64 it is a `hlt`, on both backends: it leaves the guest without any preparation, and an `int3` remains the guest's
+//! own. On aarch64 it is a `brk`, which leaves the guest while there are breakpoints. One of the guest's own is handed back
+//! as the exception that it is.
 //!
-//! On KVM the watchpoints and hardware breakpoints are the CPU's, through `KVM_SET_GUEST_DEBUG`. They have no effect where
-//! the CPU is QEMU's emulator.
+//! On KVM the watchpoints and hardware breakpoints are the CPU's, through `KVM_SET_GUEST_DEBUG`. On x86_64 they have no
+//! effect where the CPU is QEMU's emulator. A watchpoint stops the guest behind the instruction on x86_64, and in front of
+//! it on aarch64, as gdb expects it on either.
+//!
+//! A step over an exclusive load of aarch64 (`ldxr`) makes the store that belongs to it fail. gdb knows that: a step over a
+//! range of addresses ends in front of such a load, for gdb to put a breakpoint behind the store.
 //!
 //! Where the process backend is concerned: its child can neither be traced nor reach the debug registers. An instruction
 //! is stepped with RFLAGS.TF. What is watched lies in pages that the child may not write, or not access at all: whatever

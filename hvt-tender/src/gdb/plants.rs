@@ -13,13 +13,16 @@ pub(super) struct Plants {
     plants: BTreeMap<u64, Plant>,
 }
 
+/// What lies where a breakpoint is.
+type Code = [u8; PLANT.len()];
+
 /// One breakpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plant {
-    /// Where its instruction lies.
+    /// Where its instruction lies, at a multiple of its size.
     pub(super) at: Gpa,
     /// What lies there without it.
-    pub(super) original: u8,
+    pub(super) original: Code,
     /// Wanted as a software breakpoint.
     software: bool,
     /// Wanted as a hardware breakpoint, of which the machine has no more.
@@ -46,9 +49,9 @@ impl Plants {
 
     /// Notes that a breakpoint is wanted at `address`, which is guest-physical address `at`, where `original` lies.
     /// Returns whether the instruction must be written now.
-    pub(super) fn add(&mut self, address: u64, kind: Kind, at: Gpa, original: u8) -> bool {
+    pub(super) fn add(&mut self, address: u64, kind: Kind, at: Gpa, original: Code) -> bool {
         let new = !self.plants.values().any(|plant| plant.at == at);
-        // Another address of the same byte may have one already, and then what was read there is its instruction.
+        // Another address of the same place may have one already, and then what was read there is its instruction.
         let original = self.plants.values().find(|plant| plant.at == at).map_or(original, |plant| plant.original);
         let plant = self.plants.entry(address).or_insert(Plant { at, original, software: false, hardware: false });
         *plant.wanted_as(kind) = true;
@@ -77,8 +80,8 @@ impl Plants {
     /// Makes `bytes`, which have been read at `start`, what they are without breakpoints.
     pub(super) fn hide(&self, start: Gpa, bytes: &mut [u8]) {
         for plant in self.plants.values() {
-            if let Some(byte) = byte_at(start, bytes, plant.at) {
-                *byte = plant.original;
+            for (byte, original) in shared(start, bytes, plant.at).zip(plant.original) {
+                byte.into_iter().for_each(|byte| *byte = original);
             }
         }
     }
@@ -87,13 +90,13 @@ impl Plants {
     /// these from now on.
     pub(super) fn keep(&mut self, start: Gpa, bytes: &mut [u8]) {
         for plant in self.plants.values_mut() {
-            if let Some(byte) = byte_at(start, bytes, plant.at) {
-                plant.original = *byte;
+            for (byte, original) in shared(start, bytes, plant.at).zip(&mut plant.original) {
+                byte.into_iter().for_each(|byte| *original = *byte);
             }
         }
         for plant in self.plants.values() {
-            if let Some(byte) = byte_at(start, bytes, plant.at) {
-                *byte = PLANT;
+            for (byte, planted) in shared(start, bytes, plant.at).zip(PLANT) {
+                byte.into_iter().for_each(|byte| *byte = planted);
             }
         }
     }
@@ -108,41 +111,74 @@ impl Plant {
     }
 }
 
-fn byte_at(start: Gpa, bytes: &mut [u8], at: Gpa) -> Option<&mut u8> {
-    let index = at.0.checked_sub(start.0)?;
-    bytes.get_mut(usize::try_from(index).ok()?)
+/// The bytes from `at` on, as far as they are among `bytes`, which lie at `start`.
+fn shared(start: Gpa, bytes: &mut [u8], at: Gpa) -> impl Iterator<Item = Option<&mut u8>> {
+    // `at` lies so many bytes behind `start`, or before it.
+    let (behind, before) = (at.0.saturating_sub(start.0), start.0.saturating_sub(at.0));
+    let skipped = before.min(PLANT.len() as u64) as usize;
+    let rest = usize::try_from(behind).ok().and_then(|behind| bytes.get_mut(behind..)).unwrap_or_default();
+    (0..skipped).map(|_| None).chain(rest.iter_mut().map(Some))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SIZE: usize = PLANT.len();
+    const AT: u64 = 0x1008;
+    const CODE: Code = [0x55; SIZE];
+
+    /// These bytes with one before and one behind.
+    fn between(before: u8, bytes: Code, behind: u8) -> Vec<u8> {
+        [&[before], &bytes[..], &[behind]].concat()
+    }
+
     #[test]
     fn memory_looks_as_it_does_without_them() {
         let mut plants = Plants::default();
-        assert!(plants.add(0x1002, Kind::Software, Gpa(0x1002), 0x55));
-        let mut read = [0x90, PLANT, 0x90];
-        plants.hide(Gpa(0x1001), &mut read);
-        assert_eq!(read, [0x90, 0x55, 0x90]);
-        let mut written = [1, 2, 3];
-        plants.keep(Gpa(0x1000), &mut written);
-        assert_eq!(written, [1, 2, PLANT]);
-        let plant = plants.remove(0x1002, Kind::Software).unwrap().unwrap();
-        assert_eq!((plant.at, plant.original), (Gpa(0x1002), 3));
+        assert!(plants.add(AT, Kind::Software, Gpa(AT), CODE));
+        let mut read = between(0x90, PLANT, 0x91);
+        plants.hide(Gpa(AT - 1), &mut read);
+        assert_eq!(read, between(0x90, CODE, 0x91));
+        let mut written = between(1, [2; SIZE], 3);
+        plants.keep(Gpa(AT - 1), &mut written);
+        assert_eq!(written, between(1, PLANT, 3));
+        let plant = plants.remove(AT, Kind::Software).unwrap().unwrap();
+        assert_eq!((plant.at, plant.original), (Gpa(AT), [2; SIZE]));
         assert!(plants.addresses().is_empty());
     }
 
     #[test]
-    fn one_byte_can_be_wanted_twice() {
+    fn a_part_of_one_looks_as_the_whole_does() {
         let mut plants = Plants::default();
-        assert!(plants.add(0x1000, Kind::Software, Gpa(0x1000), 0x55));
-        assert!(!plants.add(0x1000, Kind::Hardware, Gpa(0x1000), PLANT));
-        assert!(!plants.add(0x8000_1000, Kind::Software, Gpa(0x1000), PLANT), "another address of it");
-        assert_eq!(plants.remove(0x1000, Kind::Software), Some(None));
-        assert_eq!(plants.kind(0x1000), Some(Kind::Hardware));
-        assert_eq!(plants.remove(0x1000, Kind::Software), None, "there is none of that kind");
-        assert_eq!(plants.remove(0x1000, Kind::Hardware), Some(None));
-        let plant = plants.remove(0x8000_1000, Kind::Software).unwrap().unwrap();
-        assert_eq!(plant.original, 0x55);
+        assert!(plants.add(AT, Kind::Software, Gpa(AT), CODE));
+        let (last, end) = (PLANT[SIZE - 1], AT + SIZE as u64);
+        let mut read = [last, 0x91];
+        plants.hide(Gpa(end - 1), &mut read);
+        assert_eq!(read, [0x55, 0x91]);
+        let mut written = [2, 3];
+        plants.keep(Gpa(end - 1), &mut written);
+        assert_eq!(written, [last, 3]);
+        let mut beside = [7, 8];
+        plants.keep(Gpa(AT - 2), &mut beside);
+        plants.keep(Gpa(end), &mut beside);
+        assert_eq!(beside, [7, 8]);
+        let mut original = CODE;
+        original[SIZE - 1] = 2;
+        assert_eq!(plants.remove(AT, Kind::Software).unwrap().unwrap().original, original);
+    }
+
+    #[test]
+    fn one_place_can_be_wanted_twice() {
+        let mut plants = Plants::default();
+        assert!(plants.add(AT, Kind::Software, Gpa(AT), CODE));
+        assert!(!plants.add(AT, Kind::Hardware, Gpa(AT), PLANT));
+        assert!(!plants.add(0x8000_1008, Kind::Software, Gpa(AT), PLANT), "another address of it");
+        assert_eq!(plants.remove(AT, Kind::Software), Some(None));
+        assert_eq!(plants.kind(AT), Some(Kind::Hardware));
+        assert_eq!(plants.remove(AT, Kind::Software), None, "there is none of that kind");
+        assert_eq!(plants.remove(AT, Kind::Hardware), Some(None));
+        let plant = plants.remove(0x8000_1008, Kind::Software).unwrap().unwrap();
+        assert_eq!(plant.original, CODE);
     }
 }

@@ -7,6 +7,7 @@ mod accounting;
 mod block;
 mod c;
 mod core_dump;
+mod cpu;
 mod debugger;
 mod hermetic;
 mod jail;
@@ -42,6 +43,12 @@ fn tender() -> Command {
     let mut command = Command::new(program);
     command.env_remove("RUST_LOG").stdin(Stdio::null());
     command
+}
+
+/// The backend of tests that are about any: the one that `HVT_BACKENDS` names, or else the one that every machine has.
+fn backend() -> String {
+    let named = std::env::var("HVT_BACKENDS").ok().filter(|names| !names.contains(','));
+    named.unwrap_or_else(|| "process".to_owned())
 }
 
 /// The tender on the backend that every machine has, about to run this guest.

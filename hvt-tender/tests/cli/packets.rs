@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use goblin::elf::Elf;
 
 use super::debugger::Waiting;
-use super::guest;
+use super::{cpu, guest};
 
 /// Address of the function or variable of this name, with its module.
 fn symbol(name: &str) -> u64 {
@@ -25,19 +25,19 @@ fn breaks_steps_and_goes_on_to_the_end() {
     let waiting = Waiting::new("rounds");
     let mut debugger = Packets::connect(&waiting);
     let (function, variable) = (symbol("8debuggee9innermost"), symbol("8debuggee7WATCHED"));
+    let kind = cpu::BREAKPOINT;
     assert_eq!(debugger.ask("?"), "T05thread:01;");
     let code = debugger.ask(&format!("m{function:x},4"));
-    assert_eq!(debugger.ask(&format!("Z0,{function:x},1")), "OK");
+    assert_eq!(debugger.ask(&format!("Z0,{function:x},{kind}")), "OK");
     assert_eq!(debugger.ask(&format!("m{function:x},4")), code, "the breakpoint is not seen");
     for round in 1_u64..=5 {
         assert_eq!(debugger.ask("vCont;c"), "T05thread:01;swbreak:;");
         let registers = debugger.registers();
-        // In the order of the target description; RDI is the argument.
-        assert_eq!((registers[16], registers[5]), (function, 2 * round));
-        assert_eq!(debugger.ask(&format!("z0,{function:x},1")), "OK");
+        assert_eq!((registers[cpu::PC], registers[cpu::ARGUMENT]), (function, 2 * round));
+        assert_eq!(debugger.ask(&format!("z0,{function:x},{kind}")), "OK");
         assert_eq!(debugger.ask("vCont;s"), "S05");
-        assert_ne!(debugger.registers()[16], function);
-        assert_eq!(debugger.ask(&format!("Z0,{function:x},1")), "OK");
+        assert_ne!(debugger.registers()[cpu::PC], function);
+        assert_eq!(debugger.ask(&format!("Z0,{function:x},{kind}")), "OK");
     }
     assert_eq!(debugger.ask(&format!("m{variable:x},2")), "0800", "that of the round before");
     assert_eq!(debugger.ask("m20,1"), "E0e", "not mapped: EFAULT");
@@ -93,11 +93,11 @@ impl Packets {
         self.receive()
     }
 
-    /// The general registers, and RIP.
+    /// The general registers, and the program counter.
     fn registers(&mut self) -> Vec<u64> {
         let all = expand(&self.ask("g"));
         let value = |text: &str| u64::from_str_radix(text, 16).unwrap().swap_bytes();
-        (0..17).map(|index| value(&all[index * 16..][..16])).collect()
+        (0..cpu::REGISTERS).map(|index| value(&all[index * 16..][..16])).collect()
     }
 
     fn send(&mut self, body: &str) {

@@ -3,21 +3,27 @@
 //! There is no interrupt controller, so nothing but the [stop](super::kick) of a run wakes a guest that waits for an
 //! interrupt (`wfi`): KVM waits with it, and does not come back to say so.
 
-use std::mem::offset_of;
+mod exception;
+mod registers;
+mod walk;
+
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use hvt_abi::Gpa;
-use hvt_abi::aarch64::{ADDRESS_BITS, EntryState, MMIO_BASE, MMIO_SIZE, RING_KICK, Registers};
+use hvt_abi::aarch64::{ADDRESS_BITS, EntryState, MMIO_BASE, MMIO_SIZE, RING_KICK};
 use hvt_abi::ring::NET_RING;
 use kvm_bindings::{
-    KVM_CAP_ARM_NISV_TO_USER, KVM_EXIT_ARM_NISV, KVM_EXIT_MMIO, KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG,
-    KVM_REG_ARM64_SYSREG_CRM_SHIFT, KVM_REG_ARM64_SYSREG_CRN_SHIFT, KVM_REG_ARM64_SYSREG_OP0_SHIFT,
-    KVM_REG_ARM64_SYSREG_OP1_SHIFT, KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_U64, KVMIO, kvm_enable_cap,
-    kvm_ioeventfd, kvm_one_reg, kvm_regs, kvm_run, kvm_vcpu_init, user_pt_regs,
+    KVM_CAP_ARM_NISV_TO_USER, KVM_EXIT_ARM_NISV, KVM_EXIT_MMIO, KVMIO, kvm_enable_cap, kvm_guest_debug, kvm_ioeventfd,
+    kvm_one_reg, kvm_run, kvm_vcpu_init,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use nix::request_code_write;
 
+pub(super) use self::exception::take;
+use self::registers::{
+    CPACR_EL1, MAIR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1, general, read, write,
+};
+pub(super) use self::registers::{describe, registers, set_state, state};
 use super::exit::hex;
 use super::{Kvm, kvm_error};
 use crate::backend::Error;
@@ -35,40 +41,14 @@ pub(super) const MISSING: &str =
 /// What is asked of a vCPU while its guest runs, besides that it runs: its registers.
 pub(super) const WHILE_RUNNING: [libc::Ioctl; 1] = [request_code_write!(KVMIO, 0xab, size_of::<kvm_one_reg>())];
 
+/// What is asked of it besides while there is a debugger: other registers, and where to stop.
+pub(super) const WHILE_DEBUGGED: [libc::Ioctl; 2] = [
+    request_code_write!(KVMIO, 0xac, size_of::<kvm_one_reg>()),
+    request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>()),
+];
+
 /// Why `KVM_RUN` comes back for a hypercall or a kick.
 pub(super) const HYPERCALL: u32 = KVM_EXIT_MMIO;
-
-/// Id of the core register at `offset` in `struct kvm_regs` (Linux, Documentation/virt/kvm/api.rst, 4.68).
-const fn core(offset: usize) -> u64 {
-    KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE as u64 | (offset / size_of::<u32>()) as u64
-}
-
-/// Id of general register `number`.
-const fn general(number: usize) -> u64 {
-    core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, regs) + number * size_of::<u64>())
-}
-
-const PC: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pc));
-const PSTATE: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pstate));
-const SP_EL1: u64 = core(offset_of!(kvm_regs, sp_el1));
-
-/// Id of the system register that MSR and MRS encode like this: op0, op1, CRn, CRm, op2.
-const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
-    KVM_REG_ARM64
-        | KVM_REG_SIZE_U64
-        | KVM_REG_ARM64_SYSREG as u64
-        | op0 << KVM_REG_ARM64_SYSREG_OP0_SHIFT
-        | op1 << KVM_REG_ARM64_SYSREG_OP1_SHIFT
-        | crn << KVM_REG_ARM64_SYSREG_CRN_SHIFT
-        | crm << KVM_REG_ARM64_SYSREG_CRM_SHIFT
-        | op2 << KVM_REG_ARM64_SYSREG_OP2_SHIFT
-}
-
-const SCTLR_EL1: u64 = system(3, 0, 1, 0, 0);
-const CPACR_EL1: u64 = system(3, 0, 1, 0, 2);
-const TTBR0_EL1: u64 = system(3, 0, 2, 0, 0);
-const TCR_EL1: u64 = system(3, 0, 2, 0, 2);
-const MAIR_EL1: u64 = system(3, 0, 10, 2, 0);
 
 /// Makes a virtual machine, with physical addresses of as many bits as the ABI has, or as this host can where that is
 /// less: 32 at least, and guests have no use for more than 33.
@@ -154,7 +134,7 @@ pub(super) fn not_emulated(_vcpu: &VcpuFd, _memory: &MappedMemory, bytes: Vec<u8
 
 /// Puts the vCPU at the guest's entry point.
 pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
-    let Kvm { vm, vcpu, model } = kvm;
+    let Kvm { vm, vcpu, model, .. } = kvm;
     // Without it, a load or store of more than one register where there is no memory makes `KVM_RUN` fail, and says
     // nothing.
     vm.enable_cap(&kvm_enable_cap { cap: KVM_CAP_ARM_NISV_TO_USER, ..kvm_enable_cap::default() })
@@ -171,30 +151,18 @@ pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
         (PC, entry.pc.0),
         (general(0), entry.x0.0),
     ];
-    for (id, value) in registers {
-        vcpu.set_one_reg(id, &value.to_le_bytes()).map_err(|error| kvm_error("setting the vCPU's registers", error))?;
-    }
-    Ok(())
+    registers.into_iter().try_for_each(|(id, value)| write(vcpu, id, value))
 }
 
-/// The vCPU's registers.
-///
-/// While a hypercall is being served, PC still points at its store.
-pub(super) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
-    let mut registers = Registers::default();
-    for (number, register) in registers.x.iter_mut().enumerate() {
-        *register = read(vcpu, general(number))?;
-    }
-    registers.sp = read(vcpu, SP_EL1)?;
-    registers.pc = read(vcpu, PC)?;
-    registers.pstate = read(vcpu, PSTATE)?;
-    Ok(registers)
-}
-
-fn read(vcpu: &VcpuFd, id: u64) -> Result<u64, Error> {
-    let mut value = [0; 8];
-    vcpu.get_one_reg(id, &mut value).map_err(|error| kvm_error("reading the vCPU's registers", error))?;
-    Ok(u64::from_le_bytes(value))
+/// Where the byte at this guest-virtual address lies: `KVM_TRANSLATE` is not to be had on this architecture.
+pub(super) fn translate(vcpu: &VcpuFd, memory: &MappedMemory, address: u64) -> Option<Gpa> {
+    let register = |id| read(vcpu, id).ok();
+    let regime = walk::Regime {
+        sctlr: register(SCTLR_EL1)?,
+        tcr: register(TCR_EL1)?,
+        ttbr: [register(TTBR0_EL1)?, register(TTBR1_EL1)?],
+    };
+    regime.translate(memory, address)
 }
 
 /// Frequency of the vCPU's counter, which is the host's.

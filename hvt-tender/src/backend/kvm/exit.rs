@@ -84,7 +84,6 @@ fn instruction(run: &kvm_run) -> Vec<u8> {
 }
 
 /// Why a guest under a debugger came back.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn debug(run: &kvm_run) -> kvm_bindings::kvm_debug_exit_arch {
     // SAFETY: every bit pattern is a valid value of this member of the union. It means something only with exit reason
     // `KVM_EXIT_DEBUG`, which the caller has just seen.

@@ -5,16 +5,14 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use hvt_abi::native::Registers;
-#[cfg(target_arch = "x86_64")]
-use kvm_bindings::KVM_EXIT_DEBUG;
-use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR};
+use kvm_bindings::{KVM_EXIT_DEBUG, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR};
 use kvm_ioctls::VcpuFd;
 use syscalls::raw::syscall3;
 use syscalls::{Errno, Sysno};
 
+use super::debug::{Capacity, Debugging};
 use super::exit::{InternalError, internal_error};
 use super::{arch, exit, request};
-#[cfg(target_arch = "x86_64")]
 use crate::backend::debug::DebugTarget;
 use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
@@ -26,23 +24,15 @@ pub struct KvmMachine {
     pub(super) vcpu: VcpuFd,
     /// What the virtual machine's only memory slot points to.
     pub(super) memory: MappedMemory,
-    #[cfg(target_arch = "x86_64")]
-    pub(super) debugging: super::debug::Debugging,
-    stop: Stop,
+    pub(super) debugging: Debugging,
+    pub(super) stop: Stop,
     /// The kick signals the thread that started the guest, so no other may run it: not `Send`.
     _thread: PhantomData<*const ()>,
 }
 
 impl KvmMachine {
-    pub(super) fn new(vcpu: VcpuFd, memory: MappedMemory, stop: Stop) -> Self {
-        Self {
-            vcpu,
-            memory,
-            #[cfg(target_arch = "x86_64")]
-            debugging: super::debug::Debugging::default(),
-            stop,
-            _thread: PhantomData,
-        }
+    pub(super) fn new(vcpu: VcpuFd, memory: MappedMemory, capacity: Capacity, stop: Stop) -> Self {
+        Self { vcpu, memory, debugging: Debugging::new(capacity), stop, _thread: PhantomData }
     }
 
     /// Enters the guest, by `KVM_RUN`, until something happens to it; returns what the kernel does.
@@ -76,7 +66,6 @@ impl KvmMachine {
                     KVM_EXIT_HLT => return Ok(Exit::Halted),
                     KVM_EXIT_INTR if self.stop.interrupts() => return Ok(Exit::Interrupted),
                     KVM_EXIT_INTR => {}
-                    #[cfg(target_arch = "x86_64")]
                     KVM_EXIT_DEBUG => {
                         self.debugging.trap = Some(exit::debug(self.vcpu.get_kvm_run()));
                         return Ok(Exit::Interrupted);
@@ -153,7 +142,6 @@ impl Machine for KvmMachine {
         self.memory.usage()
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
         Some(self)
     }

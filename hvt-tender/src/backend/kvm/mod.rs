@@ -19,7 +19,6 @@
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod cpuid;
-#[cfg(target_arch = "x86_64")]
 mod debug;
 mod exit;
 mod kick;
@@ -59,6 +58,7 @@ pub struct Kvm {
     vm: VmFd,
     vcpu: VcpuFd,
     model: arch::Model,
+    capacity: debug::Capacity,
 }
 
 impl Kvm {
@@ -81,7 +81,7 @@ impl Kvm {
         let vm = retry(|| arch::create_vm(&system)).map_err(|error| failed("a virtual machine", error))?;
         let vcpu = retry(|| vm.create_vcpu(0)).map_err(|error| failed("a vCPU", error))?;
         let model = retry(|| arch::model(&system, &vm)).map_err(|error| failed("a vCPU like this CPU", error))?;
-        Ok(Self { vm, vcpu, model })
+        Ok(Self { vm, vcpu, model, capacity: debug::Capacity::new(&system) })
     }
 
     /// Whether the CPU itself can run guests.
@@ -153,9 +153,9 @@ impl Kvm {
         unsafe { self.vm.set_user_memory_region(slot) }
             .map_err(|error| kvm_error("giving guest memory to KVM", error))?;
         arch::set_up(&self, entry)?;
-        let Self { vcpu, .. } = self;
+        let Self { vcpu, capacity, .. } = self;
         kick::install(&vcpu, stop)?;
-        Ok(KvmMachine::new(vcpu, memory, stop.clone()))
+        Ok(KvmMachine::new(vcpu, memory, capacity, stop.clone()))
     }
 }
 

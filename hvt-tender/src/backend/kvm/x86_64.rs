@@ -222,6 +222,12 @@ pub(super) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> R
     Ok(())
 }
 
+/// Where the byte at this guest-virtual address lies, as KVM says.
+pub(super) fn translate(vcpu: &VcpuFd, _memory: &MappedMemory, address: u64) -> Option<Gpa> {
+    let found = vcpu.translate_gva(address).ok()?;
+    (found.valid != 0).then_some(Gpa(found.physical_address))
+}
+
 /// System registers, for people.
 pub(super) fn describe(vcpu: &VcpuFd) -> Result<String, Error> {
     let special = vcpu.get_sregs().map_err(|error| kvm_error("reading the vCPU's system registers", error))?;

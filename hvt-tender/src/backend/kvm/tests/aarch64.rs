@@ -1,31 +1,12 @@
 //! aarch64.
 
-use std::arch::asm;
-
 use hvt_abi::Gpa;
 use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PUD_BASE};
 
 use super::*;
+use crate::backend::assembly::code;
 use crate::exit::{Cause, Exit};
 use crate::memory::Access;
-
-/// The machine code of a guest.
-macro_rules! code {
-    ($($line:literal),+) => {{
-        let (start, end): (*const u8, *const u8);
-        // SAFETY: nothing of the guest is executed here. It goes to another section, and its bounds to two registers.
-        unsafe {
-            asm!(
-                ".pushsection .rodata", ".balign 4", "8:", $($line,)+ "9:", ".popsection",
-                "adrp {start}, 8b", "add {start}, {start}, :lo12:8b",
-                "adrp {end}, 9b", "add {end}, {end}, :lo12:9b",
-                start = out(reg) start, end = out(reg) end, options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        // SAFETY: the bytes of the section between the two labels; nothing writes them.
-        unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
-    }};
-}
 
 /// How the guests of all architectures end here: with a hypercall, for there is nothing else that leaves the CPU.
 pub(super) const DONE: Exit = Exit::Hypercall { number: 0, argument: Gpa(0) };
@@ -183,5 +164,31 @@ kvm_tests! {
             scope.spawn(|| stop.request());
             assert_eq!(guest.run().unwrap(), Exit::Interrupted);
         });
+    }
+}
+
+/// What a debugger asks of every backend.
+mod debugger {
+    use super::*;
+    use crate::backend::debug::conformance;
+
+    fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
+        Box::new(super::start(code, stop))
+    }
+
+    macro_rules! conforms {
+        ($($name:ident)+) => {$(
+            #[test]
+            fn $name() {
+                if available() {
+                    conformance::$name(&start);
+                }
+            }
+        )+};
+    }
+
+    conforms! {
+        steps planted_breakpoints own_instructions_stay_the_guests registers_are_read_and_changed pauses
+        what_is_not_mapped watched_writes watched_reads watched_blocks steps_meet_watchpoints hardware_breakpoints
     }
 }

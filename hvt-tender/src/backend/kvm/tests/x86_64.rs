@@ -1,30 +1,12 @@
 //! x86_64.
 
-use std::arch::asm;
-
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{PD_BASE, PDPT_BASE, PML4_BASE, PageEntry};
 
 use super::*;
+use crate::backend::assembly::code;
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::Access;
-
-/// The machine code of a guest.
-macro_rules! code {
-    ($($line:literal),+) => {{
-        let (start, end): (*const u8, *const u8);
-        // SAFETY: nothing of the guest is executed here. It goes to another section, and its bounds to two registers.
-        unsafe {
-            asm!(
-                ".pushsection .rodata", "8:", $($line,)+ "9:", ".popsection",
-                "lea {start}, [rip + 8b]", "lea {end}, [rip + 9b]",
-                start = out(reg) start, end = out(reg) end, options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        // SAFETY: the bytes of the section between the two labels; nothing writes them.
-        unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
-    }};
-}
 
 /// How the guests of all architectures end here.
 pub(super) const DONE: Exit = Exit::Halted;

@@ -1,0 +1,42 @@
+//! aarch64: the registers that a debugger sees, and the instruction that it plants.
+
+use hvt_abi::aarch64::Registers;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The instruction of a software breakpoint: `brk #0` (Arm ARM, C6.2.50). A guest's own leaves the guest too while there
+/// are breakpoints, and is handed back to it: the two are told apart by their places.
+pub const PLANT: [u8; 4] = 0xd420_0000_u32.to_le_bytes();
+
+/// All registers of a virtual CPU that a program uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuState {
+    /// The general ones.
+    pub registers: Registers,
+    /// TPIDR_EL0: the thread pointer.
+    pub tpidr: u64,
+    /// Floating point and SIMD.
+    pub fpu: FpState,
+}
+
+impl From<Registers> for CpuState {
+    /// What is not among them is as at the guest's entry point.
+    fn from(registers: Registers) -> Self {
+        Self { registers, ..Self::default() }
+    }
+}
+
+/// Floating-point and SIMD registers in the layout of Linux's `struct user_fpsimd_state`. At the guest's entry point all
+/// of them are 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FpState {
+    /// V0 to V31.
+    pub v: [u128; 32],
+    /// FPSR: status.
+    pub fpsr: u32,
+    /// FPCR: control.
+    pub fpcr: u32,
+    reserved: [u32; 2],
+}
+
+const _: () = assert!(size_of::<FpState>() == 528 && std::mem::offset_of!(FpState, fpsr) == 512);

@@ -1,0 +1,76 @@
+//! Exceptions that the tender has the guest take: KVM injects no synchronous exception but an external abort.
+
+use hvt_abi::aarch64::{Pstate, Sctlr};
+use kvm_ioctls::VcpuFd;
+
+use super::registers::{ELR_EL1, ESR_EL1, PC, PSTATE, SCTLR_EL1, SPSR_EL1, VBAR_EL1, read, write};
+use crate::backend::Error;
+
+/// What of PSTATE remains when an exception is taken: flags, DIT and PAN.
+const KEPT: u64 = 0xf << 28 | 1 << 24 | PAN;
+/// PSTATE.PAN.
+const PAN: u64 = 1 << 22;
+/// PSTATE.SSBS, and the bit of SCTLR_EL1 that says what it is after an exception: DSSBS.
+const SSBS: u64 = 1 << 12;
+const DSSBS: u64 = 1 << 44;
+/// PSTATE.nRW: the CPU is in AArch32 state.
+const NRW: u64 = 1 << 4;
+
+/// Has the vCPU take a synchronous exception to EL1, with this syndrome.
+pub(in crate::backend::kvm) fn take(vcpu: &VcpuFd, syndrome: u64) -> Result<(), Error> {
+    // The debugger's step is not the guest's to see.
+    let from = read(vcpu, PSTATE)? & !Pstate::SS.bits();
+    let control = read(vcpu, SCTLR_EL1)?;
+    write(vcpu, ESR_EL1, syndrome)?;
+    write(vcpu, ELR_EL1, read(vcpu, PC)?)?;
+    write(vcpu, SPSR_EL1, from)?;
+    write(vcpu, PC, read(vcpu, VBAR_EL1)?.wrapping_add(vector(from)))?;
+    write(vcpu, PSTATE, pstate(from, control))
+}
+
+/// Where, from VBAR_EL1 on, the vector of a synchronous exception lies that is taken with this PSTATE (Arm ARM, D1.3.1.5).
+fn vector(pstate: u64) -> u64 {
+    /// M\[3:2\]: the exception level.
+    const LEVEL: u64 = 3 << 2;
+    match pstate {
+        _ if pstate & NRW != 0 => 0x600,
+        _ if pstate & LEVEL == 0 => 0x400,
+        // SP_EL0 or SP_EL1.
+        _ if pstate & 1 == 0 => 0,
+        _ => 0x200,
+    }
+}
+
+/// PSTATE once the exception is taken, with this SCTLR_EL1 (Arm ARM, D1.3.1.4).
+fn pstate(from: u64, control: u64) -> u64 {
+    let mut pstate = from & KEPT | Pstate::ENTRY.bits();
+    if control & Sctlr::SPAN.bits() == 0 {
+        pstate |= PAN;
+    }
+    if control & DSSBS != 0 {
+        pstate |= SSBS;
+    }
+    pstate
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: u64 = Pstate::ENTRY.bits();
+
+    #[test]
+    fn the_vector_tells_where_the_exception_came_from() {
+        assert_eq!([0b0101, 0b0100, 0b0000, 0b1_0000].map(vector), [0x200, 0, 0x400, 0x600]);
+        assert_eq!(vector(ENTRY), 0x200);
+    }
+
+    #[test]
+    fn an_exception_masks_interrupts_and_keeps_the_flags() {
+        let (flags, step, illegal) = (0xa << 28, 1 << 21, 1 << 20);
+        let same = Sctlr::ENTRY.bits();
+        assert_eq!(pstate(flags | step | illegal | 0b0100, same), flags | ENTRY);
+        assert_eq!(pstate(SSBS | PAN, same), PAN | ENTRY);
+        assert_eq!(pstate(0, DSSBS), PAN | SSBS | ENTRY);
+    }
+}

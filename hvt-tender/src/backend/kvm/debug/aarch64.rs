@@ -1,0 +1,304 @@
+//! aarch64. Software breakpoints are `brk` instructions, which KVM hands over while there are any, the guest's own too:
+//! those are given back.
+//!
+//! Breakpoint and watchpoint registers are the CPU's (Arm ARM, D2.9 and D2.10), as many as KVM says. A watchpoint is for
+//! any bytes of a doubleword that follow one another, or for 16 bytes and more, a power of two, at a multiple of that. Its
+//! exception comes before the instruction. The guest's own debug registers have no effect meanwhile.
+
+use std::ops::Range;
+
+use hvt_abi::aarch64::Registers;
+use hvt_abi::{Gpa, GuestRange};
+use kvm_bindings::{
+    KVM_EXIT_MMIO, KVM_GUESTDBG_USE_HW, KVM_GUESTDBG_USE_SW_BP, kvm_debug_exit_arch, kvm_guest_debug_arch,
+};
+
+use super::Debugging;
+use crate::backend::debug::{CpuState, Halt, Traps, Watch};
+use crate::backend::kvm::{KvmMachine, arch};
+use crate::backend::{Error, Machine};
+use crate::exit::Exit;
+use crate::memory::{GuestMemory, MappedMemory};
+
+/// What `KVM_SET_GUEST_DEBUG` must be told for software breakpoints.
+pub(super) const PLANTED: u32 = KVM_GUESTDBG_USE_SW_BP;
+
+/// How many breakpoints and watchpoints the CPU has for guests.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::backend::kvm) struct Capacity {
+    breakpoints: usize,
+    watchpoints: usize,
+}
+
+impl Capacity {
+    /// That of this host.
+    pub(in crate::backend::kvm) fn new(system: &kvm_ioctls::Kvm) -> Self {
+        // There are 16 at most, and less than none is an error: none.
+        let count = |said: i32| usize::try_from(said).unwrap_or(0).min(16);
+        Self {
+            breakpoints: count(system.get_guest_debug_hw_bps()),
+            watchpoints: count(system.get_guest_debug_hw_wps()),
+        }
+    }
+}
+
+/// What the registers watch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Breakpoints {
+    /// DBGBVR\<n\>_EL1.
+    executed: Vec<u64>,
+    watched: Vec<Watchpoint>,
+}
+
+/// What one watchpoint watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Watchpoint {
+    /// DBGWVR\<n\>_EL1.
+    value: u64,
+    /// DBGWCR\<n\>_EL1.
+    control: u64,
+}
+
+/// Of DBGBCR\<n\>_EL1 and DBGWCR\<n\>_EL1: enabled.
+const E: u64 = 1 << 0;
+/// PMC and PAC, with HMC and SSC 0: at EL0 and EL1.
+const EL0_AND_EL1: u64 = 0b11 << 1;
+/// DBGBCR\<n\>_EL1.BAS: a whole instruction.
+const INSTRUCTION: u64 = 0xf << 5;
+/// DBGWCR\<n\>_EL1.LSC: loads, stores.
+const LOADS: u64 = 0b01 << 3;
+const STORES: u64 = 0b10 << 3;
+/// Where DBGWCR\<n\>_EL1.BAS begins: a bit for each byte of the doubleword.
+const BAS: u32 = 5;
+/// Where DBGWCR\<n\>_EL1.MASK begins: how many bits of the address are not compared.
+const MASK: u32 = 24;
+
+impl Breakpoints {
+    /// The registers for these traps; `None` where they are not enough, or where there is no instruction.
+    pub(super) fn new(traps: &Traps, capacity: Capacity) -> Option<Self> {
+        let executed = traps.executed.clone();
+        if executed.len() > capacity.breakpoints || executed.iter().any(|address| !address.is_multiple_of(4)) {
+            return None;
+        }
+        let mut watched = Vec::new();
+        for watch in &traps.watched {
+            let mut address = watch.start;
+            while address < watch.end() {
+                let (watchpoint, len) = watchpoint(address..watch.end(), watch.reads);
+                watched.push(watchpoint);
+                if watched.len() > capacity.watchpoints {
+                    return None;
+                }
+                address = address.saturating_add(len);
+            }
+        }
+        Some(Self { executed, watched })
+    }
+
+    /// What `KVM_SET_GUEST_DEBUG` must be told for them.
+    pub(super) fn control(&self) -> u32 {
+        if self.executed.is_empty() && self.watched.is_empty() { 0 } else { KVM_GUESTDBG_USE_HW }
+    }
+
+    /// The registers.
+    pub(super) fn registers(&self) -> kvm_guest_debug_arch {
+        let mut registers = kvm_guest_debug_arch::default();
+        for (index, address) in self.executed.iter().enumerate() {
+            registers.dbg_bvr[index] = *address;
+            registers.dbg_bcr[index] = E | EL0_AND_EL1 | INSTRUCTION;
+        }
+        for (index, watchpoint) in self.watched.iter().enumerate() {
+            registers.dbg_wvr[index] = watchpoint.value;
+            registers.dbg_wcr[index] = watchpoint.control;
+        }
+        registers
+    }
+}
+
+/// A watchpoint for the first bytes of `range`, as many as one can be for, and how many these are.
+fn watchpoint(range: Range<u64>, reads: bool) -> (Watchpoint, u64) {
+    const DOUBLEWORD: u64 = 8;
+    let kind = E | EL0_AND_EL1 | STORES | if reads { LOADS } else { 0 };
+    let left = range.end - range.start;
+    // The largest power of two that both the start and what is left allow.
+    let block = 1 << left.ilog2().min(range.start.trailing_zeros());
+    if block > DOUBLEWORD {
+        let control = kind | 0xff << BAS | u64::from(block.ilog2()) << MASK;
+        return (Watchpoint { value: range.start, control }, block);
+    }
+    let skipped = range.start % DOUBLEWORD;
+    let len = left.min(DOUBLEWORD - skipped);
+    let bytes = ((1 << len) - 1) << skipped;
+    (Watchpoint { value: range.start - skipped, control: kind | bytes << BAS }, len)
+}
+
+/// Which of these an access is about at this address, the first that it touched. An access may begin before what is
+/// watched (Arm ARM, D2.10.6): then it is the nearest.
+fn nearest(watches: &[Watch], address: u64) -> Option<&Watch> {
+    watches.iter().min_by_key(|watch| match address {
+        _ if address < watch.start => watch.start - address,
+        _ if address < watch.end() => 0,
+        _ => address - watch.end() + 1,
+    })
+}
+
+/// Makes the CPU execute what has been written to this memory: neither its caches of instructions nor those of data need
+/// know of it.
+///
+/// Where pages are read-only for the guest, KVM does the same, because their protection has changed. Here it is done for
+/// all memory.
+pub(super) fn synchronise(memory: &MappedMemory, at: Gpa, len: usize) {
+    let mut left = GuestRange::new(at, len as u64).filter(|range| !range.is_empty());
+    while let Some(chunk) = left.and_then(|range| memory.chunk(range)) {
+        // SAFETY: the chunk is mapped.
+        unsafe { clean_and_invalidate(chunk.as_ptr(), chunk.len()) };
+        left = left.and_then(|range| GuestRange::between(range.start().checked_add(chunk.len() as u64)?, range.end()));
+        left = left.filter(|range| !range.is_empty());
+    }
+}
+
+/// Cleans the data cache and invalidates the instruction cache for these bytes, to the point of unification (Arm ARM,
+/// B2.4.4). Linux lets every process do that (SCTLR_EL1.UCI and UCT), or does it for it.
+///
+/// # Safety
+/// The bytes are mapped.
+unsafe fn clean_and_invalidate(start: *const u8, len: usize) {
+    let types: u64;
+    // SAFETY: reading CTR_EL0 has no effect.
+    unsafe { std::arch::asm!("mrs {}, ctr_el0", out(reg) types, options(nomem, nostack, preserves_flags)) };
+    // DminLine and IminLine: the logarithms of the number of words in the smallest lines.
+    let (data, instructions) = (4_usize << (types >> 16 & 0xf), 4_usize << (types & 0xf));
+    let (start, end) = (start.addr(), start.addr() + len);
+    // SAFETY: these instructions change neither memory nor registers. A line that begins before the bytes lies in their
+    // page, which the caller says is mapped.
+    unsafe {
+        for line in (start & !(data - 1)..end).step_by(data) {
+            std::arch::asm!("dc cvau, {}", in(reg) line, options(nostack, preserves_flags));
+        }
+        std::arch::asm!("dsb ish", options(nostack, preserves_flags));
+        for line in (start & !(instructions - 1)..end).step_by(instructions) {
+            std::arch::asm!("ic ivau, {}", in(reg) line, options(nostack, preserves_flags));
+        }
+        std::arch::asm!("dsb ish", "isb", options(nostack, preserves_flags));
+    }
+}
+
+/// Classes of exceptions that debugging makes (Arm ARM, D17.2.37, EC): from a lower exception level, that of the guest.
+mod class {
+    pub(super) const BREAKPOINT: u32 = 0x30;
+    pub(super) const STEP: u32 = 0x32;
+    pub(super) const WATCHPOINT: u32 = 0x34;
+}
+
+impl KvmMachine {
+    /// Before PC is changed, what moves it must be over: KVM goes behind a hypercall's store when the guest runs again,
+    /// from wherever PC is then.
+    pub(super) fn before_change(&mut self, before: &CpuState, after: &CpuState) -> Result<(), Error> {
+        if before.registers.pc == after.registers.pc || self.vcpu.get_kvm_run().exit_reason != KVM_EXIT_MMIO {
+            return Ok(());
+        }
+        // A run that ends before the guest's next instruction.
+        self.stop.pause();
+        let exit = self.run();
+        self.stop.unpause();
+        match exit? {
+            Exit::Interrupted => Ok(()),
+            other => Err(Error {
+                what: "finishing a hypercall",
+                source: std::io::Error::other(format!("the guest has run: {other:?}")),
+            }),
+        }
+    }
+
+    /// What the end of a run that was not for the debugger is to the debugger.
+    pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, Error> {
+        Ok(Halt::Exit(exit))
+    }
+
+    /// What a trap is to the debugger; `None` where it is the guest's own, which has it now.
+    pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, Error> {
+        let Debugging { traps, .. } = &self.debugging;
+        let class = trap.hsr >> 26;
+        if class == class::WATCHPOINT
+            && let Some(watch) = nearest(&traps.watched, trap.far)
+        {
+            return Ok(Some(Halt::Watched(watch.start)));
+        }
+        let step = traps.step.then_some(Halt::Step);
+        match class {
+            class::STEP if traps.step => return Ok(step),
+            class::BREAKPOINT if !traps.executed.is_empty() => return Ok(Some(Halt::Executed)),
+            _ => {}
+        }
+        let Registers { pc, .. } = self.registers()?;
+        if self.is_planted(pc) {
+            return Ok(Some(Halt::Planted));
+        }
+        // That was the step.
+        arch::take(&self.vcpu, u64::from(trap.hsr_high) << 32 | u64::from(trap.hsr)).map(|()| step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOUR: Capacity = Capacity { breakpoints: 2, watchpoints: 4 };
+
+    fn watch(start: u64, len: u64, reads: bool) -> Watch {
+        Watch { start, len, reads }
+    }
+
+    /// Where each watchpoint is, which bytes it selects, and how many bits it masks.
+    fn pieces(start: u64, len: u64) -> Option<Vec<(u64, u64, u64)>> {
+        let traps = Traps { watched: vec![watch(start, len, false)], ..Traps::default() };
+        let found = Breakpoints::new(&traps, FOUR)?;
+        assert!(found.watched.iter().all(|one| one.control & 0x1f == 0b1_0111));
+        Some(found.watched.iter().map(|one| (one.value, one.control >> 5 & 0xff, one.control >> 24)).collect())
+    }
+
+    #[test]
+    fn what_is_watched_is_cut_into_doublewords_and_powers_of_two() {
+        assert_eq!(pieces(0x1000, 8), Some(vec![(0x1000, 0xff, 0)]));
+        assert_eq!(pieces(0x1001, 7), Some(vec![(0x1000, 0xfe, 0)]));
+        assert_eq!(pieces(0x1006, 1), Some(vec![(0x1000, 0x40, 0)]));
+        assert_eq!(pieces(0x1006, 4), Some(vec![(0x1000, 0xc0, 0), (0x1008, 0x03, 0)]));
+        assert_eq!(pieces(0x1000, 4096), Some(vec![(0x1000, 0xff, 12)]));
+        assert_eq!(pieces(0x1008, 24), Some(vec![(0x1008, 0xff, 0), (0x1010, 0xff, 4)]));
+        assert_eq!(pieces(0x1001, 0x100), None, "too many");
+        assert_eq!(pieces(u64::MAX - 1, 8), Some(vec![(u64::MAX - 7, 0x40, 0)]));
+    }
+
+    #[test]
+    fn there_are_as_many_as_kvm_says() {
+        let executed = |addresses: &[u64]| {
+            let traps = Traps { executed: addresses.to_vec(), ..Traps::default() };
+            Breakpoints::new(&traps, FOUR).map(|found| found.executed)
+        };
+        assert_eq!(executed(&[0x1000, 0x2004]), Some(vec![0x1000, 0x2004]));
+        assert_eq!(executed(&[0x1000, 0x1004, 0x1008]), None);
+        assert_eq!(executed(&[0x1002]), None, "no instruction begins there");
+    }
+
+    /// Arm ARM, D17.3: DBGBCR, DBGWCR.
+    #[test]
+    fn registers_are_as_the_manual_says() {
+        let traps = Traps { executed: vec![0x10_0000], watched: vec![watch(0x2004, 4, true)], ..Traps::default() };
+        let found = Breakpoints::new(&traps, FOUR).unwrap();
+        let registers = found.registers();
+        assert_eq!((registers.dbg_bvr[0], registers.dbg_bcr[..2].to_vec()), (0x10_0000, vec![0x1e7, 0]));
+        assert_eq!((registers.dbg_wvr[0], registers.dbg_wcr[..2].to_vec()), (0x2000, vec![0x1e1f, 0]));
+        assert_eq!((found.control(), Breakpoints::default().control()), (KVM_GUESTDBG_USE_HW, 0));
+    }
+
+    #[test]
+    fn an_access_is_about_the_nearest() {
+        let watches = [watch(0x1000, 4, false), watch(0x1010, 8, false)];
+        let found = |address| nearest(&watches, address).map(|watch| watch.start);
+        assert_eq!(
+            [0xff8, 0x1003, 0x1006, 0x100c, 0x1017, 0x1020].map(|at| found(at).unwrap()),
+            [0x1000, 0x1000, 0x1000, 0x1010, 0x1010, 0x1010]
+        );
+        assert_eq!(nearest(&[], 0), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! What debuggers see of the CPU that the guests are for.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use self::aarch64::*;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::x86_64::*;
