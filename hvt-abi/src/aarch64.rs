@@ -17,6 +17,37 @@ pub const PMD_BASE: Gpa = Gpa(0x3000);
 /// Where the tender puts the level 3 table of the first 2 MiB; further ones follow.
 pub const PTE_BASE: Gpa = Gpa(0x7000);
 
+/// Where the tender puts the exception vectors that VBAR_EL1 names at entry: a page below what is the guest's.
+pub const VECTORS_BASE: Gpa = Gpa(0xf_f000);
+/// Bytes from one vector to the next (Arm ARM, D1.3.1.5); there are 16.
+pub const VECTOR_SIZE: u64 = 0x80;
+/// Where each of [`VECTORS`] makes a 32-bit store: device memory that is neither for hypercalls nor for kicks. So the
+/// tender learns of an exception that the guest has not prepared for.
+pub const UNHANDLED_EXCEPTION: Gpa = Gpa(0x1_0000_0800);
+/// How far from the start of its vector that store is.
+pub const UNHANDLED_STORE: u64 = 2 * 4;
+
+/// The exception vectors at entry, in words of two instructions. They need no stack, and change no register but X0, which
+/// TPIDR_EL1 keeps:
+///
+/// ```text
+/// msr tpidr_el1, x0
+/// mov x0, #0x100000000
+/// str wzr, [x0, #0x800]
+/// b .
+/// ```
+pub const VECTORS: [u64; 256] = {
+    const WORDS: usize = VECTOR_SIZE as usize / 8;
+    let mut words = [0; 16 * WORDS];
+    let mut vector = 0;
+    while vector < words.len() {
+        words[vector] = 0xd2c0_0020_d518_d080;
+        words[vector + 1] = 0x1400_0000_b908_001f;
+        vector += WORDS;
+    }
+    words
+};
+
 /// `AARCH64_MMIO_BASE`: first address of the device memory that carries hypercalls.
 pub const MMIO_BASE: Gpa = Gpa(0x1_0000_0000);
 /// `AARCH64_MMIO_SZ`: size of that memory in bytes.
@@ -214,8 +245,8 @@ impl Mair {
     }
 }
 
-/// State of the virtual CPU at the guest's entry point. General registers not named here are 0, and so are VBAR_EL1 and
-/// the floating-point registers.
+/// State of the virtual CPU at the guest's entry point. General registers not named here are 0, and so are the
+/// floating-point registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryState {
     /// SCTLR_EL1.
@@ -228,6 +259,8 @@ pub struct EntryState {
     pub ttbr0: Gpa,
     /// CPACR_EL1.
     pub cpacr: Cpacr,
+    /// VBAR_EL1.
+    pub vbar: Gpa,
     /// PSTATE.
     pub pstate: Pstate,
     /// PC: the ELF entry point.
@@ -248,6 +281,7 @@ impl EntryState {
             mair: Mair::ENTRY,
             ttbr0: PGD_BASE,
             cpacr: Cpacr::FPEN,
+            vbar: VECTORS_BASE,
             pstate: Pstate::ENTRY,
             pc: entry,
             sp: Gpa(mem_size - 16),
@@ -290,6 +324,16 @@ mod tests {
         assert_eq!(state.cpacr.bits(), 0x30_0000);
         assert_eq!(state.pstate.bits(), 0x3c5);
         assert_eq!((state.sp, state.x0, state.ttbr0), (Gpa(0x1fff_fff0), Gpa(0x1_0000), Gpa(0x1000)));
+    }
+
+    #[test]
+    fn vectors_are_where_the_cpu_wants_them() {
+        assert!(VECTORS_BASE.is_aligned(2048) && size_of_val(&VECTORS) == 16 * VECTOR_SIZE as usize);
+        assert!(VECTORS.chunks(16).all(|vector| vector == &VECTORS[..16]));
+        // The store goes to an address that no hypercall has: its offset, in words, is bits 10 and up.
+        let store = VECTORS[UNHANDLED_STORE as usize / 8] as u32;
+        assert_eq!(MMIO_BASE.0 + u64::from(store >> 10 & 0xfff) * 4, UNHANDLED_EXCEPTION.0);
+        assert!(UNHANDLED_EXCEPTION > RING_KICK);
     }
 
     /// What Linux calls `SCTLR_EL1_RES1`, with SPAN.

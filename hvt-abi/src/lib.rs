@@ -49,7 +49,8 @@ pub const GUEST_MIN_BASE: Gpa = Gpa(0x10_0000);
 /// First guest address that a guest may touch; everything below is not mapped.
 ///
 /// The tender keeps its page tables and descriptor tables below. From here to [`GUEST_MIN_BASE`] the guest sees
-/// read-only memory: [`BootInfo`], the manifest and the command line.
+/// read-only memory: [`BootInfo`], the manifest and the command line; on aarch64 also the
+/// [exception vectors](aarch64::VECTORS) that it starts with.
 pub const GUEST_VISIBLE_BASE: Gpa = Gpa(0x1_0000);
 
 /// Where [`BootInfo`] lies; the manifest and the command line follow it.

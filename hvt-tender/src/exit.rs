@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod kernel;
+mod syndrome;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -14,6 +15,7 @@ use crate::memory::Access;
 
 #[cfg(target_arch = "x86_64")]
 pub use kernel::from_kernel;
+use syndrome::Syndrome;
 
 /// Why a virtual CPU stopped running guest code: the same for every backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +117,13 @@ pub enum Cause {
     },
     /// An exception could not be delivered, nor the double fault that follows from it.
     TripleFault,
+    /// It raised an exception, and has no vectors for it (aarch64).
+    Exception {
+        /// ESR_EL1: what happened.
+        syndrome: u64,
+        /// FAR_EL1: the guest-virtual address that it is about, if it is about one.
+        address: u64,
+    },
     /// It executed an instruction that this backend does not emulate.
     Instruction {
         /// What is known of it.
@@ -161,6 +170,10 @@ impl fmt::Display for Cause {
                 }
             }
             Self::TripleFault => f.write_str("triple fault: the guest has no handler for an exception it raised"),
+            Self::Exception { syndrome, address } => {
+                let what = Syndrome { esr: *syndrome, far: *address };
+                write!(f, "the guest has no handler for an exception it raised: {what}")
+            }
             Self::Instruction { what } => write!(f, "the guest executed {what}, which this backend does not emulate"),
             Self::Killed { what } => write!(f, "what ran the guest ended: {what}"),
             Self::Unknown { what } => write!(f, "the machine stopped the guest: {what}"),

@@ -18,6 +18,8 @@ take_tests() {
     fi
     HVT_GUESTS=$(realpath "$HVT_GUESTS")
     export HVT_TENDER HVT_GUESTS HVT_BACKENDS=${HVT_BACKENDS:-kvm}
+    # What a test there needs is there.
+    variables+=(CI=true)
     # Most of the time goes into waiting for the kernel to take virtual machines apart.
     [ $# -gt 0 ] || set -- --test-threads=4
 

@@ -1,7 +1,7 @@
-//! aarch64: translation tables.
+//! aarch64: translation tables and exception vectors.
 
 use hvt_abi::Gpa;
-use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PTE_BASE, PUD_BASE};
+use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PTE_BASE, PUD_BASE, VECTORS, VECTORS_BASE};
 
 use super::paging::Format;
 use crate::memory::Access;
@@ -26,6 +26,7 @@ impl Format for Paging {
             | NEVER_EXECUTE.union(Descriptor::VALID).union(Descriptor::AF).union(Descriptor::SH_INNER).bits(),
     );
     const DESCRIPTORS: Option<(Gpa, &'static [u64])> = None;
+    const VECTORS: Option<(Gpa, &'static [u64])> = Some((VECTORS_BASE, &VECTORS));
 
     fn table(at: Gpa) -> u64 {
         at.0 | (Descriptor::VALID | Descriptor::TABLE_OR_PAGE).bits()

@@ -9,6 +9,7 @@
 //! | 0x1000 | descriptor table (x86_64) and page tables | not mapped |
 //! | 0x10000 | boot info, manifest, command line | read-only |
 //! | below 0x100000 | page tables for which there is no room below 0x10000, downward | not mapped |
+//! | 0xff000 | exception vectors (aarch64): by these the tender learns that a guest has none of its own | read-only, executed |
 //!
 //! From 0x100000 on the segments have the permissions that their file gives them, and the rest is for reading and
 //! writing, never for execution. On aarch64 1 GiB of device memory follows at 4 GiB: hypercalls are stores there.
@@ -27,7 +28,7 @@ mod tests;
 
 use hvt_abi::boot_info::Features;
 use hvt_abi::native::EntryState;
-use hvt_abi::{BOOT_INFO_BASE, BootInfo, GUEST_MIN_BASE, Gpa, MEM_GRANULE, MEM_MAX, PAGE_SIZE};
+use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_GRANULE, MEM_MAX, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
 use crate::image::Image;
@@ -90,7 +91,7 @@ impl<'a> Plan<'a> {
 
     fn with_tables<F: Format>(image: &'a Image<'a>, config: BootConfig<'a>) -> Result<Self, BootError> {
         check_memory(image, config.mem_size)?;
-        let area = InfoArea::new(&config)?;
+        let area = InfoArea::new(&config, F::LOW_END)?;
         let regions = layout::above_1_mib(image, &config)?;
         let (layout, tables) = Tables::map::<F>(regions, area.end)?;
         Ok(Self { image, config, area, layout, tables })
@@ -153,14 +154,15 @@ struct InfoArea {
 }
 
 impl InfoArea {
-    fn new(config: &BootConfig<'_>) -> Result<Self, BootError> {
+    /// Below `limit`.
+    fn new(config: &BootConfig<'_>, limit: Gpa) -> Result<Self, BootError> {
         let error = BootError::Manifest { len: config.manifest.len() };
         let behind = |start: Gpa, len: usize, alignment| start.checked_add(len as u64)?.checked_align_up(alignment);
         let place = || {
             let manifest = behind(BOOT_INFO_BASE, size_of::<BootInfo>(), 8)?;
             let cmdline = behind(manifest, config.manifest.len(), 8)?;
             let end = behind(cmdline, config.cmdline.as_bytes().len() + 1, PAGE_SIZE)?;
-            (end <= GUEST_MIN_BASE).then_some(Self { manifest, cmdline, end })
+            (end <= limit).then_some(Self { manifest, cmdline, end })
         };
         place().ok_or(error)
     }

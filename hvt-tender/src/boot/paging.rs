@@ -2,7 +2,8 @@
 //!
 //! A 2 MiB page is used wherever a region covers one; where regions meet inside 2 MiB, a table of 4 KiB pages is. The
 //! first of those tables is that of the first 2 MiB, at the place where Solo5 has it; further ones fill the space up to
-//! 0x10000, then go downward from 1 MiB, where they are taken out of what the guest can see.
+//! 0x10000, then go downward from 1 MiB (on aarch64 from the page of exception vectors), where they are taken out of what
+//! the guest can see.
 
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
@@ -38,6 +39,14 @@ pub(super) trait Format {
     const DEVICES: Option<u64>;
     /// What the CPU looks up in memory besides page tables, and where that lies.
     const DESCRIPTORS: Option<(Gpa, &'static [u64])>;
+    /// What the CPU executes of the tender's, and where that lies: at the start of the last page below 1 MiB.
+    const VECTORS: Option<(Gpa, &'static [u64])>;
+
+    /// End of what can be put below 1 MiB besides.
+    const LOW_END: Gpa = match Self::VECTORS {
+        Some((at, _)) => at,
+        None => GUEST_MIN_BASE,
+    };
 
     /// An entry that points to the table at `at`.
     fn table(at: Gpa) -> u64;
@@ -54,8 +63,8 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Maps `regions`, which ascend and lie above 1 MiB, and, for reading, what the guest can see below 1 MiB: from
-    /// 0x10000 to `info_end` at least.
+    /// Maps `regions`, which ascend and lie above 1 MiB, and what the guest can see below 1 MiB: for reading from 0x10000 to
+    /// `info_end` at least, and what it executes there.
     pub(super) fn map<F: Format>(regions: Vec<Region>, info_end: Gpa) -> Result<(Layout, Self), BootError> {
         // Neighbours of equal access are one region now, so that a 2 MiB page can cover both.
         let above = Layout::new(regions).ok_or(BootError::Regions)?;
@@ -65,10 +74,14 @@ impl Tables {
         }
         let visible = GuestRange::between(GUEST_VISIBLE_BASE, builder.pool.high)
             .map(|range| Region { range, access: Access::READ });
-        for region in visible.iter() {
-            builder.map(region)?;
+        let vectors = F::VECTORS
+            .and_then(|(at, _)| GuestRange::between(at, GUEST_MIN_BASE))
+            .map(|range| Region { range, access: Access::READ | Access::EXECUTE });
+        let low = visible.into_iter().chain(vectors);
+        for region in low.clone() {
+            builder.map(&region)?;
         }
-        let layout = Layout::new(visible.into_iter().chain(above.regions().iter().copied()));
+        let layout = Layout::new(low.chain(above.regions().iter().copied()));
         let layout = layout.ok_or(BootError::Regions)?;
         Ok((layout, builder.finish()))
     }
@@ -96,7 +109,7 @@ impl<F: Format> Builder<F> {
     /// No tables but that of the first 2 MiB, which comes first in the pool.
     fn new(info_end: Gpa) -> Self {
         let first = Leaf { at: F::LEAVES, entries: vec![0; ENTRIES] };
-        let pool = Pool { low: Gpa(F::LEAVES.0 + PAGE_SIZE), high: GUEST_MIN_BASE, info_end };
+        let pool = Pool { low: Gpa(F::LEAVES.0 + PAGE_SIZE), high: F::LOW_END, info_end };
         let directories = vec![0; DIRECTORIES * ENTRIES];
         Self { directories, leaves: BTreeMap::from([(0, first)]), pool, format: PhantomData }
     }
@@ -132,7 +145,7 @@ impl<F: Format> Builder<F> {
         let directory = |index: usize| Gpa(F::DIRECTORIES.0 + index as u64 * PAGE_SIZE);
         let upper = (0..DIRECTORIES).map(|index| F::table(directory(index))).chain(F::DEVICES).collect();
         let mut tables = vec![(F::ROOT, vec![F::table(F::UPPER)]), (F::UPPER, upper)];
-        tables.extend(F::DESCRIPTORS.map(|(at, descriptors)| (at, descriptors.to_vec())));
+        tables.extend([F::DESCRIPTORS, F::VECTORS].into_iter().flatten().map(|(at, words)| (at, words.to_vec())));
         let directories = self.directories.chunks(ENTRIES).enumerate();
         let used = directories.filter(|(_, entries)| entries.iter().any(|entry| *entry != 0));
         tables.extend(used.map(|(index, entries)| (directory(index), entries.to_vec())));

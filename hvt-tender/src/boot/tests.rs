@@ -44,7 +44,10 @@ for_each_architecture! {
 
 /// What each page must allow, worked out from the segments of the file and the memory map alone: `None` where it must
 /// not be mapped.
-fn expected(segments: &[Part], mem_size: u64, tables_from: u64, address: u64) -> Option<Access> {
+fn expected<M: Mmu>(segments: &[Part], mem_size: u64, tables_from: u64, address: u64) -> Option<Access> {
+    if (M::LOW_END.0..MIB).contains(&address) {
+        return Some(Access::READ | Access::EXECUTE);
+    }
     if address < 0x1_0000 || address >= mem_size || (tables_from..MIB).contains(&address) {
         return None;
     }
@@ -93,10 +96,10 @@ fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
     assert!(visible_end >= 0x1_1000);
     let memory = guest.memory.snapshot();
     let large: Vec<bool> =
-        (0..mem_size).step_by(2 * MIB as usize).map(|at| one_access(segments, mem_size, at)).collect();
+        (0..mem_size).step_by(2 * MIB as usize).map(|at| one_access::<M>(segments, mem_size, at)).collect();
     let beyond = [mem_size, mem_size + 2 * MIB].into_iter().chain(M::BEYOND.iter().copied());
     for address in (0..mem_size).step_by(PAGE as usize).chain(beyond) {
-        let expected = expected(segments, mem_size, visible_end, address);
+        let expected = expected::<M>(segments, mem_size, visible_end, address);
         assert_eq!(layout.region_at(Gpa(address)).map(|region| region.access), expected, "layout at {address:#x}");
         let page = M::walk(&memory, address);
         assert_eq!(page.is_some(), expected.is_some(), "presence of {address:#x}");
@@ -110,8 +113,9 @@ fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
 }
 
 /// Whether all of the 2 MiB at `start` allow the same.
-fn one_access(segments: &[Part], mem_size: u64, start: u64) -> bool {
-    let mut accesses = (start..start + 2 * MIB).step_by(PAGE as usize).map(|at| expected(segments, mem_size, MIB, at));
+fn one_access<M: Mmu>(segments: &[Part], mem_size: u64, start: u64) -> bool {
+    let mut accesses =
+        (start..start + 2 * MIB).step_by(PAGE as usize).map(|at| expected::<M>(segments, mem_size, MIB, at));
     let first = accesses.next();
     start != 0 && accesses.all(|access| Some(access) == first)
 }
@@ -217,13 +221,14 @@ fn further_page_tables_go_where_the_guest_cannot_see_them<M: Mmu>() {
         check_pages::<M>(&guest, &scattered(count), mem_size);
         guest.booted.layout.regions()[0].range.end().0
     };
-    assert_eq!(visible_end(M::FURTHER), MIB, "all below 0x10000");
-    assert_eq!(visible_end(M::FURTHER + 1), MIB - PAGE);
-    assert_eq!(visible_end(M::FURTHER + 13), MIB - 13 * PAGE);
+    let end = M::LOW_END.0;
+    assert_eq!(visible_end(M::FURTHER), end, "all below 0x10000");
+    assert_eq!(visible_end(M::FURTHER + 1), end - PAGE);
+    assert_eq!(visible_end(M::FURTHER + 13), end - 13 * PAGE);
 }
 
 fn page_tables_that_do_not_fit<M: Mmu>() {
-    // Boot info, manifest and command line take a page, 0x10000 to 0x10fff: 239 remain, and some below.
+    // Boot info, manifest and command line take a page, 0x10000 to 0x10fff: 239 remain up to 1 MiB, and some below.
     let plan = |count: u64| {
         let file = Elf::with_segments(scattered(count)).build();
         let image = Image::parse(&file).unwrap();
@@ -232,8 +237,10 @@ fn page_tables_that_do_not_fit<M: Mmu>() {
             BootConfig { mem_size: 4096 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
         Plan::with_tables::<M>(&image, config).map(|plan| plan.layout().regions()[0].range.end())
     };
-    assert_eq!(plan(M::FURTHER + 239), Ok(Gpa(0x1_1000)));
-    assert_eq!(plan(M::FURTHER + 240), Err(BootError::Scattered));
+    let room = (M::LOW_END.0 - 0x1_1000) / PAGE;
+    assert!([238, 239].contains(&room));
+    assert_eq!(plan(M::FURTHER + room), Ok(Gpa(0x1_1000)));
+    assert_eq!(plan(M::FURTHER + room + 1), Err(BootError::Scattered));
 }
 
 #[test]
@@ -255,7 +262,7 @@ fn page_tables_leave_room_for_the_last_nul() {
         let cmdline = CommandLine::from_args([vec![b'x'; len]]).unwrap();
         let config =
             BootConfig { mem_size: 2 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
-        InfoArea::new(&config).unwrap().end
+        InfoArea::new(&config, Gpa(MIB)).unwrap().end
     };
     // The command line begins behind the 56 bytes of boot info.
     assert_eq!(end(0x1000 - 56 - 1), Gpa(0x1_1000));
@@ -320,6 +327,19 @@ proptest! {
         check_image::<x86_64::Paging>(&parts, mem_size);
         check_image::<aarch64::Paging>(&parts, mem_size);
     }
+}
+
+/// Below what is the guest's, and above all that it is told.
+#[test]
+fn exception_vectors_are_executed_and_not_the_guests_to_write() {
+    use super::aarch64::Paging;
+    let guest = boot::<Paging>(&Elf::with_segments(segments()), 4 * MIB).unwrap();
+    let vectors: Vec<u8> = hvt_abi::aarch64::VECTORS.iter().flat_map(|word| word.to_le_bytes()).collect();
+    assert_eq!(guest.memory.bytes(0xf_f000, 2048), vectors);
+    let region = guest.booted.layout.region_at(Gpa(0xf_f000)).unwrap();
+    let range = GuestRange::between(Gpa(0xf_f000), Gpa(MIB)).unwrap();
+    // The code of this guest, which follows, cannot be read.
+    assert_eq!((region.range, region.access), (range, Access::READ | Access::EXECUTE));
 }
 
 /// The GiB in which hypercalls are made.

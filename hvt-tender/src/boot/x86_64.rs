@@ -19,6 +19,7 @@ impl Format for Paging {
     const LEAVES: Gpa = PT_BASE;
     const DEVICES: Option<u64> = None;
     const DESCRIPTORS: Option<(Gpa, &'static [u64])> = Some((GDT_BASE, &GDT));
+    const VECTORS: Option<(Gpa, &'static [u64])> = None;
 
     fn table(at: Gpa) -> u64 {
         at.0 | (PageEntry::PRESENT | PageEntry::WRITABLE | PageEntry::ACCESSED).bits()

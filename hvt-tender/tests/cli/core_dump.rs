@@ -83,6 +83,22 @@ fn gdb_reads_a_guest_that_was_stopped() {
     assert!(said.contains(&format!("pc={pc}\n")) && said.contains("SIGSEGV"), "{pc}: {said}");
 }
 
+/// As any guest that is stopped: with a report that says where, and a core file.
+#[test]
+fn a_guest_without_a_handler_is_reported_where_it_needed_one() {
+    let folder = TempDir::new().unwrap();
+    let (output, core) = crash(&folder, cpu::WITHOUT_HANDLER, 1);
+    let report = text(&output.stderr);
+    let mut lines = report.lines().filter(|line| !line.contains("core.solo5-hvt."));
+    let (what, place, registers) = (lines.next().unwrap(), lines.next().unwrap(), lines.next().unwrap());
+    assert!(what.contains("the guest has no handler for an exception it raised"), "{report}");
+    let pc = what.strip_suffix(')').and_then(|what| what.rsplit('=').next()).expect(report);
+    assert!(place.starts_with("solo5-hvt:   in ") && place.contains("+0x"), "{report}");
+    assert!(registers.contains(&format!("={pc} ")), "{report}");
+    let Some(said) = gdb(&guest("cpu"), &core, &["printf \"pc=%#lx\\n\", $pc", "x/i $pc"]) else { return };
+    assert!(said.contains(&format!("pc={pc}\n")) && said.contains(cpu::UNDEFINED), "{pc}: {said}");
+}
+
 /// By what it knows of the program: the frames of the stack, variables, and the registers of floating point.
 #[test]
 fn gdb_reads_variables_and_vector_registers() {

@@ -133,7 +133,7 @@ fn breaks_steps_and_goes_on_to_the_end() {
     ];
     assert_says(&output, &[&first, cpu::SEES, &rest].concat());
     let errors = text(&output.stderr);
-    for words in ["0x00010000-0x00100000 r--", "There is no command 'nonsense'", "Cannot access memory"] {
+    for words in [cpu::BOOT_INFO, "There is no command 'nonsense'", "Cannot access memory"] {
         assert!(errors.contains(words), "{words}: {errors}");
     }
     let (status, printed, _) = waiting.end();

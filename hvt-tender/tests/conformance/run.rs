@@ -130,7 +130,7 @@ fn key_words(reason: Reason) -> &'static str {
         Reason::Device => "device memory",
         Reason::RingKick => "kicked ring",
         Reason::Halted => "(hlt)",
-        Reason::TripleFault => "triple fault",
+        Reason::NoHandler => "has no handler for an exception",
         Reason::Memory => "host/guest translation fault",
         Reason::Unsupported => "does not emulate",
     }

@@ -235,7 +235,7 @@ fn is(stop: &Stop, reason: Reason) -> bool {
         Reason::Device => false,
         Reason::RingKick => matches!(stop, Stop::RingKick(_)),
         Reason::Halted => matches!(stop, Stop::Halted),
-        Reason::TripleFault => matches!(stop, Stop::Fault(Cause::TripleFault)),
+        Reason::NoHandler => matches!(stop, Stop::Fault(Cause::TripleFault)),
         Reason::Memory => matches!(stop, Stop::Fault(Cause::Memory { .. })),
         Reason::Unsupported => matches!(stop, Stop::Fault(Cause::Instruction { .. } | Cause::Unknown { .. })),
     }

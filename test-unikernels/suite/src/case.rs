@@ -81,8 +81,8 @@ pub enum Reason {
     RingKick,
     /// It halted the CPU (`hlt`), and nothing will ever wake it.
     Halted,
-    /// An exception could not be delivered, nor what followed from that.
-    TripleFault,
+    /// It raised an exception, and has no handler that the CPU could get to.
+    NoHandler,
     /// It accessed memory in a way that the machine below its page tables forbids (the address, where known).
     Memory,
     /// It did what the CPU can do, but this backend does not (the instruction).

@@ -10,7 +10,7 @@ mod walk;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use hvt_abi::Gpa;
-use hvt_abi::aarch64::{ADDRESS_BITS, EntryState, MMIO_BASE, MMIO_SIZE, RING_KICK};
+use hvt_abi::aarch64::{ADDRESS_BITS, EntryState, MMIO_BASE, MMIO_SIZE, RING_KICK, UNHANDLED_EXCEPTION};
 use hvt_abi::ring::NET_RING;
 use kvm_bindings::{
     KVM_CAP_ARM_NISV_TO_USER, KVM_EXIT_ARM_NISV, KVM_EXIT_MMIO, KVMIO, kvm_enable_cap, kvm_guest_debug, kvm_ioeventfd,
@@ -21,7 +21,8 @@ use nix::request_code_write;
 
 pub(super) use self::exception::take;
 use self::registers::{
-    CPACR_EL1, MAIR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1, general, read, write,
+    CPACR_EL1, ESR_EL1, FAR_EL1, MAIR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1,
+    general, read, write,
 };
 pub(super) use self::registers::{describe, registers, set_state, state};
 use super::exit::hex;
@@ -127,6 +128,19 @@ fn access(address: u64, size: Option<u32>, write: bool) -> Cause {
     Cause::Memory { address: Some(Gpa(address)), access: if write { Access::WRITE } else { Access::READ } }
 }
 
+/// What is behind a cause: where it is the store in the tender's [vectors](hvt_abi::aarch64::VECTORS), the exception that
+/// led there.
+pub(super) fn behind(vcpu: &VcpuFd, cause: Cause) -> Cause {
+    const STORE: Cause = Cause::Device { address: UNHANDLED_EXCEPTION, size: Some(4), write: true };
+    if cause != STORE || !read(vcpu, PC).is_ok_and(exception::is_unhandled) {
+        return cause;
+    }
+    match (read(vcpu, ESR_EL1), read(vcpu, FAR_EL1)) {
+        (Ok(syndrome), Ok(address)) => Cause::Exception { syndrome, address },
+        _ => cause,
+    }
+}
+
 /// What KVM could not emulate: it tries to on no CPU of this architecture.
 pub(super) fn not_emulated(_vcpu: &VcpuFd, _memory: &MappedMemory, bytes: Vec<u8>) -> Cause {
     Cause::Instruction { what: format!("the instruction {}", hex(&bytes)) }
@@ -145,6 +159,7 @@ pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
         (TCR_EL1, entry.tcr.bits()),
         (TTBR0_EL1, entry.ttbr0.0),
         (CPACR_EL1, entry.cpacr.bits()),
+        (VBAR_EL1, entry.vbar.0),
         (SCTLR_EL1, entry.sctlr.bits()),
         (PSTATE, entry.pstate.bits()),
         (SP_EL1, entry.sp.0),

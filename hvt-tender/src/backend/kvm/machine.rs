@@ -98,7 +98,10 @@ impl KvmMachine {
                 InternalError::Emulation(bytes) => arch::not_emulated(&self.vcpu, &self.memory, bytes),
                 InternalError::Other(what) => Cause::Unknown { what },
             },
-            _ => exit::cause(run),
+            _ => {
+                let cause = exit::cause(run);
+                arch::behind(&self.vcpu, cause)
+            }
         };
         self.fault(cause)
     }

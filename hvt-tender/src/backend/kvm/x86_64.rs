@@ -117,6 +117,11 @@ pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
     }
 }
 
+/// What is behind a cause: nothing.
+pub(super) fn behind(_vcpu: &VcpuFd, cause: Cause) -> Cause {
+    cause
+}
+
 /// KVM gave up on an instruction: one that it cannot emulate, or one that lies where there is no memory.
 pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<u8>) -> Cause {
     let rip = vcpu.get_regs().and_then(|registers| vcpu.translate_gva(registers.rip)).ok();

@@ -15,8 +15,8 @@ pub(super) struct Page {
 
 /// An architecture whose tables are read here, on any host.
 pub(super) trait Mmu: Format {
-    /// Places below 0x10000 that `writes_nothing_else` finds written, and their lengths in bytes: for a guest whose
-    /// pages of 4 KiB lie in two tables.
+    /// Places that `writes_nothing_else` finds written besides what is the guest's, and their lengths in bytes: for a guest
+    /// whose pages of 4 KiB lie in two tables.
     const LOW: &[(u64, usize)];
     /// Tables of 4 KiB pages that have room below 0x10000, besides the first.
     const FURTHER: u64;
@@ -70,7 +70,7 @@ impl Mmu for x86_64::Paging {
 /// Arm ARM, D8.2.4 (the walk), D8.3.1 (descriptors), D8.4.1 (permissions). The memory type must be that of what lies
 /// there.
 impl Mmu for aarch64::Paging {
-    const LOW: &[(u64, usize)] = &[(0x1000, 8), (0x2000, 40), (0x3000, 4096), (0x7000, 8192)];
+    const LOW: &[(u64, usize)] = &[(0x1000, 8), (0x2000, 40), (0x3000, 4096), (0x7000, 8192), (0xf_f000, 2048)];
     const FURTHER: u64 = 8;
     const BEYOND: &[u64] = &[0xffff_f000, 5 << 30, 1 << 39, (1 << 40) - PAGE];
 

@@ -41,6 +41,12 @@ pub(crate) const VARIABLE: (&str, &str) = ("FATAL_STACK_TOP", "unsigned long");
 /// A guest that is stopped for what it does, and its arguments.
 pub(crate) const STOPPED: &[&str] = &["port", "store32", "0x1000"];
 
+/// One that executes an instruction that does not exist, and has no handler for that.
+pub(crate) const WITHOUT_HANDLER: &[&str] = &["cpu", "vectors-of-the-tender"];
+
+/// What `monitor memory` says of boot info, manifest and command line.
+pub(crate) const BOOT_INFO: &str = "0x00010000-0x000ff000 r--";
+
 /// Where the guest was that reported a trap.
 pub(crate) fn trap(report: &str) -> Option<u64> {
     let address = report.split("PC     : 0x").nth(1)?.lines().next()?;

@@ -40,6 +40,12 @@ pub(crate) const VARIABLE: (&str, &str) = ("REPORTING", "unsigned char");
 /// A guest that is stopped for what it does, and its arguments.
 pub(crate) const STOPPED: &[&str] = &["port", "out32", "0x4ff"];
 
+/// One that executes an instruction that does not exist, and has no handler for that.
+pub(crate) const WITHOUT_HANDLER: &[&str] = &["cpu", "triple-fault"];
+
+/// What `monitor memory` says of boot info, manifest and command line.
+pub(crate) const BOOT_INFO: &str = "0x00010000-0x00100000 r--";
+
 /// Where the guest was that reported a trap.
 pub(crate) fn trap(report: &str) -> Option<u64> {
     let address = report.split("rip=0x").nth(1)?.split(' ').next()?;

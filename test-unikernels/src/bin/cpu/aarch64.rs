@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-use guest_bindings::abi::aarch64::PGD_BASE;
-use guest_bindings::abi::{BOOT_INFO_BASE, BootInfo};
+use guest_bindings::abi::aarch64::{PGD_BASE, VECTORS_BASE};
+use guest_bindings::abi::{BOOT_INFO_BASE, BootInfo, Gpa};
 use guest_bindings::{ExitStatus, StartInfo, println, tls};
 use test_unikernels::{argument, check, failure, success};
 
@@ -48,7 +48,12 @@ unsafe fn change(mode: &str) -> ExitStatus {
             "features" => return features(),
             "el2-vectors" => write!("VBAR_EL2", 0_u64),
             "wait-for-interrupt" => wait(),
-            "no-vectors" => no_vectors(),
+            "vectors-of-the-tender" => exception_with_vectors(VECTORS_BASE),
+            "no-vectors" => {
+                println!("no vectors");
+                // An exception whose vector cannot be executed is one more such exception.
+                exception_with_vectors(Gpa(0));
+            }
             "no-translation-table" => no_translation_table(),
             other => failure(format_args!("there is no '{other}'")),
         }
@@ -174,12 +179,11 @@ unsafe fn wait() {
     }
 }
 
-/// An exception whose vector cannot be executed is one more such exception.
-unsafe fn no_vectors() {
-    println!("no vectors");
+/// An exception, with vectors that are not this guest's own.
+unsafe fn exception_with_vectors(vectors: Gpa) {
     // SAFETY: The guest does not go on.
     unsafe {
-        write!("VBAR_EL1", 0_u64);
+        write!("VBAR_EL1", vectors.0);
         asm!("udf #0");
     }
 }

@@ -5,6 +5,7 @@ use hvt_abi::aarch64::Pstate;
 use super::*;
 use crate::backend::assembly::code;
 use crate::backend::debug::FpState;
+use crate::exit::{Cause, Fault};
 
 /// Never ends: `b .`.
 pub(super) const SPIN: &[u8] = &0x1400_0000_u32.to_le_bytes();
@@ -83,6 +84,15 @@ pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     }
     assert_eq!(guest.run(&Traps::default()), hypercall(0x3c));
     assert_eq!(guest.state().registers.x[6], Pstate::ENTRY.bits(), "the step is not the guest's");
+    // Without vectors of its own it ends.
+    let mut guest = Guest::new(start, code!("mov x0, #7", "brk #1", "nop"));
+    let traps = guest.plant(8);
+    let halt = guest.run(&traps);
+    let Halt::Exit(Exit::Fault(Fault { cause: Cause::Exception { syndrome, .. }, .. })) = halt else {
+        panic!("{halt:?}")
+    };
+    assert_eq!(syndrome, 0xf200_0001);
+    assert_eq!((guest.pc(), guest.state().registers.x[0]), (4, 7));
 }
 
 /// A write next to what is watched does not matter, nor does a read of it. What is told of is about to be written.

@@ -1,9 +1,10 @@
-//! Exceptions that the tender has the guest take: KVM injects no synchronous exception but an external abort.
+//! Exceptions: those that the tender has the guest take, for KVM injects no synchronous one but an external abort, and
+//! those that a guest without vectors takes to the tender's.
 
-use hvt_abi::aarch64::{Pstate, Sctlr};
+use hvt_abi::aarch64::{Pstate, Registers, Sctlr, UNHANDLED_STORE, VECTOR_SIZE, VECTORS, VECTORS_BASE};
 use kvm_ioctls::VcpuFd;
 
-use super::registers::{ELR_EL1, ESR_EL1, PC, PSTATE, SCTLR_EL1, SPSR_EL1, VBAR_EL1, read, write};
+use super::registers::{ELR_EL1, ESR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL0, SPSR_EL1, TPIDR_EL1, VBAR_EL1, read, write};
 use crate::backend::Error;
 
 /// What of PSTATE remains when an exception is taken: flags, DIT and PAN.
@@ -53,6 +54,22 @@ fn pstate(from: u64, control: u64) -> u64 {
     pstate
 }
 
+/// Whether PC is at the store that tells the tender of an exception.
+pub(super) fn is_unhandled(pc: u64) -> bool {
+    let vectors = VECTORS_BASE.0..VECTORS_BASE.0 + size_of_val(&VECTORS) as u64;
+    vectors.contains(&pc) && pc % VECTOR_SIZE == UNHANDLED_STORE
+}
+
+/// The registers as they were when the exception was taken: of those of a vCPU at that store.
+pub(super) fn before_exception(vcpu: &VcpuFd, now: Registers) -> Result<Registers, Error> {
+    let pstate = read(vcpu, SPSR_EL1)?;
+    // M\[0\]: the stack pointer was that of the exception level, and that of EL0 otherwise.
+    let sp = if pstate & 1 == 1 { now.sp } else { read(vcpu, SP_EL0)? };
+    let mut registers = Registers { sp, pc: read(vcpu, ELR_EL1)?, pstate, ..now };
+    registers.x[0] = read(vcpu, TPIDR_EL1)?;
+    Ok(registers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +80,12 @@ mod tests {
     fn the_vector_tells_where_the_exception_came_from() {
         assert_eq!([0b0101, 0b0100, 0b0000, 0b1_0000].map(vector), [0x200, 0, 0x400, 0x600]);
         assert_eq!(vector(ENTRY), 0x200);
+    }
+
+    #[test]
+    fn only_the_stores_of_the_vectors_tell_of_an_exception() {
+        let found = (0xf_0000..0x10_1000).step_by(4).filter(|pc| is_unhandled(*pc));
+        assert!(found.eq((0..16).map(|vector| 0xf_f008 + 0x80 * vector)));
     }
 
     #[test]

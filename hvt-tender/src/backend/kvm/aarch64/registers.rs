@@ -11,6 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
+use super::exception;
 use crate::backend::Error;
 use crate::backend::debug::{CpuState, FpState};
 use crate::backend::kvm::kvm_error;
@@ -34,7 +35,7 @@ pub(super) const PC: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_
 pub(super) const PSTATE: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pstate));
 pub(super) const SP_EL1: u64 = core(offset_of!(kvm_regs, sp_el1));
 /// SP_EL0, by the name that it has for Linux's own processes.
-const SP_EL0: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, sp));
+pub(super) const SP_EL0: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, sp));
 pub(super) const ELR_EL1: u64 = core(offset_of!(kvm_regs, elr_el1));
 /// The first of `spsr`, that of EL1.
 pub(super) const SPSR_EL1: u64 = core(offset_of!(kvm_regs, spsr));
@@ -104,7 +105,8 @@ pub(super) fn write(vcpu: &VcpuFd, id: u64, value: u64) -> Result<(), Error> {
 
 /// The vCPU's registers.
 ///
-/// While a hypercall is being served, PC still points at its store.
+/// While a hypercall is being served, PC still points at its store. Where the guest took an exception that it has no
+/// vectors for, they are those of that moment.
 pub(in crate::backend::kvm) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
     let mut registers = Registers::default();
     for (number, register) in registers.x.iter_mut().enumerate() {
@@ -113,6 +115,9 @@ pub(in crate::backend::kvm) fn registers(vcpu: &VcpuFd) -> Result<Registers, Err
     registers.sp = read(vcpu, SP_EL1)?;
     registers.pc = read(vcpu, PC)?;
     registers.pstate = read(vcpu, PSTATE)?;
+    if exception::is_unhandled(registers.pc) {
+        registers = exception::before_exception(vcpu, registers)?;
+    }
     Ok(registers)
 }
 

@@ -1,18 +1,21 @@
 //! aarch64.
 
 use hvt_abi::Gpa;
-use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PUD_BASE};
+use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PUD_BASE, VECTORS, VECTORS_BASE};
 
 use super::*;
 use crate::backend::assembly::code;
-use crate::exit::{Cause, Exit};
+use crate::exit::{Cause, Exit, Fault};
 use crate::memory::Access;
 
 /// How the guests of all architectures end here: with a hypercall, for there is nothing else that leaves the CPU.
 pub(super) const DONE: Exit = Exit::Hypercall { number: 0, argument: Gpa(0) };
 
-/// Translation tables that map [`SIZE`] bytes, 2 MiB more, and the device memory.
+/// Translation tables that map [`SIZE`] bytes, 2 MiB more, and the device memory; and the tender's vectors.
 pub(super) fn write_tables(entry: impl Fn(Gpa, u64)) {
+    for (index, word) in (0..).zip(VECTORS) {
+        entry(Gpa(VECTORS_BASE.0 + index * 8), word);
+    }
     let table = (Descriptor::VALID | Descriptor::TABLE_OR_PAGE).bits();
     let block = (Descriptor::VALID | Descriptor::AF | Descriptor::SH_INNER).bits();
     entry(PGD_BASE, PUD_BASE.0 | table);
@@ -105,6 +108,43 @@ kvm_tests! {
         // EC: an instruction abort at the same exception level (Arm ARM, D17.2.37).
         assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0x21) });
         assert_eq!(guest.registers().unwrap().x[4], 0x40_1000);
+    }
+
+    fn exceptions_without_vectors_end_the_guest_where_they_were_raised() {
+        // What is said of each exception, and how far from the start of the code it was raised.
+        let said = |code: &[u8]| {
+            let Fault { cause: Cause::Exception { syndrome, address }, registers: Some(registers) } = fault(code) else {
+                panic!("no exception: {code:x?}")
+            };
+            (syndrome, address, registers)
+        };
+        let (syndrome, _, registers) = said(code!("mov x0, #7", "mov x30, #9", "adds x1, x0, #1", "udf #0"));
+        assert_eq!((syndrome, registers.pc, registers.sp), (0x200_0000, CODE + 0xc, SIZE - 16));
+        assert_eq!((registers.x[0], registers.x[1], registers.x[30], registers.pstate), (7, 8, 9, 0x3c5));
+        let (syndrome, address, registers) = said(code!("mov x1, #0x600000", "str x1, [x1, #8]"));
+        assert_eq!((syndrome, address, registers.pc), (0x9600_0046, 0x60_0008, CODE + 4));
+        let (syndrome, address, registers) = said(code!("mov x1, #0x600000", "br x1"));
+        assert_eq!((syndrome, address, registers.pc), (0x8600_0006, 0x60_0000, 0x60_0000));
+        let (syndrome, _, registers) = said(code!("mov x1, #0x600000", "add sp, x1, #8", "svc #3"));
+        assert_eq!((syndrome, registers.pc, registers.sp), (0x5600_0003, CODE + 0xc, 0x60_0008), "no stack is needed");
+        let (_, _, registers) = said(code!("msr spsel, #0", "mov x1, #0x1230", "mov sp, x1", "brk #1"));
+        assert_eq!((registers.sp, registers.pstate), (0x1230, 0x3c4), "the stack pointer of EL0");
+        // Without address translation.
+        let (syndrome, _, registers) =
+            said(code!("mrs x1, sctlr_el1", "bic x1, x1, #1", "msr sctlr_el1, x1", "isb", "mov x0, #5", "udf #0"));
+        assert_eq!((syndrome, registers.pc, registers.x[0]), (0x200_0000, CODE + 0x14, 5));
+    }
+
+    fn the_place_where_vectors_store_means_nothing_elsewhere() {
+        let fault = fault(code!("mov x1, #0x100000000", "str wzr, [x1, #0x800]"));
+        assert_eq!(fault.cause, Cause::Device { address: Gpa(0x1_0000_0800), size: Some(4), write: true });
+        assert_eq!(fault.registers.map(|registers| registers.pc), Some(CODE + 4));
+    }
+
+    fn vectors_are_what_they_say() {
+        let vector = code!("msr tpidr_el1, x0", "mov x0, #0x100000000", "str wzr, [x0, #0x800]", "b .");
+        let words = VECTORS.map(u64::to_le_bytes);
+        assert_eq!(words.as_flattened()[..16], *vector);
     }
 
     fn the_host_keeps_code_and_boot_info_read_only() {

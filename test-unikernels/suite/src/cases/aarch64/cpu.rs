@@ -1,7 +1,7 @@
 //! Privileged instructions: what EL1 may do works, what it may not ends in the guest's own report.
 
-use crate::cases::trap;
-use crate::{Case, Console, End};
+use crate::cases::{stopped, trap};
+use crate::{Case, Console, End, Reason};
 
 const fn works(name: &'static str, mode: &'static [&'static str]) -> Case {
     Case { name, guest: "cpu", arguments: mode, ..Case::ORDINARY }
@@ -38,6 +38,8 @@ pub const CASES: &[Case] = &[
     undefined("el2-register", &["el2-register"]),
     undefined("el2-vectors", &["el2-vectors"]),
     undefined("unknown-register", &["unknown-register"]),
+    // As long as a guest has set no vectors of its own, the tender's end it.
+    stopped("vectors-of-the-tender", "cpu", &["vectors-of-the-tender"], &[End::Stopped(Reason::NoHandler)]),
     // Nothing ends these but who runs the tender.
     never("wait-for-interrupt", &["wait-for-interrupt"], &["waiting\n"]),
     never("no-vectors", &["no-vectors"], &["no vectors\n"]),

@@ -57,12 +57,12 @@ pub const CASES: &[Case] = &[
     trap("segment-beyond-the-table", "cpu", &["load-data-segment", "0xfff8"], &["type=#GP ec=0xfff8 rip=0x1"]),
     trap("task-register-of-code", "cpu", &["load-task-register", "0x8"], &["type=#GP ec=0x8 rip=0x1"]),
     stopped("halt-the-cpu", "cpu", &["hlt"], &[End::Stopped(Reason::Halted)]),
-    stopped("no-interrupt-table", "cpu", &["triple-fault"], &[End::Stopped(Reason::TripleFault)]),
+    stopped("no-interrupt-table", "cpu", &["triple-fault"], &[End::Stopped(Reason::NoHandler)]),
     // A table of zeros maps nothing, not even the next instruction.
     stopped(
         "no-page-table",
         "cpu",
         &["no-page-table"],
-        &[End::Stopped(Reason::TripleFault), End::Stopped(Reason::Unsupported)],
+        &[End::Stopped(Reason::NoHandler), End::Stopped(Reason::Unsupported)],
     ),
 ];
