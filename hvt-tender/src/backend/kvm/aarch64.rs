@@ -10,7 +10,7 @@ mod walk;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use hvt_abi::Gpa;
-use hvt_abi::aarch64::{ADDRESS_BITS, EntryState, MMIO_BASE, MMIO_SIZE, RING_KICK, UNHANDLED_EXCEPTION};
+use hvt_abi::aarch64::{ADDRESS_BITS, EntryState, MMIO_BASE, MMIO_SIZE, RING_KICK, Registers, UNHANDLED_EXCEPTION};
 use hvt_abi::ring::NET_RING;
 use kvm_bindings::{
     KVM_CAP_ARM_NISV_TO_USER, KVM_EXIT_ARM_NISV, KVM_EXIT_MMIO, KVMIO, kvm_enable_cap, kvm_guest_debug, kvm_ioeventfd,
@@ -139,6 +139,11 @@ pub(super) fn behind(vcpu: &VcpuFd, cause: Cause) -> Cause {
         (Ok(syndrome), Ok(address)) => Cause::Exception { syndrome, address },
         _ => cause,
     }
+}
+
+/// Whether these registers are the guest's that ended like this: always.
+pub(super) fn are_the_guests(_registers: &Registers, _cause: &Cause) -> bool {
+    true
 }
 
 /// What KVM could not emulate: it tries to on no CPU of this architecture.

@@ -118,7 +118,8 @@ impl KvmMachine {
     }
 
     fn fault(&self, cause: Cause) -> Exit {
-        Exit::Fault(Fault { cause, registers: self.registers().ok().map(Box::new) })
+        let registers = self.registers().ok().filter(|registers| arch::are_the_guests(registers, &cause));
+        Exit::Fault(Fault { cause, registers: registers.map(Box::new) })
     }
 }
 

@@ -117,6 +117,13 @@ pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
     }
 }
 
+/// Whether these registers are the guest's that ended like this. A shutdown leaves SVM with a state that is not defined
+/// (APM volume 2, 15.14.3), and KVM with a vCPU as after a reset, which begins at 0xfff0.
+pub(super) fn are_the_guests(registers: &Registers, cause: &Cause) -> bool {
+    const RESET_RIP: u64 = 0xfff0;
+    *cause != Cause::TripleFault || registers.rip != RESET_RIP
+}
+
 /// What is behind a cause: nothing.
 pub(super) fn behind(_vcpu: &VcpuFd, cause: Cause) -> Cause {
     cause

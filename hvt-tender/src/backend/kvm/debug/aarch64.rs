@@ -142,11 +142,11 @@ fn nearest(watches: &[Watch], address: u64) -> Option<&Watch> {
     })
 }
 
-/// Makes the CPU execute what has been written to this memory: neither its caches of instructions nor those of data need
-/// know of it.
+/// Makes what has been written to this memory what the CPU executes: its caches of instructions and of data do not agree
+/// by themselves.
 ///
-/// Where pages are read-only for the guest, KVM does the same, because their protection has changed. Here it is done for
-/// all memory.
+/// Where pages are read-only for the guest, KVM does that as well when it maps them again, for their protection has changed
+/// meanwhile. Here it is done for all memory.
 pub(super) fn synchronise(memory: &MappedMemory, at: Gpa, len: usize) {
     let mut left = GuestRange::new(at, len as u64).filter(|range| !range.is_empty());
     while let Some(chunk) = left.and_then(|range| memory.chunk(range)) {
