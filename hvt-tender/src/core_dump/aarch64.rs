@@ -6,25 +6,10 @@ use hvt_abi::hypercall::HALT_COOKIE_SIZE;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::elf::{Cause, NT_FPREGSET, note, note_size, status_note, status_note_size};
-use crate::backend::Machine;
 use crate::backend::debug::{CpuState, FpState};
-
-/// What a core file holds of a vCPU.
-pub(super) type State = CpuState;
 
 /// `e_machine`.
 pub(super) const MACHINE: u16 = EM_AARCH64;
-
-/// The registers, as many as the backend can tell.
-pub(super) fn state(machine: &mut dyn Machine) -> Option<State> {
-    let all = machine.debug().and_then(|target| target.state().ok());
-    all.or_else(|| machine.registers().ok().map(CpuState::from))
-}
-
-/// `state` with other general registers.
-pub(super) fn with_registers(state: State, registers: Registers) -> State {
-    CpuState { registers, ..state }
-}
 
 /// What a guest's trap handler leaves where its halt cookie points: the registers at the trap. Up to `esr` it is `struct
 /// regs` of Solo5's `bindings/cpu_aarch64.c`, whose guests leave nothing; those of this project's bindings do.
@@ -49,9 +34,9 @@ pub struct TrapFrame {
 pub(super) const TRAP_FRAME_SIZE: usize = size_of::<TrapFrame>();
 
 /// `state` as it was at the trap that this frame describes. Its handler may have changed SIMD registers since.
-pub(super) fn at_trap(state: State, frame: &[u8; TRAP_FRAME_SIZE]) -> State {
+pub(super) fn at_trap(state: CpuState, frame: &[u8; TRAP_FRAME_SIZE]) -> CpuState {
     let TrapFrame { x, elr, spsr, sp, .. } = zerocopy::transmute!(*frame);
-    with_registers(state, Registers { x, sp, pc: elr, pstate: spsr })
+    CpuState { registers: Registers { x, sp, pc: elr, pstate: spsr }, ..state }
 }
 
 const _: () = assert!(TRAP_FRAME_SIZE <= HALT_COOKIE_SIZE as usize);
@@ -60,7 +45,7 @@ const _: () = assert!(TRAP_FRAME_SIZE <= HALT_COOKIE_SIZE as usize);
 pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<Registers>()) + note_size(size_of::<FpState>());
 
 /// The notes about registers: they are laid out as Linux's `struct user_pt_regs` and `struct user_fpsimd_state`.
-pub(super) fn notes(state: &State, cause: Cause) -> Vec<u8> {
+pub(super) fn notes(state: &CpuState, cause: Cause) -> Vec<u8> {
     [status_note(cause, state.registers.as_bytes()), note(NT_FPREGSET, state.fpu.as_bytes())].concat()
 }
 

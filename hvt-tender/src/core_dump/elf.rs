@@ -5,7 +5,8 @@ use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use hvt_abi::PAGE_SIZE;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::arch::{self, State};
+use super::arch;
+use crate::backend::debug::CpuState;
 
 /// Where guest memory begins in the file: on a page of its own, so that its holes are the file's.
 pub(super) const MEMORY_OFFSET: u64 = PAGE_SIZE;
@@ -144,7 +145,7 @@ pub(super) fn status_note(cause: Cause, registers: &[u8]) -> Vec<u8> {
 }
 
 /// All of the file that lies before the `memory` bytes of guest memory.
-pub(super) fn headers(state: &State, cause: Cause, memory: u64) -> Vec<u8> {
+pub(super) fn headers(state: &CpuState, cause: Cause, memory: u64) -> Vec<u8> {
     let notes = arch::notes(state, cause);
     let note = ProgramHeader {
         kind: PT_NOTE,

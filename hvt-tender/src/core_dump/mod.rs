@@ -22,9 +22,9 @@ use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
-use self::arch::State;
 use self::elf::{Cause, headers};
 use crate::backend::Machine;
+use crate::backend::debug::CpuState;
 use crate::memory::GuestMemory;
 use crate::monitor::Outcome;
 use crate::sandbox::{Calls, Condition};
@@ -67,7 +67,7 @@ impl CoreDump {
         }
     }
 
-    fn create(&self, name: &Path, state: &State, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+    fn create(&self, name: &Path, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
         // It holds whatever the guest held: nobody else may read it.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let file = File::from(openat(&self.directory, name, FLAGS, mode)?);
@@ -99,24 +99,31 @@ impl CoreDump {
 /// How the file is opened: one that exists is left alone.
 const FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_CLOEXEC);
 
+/// The registers, as many as the backend can tell.
+fn state(machine: &mut dyn Machine) -> CpuState {
+    let all = machine.debug().and_then(|target| target.state().ok());
+    all.unwrap_or_else(|| machine.registers().map_or(CpuState::default(), CpuState::from))
+}
+
 /// The registers of a guest that crashed, and how it did.
-fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(State, Cause)> {
+fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Cause)> {
     match outcome {
         Outcome::Exited { status: ABORT, cookie } => {
-            let state = arch::state(machine).unwrap_or_default();
+            let state = state(machine);
             Some((at_trap(state, *cookie, machine.memory()), Cause::Abort))
         }
         Outcome::Failed(failure) => {
-            let state = arch::state(machine).unwrap_or_default();
-            let registers = failure.registers.as_deref().copied();
-            Some((registers.map_or(state, |registers| arch::with_registers(state, registers)), Cause::Fault))
+            // Where these are not known, the others are nothing of the guest's either.
+            let known =
+                failure.registers.as_deref().map(|registers| CpuState { registers: *registers, ..state(machine) });
+            Some((known.unwrap_or_default(), Cause::Fault))
         }
         Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Exceeded(_) => None,
     }
 }
 
 /// The registers where the guest trapped, if its cookie tells: those at its end are of its trap handler.
-fn at_trap(state: State, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> State {
+fn at_trap(state: CpuState, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> CpuState {
     let mut frame = [0; arch::TRAP_FRAME_SIZE];
     match cookie.map(|cookie| memory.read(cookie, &mut frame)) {
         Some(Ok(())) => arch::at_trap(state, &frame),
@@ -125,7 +132,7 @@ fn at_trap(state: State, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> State
 }
 
 /// Writes the file; of memory that which is not zero, so that the rest takes no room on the disk.
-fn write(file: &File, state: &State, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
+fn write(file: &File, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
     let headers = headers(state, cause, memory.size());
     file.set_len(elf::MEMORY_OFFSET + memory.size())?;
     file.write_all_at(&headers, 0)?;
@@ -165,7 +172,7 @@ mod tests {
             memory.write(Gpa(0x20_0ffe), &[1, 2, 3]).unwrap();
             memory.write(Gpa(size - 1), &[4]).unwrap();
             let name = index.to_string();
-            dump.create(Path::new(&name), &State::default(), Cause::Fault, memory).unwrap();
+            dump.create(Path::new(&name), &CpuState::default(), Cause::Fault, memory).unwrap();
             let path = folder.path().join(name);
             let found = path.metadata().unwrap();
             assert_eq!(found.len(), elf::MEMORY_OFFSET + size);
@@ -185,7 +192,7 @@ mod tests {
         let dump = CoreDump::into_directory(folder.path()).unwrap();
         let memory = FakeMemory::new(0x4000, &[]);
         fs::write(folder.path().join("core"), "precious").unwrap();
-        let error = dump.create(Path::new("core"), &State::default(), Cause::Abort, &memory).unwrap_err();
+        let error = dump.create(Path::new("core"), &CpuState::default(), Cause::Abort, &memory).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(folder.path().join("core")).unwrap(), b"precious");
     }
@@ -208,7 +215,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dump = CoreDump::into_directory(folder.path()).unwrap();
         let memory = Short(FakeMemory::new(0x4000, &[]));
-        assert!(dump.create(Path::new("core"), &State::default(), Cause::Abort, &memory).is_err());
+        assert!(dump.create(Path::new("core"), &CpuState::default(), Cause::Abort, &memory).is_err());
         assert_eq!(folder.path().join("core").metadata().unwrap().len(), 0);
     }
 

@@ -6,25 +6,10 @@ use hvt_abi::x86_64::Registers;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::elf::{Cause, NT_FPREGSET, note, note_size, status_note, status_note_size};
-use crate::backend::Machine;
 use crate::backend::debug::{CpuState, FxState, Segments};
-
-/// What a core file holds of a vCPU.
-pub(super) type State = CpuState;
 
 /// `e_machine`.
 pub(super) const MACHINE: u16 = EM_X86_64;
-
-/// The registers, as many as the backend can tell.
-pub(super) fn state(machine: &mut dyn Machine) -> Option<State> {
-    let all = machine.debug().and_then(|target| target.state().ok());
-    all.or_else(|| machine.registers().ok().map(CpuState::from))
-}
-
-/// `state` with other general registers.
-pub(super) fn with_registers(state: State, registers: Registers) -> State {
-    CpuState { registers, ..state }
-}
 
 /// What a guest's trap handler leaves where its halt cookie points: the registers that the trap changed
 /// (`struct x86_trap_regs` of Solo5's `hvt_cpu_x86_64.h`).
@@ -60,7 +45,7 @@ impl TrapFrame {
 pub(super) const TRAP_FRAME_SIZE: usize = size_of::<TrapFrame>();
 
 /// `state` as it was at the trap that this frame describes. What a trap does not change, its handler may have.
-pub(super) fn at_trap(state: State, frame: &[u8; TRAP_FRAME_SIZE]) -> State {
+pub(super) fn at_trap(state: CpuState, frame: &[u8; TRAP_FRAME_SIZE]) -> CpuState {
     TrapFrame::from_bytes(frame).apply(state)
 }
 
@@ -106,11 +91,11 @@ const _: () = {
 pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<UserRegisters>()) + note_size(size_of::<FxState>());
 
 /// The notes about registers.
-pub(super) fn notes(state: &State, cause: Cause) -> Vec<u8> {
+pub(super) fn notes(state: &CpuState, cause: Cause) -> Vec<u8> {
     [status_note(cause, user_registers(state).as_bytes()), note(NT_FPREGSET, state.fpu.as_bytes())].concat()
 }
 
-fn user_registers(state: &State) -> UserRegisters {
+fn user_registers(state: &CpuState) -> UserRegisters {
     let Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags } =
         state.registers;
     let Segments { cs, ss, ds, es, fs, gs, fs_base, gs_base } = state.segments;

@@ -39,6 +39,22 @@ mod tests {
 
     use gdbstub::arch::Registers;
 
+    use super::arch::tests::some_state;
+    use crate::backend::debug::CpuState;
+
+    #[test]
+    fn registers_go_to_gdb_and_back() {
+        let state = some_state();
+        let mut bytes = Vec::new();
+        GdbRegisters::from(&state).gdb_serialize(|byte| bytes.extend(byte));
+        let mut back = GdbRegisters::default();
+        back.gdb_deserialize(&bytes).unwrap();
+        assert_eq!(back.apply(&CpuState::default()).unwrap(), state);
+        for len in 0..bytes.len() {
+            assert_eq!(GdbRegisters::default().gdb_deserialize(&bytes[..len]), Err(()));
+        }
+    }
+
     /// The description names as many bits as there are, so that gdb takes the packet apart in the same places.
     #[test]
     fn the_target_description_fits() {

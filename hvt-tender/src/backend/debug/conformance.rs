@@ -88,6 +88,31 @@ fn watch(start: u64, len: u64, reads: bool) -> Traps {
     Traps { watched: vec![Watch { start, len, reads }], ..Traps::default() }
 }
 
+/// A guest that spins comes back when it is paused, can be looked at, and goes on.
+pub(crate) fn pauses(start: Start<'_>) {
+    let stop = Stop::new().unwrap();
+    let code = counting();
+    let mut guest = Guest(start(code, &stop));
+    let mut before = 0;
+    for _ in 0..3 {
+        let pauser = std::thread::spawn({
+            let stop = stop.clone();
+            move || stop.pause()
+        });
+        assert_eq!(guest.run(&Traps::default()), Halt::Exit(Exit::Interrupted));
+        pauser.join().unwrap();
+        assert!(stop.unpause() && !stop.requested());
+        let registers = guest.state().registers;
+        assert!(count(&registers) >= before && guest.pc() < code.len() as u64, "{registers:x?}");
+        before = count(&registers);
+        assert_eq!(guest.step(), Halt::Step);
+    }
+    guest.poke(DATA, &[1]);
+    assert_eq!(guest.run(&Traps::default()), hypercall(0));
+    stop.request();
+    assert_eq!(guest.run(&Traps::default()), Halt::Exit(Exit::Interrupted));
+}
+
 /// What is not mapped has no place, and cannot be watched.
 pub(crate) fn what_is_not_mapped(start: Start<'_>) {
     let mut guest = Guest::new(start, SPIN);

@@ -1,6 +1,6 @@
 //! aarch64. Hypercalls are a store to device memory.
 
-use hvt_abi::aarch64::Pstate;
+use hvt_abi::aarch64::{Pstate, Registers};
 
 use super::*;
 use crate::backend::assembly::code;
@@ -9,6 +9,24 @@ use crate::exit::{Cause, Fault};
 
 /// Never ends: `b .`.
 pub(super) const SPIN: &[u8] = &0x1400_0000_u32.to_le_bytes();
+
+/// Counts in X0 until what lies at [`DATA`] is not 0, and makes a hypercall.
+pub(super) fn counting() -> &'static [u8] {
+    code!(
+        "mov x1, #0x100000",
+        "add x1, x1, #0x1000",
+        "2: add x0, x0, #1",
+        "ldr w2, [x1]",
+        "cbz w2, 2b",
+        "mov x5, #0x100000000",
+        "str wzr, [x5, #8]"
+    )
+}
+
+/// How far it has come.
+pub(super) fn count(registers: &Registers) -> u64 {
+    registers.x[0]
+}
 
 /// One instruction at a time: ordinary ones, and a hypercall.
 pub(crate) fn steps(start: Start<'_>) {
@@ -218,39 +236,6 @@ pub(crate) fn registers_are_read_and_changed(start: Start<'_>) {
     impossible.registers.pstate = 0b1111;
     assert!(guest.target().set_state(&impossible).is_err(), "there is no such exception level");
     assert!(guest.target().describe().unwrap().contains("ttbr0_el1 0x1000\n"));
-}
-
-/// A guest that spins comes back when it is paused, can be looked at, and goes on.
-pub(crate) fn pauses(start: Start<'_>) {
-    let stop = Stop::new().unwrap();
-    let code = code!(
-        "mov x1, #0x100000",
-        "add x1, x1, #0x1000",
-        "2: add x0, x0, #1",
-        "ldr w2, [x1]",
-        "cbz w2, 2b",
-        "mov x5, #0x100000000",
-        "str wzr, [x5, #8]"
-    );
-    let mut guest = Guest(start(code, &stop));
-    let mut count = 0;
-    for _ in 0..3 {
-        let pauser = std::thread::spawn({
-            let stop = stop.clone();
-            move || stop.pause()
-        });
-        assert_eq!(guest.run(&Traps::default()), Halt::Exit(Exit::Interrupted));
-        pauser.join().unwrap();
-        assert!(stop.unpause() && !stop.requested());
-        let state = guest.state().registers;
-        assert!(state.x[0] >= count && (CODE..CODE + 0x14).contains(&state.pc), "{state:x?}");
-        count = state.x[0];
-        assert_eq!(guest.step(), Halt::Step);
-    }
-    guest.poke(DATA, &[1]);
-    assert_eq!(guest.run(&Traps::default()), hypercall(0));
-    stop.request();
-    assert_eq!(guest.run(&Traps::default()), Halt::Exit(Exit::Interrupted));
 }
 
 /// Hardware breakpoints, as many as there are.

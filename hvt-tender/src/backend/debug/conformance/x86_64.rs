@@ -1,10 +1,23 @@
 //! x86_64. Hypercalls are an `out` of EAX to port 0x501.
 
+use hvt_abi::x86_64::Registers;
+
 use super::*;
 use crate::exit::{Cause, Fault};
 
 /// Never ends.
 pub(super) const SPIN: &[u8] = b"\xeb\xfe";
+
+/// Counts in RAX until what lies at [`DATA`] is not 0, and makes a hypercall.
+pub(super) fn counting() -> &'static [u8] {
+    // 0: inc rax; 3: cmp qword [0x101000], 0; c: je 0; e: mov edx, 0x501; 13: xor eax, eax; 15: out dx, eax
+    b"\x48\xff\xc0\x48\x83\x3c\x25\0\x10\x10\0\0\x74\xf2\xba\x01\x05\0\0\x31\xc0\xef"
+}
+
+/// How far it has come.
+pub(super) fn count(registers: &Registers) -> u64 {
+    registers.rax
+}
 
 /// One instruction at a time: ordinary ones, a hypercall, and a `pushf` that shows no trap flag.
 pub(crate) fn steps(start: Start<'_>) {
@@ -107,36 +120,10 @@ pub(crate) fn registers_are_read_and_changed(start: Start<'_>) {
     assert_eq!((after.fpu.xmm[2], after.fpu.mxcsr), (state.fpu.xmm[1], 0x9fc0));
     assert_eq!((after.registers.r15, after.registers.rflags & 1), (u64::MAX, 1));
     // A change of RIP before the hypercall is over holds as well.
-    let moved = CpuState { registers: hvt_abi::x86_64::Registers { rip: CODE, ..after.registers }, ..after };
+    let moved = CpuState { registers: Registers { rip: CODE, ..after.registers }, ..after };
     guest.target().set_state(&moved).unwrap();
     assert_eq!((guest.step(), guest.pc()), (Halt::Step, 3));
     assert!(guest.target().describe().unwrap().contains("cr0 0x80"));
-}
-
-/// A guest that spins comes back when it is paused, can be looked at, and goes on.
-pub(crate) fn pauses(start: Start<'_>) {
-    // 0: inc rax; 3: cmp qword [0x101000], 0; c: je 0; e: mov edx, 0x501; 13: out dx, eax
-    let stop = Stop::new().unwrap();
-    let code = b"\x48\xff\xc0\x48\x83\x3c\x25\0\x10\x10\0\0\x74\xf2\xba\x01\x05\0\0\x31\xc0\xef";
-    let mut guest = Guest(start(code, &stop));
-    let mut count = 0;
-    for _ in 0..3 {
-        let pauser = std::thread::spawn({
-            let stop = stop.clone();
-            move || stop.pause()
-        });
-        assert_eq!(guest.run(&Traps::default()), Halt::Exit(Exit::Interrupted));
-        pauser.join().unwrap();
-        assert!(stop.unpause() && !stop.requested());
-        let state = guest.state().registers;
-        assert!(state.rax >= count && (CODE..CODE + 14).contains(&state.rip), "{state:x?}");
-        count = state.rax;
-        assert_eq!(guest.step(), Halt::Step);
-    }
-    guest.poke(DATA, &[1]);
-    assert_eq!(guest.run(&Traps::default()), hypercall(0));
-    stop.request();
-    assert_eq!(guest.run(&Traps::default()), Halt::Exit(Exit::Interrupted));
 }
 
 /// Hardware breakpoints, where there are any.

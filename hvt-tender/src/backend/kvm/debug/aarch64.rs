@@ -7,7 +7,6 @@
 
 use std::ops::Range;
 
-use hvt_abi::aarch64::Registers;
 use hvt_abi::{Gpa, GuestRange};
 use kvm_bindings::{
     KVM_EXIT_MMIO, KVM_GUESTDBG_USE_HW, KVM_GUESTDBG_USE_SW_BP, kvm_debug_exit_arch, kvm_guest_debug_arch,
@@ -218,24 +217,16 @@ impl KvmMachine {
     /// What a trap is to the debugger; `None` where it is the guest's own, which has it now.
     pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, Error> {
         let Debugging { traps, .. } = &self.debugging;
-        let class = trap.hsr >> 26;
-        if class == class::WATCHPOINT
-            && let Some(watch) = nearest(&traps.watched, trap.far)
-        {
-            return Ok(Some(Halt::Watched(watch.start)));
-        }
         let step = traps.step.then_some(Halt::Step);
-        match class {
-            class::STEP if traps.step => return Ok(step),
-            class::BREAKPOINT if !traps.executed.is_empty() => return Ok(Some(Halt::Executed)),
-            _ => {}
+        match trap.hsr >> 26 {
+            class::STEP => Ok(step),
+            class::BREAKPOINT => Ok(Some(Halt::Executed)),
+            class::WATCHPOINT => Ok(nearest(&traps.watched, trap.far).map(|watch| Halt::Watched(watch.start))),
+            // A breakpoint instruction.
+            _ if self.is_planted(self.registers()?.pc) => Ok(Some(Halt::Planted)),
+            // For the guest to be taken to its vector is the step.
+            _ => arch::take(&self.vcpu, u64::from(trap.hsr_high) << 32 | u64::from(trap.hsr)).map(|()| step),
         }
-        let Registers { pc, .. } = self.registers()?;
-        if self.is_planted(pc) {
-            return Ok(Some(Halt::Planted));
-        }
-        // That was the step.
-        arch::take(&self.vcpu, u64::from(trap.hsr_high) << 32 | u64::from(trap.hsr)).map(|()| step)
     }
 }
 
