@@ -20,10 +20,13 @@ pub(super) enum Manner {
 }
 
 impl Manner {
-    /// That of the program started as `argv0`. Solo5 has a program of its own for debugging, which this one is as well.
+    /// That of the program started as `argv0`. Solo5 has a program of its own for debugging, which this one is as well;
+    /// albatross looks for one with the ABI version in its name first, `solo5-hvt.2`.
     pub(super) fn of(argv0: Option<&OsStr>) -> Self {
-        match argv0.and_then(|path| Path::new(path).file_name()) {
-            Some(name) if name == Self::Solo5Hvt.name() || name == "solo5-hvt-debug" => Self::Solo5Hvt,
+        let name = argv0.and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str).unwrap_or_default();
+        match name.strip_prefix(Self::Solo5Hvt.name()) {
+            Some("" | "-debug") => Self::Solo5Hvt,
+            Some(rest) if rest.strip_prefix('.') == Some(&hvt_abi::ABI_VERSION.to_string()) => Self::Solo5Hvt,
             _ => Self::HvtTender,
         }
     }
@@ -103,9 +106,12 @@ mod tests {
             ("/usr/bin/solo5-hvt", Manner::Solo5Hvt),
             ("./solo5-hvt", Manner::Solo5Hvt),
             ("/usr/bin/solo5-hvt-debug", Manner::Solo5Hvt),
+            ("/var/lib/albatross/solo5-hvt.2", Manner::Solo5Hvt),
             ("hvt-tender", Manner::HvtTender),
             ("solo5-hvt/hvt-tender", Manner::HvtTender),
             ("solo5-hvt2", Manner::HvtTender),
+            ("solo5-hvt.3", Manner::HvtTender),
+            ("solo5-hvt.", Manner::HvtTender),
             ("", Manner::HvtTender),
         ] {
             assert_eq!(Manner::of(Some(argv0.as_ref())), manner, "{argv0}");
