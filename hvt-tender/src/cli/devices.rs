@@ -1,11 +1,11 @@
 //! What is said about devices meets the manifest, and the devices are opened.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use super::descriptors::Descriptors;
 use crate::config::{BlockSource, DeviceOptions, Forward, Named, NetSource};
 use crate::device::attach::check;
 use crate::device::{
@@ -252,55 +252,6 @@ impl Names<'_> {
                 Err(Error::Several { option, kind: self.kind, names: names.join(", ") })
             }
         }
-    }
-}
-
-/// Descriptors that this program was started with and that the user names by their numbers.
-pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);
-
-impl Descriptors {
-    /// Takes the descriptors that these devices are to use. To be called before this program opens any itself.
-    pub(super) fn claim(nets: &[Named<NetSource>]) -> Result<Self, Error> {
-        let mut claimed = BTreeMap::new();
-        for net in nets {
-            let NetSource::Descriptor(number) = net.value else { continue };
-            let error = |source: io::Error| Error::Descriptor { number, source };
-            if (0..=libc::STDERR_FILENO).contains(&number) {
-                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "it is a standard stream")));
-            }
-            if claimed.contains_key(&number) {
-                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "two devices are to use it")));
-            }
-            // SAFETY: the call changes a flag of a descriptor that, if it is open, is this program's to use.
-            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-                return Err(error(io::Error::last_os_error()));
-            }
-            // SAFETY: it is open, and nobody owns it: this program has opened none but the standard streams yet, and
-            // takes none twice.
-            claimed.insert(number, unsafe { OwnedFd::from_raw_fd(number) });
-        }
-        Ok(Self(claimed))
-    }
-
-    /// Closes all others but the standard streams: whoever started this program left them open by mistake, and they
-    /// are no business of a guest's. To be called before this program opens any itself.
-    pub(super) fn close_others(&self) {
-        let mut first = libc::STDERR_FILENO.cast_unsigned() + 1;
-        for number in self.0.keys().map(|number| number.cast_unsigned()).chain([u32::MAX]) {
-            if first < number {
-                // Kernels before 5.9 do not have this call; the descriptors stay open there.
-                // SAFETY: takes no pointers, and nobody owns what it closes: this program has opened none yet, and
-                // those between `first` and `number` have not been claimed.
-                unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
-            }
-            first = number.saturating_add(1);
-        }
-    }
-
-    /// Hands over what was claimed.
-    fn take(&mut self, number: RawFd) -> Result<OwnedFd, Error> {
-        let missing = || Error::Descriptor { number, source: io::ErrorKind::NotFound.into() };
-        self.0.remove(&number).ok_or_else(missing)
     }
 }
 

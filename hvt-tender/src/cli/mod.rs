@@ -1,6 +1,7 @@
 //! The command line: what a user types becomes a run, and what went wrong becomes one line and a status.
 
 mod args;
+mod descriptors;
 mod devices;
 mod fault;
 mod log;
@@ -19,7 +20,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::devices::{Descriptors, Plan};
+use self::descriptors::Descriptors;
+use self::devices::Plan;
 use self::manner::Manner;
 use self::start::start;
 use crate::config::Config;
@@ -58,7 +60,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 /// Runs a unikernel; returns the status to exit with.
 fn run(config: Config, manner: Manner) -> Result<i32, Error> {
     // First of all, before this program opens anything under the numbers that the user means.
-    let descriptors = Descriptors::claim(&config.devices.nets)?;
+    let descriptors = Descriptors::claim(&config)?;
     if config.sandbox {
         descriptors.close_others();
         sandbox::explain(manner.name()).map_err(Error::Signals)?;

@@ -33,7 +33,7 @@ impl Desk {
         let Ok(Command::Run(mut config)) = parse(words) else { panic!("{line}") };
         // This thread is to go on.
         config.sandbox = false;
-        let descriptors = Descriptors::claim(&config.devices.nets)?;
+        let descriptors = Descriptors::claim(&config)?;
         prepare(*config, descriptors).map(|(unikernel, _)| unikernel)
     }
 

@@ -122,6 +122,31 @@ fn descriptors_that_nobody_named_are_closed() {
     }
 }
 
+/// A descriptor can be named by the path that leads to it, as shells do. It is closed once the path has been opened.
+#[test]
+fn descriptors_are_named_by_paths_too() {
+    let unikernel = fs::File::open(guest("sleep")).unwrap();
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let passed = [(unikernel.as_raw_fd(), 40), (trace.as_file().as_raw_fd(), 41)];
+    let mut command = tender();
+    command.args(["--mem=32", "--backend=process", "--trace=/proc/self/fd/41", "/dev/fd/40"]);
+    let pass = move || {
+        // SAFETY: takes no pointers.
+        let failed = passed.iter().any(|(from, to)| unsafe { libc::dup2(*from, *to) } < 0);
+        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: `dup2` is async-signal-safe.
+    unsafe { command.pre_exec(pass) };
+    let sleeper = Sleeper::run(command);
+    for (_, number) in passed {
+        assert!(fs::read_link(sleeper.proc("fd").join(number.to_string())).is_err(), "{number} is open");
+    }
+    assert_eq!(sleeper.end(), "");
+    assert!(fs::read_to_string(trace.path()).unwrap().starts_with("{\"number\":"));
+    let output = tender().arg("/dev/fd/40").output().unwrap();
+    assert_fails(&output, 1, "cannot read /dev/fd/40: No such file");
+}
+
 /// Takes root, which a continuous integration must have.
 fn is_root() -> bool {
     if !geteuid().is_root() {

@@ -1,0 +1,108 @@
+//! Descriptors that this program was started with.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::{Component, Path};
+
+use super::devices::Error;
+use crate::config::{Config, NetSource};
+
+/// Descriptors that the user names: by their numbers, or by the paths that the host gives them.
+pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);
+
+impl Descriptors {
+    /// Takes those that are named. To be called before this program opens any itself. They are open until they are
+    /// [taken](Self::take), or this is dropped: a path that leads to one can be opened until then.
+    pub(super) fn claim(config: &Config) -> Result<Self, Error> {
+        let mut claimed = BTreeMap::new();
+        for net in &config.devices.nets {
+            let NetSource::Descriptor(number) = net.value else { continue };
+            let error = |source: io::Error| Error::Descriptor { number, source };
+            if is_standard(number) {
+                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "it is a standard stream")));
+            }
+            if claimed.contains_key(&number) {
+                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "two devices are to use it")));
+            }
+            claimed.insert(number, own(number).map_err(error)?);
+        }
+        for number in config.paths().filter_map(number_in).filter(|number| !is_standard(*number)) {
+            if claimed.contains_key(&number) {
+                continue;
+            }
+            // Where there is none, whoever opens the path says so.
+            if let Ok(descriptor) = own(number) {
+                claimed.insert(number, descriptor);
+            }
+        }
+        Ok(Self(claimed))
+    }
+
+    /// Closes all others but the standard streams: whoever started this program left them open by mistake, and they
+    /// are no business of a guest's. To be called before this program opens any itself.
+    pub(super) fn close_others(&self) {
+        let mut first = libc::STDERR_FILENO.cast_unsigned() + 1;
+        for number in self.0.keys().map(|number| number.cast_unsigned()).chain([u32::MAX]) {
+            if first < number {
+                // Kernels before 5.9 do not have this call; the descriptors stay open there.
+                // SAFETY: takes no pointers, and nobody owns what it closes: this program has opened none yet, and
+                // those between `first` and `number` have not been claimed.
+                unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+            }
+            first = number.saturating_add(1);
+        }
+    }
+
+    /// Hands over what was claimed.
+    pub(super) fn take(&mut self, number: RawFd) -> Result<OwnedFd, Error> {
+        let missing = || Error::Descriptor { number, source: io::ErrorKind::NotFound.into() };
+        self.0.remove(&number).ok_or_else(missing)
+    }
+}
+
+fn is_standard(number: RawFd) -> bool {
+    (0..=libc::STDERR_FILENO).contains(&number)
+}
+
+/// Takes a descriptor that this program was started with, and that has not been taken.
+fn own(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call changes a flag of a descriptor that, if it is open, is this program's to use.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and nobody owns it: this program has opened none but the standard streams yet, and takes none
+    // twice.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The number of the descriptor that a path leads through: shells write `/dev/fd/N`, which is a link to the other one.
+fn number_in(path: &Path) -> Option<RawFd> {
+    let rest = ["/dev/fd", "/proc/self/fd"].iter().find_map(|folder| path.strip_prefix(folder).ok())?;
+    let Component::Normal(number) = rest.components().next()? else { return None };
+    number.to_str()?.parse().ok().filter(|number| *number >= 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_paths() {
+        for (path, number) in [
+            ("/dev/fd/7", Some(7)),
+            ("/proc/self/fd/63", Some(63)),
+            ("/dev/fd/7/below", Some(7)),
+            ("/dev//fd/7", Some(7)),
+            ("/dev/fd", None),
+            ("/dev/fd/-1", None),
+            ("/dev/fd/x", None),
+            ("/dev/fd/99999999999", None),
+            ("dev/fd/7", None),
+            ("/dev/stdin", None),
+            ("/tmp/7", None),
+        ] {
+            assert_eq!(number_in(Path::new(path)), number, "{path}");
+        }
+    }
+}
