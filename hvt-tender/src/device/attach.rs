@@ -142,7 +142,7 @@ pub enum AttachError {
         kind: DeviceKind,
     },
     /// A device of another kind than the guest asked for.
-    #[error("device '{name}' is a {declared} device, but {} was attached", an(*attached))]
+    #[error("{}device '{name}' not declared in manifest: '{name}' is a {declared} device there", of(*attached))]
     WrongKind {
         /// Its name.
         name: String,
@@ -172,8 +172,8 @@ pub enum AttachError {
     },
 }
 
-fn an(attached: Option<DeviceKind>) -> String {
-    attached.map_or_else(|| "nothing".into(), |kind| format!("a {kind} device"))
+fn of(attached: Option<DeviceKind>) -> String {
+    attached.map_or_else(String::new, |kind| format!("{kind} "))
 }
 
 #[cfg(test)]
@@ -242,9 +242,9 @@ mod tests {
         assert_eq!(missing, AttachError::NotAttached { name: "net0".into(), kind: DeviceKind::Net });
         assert_eq!(message, "net device 'net0' declared but not attached; attach one by that name");
         let (_, message) = error([("disk", fake.net())]);
-        assert_eq!(message, "device 'disk' is a block device, but a net device was attached");
+        assert_eq!(message, "net device 'disk' not declared in manifest: 'disk' is a block device there");
         let (_, message) = error([("disk", Slot::Reserved)]);
-        assert_eq!(message, "device 'disk' is a block device, but nothing was attached");
+        assert_eq!(message, "device 'disk' not declared in manifest: 'disk' is a block device there");
         let (twice, _) = error([("disk", fake.block()), ("disk", fake.block())]);
         assert_eq!(twice, AttachError::Twice { name: "disk".into() });
     }

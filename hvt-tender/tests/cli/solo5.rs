@@ -86,6 +86,9 @@ fn messages_keep_their_key_words() {
     }
     assert_refuses(&[option("other", &good), block.clone()], "not declared in manifest");
     assert_refuses(&["--net:other=tap0".into(), app("hello")], "not declared in manifest");
+    assert_refuses(&["--net:storage=tap0".into(), block.clone()], "not declared in manifest");
+    let words = ["--net-mac:storage=02:00:00:00:00:01".into(), option("storage", &good), block.clone()];
+    assert_refuses(&words, "not declared in manifest");
     assert_refuses(&[block], "declared but not attached");
     let broken = folder.path().join("broken.hvt");
     fs::write(&broken, with_long_note(&app("hello"))).unwrap();
