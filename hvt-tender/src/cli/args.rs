@@ -45,6 +45,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     loop {
         let option = match parser.next()? {
             None => return Err(UsageError("no unikernel to run is named".into())),
+            Some(Arg::Value(kernel)) if kernel.is_empty() => {
+                return Err(UsageError("no unikernel to run is named: its file is ''".into()));
+            }
             Some(Arg::Value(kernel)) => {
                 config.kernel = kernel.into();
                 // Whatever follows is the guest's, `--` included.

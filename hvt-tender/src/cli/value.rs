@@ -33,9 +33,7 @@ pub(super) fn name(text: &OsStr) -> Result<String, &'static str> {
 
 /// Bytes of memory, given in MB of 2^20 bytes.
 pub(super) fn memory(text: &OsStr) -> Result<u64, &'static str> {
-    let megabytes: u64 = number(text).ok_or("a number of MB")?;
-    // Whatever does not fit in 64 bits is too much in any case.
-    Ok(megabytes.saturating_mul(1 << 20))
+    Ok(amount(text).ok_or("a number of MB")?.saturating_mul(1 << 20))
 }
 
 /// A TCP port.
@@ -48,11 +46,12 @@ pub(super) fn backend(text: &OsStr) -> Result<BackendChoice, &'static str> {
     text.to_str().and_then(BackendChoice::from_name).ok_or("a backend: those are auto, kvm, process and redox")
 }
 
-/// An interface, or `@` and the number of a descriptor.
+/// Whether there is a ring.
 pub(super) fn net_ring(text: &OsStr) -> Result<NetRing, &'static str> {
     text.to_str().and_then(NetRing::from_name).ok_or("'auto', 'on' or 'off'")
 }
 
+/// An interface, `@` and the number of a descriptor, or a network of another kind.
 pub(super) fn net_source(text: &OsStr) -> Result<NetSource, &'static str> {
     match text.as_bytes() {
         [] => Err("a network interface"),
@@ -127,7 +126,7 @@ pub(super) fn user(text: &OsStr) -> Result<User, &'static str> {
 
 /// A block size in bytes. Which ones there are is not looked at here.
 pub(super) fn block_size(text: &OsStr) -> Result<u64, &'static str> {
-    number(text).ok_or("a number of bytes")
+    amount(text).ok_or("a number of bytes")
 }
 
 /// A time: seconds, or a number with its unit.
@@ -154,8 +153,16 @@ fn file(path: &[u8]) -> Option<PathBuf> {
 
 /// Decimal digits and nothing else.
 fn number<T: std::str::FromStr>(text: &OsStr) -> Option<T> {
-    let digits = text.to_str().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()))?;
-    digits.parse().ok()
+    digits(text)?.parse().ok()
+}
+
+/// Likewise. What does not fit in 64 bits is too much in any case, and so is the largest number that does.
+fn amount(text: &OsStr) -> Option<u64> {
+    digits(text).map(|digits| digits.parse().unwrap_or(u64::MAX))
+}
+
+fn digits(text: &OsStr) -> Option<&str> {
+    text.to_str().filter(|text| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -280,9 +287,11 @@ mod tests {
     #[test]
     fn numbers_are_digits() {
         assert_eq!(memory(os("512")), Ok(512 << 20));
-        assert_eq!(memory(os("18446744073709551615")), Ok(u64::MAX));
+        for too_much in ["18446744073709551615", "18446744073709551616", "99999999999999999999999"] {
+            assert_eq!((memory(os(too_much)), block_size(os(too_much))), (Ok(u64::MAX), Ok(u64::MAX)));
+        }
         assert_eq!(block_size(os("00512")), Ok(512));
-        for bad in ["", "-1", "+1", "1 ", "0x10", "1k", "18446744073709551616", "١"] {
+        for bad in ["", "-1", "+1", "1 ", "0x10", "1k", "١"] {
             assert!(memory(os(bad)).is_err() && block_size(os(bad)).is_err(), "{bad}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use hvt_abi::hypercall::FRAME_HEADER_SIZE;
@@ -45,7 +45,7 @@ impl Tap {
     pub fn from_fd(fd: OwnedFd, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
         let label = match Interface::of(fd.as_fd()) {
             Ok((interface, _)) => format!("descriptor of network interface {}", interface.name().display()),
-            Err(_) => String::from("network descriptor"),
+            Err(_) => format!("network descriptor {}", fd.as_raw_fd()),
         };
         Self::new(tap::by_descriptor(fd), label, mac)
     }

@@ -39,7 +39,8 @@ impl From<serde_json::Error> for SourceError {
         let (line, column) = (error.line(), error.column());
         let text = error.to_string();
         let place = format!(" at line {line} column {column}");
-        Self { line, column, problem: text.strip_suffix(&place).unwrap_or(&text).to_owned() }
+        // What begins a line is seen before any of it has been read: at 0.
+        Self { line, column: column.max(1), problem: text.strip_suffix(&place).unwrap_or(&text).to_owned() }
     }
 }
 
@@ -231,10 +232,10 @@ mod tests {
     fn says_what_is_wrong_and_where() {
         let long = "x".repeat(NAME_MAX + 1);
         for (json, message) in [
-            ("", "1:0: EOF while parsing a value"),
+            ("", "1:1: EOF while parsing a value"),
             ("{", "1:1: EOF while parsing an object"),
             ("{\"type\":\n  \"solo5.manifest\",\n}", "3:1: trailing comma"),
-            ("[]", "1:0: invalid type: sequence, expected a manifest"),
+            ("[]", "1:1: invalid type: sequence, expected a manifest"),
             ("{}", "1:2: missing field `type`"),
             (r#"{"type":"solo5.abi"}"#, "1:19: unknown variant `solo5.abi`, expected `solo5.manifest`"),
             (
@@ -250,7 +251,7 @@ mod tests {
             ("{\"type\":\"solo5.manifest\",\n\"color\":1}", "2:7: unknown field `color`"),
             ("{\"type\":\"solo5.manifest\",\n\"type\":1}", "2:6: duplicate field `type`"),
             (&format!("{} x", with_devices("")), "3:4: trailing characters"),
-            (&with_devices("[\"a\",\"NET_BASIC\"]"), "2:0: invalid type: sequence, expected a device"),
+            (&with_devices("[\"a\",\"NET_BASIC\"]"), "2:1: invalid type: sequence, expected a device"),
             (&with_devices("7"), "2:1: invalid type: integer `7`, expected a device"),
             (&with_devices(r#"{"name":"a"}"#), "2:12: missing field `type`"),
             (&with_devices(r#"{"type":"NET_BASIC"}"#), "2:20: missing field `name`"),

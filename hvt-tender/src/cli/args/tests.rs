@@ -198,6 +198,14 @@ fn help_and_version_need_no_kernel() {
 }
 
 #[test]
+fn an_empty_word_is_no_unikernel() {
+    for words in [&[""][..], &["--", ""], &["--mem=32", "", "x"]] {
+        let error = parse_words(words).expect_err("a file").to_string();
+        assert_eq!(error, "no unikernel to run is named: its file is ''");
+    }
+}
+
+#[test]
 fn says_what_is_wrong() {
     for (line, words) in [
         ("", "no unikernel"),
