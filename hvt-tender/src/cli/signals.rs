@@ -16,7 +16,8 @@ static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
 /// Makes the signals that ask a program to end request `stop`. Works once in a process.
 ///
-/// What whoever started this program made it ignore it goes on to ignore: `nohup` means it.
+/// SIGHUP is ignored where whoever started this program made it so: `nohup` means it. SIGINT is not, as with Solo5's
+/// tender: a shell makes what it starts in the background ignore it, and a script sends it there all the same.
 pub(super) fn stop_on_signals(stop: &Stop) -> io::Result<()> {
     STOP.set(stop.clone()).map_err(|_| io::ErrorKind::AlreadyExists)?;
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -24,7 +25,7 @@ pub(super) fn stop_on_signals(stop: &Stop) -> io::Result<()> {
         let action = SigAction::new(SigHandler::Handler(handle), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler calls what is async-signal-safe only.
         let before = unsafe { sigaction(signal, &action) }?;
-        if matches!(before.handler(), SigHandler::SigIgn) && signal != Signal::SIGTERM {
+        if matches!(before.handler(), SigHandler::SigIgn) && signal == Signal::SIGHUP {
             // SAFETY: this was the signal's action before.
             unsafe { sigaction(signal, &before) }?;
         }

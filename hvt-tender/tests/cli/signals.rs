@@ -57,20 +57,25 @@ fn a_guest_whose_output_nobody_reads_is_stopped() {
     assert_stopped_by(child, Signal::SIGTERM);
 }
 
+/// What `nohup` keeps from a program stays away from it. What a shell keeps from those in the background does not: who
+/// sends it there means it.
 #[test]
-fn what_was_ignored_at_the_start_stays_ignored() {
-    let mut command = tender_with("sleep");
-    // SAFETY: `signal` is async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            signal(Signal::SIGHUP, SigHandler::SigIgn)?;
-            Ok(())
-        })
-    };
-    let (child, _console) = started(command, "sleeping");
-    send(&child, Signal::SIGHUP);
-    send(&child, Signal::SIGTERM);
-    assert_stopped_by(child, Signal::SIGTERM);
+fn a_hangup_that_is_ignored_stays_ignored() {
+    for ended_by in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut command = tender_with("sleep");
+        // SAFETY: `signal` is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                signal(Signal::SIGHUP, SigHandler::SigIgn)?;
+                signal(Signal::SIGINT, SigHandler::SigIgn)?;
+                Ok(())
+            })
+        };
+        let (child, _console) = started(command, "sleeping");
+        send(&child, Signal::SIGHUP);
+        send(&child, ended_by);
+        assert_stopped_by(child, ended_by);
+    }
 }
 
 /// A tender that is killed cannot clean up; the process of its guest must end all the same.
