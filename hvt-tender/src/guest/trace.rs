@@ -35,15 +35,29 @@ impl Trace {
         Self { to, clock, line: String::new() }
     }
 
-    /// Writes the line, and nothing any more once that has failed.
+    /// Writes the line.
     fn end(&mut self, result: &str) {
         self.line.push_str(",\"result\":{");
         self.line.push_str(result);
         self.line.push_str("}}\n");
-        if let Err(error) = self.to.write_all(self.line.as_bytes()) {
-            log::warn!("hypercalls are not traced any more: {error}");
+        let done = self.to.write_all(self.line.as_bytes());
+        self.check(done);
+    }
+
+    /// Writes nothing any more once that has failed.
+    fn check(&mut self, done: io::Result<()>) {
+        if let Err(error) = done {
+            log::warn!("the trace of hypercalls is not complete: {error}");
             self.to = Box::new(io::sink());
         }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // What is buffered must not get lost in silence.
+        let done = self.to.flush();
+        self.check(done);
     }
 }
 

@@ -32,11 +32,12 @@ impl<W: Write> Pcap<W> {
         Ok(Self { file })
     }
 
-    /// Adds a frame that passes `now`, which is since the Unix epoch.
+    /// Where it goes.
     pub(super) fn file(&self) -> &W {
         &self.file
     }
 
+    /// Adds a frame that passes `now`, which is since the Unix epoch.
     pub(super) fn record(&mut self, now: Duration, frame: &[u8]) -> io::Result<()> {
         let mut record = Vec::with_capacity(16 + frame.len());
         // Seconds are unsigned, and last until 2106.

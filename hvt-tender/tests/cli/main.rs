@@ -184,4 +184,8 @@ fn a_trace_has_a_line_for_every_hypercall() {
     assert!(lines[lines.len() - 1].ends_with("\"result\":{\"status\":0}}"), "{trace}");
     let output = tender().arg("--trace=/nothing/here").arg(guest("hello")).output().unwrap();
     assert_fails(&output, 1, "/nothing/here: cannot be written");
+    let output = tender().args(["--mem=32", "--backend=process", "--trace=/dev/full"]).arg(guest("hello")).output();
+    let output = output.unwrap();
+    let lost = "hvt-tender: warning: the trace of hypercalls is not complete: No space left on device (os error 28)\n";
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), lost));
 }
