@@ -13,6 +13,8 @@ mod hermetic;
 mod jail;
 mod net;
 mod packets;
+#[cfg(target_arch = "x86_64")]
+mod runtime;
 mod sandbox;
 mod signals;
 mod solo5;

@@ -1,0 +1,125 @@
+//! Under a container runtime that filters system calls: with what `docs/threat-model.md` says is to be allowed, it runs.
+//! On the backend that every machine has, or on those that `HVT_BACKENDS` names.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use syscalls::Sysno;
+use tempfile::TempDir;
+
+use super::net::{in_own_network, run};
+use super::{guest, tender, text};
+
+/// What the runtime urunc allows `solo5-hvt` on x86_64; every other call raises SIGSYS.
+const URUNC: &str = "rt_sigaction ioctl pread64 mmap recvmsg openat sendto mprotect write epoll_ctl epoll_create1 read \
+     close fstat munmap brk execve timerfd_create lseek personality socket bind getsockname exit exit_group getpid tgkill \
+     nanosleep futex epoll_pwait rt_sigreturn timerfd_settime pwrite64 set_tid_address set_robust_list rseq prlimit64 \
+     getrandom open stat access arch_prctl newfstatat";
+
+const STARTING: [&str; 3] = ["starting, a static", "starting, the tender", "giving up rights"];
+const PROCESS: &str = "the process backend";
+const DEVICES: &str = "sleeping, network and block";
+const THREADS: &str = "threads";
+
+/// The calls of the line that begins so in the table of calls to allow.
+fn listed(line: &str) -> impl Iterator<Item = &'static str> {
+    let page = include_str!("../../../docs/threat-model.md");
+    let (_, table) = page.split_once("| what for | calls |").expect("a table");
+    let words = |cell: &str| cell.trim().trim_start_matches('`').to_owned();
+    let mut cells = table.lines().map(|line| line.trim_matches('|').split_once('|'));
+    let found = cells.find_map(|cells| cells.filter(|(what, _)| words(what).starts_with(line)));
+    let (_, calls) = found.unwrap_or_else(|| panic!("no line begins with {line}"));
+    // What stands between backticks is every second piece.
+    calls.split('`').skip(1).step_by(2)
+}
+
+/// A filter that allows these calls and those of urunc.
+fn filter(lines: &[&str]) -> BpfProgram {
+    let calls = URUNC.split_whitespace().chain(lines.iter().flat_map(|line| listed(line)));
+    let rules = calls.map(|call| {
+        let number: Sysno = call.parse().unwrap_or_else(|_| panic!("{call} is no system call"));
+        (i64::from(number.id()), Vec::new())
+    });
+    let arch = TargetArch::x86_64;
+    let filter = SeccompFilter::new(rules.collect(), SeccompAction::Trap, SeccompAction::Allow, arch).unwrap();
+    filter.try_into().unwrap()
+}
+
+fn backends() -> Vec<String> {
+    let names = std::env::var("HVT_BACKENDS").unwrap_or_else(|_| "process".into());
+    names.split(',').map(str::to_owned).collect()
+}
+
+/// Runs the tender with these words under a filter that allows what these lines list, on each backend. It is to end with
+/// `status`.
+#[track_caller]
+fn check(lines: &[&str], status: i32, words: &[&str]) {
+    for backend in backends() {
+        let own = if backend == "kvm" { "guest memory on KVM" } else { PROCESS };
+        let filter = filter(&[&STARTING[..], &[own], lines].concat());
+        let mut command: Command = tender();
+        command.args(["--mem=32", "--backend", &backend]).args(words);
+        let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
+        // SAFETY: system calls alone, which are async-signal-safe, where they do not fail.
+        unsafe { command.pre_exec(confine) };
+        let output = command.output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.signal(), None, "{backend}: {words:?}: {said}");
+        assert_eq!(output.status.code(), Some(status), "{backend}: {words:?}: {}{said}", text(&output.stdout));
+    }
+}
+
+fn app(name: &str) -> String {
+    guest(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn starts_sleeps_and_ends() {
+    check(&[], 0, &[&app("hello")]);
+    check(&[DEVICES], 0, &[&app("sleep"), "0"]);
+    check(&[], 1, &[&app("port"), "out32", "0x4ff"]);
+    check(&[THREADS], 0, &["--timeout=1h", &app("hello")]);
+}
+
+#[test]
+fn has_disks_and_core_files() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("disk.img");
+    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let option = format!("--block:storage={}", path.display());
+    check(&[DEVICES], 0, &[&option, &app("bench-block"), "3"]);
+    let option = format!("--dumpcore={}", folder.path().display());
+    check(&["--dumpcore"], 255, &[&option, &app("abort")]);
+}
+
+#[test]
+fn has_networks() {
+    let apps = ["net-edges", "bench-net"].map(app);
+    let folder = TempDir::new().unwrap();
+    let cable = format!("--net:service=unix:{}", folder.path().join("cable").display());
+    check(&[DEVICES, "--net:NAME=unix:PATH"], 0, &[&cable, &apps[0]]);
+    in_own_network(move || {
+        run("ip tuntap add tap0 mode tap");
+        run("ip link set tap0 up");
+        let [edges, sends] = &apps;
+        check(&[DEVICES, THREADS], 0, &["--net:service=tap0", edges]);
+        check(&[DEVICES, THREADS], 0, &["--net:service=tap0", "--net-ring=on", sends, "30"]);
+        check(&[DEVICES], 0, &["--net:service=tap0", "--net-ring=off", sends, "30"]);
+        if cfg!(feature = "smoltcp") {
+            check(&[DEVICES, THREADS], 0, &["--net:service=user", edges]);
+        }
+    });
+}
+
+#[test]
+fn becomes_another_user() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test becomes another user: run it as root");
+        eprintln!("SKIPPED: this test becomes another user, which takes root");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let root = format!("--chroot={}", folder.path().display());
+    check(&["--user`, `--chroot"], 0, &["--user=65534:65534", &root, &app("hello")]);
+}
