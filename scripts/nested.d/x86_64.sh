@@ -42,10 +42,10 @@ find_libraries() {
 }
 
 # Which of the library's unit tests run here, and which of the command line's: those of debuggers, of block devices, and of
-# what others see. The emulator does not look at the debug registers while a guest runs, and SVM loses a guest's registers
-# at a triple fault.
+# what others see and filter. The emulator does not look at the debug registers while a guest runs, and SVM loses a guest's
+# registers at a triple fault.
 library_tests="backend::kvm"
-cli_tests="core_dump:: debugger:: packets:: block:: accounting:: --skip by_hardware --skip watches_memory --skip without_a_handler"
+cli_tests="core_dump:: debugger:: packets:: block:: accounting:: runtime:: --skip by_hardware --skip watches_memory --skip without_a_handler"
 
 # What these need besides: gdb, with the Python that it is linked with, and the source that it shows.
 take_for_cli_tests() {

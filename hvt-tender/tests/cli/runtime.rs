@@ -98,7 +98,7 @@ fn has_networks() {
     let apps = ["net-edges", "bench-net"].map(app);
     let folder = TempDir::new().unwrap();
     let cable = format!("--net:service=unix:{}", folder.path().join("cable").display());
-    check(&[DEVICES, "--net:NAME=unix:PATH"], 0, &[&cable, &apps[0]]);
+    check(&[DEVICES, THREADS, "--net:NAME=unix:PATH"], 0, &[&cable, &apps[0]]);
     in_own_network(move || {
         run("ip tuntap add tap0 mode tap");
         run("ip link set tap0 up");
