@@ -398,7 +398,7 @@ impl Unikernel {
             NetRing::Off => false,
         };
         let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
-        let devices = Devices { console, clock, poller, slots };
+        let mut devices = Devices { console, clock, poller, slots };
 
         let choice = match self.backend {
             // The only one that can.
@@ -440,6 +440,9 @@ impl Unikernel {
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
         let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        if let Some(ended) = machine.ended() {
+            devices.poller.interrupt_by(ended);
+        }
         let frequency = match known {
             Some(frequency) => frequency,
             None => {

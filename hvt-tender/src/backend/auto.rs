@@ -1,7 +1,8 @@
 //! The choice between the backends of this host.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use hvt_abi::native::{EntryState, Registers};
 use nix::time::ClockId;
@@ -181,6 +182,10 @@ impl Machine for HostMachine {
 
     fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
         either!(self, machine => machine.debug())
+    }
+
+    fn ended(&self) -> Option<Arc<OwnedFd>> {
+        either!(self, machine => machine.ended())
     }
 
     fn memory_usage(&self) -> io::Result<Usage> {

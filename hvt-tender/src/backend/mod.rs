@@ -29,6 +29,8 @@ pub mod process;
 pub mod redox;
 
 use std::fmt;
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hvt_abi::native::Registers;
@@ -92,6 +94,13 @@ pub trait Machine {
     /// What a debugger needs of it, where the backend has that.
     #[cfg(target_os = "linux")]
     fn debug(&mut self) -> Option<&mut dyn debug::DebugTarget> {
+        None
+    }
+
+    /// What becomes readable when that which runs the guest has ended, which nobody asked for: to be watched while the
+    /// guest sleeps. [`serve_again`](Self::serve_again) is then the error that says why. Here nothing does.
+    #[cfg(target_os = "linux")]
+    fn ended(&self) -> Option<Arc<OwnedFd>> {
         None
     }
 

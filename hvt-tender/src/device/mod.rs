@@ -39,7 +39,11 @@ pub(crate) mod testing;
 mod unix;
 
 use alloc::boxed::Box;
+#[cfg(all(feature = "std", target_os = "linux"))]
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+#[cfg(all(feature = "std", target_os = "linux"))]
+use std::os::fd::OwnedFd;
 
 use crate::memory::GuestSlice;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -181,6 +185,11 @@ pub trait Poller {
     fn begin(&mut self) -> Result<(), Interrupted> {
         Ok(())
     }
+
+    /// Lets a sleep be interrupted as well when this can be read: what [runs](crate::backend::Machine::ended) the guest
+    /// has ended. Who does not wait for descriptors need not look at it.
+    #[cfg(all(feature = "std", target_os = "linux"))]
+    fn interrupt_by(&mut self, _ended: Arc<OwnedFd>) {}
 
     /// The descriptors of the host that it reads or writes: in a sandbox it can use no others. To wait for any is
     /// allowed.

@@ -62,8 +62,9 @@ pub trait Arrivals: Send + Sync {
 pub struct FdPoller {
     stop: Stop,
     watched: Vec<Watched>,
-    /// First that of `stop`, then those of `watched` in order; -1 once an endpoint is gone. `stop` and `watched` keep
-    /// the descriptors open.
+    ended: Option<Arc<OwnedFd>>,
+    /// First that of `stop`, then those of `watched` in order, -1 once an endpoint is gone, then that of `ended` if there
+    /// is one. These keep the descriptors open.
     fds: Vec<libc::pollfd>,
 }
 
@@ -79,12 +80,17 @@ impl FdPoller {
     pub fn new(stop: Stop, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
         sleep::prepare();
         let watched: Vec<_> = endpoints.into_iter().map(|(handle, endpoint)| Watched { handle, endpoint }).collect();
-        let watch = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let fds = std::iter::once(stop.event().as_raw_fd())
             .chain(watched.iter().map(|watched| watched.endpoint.fd.as_raw_fd()))
             .map(watch)
             .collect();
-        Self { stop, watched, fds }
+        Self { stop, watched, ended: None, fds }
+    }
+
+    /// Whether the run is to end, or what runs the guest has, by the answer of the kernel.
+    fn interrupted(&self) -> bool {
+        let ended = self.ended.as_ref().and_then(|_| self.fds.last());
+        self.fds.first().into_iter().chain(ended).any(|fd| fd.revents != 0)
     }
 
     /// What is ready by the answer of the kernel.
@@ -111,6 +117,10 @@ impl FdPoller {
     }
 }
 
+fn watch(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
 impl Poller for FdPoller {
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted> {
         let end = Deadline::after(timeout);
@@ -119,7 +129,7 @@ impl Poller for FdPoller {
             match ppoll(&mut self.fds, nap(left)) {
                 Ok(0) if left.is_zero() => return Ok(0),
                 Ok(0) => {}
-                Ok(_) if self.fds[0].revents != 0 => return Err(Interrupted),
+                Ok(_) if self.interrupted() => return Err(Interrupted),
                 Ok(_) => match self.ready_set() {
                     // Only what is not watched from now on has said something.
                     0 => {}
@@ -136,6 +146,13 @@ impl Poller for FdPoller {
                 return Err(Interrupted);
             }
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn interrupt_by(&mut self, ended: Arc<OwnedFd>) {
+        self.fds.truncate(1 + self.watched.len());
+        self.fds.push(watch(ended.as_raw_fd()));
+        self.ended = Some(ended);
     }
 }
 

@@ -5,12 +5,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 
-use super::{small_pipe, tender_with, text};
+use super::{assert_fails, guest, small_pipe, tender, tender_with, text};
 
 /// Starts it, and waits until it has printed a line that contains `words`.
 pub(super) fn started(mut command: Command, words: &str) -> (Child, impl Read) {
@@ -75,6 +76,22 @@ fn a_hangup_that_is_ignored_stays_ignored() {
         send(&child, Signal::SIGHUP);
         send(&child, ended_by);
         assert_stopped_by(child, ended_by);
+    }
+}
+
+/// The host may end the guest's process for want of memory: the tender ends as well, even while the guest sleeps.
+#[test]
+fn a_tender_does_not_outlive_its_guest() {
+    for (name, says) in [("sleep", "sleeping"), ("spin", "spinning")] {
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process", "--timeout=30s"]).arg(guest(name));
+        let (tender, _console) = started(command, says);
+        let id = tender.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        kill(Pid::from_raw(children.trim().parse().expect("one child")), Signal::SIGKILL).unwrap();
+        let killed = Instant::now();
+        assert_fails(&tender.wait_with_output().unwrap(), 1, "its process ended (killed by SIGKILL)");
+        assert!(killed.elapsed() < Duration::from_secs(15), "{name}: it was the end of its time that it noticed");
     }
 }
 

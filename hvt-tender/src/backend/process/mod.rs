@@ -411,6 +411,19 @@ impl Machine for ProcessMachine {
         }
     }
 
+    fn serve_again(&mut self) -> Result<bool, Error> {
+        let error = |source| Error { what: "running the guest", source };
+        match self.child.has_ended() {
+            Ok(true) => Err(error(io::Error::other(format!("its process ended ({})", self.child.wait())))),
+            Ok(false) => Ok(false),
+            Err(source) => Err(error(source)),
+        }
+    }
+
+    fn ended(&self) -> Option<Arc<OwnedFd>> {
+        Some(self.child.pidfd())
+    }
+
     fn memory(&self) -> &dyn GuestMemory {
         &self.memory
     }
