@@ -33,34 +33,28 @@ take_tests() {
     {
         begin_script
         echo 'failed=0'
-        while read -r program; do
-            echo "$(quote "$program") $library_tests ${uninterrupted[*]-} || failed=1"
-        done < <(executables '"kind":\["lib"\].*"name":"hvt_tender".*"test":true' <<<"$built")
-        while read -r program; do
-            echo "$(quote "$program") || failed=1"
-        done < <(executables '"kind":\["lib"\].*"name":"guest_bindings".*"test":true' <<<"$built")
+        test_line lib hvt_tender "$library_tests ${uninterrupted[*]-}"
+        test_line lib guest_bindings
         # In those, guests compute until something interrupts them.
-        [ -n "${uninterrupted+set}" ] || other_tests
-        while read -r program; do
-            echo "$(quote "$program") $(for word; do quote "$word"; done) || failed=1"
-        done < <(executables '"kind":\["test"\].*"name":"conformance".*"test":true' <<<"$built")
+        if [ -z "${uninterrupted+set}" ]; then
+            # Not those that compare times, which an emulated machine makes too long.
+            test_line test fixtures "states:: a_guest_that_hangs a_torn_write guests_on_a_switch"
+            test_line test cli "$cli_tests"
+            test_line test sandbox
+        fi
+        test_line test conformance "$(for word; do quote "$word"; done)"
         # shellcheck disable=SC2016 # for the machine's shell
         echo 'exit $failed'
     } >"$image/nested/run"
 }
 
-# The lines for guests as fixtures, the command line and the sandbox.
-other_tests() {
-    # Not those that compare times, which an emulated machine makes too long.
+# test_line KIND NAME [WORDS]: the line that runs the tests of the library (lib) or the test program (test) of this name
+# with WORDS, which are quoted; none where $built has no such tests.
+test_line() {
+    local program
     while read -r program; do
-        echo "$(quote "$program") states:: a_guest_that_hangs a_torn_write guests_on_a_switch || failed=1"
-    done < <(executables '"kind":\["test"\].*"name":"fixtures".*"test":true' <<<"$built")
-    while read -r program; do
-        echo "$(quote "$program") $cli_tests || failed=1"
-    done < <(executables '"kind":\["test"\].*"name":"cli".*"test":true' <<<"$built")
-    while read -r program; do
-        echo "$(quote "$program") || failed=1"
-    done < <(executables '"kind":\["test"\].*"name":"sandbox".*"test":true' <<<"$built")
+        echo "$(quote "$program") ${3-} || failed=1"
+    done < <(executables '"kind":\["'"$1"'"\].*"name":"'"$2"'".*"test":true' <<<"$built")
 }
 
 # The programs that cargo's messages on standard input speak of, those that match $1.
