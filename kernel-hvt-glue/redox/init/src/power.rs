@@ -1,6 +1,7 @@
 //! Ending the machine.
 
-use hvt_harness::power;
+pub(crate) use hvt_harness::power::Outcome;
+use hvt_harness::power::end_emulator;
 
 use crate::{
     console::println,
@@ -8,23 +9,12 @@ use crate::{
     sys,
 };
 
-/// How this process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Every check held.
-    Passed = 0,
-    /// A check did not hold.
-    Failed = 1,
-    /// The process itself came to grief.
-    Panicked = 2,
-}
-
 /// Prints the outcome and ends the emulator with it; another machine is shut down by its kernel.
 pub(crate) fn off(outcome: Outcome) -> ! {
     println!("power off, status {}", outcome as u32);
     if allow_ports().is_ok() {
         // SAFETY: this context may use ports; on a PC without an emulator behind them these two do nothing.
-        unsafe { power::end_emulator(outcome as u32) };
+        unsafe { end_emulator(outcome) };
     }
     if let Ok(stop) = Fd::open(Scheme::Sys, "kstop") {
         // SAFETY: the machine is to end.

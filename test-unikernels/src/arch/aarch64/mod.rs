@@ -13,21 +13,9 @@ pub fn cycles() -> u64 {
     count
 }
 
-/// Adds 3 so many times to 0. In assembly, so that no compiler knows the sum.
-pub fn sum_of_threes(additions: u64) -> u64 {
-    let sum;
-    // SAFETY: Registers only.
-    unsafe {
-        asm!(
-            ".balign 32",
-            "2:",
-            "add {sum}, {sum}, #3",
-            "subs {additions}, {additions}, #1",
-            "b.ne 2b",
-            sum = inout(reg) 0_u64 => sum,
-            additions = inout(reg) additions => _,
-            options(nomem, nostack),
-        );
-    }
-    sum
+/// Adds 3 to `sum`, and goes back to label 2 as long as there are `additions`.
+macro_rules! add_three {
+    () => {
+        "add {sum}, {sum}, #3\nsubs {additions}, {additions}, #1\nb.ne 2b"
+    };
 }
