@@ -18,37 +18,30 @@
 //! ```
 
 mod error;
+mod start;
 mod started;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::mem::offset_of;
 use std::path::Path;
 use std::sync::Arc;
 
-use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_MAX};
+use hvt_abi::MEM_MAX;
 use self_cell::self_cell;
 
 pub use self::error::Error;
-use self::started::Both;
 pub(crate) use self::started::Started;
-use crate::backend::auto::Backend;
-use crate::backend::frequency::{Frequency, Search, Source};
-use crate::backend::{self, CycleCounter, Machine, Stop, process};
-use crate::boot::{BootConfig, BootError, CommandLine, Plan};
-use crate::config::{BackendChoice, DEFAULT_MEMORY, NetRing, memory_size};
+use crate::backend::Stop;
+use crate::backend::frequency::Search;
+use crate::config::{BackendChoice, DEFAULT_MEMORY, NetRing};
 use crate::core_dump::CoreDump;
-use crate::device::{
-    Arrivals, Attached, Block, Capture, Clock, Console, Devices, Endpoint, FdConsole, FdPoller, Net, Pollable, Poller,
-    Slot, SystemClock, attach,
-};
+use crate::device::{Arrivals, Block, Capture, Clock, Console, Endpoint, Net, Pollable, Slot, SystemClock};
 use crate::gdb::Debugger;
-use crate::guest::{Guest, LimitedConsole, Limits, Output, Trace, Verdict};
+use crate::guest::{Guest, Limits, Output};
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
-use crate::ring::{self, Offer};
 use crate::sandbox::{Identity, Sandbox};
-use crate::virtual_time::{VirtualPoller, VirtualTime};
+use crate::virtual_time::VirtualTime;
 
 self_cell! {
     /// A file and what was found in it.
@@ -299,7 +292,7 @@ impl Unikernel {
         self
     }
 
-    /// Says whether it is offered a [ring] for the frames that it sends. Where its frames are to be seen,
+    /// Says whether it is offered a [ring](crate::ring) for the frames that it sends. Where its frames are to be seen,
     /// by [`output`](Self::output), [`spawn`](Self::spawn), a [`trace`](Self::trace) or a debugger, it is not.
     #[must_use]
     pub fn net_ring(mut self, choice: NetRing) -> Self {
@@ -356,131 +349,6 @@ impl Unikernel {
     fn take_stop(&mut self) -> Result<Stop, Error> {
         self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)
     }
-
-    /// Makes everything ready for its first instruction, which is to be executed on this thread.
-    pub(crate) fn start(self, stop: Stop, capture: Option<Capture>) -> Result<Started, Error> {
-        let image = self.loaded.borrow_dependent();
-        let mem_size = memory_size(self.memory)?;
-        if mem_size != self.memory {
-            log::warn!("guest memory is rounded to {} MB, a multiple of 2 MB", mem_size >> 20);
-        }
-        let cmdline = CommandLine::from_args(self.arguments)?;
-        let waits = with_handles(image.manifest(), self.waits);
-        let poller: Box<dyn Poller> = match &self.virtual_time {
-            Some(time) => Box::new(virtual_poller(time, waits, image.manifest(), &stop)?),
-            None => {
-                let endpoints = waits.into_iter().map(|(handle, waits)| (handle, waits.endpoint));
-                Box::new(FdPoller::new(stop.clone(), endpoints))
-            }
-        };
-        let clock = match &self.virtual_time {
-            Some(time) => Box::new(time.wall_clock()),
-            None => self.clock,
-        };
-        let attachments = self.attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
-        let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
-        let verdict = Verdict::new(stop.clone());
-        let mut console: Box<dyn Console> = match (self.console, capture.clone()) {
-            (None, None) => Box::new(FdConsole::new(io::stdout(), stop.clone())),
-            (None, Some(capture)) => Box::new(capture),
-            (Some(console), None) => console,
-            (Some(console), Some(capture)) => Box::new(Both(console, capture)),
-        };
-        if let Some(most) = self.limits.console {
-            console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
-        }
-        // Where every frame is to be seen, each goes by hypercall.
-        let seen = capture.is_some() || self.trace.is_some() || self.virtual_time.is_some() || self.debugger.is_some();
-        let offered = match self.net_ring {
-            // Whether it pays is asked last: the answer lies in files of the host.
-            NetRing::Auto => !seen && ring::has_use(&slots) && ring::Worker::pays(),
-            NetRing::On => !seen,
-            NetRing::Off => false,
-        };
-        let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
-        let mut devices = Devices { console, clock, poller, slots };
-
-        let choice = match self.backend {
-            // The only one that can.
-            BackendChoice::Auto if self.virtual_time.is_some() && process::EXISTS => BackendChoice::Process,
-            choice => choice,
-        };
-        let mut backend = Backend::open(choice)?;
-        // All is open. What is made from here on, a child process above all, has no more rights than are left.
-        self.identity.assume()?;
-        if let Some(sandbox) = &self.sandbox {
-            sandbox.drop_rights(&devices.descriptors(), self.core_dump.as_ref().map(CoreDump::directory))?;
-        }
-        log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
-        let backend_name = backend.name();
-        if self.debugger.is_some() {
-            backend = backend.for_debugger();
-        }
-        let mut known = None;
-        if let Some(time) = self.virtual_time.clone() {
-            known = Some(Frequency { hz: VirtualTime::FREQUENCY, source: Source::Virtual });
-            let counter = CycleCounter::new(move || time.read());
-            let unsupported = Error::Unsupported { backend: backend_name, what: "a virtual time" };
-            backend = backend.with_cycle_counter(counter).ok_or(unsupported)?;
-        }
-        let memory = backend.memory(mem_size + ends.as_ref().map_or(0, |_| ring::SIZE))?;
-        let ring = ends.map(|(ends, place)| {
-            let offer = Offer::new(memory.clone(), place, ends)?;
-            backend.kick_rings(offer.bell())?;
-            Ok((offer, place))
-        });
-        let ring = ring.transpose().map_err(|source| backend::Error { what: "making a network ring", source })?;
-        let net_ring = ring.as_ref().map(|(_, place)| *place);
-        if known.is_none() {
-            known = backend.cycle_frequency().transpose()?;
-        }
-        let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
-        let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring };
-        let booted = Plan::new(image, config)?.load(&memory)?;
-        // The guest's file is in the guest's memory by now.
-        drop(self.loaded);
-        let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
-        if let Some(ended) = machine.ended() {
-            devices.poller.interrupt_by(ended);
-        }
-        let frequency = match known {
-            Some(frequency) => frequency,
-            None => {
-                // Measured for as long as all of the above has taken.
-                let found = self.cycle_frequency.finish()?;
-                let field = Gpa(BOOT_INFO_BASE.0 + offset_of!(BootInfo, cpu_cycle_freq) as u64);
-                machine.memory().write(field, &found.hz.to_le_bytes()).map_err(BootError::from)?;
-                found
-            }
-        };
-        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        if self.limits.memory.is_some() && machine.memory_usage().is_err() {
-            return Err(Error::Unsupported {
-                backend: backend_name,
-                what: "a limit of the memory that a guest touches",
-            });
-        }
-        if self.debugger.is_some() && machine.debug().is_none() {
-            return Err(Error::Unsupported { backend: backend_name, what: "a debugger" });
-        }
-        let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
-        Ok(Started {
-            machine,
-            // Hypercalls know nothing of the ring behind memory.
-            layout: booted.layout.below(Gpa(mem_size)),
-            devices,
-            limits: self.limits,
-            verdict,
-            capture,
-            trace,
-            core_dump: self.core_dump,
-            debugger: self.debugger,
-            stop,
-            ring: ring.map(|(offer, _)| offer),
-            sandbox: self.sandbox,
-            usage: None,
-        })
-    }
 }
 
 /// Opens and reads the whole of a file, and nothing but a file: anything else may have no end.
@@ -496,27 +364,6 @@ fn read(path: &Path) -> io::Result<(File, Vec<u8>)> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok((file, bytes))
-}
-
-/// A poller in virtual time, for devices that all live in one.
-fn virtual_poller(
-    time: &VirtualTime,
-    waits: Vec<(u32, Waits)>,
-    manifest: &Manifest,
-    stop: &Stop,
-) -> Result<VirtualPoller, Error> {
-    let arrivals = waits.into_iter().map(|(handle, waits)| {
-        let name = || manifest.devices().get(handle as usize - 1).map(|device| device.name.clone());
-        let arrivals = waits.arrivals.ok_or_else(|| Error::NotVirtual { name: name().unwrap_or_default() })?;
-        Ok((handle, arrivals))
-    });
-    VirtualPoller::new(time.clone(), arrivals.collect::<Result<_, Error>>()?, stop.clone()).map_err(Error::Stop)
-}
-
-/// What is known by the names of devices that the guest asks for, by their handles.
-fn with_handles<T>(manifest: &Manifest, endpoints: Vec<(String, T)>) -> Vec<(u32, T)> {
-    let handle = |name: &str| (1..).zip(manifest.devices()).find(|(_, device)| device.name == name);
-    endpoints.into_iter().filter_map(|(name, endpoint)| Some((handle(&name)?.0, endpoint))).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use super::*;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
+use hvt_abi::Gpa;
 use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
 use zerocopy::IntoBytes;
