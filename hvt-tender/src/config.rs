@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hvt_abi::{MEM_GRANULE, MEM_MAX};
@@ -70,21 +70,6 @@ impl Config {
             gdb_port: DEFAULT_GDB_PORT,
             verbosity: 0,
         }
-    }
-
-    /// Every path that is opened before the guest is made.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        let DeviceOptions { nets, recordings, blocks, .. } = &self.devices;
-        let nets = nets.iter().filter_map(|net| match &net.value {
-            NetSource::Pcap(path) | NetSource::Unix(path) => Some(path),
-            NetSource::None | NetSource::User | NetSource::Interface(_) | NetSource::Descriptor(_) => None,
-        });
-        let blocks = blocks.iter().map(|block| match &block.value {
-            BlockSource::File(path) | BlockSource::Copy(path) => path,
-        });
-        let recordings = recordings.iter().map(|recording| &recording.value);
-        let others = [&self.core_directory, &self.trace].into_iter().flatten();
-        [&self.kernel].into_iter().chain(others).chain(nets).chain(recordings).chain(blocks).map(PathBuf::as_path)
     }
 }
 

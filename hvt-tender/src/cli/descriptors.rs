@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use super::devices::Error;
-use crate::config::{Config, NetSource};
+use crate::config::{BlockSource, Config, DeviceOptions, NetSource};
 
 /// Descriptors that the user names: by their numbers, or by the paths that the host gives them.
 pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);
@@ -27,7 +27,7 @@ impl Descriptors {
             }
             claimed.insert(number, own(number).map_err(error)?);
         }
-        for number in config.paths().filter_map(number_in).filter(|number| !is_standard(*number)) {
+        for number in paths(config).filter_map(number_in).filter(|number| !is_standard(*number)) {
             if claimed.contains_key(&number) {
                 continue;
             }
@@ -59,6 +59,21 @@ impl Descriptors {
         let missing = || Error::Descriptor { number, source: io::ErrorKind::NotFound.into() };
         self.0.remove(&number).ok_or_else(missing)
     }
+}
+
+/// Every path that is opened before the guest is made.
+fn paths(config: &Config) -> impl Iterator<Item = &Path> {
+    let DeviceOptions { nets, recordings, blocks, .. } = &config.devices;
+    let nets = nets.iter().filter_map(|net| match &net.value {
+        NetSource::Pcap(path) | NetSource::Unix(path) => Some(path),
+        NetSource::None | NetSource::User | NetSource::Interface(_) | NetSource::Descriptor(_) => None,
+    });
+    let blocks = blocks.iter().map(|block| match &block.value {
+        BlockSource::File(path) | BlockSource::Copy(path) => path,
+    });
+    let recordings = recordings.iter().map(|recording| &recording.value);
+    let others = [&config.core_directory, &config.trace].into_iter().flatten();
+    [&config.kernel].into_iter().chain(others).chain(nets).chain(recordings).chain(blocks).map(PathBuf::as_path)
 }
 
 fn is_standard(number: RawFd) -> bool {
