@@ -1,11 +1,10 @@
 //! A block device that is a file or a block device of the host.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Seek, SeekFrom};
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::io::{Complaint, read_all_at, write_all_at};
 use super::{Block, Descriptor, DeviceError, Uses};
@@ -13,9 +12,12 @@ use crate::memory::GuestSlice;
 
 #[cfg(target_os = "linux")]
 mod direct;
+mod open;
 
 #[cfg(target_os = "linux")]
 pub use direct::DirectBlock;
+pub use open::{OpenError, Problem};
+pub(super) use open::{check_block_size, open};
 
 /// Block size in bytes where nobody says otherwise, and the smallest one.
 pub const DEFAULT_BLOCK_SIZE: u16 = 512;
@@ -162,123 +164,13 @@ impl Block for FileBlock {
     }
 }
 
-/// A block device cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No device has blocks of this size. The first words are those of Solo5, which users look for.
-    #[error(
-        "Block size must be a multiple of 2 greater than or equal 512, a power of two and at most {MAX_BLOCK_SIZE}; it is {0}"
-    )]
-    BlockSize(u64),
-    /// The device is not made of whole blocks. The first words are those of Solo5, which users look for.
-    #[error("Backing storage size must be block aligned ({block_size} bytes) and not zero; {} has {capacity} bytes", path.display())]
-    Size {
-        /// What was opened.
-        path: PathBuf,
-        /// Its size in bytes.
-        capacity: u64,
-        /// The block size in bytes.
-        block_size: u16,
-    },
-    /// It could not be opened.
-    #[error("{}: {problem}", path.display())]
-    Open {
-        /// What was to be opened.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: Problem,
-    },
-}
-
-/// Why a file or block device cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// It is neither a file nor a block device.
-    #[error("is neither a file nor a block device")]
-    Kind,
-    /// It may be read at best.
-    #[error("may not be written: change its permissions, or attach it with --block-readonly")]
-    ReadOnly,
-    /// It is locked.
-    #[error("is in use by another tender, or attached twice")]
-    InUse,
-    /// The host itself uses it.
-    #[error("is in use by this host: mounted, or part of a RAID, a volume group or the like")]
-    Busy,
-    /// It has no way around the page cache.
-    #[error("lies on a file system without direct I/O (O_DIRECT): leave out --block-direct")]
-    NotDirect,
-    /// The blocks are smaller than what can go around the page cache, in multiples of so many bytes.
-    #[error("takes direct I/O in multiples of {0} bytes only: --block-sector-size={0}, or leave out --block-direct")]
-    DirectSize(u64),
-    /// The host refuses.
-    #[error("cannot be opened: {0}")]
-    Host(#[from] io::Error),
-}
-
-/// The block size, if a device can have it.
-pub(super) fn check_block_size(block_size: u64) -> Result<u16, OpenError> {
-    u16::try_from(block_size)
-        .ok()
-        .filter(|size| size.is_power_of_two() && *size >= DEFAULT_BLOCK_SIZE)
-        .ok_or(OpenError::BlockSize(block_size))
-}
-
-/// To note when a disk was read costs a tenth of reading a block, and is of no use to anybody.
-#[cfg(target_os = "linux")]
-const NOT_NOTED: libc::c_int = libc::O_NOATIME;
-#[cfg(not(target_os = "linux"))]
-const NOT_NOTED: libc::c_int = 0;
-
-/// Opens, with these flags of open(2) as well, and locks; returns the size in bytes too.
-pub(super) fn open(path: &Path, read_only: bool, flags: libc::c_int) -> Result<(File, u64), Problem> {
-    // Looked at before opening, because to open a device or a FIFO may do something or wait for somebody.
-    let found = path.metadata()?;
-    let block_device = found.file_type().is_block_device();
-    if !found.is_file() && !block_device {
-        return Err(Problem::Kind);
-    }
-    // A file that nobody may write is meant to stay as it is, even where this user may write everything.
-    if !read_only && found.is_file() && found.mode() & 0o222 == 0 {
-        return Err(Problem::ReadOnly);
-    }
-    let exclusive = if block_device && !read_only { libc::O_EXCL } else { 0 };
-    // O_NONBLOCK: what is a FIFO by now must not make the tender wait. It means nothing to files and disks.
-    let flags = libc::O_NONBLOCK | exclusive | flags;
-    let open = |flags| OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
-    let opened = match open(flags | NOT_NOTED) {
-        // Only the owner's wish is heard (open(2)).
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(flags),
-        other => other,
-    };
-    let mut file = opened.map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied if !read_only => Problem::ReadOnly,
-        io::ErrorKind::ReadOnlyFilesystem => Problem::ReadOnly,
-        io::ErrorKind::ResourceBusy if block_device => Problem::Busy,
-        // None of the flags is wrong but O_DIRECT, where a file system does not have it (open(2)).
-        io::ErrorKind::InvalidInput => Problem::NotDirect,
-        _ => Problem::Host(error),
-    })?;
-    let opened = file.metadata()?.file_type();
-    if !opened.is_file() && !opened.is_block_device() {
-        return Err(Problem::Kind);
-    }
-    let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
-    locked.map_err(|error| match error {
-        TryLockError::WouldBlock => Problem::InUse,
-        TryLockError::Error(error) => Problem::Host(error),
-    })?;
-    // Where a file or a block device ends is its size; `metadata` knows that of files only.
-    let capacity = file.seek(SeekFrom::End(0))?;
-    Ok((file, capacity))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::testing::{Buffer, in_own_namespace};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
     use std::process::Command;
 
     use nix::sched::CloneFlags;
