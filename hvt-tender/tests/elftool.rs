@@ -8,6 +8,9 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
 const JSON: &str = r#"{"type":"solo5.manifest","version":1,"devices":[{"name":"service","type":"NET_BASIC"}]}"#;
 
 fn elftool(words: &[&str]) -> Command {
@@ -56,6 +59,28 @@ fn a_wrong_manifest_leaves_no_file() {
     let output = with_input(&["gen-manifest", "-", c.to_str().unwrap()], "{\n  \"type\": 1\n}");
     assert_fails(&output, "hvt-elftool: -:2:11: expected value");
     assert!(!c.exists());
+}
+
+#[test]
+fn what_cannot_be_written_whole_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, c) = (folder.path().join("manifest.json"), folder.path().join("manifest.c"));
+    fs::write(&json, JSON).unwrap();
+    let mut command = elftool(&["gen-manifest"]);
+    let limit = || {
+        setrlimit(Resource::RLIMIT_FSIZE, 100, 100)?;
+        // SAFETY: no handler is called.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+        Ok(())
+    };
+    // SAFETY: `setrlimit` and `signal` are async-signal-safe.
+    unsafe { command.arg(&json).arg(&c).pre_exec(limit) };
+    let message = format!("hvt-elftool: cannot write {}: File too large (os error 27)", c.display());
+    assert_fails(&command.output().unwrap(), &message);
+    assert!(!c.exists());
+    let output = with_input(&["gen-manifest", "-", "/dev/full"], JSON);
+    assert_fails(&output, "hvt-elftool: cannot write /dev/full: No space left on device (os error 28)");
+    assert!(std::path::Path::new("/dev/full").exists());
 }
 
 #[test]

@@ -120,7 +120,14 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
         let mut stdout = io::stdout();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
     } else {
-        fs::write(path, text)
+        File::create(path).and_then(|mut file| {
+            let written = file.write_all(text.as_bytes());
+            // Half a source must not be taken for one that was made. What is no file stays.
+            if written.is_err() && file.metadata().is_ok_and(|found| found.is_file()) {
+                let _ = fs::remove_file(path);
+            }
+            written
+        })
     };
     written.map_err(|source| Error::Write { path: path.into(), source })
 }
