@@ -62,6 +62,7 @@ cargo_guests() {
 
 # The release build of the tender.
 build_tender() {
+    [ -e "$tender" ] || echo "$script: building the tender, which takes some minutes the first time" >&2
     cargo_linux build --quiet --release --package hvt-tender
 }
 
