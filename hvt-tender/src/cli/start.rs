@@ -14,6 +14,7 @@ pub(super) fn start(args: impl IntoIterator<Item = OsString>, run: impl FnOnce(C
         return FAILED;
     }
     signals::survive_writes();
+    let caught = signals::catch();
     let mut args = args.into_iter();
     let manner = Manner::of(args.next().as_deref());
     let config = match parse(args) {
@@ -26,5 +27,9 @@ pub(super) fn start(args: impl IntoIterator<Item = OsString>, run: impl FnOnce(C
         }
     };
     log::init(manner.name(), config.verbosity);
+    if let Err(error) = caught {
+        manner.report(&format_args!("cannot handle signals: {error}"));
+        return FAILED;
+    }
     run(config, manner)
 }

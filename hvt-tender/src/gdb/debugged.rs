@@ -291,7 +291,8 @@ impl Machine for Debugged<'_> {
 
     fn serve_again(&mut self) -> Result<bool, Error> {
         if self.stop.requested() || !self.stop.unpause() {
-            return Ok(false);
+            // Not for the debugger: what runs the guest may have ended.
+            return self.inferior.machine().serve_again();
         }
         self.hear()?;
         let talk = self.converse()?;
