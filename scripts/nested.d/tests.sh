@@ -40,6 +40,11 @@ take_tests() {
             # Not those that compare times, which an emulated machine makes too long.
             test_line test fixtures "states:: a_guest_that_hangs a_torn_write guests_on_a_switch"
             test_line test cli "$cli_tests"
+            # Those that change their root cannot where it is the one that the kernel has unpacked (pivot_root(2)).
+            if [ -n "${rooted_tests-}" ]; then
+                echo 'mkdir /rooted && mount -o rbind / /rooted || failed=1'
+                test_line test cli "$rooted_tests" 'chroot /rooted'
+            fi
             test_line test sandbox
         fi
         test_line test conformance "$(for word; do quote "$word"; done)"
@@ -48,12 +53,12 @@ take_tests() {
     } >"$image/nested/run"
 }
 
-# test_line KIND NAME [WORDS]: the line that runs the tests of the library (lib) or the test program (test) of this name
-# with WORDS, which are quoted; none where $built has no such tests.
+# test_line KIND NAME [WORDS [RUNNER]]: the line that runs the tests of the library (lib) or the test program (test) of this
+# name with WORDS, which are quoted, by RUNNER; none where $built has no such tests.
 test_line() {
     local program
     while read -r program; do
-        echo "$(quote "$program") ${3-} || failed=1"
+        echo "${4-} $(quote "$program") ${3-} || failed=1"
     done < <(executables '"kind":\["'"$1"'"\].*"name":"'"$2"'".*"test":true' <<<"$built")
 }
 

@@ -46,10 +46,14 @@ find_libraries() {
 # registers at a triple fault.
 library_tests="backend::kvm"
 cli_tests="core_dump:: debugger:: packets:: block:: accounting:: runtime:: --skip by_hardware --skip watches_memory --skip without_a_handler"
+# Those that need a root directory that can be another one.
+rooted_tests="jail::"
 
-# What these need besides: gdb, with the Python that it is linked with, and the source that it shows.
+# What these need besides: gdb, with the Python that it is linked with, and the source that it shows; and what tells whether
+# the tender has libraries.
 take_for_cli_tests() {
     local python
+    take "$(command -v ldd)"
     need gdb gdb
     take "$(command -v gdb)"
     take /usr/share/gdb

@@ -18,12 +18,12 @@ use tempfile::TempDir;
 
 use super::net::{in_own_network, run};
 use super::signals::started;
-use super::{as_solo5_hvt, copy_program, guest, text};
+use super::{as_solo5_hvt, backend, copy_program, guest, program, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
 
-/// A root directory that holds the tender, these unikernels, a disk, and `/dev/null`.
+/// A root directory that holds the tender, these unikernels, a disk, `/dev/null` and `/dev/kvm`.
 struct Jail {
     root: TempDir,
 }
@@ -38,9 +38,9 @@ impl Jail {
         }
         let jail = Self { root: TempDir::new().unwrap() };
         fs::set_permissions(&jail.root, fs::Permissions::from_mode(0o755)).unwrap();
-        let tender = Path::new(env!("CARGO_BIN_EXE_hvt-tender"));
-        jail.copy(tender, Path::new("/tender"));
-        for library in libraries(tender) {
+        let tender = program();
+        jail.copy(&tender, Path::new("/tender"));
+        for library in libraries(&tender) {
             jail.copy(&library, &library);
         }
         for name in guests {
@@ -49,6 +49,7 @@ impl Jail {
         fs::File::create(jail.inside(Path::new("/disk.img"))).unwrap().set_len(1 << 20).unwrap();
         fs::set_permissions(jail.inside(Path::new("/disk.img")), fs::Permissions::from_mode(0o666)).unwrap();
         jail.device("/dev/null", 1, 3);
+        jail.device("/dev/kvm", 10, 232);
         Some(jail)
     }
 
@@ -78,7 +79,7 @@ impl Jail {
     fn run(&self, user: u32, words: &[&str]) -> Output {
         let root = self.root();
         let mut command = Command::new("/tender");
-        command.args(["--backend=process", "--mem=32"]).args(words).env_clear();
+        command.arg(format!("--backend={}", backend())).arg("--mem=32").args(words).env_clear();
         let enter = move || {
             chroot(root.as_c_str())?;
             chdir(c"/")?;
@@ -137,7 +138,6 @@ fn may_be_a_file_that_its_user_cannot_read() {
 #[test]
 fn runs_in_a_pivoted_root_with_four_devices() {
     let Some(jail) = Jail::new(&["net"]) else { return };
-    jail.device("/dev/kvm", 10, 232);
     jail.device("/dev/net/tun", 10, 200);
     jail.device("/dev/urandom", 1, 9);
     in_own_network(move || {
@@ -145,7 +145,8 @@ fn runs_in_a_pivoted_root_with_four_devices() {
         run("ip addr add 10.0.0.1/24 dev tap0");
         run("ip link set tap0 up");
         let mut command = Command::new("/tender");
-        command.args(["--mem=32", "--backend=process", "--net:service=tap0", "/net", "ip=10.0.0.2", "echos=1"]);
+        command.arg(format!("--backend={}", backend())).args(["--mem=32", "--net:service=tap0"]);
+        command.args(["/net", "ip=10.0.0.2", "echos=1"]);
         let root = jail.root();
         let enter = move || {
             pivot(&root)?;

@@ -39,10 +39,14 @@ fn guest(name: &str) -> PathBuf {
     DIRECTORY.get_or_init(|| unikernels::directory().expect("test unikernels")).join(name)
 }
 
-/// The tender: this build's, or another one that `HVT_TENDER` names.
+/// The tender's file: this build's, or another one that `HVT_TENDER` names.
+fn program() -> PathBuf {
+    std::env::var_os("HVT_TENDER").unwrap_or_else(|| env!("CARGO_BIN_EXE_hvt-tender").into()).into()
+}
+
+/// The tender.
 fn tender() -> Command {
-    let program = std::env::var_os("HVT_TENDER").unwrap_or_else(|| env!("CARGO_BIN_EXE_hvt-tender").into());
-    let mut command = Command::new(program);
+    let mut command = Command::new(program());
     command.env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
