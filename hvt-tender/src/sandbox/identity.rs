@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Uid, chdir, chroot, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, chdir, chroot, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 
 use crate::config::{Identity, User};
 
@@ -31,12 +31,23 @@ impl User {
     fn assume(self) -> Result<(), IdentityError> {
         let Self { uid, gid } = self;
         let error = |what| move |errno: nix::Error| IdentityError::User { uid, gid, what, source: errno.into() };
+        if self.is_current().map_err(error("find out who it is"))? {
+            return Ok(());
+        }
         // The user last: it may not change the groups.
         setgroups(&[]).map_err(error("leave its other groups"))?;
         let group = Gid::from_raw(gid);
         setresgid(group, group, group).map_err(error("change its group"))?;
         let user = Uid::from_raw(uid);
         setresuid(user, user, user).map_err(error("change its user"))
+    }
+
+    /// Whether this is who the process is already, which takes no rights.
+    fn is_current(self) -> nix::Result<bool> {
+        let (users, groups) = (getresuid()?, getresgid()?);
+        let user = [users.real, users.effective, users.saved].map(Uid::as_raw) == [self.uid; 3];
+        let group = [groups.real, groups.effective, groups.saved].map(Gid::as_raw) == [self.gid; 3];
+        Ok(user && group && getgroups()?.iter().all(|other| other.as_raw() == self.gid))
     }
 }
 

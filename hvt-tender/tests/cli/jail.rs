@@ -117,7 +117,13 @@ fn needs_no_proc_and_no_rights() {
     let Some(jail) = Jail::new(&["hello", "bench-block"]) else { return };
     assert!(!jail.inside(Path::new("/proc")).exists());
     for user in [0, NOBODY] {
-        for words in [&["/hello"][..], &["--block:storage=/disk.img", "/bench-block", "3"]] {
+        let become_nobody = format!("--user={NOBODY}:{NOBODY}");
+        for words in [
+            &["/hello"][..],
+            &["--block:storage=/disk.img", "/bench-block", "3"],
+            // Who is it already needs no rights for that.
+            &[&become_nobody, "/hello"],
+        ] {
             let output = jail.run(user, words);
             assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{words:?} as {user}");
             assert!(text(&output.stdout).ends_with("SUCCESS\n"), "{words:?} as {user}");
