@@ -3,6 +3,8 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use hvt_abi::GuestRange;
+
 /// A run of bytes that back guest memory, contiguous in the host.
 ///
 /// It can be copied from and to, and its address can be handed to a system call; no reference to it ever exists,
@@ -61,6 +63,17 @@ impl<'m> Chunk<'m> {
         }
         // SAFETY: the address lies in the chunk or at its end.
         Some(Self { start: unsafe { self.start.add(offset) }, len, memory: PhantomData })
+    }
+
+    /// Where it is all of a guest's memory: what backs `range` from its start on, as [`GuestMemory::chunk`] has it.
+    ///
+    /// [`GuestMemory::chunk`]: super::GuestMemory::chunk
+    #[must_use]
+    #[inline]
+    pub fn backing(&self, range: GuestRange) -> Option<Self> {
+        let offset = usize::try_from(range.start().0).ok()?;
+        let len = self.len.checked_sub(offset)?.min(usize::try_from(range.len()).ok()?);
+        if len == 0 { None } else { self.part(offset, len) }
     }
 
     /// As bytes of a `T`, if there are as many.

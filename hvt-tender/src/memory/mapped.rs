@@ -145,10 +145,7 @@ impl GuestMemory for MappedMemory {
     }
 
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
-        let offset = usize::try_from(range.start().0).ok()?;
-        let available = self.len.checked_sub(offset)?;
-        let len = available.min(usize::try_from(range.len()).ok()?);
-        if len == 0 { None } else { self.whole()?.part(offset, len) }
+        self.whole()?.backing(range)
     }
 
     fn whole(&self) -> Option<Chunk<'_>> {

@@ -4,9 +4,6 @@ use std::io;
 use std::ptr::NonNull;
 
 use hvt_abi::GuestRange;
-use vm_memory::bitmap::BS;
-use vm_memory::volatile_memory::Error as VolatileError;
-use vm_memory::{VolatileMemory, VolatileSlice};
 
 use super::{Chunk, GuestMemory, HostMemory};
 
@@ -43,30 +40,13 @@ impl Drop for PrivateMemory {
     }
 }
 
-impl VolatileMemory for PrivateMemory {
-    type B = ();
-
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn get_slice(&self, offset: usize, count: usize) -> Result<VolatileSlice<'_, BS<'_, ()>>, VolatileError> {
-        let end = self.compute_end_offset(offset, count)?;
-        debug_assert!(end <= self.len);
-        // SAFETY: `count` bytes from `offset` on lie in the mapping, which lives as long as `self`.
-        Ok(unsafe { VolatileSlice::new(self.start.as_ptr().add(offset), count) })
-    }
-}
-
 impl GuestMemory for PrivateMemory {
     fn size(&self) -> u64 {
         self.len as u64
     }
 
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
-        let offset = usize::try_from(range.start().0).ok()?;
-        let len = self.len.checked_sub(offset)?.min(usize::try_from(range.len()).ok()?);
-        if len == 0 { None } else { self.whole()?.part(offset, len) }
+        self.whole()?.backing(range)
     }
 
     fn whole(&self) -> Option<Chunk<'_>> {
