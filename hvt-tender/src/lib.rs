@@ -22,25 +22,15 @@
 //!
 //! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
 //!
-//! [`memory`], [`exit`], [`stop`] and [`descriptor`] are the words they speak. Without the feature `std` only the rooms that need no operating
-//! system remain (`image`, `boot`, `memory`, `hypercall`, `exit`, the traits of `device`, and `backend::redox`), for kernels that run guests themselves.
-#![cfg_attr(not(feature = "std"), no_std)]
+//! [`memory`], [`exit`], [`stop`] and [`descriptor`] are the words they speak. The rooms that need no operating system are
+//! those of [`hvt_core`], which kernels that run guests themselves link alone.
 
-extern crate alloc;
-
-#[cfg(feature = "std")]
+#[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod backend;
-/// What runs a guest's instructions: of the backends, the one that needs no operating system's library.
-#[cfg(not(feature = "std"))]
-pub mod backend {
-    #[cfg(target_arch = "x86_64")]
-    pub mod redox;
-}
-pub mod boot;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod cli;
 /// The command line on Redox.
-#[cfg(all(feature = "std", target_os = "redox"))]
+#[cfg(target_os = "redox")]
 pub mod cli {
     mod args;
     mod fault;
@@ -58,50 +48,37 @@ pub mod cli {
     const FAILED: i32 = 1;
     const TIMED_OUT: i32 = 124;
 }
-#[cfg(all(feature = "std", unix))]
+#[cfg(unix)]
 pub mod config;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod core_dump;
-pub mod descriptor;
 pub mod device;
-#[cfg(feature = "std")]
 pub mod elftool;
-pub mod exit;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod gdb;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod guest;
-pub mod hypercall;
-pub mod image;
 pub mod memory;
-#[cfg(feature = "std")]
 mod message;
-#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
-pub mod monitor;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod network;
-#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
-mod registers;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod ring;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod sandbox;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod script;
-#[cfg(all(feature = "std", any(target_os = "linux", target_os = "redox")))]
+#[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod stop;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod unikernel;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub mod virtual_time;
 
-/// Redox's guests have no network ring.
-#[cfg(all(feature = "std", target_os = "redox"))]
-#[path = "ring/absent.rs"]
-pub mod ring;
-
-pub use exit::Exit;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(any(target_os = "linux", target_os = "redox"))]
+use hvt_core::registers;
+pub use hvt_core::{Exit, Vcpu, boot, descriptor, exit, hypercall, image, monitor};
+#[cfg(target_os = "linux")]
 pub use unikernel::Unikernel;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub use virtual_time::VirtualTime;

@@ -14,6 +14,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -1,6 +1,6 @@
 //! Ending a run from outside, or making it pause.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
@@ -28,6 +28,7 @@ struct State {
     wanted: AtomicU8,
     event: Event,
     kick: OnceLock<Box<dyn Kick>>,
+    ended: OnceLock<Arc<OwnedFd>>,
 }
 
 /// The run is to end.
@@ -62,7 +63,8 @@ impl Stop {
     /// # Errors
     /// When the host has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let state = State { wanted: AtomicU8::new(0), event: Event::new()?, kick: OnceLock::new() };
+        let state =
+            State { wanted: AtomicU8::new(0), event: Event::new()?, kick: OnceLock::new(), ended: OnceLock::new() };
         Ok(Self { state: Arc::new(state) })
     }
 
@@ -128,6 +130,19 @@ impl Stop {
     #[must_use]
     pub fn event(&self) -> BorrowedFd<'_> {
         self.state.event.as_fd()
+    }
+
+    /// Sets the descriptor that becomes readable if the guest's process ends unexpectedly. Pollers wait on it while the
+    /// guest sleeps. A second call changes nothing.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn set_ended(&self, ended: Arc<OwnedFd>) {
+        let _ = self.state.ended.set(ended);
+    }
+
+    /// The descriptor that becomes readable if the guest's process ends unexpectedly; `None` if the guest runs in this
+    /// process.
+    pub(crate) fn ended(&self) -> Option<BorrowedFd<'_>> {
+        self.state.ended.get().map(|ended| ended.as_fd())
     }
 
     /// Says how the backend is to be kicked. A second call changes nothing.

@@ -2,12 +2,11 @@
 
 use arbitrary::Arbitrary;
 use hvt_abi::{Gpa, GuestRange};
-use hvt_tender::device::Interrupted;
-use hvt_tender::hypercall::serve;
-use hvt_tender::memory::{Access, GuestMemory, GuestSpace, Layout, Region};
-
-use crate::device::fake::Fake;
-use crate::memory::fake::FakeMemory;
+use hvt_core::device::Interrupted;
+use hvt_core::device::fake::Fake;
+use hvt_core::hypercall::serve;
+use hvt_core::memory::fake::FakeMemory;
+use hvt_core::memory::{Access, GuestMemory, GuestSpace, Layout, Region};
 
 /// A guest that makes calls, and the world around it.
 #[derive(Arbitrary, Debug)]

@@ -3,12 +3,11 @@
 use arbitrary::Arbitrary;
 use hvt_abi::GuestRange;
 use hvt_abi::manifest::Kind;
-use hvt_tender::boot::{BootConfig, CommandLine, Plan};
-use hvt_tender::image::Image;
-use hvt_tender::memory::Access;
-
-use crate::fixture::Elf;
-use crate::memory::fake::FakeMemory;
+use hvt_core::boot::{BootConfig, CommandLine, Plan};
+use hvt_core::image::Image;
+use hvt_core::image::fixture::Elf;
+use hvt_core::memory::Access;
+use hvt_core::memory::fake::FakeMemory;
 
 /// A file that claims to be a unikernel.
 #[derive(Arbitrary, Debug)]

@@ -1,8 +1,7 @@
 //! The choice between the backends of this host.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 
 use hvt_abi::native::{EntryState, Registers};
 use nix::time::ClockId;
@@ -12,6 +11,7 @@ use super::frequency::Frequency;
 use super::kvm::{Kvm, KvmMachine};
 use super::process::{self, Process, ProcessMachine};
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
+use crate::Vcpu;
 use crate::config::BackendChoice;
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, Layout, MapError, MappedMemory, Usage};
@@ -156,7 +156,9 @@ macro_rules! either {
     };
 }
 
-impl Machine for HostMachine {
+impl Vcpu for HostMachine {
+    type Error = Error;
+
     // So that the loop which calls it is KVM's own.
     #[inline(always)]
     fn run(&mut self) -> Result<Exit, Error> {
@@ -175,17 +177,15 @@ impl Machine for HostMachine {
     fn registers(&self) -> Result<Registers, Error> {
         either!(self, machine => machine.registers())
     }
+}
 
+impl Machine for HostMachine {
     fn cpu_clock(&self) -> Result<ClockId, Error> {
         either!(self, machine => machine.cpu_clock())
     }
 
     fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
         either!(self, machine => machine.debug())
-    }
-
-    fn ended(&self) -> Option<Arc<OwnedFd>> {
-        either!(self, machine => machine.ended())
     }
 
     fn memory_usage(&self) -> io::Result<Usage> {

@@ -48,7 +48,7 @@ pub trait DebugTarget {
     /// When the backend itself fails.
     fn set_traps(&mut self, traps: &Traps) -> Result<bool, Error>;
 
-    /// Runs the guest like [`Machine::run`](super::Machine::run), to one of the traps at most.
+    /// Runs the guest like [`Vcpu::run`](crate::Vcpu::run), to one of the traps at most.
     ///
     /// # Errors
     /// When the backend itself fails.

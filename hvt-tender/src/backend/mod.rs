@@ -5,9 +5,9 @@
 //! 1. `Kvm::open()`, `Process::open()`: is it to be had here? If not, [`Unavailable`] says why.
 //! 2. `.memory(size)`: guest memory in the form that this backend needs. [`boot`](crate::boot) fills it.
 //! 3. `.start(memory, layout, entry, stop)`: a [`Machine`], ready to run, permissions in force.
-//! 4. [`Machine::run`] until the guest ends.
+//! 4. [`Vcpu::run`] until the guest ends.
 //!
-//! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`].
+//! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`](crate::Exit).
 
 #[cfg(all(test, target_os = "linux"))]
 mod assembly;
@@ -29,16 +29,12 @@ pub mod process;
 pub mod redox;
 
 use std::fmt;
-#[cfg(target_os = "linux")]
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use hvt_abi::native::Registers;
 #[cfg(target_os = "linux")]
 use nix::time::ClockId;
 
-use crate::exit::Exit;
-use crate::memory::GuestMemory;
+use crate::Vcpu;
 #[cfg(target_os = "linux")]
 use crate::memory::Usage;
 #[cfg(target_os = "linux")]
@@ -49,33 +45,7 @@ pub use crate::stop::{Kick, Stop};
 /// A guest that is ready to run, on one virtual CPU.
 ///
 /// It belongs to the thread that made it: a backend may tie the guest's life to that thread.
-pub trait Machine {
-    /// Runs the guest until it wants something or cannot go on.
-    ///
-    /// After [`Exit::Fault`] the guest must not be run again.
-    ///
-    /// # Errors
-    /// When the backend itself fails; nothing a guest does causes that.
-    fn run(&mut self) -> Result<Exit, Error>;
-
-    /// Called when a hypercall was [interrupted](Exit::Interrupted) before it was served. Returns whether it is to be
-    /// served again, from its beginning; otherwise the run is over.
-    ///
-    /// # Errors
-    /// When the backend itself fails.
-    fn serve_again(&mut self) -> Result<bool, Error> {
-        Ok(false)
-    }
-
-    /// The guest's memory.
-    fn memory(&self) -> &dyn GuestMemory;
-
-    /// The guest's registers, between two runs.
-    ///
-    /// # Errors
-    /// When the backend itself fails.
-    fn registers(&self) -> Result<Registers, Error>;
-
+pub trait Machine: Vcpu<Error = Error> {
     /// The clock of the CPU time that the guest's instructions take. Here it is that of the calling thread, which is
     /// right where the thread itself enters the guest.
     ///
@@ -94,13 +64,6 @@ pub trait Machine {
     /// What a debugger needs of it, where the backend has that.
     #[cfg(target_os = "linux")]
     fn debug(&mut self) -> Option<&mut dyn debug::DebugTarget> {
-        None
-    }
-
-    /// What becomes readable when that which runs the guest has ended, which nobody asked for: to be watched while the
-    /// guest sleeps. [`serve_again`](Self::serve_again) is then the error that says why. Here nothing does.
-    #[cfg(target_os = "linux")]
-    fn ended(&self) -> Option<Arc<OwnedFd>> {
         None
     }
 

@@ -62,8 +62,7 @@ pub trait Arrivals: Send + Sync {
 pub struct FdPoller {
     stop: Stop,
     watched: Vec<Watched>,
-    ended: Option<Arc<OwnedFd>>,
-    /// First that of `stop`, then those of `watched` in order, -1 once an endpoint is gone, then that of `ended` if there
+    /// First that of `stop`, then those of `watched` in order, -1 once an endpoint is gone, then that of [`Stop::ended`] if there
     /// is one. These keep the descriptors open.
     fds: Vec<libc::pollfd>,
 }
@@ -84,12 +83,12 @@ impl FdPoller {
             .chain(watched.iter().map(|watched| watched.endpoint.fd.as_raw_fd()))
             .map(watch)
             .collect();
-        Self { stop, watched, ended: None, fds }
+        Self { stop, watched, fds }
     }
 
     /// Whether the run is to end, or what runs the guest has, by the answer of the kernel.
     fn interrupted(&self) -> bool {
-        let ended = self.ended.as_ref().and_then(|_| self.fds.last());
+        let ended = self.fds.get(1 + self.watched.len());
         self.fds.first().into_iter().chain(ended).any(|fd| fd.revents != 0)
     }
 
@@ -148,11 +147,11 @@ impl Poller for FdPoller {
         }
     }
 
-    #[cfg(target_os = "linux")]
-    fn interrupt_by(&mut self, ended: Arc<OwnedFd>) {
+    /// Watches the guest's process as well, if there is one: it exists by now.
+    fn begin(&mut self) -> Result<(), Interrupted> {
         self.fds.truncate(1 + self.watched.len());
-        self.fds.push(watch(ended.as_raw_fd()));
-        self.ended = Some(ended);
+        self.fds.extend(self.stop.ended().map(|ended| watch(ended.as_raw_fd())));
+        Ok(())
     }
 }
 
@@ -246,6 +245,18 @@ mod tests {
         stop.request();
         let mut poller = sleeping.join().unwrap();
         assert_eq!(poller.poll(0), Err(Interrupted));
+    }
+
+    #[test]
+    fn the_end_of_the_guests_process_ends_a_sleep() {
+        let (process, alive) = pipe();
+        let stop = Stop::new().unwrap();
+        let mut poller = FdPoller::new(stop.clone(), [(1, endpoint().0)]);
+        stop.set_ended(Arc::new(process));
+        assert_eq!(poller.begin(), Ok(()));
+        assert_eq!(poller.poll(0), Ok(0));
+        drop(alive);
+        assert_eq!(poller.poll(u64::MAX), Err(Interrupted));
     }
 
     /// A frame that comes while the guest sleeps wakes it.

@@ -8,6 +8,7 @@ use hvt_abi::native::Registers;
 use super::connection::{Heard, Input, Line, Output, Watcher};
 use super::inferior::{Inferior, Resume};
 use super::plants::Kind;
+use crate::Vcpu;
 use crate::backend::debug::Halt;
 use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
@@ -263,7 +264,9 @@ impl<'m> Debugged<'m> {
     }
 }
 
-impl Machine for Debugged<'_> {
+impl Vcpu for Debugged<'_> {
+    type Error = Error;
+
     fn run(&mut self) -> Result<Exit, Error> {
         loop {
             if self.session.is_none() {

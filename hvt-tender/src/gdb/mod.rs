@@ -7,7 +7,7 @@
 //! | `inferior` | what gdb asks of the guest: registers, memory, breakpoints |
 //! | `plants` | software breakpoints in guest memory |
 //! | `commands` | `monitor` commands |
-//! | `debugged` | a [`Machine`] whose runs the debugger sees |
+//! | `debugged` | a [`Vcpu`] whose runs the debugger sees |
 //!
 //! The stub sits between the monitor's loop and a backend's [`DebugTarget`](crate::backend::debug::DebugTarget): neither
 //! the loop nor a run without a debugger knows of it. The protocol is that of the crate `gdbstub`.
@@ -66,6 +66,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub(crate) use self::connection::{Connection, Line};
 use self::debugged::Debugged;
+use crate::Vcpu;
 use crate::backend::{Error, Machine, Stop};
 use crate::memory::Layout;
 use crate::monitor::Outcome;
@@ -137,7 +138,7 @@ pub(crate) fn run(
     layout: &Layout,
     line: Line,
     stop: &Stop,
-    run: impl FnOnce(&mut dyn Machine) -> Result<Outcome, Error>,
+    run: impl FnOnce(&mut dyn Vcpu<Error = Error>) -> Result<Outcome, Error>,
 ) -> Result<Outcome, Error> {
     let mut debugged = Debugged::new(machine, layout, line, stop.clone())?;
     let outcome = run(&mut debugged);

@@ -9,6 +9,7 @@ use hvt_abi::{Gpa, GuestRange};
 use proptest::prelude::*;
 
 use super::*;
+use crate::Vcpu;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, PLANT, Traps};
 use crate::exit::Exit;
 use crate::memory::fake::FakeMemory;
@@ -37,7 +38,9 @@ fn layout() -> Layout {
     Layout::new([Region { range, access: Access::READ | Access::EXECUTE }]).unwrap()
 }
 
-impl Machine for Idle {
+impl Vcpu for Idle {
+    type Error = Error;
+
     fn run(&mut self) -> Result<Exit, Error> {
         Ok(Exit::Halted)
     }
@@ -49,7 +52,9 @@ impl Machine for Idle {
     fn registers(&self) -> Result<Registers, Error> {
         Ok(self.state.registers)
     }
+}
 
+impl Machine for Idle {
     fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
         Some(self)
     }

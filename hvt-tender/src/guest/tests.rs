@@ -12,9 +12,9 @@ use zerocopy::IntoBytes;
 
 use crate::backend::auto::FOR_TESTS;
 use crate::device::Console;
-use crate::image::fixture::{CALLS_DATA, calls};
 use crate::memory::GuestSlice;
 use crate::monitor::{Failure, Reason};
+use crate::script::fixture::{CALLS_DATA, calls};
 
 const LONG: Duration = Duration::from_secs(30);
 

@@ -8,10 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
-use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
+use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, HelperThread, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
-use crate::sandbox::{Sandbox, SandboxError};
-use crate::stop::Stop;
 
 /// A network device, a real one for instance, whose frames are written to a file in the pcap format as well. A
 /// [`Port`](super::Port) can do that [itself](super::Port::with_pcap).
@@ -83,8 +81,8 @@ impl<D: Net> Net for Recorded<D> {
         all
     }
 
-    fn confine(&mut self, sandbox: &Sandbox, stop: &Stop) -> Result<(), SandboxError> {
-        self.device.confine(sandbox, stop)
+    fn helper_threads(&self) -> Vec<&dyn HelperThread> {
+        self.device.helper_threads()
     }
 }
 

@@ -23,13 +23,13 @@ mod queue;
 mod service;
 mod worker;
 
-use hvt_abi::ring::{BUFFER_SIZE, Ring};
+use hvt_abi::ring::Ring;
 use hvt_abi::{Gpa, MEM_MAX, PAGE_SIZE};
 
+pub use hvt_core::ring::Error;
 pub use worker::{Bell, Counts, Offer, Worker};
 
 use crate::device::{Net, Slot};
-use crate::memory::Violation;
 
 /// Bytes of guest memory that a ring takes, behind the memory that the guest knows of.
 pub const SIZE: u64 = (size_of::<Ring>() as u64).next_multiple_of(PAGE_SIZE);
@@ -56,24 +56,4 @@ pub fn second_ends(slots: &[Slot]) -> Option<Vec<Option<Box<dyn Net + Send>>>> {
     };
     let ends: Vec<_> = slots.iter().map(second_end).collect::<Option<_>>()?;
     ends.iter().any(Option::is_some).then_some(ends)
-}
-
-/// What a guest did with its ring that it may not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// It says that it has submitted more than the ring holds.
-    #[error("it submitted {0} entries at once, more than there are")]
-    Submissions(u32),
-    /// It does not take its commits, or says that it has taken some that were not made.
-    #[error("it takes no commits, or more than were made: {0} are left")]
-    Commits(u32),
-    /// A submission asks for what there is not.
-    #[error("there is no operation {0}")]
-    Operation(u32),
-    /// A submission names a buffer longer than goes through a ring.
-    #[error("a buffer of {0} bytes is longer than {BUFFER_SIZE}")]
-    Length(u32),
-    /// A submission names memory that the guest may not access like that.
-    #[error(transparent)]
-    Pointer(#[from] Violation),
 }

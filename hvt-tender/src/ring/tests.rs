@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
-use crate::device::{DeviceError, Slot};
+use crate::device::{DeviceError, Doorbell, Slot};
 use crate::memory::{GuestMemory, MappedMemory, Region};
 use crate::ring::{Offer, SIZE, Worker, place, second_ends};
 use crate::stop::Stop;

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::Error;
 use super::queue::Queue;
 use super::service::Service;
-use crate::device::{Descriptor, Net, Uses};
+use crate::device::{Descriptor, Doorbell, Net, Uses};
 use crate::memory::{Layout, MappedMemory};
 use crate::sandbox::{Sandbox, SandboxError};
 use crate::stop::Stop;
@@ -30,12 +30,6 @@ impl Bell {
         Ok(Self(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?)))
     }
 
-    /// Rings it.
-    pub fn ring(&self) {
-        // Fails only when the counter is full, and then nobody sleeps.
-        let _ = self.0.write(1);
-    }
-
     /// Waits until it is rung; returns how often it was since the last time.
     fn wait(&self) -> u64 {
         loop {
@@ -44,6 +38,13 @@ impl Bell {
                 other => return other.unwrap_or(0),
             }
         }
+    }
+}
+
+impl Doorbell for Bell {
+    fn ring(&self) {
+        // Fails only when the counter is full, and then nobody sleeps.
+        let _ = self.0.write(1);
     }
 }
 

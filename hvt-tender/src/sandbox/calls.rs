@@ -89,7 +89,6 @@ impl Calls {
     }
 
     /// Allows connections and datagrams of the internet protocols, from and to wherever.
-    #[cfg(feature = "smoltcp")]
     pub(crate) fn allow_internet(&mut self) {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         for family in [libc::AF_INET, libc::AF_INET6] {

@@ -25,7 +25,6 @@ mod common;
 mod condition;
 mod denial;
 mod identity;
-#[cfg(feature = "smoltcp")]
 mod order;
 mod program;
 mod rights;
@@ -43,8 +42,6 @@ pub use self::calls::Calls;
 pub use self::condition::Condition;
 pub use self::denial::explain;
 pub use self::identity::IdentityError;
-#[cfg(feature = "smoltcp")]
-pub(crate) use self::order::Order;
 use self::rights::{Landlock, Reach};
 pub use crate::config::{Identity, User};
 use crate::descriptor::{Descriptor, Uses};

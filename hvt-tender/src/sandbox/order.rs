@@ -1,32 +1,30 @@
-//! Confining a thread that was made before the tender became who it is to be.
+//! Confining the helper threads of devices.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 use super::rights::Reach;
-use super::{Calls, Sandbox, SandboxError};
-
-/// The order to a thread to confine itself. Threads that devices have made carry it out when the guest's thread is about
-/// to be confined: to change the user, the C library needs all threads as they were.
-pub(crate) struct Order {
-    sandbox: Sandbox,
-    calls: Calls,
-    done: SyncSender<Result<(), SandboxError>>,
-}
+use super::{Sandbox, SandboxError};
+use crate::device::HelperThread;
+use crate::stop::Stop;
 
 impl Sandbox {
-    /// An order to make these calls alone, and what tells whether it has been carried out. The internet stays within
-    /// the thread's reach.
-    pub(crate) fn order(&self, calls: Calls) -> (Order, Receiver<Result<(), SandboxError>>) {
-        let (done, result) = sync_channel(1);
-        (Order { sandbox: self.clone(), calls, done }, result)
-    }
-}
-
-impl Order {
-    /// Carries it out, for the calling thread.
-    pub(crate) fn obey(self) {
-        let result = self.sandbox.give_up(None, &[], Reach::Internet).and_then(|()| self.sandbox.confine(self.calls));
-        // Who gave the order waits for this.
-        let _ = self.done.send(result);
+    /// Confines a thread that was started before the tender dropped its privileges: to change the user, the C library
+    /// requires all threads in their original state. The internet stays within reach of a thread that uses it.
+    ///
+    /// # Errors
+    /// Returns the [`SandboxError`] of the thread. A thread that has ended needs no sandbox.
+    pub(crate) fn confine_helper(&self, thread: &dyn HelperThread, stop: &Stop) -> Result<(), SandboxError> {
+        let mut calls = self.calls(stop);
+        calls.allow_uses(thread.descriptors());
+        let reach = if thread.uses_internet() { Reach::Internet } else { Reach::Open };
+        if thread.uses_internet() {
+            calls.allow_internet();
+        }
+        let (sandbox, (done, result)) = (self.clone(), sync_channel(1));
+        thread.execute(Box::new(move || {
+            // `confine_helper` waits for the result.
+            let _ = done.send(sandbox.give_up(None, &[], reach).and_then(|()| sandbox.confine(calls)));
+        }));
+        result.recv().unwrap_or(Ok(()))
     }
 }

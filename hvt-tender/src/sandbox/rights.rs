@@ -58,7 +58,6 @@ pub(super) enum Reach {
     /// What is open already.
     Open,
     /// TCP, to everywhere.
-    #[cfg(feature = "smoltcp")]
     Internet,
 }
 

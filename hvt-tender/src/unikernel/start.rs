@@ -7,6 +7,7 @@ use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa};
 
 use super::started::Both;
 use super::{Error, Started, Unikernel, Waits};
+use crate::Vcpu;
 use crate::backend::auto::Backend;
 use crate::backend::frequency::{Frequency, Source};
 use crate::backend::{self, CycleCounter, Machine, Stop, process};
@@ -49,7 +50,7 @@ impl Unikernel {
             NetRing::Off => false,
         };
         let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
-        let mut devices = Devices { console, clock, poller, slots };
+        let devices = Devices { console, clock, poller, slots };
 
         let choice = match self.backend {
             // The only one that can.
@@ -91,9 +92,6 @@ impl Unikernel {
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
         let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
-        if let Some(ended) = machine.ended() {
-            devices.poller.interrupt_by(ended);
-        }
         let frequency = match known {
             Some(frequency) => frequency,
             None => {

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::Error;
+use crate::Vcpu;
 use crate::backend::{self, Machine, Stop};
 use crate::core_dump::CoreDump;
-use crate::device::{Capture, Console, Descriptor, Devices, Interrupted, Slot, Uses};
+use crate::device::{Capture, Console, Descriptor, Devices, Doorbell, Interrupted, Slot, Uses};
 use crate::gdb::{self, Connection, Debugger, Line};
 use crate::guest::{Counter, Limits, Output, Trace, Verdict, Watchdog, cpu_time};
 use crate::memory::{GuestSlice, Layout, Usage};
@@ -58,7 +59,8 @@ impl Started {
         let line = debugger.map(|connection| self.watch(connection)).transpose()?;
         self.confine(bell.as_ref(), line.as_ref())?;
         let begun = self.devices.poller.begin();
-        let (layout, devices, bell, trace) = (&self.layout, &mut self.devices, bell.as_ref(), self.trace.as_mut());
+        let bell = bell.as_ref().map(|bell| bell as &dyn Doorbell);
+        let (layout, devices, trace) = (&self.layout, &mut self.devices, self.trace.as_mut());
         let outcome = match (begun, line) {
             (Ok(()), Some(line)) => gdb::run(&mut self.machine, layout, line, &self.stop, |machine| {
                 monitor::run_observed(machine, layout, devices, bell, &mut (observer, trace))
@@ -111,9 +113,12 @@ impl Started {
     /// Takes from this thread, for good, all system calls that the rest of the guest's life does not need.
     fn confine(&mut self, ring: Option<&Bell>, debugger: Option<&Line>) -> Result<(), Error> {
         let Some(sandbox) = &self.sandbox else { return Ok(()) };
-        for slot in &mut self.devices.slots {
+        for slot in &self.devices.slots {
             if let Slot::Net(device) = slot {
-                device.confine(sandbox, &self.stop)?;
+                device
+                    .helper_threads()
+                    .into_iter()
+                    .try_for_each(|thread| sandbox.confine_helper(thread, &self.stop))?;
             }
         }
         let mut calls = sandbox.calls(&self.stop);

@@ -10,8 +10,9 @@ use zerocopy::IntoBytes;
 use crate::backend::auto::FOR_TESTS;
 use crate::device::DeviceError;
 use crate::device::Disk;
-use crate::image::fixture::{CALLS_DATA, calls, manifest};
+use crate::image::fixture::manifest;
 use crate::memory::GuestSlice;
+use crate::script::fixture::{CALLS_DATA, calls};
 
 const BUFFER: u64 = CALLS_DATA + 0x1000;
 

@@ -5,14 +5,14 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 
 use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
 use hvt_bare::frames::{CHUNK_SIZE, FRAME_SIZE};
-use hvt_harness::{clock::tsc, devices::Transcript, suite::Wires};
-use hvt_tender::{
+use hvt_core::{
     Exit,
     device::{Devices, Slot},
     exit,
     hypercall::{self, Flow},
     memory::{Access, GuestSpace, Layout, Region},
 };
+use hvt_harness::{clock::tsc, devices::Transcript, suite::Wires};
 use kernel_hvt_glue::{Frames, Hpa, Hypervisor, Permissions, Vm};
 
 use crate::{

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 use hvt_abi::{Gpa, GuestRange, MEM_GRANULE};
-use hvt_tender::memory::{Chunk, GuestMemory};
+use hvt_core::memory::{Chunk, GuestMemory};
 use kernel_hvt_glue::{Host, Vm};
 
 use crate::host::Kernel;

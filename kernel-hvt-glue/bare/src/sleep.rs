@@ -1,7 +1,7 @@
 //! How a guest sleeps.
 
+use hvt_core::device::{Interrupted, Poller};
 use hvt_harness::{clock::tsc, suite::Wires};
-use hvt_tender::device::{Interrupted, Poller};
 use x86_64::instructions::hlt;
 
 use crate::{clock, interrupts};

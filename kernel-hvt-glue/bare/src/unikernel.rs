@@ -4,8 +4,8 @@ use alloc::{format, string::String, vec::Vec};
 use core::fmt;
 
 use hvt_abi::{Gpa, GuestRange};
+use hvt_core::{Exit, exit, memory::Access};
 use hvt_harness::monitor::{Config, Counts, End, Monitor, Stop};
-use hvt_tender::{Exit, exit, memory::Access};
 use kernel_hvt_glue::{Cpu, Hypervisor, Permissions, Vcpu, Vm};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::_rdtsc;
 
-use hvt_tender::device::Clock;
+use hvt_core::device::Clock;
 
 /// See [`TscClock::scale`]. The error is below one part in 10^9 for any TSC slower than 4 GHz.
 const SHIFT: u32 = 32;

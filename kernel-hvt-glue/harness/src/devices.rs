@@ -3,7 +3,7 @@
 use alloc::{collections::VecDeque, rc::Rc, sync::Arc, vec, vec::Vec};
 use core::cell::RefCell;
 
-use hvt_tender::{
+use hvt_core::{
     device::{Block, Console, DeviceError, Net},
     memory::GuestSlice,
 };
@@ -178,7 +178,7 @@ mod tests {
     use core::ptr::NonNull;
 
     use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
-    use hvt_tender::memory::{Access, Chunk, GuestMemory, GuestSpace, Layout, Region};
+    use hvt_core::memory::{Access, Chunk, GuestMemory, GuestSpace, Layout, Region};
 
     use super::*;
 

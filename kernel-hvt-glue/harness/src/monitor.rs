@@ -4,7 +4,7 @@ use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 
 use hvt_abi::{Gpa, hypercall::Number, native::EntryState};
-use hvt_tender::{
+use hvt_core::{
     Exit,
     boot::{BootConfig, CommandLine, Plan},
     device::{Clock, Devices, Poller, Slot, attach},

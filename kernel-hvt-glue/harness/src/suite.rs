@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, format, rc::Rc, string::String, vec, vec::Vec};
 use core::cell::RefCell;
 
-use hvt_tender::{
+use hvt_core::{
     device::Slot,
     exit::Cause,
     hypercall,

@@ -14,8 +14,9 @@ use self::aarch64 as cpu;
 #[cfg(target_arch = "x86_64")]
 use self::x86_64 as cpu;
 use super::{KvmMachine, arch, kvm_error};
+use crate::Vcpu;
+use crate::backend::Error;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps};
-use crate::backend::{Error, Machine};
 use crate::memory::{GuestMemory, Layout};
 use crate::sandbox::Calls;
 

@@ -13,6 +13,7 @@ use syscalls::{Errno, Sysno};
 use super::debug::{Capacity, Debugging};
 use super::exit::{InternalError, internal_error};
 use super::{arch, exit, request};
+use crate::Vcpu;
 use crate::backend::debug::DebugTarget;
 use crate::backend::{Error, Machine, Stop};
 use crate::exit::{Cause, Exit, Fault};
@@ -123,7 +124,9 @@ impl KvmMachine {
     }
 }
 
-impl Machine for KvmMachine {
+impl Vcpu for KvmMachine {
+    type Error = Error;
+
     // Every hypercall comes through here, and through no more than this.
     #[inline]
     fn run(&mut self) -> Result<Exit, Error> {
@@ -141,7 +144,9 @@ impl Machine for KvmMachine {
     fn registers(&self) -> Result<Registers, Error> {
         arch::registers(&self.vcpu)
     }
+}
 
+impl Machine for KvmMachine {
     fn memory_usage(&self) -> std::io::Result<Usage> {
         self.memory.usage()
     }

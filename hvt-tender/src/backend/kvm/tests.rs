@@ -29,6 +29,7 @@ use self::aarch64 as cpu;
 #[cfg(target_arch = "x86_64")]
 use self::x86_64 as cpu;
 use super::{Kvm, KvmMachine};
+use crate::Vcpu;
 use crate::backend::{Machine, Stop};
 use crate::exit::{Exit, Fault};
 use crate::memory::{Access, GuestMemory, Layout, Region};

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use hvt_abi::native::{EntryState, Registers};
 
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
+use crate::Vcpu;
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, Layout, MapError, MappedMemory};
 
@@ -45,7 +46,9 @@ impl Process {
 #[derive(Debug)]
 pub struct ProcessMachine(Infallible);
 
-impl Machine for ProcessMachine {
+impl Vcpu for ProcessMachine {
+    type Error = Error;
+
     fn run(&mut self) -> Result<Exit, Error> {
         match self.0 {}
     }
@@ -58,3 +61,5 @@ impl Machine for ProcessMachine {
         match self.0 {}
     }
 }
+
+impl Machine for ProcessMachine {}

@@ -57,6 +57,7 @@ use self::handover::{Handover, Turn};
 use self::protocol::command;
 use super::debug::DebugTarget;
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
+use crate::Vcpu;
 use crate::descriptor::{Descriptor, Uses};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Usage};
@@ -140,6 +141,7 @@ impl Process {
         let child = Child::spawn(&exchange, file).map_err(error("making the child process"))?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick(&child));
+        stop.set_ended(child.pidfd());
         let mut machine = ProcessMachine {
             handover,
             child,
@@ -395,7 +397,9 @@ fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> 
     }
 }
 
-impl Machine for ProcessMachine {
+impl Vcpu for ProcessMachine {
+    type Error = Error;
+
     #[inline(never)]
     fn run(&mut self) -> Result<Exit, Error> {
         loop {
@@ -420,10 +424,6 @@ impl Machine for ProcessMachine {
         }
     }
 
-    fn ended(&self) -> Option<Arc<OwnedFd>> {
-        Some(self.child.pidfd())
-    }
-
     fn memory(&self) -> &dyn GuestMemory {
         &self.memory
     }
@@ -432,7 +432,9 @@ impl Machine for ProcessMachine {
         let registers = self.frame()?.registers();
         Ok(Registers { rflags: self.cpu.rflags(registers.rflags), ..registers })
     }
+}
 
+impl Machine for ProcessMachine {
     fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
         Some(self)
     }

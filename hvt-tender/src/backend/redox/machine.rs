@@ -5,11 +5,11 @@ use std::io;
 use hvt_abi::kernel::Error as KernelError;
 use hvt_abi::native::{EntryState, Registers};
 
-use super::calls::{Calls, Errno, Refused};
-use super::guest::{Guest, Hypervisor, Interrupter};
+use crate::Vcpu;
 use crate::backend::{Error, Kick, Machine, Stop, Unavailable};
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, HostMemory, Layout};
+use hvt_core::kernel::{Calls, Errno, Guest, Hypervisor, Interrupter, Refused};
 
 /// The Redox kernel's hypervisor, on a machine that can run guests.
 pub struct Redox<C: Calls>(Hypervisor<C>);
@@ -64,7 +64,9 @@ pub struct RedoxMachine<C: Calls, M> {
     stop: Stop,
 }
 
-impl<C: Calls, M: HostMemory> Machine for RedoxMachine<C, M> {
+impl<C: Calls, M: HostMemory> Vcpu for RedoxMachine<C, M> {
+    type Error = Error;
+
     fn run(&mut self) -> Result<Exit, Error> {
         loop {
             match self.guest.run().map_err(error)? {
@@ -83,6 +85,8 @@ impl<C: Calls, M: HostMemory> Machine for RedoxMachine<C, M> {
         self.guest.registers().map_err(error)
     }
 }
+
+impl<C: Calls, M: HostMemory> Machine for RedoxMachine<C, M> {}
 
 struct Interrupt<C: Calls>(Interrupter<C>);
 

@@ -7,7 +7,7 @@ use libredox::Fd;
 use libredox::call::{self, Call, MmapArgs};
 use syscall::CallFlags;
 
-use super::calls::{Calls, Errno, Page, Payload};
+use hvt_core::kernel::{Calls, Errno, Page, Payload};
 
 /// The kernel that this process runs on.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,8 +8,8 @@ use hvt_abi::manifest::Kind;
 use super::*;
 use crate::config::BackendChoice;
 use crate::device::Disk;
-use crate::image::fixture::looping;
 use crate::network::{Conditions, Link};
+use crate::script::fixture::looping;
 use crate::virtual_time::VirtualTime;
 
 const HOUR: u64 = 3_600_000_000_000;

@@ -72,10 +72,8 @@ use self::forward::Door;
 use self::proxy::Proxy;
 use super::ip::{Bell, Worker};
 use super::{Link, Port};
-use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
+use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, HelperThread, Job, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
-use crate::sandbox::{Order, Sandbox, SandboxError};
-use crate::stop::Stop;
 
 pub use crate::config::Forward;
 
@@ -130,9 +128,9 @@ impl UserNetwork {
         let resolver = self.resolver.unwrap_or_else(addresses::host_resolver);
         let mut proxy = Proxy::new(ours.with_mac(addresses::gateway_mac(guest.mac())), doors, resolver, seed)?;
         let bell = Bell::new()?;
-        let (orders, theirs) = (mpsc::channel(), bell.clone());
-        let worker = Worker::start("hvt-net", bell.clone(), move || proxy.serve(&theirs, &orders.1))?;
-        Ok(UserNet { guest, gateway, forwarded, bell, orders: orders.0, _worker: worker })
+        let (jobs, theirs) = (mpsc::channel(), bell.clone());
+        let worker = Worker::start("hvt-net", bell.clone(), move || proxy.serve(&theirs, &jobs.1))?;
+        Ok(UserNet { guest, gateway, forwarded, bell, jobs: jobs.0, _worker: worker })
     }
 }
 
@@ -145,7 +143,7 @@ pub struct UserNet {
     forwarded: Vec<SocketAddr>,
     bell: Arc<Bell>,
     /// To the thread.
-    orders: mpsc::Sender<Order>,
+    jobs: mpsc::Sender<Job>,
     // Ends the thread.
     _worker: Worker,
 }
@@ -193,14 +191,23 @@ impl Net for UserNet {
         all
     }
 
-    fn confine(&mut self, sandbox: &Sandbox, stop: &Stop) -> Result<(), SandboxError> {
-        let mut calls = sandbox.calls(stop);
-        calls.allow_uses(self.descriptors());
-        calls.allow_internet();
-        let (order, done) = sandbox.order(calls);
-        // A thread that has ended needs no order; it has said why.
-        let _ = self.orders.send(order);
+    fn helper_threads(&self) -> Vec<&dyn HelperThread> {
+        vec![self]
+    }
+}
+
+impl HelperThread for UserNet {
+    fn descriptors(&self) -> Vec<Descriptor> {
+        Net::descriptors(self)
+    }
+
+    fn uses_internet(&self) -> bool {
+        true
+    }
+
+    fn execute(&self, job: Job) {
+        // A thread that has ended has logged the reason.
+        let _ = self.jobs.send(job);
         self.bell.ring();
-        done.recv().unwrap_or(Ok(()))
     }
 }

@@ -14,9 +14,9 @@ use super::forward::Door;
 use super::gate::Keeper;
 use super::tcp::{Asked, Connection};
 use super::udp::Datagrams;
+use crate::device::Job;
 use crate::network::Port;
 use crate::network::ip::{Bell, Flow, Stack, dhcp, wait};
-use crate::sandbox::Order;
 
 /// TCP connections at a time.
 const CONNECTIONS: usize = 256;
@@ -72,11 +72,11 @@ impl Proxy {
         })
     }
 
-    /// Serves the guest until the bell says that it is over, and carries out what orders come with it.
-    pub(super) fn serve(&mut self, bell: &Bell, orders: &Receiver<Order>) {
+    /// Serves the guest until the bell says that it is over, and executes the jobs that come with it.
+    pub(super) fn serve(&mut self, bell: &Bell, jobs: &Receiver<Job>) {
         let mut ready = Ready::default();
         while !bell.is_over() {
-            orders.try_iter().for_each(Order::obey);
+            jobs.try_iter().for_each(|job| job());
             self.turn(&ready);
             ready = match self.wait(bell) {
                 Ok(ready) => ready,

@@ -4,6 +4,7 @@
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
+use hvt_core::{device::Slot, kernel::Interrupter};
 use hvt_harness::{
     devices::{Wire, WireNet},
     monitor::End,
@@ -11,7 +12,6 @@ use hvt_harness::{
     suite::{Wires, run_case},
     tally::Tally,
 };
-use hvt_tender::{backend::redox::Interrupter, device::Slot};
 use spin::Mutex;
 
 use crate::{
@@ -234,9 +234,9 @@ fn memory_goes(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     let started = clock::get().now();
     while interrupted < 3 {
         match guest.run() {
-            Ok(hvt_tender::Exit::Interrupted) => interrupted += 1,
+            Ok(hvt_core::Exit::Interrupted) => interrupted += 1,
             // What it says lies in memory that is gone.
-            Ok(hvt_tender::Exit::Hypercall { .. }) => {}
+            Ok(hvt_core::Exit::Hypercall { .. }) => {}
             other => return Err(format!("{other:?}")),
         }
         if clock::get().now() - started > 20 * SECOND {

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use hvt_tender::backend::redox::Errno;
+use hvt_core::kernel::Errno;
 
 use crate::sys::{self, Result, flags};
 

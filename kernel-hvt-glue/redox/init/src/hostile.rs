@@ -8,8 +8,8 @@ use hvt_abi::{
     kernel::{Error, Exit, ExitRecord, MemoryMap, MemoryRange, Operation, Permissions, VcpuState, redox, run_page},
     native::EntryState,
 };
+use hvt_core::kernel::{Calls, Errno, Payload, calls::Page};
 use hvt_harness::tally::Tally;
-use hvt_tender::backend::redox::{Calls, Errno, Payload, calls::Page};
 use spin::Mutex;
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use hvt_abi::kernel::{RunPage, redox, run_page};
-use hvt_tender::backend::redox::{Calls, Errno, Hypervisor, Payload, calls::Page};
+use hvt_core::kernel::{Calls, Errno, Hypervisor, Payload, calls::Page};
 
 use crate::{
     fd::{Fd, Scheme},

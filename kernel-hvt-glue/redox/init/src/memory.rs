@@ -3,8 +3,8 @@
 use core::ptr::NonNull;
 
 use hvt_abi::GuestRange;
-use hvt_tender::{
-    backend::redox::Errno,
+use hvt_core::{
+    kernel::Errno,
     memory::{Chunk, GuestMemory},
 };
 use spin::Mutex;

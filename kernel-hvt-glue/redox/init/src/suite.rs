@@ -3,8 +3,8 @@
 use alloc::string::String;
 
 use hvt_abi::kernel::Capabilities;
+use hvt_core::kernel::{Calls, Hypervisor};
 use hvt_harness::suite::{Guest, Machine, Patience, Ran};
-use hvt_tender::backend::redox::{Calls, Hypervisor};
 use raw_cpuid::{CpuId, Hypervisor as Above};
 use test_suite::Ability;
 

@@ -5,7 +5,7 @@
 
 use core::arch::asm;
 
-use hvt_tender::backend::redox::Errno;
+use hvt_core::kernel::Errno;
 
 const OPENAT_INTO: usize = 0x1010_03db;
 const DUP_INTO: usize = 0x2010_03dc;

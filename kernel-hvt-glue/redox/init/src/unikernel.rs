@@ -4,16 +4,16 @@ use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 
 use hvt_abi::native::EntryState;
+use hvt_core::{
+    Exit,
+    device::{Interrupted, Poller, Slot},
+    kernel::{Calls, Guest, Hypervisor, Interrupter},
+    memory::GuestMemory,
+};
 use hvt_harness::{
     clock::TscClock,
     monitor::{Config, Counts, End, Monitor, Stop},
     suite::Wires,
-};
-use hvt_tender::{
-    Exit,
-    backend::redox::{Calls, Guest, Hypervisor, Interrupter},
-    device::{Interrupted, Poller, Slot},
-    memory::GuestMemory,
 };
 
 use crate::{clock, hypervisor::Kernel, memory::GuestRam, sys};

@@ -3,8 +3,8 @@
 use alloc::{boxed::Box, format, string::String, sync::Arc};
 use core::arch::asm;
 
+use hvt_core::kernel::{Calls, Errno, Payload};
 use hvt_harness::{pack::Pack, suite::run_case, tally::Tally};
-use hvt_tender::backend::redox::{Calls, Errno, Payload};
 use raw_cpuid::CpuId;
 use spin::Mutex;
 

@@ -13,9 +13,10 @@ use kvm_bindings::{
 };
 
 use super::Debugging;
+use crate::Vcpu;
+use crate::backend::Error;
 use crate::backend::debug::{CpuState, Halt, Traps, Watch};
 use crate::backend::kvm::{KvmMachine, arch};
-use crate::backend::{Error, Machine};
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, MappedMemory};
 

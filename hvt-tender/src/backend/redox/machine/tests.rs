@@ -3,8 +3,8 @@ use super::*;
 use hvt_abi::kernel::{Direction, Exit as KernelExit, Io};
 use hvt_abi::{Gpa, kernel};
 
-use crate::backend::redox::fake::{Asked, FakeKernel};
 use crate::memory::MappedMemory;
+use hvt_core::kernel::fake::{Asked, FakeKernel};
 
 fn start(kernel: &FakeKernel, stop: &Stop) -> RedoxMachine<FakeKernel, MappedMemory> {
     let memory = MappedMemory::anonymous(0x20_0000).unwrap();

@@ -10,7 +10,7 @@ use hvt_abi::{Gpa, GuestRange};
 use super::{Chunk, GuestMemory};
 
 /// Guest memory that lies in pieces: contiguous for the guest, not for the host.
-pub(crate) struct FakeMemory {
+pub struct FakeMemory {
     /// With the guest address of their first byte; ascending, without gaps. Made by `Box::leak`, undone in `drop`, and
     /// reached through chunks alone, as the memory of a guest that writes it all the time would be.
     pieces: Vec<(u64, NonNull<[u8]>)>,
@@ -19,7 +19,7 @@ pub(crate) struct FakeMemory {
 
 impl FakeMemory {
     /// `size` bytes of zeros, in pieces that end at the addresses `cuts`.
-    pub(crate) fn new(size: u64, cuts: &[u64]) -> Self {
+    pub fn new(size: u64, cuts: &[u64]) -> Self {
         let mut ends: Vec<u64> = cuts.iter().copied().filter(|cut| (1..size).contains(cut)).collect();
         ends.push(size);
         ends.sort_unstable();
@@ -33,12 +33,12 @@ impl FakeMemory {
     }
 
     /// Makes every byte `byte`.
-    pub(crate) fn fill(&self, byte: u8) {
+    pub fn fill(&self, byte: u8) {
         self.write(Gpa(0), &vec![byte; self.size as usize]).expect("as long as memory");
     }
 
     /// A copy of all of it.
-    pub(crate) fn snapshot(&self) -> Vec<u8> {
+    pub fn snapshot(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.size as usize);
         for (_, piece) in &self.pieces {
             // SAFETY: the piece is alive, and nobody writes to it while this thread is here: the type is not `Sync`.
@@ -48,7 +48,7 @@ impl FakeMemory {
     }
 
     /// A copy of the `len` bytes at `at`.
-    pub(crate) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+    pub fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.read(Gpa(at), &mut bytes).expect("the test reads inside of memory");
         bytes

@@ -34,7 +34,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// The descriptor `fd`, used like this.
-    #[cfg(all(feature = "std", unix))]
+    #[cfg(feature = "std")]
     #[must_use]
     pub fn new(fd: impl std::os::fd::AsFd, uses: Uses) -> Self {
         use std::os::fd::AsRawFd;

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use hvt_abi::kernel::{Direction, Error, Exit as KernelExit, Io, MemoryViolation};
 use proptest::prelude::*;
 
-use crate::backend::redox::fake::{Asked, FakeKernel, MAP_STEP};
+use crate::kernel::fake::{Asked, FakeKernel, MAP_STEP};
 use crate::memory::Region;
 
 const SIZE: u64 = 0x20_0000;

@@ -11,38 +11,47 @@ use super::{Block, Clock, Console, DeviceError, Devices, Interrupted, Net, Polle
 use crate::memory::GuestSlice;
 
 /// What the devices of a guest have seen and will say.
-pub(crate) struct World {
-    /// What the console has been told, and in how many calls.
-    pub(crate) console: Vec<u8>,
-    pub(crate) console_calls: usize,
+pub struct World {
+    /// Output of the console.
+    pub console: Vec<u8>,
+    /// Number of calls that wrote it.
+    pub console_calls: usize,
     /// Wall clock.
-    pub(crate) now: u64,
+    pub now: u64,
     /// Contents of every block device.
-    pub(crate) disk: Vec<u8>,
-    pub(crate) block_size: u16,
+    pub disk: Vec<u8>,
+    /// Block size of every block device.
+    pub block_size: u16,
     /// Frames sent.
-    pub(crate) sent: Vec<Vec<u8>>,
+    pub sent: Vec<Vec<u8>>,
     /// Frames waiting.
-    pub(crate) waiting: VecDeque<Vec<u8>>,
-    /// What `poll` says, and the sleeps it was asked for.
-    pub(crate) ready: Result<u64, Interrupted>,
-    pub(crate) sleeps: Vec<u64>,
+    pub waiting: VecDeque<Vec<u8>>,
+    /// Result of `poll`.
+    pub ready: Result<u64, Interrupted>,
+    /// Timeouts that `poll` was called with.
+    pub sleeps: Vec<u64>,
     /// Whether block and network devices fail.
-    pub(crate) broken: bool,
+    pub broken: bool,
 }
 
 /// Hardware address of every network device.
-pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 /// MTU of every network device.
-pub(crate) const MTU: u16 = 1500;
+pub const MTU: u16 = 1500;
 
 /// A device: the same for all, because it is the [`World`] that differs.
 #[derive(Clone)]
-pub(crate) struct Fake(pub(crate) Rc<RefCell<World>>);
+pub struct Fake(pub Rc<RefCell<World>>);
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Fake {
     /// A world with a disk of eight blocks, nothing sent, nothing waiting.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let disk = (0..8 * 512).map(|index| (index / 512 + index) as u8).collect();
         Self(Rc::new(RefCell::new(World {
             console: Vec::new(),
@@ -58,16 +67,18 @@ impl Fake {
         })))
     }
 
-    pub(crate) fn block(&self) -> Slot {
+    /// A block device.
+    pub fn block(&self) -> Slot {
         Slot::Block(Box::new(self.clone()))
     }
 
-    pub(crate) fn net(&self) -> Slot {
+    /// A network device.
+    pub fn net(&self) -> Slot {
         Slot::Net(Box::new(self.clone()))
     }
 
     /// Everything a guest can reach, its block device having handle 1, its network device handle 2.
-    pub(crate) fn devices(&self) -> Devices {
+    pub fn devices(&self) -> Devices {
         Devices {
             console: Box::new(self.clone()),
             clock: Box::new(self.clone()),

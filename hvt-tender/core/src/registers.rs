@@ -1,9 +1,11 @@
 //! The names of registers, for what is said to people.
 
+use alloc::vec::Vec;
+
 use hvt_abi::{aarch64, x86_64};
 
 /// A virtual CPU's registers, by name.
-pub(crate) trait Named: Sized {
+pub trait Named: Sized {
     /// What the architecture calls the address of the instruction.
     const PC: &'static str;
 
@@ -11,7 +13,7 @@ pub(crate) trait Named: Sized {
     fn pc(&self) -> u64;
 
     /// Those of a CPU that is about to execute what lies here, all others 0.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fixtures"))]
     fn at(pc: u64) -> Self;
 
     /// All of them, those first that tell where the CPU is.
@@ -25,7 +27,7 @@ impl Named for x86_64::Registers {
         self.rip
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fixtures"))]
     fn at(rip: u64) -> Self {
         Self { rip, ..Self::default() }
     }
@@ -47,7 +49,7 @@ impl Named for aarch64::Registers {
         self.pc
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fixtures"))]
     fn at(pc: u64) -> Self {
         Self { pc, ..Self::default() }
     }
@@ -83,6 +85,6 @@ mod tests {
         let mut registers = x86_64::Registers { rip: 16, rflags: 17, ..x86_64::Registers::default() };
         (0..16).for_each(|number| *registers.general_mut(number) = number.into());
         check(&registers, 18);
-        check(&aarch64::Registers { x: std::array::from_fn(|number| number as u64), sp: 31, pc: 32, pstate: 33 }, 34);
+        check(&aarch64::Registers { x: core::array::from_fn(|number| number as u64), sp: 31, pc: 32, pstate: 33 }, 34);
     }
 }

@@ -10,46 +10,53 @@ use zerocopy::IntoBytes;
 
 /// A program header and the bytes it describes.
 #[derive(Clone, Debug)]
-pub(crate) struct Part {
-    pub(crate) kind: u32,
-    pub(crate) flags: u32,
-    pub(crate) address: u64,
-    pub(crate) memory: u64,
-    pub(crate) alignment: u64,
-    pub(crate) bytes: Vec<u8>,
+pub struct Part {
+    /// `p_type`.
+    pub kind: u32,
+    /// `p_flags`.
+    pub flags: u32,
+    /// `p_vaddr` and `p_paddr`.
+    pub address: u64,
+    /// `p_memsz`.
+    pub memory: u64,
+    /// `p_align`.
+    pub alignment: u64,
+    /// Contents in the file.
+    pub bytes: Vec<u8>,
 }
 
 impl Part {
     /// A segment to load; `bytes` are the first of its `memory` bytes.
-    pub(crate) fn load(flags: u32, address: u64, memory: u64, bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn load(flags: u32, address: u64, memory: u64, bytes: impl Into<Vec<u8>>) -> Self {
         Self { kind: PT_LOAD, flags, address, memory, alignment: 0x1000, bytes: bytes.into() }
     }
 
     /// A program header that is not loaded.
-    pub(crate) fn other(kind: u32, bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn other(kind: u32, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self { kind, flags: PF_R, address: 0, memory: bytes.len() as u64, alignment: 4, bytes }
     }
 
     /// A note of Solo5's with this type and descriptor.
-    pub(crate) fn note(kind: u32, descriptor: &[u8]) -> Self {
+    pub fn note(kind: u32, descriptor: &[u8]) -> Self {
         let header =
             NoteHeader { namesz: OWNER.len() as u32, descsz: descriptor.len() as u32, kind, owner: OWNER_PADDED };
         Self::other(PT_NOTE, [header.as_bytes(), descriptor].concat())
     }
 
-    pub(crate) fn abi(target: u32, version: u32) -> Self {
+    /// The ABI note for this target and version.
+    pub fn abi(target: u32, version: u32) -> Self {
         Self::note(TYPE_ABI1, Abi1 { target, version, reserved: [0; 2] }.as_bytes())
     }
 
     /// The manifest's note around `manifest`.
-    pub(crate) fn manifest(manifest: &[u8]) -> Self {
+    pub fn manifest(manifest: &[u8]) -> Self {
         Self::note(TYPE_MFT1, &[&[0; 4], manifest].concat())
     }
 }
 
 /// A manifest with these devices.
-pub(crate) fn manifest(devices: &[(&str, Kind)]) -> Vec<u8> {
+pub fn manifest(devices: &[(&str, Kind)]) -> Vec<u8> {
     let header = Header { version: VERSION, entries: devices.len() as u32 + 1 };
     let mut bytes = header.as_bytes().to_vec();
     bytes.extend(Entry::RESERVED_FIRST.as_bytes());
@@ -64,21 +71,25 @@ pub(crate) fn manifest(devices: &[(&str, Kind)]) -> Vec<u8> {
 
 /// An ELF file in the making.
 #[derive(Clone, Debug)]
-pub(crate) struct Elf {
-    pub(crate) kind: u16,
-    pub(crate) machine: u16,
-    pub(crate) entry: u64,
-    pub(crate) parts: Vec<Part>,
+pub struct Elf {
+    /// `e_type`.
+    pub kind: u16,
+    /// `e_machine`.
+    pub machine: u16,
+    /// `e_entry`.
+    pub entry: u64,
+    /// Program headers with their contents.
+    pub parts: Vec<Part>,
 }
 
 /// The ELF machine of the CPU this runs on.
-pub(crate) const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
+pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 /// Where a good unikernel has its text.
-pub(crate) const TEXT: u64 = 0x10_0000;
+pub const TEXT: u64 = 0x10_0000;
 
 impl Elf {
     /// A unikernel that asks for these devices, has these segments, and starts where the first one does.
-    pub(crate) fn with_devices(segments: impl IntoIterator<Item = Part>, devices: &[(&str, Kind)]) -> Self {
+    pub fn with_devices(segments: impl IntoIterator<Item = Part>, devices: &[(&str, Kind)]) -> Self {
         let notes = [Part::abi(Target::Hvt as u32, hvt_abi::ABI_VERSION), Part::manifest(&manifest(devices))];
         let mut elf = Self::of(segments.into_iter().chain(notes));
         elf.entry = elf.parts[0].address;
@@ -86,12 +97,12 @@ impl Elf {
     }
 
     /// A file of these parts.
-    pub(crate) fn of(parts: impl IntoIterator<Item = Part>) -> Self {
+    pub fn of(parts: impl IntoIterator<Item = Part>) -> Self {
         Self { kind: ET_EXEC, machine: MACHINE, entry: TEXT, parts: parts.into_iter().collect() }
     }
 
     /// The file's bytes.
-    pub(crate) fn build(&self) -> Vec<u8> {
+    pub fn build(&self) -> Vec<u8> {
         let mut file = Vec::new();
         file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
         file.extend(self.kind.to_le_bytes());

@@ -10,11 +10,10 @@ mod manifest;
 mod note;
 mod segment;
 mod symbol;
-#[cfg(any(test, all(feature = "std", target_os = "linux")))]
-pub(crate) mod write;
+pub mod write;
 
-#[cfg(test)]
-pub(crate) mod fixture;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixture;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,6 @@
 //! What a guest has used too much of.
 
-use std::fmt;
+use core::fmt;
 
 /// Which of its limits a guest has met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,8 +1,11 @@
 //! A kernel that is none: it keeps account of what it is asked for, and its guests do what a test says.
 
-use std::collections::VecDeque;
-use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard};
 
 use hvt_abi::kernel::{
     Capabilities, Error, Exit, ExitRecord, MemoryMap, Operation, RunPage, VERSION, VcpuState, redox,
@@ -12,38 +15,48 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::calls::{Calls, Errno, Page, Payload};
 
 /// The most that it maps at once, in bytes.
-pub(super) const MAP_STEP: u64 = 0x8000;
+pub const MAP_STEP: u64 = 0x8000;
 
+/// State of a [`FakeKernel`].
 #[derive(Default)]
-pub(super) struct Account {
+pub struct Account {
     /// Objects that are open, by what they were made with.
-    pub(super) open: Vec<&'static str>,
+    pub open: Vec<&'static str>,
     /// What was closed, in order.
-    pub(super) closed: Vec<&'static str>,
+    pub closed: Vec<&'static str>,
     /// What was mapped, piece by piece, as the kernel accepted it.
-    pub(super) mapped: Vec<MemoryMap>,
-    pub(super) state: Option<VcpuState>,
+    pub mapped: Vec<MemoryMap>,
+    /// Registers of the virtual CPU.
+    pub state: Option<VcpuState>,
     /// How the next runs end.
-    pub(super) exits: VecDeque<ExitRecord>,
-    pub(super) interrupts: u32,
+    pub exits: VecDeque<ExitRecord>,
+    /// Number of interrupts of the virtual CPU.
+    pub interrupts: u32,
     /// What fails, and how: an operation, or what an object is made with.
-    pub(super) fails: Option<(Asked, Errno)>,
-    pub(super) capabilities: Capabilities,
+    pub fails: Option<(Asked, Errno)>,
+    /// Answer to [`Operation::GetCapabilities`].
+    pub capabilities: Capabilities,
     /// How many bytes it says it has mapped whatever it is asked for.
-    pub(super) maps_nothing: bool,
+    pub maps_nothing: bool,
 }
 
+/// A request that a [`FakeKernel`] can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub enum Asked {
+    /// Opening or duplicating an object of this name.
     Object(&'static str),
+    /// This operation.
     Operation(Operation),
+    /// Mapping the run page.
     Page,
 }
 
+/// A kernel without a hypervisor, which does what a test prescribes. Clones are the same kernel.
 #[derive(Clone)]
-pub(super) struct FakeKernel(Arc<Mutex<Account>>);
+pub struct FakeKernel(Arc<Mutex<Account>>);
 
-pub(super) struct Handle {
+/// An open object of a [`FakeKernel`].
+pub struct Handle {
     name: &'static str,
     kernel: FakeKernel,
     /// The run page, where it is a virtual CPU.
@@ -52,7 +65,7 @@ pub(super) struct Handle {
 
 /// A page that a test's kernel and monitor reach through its address alone.
 #[derive(Clone)]
-pub(super) struct FakePage(Arc<OwnedPage>);
+pub struct FakePage(Arc<OwnedPage>);
 
 struct OwnedPage(NonNull<RunPage>);
 
@@ -83,28 +96,37 @@ impl Drop for Handle {
     }
 }
 
+impl Default for FakeKernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl FakeKernel {
-    pub(super) fn new() -> Self {
+    /// A kernel whose machine can run guests.
+    #[must_use]
+    pub fn new() -> Self {
         let capabilities = Capabilities { version: VERSION, technology: 1, ..Capabilities::default() };
         Self(Arc::new(Mutex::new(Account { capabilities, ..Account::default() })))
     }
 
     /// What it knows. Hold it briefly: every call needs it.
-    pub(super) fn account(&self) -> MutexGuard<'_, Account> {
+    pub fn account(&self) -> MutexGuard<'_, Account> {
         self.0.lock().unwrap()
     }
 
     /// Makes what is asked of it fail.
-    pub(super) fn fail(&self, asked: Asked, errno: Errno) {
+    pub fn fail(&self, asked: Asked, errno: Errno) {
         self.account().fails = Some((asked, errno));
     }
 
     /// How often a virtual CPU was interrupted.
-    pub(super) fn interrupts(&self) -> u32 {
+    pub fn interrupts(&self) -> u32 {
         self.account().interrupts
     }
 
-    pub(super) fn exits_with(&self, exits: impl IntoIterator<Item = Exit>) {
+    /// Makes the next runs end with these exits.
+    pub fn exits_with(&self, exits: impl IntoIterator<Item = Exit>) {
         self.account().exits.extend(exits.into_iter().map(ExitRecord::from));
     }
 

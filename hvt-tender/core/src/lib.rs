@@ -1,0 +1,38 @@
+//! The part of a tender that needs no operating system: loads a Solo5 HVT unikernel, runs it on a virtual CPU, serves its
+//! hypercalls.
+//!
+//! | module | input → output |
+//! |---|---|
+//! | [`image`] | bytes of an ELF file → segments, entry point, manifest |
+//! | [`boot`] | image and configuration → contents of guest memory, its [`Layout`](memory::Layout), entry state |
+//! | [`memory`] | guest pointer → checked bytes of guest memory |
+//! | [`vcpu`] | [`Vcpu::run`] → [`Exit`]: the trait that every backend implements |
+//! | [`kernel`] | a virtual CPU of the hypervisor in a kernel, through [`hvt_abi::kernel`] |
+//! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
+//! | [`device`] | console, clock, block, net: the traits, and matching with the manifest |
+//! | [`monitor`] | the loop over [`Vcpu::run`] and [`hypercall::serve`] → [`Outcome`](monitor::Outcome) |
+//!
+//! [`exit`], [`registers`], [`ring`] and [`descriptor`] are the types that these modules exchange. Kernels and first
+//! processes that run guests link this crate alone; `hvt-tender` adds host devices, backends and the command line.
+#![no_std]
+
+extern crate alloc;
+#[cfg(any(test, feature = "std", feature = "fixtures"))]
+extern crate std;
+
+pub mod boot;
+pub mod descriptor;
+pub mod device;
+pub mod exit;
+pub mod hypercall;
+pub mod image;
+#[cfg(target_arch = "x86_64")]
+pub mod kernel;
+pub mod memory;
+pub mod monitor;
+pub mod registers;
+pub mod ring;
+pub mod vcpu;
+
+pub use exit::Exit;
+pub use vcpu::Vcpu;

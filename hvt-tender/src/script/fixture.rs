@@ -1,0 +1,29 @@
+//! Guests that make given hypercalls, for tests.
+
+use hvt_abi::hypercall::Number;
+use hvt_abi::manifest::Kind;
+
+use super::Script;
+use crate::image::write::TEXT;
+
+/// Where the guests of [`calls`] have their arguments, one every 256 bytes, and a page of zeros behind them.
+pub(crate) const CALLS_DATA: u64 = TEXT + 0x1000;
+
+/// The file of a guest that makes these hypercalls, one after the other, and then spins.
+pub(crate) fn calls(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Vec<u8> {
+    looping(devices, 1, calls, &[])
+}
+
+/// The file of a guest that makes these hypercalls so many times, then those behind them, and then spins.
+pub(crate) fn looping(
+    devices: &[(&str, Kind)],
+    times: u32,
+    looped: &[(Number, &[u8])],
+    behind: &[(Number, &[u8])],
+) -> Vec<u8> {
+    let make = |script: Script, calls: &[(Number, &[u8])]| {
+        calls.iter().fold(script, |script, (number, argument)| script.raw(*number, argument))
+    };
+    let script = devices.iter().fold(Script::new(), |script, (name, kind)| script.declare(name, *kind));
+    make(script.repeat(times, |script| make(script, looped)), behind).build()
+}
