@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|guest: hvt_tender_fuzz::hypercall::Guest| hvt_tender_fuzz::hypercall::check(guest));
+libfuzzer_sys::fuzz_target!(|guest: hvt_tender_fuzz::hypercall::Guest| {
+    hvt_tender_fuzz::hypercall::check(guest);
+});

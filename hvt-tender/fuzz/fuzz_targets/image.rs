@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|file: hvt_tender_fuzz::image::File| hvt_tender_fuzz::image::check(file));
+libfuzzer_sys::fuzz_target!(|file: hvt_tender_fuzz::image::File| {
+    hvt_tender_fuzz::image::check(file);
+});

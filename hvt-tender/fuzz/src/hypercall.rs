@@ -8,6 +8,8 @@ use hvt_core::hypercall::serve;
 use hvt_core::memory::fake::FakeMemory;
 use hvt_core::memory::{Access, GuestMemory, GuestSpace, Layout, Region};
 
+use crate::outcome::outcome;
+
 /// A guest that makes calls, and the world around it.
 #[derive(Arbitrary, Debug)]
 pub struct Guest {
@@ -62,8 +64,13 @@ const READ_ONLY: u64 = 0x1000;
 const CODE: u64 = 0x2000;
 const WRITABLE: u64 = 0x3000;
 
-/// Serves the calls until one stops the guest. What the guest may not write must be as it was.
-pub fn check(guest: Guest) {
+/// Names of the outcomes of each hypercall, by its number.
+const NAMES: [&str; 9] =
+    ["zero", "walltime", "puts", "poll", "block write", "block read", "net write", "net read", "halt"];
+
+/// Serves the calls until one stops the guest. What the guest may not write must be as it was. Returns names of the
+/// calls' outcomes.
+pub fn check(guest: Guest) -> Vec<String> {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let layout = Layout::new([
         region(READ_ONLY, CODE, Access::READ),
@@ -81,6 +88,7 @@ pub fn check(guest: Guest) {
         world.broken = guest.broken;
     }
     let mut devices = fake.devices();
+    let mut outcomes = Vec::new();
     for call in guest.calls {
         let number = match call.number {
             Number::Known(number) => u32::from(number % 10),
@@ -96,10 +104,16 @@ pub fn check(guest: Guest) {
         let result = serve(number, Gpa(argument), &GuestSpace::new(&memory, &layout), &mut devices);
         let after = memory.snapshot();
         assert!(before[..WRITABLE as usize] == after[..WRITABLE as usize]);
-        if let Err(error) = result {
-            assert!(before == after);
-            assert!(!error.to_string().contains('\n'));
-            return;
+        let name = NAMES.get(number as usize).unwrap_or(&"unknown");
+        match result {
+            Ok(flow) => outcomes.push(outcome(name, &flow)),
+            Err(error) => {
+                assert!(before == after);
+                assert!(!error.to_string().contains('\n'));
+                outcomes.push(outcome(name, &error));
+                break;
+            }
         }
     }
+    outcomes
 }

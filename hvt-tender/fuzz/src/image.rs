@@ -9,6 +9,8 @@ use hvt_core::image::fixture::Elf;
 use hvt_core::memory::Access;
 use hvt_core::memory::fake::FakeMemory;
 
+use crate::outcome::outcome;
+
 /// A file that claims to be a unikernel.
 #[derive(Arbitrary, Debug)]
 pub enum File {
@@ -66,14 +68,15 @@ impl File {
 /// Largest guest that is loaded, in bytes.
 const LOADED_MAX: u64 = 16 << 20;
 
-/// Reads the file; where it is a unikernel after all, checks what must hold for every one, and boots it.
-pub fn check(file: File) {
+/// Reads the file; where it is a unikernel after all, checks what must hold for every one, and boots it. Returns names
+/// of the outcomes.
+pub fn check(file: File) -> Vec<String> {
     let bytes = file.bytes();
     let image = match Image::parse(&bytes) {
         Ok(image) => image,
         Err(error) => {
             assert!(!error.to_string().contains('\n'));
-            return;
+            return vec![outcome("refused", &error)];
         }
     };
     let mut end = hvt_abi::GUEST_MIN_BASE;
@@ -86,9 +89,14 @@ pub fn check(file: File) {
     let mem_size = (end.0 + 1).next_multiple_of(hvt_abi::MEM_GRANULE).min(hvt_abi::MEM_MAX);
     let cmdline = CommandLine::default();
     let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
-    let Ok(plan) = Plan::new(&image, config) else { return };
+    let plan = match Plan::new(&image, config) {
+        Ok(plan) => plan,
+        Err(error) => return vec![outcome("not placed", &error)],
+    };
     if mem_size <= LOADED_MAX {
         let booted = plan.load(&FakeMemory::new(mem_size, &[0x5000, 0x10_0800])).unwrap();
         assert_eq!(booted.entry.rip, image.entry());
+        return vec!["booted".to_owned()];
     }
+    vec!["too large".to_owned()]
 }

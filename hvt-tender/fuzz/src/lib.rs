@@ -2,3 +2,5 @@
 
 pub mod hypercall;
 pub mod image;
+pub mod mutate;
+mod outcome;
