@@ -210,7 +210,9 @@ fn user(mac: Option<[u8; 6]>, forwards: Vec<Forward>) -> io::Result<UserNet> {
     let network = UserNetwork::new().mac(mac.map_or_else(random_mac, Ok)?);
     let device = forwards.iter().fold(network, |network, forward| network.forward(*forward)).start()?;
     for (forward, address) in forwards.iter().zip(device.forwarded()) {
-        log::info!("port {} of the guest is at {address}", forward.guest);
+        // A port that the host has chosen is known from here only.
+        let level = if forward.host.port() == 0 { log::Level::Warn } else { log::Level::Info };
+        log::log!(level, "port {} of the guest is at {address}", forward.guest);
     }
     Ok(device)
 }
