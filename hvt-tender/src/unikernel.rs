@@ -236,9 +236,9 @@ impl Unikernel {
         self
     }
 
-    /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, arguments,
-    /// results, and a digest (FNV-1a of 64 bits) of what it writes or reads. Two runs in a virtual time, with devices in
-    /// memory, write the same.
+    /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, address of the
+    /// argument structure, arguments, results, and a digest (FNV-1a of 64 bits) of the bytes that it writes or reads. Two
+    /// runs in a virtual time, with devices in memory, write the same.
     ///
     /// ```
     /// use hvt_tender::{VirtualTime, script::Script};
@@ -250,7 +250,7 @@ impl Unikernel {
     ///     Ok(std::fs::read_to_string(file)?)
     /// };
     /// let first = trace()?;
-    /// assert!(first.starts_with(r#"{"number":2,"name":"puts","time":0,"#) && first.lines().count() == 2);
+    /// assert!(first.starts_with(r#"{"number":2,"name":"puts","time":0,"argument":"#) && first.lines().count() == 2);
     /// assert_eq!(first, trace()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

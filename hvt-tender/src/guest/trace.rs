@@ -12,12 +12,21 @@ use crate::memory::{Access, GuestSpace};
 use crate::monitor::Observer;
 use crate::virtual_time::VirtualTime;
 
-/// Writes down every hypercall: its number, name, guest time, arguments and results.
+/// Writes one line per hypercall: number, name, time, arguments and results.
 ///
-/// A line is an object: `{"number":2,"name":"puts","time":1200,"arguments":{"data":1056768,"len":13},"result":{}}`. The
-/// time is that at which the call was made, in nanoseconds: virtual time where the guest lives in it, and host time
-/// since the guest's first instruction otherwise. Guest addresses are numbers. Of what a guest writes and reads there is
-/// a `digest`, so that equal traces mean equal bytes without holding them.
+/// A line is an object:
+/// `{"number":2,"name":"puts","time":1200,"argument":1052672,"arguments":{"data":1056768,"len":13,"digest":".."},"result":{}}`.
+///
+/// | field | value |
+/// |---|---|
+/// | `number`, `name` | the hypercall; the name of a number that is none is `unknown` |
+/// | `time` | nanoseconds when the call was made: virtual time if the guest has it, else since its first instruction |
+/// | `argument` | guest address of the argument structure, even if the guest has no memory there |
+/// | `arguments` | the fields that the guest filled in; none if the structure cannot be read |
+/// | `result` | the fields that the tender filled in, `status` of a halt, or `"interrupted":true`, `"invalid":true` |
+///
+/// Guest addresses are numbers. The `digest` (FNV-1a, 64 bits) stands for the bytes that a guest writes or reads, so that
+/// equal traces mean equal bytes.
 pub(crate) struct Trace {
     to: Box<dyn Write + Send>,
     clock: Time,
