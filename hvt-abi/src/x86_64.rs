@@ -3,6 +3,7 @@
 //! Sections are those of the *Intel 64 and IA-32 Architectures Software Developer's Manual* (SDM).
 
 pub mod cpuid;
+pub mod msr;
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -391,22 +392,6 @@ impl Vector {
                 | Self::AlignmentCheck
         )
     }
-}
-
-/// Model-specific registers that a guest may use (SDM volume 4).
-pub mod msr {
-    /// IA32_TIME_STAMP_COUNTER.
-    pub const TSC: u32 = 0x10;
-    /// IA32_PAT.
-    pub const PAT: u32 = 0x277;
-    /// IA32_EFER.
-    pub const EFER: u32 = 0xc000_0080;
-    /// IA32_FS_BASE.
-    pub const FS_BASE: u32 = 0xc000_0100;
-    /// IA32_GS_BASE.
-    pub const GS_BASE: u32 = 0xc000_0101;
-    /// IA32_KERNEL_GS_BASE.
-    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 }
 
 #[cfg(test)]

@@ -118,6 +118,7 @@
 //! - Memory that is not mapped: [`Exit::MemoryViolation`](hvt_abi::kernel::Exit::MemoryViolation).
 //! - Ports: every access exits, none reaches the hardware.
 //! - MSRs: FS, GS and KERNEL_GS base are the guest's own; TSC, PAT and two bits of EFER are emulated; all others are #GP.
+//!   The list is [`hvt_abi::x86_64::msr`], and KVM enforces the same one.
 //! - CPUID: what a program may use, on one CPU of its own; no virtualization, no topology, no performance monitoring.
 //! - CR0 and CR4: bits that stand for a feature which CPUID does not show are #GP; caches stay on.
 //! - `hlt` exits; `monitor`, `mwait`, `rdtscp`, `vmcall` and their kin are #UD; `invd` and `wbinvd` do nothing.

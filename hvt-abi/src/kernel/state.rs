@@ -120,7 +120,7 @@ const _: () = {
 
 impl VcpuState {
     /// IA32_PAT after reset (SDM volume 3, 12.12.4; APM volume 2, 7.8.2).
-    pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+    pub const PAT_RESET: u64 = crate::x86_64::msr::PAT_RESET;
 
     /// Whether all that is reserved is 0, and the tables' limits are ones that a register can hold.
     #[must_use]

@@ -16,6 +16,7 @@ mod tap;
 mod unikernels;
 
 use std::env;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,7 +78,20 @@ fn can(backend: &str, ability: Ability) -> bool {
         Ability::ExactExceptions => !is_emulated(),
         // Instructions of a process's guest are the CPU's own, CPUID too.
         Ability::AnsweredCpuid => backend == "kvm",
+        Ability::InterceptedHypervisorCalls => backend == "kvm" && intercepts_hypervisor_calls(),
     }
+}
+
+/// Whether KVM can intercept `vmcall`, which it does for guests of Xen (`KVM_CAP_XEN_HVM`).
+fn intercepts_hypervisor_calls() -> bool {
+    // Linux, include/uapi/linux/kvm.h.
+    const KVM_CHECK_EXTENSION: libc::Ioctl = libc::_IO(0xae, 0x03);
+    const KVM_CAP_XEN_HVM: libc::c_ulong = 38;
+    const INTERCEPT_HCALL: libc::c_int = 1 << 1;
+    let Ok(kvm) = std::fs::File::open("/dev/kvm") else { return false };
+    // SAFETY: the request takes a number and writes nothing.
+    let offered = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_CHECK_EXTENSION, KVM_CAP_XEN_HVM) };
+    offered > 0 && offered & INTERCEPT_HCALL != 0
 }
 
 /// CR4.PKE as CPUID shows it: leaf 7, ECX bit 4, OSPKE.

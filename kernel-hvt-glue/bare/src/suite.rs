@@ -41,7 +41,7 @@ impl Machine for Context<'_> {
             Ability::ExactExceptions => {
                 !cpuid.get_hypervisor_info().is_some_and(|info| info.identify() == Hypervisor::QEMU)
             }
-            Ability::AnsweredCpuid => true,
+            Ability::AnsweredCpuid | Ability::InterceptedHypervisorCalls => true,
         }
     }
 

@@ -169,6 +169,9 @@ pub enum Ability {
     ExactExceptions,
     /// CPUID answered by the tender or its kernel. Elsewhere it is the CPU itself that answers.
     AnsweredCpuid,
+    /// `vmcall` and `vmmcall` reach no hypervisor. On the process backend they reach the machine's own, if it has one,
+    /// and on KVM without `CONFIG_KVM_XEN` they reach KVM.
+    InterceptedHypervisorCalls,
 }
 
 /// A device to attach.

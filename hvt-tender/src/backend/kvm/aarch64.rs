@@ -7,6 +7,7 @@ mod exception;
 mod registers;
 mod walk;
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use hvt_abi::Gpa;
@@ -68,6 +69,11 @@ pub(super) type Model = kvm_vcpu_init;
 pub(super) fn model(_system: &kvm_ioctls::Kvm, vm: &VmFd) -> Result<Model, kvm_ioctls::Error> {
     let mut model = Model::default();
     vm.get_preferred_target(&mut model).map(|()| model)
+}
+
+/// Denies what KVM offers beyond the ID registers: nothing, KVM has no switch for the firmware calls that it answers.
+pub(super) fn restrict(_vm: &VmFd, _vcpu: &VcpuFd) -> io::Result<()> {
+    Ok(())
 }
 
 /// Whether the CPU itself can run guests: where KVM is on this architecture, it can.

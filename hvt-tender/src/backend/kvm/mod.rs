@@ -81,6 +81,7 @@ impl Kvm {
         let vm = retry(|| arch::create_vm(&system)).map_err(|error| failed("a virtual machine", error))?;
         let vcpu = retry(|| vm.create_vcpu(0)).map_err(|error| failed("a vCPU", error))?;
         let model = retry(|| arch::model(&system, &vm)).map_err(|error| failed("a vCPU like this CPU", error))?;
+        arch::restrict(&vm, &vcpu).map_err(|error| failed("a vCPU without MSRs and hypercalls of KVM", error))?;
         Ok(Self { vm, vcpu, model, capacity: debug::Capacity::new(&system) })
     }
 

@@ -1,5 +1,7 @@
 //! What KVM wants to know of an x86_64 vCPU.
 
+mod restrict;
+
 use std::arch::x86_64::__cpuid;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -8,13 +10,14 @@ use hvt_abi::Gpa;
 use hvt_abi::ring::NET_RING;
 use hvt_abi::x86_64::{EntryState, RING_KICK_PORT, Registers, Segment, TableRegister};
 use kvm_bindings::{
-    CpuId, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_SHUTDOWN, KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_dtable, kvm_guest_debug,
-    kvm_ioeventfd, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_translation, kvm_xsave,
+    CpuId, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_SHUTDOWN, KVM_EXIT_XEN, KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_dtable,
+    kvm_guest_debug, kvm_ioeventfd, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_translation, kvm_xsave,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use nix::{request_code_read, request_code_readwrite, request_code_write};
 use zerocopy::IntoBytes;
 
+pub(super) use self::restrict::restrict;
 use super::exit::hex;
 use super::{Kvm, cpuid, kvm_error};
 use crate::backend::Error;
@@ -60,9 +63,11 @@ pub(super) fn model(system: &kvm_ioctls::Kvm, _vm: &VmFd) -> Result<Model, kvm_i
     CpuId::from_entries(&filtered).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
 }
 
-/// Makes a virtual machine.
+/// Makes a virtual machine, without performance counters.
 pub(super) fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
-    system.create_vm()
+    let vm = system.create_vm()?;
+    restrict::disable_counters(&vm);
+    Ok(vm)
 }
 
 /// Whether CPUID offers VMX (SDM volume 2, CPUID leaf 1) or SVM (APM volume 3, E.4.2).
@@ -113,6 +118,10 @@ pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
             Some(Cause::Port { port: io.port, size: io.size, write: u32::from(io.direction) == KVM_EXIT_IO_OUT })
         }
         KVM_EXIT_SHUTDOWN => Some(Cause::TripleFault),
+        // Xen's interface serves nothing but the interception of these two instructions.
+        KVM_EXIT_XEN => {
+            Some(Cause::Instruction { what: "vmcall or vmmcall, a hypercall of another hypervisor".to_owned() })
+        }
         _ => None,
     }
 }

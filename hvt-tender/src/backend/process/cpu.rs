@@ -46,7 +46,7 @@ pub(super) struct Cpu {
 }
 
 /// IA32_PAT after reset (SDM 11.12.4).
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+const PAT_RESET: u64 = hvt_abi::x86_64::msr::PAT_RESET;
 
 impl Cpu {
     /// The CPU at the guest's entry point.

@@ -61,7 +61,7 @@ impl<C: Calls + Clone> Machine for Runner<C> {
             Ability::ExactExceptions => {
                 !CpuId::new().get_hypervisor_info().is_some_and(|info| info.identify() == Above::QEMU)
             }
-            Ability::AnsweredCpuid => true,
+            Ability::AnsweredCpuid | Ability::InterceptedHypervisorCalls => true,
         }
     }
 

@@ -4,9 +4,6 @@ use hvt_abi::x86_64::msr;
 
 use crate::host::{Frames, Host, Hpa, OutOfMemory};
 
-/// MSRs that VMLOAD and VMSAVE swap, so that a guest can have them for itself.
-const OWN: [u32; 3] = [msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE];
-
 /// The maps of I/O ports and MSRs (APM volume 2, 15.10.1 and 15.11): a set bit intercepts.
 #[derive(Debug)]
 pub(crate) struct PermissionMaps<H: Host> {
@@ -15,7 +12,7 @@ pub(crate) struct PermissionMaps<H: Host> {
 }
 
 impl<H: Host> PermissionMaps<H> {
-    /// Maps that let nothing through but [`OWN`] and reads of the TSC.
+    /// Maps that let nothing through but [`msr::OWN`], which VMLOAD and VMSAVE swap, and reads of the TSC.
     pub(crate) fn new(host: &H) -> Result<Self, OutOfMemory> {
         // 12 KiB, of which the last bytes serve accesses at the end of the port space; 8 KiB.
         let maps = Self { io: Frames::allocate(host, 2)?, msr: Frames::allocate(host, 1)? };
@@ -23,7 +20,7 @@ impl<H: Host> PermissionMaps<H> {
             // SAFETY: the frames are ours.
             unsafe { map.as_ptr().write_bytes(0xff, map.size() as usize) };
         }
-        for register in OWN {
+        for register in msr::OWN {
             maps.allow_msr(register, 0b11);
         }
         maps.allow_msr(msr::TSC, 0b01);
@@ -93,7 +90,7 @@ mod tests {
         assert_eq!(allowed(msr::FS_BASE), Some(0b11));
         assert_eq!(allowed(msr::EFER), Some(0));
         let open: u32 = msr.iter().map(|byte| byte.count_zeros()).sum();
-        assert_eq!(open, 2 * OWN.len() as u32 + 1);
+        assert_eq!(open, 2 * msr::OWN.len() as u32 + 1);
         drop(maps);
         assert_eq!(host.free_frames(), 8);
     }

@@ -4,20 +4,18 @@ use hvt_abi::x86_64::msr;
 
 use crate::host::{Frames, Host, Hpa, OutOfMemory};
 
-/// MSRs that a guest has for itself: in the VMCS, or swapped when it is bound.
-const OWN: [u32; 3] = [msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE];
-
 /// The bitmap; a set bit makes the access exit.
 #[derive(Debug)]
 pub(crate) struct MsrBitmap<H: Host>(Frames<H>);
 
 impl<H: Host> MsrBitmap<H> {
-    /// A bitmap that lets nothing through but [`OWN`] and reads of the TSC.
+    /// A bitmap that lets nothing through but reads of the TSC and [`msr::OWN`], which are in the VMCS or swapped when a
+    /// virtual CPU is bound.
     pub(crate) fn new(host: &H) -> Result<Self, OutOfMemory> {
         let bitmap = Self(Frames::allocate(host, 0)?);
         // SAFETY: the frame is ours.
         unsafe { bitmap.0.as_ptr().write_bytes(0xff, bitmap.0.size() as usize) };
-        for register in OWN {
+        for register in msr::OWN {
             bitmap.allow(register, READ);
             bitmap.allow(register, WRITE);
         }
@@ -69,7 +67,7 @@ mod tests {
         assert_eq!(bytes[0x802], !0, "TSC, write");
         assert_eq!((bytes[0x420], bytes[0xc20]), (!7, !7), "FS, GS and KERNEL_GS base");
         let open: u32 = bytes.iter().map(|byte| byte.count_zeros()).sum();
-        assert_eq!(open, 2 * OWN.len() as u32 + 1);
+        assert_eq!(open, 2 * msr::OWN.len() as u32 + 1);
         assert_eq!(position(0x2000), None);
         assert_eq!(position(0xc001_0000), None);
     }

@@ -1,11 +1,25 @@
 //! x86_64.
 
+mod msrs;
+
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
 use guest_bindings::abi::x86_64::{Cr0, Cr4, Efer, GDT, PML4_BASE, TableRegister, msr};
 use guest_bindings::{ExitStatus, StartInfo, tls, x86_64};
 use test_unikernels::{argument, check, failure, number, success};
+
+/// KVM's hypercall for the host's time, `KVM_HC_CLOCK_PAIRING`, by this instruction. Its result goes to a page of this
+/// guest.
+macro_rules! hypervisor_call {
+    ($instruction:literal) => {{
+        const CLOCK_PAIRING: u64 = 9;
+        asm!(
+            "xchg rbx, {page}", $instruction, "xchg rbx, {page}",
+            page = inout(reg) msrs::page() => _, inout("rax") CLOCK_PAIRING => _, in("rcx") 0, in("rdx") 0, in("rsi") 0,
+        )
+    }};
+}
 
 pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let value = || number(argument(start, 1));
@@ -22,6 +36,12 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
             "harmless" => return harmless(),
             "cpuid" => return cpuid(),
             "cpuid-of-a-guest" => return cpuid_of_a_guest(),
+            "msrs" => return msrs::walk(value() as u32),
+            "vmcall" => hypervisor_call!("vmcall"),
+            "vmmcall" => hypervisor_call!("vmmcall"),
+            "rdpmc" => return rdpmc(),
+            "monitor" => asm!("monitor", in("rax") &0_u64, in("ecx") 0, in("edx") 0),
+            "mwait" => asm!("mwait", in("eax") 0, in("ecx") 0),
             "syscall" => asm!("syscall", out("rcx") _, out("r11") _),
             "vmxon" => asm!("vmxon [{}]", in(reg) &0_u64),
             "vmrun" => asm!("vmrun", in("rax") 0),
@@ -213,6 +233,15 @@ unsafe fn enable_all_state() {
     // QEMU 7.2 emulating SVM does not show XSETBV to the hypervisor, which then knows of no more than x87.
     let fits = (576..=offered.ecx).contains(&enabled.ebx);
     check(fits, format_args!("the area is {} bytes, at most {}", enabled.ebx, offered.ecx));
+}
+
+/// Reads a performance counter, which counts nothing.
+unsafe fn rdpmc() -> ExitStatus {
+    let (low, high): (u32, u32);
+    // SAFETY: Reading has no effect, or ends the guest.
+    unsafe { asm!("rdpmc", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    check((low, high) == (0, 0), format_args!("counter 0 is {high:#x}:{low:#x}"));
+    success()
 }
 
 /// Loads CR3 with the address of a page of zeros.

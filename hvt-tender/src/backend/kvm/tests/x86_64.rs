@@ -93,6 +93,20 @@ kvm_tests! {
         assert!(registers.as_ref().is_none_or(|registers| registers.rax == 0x4000_0000), "{registers:x?}");
     }
 
+    /// The conformance table has all MSRs; these are one of KVM's clock, one of an APIC, and one that KVM emulates.
+    fn msrs_are_denied_but_those_of_the_list() {
+        for code in [
+            code!("mov ecx, 0x4b564d01", "mov eax, 0x101001", "xor edx, edx", "wrmsr", "hlt"),
+            code!("mov ecx, 0x1b", "rdmsr", "hlt"),
+            code!("mov ecx, 0x17", "rdmsr", "hlt"),
+        ] {
+            assert_eq!(fault(code).cause, Cause::TripleFault, "{code:x?}");
+        }
+        for code in [code!("mov ecx, 0x277", "rdmsr", "wrmsr", "hlt"), code!("mov ecx, 0xc0000100", "rdmsr", "wrmsr", "hlt")] {
+            assert_eq!(guest(code).run().unwrap(), Exit::Halted, "{code:x?}");
+        }
+    }
+
     fn sse_works_with_hardware_and_is_refused_by_name_without() {
         let mut guest = guest(code!(
             "mov eax, 0x3f800000", "movd xmm0, eax", "addss xmm0, xmm0", "movd eax, xmm0",
@@ -109,6 +123,13 @@ kvm_tests! {
             assert!(what.contains("66 0f 6e c0"), "{what}");
         }
     }
+}
+
+#[test]
+fn an_intercepted_hypercall_is_an_instruction_that_is_not_there() {
+    let run = kvm_bindings::kvm_run { exit_reason: kvm_bindings::KVM_EXIT_XEN, ..kvm_bindings::kvm_run::default() };
+    let cause = crate::backend::kvm::exit::cause(&run);
+    assert!(matches!(&cause, Cause::Instruction { what } if what.contains("vmcall")), "{cause:?}");
 }
 
 /// What a debugger asks of every backend.

@@ -1,7 +1,7 @@
 //! Privileged instructions: what the CPU allows works, what it refuses ends in the guest's own report.
 
 use crate::cases::{stopped, trap};
-use crate::{Ability, Case, End, Reason, When};
+use crate::{Ability, Case, Console, End, Reason, When};
 
 const fn works(name: &'static str, mode: &'static [&'static str]) -> Case {
     Case { name, guest: "cpu", arguments: mode, ..Case::ORDINARY }
@@ -13,6 +13,26 @@ const fn undefined(name: &'static str, mode: &'static [&'static str]) -> Case {
 
 const fn refused(name: &'static str, mode: &'static [&'static str]) -> Case {
     trap(name, "cpu", mode, &["Solo5: trap: type=#GP ec=0x0 rip=0x1"])
+}
+
+/// An instruction that calls a hypervisor raises #UD, or the tender stops the guest.
+const fn intercepted(name: &'static str, mode: &'static [&'static str]) -> Case {
+    let ends = &[End::Status(255), End::Stopped(Reason::Unsupported)];
+    Case { when: When::Can(Ability::InterceptedHypervisorCalls), ..stopped(name, "cpu", mode, ends) }
+}
+
+/// A call of the machine's hypervisor ends the guest at most: the guest reports that the instruction had no effect, or
+/// an exception.
+const fn forwarded(name: &'static str, mode: &'static [&'static str]) -> Case {
+    Case {
+        name,
+        guest: "cpu",
+        arguments: mode,
+        when: When::Cannot(Ability::InterceptedHypervisorCalls),
+        ends: &[End::Status(255), End::Status(1)],
+        console: Console { exact: None, holds: &[], lacks: &["SUCCESS"] },
+        ..Case::ORDINARY
+    }
 }
 
 /// The cases. Section numbers are those of the Intel SDM, volume 3.
@@ -29,6 +49,25 @@ pub const CASES: &[Case] = &[
     works("cpuid", &["cpuid"]),
     Case { when: When::Can(Ability::AnsweredCpuid), ..works("cpuid-of-a-guest", &["cpuid-of-a-guest"]) },
     Case { name: "resume-after-exceptions", guest: "resume", ..Case::ORDINARY },
+    Case { when: When::Can(Ability::AnsweredCpuid), ..works("msrs", &["msrs", "1"]) },
+    // An exit costs a process several times as much.
+    Case { when: When::Cannot(Ability::AnsweredCpuid), ..works("msrs-of-a-process", &["msrs", "16"]) },
+    intercepted("vmcall", &["vmcall"]),
+    intercepted("vmmcall", &["vmmcall"]),
+    forwarded("vmcall-forwarded", &["vmcall"]),
+    forwarded("vmmcall-forwarded", &["vmmcall"]),
+    // CPUID shows neither counters nor MONITOR. KVM on AMD has a counter all the same, up to Linux 6.1 at least, which no
+    // guest can start.
+    Case {
+        name: "rdpmc",
+        guest: "cpu",
+        arguments: &["rdpmc"],
+        ends: &[End::Status(255), End::Status(0)],
+        console: Console { exact: None, holds: &[], lacks: &["FAILURE"] },
+        ..Case::ORDINARY
+    },
+    undefined("monitor", &["monitor"]),
+    undefined("mwait", &["mwait"]),
     // EFER.SCE is 0: 5.8.8.
     undefined("syscall", &["syscall"]),
     // CR4.VMXE is 0: 24.7. AMD's CPUs have no such instruction.
