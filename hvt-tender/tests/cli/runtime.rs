@@ -4,12 +4,15 @@
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter,
+};
 use syscalls::Sysno;
 use tempfile::TempDir;
 
 use super::net::{in_own_network, run};
-use super::{guest, tender, text};
+use super::{assert_fails, guest, tender, text};
 
 /// What the runtime urunc allows `solo5-hvt` on x86_64; every other call raises SIGSYS.
 const URUNC: &str = "rt_sigaction ioctl pread64 mmap recvmsg openat sendto mprotect write epoll_ctl epoll_create1 read \
@@ -122,4 +125,43 @@ fn becomes_another_user() {
     let folder = TempDir::new().unwrap();
     let root = format!("--chroot={}", folder.path().display());
     check(&["--user`, `--chroot"], 0, &["--user=65534:65534", &root, &app("hello")]);
+}
+
+/// The tender on the process backend, about to run `hello` where this call is refused with EPERM if its arguments satisfy
+/// `rules`. It is killed after a minute, which is longer than it may take.
+fn where_refused(call: Sysno, rules: Vec<SeccompRule>) -> Command {
+    let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    let rules = [(i64::from(call.id()), rules)].into();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64).unwrap();
+    let filter: BpfProgram = filter.try_into().unwrap();
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "60"]).arg(super::program()).args(["--mem=32", "--backend=process"]);
+    command.arg(guest("hello")).env_remove("RUST_LOG");
+    let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
+    // SAFETY: system calls alone, which are async-signal-safe, where they do not fail.
+    unsafe { command.pre_exec(confine) };
+    command
+}
+
+#[test]
+fn a_call_that_is_refused_is_named_before_there_is_a_guest() {
+    for call in [Sysno::execveat, Sysno::pidfd_send_signal, Sysno::waitid] {
+        let output = where_refused(call, Vec::new()).output().unwrap();
+        assert_fails(&output, 1, &format!("the system call {call} is refused (Operation not permitted): it needs"));
+    }
+}
+
+/// A filter that looks at arguments can refuse a call although it was allowed at the start.
+#[test]
+fn a_guest_that_cannot_be_killed_is_not_waited_for() {
+    // Every descriptor but that of the question at the start.
+    let real = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Lt, 1 << 20).unwrap();
+    let rule = SeccompRule::new(vec![real]).unwrap();
+    let output = where_refused(Sysno::pidfd_send_signal, vec![rule]).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("cannot be killed: Operation not permitted (os error 1): it ends with this thread"),
+        "{said}"
+    );
 }

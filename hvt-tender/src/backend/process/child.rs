@@ -5,17 +5,73 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::{io, ptr};
+use std::time::{Duration, Instant};
+use std::{fmt, io, ptr};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::exchange::Exchange;
 use super::protocol::turn;
+use crate::backend::{Error, Unavailable};
 use crate::sandbox::{Calls, Condition};
+use crate::stop::Stop;
 
 /// The signal that makes the child hand over as soon as it can, like every one that it handles.
 pub(super) const PAUSE: libc::c_int = libc::SIGTRAP;
+
+/// The longest wait for a killed child. The kernel frees the child's page tables meanwhile, which takes milliseconds for
+/// 4 GiB; only a child in an uninterruptible sleep takes longer.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Checks that the kernel, and a filter of system calls that this process runs under, allow the calls that make and end
+/// a child. A call that is refused later leaves a guest that nothing can stop.
+///
+/// # Errors
+/// Returns [`Unavailable`], which names the call, if one of them is refused.
+pub(super) fn probe() -> Result<(), Unavailable> {
+    const NO_DESCRIPTOR: libc::c_int = libc::c_int::MAX;
+    let none = ptr::null::<c_void>();
+    // A call that is allowed finds no descriptor of this number.
+    // SAFETY: no call is given a pointer but null ones and that of an empty string, and none finds what it is for.
+    let answers = unsafe {
+        [
+            ("close_range", "5.9", libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0), Errno::last()),
+            (
+                "execveat",
+                "3.19",
+                libc::syscall(libc::SYS_execveat, NO_DESCRIPTOR, c"".as_ptr(), none, none, libc::AT_EMPTY_PATH),
+                Errno::last(),
+            ),
+            (
+                "pidfd_send_signal",
+                "5.1",
+                libc::syscall(libc::SYS_pidfd_send_signal, NO_DESCRIPTOR, libc::SIGKILL, none, 0),
+                Errno::last(),
+            ),
+            (
+                "waitid",
+                "5.4",
+                libc::syscall(libc::SYS_waitid, libc::P_PIDFD, NO_DESCRIPTOR, none, WAIT_OPTIONS, none),
+                Errno::last(),
+            ),
+        ]
+    };
+    for (call, version, result, errno) in answers {
+        if result != 0 && errno != Errno::EBADF {
+            let reason = format!(
+                "the system call {call} is refused ({}): it needs Linux {version} and a filter that allows the call",
+                errno.desc()
+            );
+            return Err(Unavailable { backend: "process", reason });
+        }
+    }
+    Ok(())
+}
+
+/// Options of `waitid`: never waits, because the child is known to be gone.
+const WAIT_OPTIONS: libc::c_int = libc::WEXITED | libc::WNOHANG | libc::__WALL;
 
 /// A child process; dropping it ends it, and waits until it is gone.
 #[derive(Debug)]
@@ -24,36 +80,67 @@ pub(super) struct Child {
     pid: u32,
 }
 
+/// The end of a child.
+#[derive(Debug)]
+pub(super) enum End {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal killed it.
+    Killed(i32),
+    /// It could not be killed, or its status could not be read.
+    Unknown(io::Error),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exit status {status}"),
+            Self::Killed(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(name) => write!(f, "killed by {name}"),
+                Err(_) => write!(f, "killed by signal {signal}"),
+            },
+            Self::Unknown(error) => write!(f, "status unknown: {error}"),
+        }
+    }
+}
+
 impl Child {
     /// Makes a child that executes the stub, and with it the script in the exchange pages. It keeps the two files.
     ///
     /// It ends with the calling *thread*: PR_SET_PDEATHSIG counts threads.
-    pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>) -> io::Result<Self> {
-        let stub = exchange.file().ok_or(io::ErrorKind::InvalidInput)?;
+    ///
+    /// # Errors
+    /// Returns [`Error`], which names the system call, if the host refuses one.
+    pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>) -> Result<Self, Error> {
+        let error = |what| move |source: Errno| Error { what, source: source.into() };
+        let stub = exchange.file().ok_or(Errno::EINVAL).map_err(error("making the child process"))?;
         exchange.header().turn.store(turn::STARTING, Ordering::SeqCst);
-        let mut plan = Plan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), error: 0 };
+        let mut plan = Plan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), failed: 0, error: 0 };
         let mut stack = MaybeUninit::<Stack>::uninit();
         let mut pidfd: RawFd = -1;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
 
         // Handlers of the tender must not run in the child. The mask stays in force across its exec.
         let mut before = SigSet::empty();
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
+            .map_err(error("making the child process: sigprocmask"))?;
         // SAFETY: the child runs `execute` on a stack of its own, which is large enough for three system calls, while
         // this thread waits for its exec or its end (CLONE_VFORK); so everything it is lent outlives its use.
         let pid = unsafe {
             let top = stack.as_mut_ptr().add(1).cast::<c_void>();
             libc::clone(execute, top, flags, (&raw mut plan).cast(), &raw mut pidfd)
         };
-        let failed = io::Error::last_os_error();
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        let pid = u32::try_from(pid).map_err(|_| failed)?;
+        let failed = Errno::last();
+        let unblocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+        let pid = u32::try_from(pid).map_err(|_| failed).map_err(error("making the child process: clone"))?;
         // SAFETY: the kernel has just made this descriptor for us.
         let child = Self { pidfd: Arc::new(unsafe { OwnedFd::from_raw_fd(pidfd) }), pid };
-        // SAFETY: the child wrote it, if at all, before this thread went on; the compiler must not assume the 0.
-        match unsafe { (&raw const plan.error).read_volatile() } {
-            0 => Ok(child),
-            error => Err(io::Error::from_raw_os_error(error)),
+        unblocked.map_err(error("making the child process: sigprocmask"))?;
+        // SAFETY: the child wrote them, if at all, before this thread went on; the compiler must not assume the 0.
+        match unsafe { ((&raw const plan.failed).read_volatile(), (&raw const plan.error).read_volatile()) } {
+            (0, _) => Ok(child),
+            (Plan::FCNTL, errno) => Err(error("making the child process: fcntl")(Errno::from_raw(errno))),
+            (_, errno) => Err(error("making the child process: execveat")(Errno::from_raw(errno))),
         }
     }
 
@@ -69,35 +156,61 @@ impl Child {
 
     /// Whether it is gone.
     pub(super) fn has_ended(&self) -> io::Result<bool> {
-        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        Ok(poll(&mut fds, PollTimeout::ZERO)? != 0)
+        Ok(self.gone_within(Duration::ZERO, None)? == Wait::Gone)
     }
 
-    /// Waits until it is gone; says how it ended.
-    pub(super) fn wait(&self) -> String {
-        let Ok(pidfd) = libc::id_t::try_from(self.pidfd.as_raw_fd()) else { return "unknown".into() };
+    /// Waits until it is gone, at most this long, and no longer than until `stop` requests the end of the run.
+    pub(super) fn gone_within(&self, at_most: Duration, stop: Option<&Stop>) -> io::Result<Wait> {
+        let start = Instant::now();
         loop {
-            // SAFETY: siginfo_t is plain data, for which all zeros are valid.
-            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-            // SAFETY: `info` is a local that the call fills in.
-            let failed =
-                unsafe { libc::waitid(libc::P_PIDFD, pidfd, &raw mut info, libc::WEXITED | libc::__WALL) } != 0;
-            let error = io::Error::last_os_error();
-            if failed && error.raw_os_error() == Some(libc::EINTR) {
-                continue;
+            if stop.is_some_and(Stop::requested) {
+                return Ok(Wait::Stopped);
             }
-            if failed {
-                return format!("cannot tell how: {error}");
+            let left = at_most.saturating_sub(start.elapsed());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            // The event is readable as well while the run only pauses, which is no reason to come back.
+            let event = stop.filter(|stop| !stop.interrupts()).map_or(self.pidfd.as_fd(), Stop::event);
+            let mut fds = [self.pidfd.as_fd(), event].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut fds, timeout) {
+                Ok(_) if fds[0].any() == Some(true) => return Ok(Wait::Gone),
+                Ok(0) if start.elapsed() >= at_most => return Ok(Wait::TimeUp),
+                // Even a call that does not wait is interrupted.
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
             }
-            // SAFETY: waitid has filled in the fields of a SIGCHLD.
-            let status = unsafe { info.si_status() };
-            return match info.si_code {
-                libc::CLD_EXITED => format!("exit status {status}"),
-                _ => match nix::sys::signal::Signal::try_from(status) {
-                    Ok(signal) => format!("killed by {signal}"),
-                    Err(_) => format!("killed by signal {status}"),
-                },
-            };
+        }
+    }
+
+    /// Kills it if it lives, and waits until it is gone. It is not waited for if it cannot be killed: it ends with
+    /// this thread then.
+    pub(super) fn end(&self) -> End {
+        let gone = send(&self.pidfd, libc::SIGKILL).and_then(|()| self.gone_within(KILLED_WITHIN, None));
+        match gone {
+            Ok(Wait::Gone) => self.reap(),
+            Ok(_) => End::Unknown(io::ErrorKind::TimedOut.into()),
+            Err(error) => {
+                log::warn!("the guest's process {} cannot be killed: {error}: it ends with this thread", self.pid);
+                End::Unknown(error)
+            }
+        }
+    }
+
+    /// How it ended, once it is gone.
+    fn reap(&self) -> End {
+        let Ok(pidfd) = libc::id_t::try_from(self.pidfd.as_raw_fd()) else {
+            return End::Unknown(io::ErrorKind::InvalidInput.into());
+        };
+        // SAFETY: siginfo_t is plain data, for which all zeros are valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is a local that the call fills in.
+        if unsafe { libc::waitid(libc::P_PIDFD, pidfd, &raw mut info, WAIT_OPTIONS) } != 0 {
+            return End::Unknown(io::Error::last_os_error());
+        }
+        // SAFETY: waitid has filled in the fields of a SIGCHLD, or left the zeros.
+        match (info.si_code, unsafe { info.si_status() }) {
+            (0, _) => End::Unknown(io::ErrorKind::WouldBlock.into()),
+            (libc::CLD_EXITED, status) => End::Exited(status),
+            (_, signal) => End::Killed(signal),
         }
     }
 
@@ -117,24 +230,33 @@ impl Child {
         let pidfd = Condition::equal(0, self.pidfd.as_raw_fd().cast_unsigned());
         calls.allow_if(libc::SYS_pidfd_send_signal, &[pidfd, Condition::equal(1, signal.cast_unsigned())]);
     }
+}
 
-    /// Ends it.
-    pub(super) fn kill(&self) {
-        send(&self.pidfd, libc::SIGKILL);
-    }
+/// What became of a wait for a child's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The child is gone.
+    Gone,
+    /// The run is to end.
+    Stopped,
+    /// The child lives.
+    TimeUp,
 }
 
 /// Sends a signal to the process behind `pidfd`, unless it is gone already. Async-signal-safe.
-pub(super) fn send(pidfd: &OwnedFd, signal: libc::c_int) {
+pub(super) fn send(pidfd: &OwnedFd, signal: libc::c_int) -> io::Result<()> {
     let nothing = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: takes no pointer but the null one. It fails only when the child is gone already.
-    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, nothing, 0) };
+    // SAFETY: takes no pointer but the null one.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, nothing, 0) };
+    match Errno::result(sent) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.kill();
-        let _ = self.wait();
+        self.end();
     }
 }
 
@@ -142,8 +264,15 @@ impl Drop for Child {
 struct Plan {
     stub: RawFd,
     memory: RawFd,
-    /// Errno of what failed.
+    /// The call that failed.
+    failed: u32,
+    /// Its errno.
     error: i32,
+}
+
+impl Plan {
+    const FCNTL: u32 = 1;
+    const EXECVEAT: u32 = 2;
 }
 
 /// The child's stack until it executes the stub.
@@ -164,6 +293,7 @@ extern "C" fn execute(plan: *mut c_void) -> libc::c_int {
             libc::syscall(libc::SYS_execveat, stub, path, none, none, libc::AT_EMPTY_PATH);
         }
         (&raw mut (*plan).error).write_volatile(*libc::__errno_location());
+        (&raw mut (*plan).failed).write_volatile(if kept { Plan::EXECVEAT } else { Plan::FCNTL });
         libc::_exit(1)
     }
 }

@@ -19,15 +19,17 @@ use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::child::{self, Child};
+use super::child::{self, Child, Wait};
 use super::exchange::Exchange;
 use super::protocol::turn::{ASLEEP, STARTING, TENDERS_TURN};
 use crate::stop::{Kick, Stop};
 
 /// Set in the word by a [`Kick`]: no thread id is this large (`PID_MAX_LIMIT` is 2²²).
 const KICKED: u32 = 1 << 29;
+/// How often a kick tries to change a word that the guest changes meanwhile.
+const TRIES: u32 = 64;
 
 /// How long the tender watches the word before it sleeps, in TSC cycles: about 20 µs, the cost of two wake-ups.
 const SPIN_CYCLES: u64 = 50_000;
@@ -38,19 +40,41 @@ const PATIENCE: u32 = 8;
 /// ... for this many hand-overs.
 const PAUSE_LENGTH: u32 = 256;
 
-/// The longest sleep without a look at whether the child lives. The kernel wakes the tender when the child dies; only
-/// a child that has overwritten the word or its robust list needs this.
-const LOOK: Duration = Duration::from_secs(1);
+/// The longest sleep without a look at the word, at the stop request, and at whether the child lives. Hand-overs, kicks and
+/// the kernel at the child's death wake the tender; only a guest that overwrites the word or its robust list while the
+/// tender falls asleep can keep a wake-up from it.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The longest time between the word that says that the child is gone, which the kernel writes first of all, and its end.
+/// A guest can write that word, too.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// The longest time that a child takes to hand over when it is paused. A guest that jumps into the stub can block the
+/// signal for that.
+const PAUSES_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the tender found when it waited for its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// The child has handed over.
     Tenders,
-    /// Somebody asked the run to end.
+    /// The run is to end.
     Interrupted,
-    /// The child is gone, or about to be.
+    /// The child is gone.
     Died,
+    /// The guest has broken the protocol in this way, and must be killed.
+    Broken(&'static str),
+}
+
+/// What a look at the stop request and the word has shown.
+#[derive(Clone, Copy)]
+enum Found {
+    /// The run is to end.
+    Stop,
+    /// The word says that it is the tender's turn.
+    HandedOver,
+    /// The word says that the child is gone.
+    OwnerDied,
 }
 
 /// The tender's end of the hand-over.
@@ -80,7 +104,7 @@ impl Handover {
         let others = RUNNING.load(Ordering::Relaxed);
         self.exchange.header().spin.store(if self.spin.pays_with(others) { CHILD_SPINS } else { 0 }, Ordering::Relaxed);
         if self.word().swap(self.child, Ordering::SeqCst) == ASLEEP {
-            wake(self.word())?;
+            wake(self.word(), 1)?;
         }
         Ok(())
     }
@@ -91,20 +115,24 @@ impl Handover {
         if self.spin.enter() {
             let found = self.look_for(stop, SPIN_CYCLES);
             self.spin.leave(found.is_some());
-            if let Some(turn) = found {
-                return Ok(turn);
+            if let Some(found) = found {
+                return self.believe(found, child, stop);
             }
         }
+        let mut paused = None;
         loop {
-            if let Some(turn) = self.look(stop) {
-                return Ok(turn);
+            if let Some(found) = self.look(stop) {
+                return self.believe(found, child, stop);
+            }
+            if stop.paused() && paused.get_or_insert_with(Instant::now).elapsed() > PAUSES_WITHIN {
+                return Ok(Turn::Broken("it does not react to signals"));
             }
             let asleep = self.child | libc::FUTEX_WAITERS;
             let now = self.word().compare_exchange(self.child, asleep, Ordering::SeqCst, Ordering::SeqCst);
             if now.is_err_and(|now| now != asleep) {
                 // Handed over, kicked, dead, or overwritten by the guest.
                 match self.look(stop) {
-                    Some(turn) => return Ok(turn),
+                    Some(found) => return self.believe(found, child, stop),
                     None => self.word().store(asleep, Ordering::SeqCst),
                 }
             }
@@ -114,22 +142,36 @@ impl Handover {
         }
     }
 
-    fn look(&self, stop: &Stop) -> Option<Turn> {
+    /// What the word says is an allegation of the guest's: where it matters, the kernel is asked.
+    fn believe(&self, found: Found, child: &Child, stop: &Stop) -> io::Result<Turn> {
+        match found {
+            Found::Stop => Ok(Turn::Interrupted),
+            // At worst the guest goes on while the tender acts, and spoils its own registers.
+            Found::HandedOver => Ok(Turn::Tenders),
+            Found::OwnerDied => Ok(match child.gone_within(ENDS_WITHIN, Some(stop))? {
+                Wait::Gone => Turn::Died,
+                Wait::Stopped => Turn::Interrupted,
+                Wait::TimeUp => Turn::Broken("it reported its own end, and lived on"),
+            }),
+        }
+    }
+
+    fn look(&self, stop: &Stop) -> Option<Found> {
         if stop.requested() {
-            return Some(Turn::Interrupted);
+            return Some(Found::Stop);
         }
         match self.word().load(Ordering::Acquire) {
-            TENDERS_TURN | ASLEEP => Some(Turn::Tenders),
-            word if word & libc::FUTEX_OWNER_DIED != 0 => Some(Turn::Died),
+            TENDERS_TURN | ASLEEP => Some(Found::HandedOver),
+            word if word & libc::FUTEX_OWNER_DIED != 0 => Some(Found::OwnerDied),
             _ => None,
         }
     }
 
-    fn look_for(&self, stop: &Stop, cycles: u64) -> Option<Turn> {
+    fn look_for(&self, stop: &Stop, cycles: u64) -> Option<Found> {
         let start = cycle_counter();
         loop {
-            if let Some(turn) = self.look(stop) {
-                return Some(turn);
+            if let Some(found) = self.look(stop) {
+                return Some(found);
             }
             if cycle_counter().wrapping_sub(start) > cycles {
                 return None;
@@ -158,17 +200,22 @@ struct KickWord {
 impl Kick for KickWord {
     fn kick(&self) {
         let word = &self.exchange.header().turn;
-        // While the tender acts it need not be woken, and the child must not take the change for its turn.
-        let kicked =
-            word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now > ASLEEP).then_some(now | KICKED));
-        if kicked.is_ok() {
-            let _ = wake(word);
+        // While the tender acts, the child must not take the change for its turn. The guest may write the word as often as
+        // it likes: what this misses then, the tender finds when it looks again.
+        for _ in 0..TRIES {
+            let now = word.load(Ordering::SeqCst);
+            if now <= ASLEEP || word.compare_exchange(now, now | KICKED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                break;
+            }
         }
+        // Whatever the word says: the guest may have written it while the tender slept, and may itself wait for it.
+        let _ = wake(word, i32::MAX);
     }
 
     /// The child hands over, as it does at every signal: the guest's registers are in its frame then.
     fn pause(&self) {
-        child::send(&self.pidfd, child::PAUSE);
+        // Where it cannot be sent, the tender waits for `PAUSES_WITHIN`, and ends the run.
+        let _ = child::send(&self.pidfd, child::PAUSE);
     }
 }
 
@@ -270,10 +317,10 @@ fn sleep(word: &AtomicU32, value: u32, at_most: Duration) -> io::Result<Woken> {
     }
 }
 
-/// Wakes whoever sleeps on the word.
-fn wake(word: &AtomicU32) -> io::Result<()> {
+/// Wakes at most so many that sleep on the word.
+fn wake(word: &AtomicU32, at_most: i32) -> io::Result<()> {
     let nobody = ptr::null::<libc::timespec>();
     // SAFETY: the futex is an atomic; a wake reads nothing else.
-    let result = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1, nobody) };
+    let result = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, at_most, nobody) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -81,15 +81,9 @@ impl Process {
     /// Finds out whether this kernel has what the backend needs.
     ///
     /// # Errors
-    /// [`Unavailable`] on a kernel older than 5.9.
+    /// Returns [`Unavailable`] if the kernel is older than 5.9, or a system call that the backend needs is refused.
     pub fn open() -> Result<Self, Unavailable> {
-        // Closes nothing: no descriptor has this number.
-        // SAFETY: takes no pointers.
-        let result = unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) };
-        if result != 0 {
-            let reason = "it needs close_range(2), so Linux 5.9 or later".into();
-            return Err(Unavailable { backend: "process", reason });
-        }
+        child::probe()?;
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
         Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0, cycles: None, debugged: false })
@@ -138,7 +132,7 @@ impl Process {
         let names = setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout, options)
             .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
             .map_err(error("the guest has too many segments for this backend"))?;
-        let child = Child::spawn(&exchange, file).map_err(error("making the child process"))?;
+        let child = Child::spawn(&exchange, file)?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick(&child));
         stop.set_ended(child.pidfd());
@@ -211,8 +205,11 @@ impl ProcessMachine {
             // `run` will say so.
             Turn::Interrupted => return Ok(()),
             Turn::Died => {
-                let source = io::Error::other(self.child.wait());
+                let source = io::Error::other(self.child.end().to_string());
                 return Err(Error { what: "the child process ended during its set-up", source });
+            }
+            Turn::Broken(what) => {
+                return Err(Error { what: "setting up the child process", source: io::Error::other(what) });
             }
             Turn::Tenders => {}
         }
@@ -235,7 +232,12 @@ impl ProcessMachine {
         match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
             Turn::Interrupted => return Ok(Some(Exit::Interrupted)),
             Turn::Died => {
-                let what = format!("its process ended ({})", self.child.wait());
+                let what = format!("its process ended ({})", self.child.end());
+                return Ok(Some(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None })));
+            }
+            Turn::Broken(what) => {
+                self.child.end();
+                let what = format!("its process was killed: {what}");
                 return Ok(Some(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None })));
             }
             Turn::Tenders => {}
@@ -418,7 +420,7 @@ impl Vcpu for ProcessMachine {
     fn serve_again(&mut self) -> Result<bool, Error> {
         let error = |source| Error { what: "running the guest", source };
         match self.child.has_ended() {
-            Ok(true) => Err(error(io::Error::other(format!("its process ended ({})", self.child.wait())))),
+            Ok(true) => Err(error(io::Error::other(format!("its process ended ({})", self.child.end())))),
             Ok(false) => Ok(false),
             Err(source) => Err(error(source)),
         }

@@ -194,7 +194,7 @@ fn killed_child_is_reported() {
     let stop = Stop::new().unwrap();
     let mut machine = guest(b"\xba\x01\x05\0\0\xef\xeb\xfe", &stop);
     assert!(matches!(machine.run().unwrap(), Exit::Hypercall { .. }));
-    machine.child.kill();
+    child::send(&machine.child.pidfd(), libc::SIGKILL).unwrap();
     let exit = machine.run().unwrap();
     let Exit::Fault(Fault { cause: Cause::Killed { what }, .. }) = exit else { panic!("{exit:?}") };
     assert!(what.contains("SIGKILL"), "{what}");
