@@ -58,9 +58,9 @@ impl ProcessMachine {
         let changes = self.debugging.guards.changes(opened, &self.layout);
         if !changes.is_empty() {
             // As many as `Guards` admits fit.
-            let written = Script::protect(&self.exchange, &changes).is_ok();
+            self.exchange.write_script(Script::protect(&changes).words());
             let command = &self.exchange.header().command;
-            command.store(command.load(RELAXED) | if written { command::RUN_SCRIPT } else { 0 }, RELAXED);
+            command.store(command.load(RELAXED) | command::RUN_SCRIPT, RELAXED);
         }
         let before = self.frame()?.registers();
         if step {
@@ -252,6 +252,7 @@ impl DebugTarget for ProcessMachine {
             let (signal, rip) = (frame.signal(), frame.get(libc::REG_RIP));
             if signal.code <= 0 && signal.number != libc::SIGSYS {
                 // Sent by the tender, or by anybody: nothing has been executed.
+                frame.forget_sender();
                 match self.stop.paused() {
                     true => return Ok(Halt::Exit(Exit::Interrupted)),
                     false => continue,

@@ -1,7 +1,7 @@
 //! The pages that tender and child share.
 //!
-//! One sealed memfd: the [stub](super::stub) page, then the exchange pages: a [`Header`] page and the child's signal
-//! stack. The kernel writes the guest's registers onto that stack when it delivers a signal, and reads them
+//! One sealed memfd: the [stub](super::stub) page, then the exchange pages: a [`Header`] page, the pages of the set-up
+//! script, and the child's signal stack. The kernel writes the guest's registers onto that stack when it delivers a signal, and reads them
 //! back at `rt_sigreturn`, so the tender finds and changes them there without a copy.
 //!
 //! The guest can write the exchange pages at any time. Everything read from them is an allegation: it is bounds-checked
@@ -14,28 +14,69 @@ use std::sync::atomic::AtomicU64;
 
 use hvt_abi::{Gpa, PAGE_SIZE};
 
-use super::protocol::{EXCHANGE_ADDRESS, Header};
-use super::stub;
+use super::protocol::{EXCHANGE_ADDRESS, Header, RobustList, SCRIPT_OFFSET, SCRIPT_WORDS_MIN};
+use super::{RELAXED, stub};
 use crate::memory::{GuestMemory, MappedMemory};
+
+/// Places in the child's exchange pages, which depend on the length of the set-up script.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    /// Bytes of the script's pages.
+    script: u64,
+    /// Bytes of the signal stack.
+    stack: u64,
+}
+
+impl Places {
+    /// The places around a script of so many words.
+    pub(super) fn around(script_words: usize) -> Self {
+        // The signal frame with the CPU's whole extended state, and a page for what the kernel adds.
+        let frame = auxv_min_signal_stack().max(libc::MINSIGSTKSZ as u64) + PAGE_SIZE;
+        let script = (script_words.max(SCRIPT_WORDS_MIN) * size_of::<u64>()) as u64;
+        Self { script: script.next_multiple_of(PAGE_SIZE), stack: frame.next_multiple_of(PAGE_SIZE) }
+    }
+
+    /// Where the child's signal stack lies in the child, and its size.
+    pub(super) fn signal_stack(&self) -> (u64, u64) {
+        (Exchange::SCRIPT + self.script, self.stack)
+    }
+
+    /// One past the last byte of the exchange pages in the child.
+    pub(super) fn end(&self) -> u64 {
+        Exchange::SCRIPT + self.script + self.stack
+    }
+}
 
 /// The shared pages, mapped in the tender.
 #[derive(Debug)]
 pub(super) struct Exchange {
     memory: MappedMemory,
     size: u64,
+    places: Places,
 }
 
 impl Exchange {
     /// Makes the pages, the stub's code in place.
-    pub(super) fn new() -> io::Result<Self> {
-        // The signal frame with the CPU's whole extended state, and a page for what the kernel adds.
-        let frame = auxv_min_signal_stack().max(libc::MINSIGSTKSZ as u64) + PAGE_SIZE;
-        let size = (2 * PAGE_SIZE + frame).next_multiple_of(PAGE_SIZE);
+    pub(super) fn new(places: Places) -> io::Result<Self> {
+        // The stub page, and the exchange pages.
+        let size = PAGE_SIZE + (places.end() - EXCHANGE_ADDRESS);
         let file = super::memfd(c"hvt-exchange", size)?;
         let memory = MappedMemory::shared(size, file).map_err(io::Error::other)?;
         let page = stub::page(memory.file().map_or(-1, |file| file.as_raw_fd()), size - PAGE_SIZE);
         memory.write(Gpa(0), &page).map_err(io::Error::other)?;
-        Ok(Self { memory, size })
+        let exchange = Self { memory, size, places };
+        exchange.list_the_turn();
+        Ok(exchange)
+    }
+
+    /// Makes the child's robust futex list: the turn, and nothing else.
+    fn list_the_turn(&self) {
+        let list = &self.header().robust_list;
+        let node = Self::ROBUST_LIST + offset_of!(RobustList, node) as u64;
+        list.first.store(node, RELAXED);
+        list.node.store(Self::ROBUST_LIST, RELAXED);
+        list.futex_offset.store(Self::TURN.wrapping_sub(node), RELAXED);
+        list.pending.store(0, RELAXED);
     }
 
     /// The file behind the pages.
@@ -43,21 +84,35 @@ impl Exchange {
         self.memory.file()
     }
 
-    /// Bytes of the exchange pages, the stub page not counted.
-    pub(super) fn exchange_size(&self) -> u64 {
-        self.size - PAGE_SIZE
-    }
-
-    /// Where the child's signal stack lies in the child, and its size.
-    pub(super) fn signal_stack(&self) -> (u64, u64) {
-        (EXCHANGE_ADDRESS + PAGE_SIZE, self.size - 2 * PAGE_SIZE)
-    }
-
     /// The header.
     pub(super) fn header(&self) -> &Header {
         // SAFETY: the mapping is page-aligned, longer than a page and a header, and lives as long as `self`. `Header`
         // consists of atomics alone, for which every bit pattern is valid and other agents may write.
         unsafe { self.memory.host_address().add(PAGE_SIZE as usize).cast::<Header>().as_ref() }
+    }
+
+    /// The words of the script's pages.
+    fn script(&self) -> &[AtomicU64] {
+        let words = self.places.script as usize / size_of::<u64>();
+        // SAFETY: behind the stub and the header page, aligned, inside the mapping, whose size `new` has made of the
+        // places, and which lives as long as `self`. Other agents may write atomics.
+        unsafe {
+            let start = self.memory.host_address().add((PAGE_SIZE + SCRIPT_OFFSET) as usize).cast::<AtomicU64>();
+            std::slice::from_raw_parts(start.as_ptr(), words)
+        }
+    }
+
+    /// Writes a script, as far as it has room.
+    pub(super) fn write_script(&self, words: impl IntoIterator<Item = u64>) {
+        for (word, value) in self.script().iter().zip(words) {
+            word.store(value, RELAXED);
+        }
+    }
+
+    /// Overwrites what the child's set-up was told of the tender: process id and descriptors.
+    pub(super) fn forget_the_set_up(&self) -> io::Result<()> {
+        self.write_script(std::iter::repeat(0));
+        stub::forget_parameters(&self.memory).map_err(io::Error::other)
     }
 
     /// The word at this address in the child, if it is one of the exchange pages' words.
@@ -83,8 +138,10 @@ impl Exchange {
 
     /// Address in the child of [`Header::turn`].
     pub(super) const TURN: u64 = Self::field(offset_of!(Header, turn));
-    /// Address in the child of [`Header::setup`].
-    pub(super) const SETUP: u64 = Self::field(offset_of!(Header, setup));
+    /// Address in the child of [`Header::robust_list`].
+    pub(super) const ROBUST_LIST: u64 = Self::field(offset_of!(Header, robust_list));
+    /// Address in the child of the script.
+    pub(super) const SCRIPT: u64 = EXCHANGE_ADDRESS + SCRIPT_OFFSET;
 }
 
 /// AT_MINSIGSTKSZ (Linux 5.14): bytes that the kernel needs for a signal frame on this CPU; 0 where it does not say.

@@ -59,7 +59,7 @@ impl<'x> Frame<'x> {
         let info = header.siginfo.load(RELAXED);
         // A frame is longer than a word, so both its ends are looked at; what lies between two words of the exchange
         // pages lies in them.
-        for (address, last) in [(context, CONTEXT_SIZE - 8), (info, 8)] {
+        for (address, last) in [(context, CONTEXT_SIZE - 8), (info, 16)] {
             let end = address.checked_add(last).ok_or(BadFrame)?;
             if exchange.word(address).is_none() || exchange.word(end).is_none() {
                 return Err(BadFrame);
@@ -103,6 +103,12 @@ impl<'x> Frame<'x> {
             error: self.get(libc::REG_ERR),
             cr2: self.get(libc::REG_CR2),
         }
+    }
+
+    /// Overwrites the process and the user that sent the signal, which are no business of the guest's.
+    pub(super) fn forget_sender(&self) {
+        // `si_pid` and `si_uid` follow the three ints and four bytes of padding.
+        self.store(self.info + 16, 0);
     }
 
     /// All general registers.

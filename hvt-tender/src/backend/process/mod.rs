@@ -55,6 +55,7 @@ use self::exchange::Exchange;
 use self::frame::{BadFrame, Frame, Signal};
 use self::handover::{Handover, Turn};
 use self::protocol::command;
+use self::setup::Script;
 use super::debug::DebugTarget;
 use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::Vcpu;
@@ -125,13 +126,14 @@ impl Process {
         stop: &Stop,
     ) -> Result<ProcessMachine, Error> {
         let error = |what| move |source| Error { what, source };
-        let exchange = Arc::new(Exchange::new().map_err(error("making the exchange pages"))?);
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
         let file = file.map_err(error("guest memory is not of this backend"))?;
-        let options = setup::Options { cycles_trap: self.cycles.is_some(), debugged: self.debugged };
-        let names = setup::Script::write(&exchange, std::process::id(), file.as_raw_fd(), &layout, options)
-            .map_err(|setup::TooLong| io::ErrorKind::ArgumentListTooLong.into())
-            .map_err(error("the guest has too many segments for this backend"))?;
+        let watched = self.debugged && layout.regions().len() <= sandbox::WATCHED_REGIONS_MAX;
+        let options = setup::Options { cycles_trap: self.cycles.is_some(), watched };
+        let (parent, memory_file) = (std::process::id(), file.as_raw_fd());
+        let (script, places) = Script::new(&setup::Plan { parent, memory: memory_file, layout: &layout, options });
+        let exchange = Arc::new(Exchange::new(places).map_err(error("making the exchange pages"))?);
+        exchange.write_script(script.words());
         let child = Child::spawn(&exchange, file)?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick(&child));
@@ -145,10 +147,10 @@ impl Process {
             memory,
             layout,
             by_system_call: self.by_system_call,
-            debugging: Debugging::new(self.debugged),
+            debugging: Debugging::new(watched),
             thread: PhantomData,
         };
-        machine.enter(entry, &names)?;
+        machine.enter(entry, &script)?;
         Ok(machine)
     }
 }
@@ -199,7 +201,7 @@ impl ProcessMachine {
     }
 
     /// Waits for the child's first hand-over, and makes its frame the guest's entry state.
-    fn enter(&mut self, entry: &EntryState, names: &setup::Names) -> Result<(), Error> {
+    fn enter(&mut self, entry: &EntryState, script: &Script) -> Result<(), Error> {
         let error = |what| move |source| Error { what, source };
         match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
             // `run` will say so.
@@ -217,11 +219,11 @@ impl ProcessMachine {
         let failed = header.failed_step.load(RELAXED);
         let errno = (header.failed_result.load(RELAXED) as i64).wrapping_neg() as i32;
         if failed != 0 {
-            return Err(Error { what: names.at(failed), source: io::Error::from_raw_os_error(errno) });
+            return Err(Error { what: script.name_at(failed), source: io::Error::from_raw_os_error(errno) });
         }
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
         frame.map_err(error("the child's first hand-over"))?.set_entry_state(entry);
-        Ok(())
+        self.exchange.forget_the_set_up().map_err(error("overwriting the set-up script"))
     }
 
     /// Lets the guest run until the child hands over; what came instead if it does not.

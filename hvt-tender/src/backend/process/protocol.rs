@@ -10,7 +10,8 @@ pub(super) const STUB_ADDRESS: u64 = 0x2000_0000_0000;
 /// Where the child maps the exchange pages.
 pub(super) const EXCHANGE_ADDRESS: u64 = STUB_ADDRESS + PAGE_SIZE;
 
-/// First of the exchange pages. The stub knows the offsets of the fields.
+/// First of the exchange pages. The stub knows the offsets of the fields. Behind it lie the script of the child's set-up,
+/// as many pages as it needs, and the child's signal stack.
 #[repr(C)]
 pub(super) struct Header {
     /// Whose turn it is: see [`handover`](super::handover).
@@ -35,8 +36,6 @@ pub(super) struct Header {
     pub(super) failed_result: AtomicU64,
     /// The child's robust futex list: when it dies, the kernel marks `turn` and wakes the tender.
     pub(super) robust_list: RobustList,
-    /// The script of the child's set-up, then the data that its steps point to; later the scripts of commands.
-    pub(super) setup: [AtomicU64; SETUP_WORDS],
 }
 
 /// Bits of [`Header::command`].
@@ -47,7 +46,7 @@ pub(super) mod command {
     pub(crate) const SET_GS_BASE: u32 = 1 << 1;
     /// Use `arch_prctl`, because the kernel does not let user mode run WRFSBASE.
     pub(crate) const BY_SYSTEM_CALL: u32 = 1 << 2;
-    /// Run the script in [`Header::setup`](super::Header::setup), before the others.
+    /// Run the [script](super::SCRIPT_OFFSET), before the others.
     pub(crate) const RUN_SCRIPT: u32 = 1 << 3;
 }
 
@@ -60,8 +59,13 @@ pub(super) struct RobustList {
     pub(super) node: AtomicU64,
 }
 
+impl RobustList {
+    /// Bytes of the `struct robust_list_head`, without its member.
+    pub(super) const HEAD_SIZE: u64 = std::mem::offset_of!(Self, node) as u64;
+}
+
 /// A system call of the set-up script.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Step {
     /// Number, or [`Step::END`].
@@ -79,9 +83,13 @@ impl Step {
     pub(super) const WORDS: usize = size_of::<Self>() / 8;
 }
 
-/// Words for the set-up in the header page.
-pub(super) const SETUP_WORDS: usize = 480;
 const _: () = assert!(size_of::<Header>() <= PAGE_SIZE as usize);
+
+/// Where the script begins in the exchange pages: that of the set-up, and the data that its steps point to; later the
+/// scripts of commands.
+pub(super) const SCRIPT_OFFSET: u64 = PAGE_SIZE;
+/// Words of the shortest script area: a page of them.
+pub(super) const SCRIPT_WORDS_MIN: usize = PAGE_SIZE as usize / size_of::<u64>();
 
 /// Values of [`Header::turn`]; [`handover`](super::handover) explains them.
 pub(super) mod turn {

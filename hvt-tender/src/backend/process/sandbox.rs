@@ -5,18 +5,25 @@
 //! guest's own `syscall` is reported as what it would be on hardware.
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP,
-    seccomp_data, sock_filter,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
+    SECCOMP_RET_TRAP, seccomp_data, sock_filter,
 };
 use std::mem::offset_of;
 
 use super::exchange::Exchange;
 use super::protocol::STUB_ADDRESS;
+use super::setup::protection;
 use super::stub::{ARCH_SET_FS, ARCH_SET_GS};
+use crate::memory::Layout;
 
-/// The filter program, `struct sock_filter` after `struct sock_filter`. Where the guest is `debugged`, the child may
-/// change the protection of guest memory as well.
-pub(super) fn filter(debugged: bool) -> Vec<sock_filter> {
+/// Regions of guest memory at most, for a filter that knows them: it must not be longer than the kernel takes
+/// (`BPF_MAXINSNS`).
+pub(super) const WATCHED_REGIONS_MAX: usize = 1000;
+
+/// The filter program, `struct sock_filter` after `struct sock_filter`. Where pages of a `watched` guest are closed and
+/// opened for a debugger, the child may change their protection: the guest could as well, by a jump into the stub, so no
+/// page ever gets more than its region has.
+pub(super) fn filter(watched: Option<&Layout>) -> Vec<sock_filter> {
     let page = !(hvt_abi::PAGE_SIZE as u32 - 1);
     let mut program = Program::default();
     program.require(offset_of!(seccomp_data, arch), u32::MAX, &[AUDIT_ARCH_X86_64]);
@@ -32,15 +39,12 @@ pub(super) fn filter(debugged: bool) -> Vec<sock_filter> {
     );
     program.allow_if(libc::SYS_rt_sigreturn, &[]);
     program.allow_if(libc::SYS_arch_prctl, &[(argument(0), &[ARCH_SET_FS as u32, ARCH_SET_GS as u32])]);
-    if debugged {
-        // Start and length below 4 GiB: neither the stub nor the exchange pages.
-        const ANY: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
-        program.allow_if(
-            libc::SYS_mprotect,
-            &[(argument(0) + 4, &[0]), (argument(1) + 4, &[0]), (argument(2), &ANY), (argument(2) + 4, &[0])],
-        );
+    let mut protects = Program::default();
+    if let Some(layout) = watched {
+        program.go_on_if(libc::SYS_mprotect);
+        protects.check_protection(layout);
     }
-    program.end()
+    program.end(protects)
 }
 
 /// `AUDIT_ARCH_X86_64` (`include/uapi/linux/audit.h`): EM_X86_64, 64-bit, little endian.
@@ -92,14 +96,67 @@ impl Program {
         self.instructions.append(&mut body.instructions);
     }
 
-    fn end(mut self) -> Vec<sock_filter> {
+    /// Goes on behind the refusal if the call has this number.
+    fn go_on_if(&mut self, number: libc::c_long) {
+        self.push(BPF_LD | BPF_W | BPF_ABS, offset_of!(seccomp_data, nr) as u32, 0, 0);
+        // What follows is the refusal.
+        self.push(BPF_JMP | BPF_JEQ | BPF_K, number as u32, 1, 0);
+    }
+
+    /// The arguments of mprotect: one page, and no more bits of protection than its region has.
+    fn check_protection(&mut self, layout: &Layout) {
+        let page = hvt_abi::PAGE_SIZE as u32;
+        let words = [(argument(0) + 4, 0), (argument(1), page), (argument(1) + 4, 0), (argument(2) + 4, 0)];
+        for (offset, value) in words {
+            self.push(BPF_LD | BPF_W | BPF_ABS, offset as u32, 0, 0);
+            self.push(BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0);
+            self.refuse();
+        }
+        // From the last boundary of regions to the first: a page that is not below it lies behind it. The kernel takes
+        // addresses of pages alone.
+        self.push(BPF_LD | BPF_W | BPF_ABS, argument(0) as u32, 0, 0);
+        let mut boundaries = Vec::new();
+        for region in layout.regions() {
+            boundaries.push((region.range.start().0, Some(protection(region.access) as u32)));
+            boundaries.push((region.range.end().0, None));
+        }
+        // Neighbours share a boundary, and the later one counts. What ends at 4 GiB has none.
+        let boundaries: std::collections::BTreeMap<_, _> = boundaries.into_iter().collect();
+        let boundaries: Vec<_> =
+            boundaries.into_iter().filter_map(|(at, bits)| Some((u32::try_from(at).ok()?, bits))).rev().collect();
+        // Behind the boundaries: a refusal, then for each set of bits a check of four instructions and a refusal.
+        const CHECK: usize = 5;
+        let refusal = self.instructions.len() + 2 * boundaries.len();
+        for (at, bits) in boundaries {
+            self.push(BPF_JMP | BPF_JGE | BPF_K, at, 0, 1);
+            let target = bits.map_or(refusal, |bits| refusal + 1 + bits as usize * CHECK);
+            let distance = target - self.instructions.len() - 1;
+            self.push(BPF_JMP | BPF_JA | BPF_K, distance as u32, 0, 0);
+        }
+        self.refuse();
+        for bits in 0..8 {
+            self.push(BPF_LD | BPF_W | BPF_ABS, argument(2) as u32, 0, 0);
+            self.push(BPF_ALU | BPF_AND | BPF_K, !bits, 0, 0);
+            self.push(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1);
+            self.push(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0, 0);
+            self.refuse();
+        }
+    }
+
+    fn refuse(&mut self) {
+        self.push(BPF_RET | BPF_K, SECCOMP_RET_TRAP, 0, 0);
+    }
+
+    /// The program, and behind its refusal another one.
+    fn end(mut self, behind: Self) -> Vec<sock_filter> {
         let refusal = self.instructions.len();
         for (index, instruction) in self.instructions.iter_mut().enumerate() {
             if instruction.jf == REFUSE {
                 instruction.jf = (refusal - index - 1) as u8;
             }
         }
-        self.push(BPF_RET | BPF_K, SECCOMP_RET_TRAP, 0, 0);
+        self.refuse();
+        self.instructions.extend(behind.instructions);
         self.instructions
     }
 
@@ -110,11 +167,14 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
+    use hvt_abi::{Gpa, GuestRange};
+
     use super::*;
+    use crate::memory::{Access, Region};
 
     /// Runs the few instructions that the filter uses (Linux's Documentation/networking/filter.rst) on a call.
     fn allows(call: &seccomp_data) -> bool {
-        verdict(&filter(false), call)
+        verdict(&filter(None), call)
     }
 
     fn verdict(program: &[sock_filter], call: &seccomp_data) -> bool {
@@ -131,6 +191,11 @@ mod tests {
                     let equal = accumulator == instruction.k;
                     at += usize::from(if equal { instruction.jt } else { instruction.jf });
                 }
+                code if code == BPF_JMP | BPF_JGE | BPF_K => {
+                    let holds = accumulator >= instruction.k;
+                    at += usize::from(if holds { instruction.jt } else { instruction.jf });
+                }
+                code if code == BPF_JMP | BPF_JA | BPF_K => at += instruction.k as usize,
                 _ => return instruction.k == SECCOMP_RET_ALLOW,
             }
         }
@@ -149,23 +214,59 @@ mod tests {
         assert!(allows(&call(libc::SYS_arch_prctl, [ARCH_SET_FS, 1, 0, 0, 0, 0])));
     }
 
+    fn region(start: u64, end: u64, access: Access) -> Region {
+        Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access }
+    }
+
     #[test]
-    fn the_protection_of_guest_memory_can_be_changed_for_a_debugger_alone() {
+    fn a_debugger_gives_no_page_more_than_its_region_has() {
         let change = |start, len, protection| call(libc::SYS_mprotect, [start, len, protection, 0, 0, 0]);
         assert!(!allows(&change(0x10_0000, 0x1000, 0)));
-        let debugged = filter(true);
-        assert!(verdict(&debugged, &change(0x10_0000, 0x1000, 0)));
-        assert!(verdict(&debugged, &change(0xffff_f000, 0x1000, 7)));
-        assert!(verdict(&debugged, &call(libc::SYS_rt_sigreturn, [0; 6])));
-        for (start, len, protection) in
-            [(STUB_ADDRESS, 0x1000, 7), (0x10_0000, 1 << 32, 7), (0x10_0000, 0x1000, 8), (0x10_0000, 0x1000, 1 << 32)]
-        {
-            assert!(!verdict(&debugged, &change(start, len, protection)));
+        let (read, write, execute) = (Access::READ, Access::WRITE, Access::EXECUTE);
+        let regions = [
+            region(0x1_0000, 0x2_0000, read),
+            region(0x10_0000, 0x10_2000, read | execute),
+            region(0x10_2000, 0x20_0000, read | write),
+            region(0x30_0000, 1 << 32, read | write),
+        ];
+        let watched = filter(Some(&Layout::new(regions).unwrap()));
+        for (page, most) in [
+            (0, None),
+            (0xf000, None),
+            (0x1_0000, Some(1)),
+            (0x1_f000, Some(1)),
+            (0x2_0000, None),
+            (0x10_1000, Some(5)),
+            (0x10_2000, Some(3)),
+            (0x1f_f000, Some(3)),
+            (0x20_0000, None),
+            (0x30_0000, Some(3)),
+            (0xffff_f000, Some(3)),
+            (1 << 32, None),
+            (0x1_0010_1000, None),
+            (STUB_ADDRESS, None),
+        ] {
+            for bits in 0..16 {
+                let within = most.is_some_and(|most| bits & !most == 0);
+                assert_eq!(verdict(&watched, &change(page, 0x1000, bits)), within, "{page:#x}: {bits:#x}");
+            }
         }
+        assert!(!verdict(&watched, &change(0x10_0000, 0x2000, 5)), "two pages");
+        assert!(!verdict(&watched, &change(0x10_0000, 1 << 32 | 0x1000, 5)));
+        assert!(!verdict(&watched, &change(0x10_0000, 0x1000, 1 << 32 | 5)));
         for number in (0..600).filter(|number| *number != libc::SYS_mprotect) {
             let call = call(number, [Exchange::TURN, 0, 0, 0, 0, 0]);
-            assert_eq!(verdict(&debugged, &call), allows(&call), "system call {number}");
+            assert_eq!(verdict(&watched, &call), allows(&call), "system call {number}");
         }
+        assert!(!verdict(&watched, &seccomp_data { instruction_pointer: 0x10_0000, ..change(0x10_2000, 0x1000, 1) }));
+    }
+
+    #[test]
+    fn the_kernel_takes_a_filter_of_as_many_regions_as_are_promised() {
+        const BPF_MAXINSNS: usize = 4096;
+        let page = |index| region(0x10_0000 + index * 0x2000, 0x10_1000 + index * 0x2000, Access::READ);
+        let layout = Layout::new((0..WATCHED_REGIONS_MAX as u64).map(page)).unwrap();
+        assert!(filter(Some(&layout)).len() <= BPF_MAXINSNS);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use hvt_abi::PAGE_SIZE;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::protocol::turn::{ASLEEP, TENDERS_TURN};
-use super::protocol::{EXCHANGE_ADDRESS, Header, STUB_ADDRESS, Step, command};
+use super::protocol::{EXCHANGE_ADDRESS, Header, SCRIPT_OFFSET, STUB_ADDRESS, Step, command};
+use crate::memory::{GuestMemory, MappedMemory, OutOfMemory};
 
 global_asm!(
     ".pushsection .text.hvt_process_stub, \"ax\", @progbits",
@@ -170,7 +171,7 @@ global_asm!(
     map_flags = const libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE,
     page = const PAGE_SIZE,
     sys_mmap = const libc::SYS_mmap,
-    setup = const offset_of!(Header, setup),
+    setup = const SCRIPT_OFFSET,
     end = const Step::END as i64,
     step = const size_of::<Step>(),
     failed_result = const offset_of!(Header, failed_result),
@@ -307,6 +308,11 @@ pub(super) fn page(file: RawFd, size: u64) -> [u8; PAGE_SIZE as usize] {
         page[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
     page
+}
+
+/// Overwrites the parameters in the stub page at the start of `memory`, which the child has mapped.
+pub(super) fn forget_parameters(memory: &MappedMemory) -> Result<(), OutOfMemory> {
+    memory.write(hvt_abi::Gpa(PARAMETERS as u64), &[0; size_of::<Parameters>()])
 }
 
 fn code() -> &'static [u8] {

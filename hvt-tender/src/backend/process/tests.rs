@@ -1,6 +1,7 @@
 //! Guests of a few bytes of machine code, run for real.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -73,6 +74,50 @@ fn address_space_holds_the_guest_alone() {
     assert_eq!(ranges, expected.map(|(start, access)| (start, access.to_owned())));
     let descriptors = fs::read_dir(format!("/proc/{}/fd", machine.child())).unwrap().count();
     assert_eq!(descriptors, 0);
+}
+
+#[test]
+fn the_set_up_leaves_nothing_of_the_tender() {
+    let machine = guest(b"\xf4", &Stop::new().unwrap());
+    let options = setup::Options::default();
+    let plan = setup::Plan { parent: 0, memory: 0, layout: &machine.layout, options };
+    let script = Exchange::SCRIPT..Script::new(&plan).1.signal_stack().0;
+    for address in script.step_by(8) {
+        assert_eq!(machine.exchange.word(address).unwrap().load(RELAXED), 0, "{address:#x}");
+    }
+    // What the stub was told, as the child sees it.
+    let mut parameters = [1; 16];
+    fs::File::open(format!("/proc/{}/mem", machine.child()))
+        .and_then(|memory| memory.read_exact_at(&mut parameters, protocol::STUB_ADDRESS + 0x1000 - 16))
+        .unwrap();
+    assert_eq!(parameters, [0; 16]);
+}
+
+#[test]
+fn guests_have_as_many_segments_as_they_like() {
+    use crate::Unikernel;
+    use crate::config::BackendChoice;
+    use crate::image::write::{Elf, Part, TEXT};
+    use goblin::elf::program_header::{PF_R, PF_W, PF_X};
+    use hvt_abi::hypercall::Number;
+
+    // mov edx, port of halt; mov eax, address of its argument, which is the first page of data; out dx, eax
+    let mut code = vec![0xba];
+    code.extend((0x500 + Number::Halt as u32).to_le_bytes());
+    code.push(0xb8);
+    code.extend((TEXT as u32 + 0x1000).to_le_bytes());
+    code.push(0xef);
+    for (count, distance) in [(600, 0x1000), (600, 0x2000)] {
+        // Every second one is read-only, so that neighbours cannot be joined.
+        let data = (1..=count).map(|index| {
+            let flags = if index % 2 == 1 { PF_R | PF_W } else { PF_R };
+            Part::load(flags, TEXT + index * distance - (distance - 0x1000), 0x1000, vec![0; 16])
+        });
+        let segments = std::iter::once(Part::load(PF_R | PF_X, TEXT, 0x1000, code.clone())).chain(data);
+        let file = Elf::with_devices(segments, &[]).build();
+        let unikernel = Unikernel::from_bytes(file).unwrap().mem(8 << 20).backend(BackendChoice::Process);
+        assert_eq!(unikernel.output().unwrap().status(), Some(0));
+    }
 }
 
 #[test]
@@ -252,6 +297,45 @@ mod debugger {
     conforms! {
         steps planted_breakpoints own_instructions_stay_the_guests watched_writes watched_reads steps_meet_watchpoints
         registers_are_read_and_changed pauses what_is_not_mapped
+    }
+
+    /// A guest that jumps to the stub's own system call has no more of its memory than before.
+    #[test]
+    fn a_guest_gains_no_right_to_its_memory() {
+        let stub = stub::page(0, 0);
+        // The set-up script's system call, which is followed by a load of the result that is expected.
+        let call = stub.windows(6).position(|bytes| bytes == b"\x0f\x05\x49\x8b\x4c\x24").unwrap();
+        let attack = |protection: u32| {
+            // A step that ends the script, for the stub to find: mov qword [DATA], -1
+            let mut code = b"\x48\xc7\x04\x25\0\x10\x10\0\xff\xff\xff\xff".to_vec();
+            // mov r12d, DATA - 64 (the next step is the one above); mov rbx, EXCHANGE
+            code.extend(b"\x41\xbc");
+            code.extend((DATA as u32).to_le_bytes());
+            code.extend(b"\x49\x83\xec\x40\x48\xbb");
+            code.extend(protocol::EXCHANGE_ADDRESS.to_le_bytes());
+            // mov edi, CODE; mov esi, 4096; mov edx, protection; mov eax, SYS_mprotect
+            for (register, value) in
+                [(0xbf, CODE as u32), (0xbe, 0x1000), (0xba, protection), (0xb8, libc::SYS_mprotect as u32)]
+            {
+                code.push(register);
+                code.extend(value.to_le_bytes());
+            }
+            // mov r9, the stub's system call; jmp r9
+            code.extend(b"\x49\xb9");
+            code.extend((protocol::STUB_ADDRESS + call as u64).to_le_bytes());
+            code.extend(b"\x41\xff\xe1");
+            let mut machine = start(&code, &Stop::new().unwrap());
+            match machine.run().unwrap() {
+                Exit::Fault(Fault { cause: Cause::TripleFault, registers: Some(registers) }) => registers.rip,
+                exit => panic!("{exit:?}"),
+            }
+        };
+        let at_call = protocol::STUB_ADDRESS + call as u64;
+        let (read, write, execute) = (libc::PROT_READ as u32, libc::PROT_WRITE as u32, libc::PROT_EXEC as u32);
+        assert_eq!(attack(read | write | execute), at_call, "the call is made");
+        assert_eq!(attack(read | write), at_call, "the call is made");
+        // What a page has anyway it may be given again: the guest gets on to the stub's `hlt`.
+        assert!(attack(read | execute) > at_call);
     }
 
     #[test]
