@@ -82,8 +82,12 @@ bitflags! {
         const VMXE = 1 << 13;
         /// RDFSBASE and its kin.
         const FSGSBASE = 1 << 16;
+        /// Process-context identifiers: CR3 bits 11:0.
+        const PCIDE = 1 << 17;
         /// XSAVE and XCR0.
         const OSXSAVE = 1 << 18;
+        /// Supervisor-mode access prevention.
+        const SMAP = 1 << 21;
     }
 
     /// IA32_EFER (SDM 2.2.1).

@@ -3,6 +3,8 @@
 
 use hvt_abi::x86_64::{Cr0, Cr4, Efer};
 
+use super::features::Features;
+
 /// What comes of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written<T> {
@@ -27,20 +29,59 @@ pub(super) fn write_cr0(now: Cr0, value: u64) -> Written<Cr0> {
     if (wanted ^ now).intersects(fixed) { Written::Unsupported } else { Written::Value(wanted) }
 }
 
-/// Bits of CR4 that are defined, but that a guest without nested virtualization, or in 64-bit mode, cannot change: LA57,
-/// VMXE, SMXE.
+/// Bits of CR4 that a guest in 64-bit mode without nested virtualization cannot set: LA57, VMXE, SMXE.
 const CR4_NEVER: u64 = 1 << 12 | 1 << 13 | 1 << 14;
-/// Bits of CR4 that are defined: VME to UMIP, FSGSBASE to OSXSAVE, SMEP to PKS.
-const CR4_DEFINED: u64 = 0xfff | 0x7 << 16 | 0x1f << 20;
+/// Bits of CR4 that every CPU has: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT (SDM volume 3, 2.5).
+const CR4_ALWAYS: u64 = 0x7ff;
+/// Bits of CR4 without an effect on what a guest sees of a process: those of [`CR4_ALWAYS`] but PAE, UMIP, PCIDE, SMEP,
+/// SMAP. They are about CPL 3, pages of user mode, machine checks, virtual-8086 mode, or caches of translations.
+const CR4_FREE: u64 = 0x7df | 1 << 11 | 1 << 17 | 1 << 20 | 1 << 21;
 
-/// Writes CR4.
-pub(super) fn write_cr4(now: Cr4, value: u64) -> Written<Cr4> {
-    let wanted = Cr4::from_bits_retain(value);
-    if value & CR4_NEVER != 0 || value & !CR4_DEFINED != 0 || !wanted.contains(Cr4::PAE) {
+/// Writes CR4. Bits that the CPU has set and shows in CPUID stay set whatever is written, as ET in CR0 does.
+pub(super) fn write_cr4(now: Cr4, value: u64, features: &Features) -> Written<Cr4> {
+    let (wanted, now) = (Cr4::from_bits_retain(value | features.on), now | Cr4::from_bits_retain(features.on));
+    if value & CR4_NEVER != 0 || value & !(CR4_ALWAYS | features.cr4) != 0 || !wanted.contains(Cr4::PAE) {
         return Written::Fault;
     }
-    let free = Cr4::PSE | Cr4::PGE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
-    if free.contains(wanted ^ now) { Written::Value(wanted) } else { Written::Unsupported }
+    let changed = (wanted ^ now).bits();
+    if changed & !(CR4_FREE | features.usable) == 0 { Written::Value(wanted) } else { Written::Unsupported }
+}
+
+/// Writes CR3, which stays as it is: reloading the same tables flushes translations. With CR4.PCIDE set, bit 63 asks for
+/// no flush, and the low 12 bits name the translations.
+pub(super) fn write_cr3(now: u64, value: u64, cr4: Cr4) -> Written<u64> {
+    const NO_FLUSH: u64 = 1 << 63;
+    const PCID: u64 = 0xfff;
+    let same = |mask: u64| (value ^ now) & !mask == 0;
+    match cr4.contains(Cr4::PCIDE) {
+        true if same(NO_FLUSH | PCID) => Written::Value(value & !NO_FLUSH),
+        false if same(0) => Written::Value(value),
+        _ => Written::Unsupported,
+    }
+}
+
+/// Writes XCR0, which stays as it is: the components that the guest gives up remain enabled, in CPUID, too.
+pub(super) fn write_xcr0(value: u64, features: &Features) -> Written<()> {
+    /// x87, SSE, AVX; BNDREGS and BNDCSR; opmask, ZMM_Hi256 and Hi16_ZMM; TILECFG and TILEDATA (SDM volume 1, 13.1).
+    const X87: u64 = 1 << 0;
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
+    const MPX: u64 = 0b11 << 3;
+    const AVX512: u64 = 0b111 << 5;
+    const AMX: u64 = 0b11 << 17;
+    let all_or_none = |set| value & set == 0 || value & set == set;
+    let needs = |what: u64, needed: u64| value & what == 0 || value & needed == needed;
+    // SDM volume 1, 13.3.
+    let valid = value & !features.components == 0
+        && value & X87 != 0
+        && needs(AVX, SSE)
+        && needs(AVX512, AVX)
+        && [MPX, AVX512, AMX].into_iter().all(all_or_none);
+    match valid {
+        false => Written::Fault,
+        true if value & !features.xcr0 != 0 => Written::Unsupported,
+        true => Written::Value(()),
+    }
 }
 
 /// Bits of EFER that are defined: SCE, LME, LMA, NXE, and AMD's LMSLE, FFXSR and TCE. SVME cannot be set by a guest.

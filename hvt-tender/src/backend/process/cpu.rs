@@ -2,6 +2,7 @@
 
 use hvt_abi::x86_64::{Cr0, Cr4, Efer, EntryState, TableRegister};
 
+use super::features::Features;
 use crate::backend::CycleCounter;
 use crate::backend::debug::Segments;
 
@@ -25,7 +26,8 @@ pub(super) struct Cpu {
     /// Address of the last page fault.
     pub(super) cr2: u64,
     pub(super) cr3: u64,
-    pub(super) cr4: Cr4,
+    /// What the guest wrote; [`cr4`](Cpu::cr4) is what it reads.
+    pub(super) cr4_written: Cr4,
     pub(super) efer: Efer,
     pub(super) gdtr: TableRegister,
     pub(super) idtr: TableRegister,
@@ -55,7 +57,7 @@ impl Cpu {
             cr0: entry.cr0,
             cr2: 0,
             cr3: entry.cr3.0,
-            cr4: entry.cr4,
+            cr4_written: entry.cr4,
             efer: entry.efer,
             gdtr: entry.gdtr,
             idtr: entry.idtr,
@@ -70,6 +72,11 @@ impl Cpu {
             pat: PAT_RESET,
             cycles: None,
         }
+    }
+
+    /// CR4, with the bits that CPUID shows set.
+    pub(super) fn cr4(&self) -> Cr4 {
+        self.cr4_written | Cr4::from_bits_retain(Features::of_this_cpu().on)
     }
 
     /// The time-stamp counter.

@@ -296,7 +296,7 @@ impl DebugTarget for ProcessMachine {
             cpu.cr0.bits(),
             cpu.cr2,
             cpu.cr3,
-            cpu.cr4.bits(),
+            cpu.cr4().bits(),
             cpu.efer.bits(),
             cpu.gdtr.base,
             cpu.gdtr.limit,

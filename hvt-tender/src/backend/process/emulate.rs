@@ -18,8 +18,9 @@ use yaxpeax_x86::amd64::{InstDecoder, Instruction, Opcode, Operand, register_cla
 use self::descriptor::Descriptor;
 use self::operand::{register, segment};
 use super::control::{self, Written};
-use super::cpu::{Cpu, RFLAGS_GUEST, RFLAGS_IF};
+use super::cpu::{Cpu, RFLAGS_AC, RFLAGS_GUEST, RFLAGS_IF};
 use super::exception::Exception;
+use super::features::Features;
 use crate::exit::{Cause, Exit};
 use crate::memory::{Access, GuestSpace, Violation};
 
@@ -77,6 +78,24 @@ pub(super) fn fetch(rip: u64, space: &GuestSpace<'_>, into: &mut [u8]) -> Option
         space.slice(Gpa(rip), to_end_of_page.min(LONGEST), Access::EXECUTE)
     });
     Some(slice.ok()?.read(into))
+}
+
+/// Carries out the instruction at RIP, which has raised #UD in the child: STAC and CLAC do that at CPL 3, whatever
+/// CR4.SMAP is (SDM volume 2).
+pub(super) fn undefined(registers: &mut Registers, space: &GuestSpace<'_>) -> Step {
+    let mut bytes = [0; LONGEST as usize];
+    let code = fetch(registers.rip, space, &mut bytes).map_or(&[][..], |len| &bytes[..len]);
+    let set = match InstDecoder::default().decode(&mut U8Reader::new(code)) {
+        Ok(instruction) if instruction.opcode() == Opcode::STAC => true,
+        Ok(instruction) if instruction.opcode() == Opcode::CLAC => false,
+        _ => return Exception::invalid_opcode().into(),
+    };
+    if Features::of_this_cpu().cr4 & Cr4::SMAP.bits() == 0 {
+        return Exception::invalid_opcode().into();
+    }
+    registers.rip = registers.rip.wrapping_add(3);
+    registers.rflags = registers.rflags & !RFLAGS_AC | if set { RFLAGS_AC } else { 0 };
+    Step::Next
 }
 
 /// How many bytes of memory the instruction at the start of these bytes accesses, where that can be told from it.
@@ -145,9 +164,9 @@ impl Emulation<'_, '_> {
                 Err(Exception::invalid_opcode())
             }
             Opcode::STGI | Opcode::CLGI | Opcode::SKINIT => Err(Exception::invalid_opcode()),
-            // CR4.OSXSAVE is clear at entry, and CPUID in the child does not say so.
-            Opcode::XSETBV if !self.cpu.cr4.contains(Cr4::OSXSAVE) => Err(Exception::invalid_opcode()),
-            Opcode::LMSW | Opcode::XSETBV | Opcode::SYSRET | Opcode::SYSEXIT => Ok(self.refuse()),
+            Opcode::XSETBV => self.write_xcr0(),
+            Opcode::INVPCID => self.invalidate_by_pcid(),
+            Opcode::LMSW | Opcode::SYSRET | Opcode::SYSEXIT => Ok(self.refuse()),
             Opcode::JMPF | Opcode::CALLF | Opcode::IRET | Opcode::IRETD => Ok(self.refuse()),
             // Not a privileged instruction: the #GP is the guest's own.
             _ => Err(Exception::general_protection(self.error_code)),
@@ -199,7 +218,7 @@ impl Emulation<'_, '_> {
                     0 => self.cpu.cr0.bits(),
                     2 => self.cpu.cr2,
                     3 => self.cpu.cr3,
-                    4 => self.cpu.cr4.bits(),
+                    4 => self.cpu.cr4().bits(),
                     8 => 0,
                     _ => return Err(Exception::invalid_opcode()),
                 };
@@ -219,22 +238,53 @@ impl Emulation<'_, '_> {
                 Written::Unsupported => return Ok(self.refuse()),
             },
             2 => self.cpu.cr2 = value,
-            // Reloading the same tables only flushes translations.
-            3 if value == self.cpu.cr3 => {}
-            4 => match control::write_cr4(self.cpu.cr4, value) {
-                Written::Value(new) => self.cpu.cr4 = new,
+            3 => match control::write_cr3(self.cpu.cr3, value, self.cpu.cr4()) {
+                Written::Value(new) => self.cpu.cr3 = new,
+                Written::Fault => return Err(Exception::general_protection(0)),
+                Written::Unsupported => return Ok(self.refuse()),
+            },
+            4 => match control::write_cr4(self.cpu.cr4(), value, Features::of_this_cpu()) {
+                Written::Value(new) => self.cpu.cr4_written = new,
                 Written::Fault => return Err(Exception::general_protection(0)),
                 Written::Unsupported => return Ok(self.refuse()),
             },
             8 if value == 0 => {}
-            3 | 8 => return Ok(self.refuse()),
+            8 => return Ok(self.refuse()),
             _ => return Err(Exception::invalid_opcode()),
         }
         Ok(Step::Next)
     }
 
+    /// XSETBV (SDM volume 2). The CPU raises #UD itself while its CR4.OSXSAVE is clear.
+    fn write_xcr0(&self) -> Executed {
+        if !self.cpu.cr4().contains(Cr4::OSXSAVE) {
+            return Err(Exception::invalid_opcode());
+        }
+        if self.registers.rcx as u32 != 0 {
+            return Err(Exception::general_protection(0));
+        }
+        match control::write_xcr0(self.edx_eax(), Features::of_this_cpu()) {
+            Written::Value(()) => Ok(Step::Next),
+            Written::Fault => Err(Exception::general_protection(0)),
+            Written::Unsupported => Ok(self.refuse()),
+        }
+    }
+
+    /// INVPCID (SDM volume 2): there are no stale translations. Its types are 0 to 3.
+    fn invalidate_by_pcid(&mut self) -> Executed {
+        let kind = register(self.instruction.operand(0)).map(|register| operand::general(self.registers, register));
+        match kind {
+            Some(0..=3) => Ok(Step::Next),
+            _ => Err(Exception::general_protection(0)),
+        }
+    }
+
+    fn edx_eax(&self) -> u64 {
+        self.registers.rdx << 32 | self.registers.rax & 0xffff_ffff
+    }
+
     fn write_msr(&mut self) -> Executed {
-        let value = self.registers.rdx << 32 | self.registers.rax & 0xffff_ffff;
+        let value = self.edx_eax();
         match self.registers.rcx as u32 {
             msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE if !is_canonical(value) => {
                 Err(Exception::general_protection(0))

@@ -15,7 +15,8 @@
 //! exchange pages, can stop itself and nothing else.
 //!
 //! What a guest could tell from hardware: `pushf` shows RFLAGS.IF set, `sgdt` and its kin may show the host's
-//! registers, segment registers read back the host's selectors. Page tables of its own, `syscall` enabled through
+//! registers, segment registers read back the host's selectors. CPUID is the CPU's own, and so the bits of CR4 that it
+//! shows, and XCR0, are on from the start and stay on. Page tables of its own, `syscall` enabled through
 //! EFER, and debug registers are refused with a message.
 
 mod child;
@@ -25,6 +26,7 @@ mod debug;
 mod emulate;
 mod exception;
 mod exchange;
+mod features;
 mod frame;
 mod guards;
 mod handover;
@@ -87,7 +89,7 @@ impl Process {
         child::probe()?;
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-        Ok(Self { by_system_call: hwcap2 & HWCAP2_FSGSBASE == 0, cycles: None, debugged: false })
+        Ok(Self { by_system_call: hwcap2 & features::HWCAP2_FSGSBASE == 0, cycles: None, debugged: false })
     }
 
     /// Makes the guest read `counter` wherever it reads the TSC. Each reading then costs as much as a hypercall.
@@ -134,6 +136,7 @@ impl Process {
         let (script, places) = Script::new(&setup::Plan { parent, memory: memory_file, layout: &layout, options });
         let exchange = Arc::new(Exchange::new(places).map_err(error("making the exchange pages"))?);
         exchange.write_script(script.words());
+        exchange.header().reads_bases.store(u32::from(!self.by_system_call), RELAXED);
         let child = Child::spawn(&exchange, file)?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick(&child));
@@ -154,9 +157,6 @@ impl Process {
         Ok(machine)
     }
 }
-
-/// HWCAP2 bit: user mode may run WRFSBASE (`arch/x86/include/uapi/asm/hwcap2.h`).
-const HWCAP2_FSGSBASE: u64 = 1 << 1;
 
 /// A file of `size` bytes in memory, zero, whose size nobody can change any more.
 fn memfd(name: &CStr, size: u64) -> io::Result<OwnedFd> {
@@ -244,7 +244,13 @@ impl ProcessMachine {
             }
             Turn::Tenders => {}
         }
-        self.exchange.header().command.store(0, RELAXED);
+        let header = self.exchange.header();
+        header.command.store(0, RELAXED);
+        if !self.by_system_call {
+            // The guest may have run WRFSBASE and WRGSBASE.
+            self.cpu.fs_base = header.fs_base.load(RELAXED);
+            self.cpu.gs_base = header.gs_base.load(RELAXED);
+        }
         Ok(None)
     }
 
@@ -342,7 +348,7 @@ fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &Gues
         3 => Exception::new(Vector::Breakpoint, 0),
         4 => Exception::new(Vector::Overflow, 0),
         5 => Exception::new(Vector::BoundRange, 0),
-        6 => Exception::new(Vector::InvalidOpcode, 0),
+        6 => return emulate::undefined(registers, space),
         11 => Exception::new(Vector::SegmentNotPresent, signal.error),
         12 => Exception::new(Vector::StackFault, signal.error),
         13 => return emulate::step(cpu, registers, space, signal.error),

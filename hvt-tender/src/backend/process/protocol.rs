@@ -22,13 +22,15 @@ pub(super) struct Header {
     pub(super) signal: AtomicU32,
     /// What the stub must do before the guest goes on: bits of `command`.
     pub(super) command: AtomicU32,
+    /// Not 0: the child reports FS and GS base at each hand-over.
+    pub(super) reads_bases: AtomicU32,
     /// Address in the child of the `siginfo_t`.
     pub(super) siginfo: AtomicU64,
     /// Address in the child of the `ucontext_t`.
     pub(super) ucontext: AtomicU64,
-    /// New FS base, for [`command::SET_FS_BASE`].
+    /// FS base as the child has it, and the new one for [`command::SET_FS_BASE`].
     pub(super) fs_base: AtomicU64,
-    /// New GS base, for [`command::SET_GS_BASE`].
+    /// GS base as the child has it, and the new one for [`command::SET_GS_BASE`].
     pub(super) gs_base: AtomicU64,
     /// Address in the child of the [`Step`] that failed during set-up, 0 when none did.
     pub(super) failed_step: AtomicU64,

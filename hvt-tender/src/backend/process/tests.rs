@@ -158,6 +158,22 @@ fn segment_bases_are_loaded_either_way() {
     }
 }
 
+/// WRFSBASE and WRGSBASE need no help of the tender, which must know what they did.
+#[test]
+fn segment_bases_that_the_guest_loads_itself_are_read_back() {
+    if Process::open().unwrap().by_system_call {
+        return;
+    }
+    // mov eax, 0x101000; wrfsbase rax; mov eax, 0x101008; wrgsbase rax; mov ecx, FS_BASE; rdmsr; mov esi, eax; swapgs;
+    // rdgsbase rbx; swapgs; mov ecx, KERNEL_GS_BASE; rdmsr; mov edi, eax; dec ecx; rdmsr; hlt
+    let code = b"\xb8\0\x10\x10\0\xf3\x48\x0f\xae\xd0\xb0\x08\xf3\x48\x0f\xae\xd8\xb9\0\x01\0\xc0\x0f\x32\x89\xc6\
+        \x0f\x01\xf8\xf3\x48\x0f\xae\xcb\x0f\x01\xf8\xb9\x02\x01\0\xc0\x0f\x32\x89\xc7\xff\xc9\x0f\x32\xf4";
+    let (exit, machine) = run(code);
+    assert_eq!(exit, Exit::Halted);
+    let registers = machine.registers().unwrap();
+    assert_eq!((registers.rsi, registers.rbx, registers.rdi, registers.rax), (DATA, 0, 0, DATA + 8));
+}
+
 #[test]
 fn exception_without_handler_is_a_triple_fault() {
     for code in [&b"\x0f\x0b"[..], b"\xcc", b"\x0f\x05", b"\xcd\x80", b"\x31\xc9\xf7\xf1", b"\xa1\0\0\0\0\0\0\0\0"] {

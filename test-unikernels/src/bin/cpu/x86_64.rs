@@ -42,6 +42,15 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
             "rdpmc" => return rdpmc(),
             "monitor" => asm!("monitor", in("rax") &0_u64, in("ecx") 0, in("edx") 0),
             "mwait" => asm!("mwait", in("eax") 0, in("ecx") 0),
+            "xsave" => return xsave(),
+            "xcr0-without-x87" => {
+                if enable_xsave() {
+                    write_xcr0(2);
+                }
+                // Where there is no XSAVE: what raises the exception of the case as well.
+                asm!("mov cr4, {}", in(reg) 0_u64);
+            }
+            "cr4-features" => return cr4_features(),
             "syscall" => asm!("syscall", out("rcx") _, out("r11") _),
             "vmxon" => asm!("vmxon [{}]", in(reg) &0_u64),
             "vmrun" => asm!("vmrun", in("rax") 0),
@@ -191,6 +200,87 @@ unsafe fn cpuid() -> ExitStatus {
         features & FPU != 0 && features & TSC != 0 && features & SSE2 != 0,
         format_args!("CPUID.1:EDX is {features:#x}"),
     );
+    success()
+}
+
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+/// Sets CR4.OSXSAVE. Returns whether there is XSAVE.
+unsafe fn enable_xsave() -> bool {
+    const XSAVE: u32 = 1 << 26;
+    let has_xsave = __cpuid(1).ecx & XSAVE != 0;
+    if has_xsave {
+        // SAFETY: It enables instructions.
+        unsafe { asm!("mov cr4, {}", in(reg) read_cr4() | CR4_OSXSAVE, options(nostack)) };
+    }
+    has_xsave
+}
+
+/// CPUID, CR4 and XCR0 agree with each other, before and after XSAVE is enabled.
+unsafe fn xsave() -> ExitStatus {
+    const OSXSAVE: u32 = 1 << 27;
+    let agree = || {
+        // SAFETY: Reads only.
+        let (cpuid, cr4) = (__cpuid(1).ecx & OSXSAVE != 0, unsafe { read_cr4() } & CR4_OSXSAVE != 0);
+        check(cpuid == cr4, format_args!("CPUID.OSXSAVE is {cpuid}, CR4.OSXSAVE is {cr4}"));
+        cr4
+    };
+    agree();
+    // SAFETY: Nothing uses the components that are enabled and not enabled here.
+    unsafe {
+        if !enable_xsave() {
+            return success();
+        }
+        check(agree(), "CR4.OSXSAVE cannot be set");
+        let (offered, enabled) = (__cpuid_count(0xd, 0), read_xcr0());
+        let components = u64::from(offered.edx) << 32 | u64::from(offered.eax);
+        check(enabled & 1 == 1 && enabled & !components == 0, format_args!("XCR0 is {enabled:#x} of {components:#x}"));
+        write_xcr0(enabled);
+        check(read_xcr0() == enabled, "XCR0 has changed");
+        // x87 and SSE, which every CPU with XSAVE has.
+        write_xcr0(3);
+        check(read_xcr0() & 3 == 3, format_args!("XCR0 is {:#x}", read_xcr0()));
+        let now = __cpuid_count(0xd, 0);
+        check((576..=now.ecx).contains(&now.ebx), format_args!("the area is {} bytes, at most {}", now.ebx, now.ecx));
+    }
+    success()
+}
+
+unsafe fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: The caller has set CR4.OSXSAVE.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+unsafe fn write_xcr0(value: u64) {
+    let (low, high) = (value as u32, (value >> 32) as u32);
+    // SAFETY: The caller's promise.
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack)) };
+}
+
+/// Bits of CR4 that every CPU has, or that CPUID shows, can be set, and read back.
+unsafe fn cr4_features() -> ExitStatus {
+    // VME, PVI, TSD, DE, MCE, PGE, PCE.
+    const EVERY_CPU: u64 = 0x1cf;
+    let (ebx, ecx) = match __cpuid(0).eax {
+        7.. => (__cpuid_count(7, 0).ebx, __cpuid_count(7, 0).ecx),
+        _ => (0, 0),
+    };
+    let bit = |value: u32, from: u32, to: u32| u64::from(value >> from & 1) << to;
+    // FSGSBASE, SMEP, SMAP, UMIP.
+    let shown = bit(ebx, 0, 16) | bit(ebx, 7, 20) | bit(ebx, 20, 21) | bit(ecx, 2, 11);
+    // SAFETY: The pages of this guest are no user's, and it has no need of what the bits forbid.
+    unsafe {
+        let before = read_cr4();
+        for bits in [EVERY_CPU, EVERY_CPU | shown] {
+            asm!("mov cr4, {}", in(reg) before | bits, options(nostack));
+            let after = read_cr4();
+            check(after == before | bits, format_args!("CR4 is {after:#x} after {:#x}", before | bits));
+        }
+        asm!("mov cr4, {}", in(reg) before, options(nostack));
+        check(read_cr4() == before, "CR4 does not take what it had");
+    }
     success()
 }
 

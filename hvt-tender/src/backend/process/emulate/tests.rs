@@ -184,6 +184,92 @@ fn control_registers() {
 }
 
 #[test]
+fn cr4_takes_what_the_cpu_has() {
+    use control::{write_cr3, write_cr4, write_xcr0};
+
+    let entry = EntryState::new(SIZE, Gpa(CODE)).cr4;
+    // A CPU with FSGSBASE, PCIDE, XSAVE, SMEP, SMAP, PKE and CET, and with AVX-512, AMX and PKRU, which are not enabled.
+    let known = [16, 17, 18, 20, 21, 22, 23].into_iter().fold(0, |bits, bit| bits | 1 << bit);
+    let features = Features { cr4: known, on: 1 << 18 | 1 << 22, usable: 1 << 16, components: 0x6_02e7, xcr0: 0xe7 };
+    let write = |value: u64| write_cr4(entry, value, &features);
+    // Bits that are on stay on, and the guest sees that.
+    let on = Cr4::from_bits_retain(features.on);
+    assert_eq!(write(entry.bits()), Written::Value(entry | on));
+    for bit in [0, 1, 2, 3, 4, 6, 7, 8, 16, 17, 18, 20, 21, 22] {
+        assert_eq!(write(entry.bits() | 1 << bit), Written::Value(entry | on | Cr4::from_bits_retain(1 << bit)));
+    }
+    for bit in [11, 12, 13, 14, 15, 19, 24, 25, 27, 31, 63] {
+        assert_eq!(write(entry.bits() | 1 << bit), Written::Fault, "bit {bit}");
+    }
+    assert_eq!(write(entry.bits() | 1 << 23), Written::Unsupported, "CET");
+    assert_eq!(write(entry.bits() & !Cr4::PAE.bits()), Written::Fault);
+    let without = Features { usable: 0, ..features };
+    assert_eq!(write_cr4(entry, entry.bits() | 1 << 16, &without), Written::Unsupported, "the kernel has it off");
+
+    for value in [1, 3, 7, 0xe7] {
+        assert_eq!(write_xcr0(value, &features), Written::Value(()), "{value:#x}");
+    }
+    for value in [0, 2, 5, 0x23, 0xe3, 0x107, 0x2_0007, 1 << 63 | 1] {
+        assert_eq!(write_xcr0(value, &features), Written::Fault, "{value:#x}");
+    }
+    for value in [0x207, 0x6_0007] {
+        assert_eq!(write_xcr0(value, &features), Written::Unsupported, "{value:#x}: not enabled in this process");
+    }
+
+    assert_eq!(write_cr3(0x2000, 0x2001, entry), Written::Unsupported);
+    for (value, cr3) in [(0x2001, 0x2001), (1 << 63 | 0x2fff, 0x2fff)] {
+        assert_eq!(write_cr3(0x2000, value, entry | Cr4::PCIDE), Written::Value(cr3));
+    }
+    assert_eq!(write_cr3(0x2000, 0x3000, entry | Cr4::PCIDE), Written::Unsupported);
+}
+
+#[test]
+fn cr4_and_xcr0_are_those_of_cpuid() {
+    let features = Features::of_this_cpu();
+    let mut lab = Lab::new();
+    // mov rax, cr4
+    assert_eq!(lab.step(b"\x0f\x20\xe0"), Step::Next);
+    assert_eq!(lab.registers.rax, 0x620 | features.on);
+    // mov cr4, rax; mov rax, cr4
+    lab.registers.rax = 0x7ff | features.on;
+    assert_eq!(lab.step(b"\x0f\x22\xe0"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x20\xe0"), Step::Next);
+    assert_eq!(lab.registers.rax, 0x7ff | features.on);
+    // xsetbv
+    (lab.registers.rcx, lab.registers.rdx) = (0, features.xcr0 >> 32);
+    lab.registers.rax = features.xcr0 & 0xffff_ffff;
+    let xsetbv = b"\x0f\x01\xd1";
+    if features.on & Cr4::OSXSAVE.bits() == 0 {
+        assert_eq!(lab.step(xsetbv), Step::Raise(Exception::invalid_opcode()));
+        return;
+    }
+    assert_eq!(lab.step(xsetbv), Step::Next);
+    lab.registers.rax = 0;
+    assert_eq!(lab.step(xsetbv), general_protection(0), "x87 is always enabled");
+    (lab.registers.rcx, lab.registers.rax) = (1, 1);
+    assert_eq!(lab.step(xsetbv), general_protection(0), "there is one such register");
+}
+
+#[test]
+fn stac_and_clac_are_those_of_cpl_0() {
+    let mut lab = Lab::new();
+    let mut undefined = |code: &[u8]| {
+        lab.memory.write(Gpa(CODE), code).unwrap();
+        lab.registers.rip = CODE;
+        let space = GuestSpace::new(&lab.memory, &lab.layout);
+        (super::undefined(&mut lab.registers, &space), lab.registers.rip - CODE, lab.registers.rflags & RFLAGS_AC)
+    };
+    assert_eq!(undefined(b"\x0f\x0b"), (Step::Raise(Exception::invalid_opcode()), 0, 0));
+    for (code, flag) in [(b"\x0f\x01\xcb", RFLAGS_AC), (b"\x0f\x01\xca", 0)] {
+        let (step, len, ac) = undefined(code);
+        match Features::of_this_cpu().cr4 & Cr4::SMAP.bits() {
+            0 => assert_eq!((step, len), (Step::Raise(Exception::invalid_opcode()), 0)),
+            _ => assert_eq!((step, len, ac), (Step::Next, 3, flag)),
+        }
+    }
+}
+
+#[test]
 fn ports_and_halt() {
     let mut lab = Lab::new();
     (lab.registers.rdx, lab.registers.rax) = (0x502, 0xffff_ffff_0010_1000);

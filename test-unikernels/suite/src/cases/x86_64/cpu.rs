@@ -74,8 +74,12 @@ pub const CASES: &[Case] = &[
     undefined("vmxon", &["vmxon"]),
     // EFER.SVME is 0: AMD APM volume 2, 15.4. Intel's CPUs have no such instruction.
     undefined("vmrun", &["vmrun"]),
-    // CR4.OSXSAVE is 0: 2.6.
-    undefined("xsetbv", &["xsetbv"]),
+    // CR4.OSXSAVE is 0: 2.6. Where the CPU answers CPUID it is what the host has made it, and CR4 says the same.
+    Case { when: When::Can(Ability::AnsweredCpuid), ..undefined("xsetbv", &["xsetbv"]) },
+    works("xsave", &["xsave"]),
+    works("cr4-features", &["cr4-features"]),
+    // Volume 2, XSETBV.
+    refused("xcr0-without-x87", &["xcr0-without-x87"]),
     refused("read-unknown-register", &["rdmsr", "0x12345"]),
     refused("write-unknown-register", &["wrmsr", "0x12345"]),
     // 4.1.2: paging, PAE and long mode end in a certain order only.
