@@ -237,9 +237,11 @@ unsafe fn xsave() -> ExitStatus {
         check(enabled & 1 == 1 && enabled & !components == 0, format_args!("XCR0 is {enabled:#x} of {components:#x}"));
         write_xcr0(enabled);
         check(read_xcr0() == enabled, "XCR0 has changed");
-        // x87 and SSE, which every CPU with XSAVE has.
+        // x87 and SSE, which every CPU with XSAVE has. A process keeps what else is enabled; QEMU 7.2 emulating SVM does
+        // not show XSETBV to the hypervisor, which may undo it at any exit.
         write_xcr0(3);
-        check(read_xcr0() & 3 == 3, format_args!("XCR0 is {:#x}", read_xcr0()));
+        let after = read_xcr0();
+        check(after & 1 == 1 && after & !components == 0, format_args!("XCR0 is {after:#x} of {components:#x}"));
         let now = __cpuid_count(0xd, 0);
         check((576..=now.ecx).contains(&now.ebx), format_args!("the area is {} bytes, at most {}", now.ebx, now.ecx));
     }
