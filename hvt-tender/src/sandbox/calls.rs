@@ -88,26 +88,35 @@ impl Calls {
         }
     }
 
-    /// Allows connections and datagrams of the internet protocols, from and to wherever.
+    /// Allows TCP connections and UDP datagrams, from and to wherever, with the options of sockets that user-mode
+    /// networking sets. Of the others, some need no rights and reach far into the kernel.
     pub(crate) fn allow_internet(&mut self) {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         for family in [libc::AF_INET, libc::AF_INET6] {
-            for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+            // The protocols by the numbers with which they are asked for: no MPTCP, SCTP or ICMP.
+            for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, 0)] {
                 let family = Condition::equal(0, family.cast_unsigned());
                 let kind = Condition::equal_but_for(1, kind.cast_unsigned(), flags.cast_unsigned());
-                self.allow_if(libc::SYS_socket, &[family, kind]);
+                self.allow_if(libc::SYS_socket, &[family, kind, Condition::equal(2, protocol.cast_unsigned())]);
             }
+        }
+        const OPTIONS: [(libc::c_long, i32, i32); 3] = [
+            (libc::SYS_setsockopt, libc::IPPROTO_TCP, libc::TCP_NODELAY),
+            (libc::SYS_setsockopt, libc::SOL_SOCKET, libc::SO_LINGER),
+            (libc::SYS_getsockopt, libc::SOL_SOCKET, libc::SO_ERROR),
+        ];
+        for (call, level, name) in OPTIONS {
+            let (level, name) = (level.cast_unsigned(), name.cast_unsigned());
+            self.allow_if(call, &[Condition::equal(1, level), Condition::equal(2, name)]);
         }
         // FIONBIO is the one request that the standard library makes.
         self.allow_if(libc::SYS_ioctl, &[Condition::equal(1, libc::FIONBIO as u32)]);
-        const CALLS: [libc::c_long; 8] = [
+        const CALLS: [libc::c_long; 6] = [
             libc::SYS_accept4,
             libc::SYS_bind,
             libc::SYS_connect,
-            libc::SYS_getsockopt,
             libc::SYS_recvfrom,
             libc::SYS_sendto,
-            libc::SYS_setsockopt,
             libc::SYS_shutdown,
         ];
         CALLS.iter().for_each(|number| self.allow(*number));
@@ -201,12 +210,52 @@ fn ranges(numbers: &BTreeSet<u32>) -> Vec<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "smoltcp")]
+    use crate::sandbox::testing::{call, verdict};
 
     #[test]
     fn neighbours_are_one_range() {
         let of = |numbers: &[u32]| ranges(&numbers.iter().copied().collect());
         assert_eq!(of(&[]), []);
         assert_eq!(of(&[2, 1, 9, 4, 5, 6]), [(1, 2), (4, 6), (9, 9)]);
+    }
+
+    #[cfg(feature = "smoltcp")]
+    #[test]
+    fn a_network_sets_three_options_of_sockets_of_two_protocols() {
+        let mut calls = Calls::none();
+        calls.allow_internet();
+        let program = calls.compile().unwrap();
+        let allows = |number, args: [i32; 3]| {
+            let [a, b, c] = args.map(|arg| u64::from(arg.cast_unsigned()));
+            verdict(&program, &call(number, [a, b, c, 0, 0, 0])) == SECCOMP_RET_ALLOW
+        };
+        let levels = [libc::SOL_SOCKET, libc::IPPROTO_IP, libc::IPPROTO_IPV6, libc::IPPROTO_TCP, libc::SOL_NETLINK];
+        let mut allowed = Vec::new();
+        for call in [libc::SYS_setsockopt, libc::SYS_getsockopt] {
+            for (level, name) in levels.into_iter().flat_map(|level| (0..200).map(move |name| (level, name))) {
+                if allows(call, [7, level, name]) {
+                    allowed.push((call, level, name));
+                }
+            }
+        }
+        let expected = [
+            (libc::SYS_setsockopt, libc::SOL_SOCKET, libc::SO_LINGER),
+            (libc::SYS_setsockopt, libc::IPPROTO_TCP, libc::TCP_NODELAY),
+            (libc::SYS_getsockopt, libc::SOL_SOCKET, libc::SO_ERROR),
+        ];
+        assert_eq!(allowed, expected);
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let mut made = Vec::new();
+        for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK]
+        {
+            for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_SEQPACKET] {
+                let protocols = (0..300).filter(|protocol| allows(libc::SYS_socket, [family, kind | flags, *protocol]));
+                made.extend(protocols.map(|protocol| (family, kind, protocol)));
+            }
+        }
+        let both = |family| [(family, libc::SOCK_STREAM, libc::IPPROTO_TCP), (family, libc::SOCK_DGRAM, 0)];
+        assert_eq!(made, [both(libc::AF_INET), both(libc::AF_INET6)].concat());
     }
 
     /// The longest program that a kernel takes has 4096 instructions.

@@ -49,7 +49,7 @@
 //! | for | system calls |
 //! |---|---|
 //! | waiting | `ppoll`; `read` and `write` of eventfds |
-//! | connections | `socket` (AF_INET, AF_INET6; SOCK_STREAM, SOCK_DGRAM), `bind`, `connect`, `accept4`, `getsockopt`, `setsockopt`, `ioctl` (FIONBIO), `shutdown`, `close`, `recvfrom`, `sendto` |
+//! | connections | `socket` (AF_INET, AF_INET6; TCP, UDP), `bind`, `connect`, `accept4`, `getsockopt` (SO_ERROR), `setsockopt` (TCP_NODELAY, SO_LINGER), `ioctl` (FIONBIO), `shutdown`, `close`, `recvfrom`, `sendto` |
 //! | threads, memory, time | `prctl` (PR_SET_NAME), `futex`, `mmap`, `munmap`, `mremap`, `mprotect`, `madvise`, `brk`, `clock_gettime`, `sched_yield` |
 //! | its end | `exit`, `rt_sigprocmask`, `sigaltstack`, `rseq`, `set_robust_list` |
 //! | saying what is wrong | `write` to the standard error |
