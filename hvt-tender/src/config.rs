@@ -45,6 +45,8 @@ pub struct Config {
     pub gdb: bool,
     /// The TCP port of 127.0.0.1 at which it does, 0 for one that is free.
     pub gdb_port: u16,
+    /// The Unix socket at which it does instead.
+    pub gdb_socket: Option<PathBuf>,
     /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
     pub verbosity: u8,
 }
@@ -68,6 +70,7 @@ impl Config {
             virtual_time: false,
             gdb: false,
             gdb_port: DEFAULT_GDB_PORT,
+            gdb_socket: None,
             verbosity: 0,
         }
     }

@@ -20,6 +20,8 @@ bitflags! {
         const STAT = 1 << 5;
         /// Meet others in this directory, through Unix sockets that keep messages apart (`SOCK_SEQPACKET`).
         const MEET = 1 << 6;
+        /// Remove a file from this directory, before the guest's first instruction.
+        const REMOVE = 1 << 7;
     }
 }
 

@@ -108,7 +108,11 @@ impl Flag {
             ("trace", None) => config.trace = Some(self.value(&parser.value()?, value::path)?),
             ("timeout", None) => config.timeout = Some(self.value(&parser.value()?, value::duration)?),
             ("virtual-time", None) => config.virtual_time = true,
-            ("gdb", None) => config.gdb = true,
+            ("gdb", None) => {
+                config.gdb = true;
+                let path = parser.optional_value();
+                config.gdb_socket = path.map(|path| self.value(&path, value::recording)).transpose()?;
+            }
             ("gdb-port", None) => config.gdb_port = self.value(&parser.value()?, value::port)?,
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),

@@ -115,12 +115,7 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<(Unikernel, F
         unikernel = unikernel.core_dump(dump);
     }
     if config.gdb {
-        let port = config.gdb_port;
-        let debugger = Debugger::listen((Ipv4Addr::LOCALHOST, port)).map_err(|source| match source.kind() {
-            io::ErrorKind::Unsupported => Error::NoDebugger(source),
-            _ => Error::Debugger { port, source },
-        })?;
-        unikernel = unikernel.debugger(debugger);
+        unikernel = unikernel.debugger(debugger(config.gdb_socket, config.gdb_port)?);
     }
     if config.sandbox {
         unikernel = unikernel.sandbox(sandbox);
@@ -129,6 +124,19 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<(Unikernel, F
     unikernel = unikernel.mem(config.memory).args(arguments).backend(config.backend).identity(config.identity);
     unikernel = unikernel.net_ring(config.net_ring);
     Ok((unikernel, file))
+}
+
+/// A debugger that is awaited at this Unix socket, or else at this port.
+fn debugger(socket: Option<PathBuf>, port: u16) -> Result<Debugger, Error> {
+    let listening = match &socket {
+        Some(path) => Debugger::listen_unix(path),
+        None => Debugger::listen((Ipv4Addr::LOCALHOST, port)),
+    };
+    listening.map_err(|source| match (source.kind(), socket) {
+        (io::ErrorKind::Unsupported, _) => Error::NoDebugger(source),
+        (_, Some(path)) => Error::DebuggerSocket { path, source },
+        (_, None) => Error::Debugger { port, source },
+    })
 }
 
 /// All that is in a file.
@@ -152,6 +160,8 @@ enum Error {
     CoreDirectory { path: PathBuf, source: io::Error },
     #[error("--gdb: cannot wait at port {port} of 127.0.0.1: {source}; --gdb-port takes another one")]
     Debugger { port: u16, source: io::Error },
+    #[error("--gdb={}: cannot wait there: {source}", path.display())]
+    DebuggerSocket { path: PathBuf, source: io::Error },
     #[error("--gdb: {0}")]
     NoDebugger(io::Error),
     #[error(transparent)]

@@ -1,8 +1,7 @@
 //! The connection to a debugger.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -12,6 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::stream::Stream;
 use crate::backend::Stop;
 use crate::sandbox::{Calls, Sandbox};
 
@@ -21,15 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A connection, not yet used.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream })
+    /// A connection through this socket, which blocks.
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { stream: Stream::new(socket, PATIENCE)? })
     }
 
     /// Has a thread watch it while the guest runs, which makes these system calls alone in this sandbox.
@@ -63,7 +61,7 @@ impl Line {
 
 /// What the debugger says.
 pub(super) struct Input {
-    stream: TcpStream,
+    stream: Stream,
     /// What has come and was not taken yet, the last byte first.
     bytes: Vec<u8>,
 }
@@ -141,7 +139,7 @@ impl Input {
 
 /// What the debugger is told, a packet at a time.
 pub(super) struct Output {
-    stream: TcpStream,
+    stream: Stream,
     packet: Vec<u8>,
 }
 
@@ -174,14 +172,14 @@ impl gdbstub::conn::Connection for Output {
 
 /// A thread that interrupts the guest when the debugger says something. Dropping it ends the thread, and the connection.
 pub(super) struct Watcher {
-    stream: TcpStream,
+    stream: Stream,
     armed: Arc<AtomicBool>,
     again: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watcher {
-    fn start(stream: TcpStream, stop: Stop, confinement: Option<(Sandbox, Calls)>) -> io::Result<Self> {
+    fn start(stream: Stream, stop: Stop, confinement: Option<(Sandbox, Calls)>) -> io::Result<Self> {
         let armed = Arc::new(AtomicBool::new(false));
         let (again, orders) = mpsc::channel();
         let (begun, confined) = mpsc::sync_channel(1);
@@ -217,7 +215,7 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.again = None;
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.stream.hang_up();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -2,7 +2,8 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `connection` | the TCP connection, and the thread that notices when the debugger says something while the guest runs |
+//! | `listener` | the TCP port or Unix socket at which it is awaited |
+//! | `connection` | the connection, and the thread that notices when the debugger says something while the guest runs |
 //! | `architecture` | registers as gdb wants them |
 //! | `inferior` | what gdb asks of the guest: registers, memory, breakpoints |
 //! | `plants` | software breakpoints in guest memory |
@@ -45,29 +46,38 @@
 //! On both, what a hypercall writes ends the guest's run at a watchpoint as well, behind the hypercall. A poll that is
 //! interrupted by ctrl-C begins anew, with its whole timeout.
 //!
-//! The debugger can read and change everything about the guest, and nothing about the host. Who may connect to the port
-//! may do that: it is meant for the loopback interface.
+//! The debugger can read and change everything about the guest, and nothing about the host. Every process that can connect
+//! may do that. A port of the loopback interface is open to all users of the host, and to every guest whose user-mode
+//! network opens the host's loopback, except that the networks of this process connect nothing to it. A
+//! [Unix socket](Debugger::listen_unix) is open to its user alone.
 
 mod architecture;
 mod commands;
 mod connection;
 mod debugged;
 mod inferior;
+mod listener;
 mod plants;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub(crate) use self::connection::{Connection, Line};
 use self::debugged::Debugged;
+#[cfg(feature = "smoltcp")]
+pub(crate) use self::listener::is_waited_at;
+use self::listener::{Listener, TcpDoor, UnixDoor};
 use crate::Vcpu;
 use crate::backend::{Error, Machine, Stop};
+use crate::descriptor::{Descriptor, Uses};
 use crate::memory::Layout;
 use crate::monitor::Outcome;
 
@@ -84,7 +94,7 @@ use crate::monitor::Outcome;
 /// ```
 #[derive(Debug)]
 pub struct Debugger {
-    listener: TcpListener,
+    listener: Listener,
 }
 
 impl Debugger {
@@ -93,23 +103,41 @@ impl Debugger {
     /// # Errors
     /// When it is in use, or none of this host's.
     pub fn listen(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener })
+        Ok(Self { listener: Listener::Tcp(TcpDoor::open(address)?) })
+    }
+
+    /// Waits at a Unix socket that is made at `path`, for `target remote PATH`. Only this user can connect: its mode is
+    /// 0600. A socket that a process has left there when it was killed is replaced. The path vanishes when the debugger
+    /// has connected, and when this is dropped.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] if another process waits there, [`io::ErrorKind::AlreadyExists`] if a file of another
+    /// kind is there, [`io::ErrorKind::InvalidInput`] if the path is empty or longer than 107 bytes, and the host's error
+    /// if the socket cannot be made.
+    pub fn listen_unix(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self { listener: Listener::Unix(UnixDoor::open(path.as_ref())?) })
     }
 
     /// The address at which it waits.
     ///
     /// # Errors
-    /// When the host does not say.
+    /// [`io::ErrorKind::Unsupported`] if it waits at a Unix socket.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        match &self.listener {
+            Listener::Tcp(door) => Ok(door.address()),
+            Listener::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The directory in which it removes a file before the guest runs.
+    pub(crate) fn descriptor(&self) -> Option<Descriptor> {
+        self.listener.directory().map(|directory| Descriptor::new(directory, Uses::REMOVE))
     }
 
     /// Waits until a debugger connects; `None` when `stop` is requested before. There is one connection: whoever comes
     /// later is refused.
     pub(crate) fn accept(self, stop: &Stop) -> io::Result<Option<Connection>> {
-        log::warn!("the guest waits for a debugger: (gdb) target remote {}", self.address()?);
+        log::warn!("the guest waits for a debugger: (gdb) target remote {}", self.listener);
         let mut fds =
             [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN), PollFd::new(stop.event(), PollFlags::POLLIN)];
         loop {
@@ -117,7 +145,7 @@ impl Debugger {
                 return Ok(None);
             }
             match self.listener.accept() {
-                Ok((stream, _)) => return Connection::new(stream).map(Some),
+                Ok(connection) => return Ok(Some(connection)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

@@ -42,7 +42,7 @@ pub use self::calls::Calls;
 pub use self::condition::Condition;
 pub use self::denial::explain;
 pub use self::identity::IdentityError;
-use self::rights::{Landlock, Reach};
+use self::rights::{Directories, Landlock, Reach};
 pub use crate::config::{Identity, User};
 use crate::descriptor::{Descriptor, Uses};
 use crate::stop::Stop;
@@ -85,10 +85,14 @@ impl Sandbox {
     ) -> Result<(), SandboxError> {
         rights::gain_none().map_err(SandboxError::NewRights)?;
         rights::drop_capabilities().map_err(SandboxError::Capabilities)?;
-        let meets = descriptors.iter().filter(|descriptor| descriptor.uses.contains(Uses::MEET));
-        // SAFETY: devices that the guest has hold them, and this thread has the guest.
-        let meets = meets.map(|descriptor| unsafe { BorrowedFd::borrow_raw(descriptor.number) });
-        if rights::leave_files(directory, meets, reach)? == Landlock::Missing {
+        let directories = |uses| {
+            let used = descriptors.iter().filter(move |descriptor| descriptor.uses.contains(uses));
+            // SAFETY: devices and the debugger of the guest hold them, and this thread has the guest.
+            used.map(|descriptor| unsafe { BorrowedFd::borrow_raw(descriptor.number) })
+        };
+        let rights =
+            Directories { makes: directory, meets: directories(Uses::MEET), removes: directories(Uses::REMOVE) };
+        if rights::leave_files(rights, reach)? == Landlock::Missing {
             log::info!("this kernel has no landlock: system calls are filtered, but not by the files they are about");
         }
         Ok(())

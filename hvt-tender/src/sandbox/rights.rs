@@ -61,11 +61,20 @@ pub(super) enum Reach {
     Internet,
 }
 
+/// Directories in which a thread keeps rights.
+pub(super) struct Directories<'f, M: Iterator<Item = BorrowedFd<'f>>, R: Iterator<Item = BorrowedFd<'f>>> {
+    /// To make files.
+    pub(super) makes: Option<BorrowedFd<'f>>,
+    /// To make and remove sockets.
+    pub(super) meets: M,
+    /// To remove files.
+    pub(super) removes: R,
+}
+
 /// Takes the file system, TCP unless it is said to stay, and the sockets and processes of others out of this thread's
-/// reach. Only in `makes` it may still make files, and in `meets` sockets. What is open stays open.
+/// reach, except for rights in `directories`. What is open stays open.
 pub(super) fn leave_files<'f>(
-    makes: Option<BorrowedFd<'f>>,
-    meets: impl IntoIterator<Item = BorrowedFd<'f>>,
+    directories: Directories<'f, impl Iterator<Item = BorrowedFd<'f>>, impl Iterator<Item = BorrowedFd<'f>>>,
     reach: Reach,
 ) -> Result<Landlock, RulesetError> {
     const NEWEST: ABI = ABI::V6;
@@ -76,9 +85,11 @@ pub(super) fn leave_files<'f>(
     let ruleset = ruleset.create()?;
     let make = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate;
     let meet = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ReadDir;
+    let Directories { makes, meets, removes } = directories;
     let makes = makes.into_iter().map(|directory| PathBeneath::new(directory, make));
-    let meets = meets.into_iter().map(|directory| PathBeneath::new(directory, meet));
-    let ruleset = ruleset.add_rules(makes.chain(meets).map(Ok::<_, RulesetError>))?;
+    let meets = meets.map(|directory| PathBeneath::new(directory, meet));
+    let removes = removes.map(|directory| PathBeneath::new(directory, AccessFs::RemoveFile));
+    let ruleset = ruleset.add_rules(makes.chain(meets).chain(removes).map(Ok::<_, RulesetError>))?;
     Ok(match ruleset.restrict_self()?.ruleset {
         RulesetStatus::NotEnforced => Landlock::Missing,
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Landlock::Enforced,

@@ -15,6 +15,7 @@ use crate::boot::{BootConfig, BootError, CommandLine, Plan};
 use crate::config::{BackendChoice, NetRing, memory_size};
 use crate::core_dump::CoreDump;
 use crate::device::{Attached, Capture, Console, Devices, FdConsole, FdPoller, Poller, Slot, attach};
+use crate::gdb::Debugger;
 use crate::guest::{LimitedConsole, Trace, Verdict};
 use crate::image::Manifest;
 use crate::ring::{self, Offer};
@@ -61,7 +62,9 @@ impl Unikernel {
         // All is open. What is made from here on, a child process above all, has no more rights than are left.
         self.identity.assume()?;
         if let Some(sandbox) = &self.sandbox {
-            sandbox.drop_rights(&devices.descriptors(), self.core_dump.as_ref().map(CoreDump::directory))?;
+            let mut descriptors = devices.descriptors();
+            descriptors.extend(self.debugger.as_ref().and_then(Debugger::descriptor));
+            sandbox.drop_rights(&descriptors, self.core_dump.as_ref().map(CoreDump::directory))?;
         }
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let backend_name = backend.name();

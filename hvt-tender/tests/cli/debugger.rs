@@ -20,14 +20,22 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// The guest `debuggee` with this argument.
     pub(crate) fn new(argument: &str) -> Self {
+        Self::with(&["--gdb", "--gdb-port=0"], argument)
+    }
+
+    /// The same guest with these options for the debugger.
+    fn with(options: &[&str], argument: &str) -> Self {
         let mut command = tender();
-        command.args(["--mem=32", "--backend", &backend(), "--gdb", "--gdb-port=0", "--"]);
+        command.args(["--mem=32", "--backend", &backend()]).args(options).arg("--");
         command.arg(guest("debuggee")).args(["--solo5:quiet", argument]);
         let mut tender = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(tender.stdout.take().unwrap());
         let mut stderr = BufReader::new(tender.stderr.take().unwrap());
         let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
+        // Behind the warning that goes with --no-sandbox.
+        while !line.contains("target remote ") {
+            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "{line}");
+        }
         let address = line.trim_end().split("target remote ").nth(1).expect(&line).to_owned();
         Self { tender, stdout, stderr, address }
     }
@@ -138,6 +146,60 @@ fn breaks_steps_and_goes_on_to_the_end() {
     }
     let (status, printed, _) = waiting.end();
     assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
+}
+
+/// The tender removes its socket, with landlock and in another root directory too.
+#[test]
+fn a_debugger_connects_to_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gdb");
+    let option = format!("--gdb={}", path.display());
+    let root = tempfile::tempdir().unwrap();
+    let chroot = format!("--chroot={}", root.path().display());
+    let mut rounds = vec![vec![option.as_str()], vec![&option, "--no-sandbox"]];
+    if nix::unistd::geteuid().is_root() {
+        rounds.push(vec![&option, &chroot]);
+    }
+    for options in rounds {
+        // As a tender leaves it that was killed.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let waiting = Waiting::with(&options, "rounds");
+        assert_eq!(waiting.address, path.to_str().unwrap());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o7777, 0o600);
+        let commands = ["break debuggee::innermost", "continue", "delete", "continue"];
+        let Some(gdb) = waiting.gdb(&commands) else { return };
+        let said = ["Breakpoint 1, debuggee::innermost (value=2)", "[Inferior 1 (process 1) exited with code 07]"];
+        assert_says(&gdb.wait_with_output().unwrap(), &said);
+        assert!(!path.exists(), "{options:?}");
+        let (status, printed, _) = waiting.end();
+        assert_eq!((status, printed.as_str()), (Some(7), "35\n"), "{options:?}");
+    }
+}
+
+#[test]
+fn a_socket_for_a_debugger_goes_with_its_tender() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gdb");
+    let option = format!("--gdb={}", path.display());
+    let waiting = Waiting::with(&[&option], "rounds");
+    // A second tender is refused, and the first one goes on waiting.
+    let mut second = tender();
+    second.args(["--mem=32", "--backend", &backend(), &option]).arg(guest("debuggee"));
+    super::assert_fails(
+        &second.output().unwrap(),
+        1,
+        &format!("{option}: cannot wait there: another process waits there"),
+    );
+    waiting.terminate();
+    let (status, _, said) = waiting.end();
+    assert!(status == Some(1) && said.contains("stopped by SIGTERM"), "{status:?} {said}");
+    assert!(!path.exists());
+    std::fs::write(&path, "precious").unwrap();
+    let mut third = tender();
+    third.args(["--mem=32", "--backend", &backend(), &option]).arg(guest("debuggee"));
+    super::assert_fails(&third.output().unwrap(), 1, "a file that is no socket is there");
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
 
 #[test]

@@ -45,7 +45,11 @@ fn a_debugger_is_waited_for() {
     assert_eq!(waits("--gdb"), (true, 1234));
     assert_eq!(waits("--gdb --gdb-port=0"), (true, 0));
     assert_eq!(waits("--gdb-port 65535"), (false, 65535), "it says where, not whether");
-    for bad in ["--gdb-port=65536", "--gdb-port=-1", "--gdb-port=", "--gdb=yes"] {
+    let socket = |line: &str| config(line).gdb_socket;
+    assert_eq!(socket("--gdb app.hvt"), None);
+    assert_eq!(socket("--gdb=/run/gdb app.hvt"), Some(PathBuf::from("/run/gdb")));
+    assert!(config("--gdb=/run/gdb app.hvt").gdb);
+    for bad in ["--gdb-port=65536", "--gdb-port=-1", "--gdb-port=", "--gdb=", "--gdb:a"] {
         assert!(parse_words(&[bad, "app.hvt"]).is_err(), "{bad}");
     }
 }

@@ -1,0 +1,60 @@
+//! The connected socket of a debugger: TCP or Unix.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::time::TimeVal;
+
+/// A connected socket. Its system calls are `recvfrom`, `sendto` and `shutdown` for both families, as the sandbox allows
+/// them: those of the standard library differ between the families.
+#[derive(Debug)]
+pub(super) struct Stream(OwnedFd);
+
+impl Stream {
+    /// A blocking socket. A write that takes longer than `patience` fails.
+    pub(super) fn new(socket: OwnedFd, patience: Duration) -> io::Result<Self> {
+        let patience = TimeVal::new(patience.as_secs().try_into().unwrap_or(i64::MAX), 0);
+        setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+        Ok(Self(socket))
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Ends the connection in both directions.
+    pub(super) fn hang_up(&self) {
+        // One that the debugger has ended is not connected any more.
+        let _ = shutdown(self.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self.as_raw_fd(), into, MsgFlags::empty())?)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        Ok(send(self.as_raw_fd(), from, MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
