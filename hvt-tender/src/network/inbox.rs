@@ -1,9 +1,11 @@
 //! The frames that wait for, or are on their way to, a port.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -26,6 +28,8 @@ pub(super) struct Inbox {
     bell: Bell,
     most: usize,
     time: Option<VirtualTime>,
+    /// Wakes the sender that waits for room.
+    waker: OnceLock<Waker>,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,19 @@ struct State {
     sent: u64,
     /// When the bell rings or has rung.
     ringing: Option<Duration>,
+    /// Number of frames that have found no room.
+    lost: u64,
+    /// Number of free places for which the sender waits.
+    awaited: Option<usize>,
+}
+
+/// Function that wakes a sender.
+struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
 }
 
 /// What makes the descriptor readable.
@@ -61,9 +78,24 @@ impl Inbox {
             let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
             (OwnedFd::from(event), Bell::Event)
         };
-        let state = State { way: Way::new(conditions, number), frames: BTreeMap::new(), sent: 0, ringing: None };
+        let state = State {
+            way: Way::new(conditions, number),
+            frames: BTreeMap::new(),
+            sent: 0,
+            ringing: None,
+            lost: 0,
+            awaited: None,
+        };
         let endpoint = Arc::new(Endpoint::new(fd));
-        Ok(Self { state: Mutex::new(state), arrived: Condvar::new(), endpoint, bell, most, time })
+        Ok(Self {
+            state: Mutex::new(state),
+            arrived: Condvar::new(),
+            endpoint,
+            bell,
+            most,
+            time,
+            waker: OnceLock::new(),
+        })
     }
 
     /// What is readable while a frame waits.
@@ -79,7 +111,9 @@ impl Inbox {
             if state.frames.len() < self.most {
                 let order = state.sent;
                 state.sent += 1;
-                state.frames.insert((now + time, order), frame.to_vec());
+                state.frames.insert((now.saturating_add(time), order), frame.to_vec());
+            } else {
+                state.lost += 1;
             }
         }
         self.ring(&mut state, now);
@@ -119,7 +153,49 @@ impl Inbox {
         let first = state.frames.first_entry().filter(|first| first.key().0 <= now)?;
         let frame = first.remove();
         self.ring(state, now);
+        if state.awaited.is_some_and(|frames| self.free(state) >= frames) {
+            state.awaited = None;
+            if let Some(waker) = self.waker.get() {
+                (waker.0)();
+            }
+        }
         Some(frame)
+    }
+
+    /// Returns the number of frames that have found no room.
+    #[cfg(all(test, feature = "smoltcp"))]
+    pub(super) fn lost(&self) -> u64 {
+        self.lock().lost
+    }
+
+    /// Returns whether a round of `frames` finds room and leaves a quarter of the queue free, for replies that no round
+    /// has counted. If not, the sender is woken once there is that room and half of the queue is free.
+    ///
+    /// Always true in a virtual time: a sender that is woken would take its turn at an instant of its own.
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn admits(&self, frames: usize) -> bool {
+        let mut state = self.lock();
+        let needed = frames.saturating_add(self.most / 4).min(self.most);
+        let admits = self.time.is_some() || self.free(&state) >= needed;
+        state.awaited = (!admits).then_some(needed.max(self.most / 2));
+        admits
+    }
+
+    /// Returns whether the next frame would find no room.
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn is_full(&self) -> bool {
+        self.time.is_none() && self.most > 0 && self.free(&self.lock()) == 0
+    }
+
+    /// Sets the function that wakes the sender. The first one remains.
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn wake_by(&self, waker: Arc<dyn Fn() + Send + Sync>) {
+        let _ = self.waker.set(Waker(waker));
+    }
+
+    /// Number of frames that find room.
+    fn free(&self, state: &State) -> usize {
+        self.most.saturating_sub(state.frames.len())
     }
 
     /// Makes the descriptor say what the queue holds.

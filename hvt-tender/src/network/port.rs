@@ -16,6 +16,22 @@ use crate::memory::GuestSlice;
 pub(super) trait Medium: Send + Sync {
     /// Carries a frame from the port with this number.
     fn carry(&self, from: usize, frame: &[u8]);
+
+    /// Returns whether a round of `frames` from this port finds room. If not, the port is woken once there is some.
+    #[cfg(feature = "smoltcp")]
+    fn admits(&self, _from: usize, _frames: usize) -> bool {
+        true
+    }
+
+    /// Returns whether the next frame from this port would find no room.
+    #[cfg(feature = "smoltcp")]
+    fn is_full(&self, _from: usize) -> bool {
+        false
+    }
+
+    /// Sets the function that wakes the owner of this port when there is room again.
+    #[cfg(feature = "smoltcp")]
+    fn wake_by(&self, _from: usize, _waker: Arc<dyn Fn() + Send + Sync>) {}
 }
 
 /// One end of a network: the network device of a guest, or the test's own.
@@ -72,6 +88,27 @@ impl Port {
         self.inbox.virtual_time()
     }
 
+    /// Returns whether a round of `frames` finds room at the other end; see [`wake_by`](Self::wake_by).
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn admits(&self, frames: usize) -> bool {
+        self.medium.admits(self.number, frames)
+    }
+
+    /// Returns whether the next frame would find no room.
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn is_full(&self) -> bool {
+        self.medium.is_full(self.number)
+    }
+
+    /// Has `waker` called when there is room for a round that was not [admitted](Self::admits). On a [`Link`] alone:
+    /// a switch loses what finds no room, as switches do.
+    ///
+    /// [`Link`]: super::Link
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn wake_by(&self, waker: impl Fn() + Send + Sync + 'static) {
+        self.medium.wake_by(self.number, Arc::new(waker));
+    }
+
     /// Largest payload of its frames in bytes.
     #[must_use]
     pub fn mtu(&self) -> u16 {
@@ -106,6 +143,13 @@ impl Port {
     #[must_use]
     pub fn try_receive(&self) -> Option<Vec<u8>> {
         self.inbox.take().inspect(|frame| self.record(frame))
+    }
+
+    /// Returns a function that counts the frames for this port that have found no room.
+    #[cfg(all(test, feature = "smoltcp"))]
+    pub(super) fn lost(&self) -> impl Fn() -> u64 + use<> {
+        let inbox = self.inbox.clone();
+        move || inbox.lost()
     }
 
     fn record(&self, frame: &[u8]) {

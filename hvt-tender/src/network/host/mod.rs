@@ -43,7 +43,8 @@ pub use stream::{HostListener, HostStream};
 /// ```
 ///
 /// It lives on a thread of its own and leaves the network when it is dropped: that thread ends, and its connections are
-/// reset. It answers pings. IPv4 only, and no fragments.
+/// reset. It answers pings. IPv4 only, and no fragments. On a [`Link`](super::Link) in real time it sends no more frames
+/// than the other end has room for.
 ///
 /// On a port in a [`VirtualTime`](crate::VirtualTime) it takes turns with the guests, and its timeouts are in that time:
 /// what nobody answers takes no time. To have the same happen in every run, [`hold`](Self::hold) it.
@@ -221,6 +222,7 @@ impl HostBuilder {
             core.dns = Some(dns::Server::start(&mut core.stack, self.names)?);
         }
         let (rest, bell, time) = Rest::new(&core.stack)?;
+        core.stack.wake_by(bell.clone());
         let shared = Arc::new(Shared::new(core, bell.clone(), time));
         let theirs = shared.clone();
         let worker = Worker::start("hvt-host", bell, move || theirs.serve(rest))?;

@@ -29,11 +29,13 @@ impl Device for PortDevice {
 
     fn receive(&mut self, _: Instant) -> Option<(Received, Outgoing<'_>)> {
         let frame = self.frame.take()?;
+        // The reply, if there is one, may get lost; the peer repeats its request.
         Some((Received(frame), Outgoing(&self.port)))
     }
 
+    /// None while the other end has no room: a frame that is lost makes TCP wait twice as long as before.
     fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
-        Some(Outgoing(&self.port))
+        (!self.port.is_full()).then_some(Outgoing(&self.port))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -17,5 +17,5 @@ pub(super) mod dns;
 mod stack;
 mod worker;
 
-pub(super) use stack::{Admission, Flow, Gate, Stack};
+pub(super) use stack::{Admission, BURST, Flow, Gate, Stack};
 pub(super) use worker::{Bell, Worker, wait};

@@ -14,14 +14,19 @@ use smoltcp::wire::{
 };
 
 use super::device::PortDevice;
+use super::worker::Bell;
 use crate::device::{Arrivals, Endpoint, Pollable};
 use crate::network::Port;
 use crate::virtual_time::VirtualTime;
 
 /// Bytes of each of the two buffers of a connection: what is sent and not acknowledged, what is received and not read.
 pub(in crate::network) const BUFFER: usize = 64 << 10;
-/// Frames that are taken from the port, and rounds of sending, before others have their turn.
-const BURST: usize = 256;
+/// Frames that are taken from the port before others have their turn.
+pub(in crate::network) const BURST: usize = 64;
+/// Rounds of sending, in which each socket sends a packet, before others have their turn.
+const ROUNDS: usize = 256;
+/// Time between two looks at the timers of a stack that waits for room at the other end.
+const BLOCKED: Duration = Duration::from_secs(1);
 /// Smallest MTU that a host on IPv4 has to cope with (RFC 791).
 const MTU_MIN: u16 = 576;
 /// Where ports for outgoing connections begin (RFC 6335).
@@ -94,6 +99,8 @@ pub(in crate::network) struct Stack {
     pub(in crate::network) sockets: SocketSet<'static>,
     clock: Clock,
     ephemeral: u16,
+    /// There was no room at the other end for the last round of sending.
+    blocked: bool,
 }
 
 impl Stack {
@@ -136,7 +143,7 @@ impl Stack {
             Some(time) => Clock::Virtual(time.clone()),
             None => Clock::Real(std::time::Instant::now()),
         };
-        Ok(Self { interface, device, sockets, clock, ephemeral })
+        Ok(Self { interface, device, sockets, clock, ephemeral, blocked: false })
     }
 
     /// What is readable when a frame waits.
@@ -202,14 +209,33 @@ impl Stack {
         self.tcp_sockets().any(|socket| flow.is(socket))
     }
 
-    /// Sends what there is to send.
+    /// Sends what there is to send, as far as the other end has room. The port's [waker](Port::wake_by) is called when it
+    /// has room again.
+    ///
+    /// A round begins if a packet of each socket finds room: otherwise the first sockets would always be served, and the
+    /// last ones never.
     pub(in crate::network) fn flush(&mut self) {
         let now = self.now();
-        for _ in 0..BURST {
+        self.blocked = false;
+        for _ in 0..ROUNDS {
+            if !self.device.port.admits(self.sockets.iter().count()) {
+                self.blocked = true;
+                break;
+            }
             if self.interface.poll_egress(now, &mut self.device, &mut self.sockets) == PollResult::None {
                 break;
             }
         }
+    }
+
+    /// Returns whether the last [`flush`](Self::flush) found no room for what may be left to send.
+    pub(in crate::network) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Has `bell` ring when there is room again at the other end.
+    pub(in crate::network) fn wake_by(&self, bell: Arc<Bell>) {
+        self.device.port.wake_by(move || bell.ring());
     }
 
     /// Ends all connections at once.
@@ -224,7 +250,9 @@ impl Stack {
     /// How long nothing happens of itself.
     pub(in crate::network) fn idle(&mut self) -> Option<Duration> {
         let now = self.now();
-        self.interface.poll_delay(now, &self.sockets).map(Duration::from)
+        let idle = self.interface.poll_delay(now, &self.sockets).map(Duration::from);
+        // What there is to send at once waits for room.
+        if self.blocked { idle.map(|idle| idle.max(BLOCKED)) } else { idle }
     }
 
     /// A socket for one connection to `local`.

@@ -3,13 +3,13 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, sockopt};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{RecvError, Socket, State};
-use smoltcp::time::Duration;
 
 use crate::network::ip::Flow;
 
@@ -61,13 +61,14 @@ pub(super) struct Connection {
     host_finished: bool,
     /// The guest has nothing more to say, and the host's end knows.
     guest_finished: bool,
+    begun: Instant,
 }
 
 impl Connection {
     /// Joins a connection that has been begun, by the guest or with it, and one of the host's.
     pub(super) fn new(guest: SocketHandle, host: TcpStream, sockets: &mut SocketSet<'static>) -> Self {
-        sockets.get_mut::<Socket<'_>>(guest).set_timeout(Some(HANDSHAKE));
-        Self { guest, host, open: false, host_finished: false, guest_finished: false }
+        sockets.get_mut::<Socket<'_>>(guest).set_timeout(Some(HANDSHAKE.into()));
+        Self { guest, host, open: false, host_finished: false, guest_finished: false, begun: Instant::now() }
     }
 
     /// What of the host's socket is waited for.
@@ -91,7 +92,8 @@ impl Connection {
     fn advance(&mut self, ready: PollFlags, socket: &mut Socket<'static>) -> io::Result<bool> {
         if !self.open {
             if matches!(socket.state(), State::SynSent | State::SynReceived) {
-                return Ok(true);
+                // The stack's own timer stands still while the guest has no room for frames.
+                return Ok(self.begun.elapsed() < HANDSHAKE);
             }
             socket.set_timeout(None);
             self.open = true;
