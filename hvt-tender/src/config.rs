@@ -1,5 +1,6 @@
 //! What a user wants, as plain data: what a command line says before anything has been looked at.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
@@ -155,6 +156,10 @@ pub struct DeviceOptions {
     pub macs: Vec<Named<[u8; 6]>>,
     /// Ports of the host that lead to network devices.
     pub forwards: Vec<Named<Forward>>,
+    /// Ports of the host's loopback that network devices reach.
+    pub loopbacks: Vec<Named<HostLoopback>>,
+    /// Addresses that network devices reach although they are closed by default.
+    pub opened: Vec<Named<Ipv4Addr>>,
     /// Block devices.
     pub blocks: Vec<Named<BlockSource>>,
     /// Block sizes of block devices in bytes.
@@ -221,6 +226,43 @@ impl Forward {
     #[must_use]
     pub fn tcp(host: u16, guest: u16) -> Self {
         Self { host: (Ipv4Addr::LOCALHOST, host).into(), guest }
+    }
+}
+
+/// Ports of the host's loopback that a guest in user-mode networking reaches at 10.0.2.2.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostLoopback {
+    /// No port.
+    #[default]
+    Closed,
+    /// These ports.
+    Ports(BTreeSet<u16>),
+    /// All ports.
+    All,
+}
+
+impl HostLoopback {
+    /// Returns whether the guest reaches this port.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        match self {
+            Self::Closed => false,
+            Self::Ports(ports) => ports.contains(&port),
+            Self::All => true,
+        }
+    }
+
+    /// Opens the ports of `more` as well.
+    #[must_use]
+    pub fn and(self, more: Self) -> Self {
+        match (self, more) {
+            (Self::All, _) | (_, Self::All) => Self::All,
+            (Self::Closed, one) | (one, Self::Closed) => one,
+            (Self::Ports(mut ports), Self::Ports(more)) => {
+                ports.extend(more);
+                Self::Ports(ports)
+            }
+        }
     }
 }
 

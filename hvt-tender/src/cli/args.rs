@@ -117,6 +117,10 @@ impl Flag {
             ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
             ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
             ("forward", _) => devices.forwards.push(self.named(name, &parser.value()?, value::forward)?),
+            ("host-loopback", _) => {
+                devices.loopbacks.push(self.named(name, &parser.value()?, value::host_loopback)?);
+            }
+            ("net-allow", _) => devices.opened.push(self.named(name, &parser.value()?, value::address)?),
             ("net-pcap", _) => devices.recordings.push(self.named(name, &parser.value()?, value::recording)?),
             ("net-ring", None) => config.net_ring = self.value(&parser.value()?, value::net_ring)?,
             ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),

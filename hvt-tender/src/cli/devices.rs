@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use super::descriptors::Descriptors;
-use crate::config::{BlockSource, DeviceOptions, Forward, Named, NetSource};
+use crate::config::{BlockSource, DeviceOptions, Forward, HostLoopback, Named, NetSource};
 use crate::device::attach::check;
 use crate::device::{
     AttachError, BlockOptions, DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet,
@@ -31,9 +32,17 @@ struct NetPlan {
     name: String,
     source: NetSource,
     mac: Option<[u8; 6]>,
-    forwards: Vec<Forward>,
+    user: UserOptions,
     /// Where its frames go as well.
     recording: Option<PathBuf>,
+}
+
+/// Options of user-mode networking.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct UserOptions {
+    forwards: Vec<Forward>,
+    loopback: HostLoopback,
+    opened: Vec<Ipv4Addr>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +65,7 @@ impl Plan {
                 NetSource::Pcap(path) => (NetSource::None, Some(path)),
                 source => (source, None),
             };
-            Ok(NetPlan { name, source, mac: None, forwards: Vec::new(), recording })
+            Ok(NetPlan { name, source, mac: None, user: UserOptions::default(), recording })
         });
         let blocks = options.blocks.iter().map(|option| {
             let said = match option.value {
@@ -78,11 +87,17 @@ impl Plan {
             plan.net(&net.of(recording, option)?, option)?.recording = Some(recording.value.clone());
         }
         for forward in &options.forwards {
-            let net = plan.net(&net.of(forward, "--forward")?, "--forward")?;
-            if net.source != NetSource::User {
-                return Err(Error::NotForwarded { name: net.name.clone() });
-            }
-            net.forwards.push(forward.value);
+            let option = "--forward";
+            plan.user(&net.of(forward, option)?, option)?.forwards.push(forward.value);
+        }
+        for loopback in &options.loopbacks {
+            let option = "--host-loopback";
+            let user = plan.user(&net.of(loopback, option)?, option)?;
+            user.loopback = std::mem::take(&mut user.loopback).and(loopback.value.clone());
+        }
+        for address in &options.opened {
+            let option = "--net-allow";
+            plan.user(&net.of(address, option)?, option)?.opened.push(address.value);
         }
         for size in &options.block_sizes {
             let option = "--block-sector-size";
@@ -108,6 +123,14 @@ impl Plan {
     fn net(&mut self, name: &str, option: &'static str) -> Result<&mut NetPlan, Error> {
         let stray = || Error::Stray { option, kind: DeviceKind::Net, name: name.into() };
         self.nets.iter_mut().find(|net| net.name == name).ok_or_else(stray)
+    }
+
+    /// The options of a device's user-mode networking, which `option` is about.
+    fn user(&mut self, name: &str, option: &'static str) -> Result<&mut UserOptions, Error> {
+        match self.net(name, option)? {
+            NetPlan { source: NetSource::User, user, .. } => Ok(user),
+            net => Err(Error::NotUser { option, name: net.name.clone() }),
+        }
     }
 
     fn block(&mut self, name: &str, option: &'static str) -> Result<&mut BlockPlan, Error> {
@@ -151,7 +174,7 @@ impl NetPlan {
         descriptors: &mut Descriptors,
         time: Option<&VirtualTime>,
     ) -> Result<Unikernel, Error> {
-        let Self { name, source, mac, forwards, recording } = self;
+        let Self { name, source, mac, user: options, recording } = self;
         let plug = Plug { name: name.clone(), recording };
         match source {
             NetSource::None | NetSource::Pcap(_) => plug.port(unikernel, alone(number, mac, time)?),
@@ -160,7 +183,7 @@ impl NetPlan {
                 Ok(cable) => plug.device(unikernel, cable),
                 Err(problem) => Err(Error::Unix { name, problem }),
             },
-            NetSource::User => match user(mac, forwards) {
+            NetSource::User => match user(mac, options) {
                 Ok(device) => plug.device(unikernel, device),
                 Err(source) => Err(Error::User { name, source }),
             },
@@ -206,8 +229,10 @@ impl Plug {
 
 /// A device in user-mode networking.
 #[cfg(feature = "smoltcp")]
-fn user(mac: Option<[u8; 6]>, forwards: Vec<Forward>) -> io::Result<UserNet> {
-    let network = UserNetwork::new().mac(mac.map_or_else(random_mac, Ok)?);
+fn user(mac: Option<[u8; 6]>, options: UserOptions) -> io::Result<UserNet> {
+    let UserOptions { forwards, loopback, opened } = options;
+    let network = UserNetwork::new().mac(mac.map_or_else(random_mac, Ok)?).host_loopback(loopback);
+    let network = opened.into_iter().fold(network, UserNetwork::allow);
     let device = forwards.iter().fold(network, |network, forward| network.forward(*forward)).start()?;
     for (forward, address) in forwards.iter().zip(device.forwarded()) {
         // A port that the host has chosen is known from here only.
@@ -218,7 +243,7 @@ fn user(mac: Option<[u8; 6]>, forwards: Vec<Forward>) -> io::Result<UserNet> {
 }
 
 #[cfg(not(feature = "smoltcp"))]
-fn user(_: Option<[u8; 6]>, _: Vec<Forward>) -> io::Result<Port> {
+fn user(_: Option<[u8; 6]>, _: UserOptions) -> io::Result<Port> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this tender was built without it (feature smoltcp)"))
 }
 
@@ -284,9 +309,9 @@ pub(super) enum Error {
     /// User-mode networking that is not to be had.
     #[error("net device '{name}': no user-mode networking: {source}")]
     User { name: String, source: io::Error },
-    /// A way to a guest whose network has none.
-    #[error("--forward: net device '{name}' has no user-mode networking, for which say --net {name}=user")]
-    NotForwarded { name: String },
+    /// An option of user-mode networking about a device in another network.
+    #[error("{option}: net device '{name}' has no user-mode networking, for which say --net {name}=user")]
+    NotUser { option: &'static str, name: String },
     /// A copy that is not to be written.
     #[error("block device '{name}': a copy (--disk-cow) is there to be written; leave out --block-readonly")]
     ReadOnlyCopy { name: String },

@@ -1,11 +1,12 @@
 //! The values of options.
 
 use std::ffi::OsStr;
+use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{BackendChoice, Forward, NetRing, NetSource, User};
+use crate::config::{BackendChoice, Forward, HostLoopback, NetRing, NetSource, User};
 use crate::image::is_device_name;
 
 /// Reads a value; what it should have been, where it is not that.
@@ -81,6 +82,22 @@ pub(super) fn forward(text: &OsStr) -> Result<Forward, &'static str> {
         Some(port) => Ok(Forward::tcp(port, guest)),
         None => host.parse().map(|host| Forward { host, guest }).map_err(|_| EXPECTED),
     }
+}
+
+/// Ports of the host's loopback.
+pub(super) fn host_loopback(text: &OsStr) -> Result<HostLoopback, &'static str> {
+    const EXPECTED: &str = "all, or TCP and UDP ports such as 5432 or 80,443";
+    let text = text.to_str().ok_or(EXPECTED)?;
+    if text == "all" {
+        return Ok(HostLoopback::All);
+    }
+    let ports = text.split(',').map(|port| number(OsStr::new(port)).filter(|port| *port != 0));
+    ports.collect::<Option<_>>().map(HostLoopback::Ports).ok_or(EXPECTED)
+}
+
+/// An IPv4 address.
+pub(super) fn address(text: &OsStr) -> Result<Ipv4Addr, &'static str> {
+    text.to_str().and_then(|text| text.parse().ok()).ok_or("an IPv4 address such as 169.254.169.254")
 }
 
 /// A hardware address of one device: six bytes in hexadecimal, colons between.
@@ -273,6 +290,28 @@ mod tests {
             "tcp:+1:80",
         ] {
             assert!(forward(os(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports_of_the_loopback() {
+        let ports = |ports: &[u16]| HostLoopback::Ports(ports.iter().copied().collect());
+        for (text, loopback) in
+            [("all", HostLoopback::All), ("80", ports(&[80])), ("443,80,65535", ports(&[80, 443, 65535]))]
+        {
+            assert_eq!(host_loopback(os(text)), Ok(loopback), "{text}");
+        }
+        for bad in ["", "none", "0", "80,", ",80", "80,,443", "65536", "80 ", "80-90", "all,80", "+80", "tcp:80"] {
+            assert!(host_loopback(os(bad)).is_err(), "{bad}");
+        }
+        assert!(host_loopback(OsStr::from_bytes(b"\xff")).is_err());
+    }
+
+    #[test]
+    fn addresses_have_four_numbers() {
+        assert_eq!(address(os("169.254.169.254")), Ok(Ipv4Addr::new(169, 254, 169, 254)));
+        for bad in ["", "169.254.169", "169.254.169.254/16", "localhost", "::1", "169.254.169.256"] {
+            assert!(address(os(bad)).is_err(), "{bad}");
         }
     }
 

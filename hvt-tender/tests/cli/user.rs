@@ -45,8 +45,8 @@ fn a_guest_reaches_the_hosts_loopback() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut command = tender();
-    command.args(["--mem=32", "--backend=process", "--net=user"]).arg(guest("http"));
-    command.arg(format!("get=10.0.2.2:{port}")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(["--mem=32", "--backend=process", "--net=user", &format!("--host-loopback={port}")]);
+    command.arg(guest("http")).arg(format!("get=10.0.2.2:{port}")).stdout(Stdio::piped()).stderr(Stdio::piped());
     let tender = command.spawn().unwrap();
     let (stream, _) = listener.accept().unwrap();
     let mut stream = BufReader::new(stream);
@@ -63,6 +63,21 @@ fn a_guest_reaches_the_hosts_loopback() {
 }
 
 #[test]
+fn the_hosts_loopback_is_closed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let other = format!("--host-loopback={}", if port == 1 { 2 } else { 1 });
+    for options in [&[][..], &[other.as_str()]] {
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process", "--net=user"]).args(options).arg(guest("http"));
+        let output = command.arg(format!("get=10.0.2.2:{port}")).output().unwrap();
+        assert_ne!(output.status.code(), Some(0), "{}", text(&output.stdout));
+        assert!(listener.accept().is_err());
+    }
+}
+
+#[test]
 fn what_cannot_be_had_is_said() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
@@ -73,6 +88,13 @@ fn what_cannot_be_had_is_said() {
             "--forward: net device 'service' has no user-mode networking".into(),
         ),
         (vec!["--net=user", "--forward=other=tcp:0:80"], "--forward: net device 'other' not declared".into()),
+        (
+            vec!["--net=none", "--host-loopback=all"],
+            "--host-loopback: net device 'service' has no user-mode networking, for which say --net service=user"
+                .into(),
+        ),
+        (vec!["--net=none", "--net-allow=169.254.169.254"], "--net-allow: net device 'service' has no".into()),
+        (vec!["--net=user", "--net-allow=192.0.2.1"], "192.0.2.1 cannot be allowed: only link-local and".into()),
         (vec!["--net=user", "--virtual-time"], "cannot live in virtual time".into()),
     ] {
         let mut command = tender();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{BackendChoice, BlockSource, DeviceOptions, Forward, NetRing, NetSource};
+use crate::config::{BackendChoice, BlockSource, DeviceOptions, Forward, HostLoopback, NetRing, NetSource};
 
 fn parse_words(words: &[&str]) -> Result<Command, UsageError> {
     parse(words.iter().map(OsString::from))
@@ -113,6 +113,17 @@ fn every_form_of_an_option_means_the_same() {
     }
     for line in ["--forward a=tcp:8080:80", "--forward:a=tcp:8080:80", "--forward:a tcp:127.0.0.1:8080:80"] {
         assert_eq!(devices(line).forwards, named("a", Forward::tcp(8080, 80)), "{line}");
+    }
+    let port = || HostLoopback::Ports([5432].into());
+    for line in ["--host-loopback 5432", "--host-loopback=5432"] {
+        assert_eq!(devices(line).loopbacks, unnamed(port()), "{line}");
+    }
+    for line in ["--host-loopback a=5432", "--host-loopback=a=5432", "--host-loopback:a=5432"] {
+        assert_eq!(devices(line).loopbacks, named("a", port()), "{line}");
+    }
+    assert_eq!(devices("--host-loopback=all").loopbacks, unnamed(HostLoopback::All));
+    for line in ["--net-allow a=169.254.169.254", "--net-allow:a=169.254.169.254"] {
+        assert_eq!(devices(line).opened, named("a", [169, 254, 169, 254].into()), "{line}");
     }
     for line in ["--timeout 90 app.hvt", "--timeout=90s app.hvt", "--timeout=90000ms app.hvt"] {
         assert_eq!(config(line), Config { timeout: Some(Duration::from_secs(90)), ..Config::new("app.hvt") }, "{line}");
@@ -238,6 +249,8 @@ fn says_what_is_wrong() {
         ("--net:service= app", "--net:service: '' is not a network interface"),
         ("--net:service=@x app", "--net:service: '@x' is not @ and the number"),
         ("--forward=8080:80 app", "--forward: '8080:80' is not a way to the guest such as tcp:8080:80"),
+        ("--host-loopback=0 app", "--host-loopback: '0' is not all, or TCP and UDP ports such as"),
+        ("--net-allow=a app", "--net-allow: 'a' is not an IPv4 address"),
         ("--net-mac:service=1 app", "--net-mac:service: '1' is not a hardware address"),
         ("--block:storage= app", "--block:storage: '' is not the path"),
         ("--block-sector-size=x app", "--block-sector-size: 'x' is not a number of bytes"),
@@ -265,7 +278,7 @@ proptest! {
 
     /// Nor does one that is made of options.
     #[test]
-    fn any_options(args in prop::collection::vec("(--(net|net-mac|forward|block|block-sector-size|block-readonly|block-direct|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
+    fn any_options(args in prop::collection::vec("(--(net|net-mac|net-allow|host-loopback|gdb|forward|block|block-sector-size|block-readonly|block-direct|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
         if let Ok(Command::Run(config)) = parse(args.clone()) {
             prop_assert!(args.ends_with(&config.arguments));

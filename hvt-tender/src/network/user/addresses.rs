@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use crate::config::HostLoopback;
+
 /// Length in bits of the network's prefix.
 pub(super) const PREFIX: u8 = 24;
 /// The way out, and the host's loopback.
@@ -14,21 +16,49 @@ pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Port of DNS servers.
 const DNS_PORT: u16 = 53;
 
-/// What a destination of the guest's is to the host; `None` where there is nothing.
-pub(super) fn outside(to: SocketAddrV4, resolver: SocketAddr) -> Option<SocketAddr> {
-    let address = *to.ip();
-    let same_network = address.octets()[..3] == GATEWAY.octets()[..3];
-    match address {
-        _ if to.port() == 0 => None,
-        GATEWAY => Some((Ipv4Addr::LOCALHOST, to.port()).into()),
-        DNS if to.port() == DNS_PORT => Some(resolver),
-        _ if same_network => None,
-        // "This" network (RFC 1122), loopback, link-local (where clouds tell machines their secrets), multicast and
-        // what is reserved behind it.
-        _ if address.octets()[0] == 0 || address.is_loopback() || address.is_link_local() => None,
-        _ if address.octets()[0] >= 224 => None,
-        _ => Some(to.into()),
+/// Services of clouds that tell a machine its secrets and are not link-local: Azure, Alibaba Cloud, Oracle Cloud.
+const METADATA: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+
+/// Destinations that the guest reaches.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    /// The host's name server.
+    pub(super) resolver: SocketAddr,
+    /// Open ports of the host's loopback.
+    pub(super) loopback: HostLoopback,
+    /// Open addresses among those that are [withheld](is_withheld).
+    pub(super) opened: Vec<Ipv4Addr>,
+}
+
+impl Policy {
+    /// The host's name of a destination of the guest; `None` if the guest does not reach it.
+    pub(super) fn outside(&self, to: SocketAddrV4) -> Option<SocketAddr> {
+        let address = *to.ip();
+        let same_network = address.octets()[..3] == GATEWAY.octets()[..3];
+        match address {
+            _ if to.port() == 0 => None,
+            GATEWAY if self.loopback.contains(to.port()) => Some((Ipv4Addr::LOCALHOST, to.port()).into()),
+            // Wherever the host has it, on its loopback too.
+            DNS if to.port() == DNS_PORT => Some(self.resolver),
+            _ if same_network => None,
+            _ if is_withheld(address) && !self.opened.contains(&address) => None,
+            // "This" network (RFC 1122), which Linux takes for this host, loopback, multicast and the reserved addresses
+            // behind it.
+            _ if address.octets()[0] == 0 || address.is_loopback() || address.octets()[0] >= 224 => None,
+            _ => Some(to.into()),
+        }
     }
+
+    /// As [`outside`](Self::outside), for a TCP connection: none reaches a debugger that waits in this process.
+    pub(super) fn connection(&self, to: SocketAddrV4) -> Option<SocketAddr> {
+        self.outside(to).filter(|to| !crate::gdb::is_waited_at(*to))
+    }
+}
+
+/// Returns whether an address is closed unless it is opened by name: link-local, or a metadata service.
+pub(super) fn is_withheld(address: Ipv4Addr) -> bool {
+    address.is_link_local() || METADATA.contains(&address)
 }
 
 /// Whether a guest can have this address here: one of the network's that is not the stack's own.
@@ -62,17 +92,27 @@ mod tests {
 
     #[test]
     fn what_a_guest_can_reach() {
-        let resolver = "[2001:db8::1]:53".parse().unwrap();
+        let loopback = HostLoopback::Ports([80].into());
+        let policy =
+            Policy { resolver: "127.0.0.53:53".parse().unwrap(), loopback, opened: vec![[169, 254, 1, 1].into()] };
         for (to, there) in [
             ("10.0.2.2:80", Some("127.0.0.1:80")),
-            ("10.0.2.3:53", Some("[2001:db8::1]:53")),
+            ("10.0.2.2:53", None),
+            ("10.0.2.2:81", None),
+            ("10.0.2.3:53", Some("127.0.0.53:53")),
             ("10.0.2.3:80", None),
             ("10.0.2.1:80", None),
             ("10.0.2.15:80", None),
             ("10.0.2.255:80", None),
             ("127.0.0.1:80", None),
             ("127.1.2.3:80", None),
+            ("127.0.0.53:53", None),
             ("169.254.169.254:80", None),
+            ("169.254.1.1:80", Some("169.254.1.1:80")),
+            ("168.63.129.16:80", None),
+            ("168.63.129.17:80", Some("168.63.129.17:80")),
+            ("100.100.100.200:80", None),
+            ("192.0.0.192:80", None),
             ("0.0.0.0:80", None),
             ("0.1.2.3:80", None),
             ("224.0.0.1:80", None),
@@ -83,8 +123,22 @@ mod tests {
             ("192.0.2.1:443", Some("192.0.2.1:443")),
         ] {
             let there = there.map(|there: &str| there.parse().unwrap());
-            assert_eq!(outside(to.parse().unwrap(), resolver), there, "{to}");
+            assert_eq!(policy.outside(to.parse().unwrap()), there, "{to}");
         }
+    }
+
+    #[test]
+    fn the_loopback_is_open_as_far_as_it_is_opened() {
+        let reached = |loopback: HostLoopback| {
+            let policy = Policy { resolver: "192.0.2.1:53".parse().unwrap(), loopback, opened: Vec::new() };
+            [1, 80, 443, 65535].map(|port| policy.outside(SocketAddrV4::new(GATEWAY, port)).is_some())
+        };
+        assert_eq!(reached(HostLoopback::default()), [false; 4]);
+        assert_eq!(reached(HostLoopback::All), [true; 4]);
+        let (web, tls) = (HostLoopback::Ports([80].into()), HostLoopback::Ports([443].into()));
+        assert_eq!(reached(web.clone()), [false, true, false, false]);
+        assert_eq!(reached(HostLoopback::Closed.and(web).and(tls.clone())), [false, true, true, false]);
+        assert_eq!(reached(tls.and(HostLoopback::All)), [true; 4]);
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! What of the guest's frames gets to the stack.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::{ArpPacket, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet};
 
-use super::addresses::{DNS, GATEWAY, outside};
+use super::addresses::{DNS, GATEWAY, Policy};
 use crate::network::ip::{Admission, Flow, Gate};
 
 /// Decides what the guest reaches. The stack behind it takes every address for its own.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    pub(super) resolver: SocketAddr,
+    pub(super) policy: Arc<Policy>,
     /// Connections that may still be begun.
     pub(super) room: usize,
     /// Those that the guest wants to begin, each with its first frame: it is answered once it is known what comes of it.
@@ -44,7 +45,7 @@ impl Keeper {
 
     fn connection(&mut self, frame: &[u8]) -> Admission {
         match Flow::of_syn(frame) {
-            Some(flow) if self.asked.len() < self.room && outside(flow.local, self.resolver).is_some() => {
+            Some(flow) if self.asked.len() < self.room && self.policy.connection(flow.local).is_some() => {
                 self.asked.push((flow, frame.to_vec()));
                 Admission::Drop
             }

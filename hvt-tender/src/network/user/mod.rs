@@ -6,7 +6,7 @@
 //! | address | what is there |
 //! |---|---|
 //! | 10.0.2.15 | the guest: DHCP gives it this address |
-//! | 10.0.2.2 | the gateway; as a destination, the host's 127.0.0.1 |
+//! | 10.0.2.2 | the gateway; as a destination, the [open ports](UserNetwork::host_loopback) of the host's 127.0.0.1 |
 //! | 10.0.2.3 | port 53 of the host's DNS server |
 //! | others | the same address, as far as the host gets there |
 //!
@@ -25,9 +25,18 @@
 //!
 //! # What a guest can do with it
 //!
-//! It can reach what the user who runs the tender can reach, services on the host's loopback included: that is its
-//! purpose. It cannot reach loopback, link-local or multicast addresses by themselves, nor pretend to be another
-//! host towards the world. It has 256 TCP connections and 64 UDP associations at a time (what is beyond is refused, or
+//! It can reach what the user who runs the tender can reach: that is its purpose. Three exceptions:
+//!
+//! - The host's loopback is closed, unless [`UserNetwork::host_loopback`] opens all or some of its ports. The host's name
+//!   server is reached at 10.0.2.3 even if it is a service of the loopback, such as 127.0.0.53.
+//! - Link-local addresses, and those at which clouds answer questions about a machine (168.63.129.16, 100.100.100.200 and
+//!   192.0.0.192), are closed, unless [`UserNetwork::allow`] opens one.
+//! - It cannot connect to a [debugger](crate::gdb::Debugger) for which a guest of this process waits.
+//!
+//! The addresses of the host's interfaces are not loopback: a service that listens on all addresses is reached there, as
+//! from any other machine. A service that only the host is to reach listens on 127.0.0.1 alone.
+//!
+//! It cannot reach multicast addresses, nor pretend to be another host towards the world. It has 256 TCP connections and 64 UDP associations at a time (what is beyond is refused, or
 //! takes the place of the oldest), each with buffers of fixed size, and a queue of 1024 frames: it can make itself wait,
 //! and nobody else. UDP datagrams that do not fit in a frame are lost: nothing is fragmented. IPv4 only; a DNS server or
 //! nothing else of the host's is spoken to over IPv6.
@@ -65,9 +74,10 @@ mod udp;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, mpsc};
 
+use self::addresses::Policy;
 use self::forward::Door;
 use self::proxy::Proxy;
 use super::ip::{Bell, Worker};
@@ -75,13 +85,15 @@ use super::{Link, Port};
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, HelperThread, Job, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
 
-pub use crate::config::Forward;
+pub use crate::config::{Forward, HostLoopback};
 
 /// What a user-mode network is to be.
 #[derive(Clone, Debug, Default)]
 #[must_use = "nothing happens before it is started"]
 pub struct UserNetwork {
     forwards: Vec<Forward>,
+    loopback: HostLoopback,
+    opened: Vec<Ipv4Addr>,
     resolver: Option<SocketAddr>,
     mac: Option<[u8; 6]>,
 }
@@ -95,6 +107,20 @@ impl UserNetwork {
     /// Lets others in through a port of the host.
     pub fn forward(mut self, forward: Forward) -> Self {
         self.forwards.push(forward);
+        self
+    }
+
+    /// Opens ports of the host's loopback, 127.0.0.1, to the guest, which reaches them at 10.0.2.2. It replaces what was
+    /// opened before. By default all are closed.
+    pub fn host_loopback(mut self, ports: HostLoopback) -> Self {
+        self.loopback = ports;
+        self
+    }
+
+    /// Opens an address that is closed by default because hosts in a cloud are told secrets there: a link-local one
+    /// (169.254.0.0/16), 168.63.129.16, 100.100.100.200 or 192.0.0.192.
+    pub fn allow(mut self, address: Ipv4Addr) -> Self {
+        self.opened.push(address);
         self
     }
 
@@ -113,9 +139,15 @@ impl UserNetwork {
     /// Makes the guest's device, and begins to serve it.
     ///
     /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if an address that is [allowed](Self::allow) is not one of those that this can open.
     /// When a port of the host cannot be listened at, with its address in the message, or the host has no descriptor
     /// or thread left.
     pub fn start(self) -> io::Result<UserNet> {
+        if let Some(address) = self.opened.iter().find(|address| !addresses::is_withheld(**address)) {
+            let what =
+                format!("{address} cannot be allowed: only link-local and metadata addresses are closed by default");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let doors = self.forwards.iter().map(Door::open).collect::<io::Result<Vec<_>>>()?;
         let forwarded = doors.iter().map(Door::address).collect();
         let (mut guest, ours) = Link::new().ports()?;
@@ -126,8 +158,10 @@ impl UserNetwork {
         // First sequence numbers are not to be guessed from outside.
         let seed = RandomState::new().build_hasher().finish();
         let resolver = self.resolver.unwrap_or_else(addresses::host_resolver);
-        let mut proxy = Proxy::new(ours.with_mac(addresses::gateway_mac(guest.mac())), doors, resolver, seed)?;
+        let policy = Policy { resolver, loopback: self.loopback, opened: self.opened };
         let bell = Bell::new()?;
+        let ours = ours.with_mac(addresses::gateway_mac(guest.mac()));
+        let mut proxy = Proxy::new(ours, doors, policy, bell.clone(), seed)?;
         let (jobs, theirs) = (mpsc::channel(), bell.clone());
         let worker = Worker::start("hvt-net", bell.clone(), move || proxy.serve(&theirs, &jobs.1))?;
         Ok(UserNet { guest, gateway, forwarded, bell, jobs: jobs.0, _worker: worker })

@@ -1,15 +1,16 @@
 //! The thread that is between the guest and the host's sockets.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 use smoltcp::iface::SocketHandle;
 
-use super::addresses::{DNS, GATEWAY, GUEST, PREFIX, outside};
+use super::addresses::{DNS, GATEWAY, GUEST, PREFIX, Policy};
 use super::forward::Door;
 use super::gate::Keeper;
 use super::tcp::{Asked, Connection};
@@ -47,9 +48,11 @@ struct Ready {
 }
 
 impl Proxy {
-    pub(super) fn new(port: Port, doors: Vec<Door>, resolver: SocketAddr, seed: u64) -> io::Result<Self> {
-        let mtu = port.mtu();
+    /// Everything that is between the guest behind `port` and the host. `bell` rings when the guest has room for frames again.
+    pub(super) fn new(port: Port, doors: Vec<Door>, policy: Policy, bell: Arc<Bell>, seed: u64) -> io::Result<Self> {
+        let (mtu, policy) = (port.mtu(), Arc::new(policy));
         let mut stack = Stack::new(port, &[(GATEWAY, PREFIX), (DNS, PREFIX)], true, seed)?;
+        stack.wake_by(bell);
         let offer = dhcp::Offer {
             server: GATEWAY,
             prefix: PREFIX,
@@ -58,8 +61,8 @@ impl Proxy {
             range: (GUEST, GUEST),
         };
         let dhcp = dhcp::Server::start(&mut stack, offer)?;
-        let datagrams = Datagrams::new(&mut stack, resolver, mtu);
-        let keeper = Keeper { resolver, room: CONNECTIONS, asked: Vec::new() };
+        let datagrams = Datagrams::new(&mut stack, policy.clone(), mtu);
+        let keeper = Keeper { policy, room: CONNECTIONS, asked: Vec::new() };
         Ok(Self {
             stack,
             keeper,
@@ -133,7 +136,7 @@ impl Proxy {
                 // It has not been answered yet, and asks again.
                 continue;
             }
-            match outside(flow.local, self.keeper.resolver).filter(|_| !self.stack.knows(flow)) {
+            match self.keeper.policy.connection(flow.local).filter(|_| !self.stack.knows(flow)) {
                 None => self.stack.deliver(frame),
                 Some(to) => match Asked::new(flow, frame, to) {
                     Ok(asked) => self.asked.push(asked),

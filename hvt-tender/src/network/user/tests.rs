@@ -10,6 +10,11 @@ use crate::network::Host;
 
 const LONG: Duration = Duration::from_secs(30);
 
+/// A network from which the guest reaches the host's loopback.
+fn open() -> UserNetwork {
+    UserNetwork::new().host_loopback(HostLoopback::All)
+}
+
 /// A host of the test's in the guest's place, and what must live as long.
 fn network(builder: UserNetwork) -> (Host, Vec<SocketAddr>, Worker) {
     let UserNet { guest, forwarded, _worker, .. } = builder.start().unwrap();
@@ -36,7 +41,7 @@ fn echo(mut stream: impl Read + Write) {
 
 #[test]
 fn a_guest_connects_to_the_hosts_loopback() {
-    let (guest, _, _worker) = network(UserNetwork::new());
+    let (guest, _, _worker) = network(open());
     let (listener, port) = listener();
     thread::scope(|scope| {
         scope.spawn(|| echo(listener.accept().unwrap().0));
@@ -59,7 +64,7 @@ fn a_guest_connects_to_the_hosts_loopback() {
 /// Each direction ends by itself, and what was said before arrives.
 #[test]
 fn half_a_connection() {
-    let (guest, _, _worker) = network(UserNetwork::new());
+    let (guest, _, _worker) = network(open());
     let (listener, port) = listener();
     let mut ours = guest.connect(GATEWAY, port).unwrap();
     let (mut theirs, from) = listener.accept().unwrap();
@@ -80,7 +85,7 @@ fn half_a_connection() {
 
 #[test]
 fn what_is_refused_is_refused_at_once() {
-    let (guest, _, _worker) = network(UserNetwork::new());
+    let (guest, _, _worker) = network(open());
     let (closed, port) = listener();
     drop(closed);
     for (to, port) in [(GATEWAY, port), (DNS, 80)] {
@@ -91,7 +96,7 @@ fn what_is_refused_is_refused_at_once() {
 
 #[test]
 fn only_the_gateway_and_the_name_server_answer() {
-    let (guest, _, _worker) = network(UserNetwork::new());
+    let (guest, _, _worker) = network(open());
     for address in [GATEWAY, DNS] {
         guest.ping(address).unwrap();
     }
@@ -139,7 +144,7 @@ fn forwarded_ports_lead_to_the_guest() {
 
 #[test]
 fn a_reset_on_one_side_is_one_on_the_other() {
-    let (guest, _, _worker) = network(UserNetwork::new());
+    let (guest, _, _worker) = network(open());
     let (listener, port) = listener();
     let connect = || {
         let ours = guest.connect(GATEWAY, port).unwrap();
@@ -171,7 +176,7 @@ fn a_reset_on_one_side_is_one_on_the_other() {
 
 #[test]
 fn a_guest_has_so_many_connections() {
-    let (guest, _, _worker) = network(UserNetwork::new());
+    let (guest, _, _worker) = network(open());
     let (listener, port) = listener();
     let mut held = Vec::new();
     let refused = loop {
@@ -196,7 +201,7 @@ fn a_guest_has_so_many_connections() {
 /// Whatever a guest sends, the next one who asks properly is answered.
 #[test]
 fn frames_that_make_no_sense() {
-    let UserNet { guest, _worker, .. } = UserNetwork::new().start().unwrap();
+    let UserNet { guest, _worker, .. } = open().start().unwrap();
     let mut chance = fastrand::Rng::with_seed(7);
     let to = addresses::gateway_mac(Port::mac(&guest));
     let header = [&to[..], &Port::mac(&guest)].concat();
@@ -228,7 +233,7 @@ fn frames_that_make_no_sense() {
 /// Nobody can be answered at such an address, and who tries would end the tender.
 #[test]
 fn datagrams_from_nowhere() {
-    let UserNet { guest, _worker, .. } = UserNetwork::new().start().unwrap();
+    let UserNet { guest, _worker, .. } = open().start().unwrap();
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     server.set_read_timeout(Some(LONG)).unwrap();
     let port = server.local_addr().unwrap().port().to_be_bytes();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::SocketHandle;
@@ -11,15 +12,15 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::raw;
 use smoltcp::wire::{DHCP_SERVER_PORT, IpAddress, IpProtocol, IpVersion, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
 
-use super::addresses::{GATEWAY, is_guest, outside};
-use crate::network::ip::Stack;
+use super::addresses::{GATEWAY, Policy, is_guest};
+use crate::network::ip::{BURST, Stack};
 
 /// Associations at a time. A new one takes the place of the one that was silent for longest.
 const MOST: usize = 64;
 /// How long an association that nobody uses lasts (RFC 4787 wants two minutes at least).
 const SILENCE: Duration = Duration::from_secs(120);
-/// Datagrams that are taken from a socket before others have their turn.
-const BURST: usize = 32;
+/// Datagrams that are taken from each socket before others have their turn.
+const EACH: usize = 32;
 /// Bytes of the headers of IPv4 and UDP.
 const HEADERS: usize = 28;
 /// Hop limit of what comes from outside.
@@ -30,11 +31,15 @@ const HOPS: u8 = 64;
 pub(super) struct Datagrams {
     /// Takes all of the guest's datagrams, and sends those to it.
     socket: SocketHandle,
-    resolver: SocketAddr,
+    policy: Arc<Policy>,
     /// Largest datagram in bytes, headers included.
     mtu: usize,
     /// Most recently used last.
     associations: VecDeque<Association>,
+    /// Packet to the guest that has found no room. No other one is taken from the host before it is on its way.
+    waiting: Option<Vec<u8>>,
+    /// Number of calls of `carry_in`: each begins with another socket.
+    calls: usize,
 }
 
 /// A socket of the host for the datagrams between two ends.
@@ -48,12 +53,13 @@ struct Association {
 }
 
 impl Datagrams {
-    pub(super) fn new(stack: &mut Stack, resolver: SocketAddr, mtu: u16) -> Self {
-        /// Datagrams that wait, and their bytes.
-        const WAITING: (usize, usize) = (64, 64 << 10);
-        let buffer = || raw::PacketBuffer::new(vec![raw::PacketMetadata::EMPTY; WAITING.0], vec![0; WAITING.1]);
+    pub(super) fn new(stack: &mut Stack, policy: Arc<Policy>, mtu: u16) -> Self {
+        // What the stack takes from the guest in one turn, and one packet more: the ring of bytes does not split packets.
+        let bytes = (BURST + 1) * usize::from(mtu);
+        let buffer = || raw::PacketBuffer::new(vec![raw::PacketMetadata::EMPTY; BURST], vec![0; bytes]);
         let socket = raw::Socket::new(Some(IpVersion::Ipv4), Some(IpProtocol::Udp), buffer(), buffer());
-        Self { socket: stack.sockets.add(socket), resolver, mtu: mtu.into(), associations: VecDeque::new() }
+        let socket = stack.sockets.add(socket);
+        Self { socket, policy, mtu: mtu.into(), associations: VecDeque::new(), waiting: None, calls: 0 }
     }
 
     /// The sockets to wait for, in order.
@@ -65,7 +71,7 @@ impl Datagrams {
     pub(super) fn carry_out(&mut self, stack: &mut Stack) {
         while let Ok(packet) = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket).recv() {
             let Some((guest, peer, data)) = parse(packet) else { continue };
-            let Some(to) = outside(peer, self.resolver) else { continue };
+            let Some(to) = self.policy.outside(peer) else { continue };
             // What comes back must find its way, and DHCP is the gateway's own.
             if !is_guest(*guest.ip()) || peer == SocketAddrV4::new(GATEWAY, DHCP_SERVER_PORT) {
                 continue;
