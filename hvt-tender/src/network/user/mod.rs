@@ -38,7 +38,9 @@
 //!
 //! It cannot reach multicast addresses, nor pretend to be another host towards the world. It has 256 TCP connections and 64 UDP associations at a time (what is beyond is refused, or
 //! takes the place of the oldest), each with buffers of fixed size, and a queue of 1024 frames: it can make itself wait,
-//! and nobody else. UDP datagrams that do not fit in a frame are lost: nothing is fragmented. IPv4 only; a DNS server or
+//! and nobody else. While its queue is full nothing more is taken from the host's sockets, so TCP loses no frame there; a
+//! datagram is lost where the host's socket has no room for it. UDP datagrams that do not fit in a frame are lost: nothing
+//! is fragmented. IPv4 only; a DNS server or
 //! nothing else of the host's is spoken to over IPv6.
 //!
 //! # Why a stack in the tender, and not passt

@@ -39,7 +39,7 @@ pub(super) struct Proxy {
 
 /// What has happened to the host's sockets, each in the order of its list.
 #[derive(Default)]
-struct Ready {
+pub(super) struct Ready {
     /// Somebody may be at one of the doors.
     doors: bool,
     asked: Vec<bool>,
@@ -98,7 +98,7 @@ impl Proxy {
     }
 
     /// Moves everything on.
-    fn turn(&mut self, ready: &Ready) {
+    pub(super) fn turn(&mut self, ready: &Ready) {
         // First, while the lists are still those that were waited for.
         self.datagrams.carry_in(&mut self.stack, ready.datagrams.iter().copied());
         let mut flags = ready.connections.iter().copied();
@@ -115,8 +115,10 @@ impl Proxy {
         // What the guest has just said.
         self.advance(PollFlags::empty);
         self.stack.flush();
-        for handle in self.ended.drain(..) {
-            self.stack.sockets.remove(handle);
+        if !self.stack.is_blocked() {
+            for handle in self.ended.drain(..) {
+                self.stack.sockets.remove(handle);
+            }
         }
     }
 
@@ -170,13 +172,13 @@ impl Proxy {
 
     /// Connections that may still be begun.
     fn room(&self) -> usize {
-        CONNECTIONS.saturating_sub(self.connections.len() + self.asked.len())
+        CONNECTIONS.saturating_sub(self.connections.len() + self.asked.len() + self.ended.len())
     }
 
     /// Lets those in who want to talk to the guest.
     fn let_in(&mut self) {
         for door in &mut self.doors {
-            while self.connections.len() + self.asked.len() < CONNECTIONS {
+            while self.connections.len() + self.asked.len() + self.ended.len() < CONNECTIONS {
                 let Some(host) = door.accept() else { break };
                 match self.stack.connect(GATEWAY, SocketAddrV4::new(GUEST, door.port)) {
                     Ok(guest) => self.connections.push(Connection::new(guest, host, &mut self.stack.sockets)),
@@ -187,7 +189,7 @@ impl Proxy {
     }
 
     /// Waits until there is something to do.
-    fn wait(&mut self, bell: &Bell) -> io::Result<Ready> {
+    pub(super) fn wait(&mut self, bell: &Bell) -> io::Result<Ready> {
         let retry = self.doors.iter().any(Door::is_failing).then_some(RETRY);
         let idle = [self.stack.idle(), self.datagrams.idle(), retry].into_iter().flatten().min();
         let endpoint = self.stack.endpoint();

@@ -1,7 +1,7 @@
 use super::*;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -257,4 +257,200 @@ fn datagrams_from_nowhere() {
     guest.ping(GATEWAY).unwrap();
     server.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert!(server.recv_from(&mut data).is_err());
+}
+
+/// More frames than the guest's inbox holds are under way at a time: none of them may get lost, as each loss makes the
+/// stack wait for twice as long.
+#[test]
+fn a_hundred_connections_at_a_time() {
+    const CONNECTIONS: usize = 100;
+    const LEN: usize = 200_000;
+    let UserNet { guest, _worker, .. } = open().start().unwrap();
+    let lost = guest.lost();
+    let guest = Host::new(guest, GUEST).unwrap();
+    let (listener, port) = listener();
+    let sent = &bytes(LEN);
+    thread::scope(|scope| {
+        for _ in 0..CONNECTIONS {
+            let guest = &guest;
+            scope.spawn(move || {
+                let mut received = Vec::new();
+                guest.connect(GATEWAY, port).unwrap().read_to_end(&mut received).unwrap();
+                assert!(received == *sent, "{} of {LEN}", received.len());
+            });
+        }
+        // All are there before any is served.
+        let streams: Vec<_> = (0..CONNECTIONS).map(|_| listener.accept().unwrap().0).collect();
+        for mut stream in streams {
+            scope.spawn(move || stream.write_all(sent).unwrap());
+        }
+    });
+    assert_eq!(lost(), 0);
+}
+
+#[test]
+fn the_hosts_loopback_is_closed_unless_it_is_opened() {
+    let (opened, port) = listener();
+    let (closed, other) = listener();
+    closed.set_nonblocking(true).unwrap();
+    let resolver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    resolver.set_read_timeout(Some(LONG)).unwrap();
+    for network_of in [UserNetwork::new(), UserNetwork::new().host_loopback(HostLoopback::Ports([port].into()))] {
+        let opens = network_of.loopback != HostLoopback::Closed;
+        let (guest, _, _worker) = network(network_of.resolver(resolver.local_addr().unwrap()));
+        assert_eq!(guest.connect(GATEWAY, port).is_ok(), opens);
+        assert_eq!(guest.connect(GATEWAY, other).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+    assert!(opened.accept().is_ok());
+    assert_eq!(closed.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn debuggers_of_this_process_are_closed_to_its_guests() {
+    use crate::gdb::Debugger;
+    let (guest, _, _worker) = network(open());
+    for address in ["127.0.0.1:0", "0.0.0.0:0"] {
+        let debugger = Debugger::listen(address).unwrap();
+        let port = debugger.address().unwrap().port();
+        let refused = guest.connect(GATEWAY, port).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // It is the debugger that is closed, not the port.
+        drop(debugger);
+        let _other = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        guest.connect(GATEWAY, port).unwrap();
+    }
+}
+
+#[test]
+fn addresses_that_cannot_be_opened() {
+    for address in [[127, 0, 0, 1], [0, 0, 0, 0], [10, 0, 2, 2], [192, 0, 2, 1], [224, 0, 0, 1]] {
+        let error = UserNetwork::new().allow(address.into()).start().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("cannot be allowed"), "{error}");
+    }
+    for address in [[169, 254, 169, 254], [168, 63, 129, 16], [100, 100, 100, 200], [192, 0, 0, 192]] {
+        UserNetwork::new().allow(address.into()).start().unwrap();
+    }
+}
+
+/// A network whose thread is the test.
+struct ByHand {
+    proxy: Proxy,
+    guest: Port,
+    bell: Arc<Bell>,
+    ready: proxy::Ready,
+}
+
+impl ByHand {
+    /// Between the guest and the network, so many frames wait at either end.
+    fn new(queue: usize) -> Self {
+        let (guest, ours) = Link::new().queue(queue).ports().unwrap();
+        let resolver = (Ipv4Addr::LOCALHOST, 53).into();
+        let policy = Policy { resolver, loopback: HostLoopback::All, opened: Vec::new() };
+        let bell = Bell::new().unwrap();
+        let ours = ours.with_mac(addresses::gateway_mac(guest.mac()));
+        let proxy = Proxy::new(ours, Vec::new(), policy, bell.clone(), 7).unwrap();
+        let by_hand = Self { proxy, guest, bell, ready: proxy::Ready::default() };
+        // From this question the network knows the guest's hardware address.
+        let arp = [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2];
+        by_hand.send([8, 6], &arp);
+        by_hand
+    }
+
+    fn send(&self, kind: [u8; 2], packet: &[u8]) {
+        let mac = Port::mac(&self.guest);
+        self.guest.send(&[&addresses::gateway_mac(mac)[..], &mac, &kind, packet].concat()).unwrap();
+    }
+
+    /// A datagram of the guest's to a port of the host's loopback.
+    fn send_to(&self, port: u16, data: &[u8]) {
+        self.send([8, 0], &udp::packet(SocketAddrV4::new(GUEST, 1024), SocketAddrV4::new(GATEWAY, port), data));
+    }
+
+    fn turn(&mut self) {
+        self.proxy.turn(&self.ready);
+        self.bell.ring();
+        self.ready = self.proxy.wait(&self.bell).unwrap();
+        self.bell.silence();
+    }
+
+    /// Takes the IPv4 packets that have come.
+    fn packets(&self) -> usize {
+        std::iter::from_fn(|| self.guest.try_receive()).filter(|frame| frame[12..14] == [8, 0]).count()
+    }
+}
+
+fn silent_servers(count: usize) -> Vec<UdpSocket> {
+    let server = || {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        server.set_nonblocking(true).unwrap();
+        server
+    };
+    std::iter::repeat_with(server).take(count).collect()
+}
+
+#[test]
+fn datagrams_that_the_guest_sends_at_once_all_arrive() {
+    let mut network = ByHand::new(1024);
+    let server = &silent_servers(1)[0];
+    let port = server.local_addr().unwrap().port();
+    (0..200).for_each(|number| network.send_to(port, &[number; 10]));
+    (0..5).for_each(|_| network.turn());
+    let received = std::iter::from_fn(|| {
+        let mut data = [0; 10];
+        server.recv(&mut data).ok().map(|_| data[0])
+    });
+    assert!(received.eq(0..200));
+}
+
+/// Datagrams that find no room in the guest wait in the host's sockets.
+#[test]
+fn datagrams_for_a_guest_that_is_busy_wait() {
+    const SERVERS: usize = 8;
+    const EACH: usize = 30;
+    let mut network = ByHand::new(64);
+    let servers = silent_servers(SERVERS);
+    for server in &servers {
+        network.send_to(server.local_addr().unwrap().port(), &[]);
+        network.turn();
+        let (_, from) = server.recv_from(&mut [0]).unwrap();
+        server.connect(from).unwrap();
+    }
+    network.packets();
+    for server in &servers {
+        (0..EACH).for_each(|_| assert_eq!(server.send(&[1; 1400]).unwrap(), 1400));
+    }
+    (0..20).for_each(|_| network.turn());
+    let lost = network.guest.lost();
+    let mut received = network.packets();
+    assert!((1..=48).contains(&received), "{received}: a quarter of the queue is for replies");
+    while received < SERVERS * EACH {
+        network.turn();
+        let packets = network.packets();
+        assert_ne!(packets, 0, "after {received}");
+        received += packets;
+    }
+    assert_eq!((received, lost()), (SERVERS * EACH, 0));
+}
+
+/// A network that waits for its guest has nothing to do until the guest takes frames.
+#[test]
+fn a_guest_that_takes_nothing_costs_nothing() {
+    let mut network = ByHand::new(8);
+    let server = &silent_servers(1)[0];
+    network.send_to(server.local_addr().unwrap().port(), &[]);
+    network.turn();
+    let (_, from) = server.recv_from(&mut [0]).unwrap();
+    (0..100).for_each(|_| drop(server.send_to(&[1; 100], from)));
+    (0..10).for_each(|_| network.turn());
+    network.proxy.turn(&network.ready);
+    let start = std::time::Instant::now();
+    network.ready = network.proxy.wait(&network.bell).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    // It is woken as soon as there is room.
+    network.proxy.turn(&network.ready);
+    assert_ne!(network.packets(), 0);
+    let start = std::time::Instant::now();
+    network.proxy.wait(&network.bell).unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
 }

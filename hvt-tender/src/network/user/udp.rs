@@ -62,9 +62,10 @@ impl Datagrams {
         Self { socket, policy, mtu: mtu.into(), associations: VecDeque::new(), waiting: None, calls: 0 }
     }
 
-    /// The sockets to wait for, in order.
+    /// The sockets to wait for, in order: none while a packet waits for room.
     pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.associations.iter().map(|association| association.host.as_fd())
+        let wanted = self.waiting.is_none();
+        self.associations.iter().filter(move |_| wanted).map(|association| association.host.as_fd())
     }
 
     /// Carries on what the guest has sent.
@@ -85,23 +86,35 @@ impl Datagrams {
         self.associations.retain(|association| association.used.elapsed() < SILENCE);
     }
 
-    /// Carries on what came for the guest. Whether a socket is ready comes in the order of [`sockets`](Self::sockets).
+    /// Carries on what came for the guest, as far as the stack has room: the rest waits in the host's sockets. Whether a
+    /// socket is ready comes in the order of [`sockets`](Self::sockets).
     pub(super) fn carry_in(&mut self, stack: &mut Stack, ready: impl Iterator<Item = bool>) {
         let socket = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket);
-        let ready = self.associations.iter_mut().zip(ready).filter(|(_, ready)| *ready);
-        for (association, _) in ready {
-            let mut data = [0; u16::MAX as usize];
-            for _ in 0..BURST {
+        self.waiting = self.waiting.take().filter(|packet| socket.send_slice(packet).is_err());
+        let mut ready: Vec<_> = self.associations.iter_mut().zip(ready).filter(|(_, ready)| *ready).collect();
+        if !ready.is_empty() {
+            self.calls = self.calls.wrapping_add(1);
+            let first = self.calls % ready.len();
+            ready.rotate_left(first);
+        }
+        let mut data = [0; u16::MAX as usize];
+        // One of each at a time, so that a busy one does not take the room of all others.
+        for _ in 0..EACH {
+            for (association, ready) in &mut ready {
+                if self.waiting.is_some() {
+                    return;
+                }
+                if !*ready {
+                    continue;
+                }
                 match association.host.recv(&mut data) {
                     Ok(len) if len + HEADERS <= self.mtu => {
                         association.used = Instant::now();
                         let packet = packet(association.peer, association.guest, &data[..len]);
-                        if socket.send_slice(&packet).is_err() {
-                            log::debug!("a datagram to the guest is lost, too many wait");
-                        }
+                        self.waiting = socket.send_slice(&packet).is_err().then_some(packet);
                     }
                     Ok(len) => log::debug!("a datagram of {len} bytes is too long for the guest"),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => *ready = false,
                     // Nobody listens there, and the guest finds out by silence.
                     Err(_) => {}
                 }
@@ -157,7 +170,7 @@ fn parse(packet: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4, &[u8])> {
 }
 
 /// A packet that carries `data`.
-fn packet(from: SocketAddrV4, to: SocketAddrV4, data: &[u8]) -> Vec<u8> {
+pub(super) fn packet(from: SocketAddrV4, to: SocketAddrV4, data: &[u8]) -> Vec<u8> {
     let sums = ChecksumCapabilities::default();
     let udp = UdpRepr { src_port: from.port(), dst_port: to.port() };
     let ip = Ipv4Repr {
