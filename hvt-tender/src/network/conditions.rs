@@ -91,7 +91,7 @@ impl Way {
         let (lost, twice, late) =
             (drawn(self.conditions.loss), drawn(self.conditions.duplication), drawn(self.conditions.reordering));
         let detour = if late { Conditions::DETOUR } else { Duration::ZERO };
-        let arrives = (!lost).then_some(self.conditions.delay + detour);
+        let arrives = (!lost).then_some(self.conditions.delay.saturating_add(detour));
         [arrives, arrives.filter(|_| twice)]
     }
 }

@@ -16,6 +16,9 @@ use super::conditions::{Conditions, Way};
 use crate::device::{Arrivals, Endpoint};
 use crate::virtual_time::VirtualTime;
 
+/// Latest expiry that a timer takes: its seconds are signed.
+const LATEST: Duration = Duration::from_secs(i64::MAX as u64);
+
 /// A bounded queue of frames in the order in which they arrive, and a descriptor that is readable exactly while one has.
 ///
 /// Queue and descriptor change together, under one lock: so a poll can neither miss a frame nor be told of one that has
@@ -213,7 +216,8 @@ impl Inbox {
             Bell::Timer(timer) => match first {
                 // A timer of 0 would be none at all; the host's clock has not shown that for long.
                 Some(at) => {
-                    timer.set(Expiration::OneShot(TimeSpec::from_duration(at)), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+                    let at = TimeSpec::from_duration(at.min(LATEST));
+                    timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
                 }
                 None => timer.unset(),
             },

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::device::testing::Buffer;
 use crate::device::{FdPoller, Net, Pollable, Poller};
 use crate::stop::Stop;
+use crate::virtual_time::VirtualTime;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -60,6 +61,38 @@ fn a_seed_decides_the_fate_of_every_frame() {
     assert!(first != exchange(conditions.seed(8), 10_000));
     assert!(exchange(Conditions::new().loss(1.0), 100).is_empty());
     assert_eq!(exchange(Conditions::new().duplication(1.0), 2), [0, 0, 1, 1]);
+}
+
+/// No value panics, and a frame that takes for ever has not arrived.
+#[test]
+fn conditions_beyond_all_measure() {
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 2.0, f64::MIN_POSITIVE];
+    let longest = [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(i64::MAX as u64)];
+    for (number, delay) in longest.into_iter().enumerate() {
+        let share = odd[number];
+        let conditions = Conditions::new().delay(delay).reordering(1.0).duplication(share).seed(u64::MAX);
+        for time in [None, Some(VirtualTime::new())] {
+            let link = Link::new().conditions(conditions.clone()).mtu(u16::MAX).queue(usize::MAX);
+            let link = time.iter().fold(link, |link, time| link.virtual_time(time));
+            let (a, b) = link.ports().unwrap();
+            a.send(&[1; 60]).unwrap();
+            assert_eq!(b.try_receive(), None);
+            if time.is_none() {
+                let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, b.endpoint())]);
+                assert_eq!(poller.poll(1_000_000), Ok(0));
+            }
+            assert!(b.arrivals().is_none_or(|arrivals| arrivals.next().is_none()));
+        }
+    }
+    for share in odd {
+        let conditions = Conditions::new().loss(share).duplication(share).reordering(share);
+        let (a, b) = Link::new().conditions(conditions).queue(0).mtu(0).ports().unwrap();
+        a.send(&[1; 14]).unwrap();
+        assert_eq!(b.receive(Duration::ZERO).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    }
+    let (a, b) = Link::new().ports().unwrap();
+    a.send(&[1; 60]).unwrap();
+    assert_eq!(b.receive(Duration::MAX).unwrap(), [1; 60]);
 }
 
 #[test]

@@ -142,6 +142,16 @@ fn addresses_that_no_host_can_have() {
         (Host::builder([10, 0, 0, 0]), "10.0.0.0/24 is not the address of a host"),
         (Host::builder([10, 0, 0, 255]), "10.0.0.255/24"),
         (Host::builder(SERVER).prefix_len(31), "10.0.0.1/31"),
+        (Host::builder(SERVER).prefix_len(255), "10.0.0.1/255"),
+        (Host::builder([224, 0, 0, 1]), "224.0.0.1 is not the address of one host"),
+        (Host::builder([239, 1, 2, 3]), "239.1.2.3"),
+        (Host::builder([240, 0, 0, 1]), "240.0.0.1"),
+        (Host::builder([255, 255, 255, 254]), "255.255.255.254"),
+        (Host::builder([255, 255, 255, 255]), "255.255.255.255"),
+        (Host::builder([0, 0, 0, 0]), "0.0.0.0"),
+        (Host::builder([0, 0, 0, 1]), "0.0.0.1"),
+        (Host::builder(SERVER).prefix_len(30).dhcp([10, 0, 0, 3]), "10.0.0.3"),
+        (Host::builder([10, 0, 0, 2]).prefix_len(30).dhcp([10, 0, 0, 2]), "there is no address to hand out"),
         (Host::builder(SERVER).prefix_len(0), "10.0.0.1/0"),
         (Host::builder(SERVER).dhcp([10, 0, 1, 1]), "10.0.1.1 is not an address in the network of 10.0.0.1/24"),
     ] {
@@ -189,4 +199,42 @@ fn virtual_time_passes_in_no_time() {
     assert!(stamps[8] - stamps[2] >= Duration::from_secs(30), "{stamps:?}");
     assert_eq!(run(), stamps);
     assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+/// No argument makes a host panic, or wait for longer than its timeout.
+#[test]
+fn arguments_of_every_kind() {
+    let (port, other) = Link::new().mtu(u16::MAX).ports().unwrap();
+    let longest = Host::builder(CLIENT).timeout(Duration::MAX).seed(u64::MAX).start(other).unwrap();
+    let long = "x".repeat(100_000);
+    let builder = Host::builder(SERVER).name("", SERVER).name(&long, SERVER).name("..", [0; 4]).dhcp(SERVER);
+    let host = builder.timeout(Duration::from_millis(5)).start(port).unwrap();
+    for to in [[0; 4], [255; 4], SERVER, [10, 0, 0, 0], [10, 0, 0, 255], [224, 0, 0, 1], [127, 0, 0, 1], [240, 0, 0, 1]]
+    {
+        for port in [0, 1, u16::MAX] {
+            assert!(host.connect(to, port).is_err(), "{to:?}:{port}");
+        }
+        assert!(host.ping(to).is_err(), "{to:?}");
+        assert!(host.ping_timeout(to, Duration::ZERO).is_err(), "{to:?}");
+    }
+    assert!(host.listen(0).is_err());
+    let listener = host.listen(u16::MAX).unwrap();
+    let mut stream = longest.connect(SERVER, u16::MAX).unwrap();
+    stream.set_timeout(Duration::MAX);
+    let theirs = listener.accept().unwrap();
+    theirs.set_timeout(Duration::ZERO);
+    assert_eq!((&theirs).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    stream.write_all(b"x").unwrap();
+    stream.flush().unwrap();
+    longest.ping_timeout(SERVER, Duration::MAX).unwrap();
+}
+
+/// Hosts on a link send no more than the other end has room for.
+#[test]
+fn a_short_queue_loses_nothing() {
+    let (server, client) = Link::new().queue(8).ports().unwrap();
+    let lost = [server.lost(), client.lost()];
+    let (server, client) = (Host::new(server, SERVER).unwrap(), Host::new(client, CLIENT).unwrap());
+    echo(&server, &client, 1_000_000);
+    assert_eq!(lost.map(|lost| lost()), [0, 0]);
 }

@@ -1,6 +1,6 @@
 //! A DHCP server (RFC 2131): hands out the addresses of a range.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -14,6 +14,9 @@ use super::Stack;
 
 /// How long a lease lasts in seconds: longer than anything that runs here.
 const LEASE: u32 = 7 * 24 * 3600;
+
+/// Leases at a time: a client can ask under any number of hardware addresses.
+const MOST: usize = 1024;
 
 /// What a server tells its clients.
 #[derive(Clone, Debug)]
@@ -43,7 +46,7 @@ impl Server {
     /// When the range is empty.
     pub(in crate::network) fn start(stack: &mut Stack, offer: Offer) -> io::Result<Self> {
         let (first, last) = offer.range;
-        if first > last {
+        if first > last || (first == last && first == offer.server) {
             let what = format!("from {first} to {last} there is no address to hand out");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
@@ -120,7 +123,8 @@ impl Server {
     }
 }
 
-/// Who has which address. There are as many as the range has addresses: the oldest makes way for a new one.
+/// Who has which address. There are as many as the range has addresses, [`MOST`] at most: the oldest makes way for a new
+/// one.
 #[derive(Debug)]
 struct Leases {
     range: (Ipv4Addr, Ipv4Addr),
@@ -135,10 +139,11 @@ impl Leases {
         if let Some((_, address)) = self.given.iter().find(|(holder, _)| *holder == client) {
             return *address;
         }
-        let taken =
-            |address: &Ipv4Addr| *address == self.server || self.given.iter().any(|(_, given)| given == address);
+        let mut taken: BTreeSet<_> = self.given.iter().map(|(_, address)| *address).collect();
+        taken.insert(self.server);
         let (first, last) = (self.range.0.to_bits(), self.range.1.to_bits());
-        let free = (first..=last).map(Ipv4Addr::from_bits).find(|address| !taken(address));
+        let mut free = (first..=last).map(Ipv4Addr::from_bits);
+        let free = if self.given.len() < MOST { free.find(|address| !taken.contains(address)) } else { None };
         let address = free.or_else(|| self.given.pop_front().map(|(_, address)| address)).unwrap_or(self.range.0);
         self.given.push_back((client, address));
         address
@@ -166,5 +171,16 @@ mod tests {
         assert_eq!((leases.of(client(3)), leases.of(client(2)), leases.of(client(1))), (first, last, last));
         leases.end(client(3));
         assert_eq!((leases.of(client(4)), leases.given.len()), (first, 2));
+    }
+
+    #[test]
+    fn clients_are_forgotten_when_they_are_too_many() {
+        let [server, first, last] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 255, 255, 254]].map(Ipv4Addr::from);
+        let mut leases = Leases { range: (first, last), server, given: VecDeque::new() };
+        for number in 0..2000_u16 {
+            let [high, low] = number.to_be_bytes();
+            leases.of(EthernetAddress([2, 0, 0, 0, high, low]));
+        }
+        assert_eq!(leases.given.len(), MOST);
     }
 }

@@ -123,6 +123,9 @@ impl Stack {
         if port.mtu() < MTU_MIN {
             return Err(invalid(format!("an MTU of {} is too small for a host: {MTU_MIN} at least", port.mtu())));
         }
+        if let Some((address, _)) = addresses.iter().find(|(address, _)| !is_host(*address)) {
+            return Err(invalid(format!("{address} is not the address of one host")));
+        }
         let mut config = Config::new(mac.into());
         config.random_seed = seed;
         let mut device = PortDevice::new(port);
@@ -299,6 +302,11 @@ impl Stack {
         socket.bind(port).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(self.sockets.add(socket))
     }
+}
+
+/// Returns whether a host can have this address: it is not that of many hosts, of no host, or reserved.
+fn is_host(address: Ipv4Addr) -> bool {
+    !matches!(address.octets()[0], 0 | 224..)
 }
 
 /// A socket for a connection.
