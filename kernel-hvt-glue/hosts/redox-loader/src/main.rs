@@ -6,8 +6,6 @@
 #![no_std]
 #![no_main]
 
-#[path = "../../../boot/mem.rs"]
-mod mem;
 mod start;
 
 use core::{arch::asm, fmt, fmt::Write, panic::PanicInfo};
@@ -171,6 +169,8 @@ impl Write for Serial {
         Ok(())
     }
 }
+
+hvt_boot::memory_functions!();
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {

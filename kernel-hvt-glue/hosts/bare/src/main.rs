@@ -23,8 +23,6 @@ mod cpu;
 mod guests;
 mod host;
 mod interrupts;
-#[path = "../../boot/mem.rs"]
-mod mem;
 mod memory;
 mod power;
 mod probes;
@@ -105,6 +103,8 @@ fn physical(address: u64, len: usize) -> &'static [u8] {
     // the frame allocator hands out nothing that a loader filled.
     unsafe { core::slice::from_raw_parts(pointer, len) }
 }
+
+hvt_boot::memory_functions!();
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {

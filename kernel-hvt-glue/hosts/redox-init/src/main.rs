@@ -21,8 +21,6 @@ mod fd;
 mod guests;
 mod hostile;
 mod hypervisor;
-#[path = "../../../boot/mem.rs"]
-mod mem;
 mod memory;
 mod power;
 mod start;
@@ -115,6 +113,8 @@ fn environment() -> sys::Result<String> {
     let read = Fd::open(Scheme::Sys, "env")?.read(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes[..read]).into_owned())
 }
+
+hvt_boot::memory_functions!();
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {

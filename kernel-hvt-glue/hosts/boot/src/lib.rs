@@ -2,8 +2,7 @@
 //!
 //! Two boot protocols lead here: PVH (QEMU's `-kernel`) and Multiboot2 (GRUB). Both are turned into one [`Boot`].
 //!
-//! The file `mem.rs` of this package is no part of the library. Programs that are booted include it: what it defines may
-//! exist once in a program, and a host's tests have it from their C library.
+//! [`memory_functions`] defines what a program needs that is linked without a C library.
 #![no_std]
 
 #[cfg(test)]
@@ -13,6 +12,7 @@ use arrayvec::ArrayVec;
 use multiboot2::{BootInformation, BootInformationHeader};
 
 mod headers;
+mod mem;
 mod multiboot;
 mod pvh;
 
