@@ -37,6 +37,25 @@ pub enum Outcome {
     Exceeded(Limit),
 }
 
+impl Outcome {
+    /// Whether the guest ended by itself with exit status 0.
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        matches!(self, Self::Exited { status: 0, .. })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { status, .. } => write!(f, "exit status {status}"),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Exceeded(limit) => limit.fmt(f),
+        }
+    }
+}
+
 /// Sees every hypercall of a guest.
 pub trait Observer {
     /// The guest has made a hypercall, which is served next. Number and argument are allegations.

@@ -86,10 +86,7 @@ impl Capture {
 impl Console for Capture {
     fn write(&mut self, data: GuestSlice<'_>) {
         let mut state = self.lock();
-        let start = state.output.len();
-        // The guest has these bytes in its memory, so there are fewer of them than the host can address.
-        state.output.resize(start + data.len() as usize, 0);
-        data.read(&mut state.output[start..]);
+        data.append_to(&mut state.output);
         self.shared.changed.notify_all();
     }
 }

@@ -32,8 +32,7 @@ impl<D> Recorded<D> {
         /// Longest frame of any MTU: a device has taken no longer one.
         const LONGEST: u64 = (HEADER + VLAN_TAG + u16::MAX as usize) as u64;
         let Some(pcap) = &mut self.pcap else { return };
-        let mut bytes = vec![0; frame.len().min(LONGEST) as usize];
-        frame.read(&mut bytes);
+        let bytes = frame.prefix(LONGEST).to_vec();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         if let Err(error) = pcap.record(now, &bytes) {
             log::warn!("frames are not recorded any more: {error}");

@@ -6,6 +6,8 @@
 pub mod attach;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fake;
+pub mod in_memory;
+pub mod store;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

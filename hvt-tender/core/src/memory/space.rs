@@ -1,5 +1,7 @@
 //! Pointers from a guest: allegations, until they have passed through here.
 
+use alloc::vec::Vec;
+
 use hvt_abi::{Gpa, GuestRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -209,6 +211,21 @@ impl<'m> GuestSlice<'m> {
             done += chunk.read(&mut into[done..]);
         }
         done
+    }
+
+    /// Appends a copy of its bytes to `bytes`. It cannot exhaust the host's addresses: the guest has the bytes in its memory.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.resize(start + self.len() as usize, 0);
+        self.read(&mut bytes[start..]);
+    }
+
+    /// A copy of its bytes.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_to(&mut bytes);
+        bytes
     }
 
     /// Copies as much of `from` as fits; returns how many bytes.

@@ -1,22 +1,23 @@
 //! A disk that exists in memory only.
 
 mod fault;
-mod store;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use self::fault::{Faults, Write};
-use self::store::Store;
 use super::block::{self, OpenError};
 use super::{Block, DEFAULT_BLOCK_SIZE, Descriptor, DeviceError, Uses};
 use crate::memory::GuestSlice;
 use crate::virtual_time::VirtualTime;
+use hvt_core::device::store::{self, Store};
 
 /// A disk in memory: what the guest writes is kept until the last clone is dropped, and no file is touched.
 ///
@@ -41,15 +42,44 @@ pub struct Disk {
 
 #[derive(Debug)]
 struct State {
-    store: Store,
+    store: Store<Base>,
     faults: Faults,
+}
+
+/// What it began with.
+#[derive(Debug)]
+enum Base {
+    Bytes(Vec<u8>),
+    File(File),
+}
+
+impl store::Base for Base {
+    type Error = io::Error;
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let file = match self {
+            Self::Bytes(bytes) => return bytes.read(offset, into).map_err(|never| match never {}),
+            Self::File(file) => file,
+        };
+        let mut done = 0;
+        while done < into.len() {
+            match file.read_at(&mut into[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        into[done..].fill(0);
+        Ok(())
+    }
 }
 
 impl Disk {
     /// A disk of `bytes` zeros, rounded up to whole blocks. Memory is taken for what is written only.
     #[must_use]
     pub fn empty(bytes: u64) -> Self {
-        Self::new(Store::zeros(), bytes)
+        Self::new(Base::Bytes(Vec::new()), bytes)
     }
 
     /// A disk that holds `bytes`, and zeros up to the end of its last block.
@@ -57,7 +87,7 @@ impl Disk {
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let capacity = bytes.len() as u64;
-        Self::new(Store::bytes(bytes), capacity)
+        Self::new(Base::Bytes(bytes), capacity)
     }
 
     /// A disk that holds what the file or block device at `path` does. What the guest writes stays in memory: the file
@@ -78,13 +108,13 @@ impl Disk {
         let block_size = block::check_block_size(block_size)?;
         match block::open(&path, true, 0) {
             Ok((_, 0)) => Err(OpenError::Size { path, capacity: 0, block_size }),
-            Ok((file, size)) => Ok(Self::new(Store::file(file), size).with_block_size(block_size)),
+            Ok((file, size)) => Ok(Self::new(Base::File(file), size).with_block_size(block_size)),
             Err(problem) => Err(OpenError::Open { path, problem }),
         }
     }
 
-    fn new(store: Store, bytes: u64) -> Self {
-        let state = State { store, faults: Faults::default() };
+    fn new(base: Base, bytes: u64) -> Self {
+        let state = State { store: Store::new(base), faults: Faults::default() };
         let state = Arc::new(Mutex::new(state));
         Self { state, capacity: bytes, block_size: DEFAULT_BLOCK_SIZE, time: None }.with_block_size(DEFAULT_BLOCK_SIZE)
     }
@@ -195,7 +225,10 @@ impl Block for Disk {
     }
 
     fn descriptors(&self) -> Vec<Descriptor> {
-        self.lock().store.base_file().map(|file| Descriptor::new(file, Uses::READ_AT)).into_iter().collect()
+        match self.lock().store.base() {
+            Base::Bytes(_) => Vec::new(),
+            Base::File(file) => vec![Descriptor::new(file, Uses::READ_AT)],
+        }
     }
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {

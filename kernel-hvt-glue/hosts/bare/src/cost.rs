@@ -6,13 +6,11 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
 use hvt_bare::frames::{CHUNK_SIZE, FRAME_SIZE};
 use hvt_core::{
-    Exit,
-    device::{Devices, Slot},
-    exit,
-    hypercall::{self, Flow},
-    memory::{Access, GuestSpace, Layout, Region},
+    device::{Devices, Slot, in_memory::CapturedOutput},
+    memory::{Access, Layout, Region},
+    monitor,
 };
-use hvt_harness::{clock::tsc, devices::Transcript, suite::Wires};
+use hvt_harness::{clock::tsc, suite::Wires};
 use kernel_hvt_glue::{Frames, Hpa, Hypervisor, Permissions, Vm};
 
 use crate::{
@@ -24,6 +22,7 @@ use crate::{
     probes::{DATA, MEMORY, Machine, hypercall_loop},
     ram::{Blocks, GuestRam},
     sleep::Sleeper,
+    unikernel::Running,
 };
 
 /// Rounds over which a figure is taken.
@@ -94,24 +93,18 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     let range = GuestRange::new(Gpa(0x10_0000), 0x10_0000).ok_or("wraps around")?;
     let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).ok_or("no layout")?;
     let mut devices = Devices {
-        console: Box::new(Transcript::default()),
+        console: Box::new(CapturedOutput::default()),
         clock: Box::new(clock::get()),
         poller: Box::new(Sleeper::new(Wires::default(), u64::MAX)),
         slots: Vec::from([Slot::Reserved]),
     };
     let blocks = Blocks::of(&machine.vm, MEMORY);
     host::set_time_slice(u64::MAX);
-    let mut bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
-    mean(|| {
-        let exit = bound.run();
-        let Exit::Hypercall { number, argument } = exit::from_kernel(exit, Default::default) else {
-            return Err(text(exit));
-        };
-        let memory = GuestRam::new(&machine.vm, &blocks);
-        match hypercall::serve(number, argument, &GuestSpace::new(&memory, &layout), &mut devices) {
-            Ok(Flow::Continue) => Ok(()),
-            flow => Err(alloc::format!("{flow:?}")),
-        }
+    let bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
+    let mut running = Running::new(bound, GuestRam::new(&machine.vm, &blocks), u64::MAX);
+    mean(|| match monitor::step(&mut running, &layout, &mut devices, None, &mut ()) {
+        Ok(None) => Ok(()),
+        Ok(Some(outcome)) => Err(text(outcome)),
     })
 }
 

@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 
 use hvt_harness::{
-    monitor::{Config, End},
+    monitor::Config,
     suite::{Guest, Machine, Patience, Wires, plain_devices},
 };
 
@@ -36,8 +36,8 @@ pub(crate) fn run(context: &mut Context<'_>, name: &str, file: &[u8]) -> Result<
     let guest = Guest { memory: MEMORY, arguments: &[], slots, wires, patience: Patience::Long };
     let ran = context.run(file, guest)?;
     CONSOLE.lock().write_bytes(&ran.transcript);
-    println!("bare: guest {name}: {}, {}, {} timer interrupts", ran.end, ran.counts, interrupts::ticks() - before);
-    if ran.end == End::Halted(0) { Ok(()) } else { Err(format!("{}", ran.end)) }
+    println!("bare: guest {name}: {}, {}, {} timer interrupts", ran.outcome, ran.counts, interrupts::ticks() - before);
+    if ran.outcome.is_success() { Ok(()) } else { Err(format!("{}", ran.outcome)) }
 }
 
 /// Loads a unikernel without devices and arguments.
@@ -62,9 +62,9 @@ pub(crate) fn cycle(context: &mut Context<'_>, file: &[u8], count: u32) -> Resul
     let (mut exits, ticks) = (0, interrupts::ticks());
     for round in 0..count {
         let mut guest = load(context, file, SMALL_MEMORY)?;
-        let end = guest.run(context.cpu);
-        if end != End::Halted(0) {
-            return Err(format!("round {round}: {end}"));
+        let outcome = guest.run(context.cpu)?;
+        if !outcome.is_success() {
+            return Err(format!("round {round}: {outcome}"));
         }
         exits += guest.counts().total();
         drop(guest);
@@ -94,11 +94,11 @@ pub(crate) fn interleave(context: &mut Context<'_>, files: [&[u8]; 2]) -> Result
             host::set_time_slice(1);
             turns += u64::from(last != index);
             last = index;
-            match guest.step(context.cpu) {
+            match guest.step(context.cpu)? {
                 None => {}
-                Some(End::Halted(0)) => *slot = None,
-                Some(end) => {
-                    return Err(format!("guest {index}: {end}\n{}", String::from_utf8_lossy(&guest.transcript())));
+                Some(outcome) if outcome.is_success() => *slot = None,
+                Some(outcome) => {
+                    return Err(format!("guest {index}: {outcome}\n{}", String::from_utf8_lossy(&guest.transcript())));
                 }
             }
         }

@@ -56,7 +56,7 @@ impl Machine for Context<'_> {
             cycle_frequency: clock::get().frequency(),
         };
         let mut unikernel = Unikernel::load(self.hypervisor, file, guest.memory, config, deadline)?;
-        let end = unikernel.run(self.cpu);
-        Ok(Ran { end, transcript: unikernel.transcript(), counts: unikernel.counts() })
+        let outcome = unikernel.run(self.cpu)?;
+        Ok(Ran { outcome, transcript: unikernel.transcript(), counts: unikernel.counts() })
     }
 }

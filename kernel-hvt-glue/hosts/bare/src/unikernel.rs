@@ -1,12 +1,16 @@
-//! A unikernel in a virtual machine: the tender's rooms between this kernel's memory and the hypervisor's exits.
+//! A unikernel in a virtual machine: the monitor between this kernel's memory and the hypervisor's exits.
 
 use alloc::{format, string::String, vec::Vec};
-use core::fmt;
+use core::{convert::Infallible, fmt};
 
-use hvt_abi::{Gpa, GuestRange};
-use hvt_core::{Exit, exit, memory::Access};
-use hvt_harness::monitor::{Config, Counts, End, Monitor, Stop};
-use kernel_hvt_glue::{Cpu, Hypervisor, Permissions, Vcpu, Vm};
+use hvt_abi::{Gpa, GuestRange, native::Registers};
+use hvt_core::{
+    Exit, exit,
+    memory::{Access, GuestMemory},
+    monitor::{self, Outcome},
+};
+use hvt_harness::monitor::{Config, Counts, Loaded};
+use kernel_hvt_glue::{Bound, Cpu, Hypervisor, Permissions, Vcpu, Vm};
 
 use crate::{
     host::{self, Kernel},
@@ -19,7 +23,8 @@ pub(crate) struct Unikernel {
     vm: Vm<Kernel>,
     vcpu: Vcpu<Kernel>,
     blocks: Blocks,
-    monitor: Monitor,
+    loaded: Loaded,
+    counts: Counts,
     /// The timer tick at which it is given up.
     deadline: u64,
 }
@@ -41,59 +46,91 @@ impl Unikernel {
         // What the layout leaves out holds descriptors and page tables, which the CPU writes for the guest.
         vm.allocate(range, Permissions::READ | Permissions::WRITE).map_err(text)?;
         let blocks = Blocks::of(&vm, memory);
-        let (monitor, entry) = Monitor::load(file, config, &GuestRam::new(&vm, &blocks))?;
-        for region in monitor.layout().regions() {
+        let loaded = Loaded::new(file, config, &GuestRam::new(&vm, &blocks))?;
+        for region in loaded.layout.regions() {
             vm.protect(region.range, permissions(region.access)).map_err(text)?;
         }
-        let vcpu = vm.create_vcpu(&entry).map_err(text)?;
-        Ok(Self { vm, vcpu, blocks, monitor, deadline })
+        let vcpu = vm.create_vcpu(&loaded.entry).map_err(text)?;
+        Ok(Self { vm, vcpu, blocks, loaded, counts: Counts::default(), deadline })
     }
 
-    /// Runs until it ends.
-    pub(crate) fn run(&mut self, cpu: &mut Cpu<Kernel>) -> End {
+    /// Runs until it ends, or is given up: [`Outcome::Interrupted`].
+    ///
+    /// # Errors
+    /// The message of the hypervisor if it does not run the virtual CPU.
+    pub(crate) fn run(&mut self, cpu: &mut Cpu<Kernel>) -> Result<Outcome, String> {
         host::set_time_slice(self.deadline.saturating_sub(interrupts::ticks()));
-        let mut bound = match self.vcpu.bind(cpu, &self.vm) {
-            Ok(bound) => bound,
-            Err(error) => return End::Stopped(Stop::Refused(text(error))),
-        };
-        let memory = GuestRam::new(&self.vm, &self.blocks);
-        loop {
-            let exit = bound.run();
-            let exit = exit::from_kernel(exit, || bound.registers());
-            if let Some(end) = handle(&mut self.monitor, self.deadline, &memory, exit) {
-                return end;
-            }
-        }
+        let Self { vm, vcpu, blocks, loaded, counts, deadline } = self;
+        let bound = vcpu.bind(cpu, vm).map_err(text)?;
+        let mut running = Running::new(bound, GuestRam::new(vm, blocks), *deadline);
+        let Ok(outcome) = monitor::run_observed(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        counts.interrupted += running.interrupted;
+        Ok(outcome)
     }
 
-    /// Runs until the next exit and serves it. The caller sets the time slice.
-    pub(crate) fn step(&mut self, cpu: &mut Cpu<Kernel>) -> Option<End> {
-        let memory = GuestRam::new(&self.vm, &self.blocks);
-        match self.vcpu.run(cpu, &self.vm) {
-            Ok(exit) => {
-                let exit = exit::from_kernel(exit, || self.vcpu.registers());
-                handle(&mut self.monitor, self.deadline, &memory, exit)
-            }
-            Err(error) => Some(End::Stopped(Stop::Refused(text(error)))),
-        }
+    /// Runs until the next exit and serves it. Returns `None` if the unikernel can run on. The caller sets the time slice.
+    ///
+    /// # Errors
+    /// The message of the hypervisor if it does not run the virtual CPU.
+    pub(crate) fn step(&mut self, cpu: &mut Cpu<Kernel>) -> Result<Option<Outcome>, String> {
+        let Self { vm, vcpu, blocks, loaded, counts, deadline } = self;
+        let bound = vcpu.bind(cpu, vm).map_err(text)?;
+        // The end of a time slice ends the step.
+        let mut running = Running::new(bound, GuestRam::new(vm, blocks), 0);
+        let Ok(outcome) = monitor::step(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        Ok(outcome.filter(|outcome| *outcome != Outcome::Interrupted || interrupts::ticks() >= *deadline))
     }
 
     /// What it has printed.
     pub(crate) fn transcript(&self) -> Vec<u8> {
-        self.monitor.transcript()
+        self.loaded.console.bytes()
     }
 
     /// How often it left the virtual CPU.
     pub(crate) fn counts(&self) -> Counts {
-        self.monitor.counts()
+        self.counts
     }
 }
 
-/// Serves an exit; `Some` when it was the last.
-fn handle(monitor: &mut Monitor, deadline: u64, memory: &GuestRam<'_>, exit: Exit) -> Option<End> {
-    let interrupted = exit == Exit::Interrupted;
-    let end = monitor.handle(memory, exit);
-    if interrupted && interrupts::ticks() >= deadline { Some(End::TimedOut) } else { end }
+/// A virtual CPU bound to this CPU, for the monitor.
+pub(crate) struct Running<'a> {
+    bound: Bound<'a, Kernel>,
+    memory: GuestRam<'a>,
+    /// The timer tick from which on the end of a time slice ends the run.
+    deadline: u64,
+    /// Ends of time slices before the deadline.
+    interrupted: u64,
+}
+
+impl<'a> Running<'a> {
+    /// Runs `bound` until the end of a time slice at or after the timer tick `deadline`.
+    pub(crate) fn new(bound: Bound<'a, Kernel>, memory: GuestRam<'a>, deadline: u64) -> Self {
+        Self { bound, memory, deadline, interrupted: 0 }
+    }
+}
+
+impl hvt_core::Vcpu for Running<'_> {
+    type Error = Infallible;
+
+    #[inline]
+    fn run(&mut self) -> Result<Exit, Infallible> {
+        loop {
+            let exit = self.bound.run();
+            match exit::from_kernel(exit, || self.bound.registers()) {
+                Exit::Interrupted if interrupts::ticks() < self.deadline => self.interrupted += 1,
+                exit => return Ok(exit),
+            }
+        }
+    }
+
+    #[inline]
+    fn memory(&self) -> &dyn GuestMemory {
+        &self.memory
+    }
+
+    fn registers(&self) -> Result<Registers, Infallible> {
+        Ok(self.bound.registers())
+    }
 }
 
 fn permissions(access: Access) -> Permissions {

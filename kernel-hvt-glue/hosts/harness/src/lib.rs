@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`pack`] | the unikernels that came along |
 //! | [`clock`] | the time stamp counter as a clock |
-//! | [`devices`], [`peer`] | disks and wires in memory, and who is at a wire's other end |
+//! | [`peer`] | who is at a wire's other end |
 //! | [`monitor`] | a unikernel: loading it, and serving its exits |
 //! | [`power`] | how an emulator is ended |
 //! | [`suite`] | the conformance table |
@@ -18,7 +18,6 @@ extern crate std;
 extern crate alloc;
 
 pub mod clock;
-pub mod devices;
 pub mod monitor;
 pub mod pack;
 pub mod peer;

@@ -1,8 +1,7 @@
 //! The far end of a guest's network device: says what a case of the conformance table has it say.
 
+use hvt_core::device::in_memory::Wire;
 use test_suite::Exchange;
-
-use crate::devices::Wire;
 
 /// Sends each frame of a case, and waits for the answer to it before the next.
 pub struct Peer {

@@ -4,16 +4,19 @@ use alloc::{boxed::Box, format, rc::Rc, string::String, vec, vec::Vec};
 use core::cell::RefCell;
 
 use hvt_core::{
-    device::Slot,
+    device::{
+        Slot,
+        in_memory::{RamDisk, Wire, WireNet},
+    },
     exit::Cause,
     hypercall,
     image::{Device, DeviceKind as Declared, Manifest},
+    monitor::{Failure, Outcome, Reason},
 };
-use test_suite::{Ability, Case, DeviceKind, Disk, Reason, SUITE, When};
+use test_suite::{Ability, Case, DeviceKind, Disk, End, SUITE, When};
 
 use crate::{
-    devices::{RamDisk, Wire, WireNet},
-    monitor::{self, Counts, End, Stop},
+    monitor::{self, Counts},
     pack::Pack,
     peer::Peer,
     tally::Tally,
@@ -57,7 +60,7 @@ pub enum Patience {
 /// What came of a unikernel.
 pub struct Ran {
     /// How it ended.
-    pub end: End,
+    pub outcome: Outcome,
     /// What it printed.
     pub transcript: Vec<u8>,
     /// How often it left the virtual CPU.
@@ -158,7 +161,7 @@ fn check(
     exits: &mut u64,
 ) -> Result<(), String> {
     let setup = Setup::new(case, &monitor::manifest(file)?);
-    let patience = if case.ends == [test_suite::End::Never] { Patience::Short } else { Patience::Long };
+    let patience = if case.ends == [End::Never] { Patience::Short } else { Patience::Long };
     let guest = Guest {
         memory: u64::from(case.memory) << 20,
         arguments: case.arguments,
@@ -168,8 +171,8 @@ fn check(
     };
     let ran = machine.run(file, guest)?;
     *exits += ran.counts.total();
-    tally.say(format_args!("guest {}: {}, {}", case.name, ran.end, ran.counts));
-    judge(case, &ran.end, &ran.transcript)
+    tally.say(format_args!("guest {}: {}, {}", case.name, ran.outcome, ran.counts));
+    judge(case, &ran.outcome, &ran.transcript)
         .and_then(|()| setup.wires.unfinished())
         .and_then(|()| setup.disks.iter().try_for_each(|(name, disk, ram)| compare(name, disk, ram)))
         .map_err(|error| format!("{error}\n--- console\n{}\n---", String::from_utf8_lossy(&ran.transcript)))
@@ -211,37 +214,38 @@ impl Setup {
     }
 }
 
-fn judge(case: &Case, end: &End, console: &[u8]) -> Result<(), String> {
+fn judge(case: &Case, outcome: &Outcome, console: &[u8]) -> Result<(), String> {
     if let Some(complaint) = case.console.complaint(console) {
         return Err(format!("console: {complaint:?}"));
     }
-    let fits = |expected: &test_suite::End| match (*expected, end) {
+    let fits = |expected: &End| match (*expected, outcome) {
         // The status of a process: 8 bits.
-        (test_suite::End::Status(expected), End::Halted(status)) => *status as u8 == expected,
-        (test_suite::End::Stopped(reason), End::Stopped(stop)) => is(stop, reason),
-        (test_suite::End::Never, End::TimedOut) => true,
+        (End::Status(expected), Outcome::Exited { status, .. }) => *status as u8 == expected,
+        (End::Stopped(expected), Outcome::Failed(Failure { reason, .. })) => is(reason, expected),
+        (End::Never, Outcome::Interrupted) => true,
         _ => false,
     };
-    if case.ends.iter().any(fits) { Ok(()) } else { Err(format!("{end}, expected one of {:?}", case.ends)) }
+    if case.ends.iter().any(fits) { Ok(()) } else { Err(format!("{outcome}, expected one of {:?}", case.ends)) }
 }
 
 /// Whether a guest was stopped for this reason.
-fn is(stop: &Stop, reason: Reason) -> bool {
-    match reason {
-        Reason::Pointer => matches!(stop, Stop::Hypercall(hypercall::Error::Pointer { .. })),
-        Reason::Hypercall => matches!(stop, Stop::Hypercall(hypercall::Error::Unknown(_))),
-        Reason::Port => matches!(stop, Stop::Fault(Cause::Port { .. })),
+fn is(reason: &Reason, expected: test_suite::Reason) -> bool {
+    use test_suite::Reason as Expected;
+    match expected {
+        Expected::Pointer => matches!(reason, Reason::Hypercall(hypercall::Error::Pointer { .. })),
+        Expected::Hypercall => matches!(reason, Reason::Hypercall(hypercall::Error::Unknown(_))),
+        Expected::Port => matches!(reason, Reason::Fault(Cause::Port { .. })),
         // No machine here has device memory.
-        Reason::Device => false,
-        Reason::RingKick => matches!(stop, Stop::RingKick(_)),
-        Reason::Halted => matches!(stop, Stop::Halted),
-        Reason::NoHandler => matches!(stop, Stop::Fault(Cause::TripleFault)),
-        Reason::Memory => matches!(stop, Stop::Fault(Cause::Memory { .. })),
-        Reason::Unsupported => matches!(stop, Stop::Fault(Cause::Instruction { .. } | Cause::Unknown { .. })),
+        Expected::Device => false,
+        Expected::RingKick => matches!(reason, Reason::RingKick(_)),
+        Expected::Halted => matches!(reason, Reason::Halted),
+        Expected::NoHandler => matches!(reason, Reason::Fault(Cause::TripleFault)),
+        Expected::Memory => matches!(reason, Reason::Fault(Cause::Memory { .. })),
+        Expected::Unsupported => matches!(reason, Reason::Fault(Cause::Instruction { .. } | Cause::Unknown { .. })),
     }
 }
 
 fn compare(name: &str, disk: &Disk, ram: &RamDisk) -> Result<(), String> {
-    let matches = ram.inspect(|bytes| disk.after.matches(0, bytes));
+    let matches = disk.after.matches(0, &ram.contents());
     if matches { Ok(()) } else { Err(format!("block device {name} does not hold {:?}", disk.after)) }
 }

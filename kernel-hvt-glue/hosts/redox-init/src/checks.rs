@@ -4,10 +4,15 @@
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use hvt_core::{device::Slot, kernel::Interrupter};
+use hvt_core::{
+    device::{
+        Slot,
+        in_memory::{Wire, WireNet},
+    },
+    kernel::Interrupter,
+    monitor::Outcome,
+};
 use hvt_harness::{
-    devices::{Wire, WireNet},
-    monitor::End,
     pack::Pack,
     suite::{Wires, run_case},
     tally::Tally,
@@ -135,11 +140,15 @@ fn two_on_a_wire(pack: Archive) -> Result<(), String> {
 fn ping(file: &[u8], setup: Setup<'_>, echos: u32) -> Result<(), String> {
     let hypervisor = hypervisor::open()?;
     let mut guest = Unikernel::load(&hypervisor, file, setup)?;
-    let end = guest.run();
+    let outcome = guest.run()?;
     let transcript = guest.transcript();
     let said = String::from_utf8_lossy(&transcript);
     let all = format!("{echos} sent, {echos} answered");
-    if end == End::Halted(0) && said.lines().any(|line| line == all) { Ok(()) } else { Err(format!("{end}: {said}")) }
+    if outcome.is_success() && said.lines().any(|line| line == all) {
+        Ok(())
+    } else {
+        Err(format!("{outcome}: {said}"))
+    }
 }
 
 /// A guest in an endless loop, in a thread of its own, keeps neither other guests nor this thread from working, and ends
@@ -149,7 +158,7 @@ fn endless(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     let stop = Arc::new(AtomicBool::new(false));
     let exits = Arc::new(AtomicU32::new(0));
     let interrupter: Arc<Mutex<Option<Interrupter<Kernel>>>> = Arc::default();
-    let end: Arc<Mutex<Option<Result<End, String>>>> = Arc::default();
+    let end: Arc<Mutex<Option<Result<Outcome, String>>>> = Arc::default();
     let work = {
         let (stop, exits, interrupter, end) = (stop.clone(), exits.clone(), interrupter.clone(), end.clone());
         move || {
@@ -157,11 +166,11 @@ fn endless(runner: &mut Runner, pack: Archive) -> Result<(), String> {
                 exits.fetch_add(1, SeqCst);
                 stop.load(SeqCst)
             };
-            let spin = || -> Result<End, String> {
+            let spin = || -> Result<Outcome, String> {
                 let hypervisor = hypervisor::open()?;
                 let mut spinning = Unikernel::load(&hypervisor, file, Setup::plain(MEMORY, LIMIT))?;
                 *interrupter.lock() = Some(spinning.interrupter());
-                Ok(spinning.run_until(over))
+                spinning.run_until(over)
             };
             let ended = spin();
             *end.lock() = Some(ended);
@@ -183,7 +192,7 @@ fn endless(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     drop(interrupter);
     thread.join().map_err(|errno| format!("cannot wait for the thread: {errno}"))?;
     let end = end.lock().take();
-    if end != Some(Ok(End::TimedOut)) {
+    if end != Some(Ok(Outcome::Interrupted)) {
         return Err(format!("the endless guest ended: {end:?}"));
     }
     println!("an endless guest left its CPU {} times", exits.load(SeqCst));
@@ -195,17 +204,21 @@ fn interrupted_before(runner: &Runner, pack: Archive) -> Result<(), String> {
     let mut guest = Unikernel::load(&runner.hypervisor, pack.suite("hello")?, Setup::plain(MEMORY, LIMIT))?;
     guest.interrupter().interrupt().map_err(|errno| format!("interrupting: {errno}"))?;
     let over = AtomicU32::new(0);
-    let end = guest.run_until(|| over.fetch_add(1, SeqCst) == 0);
-    if end == End::TimedOut && guest.transcript().is_empty() { Ok(()) } else { Err(format!("the guest ran: {end}")) }
+    let outcome = guest.run_until(|| over.fetch_add(1, SeqCst) == 0)?;
+    if outcome == Outcome::Interrupted && guest.transcript().is_empty() {
+        Ok(())
+    } else {
+        Err(format!("the guest ran: {outcome}"))
+    }
 }
 
 /// A process that is killed while its guest runs leaves nothing behind.
 fn process_dies(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     let file = pack.suite("spin")?;
     let work = move || {
-        let spin = || -> Result<End, String> {
+        let spin = || -> Result<Outcome, String> {
             let hypervisor = hypervisor::open()?;
-            Ok(Unikernel::load(&hypervisor, file, Setup::plain(MEMORY, u64::MAX))?.run())
+            Unikernel::load(&hypervisor, file, Setup::plain(MEMORY, u64::MAX))?.run()
         };
         let end = spin();
         println!("the process that is to be killed: {end:?}");

@@ -42,11 +42,11 @@ pub(crate) fn print(runner: &Runner, pack: &Pack<'_>) -> Result<(), String> {
 fn walltime(runner: &Runner, pack: &Pack<'_>) -> Result<u64, String> {
     let setup = Setup { arguments: &["1000"], ..Setup::plain(MEMORY, LIMIT) };
     let mut guest = Unikernel::load(&runner.hypervisor, pack.suite("bench-walltime")?, setup)?;
-    let end = guest.run();
+    let outcome = guest.run()?;
     let transcript = guest.transcript();
     let said = String::from_utf8_lossy(&transcript);
     let figure = said.lines().find_map(|line| line.strip_prefix("cycles per call: ")?.parse().ok());
-    figure.ok_or_else(|| format!("the guest did not say what it counted: {end}: {said}"))
+    figure.ok_or_else(|| format!("the guest did not say what it counted: {outcome}: {said}"))
 }
 
 /// A machine from nothing to nothing: loading the unikernel, creating its machine, running it up to its first exit, and
@@ -60,8 +60,8 @@ fn machine(runner: &Runner, pack: &Pack<'_>) -> Result<[u64; 4], String> {
         let loading = tsc();
         let mut guest = loaded.start(&runner.hypervisor)?;
         let created = tsc();
-        if let Some(end) = guest.step() {
-            return Err(format!("the guest ended at its first exit: {end}"));
+        if let Some(outcome) = guest.step()? {
+            return Err(format!("the guest ended at its first exit: {outcome}"));
         }
         let stepped = tsc();
         drop(guest);

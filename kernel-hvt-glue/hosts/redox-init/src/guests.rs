@@ -3,7 +3,6 @@
 use alloc::{format, string::String};
 
 use hvt_harness::{
-    monitor::End,
     pack::Pack,
     suite::{Guest, Machine, Patience, plain_devices, run_case},
     tally::Tally,
@@ -24,8 +23,8 @@ pub(crate) fn run(runner: &mut Runner, name: &str, file: &[u8]) -> Result<(), St
     let guest = Guest { memory: MEMORY, arguments: &[], slots, wires, patience: Patience::Long };
     let ran = runner.run(file, guest)?;
     console::print_bytes(&ran.transcript);
-    println!("guest {name}: {}, {}", ran.end, ran.counts);
-    if ran.end == End::Halted(0) { Ok(()) } else { Err(format!("{}", ran.end)) }
+    println!("guest {name}: {}, {}", ran.outcome, ran.counts);
+    if ran.outcome.is_success() { Ok(()) } else { Err(format!("{}", ran.outcome)) }
 }
 
 /// What is taken of the machine.

@@ -69,7 +69,7 @@ impl<C: Calls + Clone> Machine for Runner<C> {
         let Guest { memory, arguments, slots, wires, patience } = guest;
         let limit = if patience == Patience::Short { ENDLESS } else { LIMIT };
         let mut unikernel = Unikernel::load(&self.hypervisor, file, Setup { memory, arguments, slots, wires, limit })?;
-        let end = unikernel.run();
-        Ok(Ran { end, transcript: unikernel.transcript(), counts: unikernel.counts() })
+        let outcome = unikernel.run()?;
+        Ok(Ran { outcome, transcript: unikernel.transcript(), counts: unikernel.counts() })
     }
 }

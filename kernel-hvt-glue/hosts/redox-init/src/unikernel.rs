@@ -3,16 +3,17 @@
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 
-use hvt_abi::native::EntryState;
+use hvt_abi::native::Registers;
 use hvt_core::{
-    Exit,
+    Exit, Vcpu,
     device::{Interrupted, Poller, Slot},
-    kernel::{Calls, Guest, Hypervisor, Interrupter},
+    kernel::{Calls, Guest, Hypervisor, Interrupter, Refused},
     memory::GuestMemory,
+    monitor::{self, Outcome},
 };
 use hvt_harness::{
     clock::TscClock,
-    monitor::{Config, Counts, End, Monitor, Stop},
+    monitor::{self as harness, Config, Counts},
     suite::Wires,
 };
 
@@ -44,15 +45,15 @@ pub(crate) struct Unikernel<C: Calls = Kernel> {
     // The guest goes first: it changes the memory.
     guest: Guest<C>,
     memory: GuestRam,
-    monitor: Monitor,
+    loaded: harness::Loaded,
+    counts: Counts,
     deadline: u64,
 }
 
 /// A unikernel in memory, before it has a machine.
 pub(crate) struct Loaded {
     memory: GuestRam,
-    monitor: Monitor,
-    entry: EntryState,
+    loaded: harness::Loaded,
     deadline: u64,
 }
 
@@ -73,8 +74,8 @@ impl Loaded {
             poller: Box::new(Sleeper { wires: setup.wires, clock, deadline }),
             cycle_frequency: clock.frequency(),
         };
-        let (monitor, entry) = Monitor::load(file, config, &memory)?;
-        Ok(Self { memory, monitor, entry, deadline })
+        let loaded = harness::Loaded::new(file, config, &memory)?;
+        Ok(Self { memory, loaded, deadline })
     }
 
     /// Gives it a machine.
@@ -82,10 +83,10 @@ impl Loaded {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn start<C: Calls + Clone>(self, hypervisor: &Hypervisor<C>) -> Result<Unikernel<C>, String> {
-        let Self { memory, monitor, entry, deadline } = self;
+        let Self { memory, loaded, deadline } = self;
         // SAFETY: this memory is this unikernel's own, and it is reached through chunks alone.
-        let guest = unsafe { Guest::start(hypervisor, memory.start(), memory.size(), monitor.layout(), &entry) };
-        Ok(Unikernel { guest: guest.map_err(text)?, memory, monitor, deadline })
+        let guest = unsafe { Guest::start(hypervisor, memory.start(), memory.size(), &loaded.layout, &loaded.entry) };
+        Ok(Unikernel { guest: guest.map_err(text)?, memory, loaded, counts: Counts::default(), deadline })
     }
 }
 
@@ -98,39 +99,36 @@ impl<C: Calls + Clone> Unikernel<C> {
         Loaded::new(file, setup)?.start(hypervisor)
     }
 
-    /// Runs until it ends.
-    pub(crate) fn run(&mut self) -> End {
+    /// Runs until it ends, or is given up: [`Outcome::Interrupted`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn run(&mut self) -> Result<Outcome, String> {
         self.run_until(|| false)
     }
 
     /// Runs until it ends, or is given up: `over` is asked whenever the host has needed the CPU.
-    pub(crate) fn run_until(&mut self, over: impl Fn() -> bool) -> End {
-        loop {
-            let exit = match self.guest.run() {
-                // What guests do most: taken apart where it is made.
-                Ok(Exit::Hypercall { number, argument }) => match self.monitor.serve(&self.memory, number, argument) {
-                    Some(end) => return end,
-                    None => continue,
-                },
-                Ok(exit) => exit,
-                Err(error) => return End::Stopped(Stop::Refused(text(error))),
-            };
-            let interrupted = exit == Exit::Interrupted;
-            if let Some(end) = self.monitor.handle(&self.memory, exit) {
-                return end;
-            }
-            if interrupted && (over() || clock::get().now() >= self.deadline) {
-                return End::TimedOut;
-            }
-        }
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn run_until(&mut self, over: impl Fn() -> bool) -> Result<Outcome, String> {
+        let Self { guest, memory, loaded, counts, deadline } = self;
+        let over = || over() || clock::get().now() >= *deadline;
+        let mut running = Running { guest, memory, over, interrupted: 0 };
+        let outcome = monitor::run_observed(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        counts.interrupted += running.interrupted;
+        outcome.map_err(text)
     }
 
-    /// Runs until the next exit; `Some` when it was the last.
-    pub(crate) fn step(&mut self) -> Option<End> {
-        match self.guest.run() {
-            Ok(exit) => self.monitor.handle(&self.memory, exit),
-            Err(error) => Some(End::Stopped(Stop::Refused(text(error)))),
-        }
+    /// Runs until the next exit and serves it. Returns `None` if the unikernel can run on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn step(&mut self) -> Result<Option<Outcome>, String> {
+        let Self { guest, memory, loaded, counts, .. } = self;
+        let mut running = Running { guest, memory, over: || true, interrupted: 0 };
+        let outcome = monitor::step(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        outcome.map_err(text)
     }
 
     /// What interrupts it from another thread.
@@ -145,12 +143,45 @@ impl<C: Calls + Clone> Unikernel<C> {
 
     /// What it has printed.
     pub(crate) fn transcript(&self) -> Vec<u8> {
-        self.monitor.transcript()
+        self.loaded.console.bytes()
     }
 
     /// How often it left the virtual CPU.
     pub(crate) fn counts(&self) -> Counts {
-        self.monitor.counts()
+        self.counts
+    }
+}
+
+/// A virtual CPU of the kernel's hypervisor, for the monitor.
+struct Running<'a, C: Calls, F> {
+    guest: &'a mut Guest<C>,
+    memory: &'a GuestRam,
+    /// Whether the run ends. Called whenever the host has needed the CPU.
+    over: F,
+    /// How often the host has needed the CPU, and the run went on.
+    interrupted: u64,
+}
+
+impl<C: Calls, F: Fn() -> bool> Vcpu for Running<'_, C, F> {
+    type Error = Refused;
+
+    #[inline]
+    fn run(&mut self) -> Result<Exit, Refused> {
+        loop {
+            match self.guest.run()? {
+                Exit::Interrupted if !(self.over)() => self.interrupted += 1,
+                exit => return Ok(exit),
+            }
+        }
+    }
+
+    #[inline]
+    fn memory(&self) -> &dyn GuestMemory {
+        self.memory
+    }
+
+    fn registers(&self) -> Result<Registers, Refused> {
+        self.guest.registers()
     }
 }
 

@@ -1,18 +1,22 @@
-//! Devices that live in memory: a disk, and wires that end in this program.
+//! Devices that live in memory and need no operating system: a disk, wires, and a console that keeps what is written.
 
-use alloc::{collections::VecDeque, rc::Rc, sync::Arc, vec, vec::Vec};
-use core::cell::RefCell;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::convert::Infallible;
 
-use hvt_core::{
-    device::{Block, Console, DeviceError, Net},
-    memory::GuestSlice,
-};
 use spin::Mutex;
+
+use super::store::Store;
+use super::{Block, Console, DeviceError, Net};
+use crate::memory::GuestSlice;
 
 /// A block device in memory. Clones are the same disk.
 #[derive(Clone)]
 pub struct RamDisk {
-    bytes: Rc<RefCell<Vec<u8>>>,
+    store: Arc<Mutex<Store<Vec<u8>>>>,
+    capacity: u64,
     block_size: u16,
 }
 
@@ -20,25 +24,28 @@ impl RamDisk {
     /// A disk that holds `bytes`, whose number is a multiple of `block_size`.
     #[must_use]
     pub fn new(bytes: Vec<u8>, block_size: u16) -> Self {
-        Self { bytes: Rc::new(RefCell::new(bytes)), block_size }
+        let capacity = bytes.len() as u64;
+        Self { store: Arc::new(Mutex::new(Store::new(bytes))), capacity, block_size }
     }
 
-    /// Shows `look` all of its bytes.
-    pub fn inspect<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
-        look(&self.bytes.borrow())
+    /// A copy of its contents.
+    #[must_use]
+    pub fn contents(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.capacity as usize];
+        infallible(self.store.lock().read(0, &mut bytes));
+        bytes
     }
 
-    /// The bytes that a transfer of `len` bytes at `offset` concerns.
-    fn part(bytes: &mut [u8], offset: u64, len: u64) -> Result<&mut [u8], DeviceError> {
-        let start = usize::try_from(offset).map_err(|_| DeviceError)?;
-        let len = usize::try_from(len).map_err(|_| DeviceError)?;
-        bytes.get_mut(start..).and_then(|rest| rest.get_mut(..len)).ok_or(DeviceError)
+    /// Fails unless `len` bytes at `offset` lie on the disk.
+    fn check(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        let end = offset.checked_add(len).ok_or(DeviceError)?;
+        if end <= self.capacity { Ok(()) } else { Err(DeviceError) }
     }
 }
 
 impl Block for RamDisk {
     fn capacity(&self) -> u64 {
-        self.bytes.borrow().len() as u64
+        self.capacity
     }
 
     fn block_size(&self) -> u16 {
@@ -46,14 +53,20 @@ impl Block for RamDisk {
     }
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
-        into.write(Self::part(&mut self.bytes.borrow_mut(), offset, into.len())?);
+        self.check(offset, into.len())?;
+        infallible(self.store.lock().read_to(offset, into));
         Ok(())
     }
 
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError> {
-        from.read(Self::part(&mut self.bytes.borrow_mut(), offset, from.len())?);
+        self.check(offset, from.len())?;
+        infallible(self.store.lock().write_from(offset, from));
         Ok(())
     }
+}
+
+fn infallible<T>(result: Result<T, Infallible>) -> T {
+    result.unwrap_or_else(|never| match never {})
 }
 
 /// Frames on a wire that one end waits for.
@@ -135,9 +148,7 @@ impl Net for WireNet {
         const HEADER_MAX: u64 = 18;
         // A longer frame is dropped, as a network does.
         if frame.len() <= u64::from(self.mtu) + HEADER_MAX {
-            let mut bytes = vec![0; frame.len() as usize];
-            frame.read(&mut bytes);
-            self.wire.send(bytes);
+            self.wire.send(frame.to_vec());
         }
         Ok(())
     }
@@ -147,75 +158,44 @@ impl Net for WireNet {
     }
 }
 
-/// What a guest has printed.
+/// A console that keeps what the guest writes, up to a limit. Clones are the same console.
 #[derive(Clone, Default)]
-pub struct Transcript(Rc<RefCell<Vec<u8>>>);
+pub struct CapturedOutput(Arc<Mutex<Vec<u8>>>);
 
 /// Bytes of a guest's output that are kept; more are dropped.
-const TRANSCRIPT_MAX: usize = 1 << 20;
+const OUTPUT_MAX: usize = 1 << 20;
 
-impl Transcript {
+impl CapturedOutput {
     /// The bytes so far.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        self.0.borrow().clone()
+        self.0.lock().clone()
     }
 }
 
-impl Console for Transcript {
+impl Console for CapturedOutput {
     fn write(&mut self, data: GuestSlice<'_>) {
-        let mut bytes = self.0.borrow_mut();
-        let start = bytes.len();
-        let len = data.len().min((TRANSCRIPT_MAX - start) as u64);
-        bytes.resize(start + len as usize, 0);
-        data.read(&mut bytes[start..]);
+        let mut bytes = self.0.lock();
+        let left = OUTPUT_MAX - bytes.len();
+        data.prefix(left as u64).append_to(&mut bytes);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use alloc::boxed::Box;
-    use core::ptr::NonNull;
-
     use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
-    use hvt_core::memory::{Access, Chunk, GuestMemory, GuestSpace, Layout, Region};
 
     use super::*;
+    use crate::memory::fake::FakeMemory;
+    use crate::memory::{Access, GuestSpace, Layout, Region};
 
     /// Guest memory of two pages that do not lie side by side in the host.
-    struct Pages([NonNull<u8>; 2]);
-
-    impl Pages {
-        fn new() -> Self {
-            Self([(); 2].map(|()| NonNull::from(Box::leak(Box::new([0u8; PAGE_SIZE as usize]))).cast()))
-        }
-    }
-
-    impl Drop for Pages {
-        fn drop(&mut self) {
-            for page in self.0 {
-                // SAFETY: leaked by `new`, and no chunk outlives its memory.
-                drop(unsafe { Box::from_raw(page.cast::<[u8; PAGE_SIZE as usize]>().as_ptr()) });
-            }
-        }
-    }
-
-    impl GuestMemory for Pages {
-        fn size(&self) -> u64 {
-            2 * PAGE_SIZE
-        }
-
-        fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>> {
-            let (page, offset) = (range.start().0 / PAGE_SIZE, range.start().0 % PAGE_SIZE);
-            let len = range.len().min(PAGE_SIZE - offset) as usize;
-            let page = self.0.get(page as usize).filter(|_| len > 0)?;
-            // SAFETY: inside the page, which lives as long as `self`, and to which there is no reference.
-            Some(unsafe { Chunk::new(page.add(offset as usize), len) })
-        }
+    fn pages() -> FakeMemory {
+        FakeMemory::new(2 * PAGE_SIZE, &[PAGE_SIZE])
     }
 
     /// Hands `act` a guest's buffer of `len` bytes that reaches from one page into the other.
-    fn with_buffer<R>(memory: &Pages, len: u64, act: impl FnOnce(GuestSlice<'_>) -> R) -> R {
+    fn with_buffer<R>(memory: &FakeMemory, len: u64, act: impl FnOnce(GuestSlice<'_>) -> R) -> R {
         let access = Access::READ | Access::WRITE;
         let layout = Layout::new([Region { range: GuestRange::new(Gpa(0), 2 * PAGE_SIZE).unwrap(), access }]).unwrap();
         let slice = GuestSpace::new(memory, &layout).slice(Gpa(PAGE_SIZE - len / 2), len, access).unwrap();
@@ -224,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_disk_holds_what_is_written() {
-        let memory = Pages::new();
+        let memory = pages();
         let mut disk = RamDisk::new(vec![0; 4096], 512);
         assert_eq!((disk.capacity(), disk.block_size()), (4096, 512));
         let written: Vec<u8> = (0..1024).map(|index| (index % 251) as u8).collect();
@@ -233,10 +213,9 @@ mod tests {
             disk.write(2048, buffer)
         })
         .unwrap();
-        disk.inspect(|bytes| {
-            assert_eq!(bytes[2048..3072], written);
-            assert!(bytes[..2048].iter().chain(&bytes[3072..]).all(|byte| *byte == 0));
-        });
+        let bytes = disk.contents();
+        assert_eq!(bytes[2048..3072], written);
+        assert!(bytes[..2048].iter().chain(&bytes[3072..]).all(|byte| *byte == 0));
         let mut read = vec![0; 1024];
         with_buffer(&memory, 1024, |buffer| {
             buffer.write(&[0xff; 1024]);
@@ -248,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_disk_ends_where_it_ends() {
-        let memory = Pages::new();
+        let memory = pages();
         let mut disk = RamDisk::new(vec![0; 4096], 512);
         for offset in [3584, 4096, u64::MAX] {
             assert!(with_buffer(&memory, 1024, |buffer| disk.read(offset, buffer)).is_err());
@@ -258,7 +237,7 @@ mod tests {
 
     #[test]
     fn frames_reach_the_other_end_in_order() {
-        let memory = Pages::new();
+        let memory = pages();
         let (near, far) = Wire::pair();
         let mut device = WireNet::new(near.clone(), [2, 0, 0, 0, 0, 1], 1500);
         for byte in [1, 2] {
@@ -280,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_wire_drops_what_is_too_long_or_too_much() {
-        let memory = Pages::new();
+        let memory = pages();
         let (near, far) = Wire::pair();
         let mut device = WireNet::new(near, [2, 0, 0, 0, 0, 1], 1500);
         with_buffer(&memory, 1519, |buffer| device.send(buffer)).unwrap();
@@ -292,16 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn a_transcript_keeps_what_is_said_up_to_a_limit() {
-        let memory = Pages::new();
-        let mut transcript = Transcript::default();
-        let kept = transcript.clone();
-        for _ in 0..=TRANSCRIPT_MAX / 1024 {
+    fn output_is_kept_up_to_a_limit() {
+        let memory = pages();
+        let mut console = CapturedOutput::default();
+        let kept = console.clone();
+        for _ in 0..=OUTPUT_MAX / 1024 {
             with_buffer(&memory, 1024, |buffer| {
                 buffer.write(&[b'x'; 1024]);
-                transcript.write(buffer);
+                console.write(buffer);
             });
         }
-        assert_eq!(kept.bytes(), vec![b'x'; TRANSCRIPT_MAX]);
+        assert_eq!(kept.bytes(), vec![b'x'; OUTPUT_MAX]);
     }
 }
