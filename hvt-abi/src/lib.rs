@@ -25,6 +25,7 @@ pub mod hypercall;
 pub mod kernel;
 pub mod manifest;
 pub mod note;
+mod permissions;
 pub mod ring;
 pub mod x86_64;
 
@@ -33,6 +34,7 @@ pub mod x86_64;
 pub use aarch64 as native;
 pub use address::{Gpa, GuestRange};
 pub use boot_info::BootInfo;
+pub use permissions::Permissions;
 /// The architecture that this crate was compiled for.
 #[cfg(target_arch = "x86_64")]
 pub use x86_64 as native;

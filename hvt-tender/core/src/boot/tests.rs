@@ -61,7 +61,7 @@ fn expected<M: Mmu>(segments: &[Part], mem_size: u64, tables_from: u64, address:
         Some(0) => None,
         Some(flags) => Some(Access::from_bits_truncate(
             // PF_X is 1, PF_W is 2, PF_R is 4.
-            (flags >> 2 & 1 | flags & 2 | (flags & 1) << 2) as u8,
+            flags >> 2 & 1 | flags & 2 | (flags & 1) << 2,
         )),
         None => Some(Access::READ | Access::WRITE),
     }

@@ -2,21 +2,9 @@
 
 use alloc::vec::Vec;
 
-use bitflags::bitflags;
 use hvt_abi::{Gpa, GuestRange};
 
-bitflags! {
-    /// Ways to access memory.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub struct Access: u8 {
-        /// Load.
-        const READ = 1 << 0;
-        /// Store.
-        const WRITE = 1 << 1;
-        /// Instruction fetch.
-        const EXECUTE = 1 << 2;
-    }
-}
+use super::Access;
 
 /// A page-aligned part of guest memory and what the guest may do there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

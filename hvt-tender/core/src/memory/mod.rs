@@ -11,7 +11,9 @@ mod layout;
 mod space;
 
 pub use chunk::{Chunk, ChunkOf};
-pub use layout::{Access, Layout, Region};
+/// Permissions under the name that the tender has for them.
+pub use hvt_abi::Permissions as Access;
+pub use layout::{Layout, Region};
 pub use space::{GuestSlice, GuestSpace, Place, Violation};
 
 use core::ptr::NonNull;
