@@ -70,7 +70,7 @@ pub mod sandbox;
 pub mod script;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod stop;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod unikernel;
 #[cfg(target_os = "linux")]
 pub mod virtual_time;
@@ -78,7 +78,7 @@ pub mod virtual_time;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 use hvt_core::registers;
 pub use hvt_core::{Exit, Vcpu, boot, descriptor, exit, hypercall, image, monitor};
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "redox"))]
 pub use unikernel::Unikernel;
 #[cfg(target_os = "linux")]
 pub use virtual_time::VirtualTime;

@@ -18,30 +18,29 @@
 //! ```
 
 mod error;
-mod start;
-mod started;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "redox")]
+mod redox;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 
 use hvt_abi::MEM_MAX;
 use self_cell::self_cell;
 
 pub use self::error::Error;
-pub(crate) use self::started::Started;
+use self::host::{Extras, Waits};
+#[cfg(target_os = "linux")]
+use self::linux as host;
+#[cfg(target_os = "redox")]
+use self::redox as host;
 use crate::backend::Stop;
-use crate::backend::frequency::Search;
-use crate::config::{BackendChoice, DEFAULT_MEMORY, NetRing};
-use crate::core_dump::CoreDump;
-use crate::device::{Arrivals, Block, Capture, Clock, Console, Endpoint, Net, Pollable, Slot, SystemClock};
-use crate::gdb::Debugger;
-use crate::guest::{Guest, Limits, Output};
+use crate::config::{BackendChoice, DEFAULT_MEMORY};
+use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
-use crate::sandbox::{Identity, Sandbox};
-use crate::virtual_time::VirtualTime;
 
 self_cell! {
     /// A file and what was found in it.
@@ -62,23 +61,8 @@ pub struct Unikernel {
     waits: Vec<(String, Waits)>,
     console: Option<Box<dyn Console + Send>>,
     clock: Box<dyn Clock + Send>,
-    limits: Limits,
-    virtual_time: Option<VirtualTime>,
-    trace: Option<Box<dyn Write + Send>>,
     stop: Option<Stop>,
-    core_dump: Option<CoreDump>,
-    debugger: Option<Debugger>,
-    net_ring: NetRing,
-    identity: Identity,
-    sandbox: Option<Sandbox>,
-    /// Begun as early as possible: where the frequency is unknown it takes a while.
-    cycle_frequency: Search,
-}
-
-/// How a guest waits for a network device.
-struct Waits {
-    endpoint: Arc<Endpoint>,
-    arrivals: Option<Arc<dyn Arrivals>>,
+    extras: Extras,
 }
 
 /// A device that goes to the guest's thread with the guest.
@@ -107,9 +91,9 @@ impl Unikernel {
 
     /// As [`load`](Self::load); leaves the file open.
     pub(crate) fn load_with_file(path: &Path) -> Result<(Self, File), Error> {
-        let cycle_frequency = Search::begin();
+        let extras = Extras::begin();
         let (file, bytes) = read(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let unikernel = Self::parse(bytes, cycle_frequency);
+        let unikernel = Self::parse(bytes, extras);
         Ok((unikernel.map_err(|source| Error::Image { path: path.into(), source })?, file))
     }
 
@@ -118,10 +102,10 @@ impl Unikernel {
     /// # Errors
     /// When it is no unikernel that this tender can run.
     pub fn from_bytes(file: Vec<u8>) -> Result<Self, ImageError> {
-        Self::parse(file, Search::begin())
+        Self::parse(file, Extras::begin())
     }
 
-    fn parse(file: Vec<u8>, cycle_frequency: Search) -> Result<Self, ImageError> {
+    fn parse(file: Vec<u8>, extras: Extras) -> Result<Self, ImageError> {
         let loaded = Loaded::try_new(file, |file| Image::parse(file))?;
         Ok(Self {
             loaded,
@@ -132,16 +116,8 @@ impl Unikernel {
             waits: Vec::new(),
             console: None,
             clock: Box::new(SystemClock),
-            limits: Limits::new(),
-            virtual_time: None,
-            trace: None,
             stop: None,
-            core_dump: None,
-            debugger: None,
-            net_ring: NetRing::default(),
-            identity: Identity::default(),
-            sandbox: None,
-            cycle_frequency,
+            extras,
         })
     }
 
@@ -183,7 +159,7 @@ impl Unikernel {
     #[must_use]
     pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + Send + 'static) -> Self {
         let name = name.into();
-        self.waits.push((name.clone(), Waits { endpoint: device.endpoint(), arrivals: device.arrivals() }));
+        self.waits.push((name.clone(), Waits::of(&device)));
         self.attachments.push((name, Attachment::Net(Box::new(device))));
         self
     }
@@ -216,139 +192,24 @@ impl Unikernel {
         self
     }
 
-    /// Makes it live in a virtual time, which replaces its wall clock and its cycle counter. Its networks must live in
-    /// the same. The process backend alone can do that: `auto` chooses it then, and another one is an error.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use hvt_tender::{VirtualTime, script::Script};
-    ///
-    /// const HOUR: Duration = Duration::from_secs(3600);
-    /// let time = VirtualTime::new();
-    /// let output = Script::new().sleep(HOUR).halt(0).unikernel()?.virtual_time(&time).output()?;
-    /// assert_eq!(time.elapsed(), HOUR);
-    /// assert!(output.wall_time < HOUR / 100);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
-        self.virtual_time = Some(time.clone());
-        self
-    }
-
-    /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, address of the
-    /// argument structure, arguments, results, and a digest (FNV-1a of 64 bits) of the bytes that it writes or reads. Two
-    /// runs in a virtual time, with devices in memory, write the same.
-    ///
-    /// ```
-    /// use hvt_tender::{VirtualTime, script::Script};
-    ///
-    /// let script = Script::new().puts("tick").halt(0);
-    /// let trace = || -> Result<String, Box<dyn std::error::Error>> {
-    ///     let file = tempfile::NamedTempFile::new()?;
-    ///     script.unikernel()?.virtual_time(&VirtualTime::new()).trace(file.reopen()?).output()?;
-    ///     Ok(std::fs::read_to_string(file)?)
-    /// };
-    /// let first = trace()?;
-    /// assert!(first.starts_with(r#"{"number":2,"name":"puts","time":0,"argument":"#) && first.lines().count() == 2);
-    /// assert_eq!(first, trace()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn trace(mut self, to: impl Write + Send + 'static) -> Self {
-        self.trace = Some(Box::new(to));
-        self
-    }
-
-    /// Ends it when it uses more than this.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use hvt_tender::guest::{Limit, Limits};
-    /// use hvt_tender::{monitor::Outcome, script::Script};
-    ///
-    /// let for_ever = Script::new().sleep(Duration::MAX);
-    /// let limits = Limits::new().wall_time(Duration::from_millis(20));
-    /// assert_eq!(for_ever.unikernel()?.limits(limits).run()?, Outcome::Exceeded(Limit::WallTime));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Leaves a core file behind when it crashes.
-    #[must_use]
-    pub fn core_dump(mut self, dump: CoreDump) -> Self {
-        self.core_dump = Some(dump);
-        self
-    }
-
-    /// Lets a debugger look into it: it executes nothing before that has connected.
-    #[must_use]
-    pub fn debugger(mut self, debugger: Debugger) -> Self {
-        self.debugger = Some(debugger);
-        self
-    }
-
-    /// Says whether it is offered a [ring](crate::ring) for the frames that it sends. Where its frames are to be seen,
-    /// by [`output`](Self::output), [`spawn`](Self::spawn), a [`trace`](Self::trace) or a debugger, it is not.
-    #[must_use]
-    pub fn net_ring(mut self, choice: NetRing) -> Self {
-        self.net_ring = choice;
-        self
-    }
-
-    /// Makes this process another user's, or gives it another root directory, before the guest is made.
-    #[must_use]
-    pub fn identity(mut self, identity: Identity) -> Self {
-        self.identity = identity;
-        self
-    }
-
-    /// Takes from the thread that runs it, for good, all rights and system calls that it does not need; [`sandbox`] says
-    /// which those are.
-    ///
-    /// [`sandbox`]: crate::sandbox
-    #[must_use]
-    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
-        self.sandbox = Some(sandbox);
-        self
-    }
-
     /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
     ///
     /// # Errors
     /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
     pub fn run(mut self) -> Result<Outcome, Error> {
         let stop = self.take_stop()?;
-        self.start(stop, None)?.run(&mut ())
-    }
-
-    /// Runs it to its end, on this thread, and keeps what is known of it. Its output goes to its console as well, if it
-    /// was given one.
-    ///
-    /// # Errors
-    /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
-    pub fn output(mut self) -> Result<Output, Error> {
-        let stop = self.take_stop()?;
-        self.start(stop, Some(Capture::new()))?.run_to_end()
-    }
-
-    /// Starts it on a thread of its own. Returns once it is about to execute its first instruction. Its output is kept,
-    /// and goes to its console as well, if it was given one.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub fn spawn(mut self) -> Result<Guest, Error> {
-        let stop = self.take_stop()?;
-        Guest::spawn(self, stop)
+        self.run_until(stop)
     }
 
     fn take_stop(&mut self) -> Result<Stop, Error> {
         self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)
     }
+}
+
+/// Values by the handle of the device that the guest asks for under their name.
+fn with_handles<T>(manifest: &Manifest, named: Vec<(String, T)>) -> Vec<(u32, T)> {
+    let handle = |name: &str| (1..).zip(manifest.devices()).find(|(_, device)| device.name == name);
+    named.into_iter().filter_map(|(name, value)| Some((handle(&name)?.0, value))).collect()
 }
 
 /// Opens and reads the whole of a file, and nothing but a file: anything else may have no end.

@@ -3,23 +3,18 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use super::manner::Manner;
 use super::start::start;
 use super::{FAILED, fault, signals};
-use crate::backend::redox::{Redox, System, cycle_frequency};
-use crate::backend::{self, Machine, Stop, Unavailable};
-use crate::boot::{BootConfig, CommandLine, Plan};
-use crate::config::{BackendChoice, BlockSource, Config, DeviceOptions, Named, NetSource, memory_size};
-use crate::device::{
-    BlockOptions, Devices, Endpoint, FdConsole, FdPoller, FileBlock, Pollable, SchemeNet, Slot, SystemClock, attach,
-};
-use crate::image::{DeviceKind, Image, Manifest};
-use crate::memory::PrivateMemory;
-use crate::monitor::{self, Outcome};
+use crate::backend::Stop;
+use crate::config::{BlockSource, Config, DeviceOptions, Named, NetRing, NetSource};
+use crate::device::{BlockOptions, FileBlock, SchemeNet};
+use crate::image::{DeviceKind, Manifest};
+use crate::monitor::Outcome;
+use crate::unikernel::Unikernel;
 
 /// Does what the command line says; returns the status to exit with.
 #[must_use]
@@ -37,35 +32,14 @@ fn run(config: Config, manner: Manner) -> Result<i32, Failed> {
     refuse_the_rest(&config)?;
     let stop = Stop::new().map_err(Failed::of("preparing the run's end"))?;
     signals::stop_on_signals(&stop).map_err(Failed::of("handling signals"))?;
-    let file = fs::read(&config.kernel).map_err(|error| Failed::at(&config.kernel, error))?;
-    let image = Image::parse(&file).map_err(|error| Failed::at(&config.kernel, error))?;
-    let mem_size = memory_size(config.memory).map_err(Failed::plain)?;
-    let cmdline =
-        CommandLine::from_args(config.arguments.into_iter().map(OsString::into_vec)).map_err(Failed::plain)?;
-    let (slots, endpoints) = open(&config.devices, image.manifest())?;
-    let attached = attach(image.manifest(), slots).map_err(Failed::plain)?;
-    let mut devices = Devices {
-        console: Box::new(FdConsole::new(io::stdout(), stop.clone())),
-        clock: Box::new(SystemClock),
-        poller: Box::new(FdPoller::new(stop.clone(), endpoints)),
-        slots: attached.slots,
-    };
-    let hypervisor = Redox::open(System).map_err(Failed::plain)?;
-    let memory = PrivateMemory::new(mem_size).map_err(Failed::of("mapping guest memory"))?;
-    let boot_config = BootConfig {
-        mem_size,
-        cmdline: &cmdline,
-        manifest: &attached.manifest,
-        cpu_cycle_freq: cycle_frequency(),
-        net_ring: None,
-    };
-    let booted = Plan::new(&image, boot_config).map_err(Failed::plain)?.load(&memory).map_err(Failed::plain)?;
-    let mut machine = hypervisor.start(memory, &booted.layout, &booted.entry, &stop).map_err(Failed::plain)?;
-    let outcome = end(&mut machine, &booted.layout, &mut devices)?;
-    match outcome {
+    let unikernel = Unikernel::load(&config.kernel).map_err(Failed::plain)?;
+    let arguments = config.arguments.into_iter().map(OsString::into_vec);
+    let unikernel = unikernel.mem(config.memory).args(arguments).backend(config.backend).stop(stop);
+    match attach(unikernel, &config.devices)?.run().map_err(Failed::plain)? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
-            fault::report(manner, &failure, &file);
+            // Read again only now: a guest that ends well needs no names.
+            fault::report(manner, &failure, &fs::read(&config.kernel).unwrap_or_default());
             Ok(FAILED)
         }
         Outcome::Interrupted => {
@@ -75,27 +49,8 @@ fn run(config: Config, manner: Manner) -> Result<i32, Failed> {
     }
 }
 
-/// Runs the guest to its end, and brings what it has written to the disk.
-fn end(machine: &mut dyn Machine, layout: &crate::memory::Layout, devices: &mut Devices) -> Result<Outcome, Failed> {
-    let outcome: Result<Outcome, backend::Error> = monitor::run(machine, layout, devices);
-    let synced = devices.sync();
-    let outcome = outcome.map_err(Failed::plain)?;
-    match synced {
-        Err(_) => Err(Failed::plain("what the guest has written could not be brought to the disk")),
-        Ok(()) => Ok(outcome),
-    }
-}
-
 /// Names what this system has not.
 fn refuse_the_rest(config: &Config) -> Result<(), Failed> {
-    let backend = match config.backend {
-        BackendChoice::Auto | BackendChoice::Redox => None,
-        BackendChoice::Kvm => Some("kvm"),
-        BackendChoice::Process => Some("process"),
-    };
-    if let Some(backend) = backend {
-        return Err(Failed::plain(Unavailable { backend, reason: "this is Redox: leave --backend out".into() }));
-    }
     let DeviceOptions { recordings, forwards, direct, .. } = &config.devices;
     for (given, option) in [
         (config.core_directory.is_some(), "--dumpcore"),
@@ -104,7 +59,10 @@ fn refuse_the_rest(config: &Config) -> Result<(), Failed> {
         (config.trace.is_some(), "--trace"),
         (config.timeout.is_some(), "--timeout"),
         (config.virtual_time, "--virtual-time"),
-        (!recordings.is_empty(), "--pcap"),
+        (config.gdb || config.gdb_socket.is_some(), "--gdb"),
+        (!config.sandbox, "--no-sandbox"),
+        (config.net_ring != NetRing::default(), "--net-ring"),
+        (!recordings.is_empty(), "--net-pcap"),
         (!forwards.is_empty(), "--forward"),
         (!direct.is_empty(), "--block-direct"),
     ] {
@@ -115,12 +73,9 @@ fn refuse_the_rest(config: &Config) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The devices, by name, and what tells of frames, by handle.
-type Opened = (Vec<(String, Slot)>, Vec<(u32, std::sync::Arc<Endpoint>)>);
-
-/// Opens every device that something is said about.
-fn open(options: &DeviceOptions, manifest: &Manifest) -> Result<Opened, Failed> {
-    let (mut slots, mut endpoints) = (Vec::new(), Vec::new());
+/// Opens and attaches every device that an option is about.
+fn attach(mut unikernel: Unikernel, options: &DeviceOptions) -> Result<Unikernel, Failed> {
+    let manifest = &unikernel.manifest().clone();
     for block in &options.blocks {
         let name = name_of(block, DeviceKind::Block, manifest)?;
         let BlockSource::File(path) = &block.value else {
@@ -139,7 +94,7 @@ fn open(options: &DeviceOptions, manifest: &Manifest) -> Result<Opened, Failed> 
         }
         let device = FileBlock::open(path, &settings);
         let device = device.map_err(|error| Failed::plain(format_args!("block device '{name}': {error}")))?;
-        slots.push((name, Slot::Block(Box::new(device))));
+        unikernel = unikernel.block(name, device);
     }
     for net in &options.nets {
         let name = name_of(net, DeviceKind::Net, manifest)?;
@@ -158,12 +113,9 @@ fn open(options: &DeviceOptions, manifest: &Manifest) -> Result<Opened, Failed> 
         let device = device.map_err(|error| {
             Failed::plain(format_args!("net device '{name}': {}: {error}", Path::new(path).display()))
         })?;
-        // Handles begin at 1. A device that is not declared is refused by `attach`.
-        let declared = manifest.devices().iter().zip(1..).find(|(declared, _)| declared.name == name);
-        endpoints.extend(declared.map(|(_, handle)| (handle, device.endpoint())));
-        slots.push((name, Slot::Net(Box::new(device))));
+        unikernel = unikernel.net(name, device);
     }
-    Ok((slots, endpoints))
+    Ok(unikernel)
 }
 
 /// The device that something is said about: the only one of its kind, where it is not named.
@@ -192,10 +144,6 @@ impl Failed {
 
     fn of<E: fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self(format!("{what}: {error}"))
-    }
-
-    fn at(path: &Path, error: impl fmt::Display) -> Self {
-        Self(format!("{}: {error}", path.display()))
     }
 }
 

@@ -11,7 +11,7 @@ use nix::unistd::{Whence, lseek};
 use vm_memory::FileOffset;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 
-use super::{Access, Chunk, GuestMemory, HostMemory, Layout, Usage};
+use super::{Access, Chunk, GuestMemory, HostMemory, Layout, MapError, Usage};
 
 /// Guest memory in one mapping of this process, zero at first and populated as it is touched. A clone is the same
 /// memory.
@@ -28,16 +28,6 @@ pub struct MappedMemory {
 unsafe impl Send for MappedMemory {}
 // SAFETY: as above.
 unsafe impl Sync for MappedMemory {}
-
-/// Guest memory could not be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot map {size:#x} bytes of guest memory: {source}")]
-pub struct MapError {
-    /// Bytes asked for.
-    pub size: u64,
-    /// What the host said.
-    pub source: io::Error,
-}
 
 impl MappedMemory {
     /// `size` bytes of memory that no other process sees.

@@ -9,8 +9,18 @@ mod usage;
 
 pub use hvt_core::memory::*;
 #[cfg(target_os = "linux")]
-pub use mapped::{MapError, MappedMemory};
+pub use mapped::MappedMemory;
 #[cfg(target_os = "redox")]
 pub use private::PrivateMemory;
 #[cfg(target_os = "linux")]
 pub use usage::Usage;
+
+/// Guest memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot map {size:#x} bytes of guest memory: {source}")]
+pub struct MapError {
+    /// Bytes asked for.
+    pub size: u64,
+    /// What the host said.
+    pub source: std::io::Error,
+}

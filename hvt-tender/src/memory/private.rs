@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use hvt_abi::GuestRange;
 
-use super::{Chunk, GuestMemory, HostMemory};
+use super::{Chunk, GuestMemory, HostMemory, MapError};
 
 /// Guest memory in one mapping of this process alone, zero at first and populated as it is touched: what the kernel's
 /// hypervisor takes for a guest.
@@ -19,16 +19,17 @@ impl PrivateMemory {
     /// `size` bytes.
     ///
     /// # Errors
-    /// When the host refuses.
-    pub fn new(size: u64) -> io::Result<Self> {
-        let len = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+    /// Returns [`MapError`] if `mmap` fails.
+    pub fn new(size: u64) -> Result<Self, MapError> {
+        let error = |source| MapError { size, source };
+        let len = usize::try_from(size).map_err(|_| error(io::ErrorKind::InvalidInput.into()))?;
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: the address is the kernel's choice, so that nothing that is mapped is touched.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
         if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+            return Err(error(io::Error::last_os_error()));
         }
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let start = NonNull::new(start.cast()).ok_or_else(|| error(io::ErrorKind::AddrNotAvailable.into()))?;
         Ok(Self { start, len })
     }
 }

@@ -3,12 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::backend::{self, Unavailable, process};
+use super::host;
+use crate::backend::{self, Unavailable};
 use crate::boot::{BootError, CommandLineError};
 use crate::config::MemoryOutOfRange;
 use crate::device::AttachError;
 use crate::image::ImageError;
 use crate::memory::MapError;
+#[cfg(target_os = "linux")]
 use crate::sandbox::{IdentityError, SandboxError};
 
 /// Why a unikernel cannot be run. The message is one line.
@@ -53,9 +55,11 @@ pub enum Error {
     #[error(transparent)]
     Backend(#[from] backend::Error),
     /// The tender cannot become who it was told to become.
+    #[cfg(target_os = "linux")]
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The tender cannot be confined.
+    #[cfg(target_os = "linux")]
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// What it wrote may not have reached a disk; which one went to the log.
@@ -74,16 +78,11 @@ pub enum Error {
         name: String,
     },
     /// The backend cannot do what was asked for.
-    #[error("backend {backend} does not support {what}{}", elsewhere())]
+    #[error("backend {backend} does not support {what}{}", host::ELSEWHERE)]
     Unsupported {
         /// Name of the backend, as in `--backend`.
         backend: &'static str,
         /// What was asked for.
         what: &'static str,
     },
-}
-
-/// Which backend does what another one does not, where there is another one.
-fn elsewhere() -> &'static str {
-    if process::EXISTS { "; the process backend does" } else { "" }
 }

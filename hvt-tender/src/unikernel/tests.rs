@@ -8,8 +8,7 @@ use hvt_abi::manifest::Kind;
 use zerocopy::IntoBytes;
 
 use crate::backend::auto::FOR_TESTS;
-use crate::device::DeviceError;
-use crate::device::Disk;
+use crate::device::{Capture, DeviceError, Disk};
 use crate::image::fixture::manifest;
 use crate::memory::GuestSlice;
 use crate::script::fixture::{CALLS_DATA, calls};

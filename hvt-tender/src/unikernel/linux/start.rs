@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa};
 
 use super::started::Both;
-use super::{Error, Started, Unikernel, Waits};
+use super::{Extras, Started, Waits};
 use crate::Vcpu;
 use crate::backend::auto::Backend;
 use crate::backend::frequency::{Frequency, Source};
@@ -19,19 +19,22 @@ use crate::gdb::Debugger;
 use crate::guest::{LimitedConsole, Trace, Verdict};
 use crate::image::Manifest;
 use crate::ring::{self, Offer};
+use crate::unikernel::{Error, Unikernel, with_handles};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 impl Unikernel {
     /// Makes everything ready for its first instruction, which is to be executed on this thread.
     pub(crate) fn start(self, stop: Stop, capture: Option<Capture>) -> Result<Started, Error> {
+        let Extras { limits, virtual_time, trace, core_dump, debugger, net_ring, identity, sandbox, cycle_frequency } =
+            self.extras;
         let image = self.loaded.borrow_dependent();
         let mem_size = memory_size(self.memory)?;
         if mem_size != self.memory {
             log::warn!("guest memory is rounded to {} MB, a multiple of 2 MB", mem_size >> 20);
         }
         let cmdline = CommandLine::from_args(self.arguments)?;
-        let poller = poller(self.waits, image.manifest(), self.virtual_time.as_ref(), &stop)?;
-        let clock = match &self.virtual_time {
+        let poller = poller(self.waits, image.manifest(), virtual_time.as_ref(), &stop)?;
+        let clock = match &virtual_time {
             Some(time) => Box::new(time.wall_clock()),
             None => self.clock,
         };
@@ -39,12 +42,12 @@ impl Unikernel {
         let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
         let verdict = Verdict::new(stop.clone());
         let mut console = console(self.console, capture.clone(), &stop);
-        if let Some(most) = self.limits.console {
+        if let Some(most) = limits.console {
             console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
         }
         // Where every frame is to be seen, each goes by hypercall.
-        let seen = capture.is_some() || self.trace.is_some() || self.virtual_time.is_some() || self.debugger.is_some();
-        let offered = match self.net_ring {
+        let seen = capture.is_some() || trace.is_some() || virtual_time.is_some() || debugger.is_some();
+        let offered = match net_ring {
             // Whether it pays is asked last: the answer lies in files of the host.
             NetRing::Auto => !seen && ring::has_use(&slots) && ring::Worker::pays(),
             NetRing::On => !seen,
@@ -55,24 +58,24 @@ impl Unikernel {
 
         let choice = match self.backend {
             // The only one that can.
-            BackendChoice::Auto if self.virtual_time.is_some() && process::EXISTS => BackendChoice::Process,
+            BackendChoice::Auto if virtual_time.is_some() && process::EXISTS => BackendChoice::Process,
             choice => choice,
         };
         let mut backend = Backend::open(choice)?;
         // All is open. What is made from here on, a child process above all, has no more rights than are left.
-        self.identity.assume()?;
-        if let Some(sandbox) = &self.sandbox {
+        identity.assume()?;
+        if let Some(sandbox) = &sandbox {
             let mut descriptors = devices.descriptors();
-            descriptors.extend(self.debugger.as_ref().and_then(Debugger::descriptor));
-            sandbox.drop_rights(&descriptors, self.core_dump.as_ref().map(CoreDump::directory))?;
+            descriptors.extend(debugger.as_ref().and_then(Debugger::descriptor));
+            sandbox.drop_rights(&descriptors, core_dump.as_ref().map(CoreDump::directory))?;
         }
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let backend_name = backend.name();
-        if self.debugger.is_some() {
+        if debugger.is_some() {
             backend = backend.for_debugger();
         }
         let mut known = None;
-        if let Some(time) = self.virtual_time.clone() {
+        if let Some(time) = virtual_time.clone() {
             known = Some(Frequency { hz: VirtualTime::FREQUENCY, source: Source::Virtual });
             let counter = CycleCounter::new(move || time.read());
             let unsupported = Error::Unsupported { backend: backend_name, what: "a virtual time" };
@@ -99,37 +102,37 @@ impl Unikernel {
             Some(frequency) => frequency,
             None => {
                 // Measured for as long as all of the above has taken.
-                let found = self.cycle_frequency.finish()?;
+                let found = cycle_frequency.finish()?;
                 let field = Gpa(BOOT_INFO_BASE.0 + offset_of!(BootInfo, cpu_cycle_freq) as u64);
                 machine.memory().write(field, &found.hz.to_le_bytes()).map_err(BootError::from)?;
                 found
             }
         };
         log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
-        if self.limits.memory.is_some() && machine.memory_usage().is_err() {
+        if limits.memory.is_some() && machine.memory_usage().is_err() {
             return Err(Error::Unsupported {
                 backend: backend_name,
                 what: "a limit of the memory that a guest touches",
             });
         }
-        if self.debugger.is_some() && machine.debug().is_none() {
+        if debugger.is_some() && machine.debug().is_none() {
             return Err(Error::Unsupported { backend: backend_name, what: "a debugger" });
         }
-        let trace = self.trace.map(|to| Trace::new(to, self.virtual_time));
+        let trace = trace.map(|to| Trace::new(to, virtual_time));
         Ok(Started {
             machine,
             // Hypercalls know nothing of the ring behind memory.
             layout: booted.layout.below(Gpa(mem_size)),
             devices,
-            limits: self.limits,
+            limits,
             verdict,
             capture,
             trace,
-            core_dump: self.core_dump,
-            debugger: self.debugger,
+            core_dump,
+            debugger,
             stop,
             ring: ring.map(|(offer, _)| offer),
-            sandbox: self.sandbox,
+            sandbox,
             usage: None,
         })
     }
@@ -175,10 +178,4 @@ fn virtual_poller(
         Ok((handle, arrivals))
     });
     VirtualPoller::new(time.clone(), arrivals.collect::<Result<_, Error>>()?, stop.clone()).map_err(Error::Stop)
-}
-
-/// What is known by the names of devices that the guest asks for, by their handles.
-fn with_handles<T>(manifest: &Manifest, endpoints: Vec<(String, T)>) -> Vec<(u32, T)> {
-    let handle = |name: &str| (1..).zip(manifest.devices()).find(|(_, device)| device.name == name);
-    endpoints.into_iter().filter_map(|(name, endpoint)| Some((handle(&name)?.0, endpoint))).collect()
 }

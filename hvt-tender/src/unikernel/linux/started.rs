@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::Error;
 use crate::Vcpu;
 use crate::backend::{self, Machine, Stop};
 use crate::core_dump::CoreDump;
@@ -13,6 +12,7 @@ use crate::memory::{GuestSlice, Layout, Usage};
 use crate::monitor::{self, Failure, Observer, Outcome, Reason};
 use crate::ring::{Bell, Counts, Offer, Worker};
 use crate::sandbox::Sandbox;
+use crate::unikernel::Error;
 
 /// A guest that is about to execute its first instruction.
 pub(crate) struct Started {
@@ -34,7 +34,7 @@ pub(crate) struct Started {
 
 impl Started {
     /// Runs it to its end.
-    pub(super) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, Error> {
+    pub(in crate::unikernel) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, Error> {
         let debugger = match self.debugger.take().map(|debugger| debugger.accept(&self.stop)).transpose() {
             Ok(Some(None)) => return Ok(Outcome::Interrupted),
             Ok(connection) => connection.flatten(),

@@ -1,0 +1,87 @@
+//! The run of a unikernel on Redox, on the kernel's hypervisor.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Error, Unikernel, with_handles};
+use crate::backend::redox::{Redox, System, cycle_frequency};
+use crate::backend::{Stop, Unavailable};
+use crate::boot::{BootConfig, CommandLine, Plan};
+use crate::config::{BackendChoice, memory_size};
+use crate::device::{Attached, Console, Devices, Endpoint, FdConsole, FdPoller, Interrupted, Pollable, Slot, attach};
+use crate::memory::PrivateMemory;
+use crate::monitor::{self, Outcome};
+
+/// The backend that supports what another one does not, for messages: there is no other.
+pub(super) const ELSEWHERE: &str = "";
+
+/// Settings that only Redox has: none.
+pub(super) struct Extras;
+
+/// How a guest waits for a network device.
+pub(super) struct Waits(Arc<Endpoint>);
+
+impl Waits {
+    /// The way to wait for `device`.
+    pub(super) fn of(device: &impl Pollable) -> Self {
+        Self(device.endpoint())
+    }
+}
+
+impl Extras {
+    /// The defaults.
+    pub(super) const fn begin() -> Self {
+        Self
+    }
+}
+
+impl Unikernel {
+    /// Runs it to its end, on this thread, or until `stop` is requested.
+    pub(super) fn run_until(self, stop: Stop) -> Result<Outcome, Error> {
+        let Self { loaded, memory, arguments, backend, attachments, waits, console, clock, extras: Extras, .. } = self;
+        let image = loaded.borrow_dependent();
+        let mem_size = memory_size(memory)?;
+        let cmdline = CommandLine::from_args(arguments)?;
+        let endpoints =
+            with_handles(image.manifest(), waits).into_iter().map(|(handle, Waits(endpoint))| (handle, endpoint));
+        let poller = Box::new(FdPoller::new(stop.clone(), endpoints));
+        let attachments = attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
+        let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
+        let console: Box<dyn Console> = match console {
+            Some(console) => console,
+            None => Box::new(FdConsole::new(io::stdout(), stop.clone())),
+        };
+        let mut devices = Devices { console, clock, poller, slots };
+        let hypervisor = open(backend)?;
+        let memory = PrivateMemory::new(mem_size)?;
+        let config = BootConfig {
+            mem_size,
+            cmdline: &cmdline,
+            manifest: &manifest,
+            cpu_cycle_freq: cycle_frequency(),
+            net_ring: None,
+        };
+        let booted = Plan::new(image, config)?.load(&memory)?;
+        // The guest's file is in the guest's memory by now.
+        drop(loaded);
+        let mut machine = hypervisor.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let outcome = match devices.poller.begin() {
+            Ok(()) => monitor::run(&mut machine, &booted.layout, &mut devices),
+            Err(Interrupted) => Ok(Outcome::Interrupted),
+        };
+        match (outcome, devices.sync()) {
+            // What a guest takes for written must not be lost in silence.
+            (Ok(Outcome::Exited { .. }), Err(_)) => Err(Error::Unsynced),
+            (outcome, _) => Ok(outcome?),
+        }
+    }
+}
+
+fn open(choice: BackendChoice) -> Result<Redox<System>, Unavailable> {
+    let reason = || "this is Redox: leave --backend out".into();
+    match choice {
+        BackendChoice::Auto | BackendChoice::Redox => Redox::open(System),
+        BackendChoice::Kvm => Err(Unavailable { backend: "kvm", reason: reason() }),
+        BackendChoice::Process => Err(Unavailable { backend: "process", reason: reason() }),
+    }
+}
