@@ -23,6 +23,16 @@ pub enum BootError {
         /// Its size.
         mem_size: u64,
     },
+    /// No guest memory holds the image and a page for the stack.
+    #[error(
+        "the unikernel's segments end at {end}: no room for its stack below {max} MiB, the most that a guest can have; \
+         link it lower",
+        max = mebibytes(MEM_MAX)
+    )]
+    NoStack {
+        /// End of the last segment.
+        end: Gpa,
+    },
     /// The segments lie so far from each other that their page tables do not fit below 1 MiB.
     #[error("the unikernel's segments lie too far apart for their page tables to fit below 1 MiB; link them together")]
     Scattered,

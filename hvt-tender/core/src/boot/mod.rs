@@ -138,6 +138,9 @@ fn check_memory(image: &Image<'_>, mem_size: u64) -> Result<(), BootError> {
         return Err(BootError::MemSize(mem_size));
     }
     let needed = image.end().0.saturating_add(STACK_MIN);
+    if needed > MEM_MAX {
+        return Err(BootError::NoStack { end: image.end() });
+    }
     if needed > mem_size {
         return Err(BootError::TooSmall { needed: needed.next_multiple_of(MEM_GRANULE), mem_size });
     }

@@ -186,7 +186,23 @@ fn a_page_for_the_stack_must_be_left() {
     let too_small = Err(BootError::TooSmall { needed: 4 * MIB, mem_size: 2 * MIB });
     assert_eq!(with_end(2 * MIB - PAGE + 1), too_small);
     assert_eq!(with_end(2 * MIB), too_small);
-    assert_eq!(with_end(4096 * MIB), Err(BootError::TooSmall { needed: 4098 * MIB, mem_size: 2 * MIB }));
+    let largest = 4096 * MIB;
+    assert_eq!(with_end(largest - PAGE), Err(BootError::TooSmall { needed: largest, mem_size: 2 * MIB }));
+}
+
+/// The remedy of a message must be one that a guest can have.
+#[test]
+fn an_image_that_leaves_no_memory_for_the_stack_cannot_be_given_more() {
+    for end in [4096 * MIB - PAGE + 1, 4096 * MIB] {
+        let bss = Part::load(PF_R | PF_W, TEXT + PAGE, end - TEXT - PAGE, []);
+        let elf = Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc]), bss]);
+        for mem_size in [2 * MIB, 4096 * MIB] {
+            let error = boot_in::<Native>(&elf, mem_size, None, &FakeMemory::new(2 * MIB, &[])).unwrap_err();
+            assert_eq!(error, BootError::NoStack { end: Gpa(4096 * MIB) });
+            let message = error.to_string();
+            assert!(message.contains("link it lower") && !message.contains("4098"), "{message}");
+        }
+    }
 }
 
 /// Memory of 4 GiB of which only what boot writes below 2 MiB is backed, and nothing else is there.
