@@ -13,6 +13,11 @@ use crate::memory::GuestSlice;
 #[cfg(target_os = "linux")]
 mod direct;
 mod open;
+#[cfg(target_os = "linux")]
+mod protection;
+#[cfg(not(target_os = "linux"))]
+#[path = "block/protection_redox.rs"]
+mod protection;
 
 #[cfg(target_os = "linux")]
 pub use direct::DirectBlock;
@@ -341,6 +346,82 @@ mod tests {
         assert!(matches!(in_use, OpenError::Open { problem: Problem::InUse, .. }), "{in_use}");
     }
 
+    /// A read-only block device takes each write after it was opened for writing, and fails it.
+    #[test]
+    fn a_read_only_block_device_is_refused_unless_asked_for() {
+        let Some(device) = LoopDevice::on(image(128 * 512), 512) else { return };
+        open(&device.path).unwrap();
+        device.set_read_only(true);
+        refuses_to_write(
+            &device.path,
+            |problem| matches!(problem, Problem::ReadOnlyDevice),
+            "block device is read-only",
+        );
+        let error = DirectBlock::open(&device.path, &Options::default()).unwrap_err();
+        assert!(matches!(error, OpenError::Open { problem: Problem::ReadOnlyDevice, .. }), "{error}");
+        device.set_read_only(false);
+        open(&device.path).unwrap();
+        let read_only = LoopDevice::read_only(image(128 * 512));
+        refuses_to_write(&read_only.path, |problem| matches!(problem, Problem::ReadOnlyDevice), "losetup -r");
+    }
+
+    /// The permissions are right, or cannot be changed.
+    #[test]
+    fn a_read_only_file_system_is_not_a_matter_of_permissions() {
+        in_own_namespace(CloneFlags::CLONE_NEWNS, || {
+            let folder = TempDir::new().unwrap();
+            let mount =
+                |flags| nix::mount::mount(Some("tmpfs"), folder.path(), Some("tmpfs"), flags, None::<&str>).unwrap();
+            mount(nix::mount::MsFlags::empty());
+            let path = folder.path().join("disk.img");
+            File::create(&path).unwrap().set_len(512).unwrap();
+            mount(nix::mount::MsFlags::MS_REMOUNT | nix::mount::MsFlags::MS_RDONLY);
+            let is_right = |problem: &Problem| matches!(problem, Problem::ReadOnlyFileSystem);
+            refuses_to_write(&path, is_right, "file system is read-only");
+            mount(nix::mount::MsFlags::MS_REMOUNT);
+            open(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+            mount(nix::mount::MsFlags::MS_REMOUNT | nix::mount::MsFlags::MS_RDONLY);
+            refuses_to_write(&path, is_right, "file system is read-only");
+            nix::mount::umount(folder.path()).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_sealed_file_is_refused_unless_asked_for() {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+        use std::os::fd::AsRawFd;
+        let memory = File::from(memfd_create("disk", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        memory.set_len(512).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
+        open(&path).unwrap();
+        fcntl_add_seals(&memory, SealFlags::WRITE).unwrap();
+        refuses_to_write(&path, |problem| matches!(problem, Problem::Sealed), "F_SEAL_WRITE");
+    }
+
+    /// Also from root, whom permissions do not keep from writing.
+    #[test]
+    fn an_immutable_file_is_refused_unless_asked_for() {
+        let error = std::io::Error::from_raw_os_error(libc::EPERM);
+        let problem = protection::of_path(Path::new("disk.img"), false, &error);
+        assert!(matches!(problem, Some(Problem::Immutable)));
+        assert!(protection::of_path(Path::new("/dev/vda"), true, &error).is_none(), "a device has no attributes");
+    }
+
+    /// Checks that a disk that cannot be written is refused for this reason, in these words, and that it can be read.
+    fn refuses_to_write(path: &Path, is_right: impl Fn(&Problem) -> bool, words: &str) {
+        let error = open(path).unwrap_err();
+        let OpenError::Open { problem, .. } = &error else { panic!("{error}") };
+        assert!(is_right(problem), "{error}");
+        let message = error.to_string();
+        assert!(message.contains(words) && message.contains("--block-readonly"), "{message}");
+        assert!(!message.contains("change its permissions"), "{message}");
+        let mut block = FileBlock::open(path, &READ_ONLY).unwrap();
+        let buffer = Buffer::zeroed(512);
+        assert_eq!(buffer.with(|slice| block.read(0, slice)), Ok(()));
+        assert_eq!(buffer.with(|slice| block.write(0, slice)), Err(DeviceError));
+    }
+
     /// A loop device on a file. Making one takes root.
     pub(super) struct LoopDevice {
         pub(super) path: PathBuf,
@@ -362,11 +443,36 @@ mod tests {
                 eprintln!("SKIPPED: this test makes a loop device, which takes root");
                 return None;
             }
-            let sector = format!("--sector-size={sector}");
-            let output = Command::new("losetup").args(["--find", "--show", &sector]).arg(file).output().unwrap();
+            let device = Self::make(&[&format!("--sector-size={sector}")], file);
+            // The flag may be left from an earlier user of the device.
+            device.set_read_only(false);
+            Some(device)
+        }
+
+        /// One on this file that cannot be written.
+        fn read_only(file: NamedTempFile) -> Self {
+            let mut device = Self::make(&["--read-only"], file.path());
+            device._file = Some(file);
+            device
+        }
+
+        fn make(options: &[&str], file: &Path) -> Self {
+            let output = Command::new("losetup").args(["--find", "--show"]).args(options).arg(file).output().unwrap();
             assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
             let path = String::from_utf8(output.stdout).unwrap().trim().into();
-            Some(Self { path, _file: None })
+            Self { path, _file: None }
+        }
+
+        /// Sets its flag, which outlives the file.
+        fn set_read_only(&self, read_only: bool) {
+            use std::os::fd::AsRawFd;
+            /// `BLKROSET` (`linux/fs.h`).
+            const BLKROSET: libc::Ioctl = 0x125d;
+            let device = File::open(&self.path).unwrap();
+            let value = libc::c_int::from(read_only);
+            // SAFETY: BLKROSET reads one `int` through its argument.
+            let set = unsafe { libc::ioctl(device.as_raw_fd(), BLKROSET, &raw const value) };
+            assert_eq!(set, 0, "{}", io::Error::last_os_error());
         }
     }
 

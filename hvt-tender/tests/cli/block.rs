@@ -219,6 +219,9 @@ impl Disk {
         }
         let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
         assert!(output.status.success(), "losetup: {}", text(&output.stderr));
+        // The flag may be left from an earlier user of the device.
+        let set = Command::new("blockdev").args(["--setrw", text(&output.stdout).trim()]).status().unwrap();
+        assert!(set.success(), "blockdev: {set}");
         Some(Self::Device(text(&output.stdout).trim().into()))
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE};
+use super::{DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE, protection};
 
 /// A block device cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +41,25 @@ pub enum Problem {
     /// It is neither a file nor a block device.
     #[error("is neither a file nor a block device")]
     Kind,
-    /// It may be read at best.
+    /// Its permissions allow reading at most.
     #[error("may not be written: change its permissions, or attach it with --block-readonly")]
     ReadOnly,
+    /// It is a block device that is set to read-only.
+    #[error(
+        "may not be written: the block device is read-only (losetup -r, blockdev --setro); attach it with --block-readonly"
+    )]
+    ReadOnlyDevice,
+    /// It lies on a file system that is mounted read-only.
+    #[error("may not be written: its file system is read-only; attach it with --block-readonly, or move it")]
+    ReadOnlyFileSystem,
+    /// The file is immutable.
+    #[error(
+        "may not be written, whatever its permissions: if it is immutable, chattr -i; or attach it with --block-readonly"
+    )]
+    Immutable,
+    /// It is a memory file with a seal against writes.
+    #[error("may not be written: it is sealed (F_SEAL_WRITE); attach it with --block-readonly")]
+    Sealed,
     /// It is locked.
     #[error("is in use by another tender, or attached twice")]
     InUse,
@@ -85,7 +101,7 @@ pub(in crate::device) fn open(path: &Path, read_only: bool, flags: libc::c_int) 
     }
     // A file that nobody may write is meant to stay as it is, even where this user may write everything.
     if !read_only && found.is_file() && found.mode() & 0o222 == 0 {
-        return Err(Problem::ReadOnly);
+        return Err(protection::of_permissions(path, false));
     }
     let exclusive = if block_device && !read_only { libc::O_EXCL } else { 0 };
     // O_NONBLOCK: what is a FIFO by now must not make the tender wait. It means nothing to files and disks.
@@ -97,16 +113,18 @@ pub(in crate::device) fn open(path: &Path, read_only: bool, flags: libc::c_int) 
         other => other,
     };
     let mut file = opened.map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied if !read_only => Problem::ReadOnly,
-        io::ErrorKind::ReadOnlyFilesystem => Problem::ReadOnly,
         io::ErrorKind::ResourceBusy if block_device => Problem::Busy,
         // None of the flags is wrong but O_DIRECT, where a file system does not have it (open(2)).
         io::ErrorKind::InvalidInput => Problem::NotDirect,
+        _ if !read_only => protection::of_path(path, block_device, &error).unwrap_or(Problem::Host(error)),
         _ => Problem::Host(error),
     })?;
     let opened = file.metadata()?.file_type();
     if !opened.is_file() && !opened.is_block_device() {
         return Err(Problem::Kind);
+    }
+    if !read_only {
+        protection::of_open(&file, opened.is_block_device())?;
     }
     check_lock(if read_only { file.try_lock_shared() } else { file.try_lock() }, path)?;
     // Where a file or a block device ends is its size; `metadata` knows that of files only.

@@ -1,0 +1,52 @@
+//! Protection against writes that a file's permissions do not show.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use rustix::fs::{SealFlags, StatVfsMountFlags, fcntl_get_seals, statvfs};
+
+use super::Problem;
+
+/// `BLKROGET` (`linux/fs.h`): writes 1 to an `int` if the block device is read-only, 0 otherwise.
+const BLKROGET: libc::Ioctl = 0x125e;
+
+/// Protection of a disk that has been opened for writing all the same. Linux opens a read-only block device and a sealed
+/// memory file for writing, and then fails each write.
+pub(super) fn of_open(file: &File, block_device: bool) -> Result<(), Problem> {
+    if block_device {
+        let mut read_only: libc::c_int = 0;
+        // SAFETY: BLKROGET writes one `int` through its argument.
+        if unsafe { libc::ioctl(file.as_raw_fd(), BLKROGET, &raw mut read_only) } < 0 {
+            return Err(Problem::Host(io::Error::last_os_error()));
+        }
+        return if read_only == 0 { Ok(()) } else { Err(Problem::ReadOnlyDevice) };
+    }
+    match fcntl_get_seals(file) {
+        Ok(seals) if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) => Err(Problem::Sealed),
+        // File systems on disks have no seals.
+        _ => Ok(()),
+    }
+}
+
+/// Reason that the file or block device at `path` may not be opened for writing, by the error of open(2).
+pub(super) fn of_path(path: &Path, block_device: bool, error: &io::Error) -> Option<Problem> {
+    match (error.raw_os_error(), block_device) {
+        (Some(libc::EROFS), true) => Some(Problem::ReadOnlyDevice),
+        // A read-only mount of a writable file system answers with EACCES if the permissions are missing, too.
+        (Some(libc::EROFS), false) => Some(Problem::ReadOnlyFileSystem),
+        (Some(libc::EACCES), _) => Some(of_permissions(path, block_device)),
+        // Permissions are no reason for EPERM.
+        (Some(libc::EPERM), false) => Some(Problem::Immutable),
+        _ => None,
+    }
+}
+
+/// Reason that a file or block device without write permission may not be written: permissions can be changed, a
+/// read-only file system cannot.
+pub(super) fn of_permissions(path: &Path, block_device: bool) -> Problem {
+    let read_only = || statvfs(path).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
+    // The node of a device can be written on a read-only file system.
+    if !block_device && read_only() { Problem::ReadOnlyFileSystem } else { Problem::ReadOnly }
+}
