@@ -5,7 +5,7 @@ use bitflags::bitflags;
 bitflags! {
     /// What is done with a descriptor.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Uses: u8 {
+    pub struct Uses: u16 {
         /// Read from where it stands, or the next message.
         const READ = 1 << 0;
         /// Write to where it stands, or a message.
@@ -22,6 +22,8 @@ bitflags! {
         const MEET = 1 << 6;
         /// Remove a file from this directory, before the guest's first instruction.
         const REMOVE = 1 << 7;
+        /// Set the timer that it is (`timerfd_settime`).
+        const TIMER = 1 << 8;
     }
 }
 

@@ -21,8 +21,6 @@ pub struct Calls {
     conditional: BTreeMap<i64, Vec<Vec<Condition>>>,
     /// Those among them that are looked at before all others, at most one for a call.
     often: BTreeMap<i64, Vec<Condition>>,
-    /// Files may be opened for reading.
-    opens: bool,
 }
 
 impl Calls {
@@ -64,13 +62,14 @@ impl Calls {
 
     /// Allows what is done with these descriptors.
     pub fn allow_uses(&mut self, descriptors: impl IntoIterator<Item = Descriptor>) {
-        const CALLS: [(Uses, &[libc::c_long]); 6] = [
+        const CALLS: [(Uses, &[libc::c_long]); 7] = [
             (Uses::READ, &[libc::SYS_read, libc::SYS_readv]),
             (Uses::WRITE, &[libc::SYS_write, libc::SYS_writev]),
             (Uses::READ_AT, &[libc::SYS_pread64, libc::SYS_preadv]),
             (Uses::WRITE_AT, &[libc::SYS_pwrite64, libc::SYS_pwritev]),
             (Uses::SYNC, &[libc::SYS_fdatasync]),
             (Uses::STAT, &[libc::SYS_fstat, libc::SYS_lseek]),
+            (Uses::TIMER, &[libc::SYS_timerfd_settime]),
         ];
         for Descriptor { number, uses } in descriptors {
             for call in CALLS.iter().filter(|(use_, _)| uses.contains(*use_)).flat_map(|(_, calls)| *calls) {
@@ -83,6 +82,7 @@ impl Calls {
                 self.allow_if(libc::SYS_newfstatat, &[descriptor, itself]);
             }
             if uses.contains(Uses::MEET) {
+                self.allow_on(libc::SYS_flock, number);
                 self.allow_meeting();
             }
         }
@@ -128,15 +128,13 @@ impl Calls {
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let unix = Condition::equal(0, libc::AF_UNIX.cast_unsigned());
         self.allow_if(libc::SYS_socket, &[unix, Condition::equal(1, kind.cast_unsigned())]);
-        // To lock the directory.
-        self.allow_if(libc::SYS_openat, &[OPENS_TO_READ]);
-        self.opens = true;
+        let level = Condition::equal(1, libc::SOL_SOCKET.cast_unsigned());
+        self.allow_if(libc::SYS_setsockopt, &[level, Condition::equal(2, libc::SO_SNDBUF.cast_unsigned())]);
         const CALLS: &[libc::c_long] = &[
             libc::SYS_accept4,
             libc::SYS_bind,
             libc::SYS_connect,
             libc::SYS_epoll_ctl,
-            libc::SYS_flock,
             libc::SYS_listen,
             libc::SYS_read,
             libc::SYS_readv,
@@ -153,9 +151,6 @@ impl Calls {
     /// A second program, for a thread that the C library did not start with: there, `free` may look into
     /// `/proc/sys/vm/overcommit_memory`, and is content to be refused. The first one lets that pass from now on.
     pub(super) fn refuse_to_open(&mut self) -> Result<Option<BpfProgram>, BackendError> {
-        if self.opens {
-            return Ok(None);
-        }
         self.allow_if(libc::SYS_openat, &[OPENS_TO_READ]);
         let rules = Rules::from([(libc::SYS_openat as u32, vec![vec![OPENS_TO_READ]])]);
         let refused = SECCOMP_RET_ERRNO | libc::EACCES.cast_unsigned();
@@ -164,7 +159,7 @@ impl Calls {
 
     /// The filter program. What it does not allow raises SIGSYS, and is not done.
     pub(super) fn compile(self) -> Result<BpfProgram, BackendError> {
-        let Self { always, on, mut conditional, mut often, .. } = self;
+        let Self { always, on, mut conditional, mut often } = self;
         for (number, descriptors) in on {
             let rules = conditional.entry(number).or_default();
             let others = rules.len();

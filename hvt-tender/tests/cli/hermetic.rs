@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use test_suite::Contents;
 use test_suite::cases::block::BEFORE;
@@ -158,4 +160,39 @@ fn two_tenders_talk_through_a_socket() {
     pinger.kill().unwrap();
     pinger.wait().unwrap();
     reading.join().unwrap().unwrap();
+}
+
+/// Another program may hold the lock of the folder for ever: the tender starts, and ends, as without the lock.
+#[test]
+fn a_folder_that_stays_locked_keeps_no_tender_from_its_end() {
+    let folder = TempDir::new().unwrap();
+    let lock = fs::File::open(folder.path()).unwrap();
+    let tender_with = |option: &str| {
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process", option]);
+        command.arg(format!("--net=unix:{}", folder.path().join("cable").display())).arg(guest("net"));
+        command
+    };
+    lock.lock().unwrap();
+    let output = tender_with("--timeout=300ms").output().unwrap();
+    assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("another program has locked its folder"), "{}", text(&output.stderr));
+    let (child, _console) = started(tender_with("--net-ring=off"), "MTU 1500");
+    assert_terminates(child);
+    lock.unlock().unwrap();
+    // Its peer goes away, and it is to wait at the path again.
+    let (first, _console) = started(tender_with("--net-ring=off"), "MTU 1500");
+    let (second, _console) = started(tender_with("--net-ring=off"), "MTU 1500");
+    lock.lock().unwrap();
+    for child in [first, second] {
+        assert_terminates(child);
+    }
+}
+
+/// Sends it a SIGTERM, which must be its end.
+fn assert_terminates(child: Child) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("stopped by SIGTERM"), "{}", text(&output.stderr));
 }
