@@ -1,7 +1,6 @@
 //! Questions about network interfaces: `struct ifreq` (netdevice(7)) and the namespaces they live in.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -49,11 +48,18 @@ impl Interface {
         Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
-    /// Attaches `tun` to it.
-    pub(super) fn attach(&self, tun: &File, flags: libc::c_int) -> io::Result<()> {
+    /// Attaches `tun` to it. The descriptor of a macvtap, which is attached by its open, gets these flags.
+    pub(super) fn attach(&self, tun: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<()> {
         let mut request = *self;
         request.0.ifr_ifru.ifru_flags = flags as libc::c_short;
-        request.ask(tun.as_fd(), Question::ATTACH).map(|_| ())
+        request.ask(tun, Question::ATTACH).map(|_| ())
+    }
+
+    /// Its index, which numbers the node of a macvtap, asked through any socket of its network namespace.
+    pub(super) fn index(&self, socket: &UnixDatagram) -> io::Result<libc::c_int> {
+        let answer = self.ask(socket.as_fd(), Question::INDEX)?;
+        // SAFETY: all bytes of the union are initialised, and every value is an integer.
+        Ok(unsafe { answer.0.ifr_ifru.ifru_ifindex })
     }
 
     /// Its name.
@@ -75,7 +81,8 @@ impl Interface {
         }
     }
 
-    fn hardware_address(&self, fd: BorrowedFd<'_>) -> Option<[libc::c_char; 14]> {
+    /// Its hardware address, asked through a socket of its network namespace or a descriptor that is attached to it.
+    pub(super) fn hardware_address(&self, fd: BorrowedFd<'_>) -> Option<[libc::c_char; 14]> {
         let answer = self.ask(fd, Question::HARDWARE_ADDRESS).ok()?;
         // SAFETY: all bytes of the union are initialised, and every value is an integer.
         Some(unsafe { answer.0.ifr_ifru.ifru_hwaddr.sa_data })
@@ -107,6 +114,7 @@ impl Question {
     const FLAGS: Self = Self(libc::SIOCGIFFLAGS);
     const MTU: Self = Self(libc::SIOCGIFMTU);
     const HARDWARE_ADDRESS: Self = Self(libc::SIOCGIFHWADDR);
+    const INDEX: Self = Self(libc::SIOCGIFINDEX as libc::Ioctl);
     const ATTACHED: Self = Self(libc::TUNGETIFF);
     const ATTACH: Self = Self(libc::TUNSETIFF);
 }
@@ -115,6 +123,14 @@ impl Question {
 pub(super) fn forbid_offloads(tap: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the argument of TUNSETOFFLOAD is a number.
     done(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, 0 as libc::c_ulong) })
+}
+
+/// Bytes of the virtio header before each frame of a tap that has one.
+pub(super) fn virtio_header(tap: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes one `int` through its argument.
+    done(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNGETVNETHDRSZ, &raw mut size) })?;
+    usize::try_from(size).map_err(io::Error::other)
 }
 
 /// The network namespace of a tap (`TUNGETDEVNETNS`) or of a socket (`SIOCGSKNS`). Takes CAP_NET_ADMIN there.

@@ -49,6 +49,27 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
     })
 }
 
+/// As [`send`], with a header of zeros before the frame. Returns the bytes of the frame that were taken.
+#[cfg(target_os = "linux")]
+pub(super) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'_>) -> io::Result<usize> {
+    let first = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
+    let vectors: Vec<_> = [first].into_iter().chain(frame.chunks().map(vector)).collect();
+    // SAFETY: the vectors describe memory that is mapped; nothing is written to it.
+    uninterrupted(|| count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
+        .map(|sent| sent.saturating_sub(header.len()))
+}
+
+/// As [`receive`], with a header before the frame, which goes to `header`. Returns the bytes of the frame; 0 where nothing
+/// came.
+#[cfg(target_os = "linux")]
+pub(super) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestSlice<'_>) -> io::Result<usize> {
+    let first = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
+    let vectors: Vec<_> = [first].into_iter().chain(into.chunks().map(vector)).collect();
+    // SAFETY: the vectors describe `header`, which is borrowed, and guest memory, to whose bytes no reference exists.
+    uninterrupted(|| count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
+        .map(|received| received.saturating_sub(header.len()))
+}
+
 /// Sends all of `frame` as one message of a socket. A peer that is gone is an error, and no signal.
 #[cfg(target_os = "linux")]
 pub(super) fn send_message(socket: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
@@ -133,7 +154,6 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
 /// Hands `each` a description of the chunks of `slice`: on the stack where it is one chunk, as guest memory under an
 /// operating system is.
 fn with_vectors<R>(slice: GuestSlice<'_>, each: impl Fn(&[libc::iovec]) -> R) -> R {
-    let vector = |chunk: Chunk<'_>| libc::iovec { iov_base: chunk.as_ptr().cast(), iov_len: chunk.len() };
     let mut chunks = slice.chunks().map(vector);
     match (chunks.next(), chunks.next()) {
         (Some(first), Some(second)) => {
@@ -143,6 +163,10 @@ fn with_vectors<R>(slice: GuestSlice<'_>, each: impl Fn(&[libc::iovec]) -> R) ->
         (Some(only), None) => each(&[only]),
         (None, _) => each(&[]),
     }
+}
+
+fn vector(chunk: Chunk<'_>) -> libc::iovec {
+    libc::iovec { iov_base: chunk.as_ptr().cast(), iov_len: chunk.len() }
 }
 
 /// More vectors than a kernel takes are for the kernel to refuse.

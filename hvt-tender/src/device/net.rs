@@ -8,9 +8,9 @@ use std::sync::Arc;
 use hvt_abi::hypercall::FRAME_HEADER_SIZE;
 
 use super::interface::Interface;
-use super::io::{Complaint, receive, send};
+use super::io::{Complaint, receive, receive_behind, send, send_behind};
 use super::poll::{Endpoint, Pollable};
-use super::tap::{self, Attached, Problem};
+use super::tap::{self, Attached, MAX_HEADERS, Problem};
 use super::{Descriptor, DeviceError, Net, Uses};
 use crate::memory::GuestSlice;
 
@@ -22,12 +22,15 @@ pub struct Tap {
     label: String,
     mac: [u8; 6],
     mtu: u16,
+    /// Bytes before each frame.
+    headers: usize,
     complaint: Complaint,
 }
 
 impl Tap {
-    /// Attaches to the tap interface `name`, which must exist and be up. Its MTU becomes that of the device, whose
-    /// hardware address is `mac`, or else a random one.
+    /// Attaches to the tap or macvtap interface `name`, which must exist and be up. Its MTU becomes that of the device, whose
+    /// hardware address is `mac`, or else a random one; on a macvtap, which gets frames for its own address only, that
+    /// address.
     ///
     /// # Errors
     /// [`TapError`] when it cannot be had.
@@ -36,9 +39,9 @@ impl Tap {
         Self::new(tap::by_name(name), label, mac)
     }
 
-    /// Takes a descriptor that is attached to a tap without headers (`IFF_TAP | IFF_NO_PI`; that it is without the
-    /// latter's cannot be checked), or is a socket that keeps
-    /// messages apart. It is set to be non-blocking. The MTU is that of the interface, 1500 where it cannot be asked.
+    /// Takes a descriptor that is attached to a tap (`IFF_TAP`), is the open node of a macvtap, or is a socket that keeps
+    /// messages apart. It is set to be non-blocking. The MTU is that of the interface, 1500 where it cannot be asked. Packet
+    /// information and virtio headers before the frames of a tap stay, and the guest does not see them.
     ///
     /// # Errors
     /// [`TapError`] when it is no such descriptor.
@@ -51,14 +54,27 @@ impl Tap {
     }
 
     fn new(attached: Result<Attached, Problem>, label: String, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
-        let result = attached.and_then(|attached| Ok((attached, mac.map_or_else(random_mac, Ok)?)));
+        let result = attached.and_then(|attached| {
+            let mac = mac.or(attached.mac).map_or_else(random_mac, Ok)?;
+            Ok((attached, mac))
+        });
         match result {
-            Ok((Attached { fd, mtu }, mac)) => {
+            Ok((Attached { fd, mtu, mac: own, headers }, mac)) => {
+                if own.is_some_and(|own| own != mac) {
+                    log::warn!("{label}: a macvtap gets frames for its own hardware address only, and broadcasts");
+                }
                 let endpoint = Arc::new(Endpoint::new(fd));
-                Ok(Self { endpoint, label, mac, mtu, complaint: Complaint::default() })
+                Ok(Self { endpoint, label, mac, mtu, headers, complaint: Complaint::default() })
             }
             Err(problem) => Err(TapError { label, problem }),
         }
+    }
+}
+
+impl Tap {
+    /// Whether its descriptor carries frames and nothing else.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.headers == 0
     }
 }
 
@@ -83,7 +99,12 @@ impl Net for Tap {
             self.complaint.fails(format_args!("{label}: {} bytes are no frame", frame.len()));
             return Err(DeviceError);
         }
-        match send(self.endpoint.as_fd(), frame) {
+        let fd = self.endpoint.as_fd();
+        let sent = match self.headers {
+            0 => send(fd, frame),
+            headers => send_behind(fd, &[0; MAX_HEADERS][..headers], frame),
+        };
+        match sent {
             Ok(sent) if sent as u64 == frame.len() => {
                 self.complaint.works();
                 Ok(())
@@ -105,14 +126,20 @@ impl Net for Tap {
 
     fn second_end(&self) -> Option<Box<dyn Net + Send>> {
         let (endpoint, label) = (Arc::clone(&self.endpoint), self.label.clone());
-        Some(Box::new(Self { endpoint, label, mac: self.mac, mtu: self.mtu, complaint: Complaint::default() }))
+        let Self { mac, mtu, headers, .. } = *self;
+        Some(Box::new(Self { endpoint, label, mac, mtu, headers, complaint: Complaint::default() }))
     }
 
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
         if into.is_empty() {
             return Ok(None);
         }
-        match receive(self.endpoint.as_fd(), into) {
+        let fd = self.endpoint.as_fd();
+        let received = match self.headers {
+            0 => receive(fd, into),
+            headers => receive_behind(fd, &mut [0; MAX_HEADERS][..headers], into),
+        };
+        match received {
             Ok(0) => {
                 self.endpoint.set_gone();
                 Ok(None)
@@ -311,11 +338,8 @@ mod tests {
             ip("link set lo up");
             ip("tuntap add tun0 mode tun");
             ip("link set tun0 up");
-            ip("tuntap add many0 mode tap multi_queue");
-            ip("link set many0 up");
             assert!(matches!(problem(attach("lo")), Problem::NotATap));
             assert!(matches!(problem(attach("tun0")), Problem::NotATap));
-            assert!(matches!(problem(attach("many0")), Problem::NotATap));
             assert!(matches!(problem(attach("tap7")), Problem::Missing(name) if name == "tap7"));
             assert!(matches!(problem(attach("a15letterslong0")), Problem::Missing(_)));
             for name in ["", "a16letterslong00", "tap%d", "lo:1", "a/b", "a\0b"] {
@@ -325,14 +349,117 @@ mod tests {
     }
 
     #[test]
-    fn refuses_taps_with_headers() {
+    fn refuses_a_tun() {
         in_own_namespace(CloneFlags::CLONE_NEWNET, || {
-            // Two names: the first interface stays for as long as a process that is just being made has its descriptor too.
-            for (name, flags) in [("tap0", libc::IFF_TAP | libc::IFF_VNET_HDR), ("tun0", libc::IFF_TUN)] {
-                let fd = tap::attached_with(name, flags | libc::IFF_NO_PI);
-                assert!(matches!(problem(Tap::from_fd(fd, None)), Problem::Headers));
+            let fd = tap::attached_with("tun0", libc::IFF_TUN | libc::IFF_NO_PI);
+            assert!(matches!(problem(Tap::from_fd(fd, None)), Problem::Packets));
+        });
+    }
+
+    /// What stands before the frames of a tap is no business of a guest's.
+    #[test]
+    fn headers_before_frames_are_not_for_the_guest() {
+        in_own_namespace(CloneFlags::CLONE_NEWNET, || {
+            let (virtio, plain) = (libc::IFF_VNET_HDR, libc::IFF_NO_PI);
+            for (number, flags) in [plain, 0, plain | virtio, virtio, libc::IFF_MULTI_QUEUE].into_iter().enumerate() {
+                let name = format!("tap{number}");
+                let tap = Tap::from_fd(tap::attached_with(&name, libc::IFF_TAP | flags), Some(MAC)).unwrap();
+                let headers = [0, 4, 10, 14, 4][number];
+                assert_eq!((tap.headers, tap.is_plain()), (headers, headers == 0), "{name}");
+                ip(&format!("addr add 10.0.{number}.1/24 dev {name}"));
+                ip(&format!("link set {name} up"));
+                resolves(tap, number as u8);
             }
         });
+    }
+
+    #[test]
+    fn attaches_to_one_of_many_queues() {
+        in_own_namespace(CloneFlags::CLONE_NEWNET, || {
+            ip("tuntap add many0 mode tap multi_queue");
+            ip("addr add 10.0.0.1/24 dev many0");
+            ip("link set many0 up");
+            resolves(attach("many0").unwrap(), 0);
+        });
+    }
+
+    /// The frames of a macvtap go to the other end of a pair of interfaces.
+    #[test]
+    fn attaches_to_a_macvtap() {
+        in_own_namespace(CloneFlags::CLONE_NEWNET, || {
+            if !make_macvtap() {
+                return;
+            }
+            let tap = attach_without_address("mvt0");
+            assert_eq!(tap.mtu(), 1400);
+            resolves(tap, 0);
+            // As a shell opens its node: with a virtio header before each frame.
+            let index = std::fs::read_dir("/dev").unwrap().filter_map(|entry| {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                name.strip_prefix("tap").filter(|number| number.parse::<u32>().is_ok()).map(str::to_owned)
+            });
+            let opened =
+                index.map(|index| std::fs::File::options().read(true).write(true).open(format!("/dev/tap{index}")));
+            let is_ours =
+                |fd: &OwnedFd| Interface::of(fd.as_fd()).is_ok_and(|(interface, _)| interface.name() == "mvt0");
+            let fd = opened.filter_map(|node| Some(OwnedFd::from(node.ok()?))).find(is_ours).expect("a node");
+            let tap = Tap::from_fd(fd, None).unwrap();
+            assert_eq!((tap.headers, tap.mtu()), (0, 1400));
+            resolves(tap, 0);
+            ip("link set mvt0 down");
+            assert!(matches!(problem(attach("mvt0")), Problem::Down(_)));
+        });
+    }
+
+    /// Makes a macvtap `mvt0` on one of a pair of interfaces, of which the other has the address 10.0.0.1. Returns whether this
+    /// kernel has macvtap, which a continuous integration must have.
+    fn make_macvtap() -> bool {
+        ip("link add veth0 type veth peer name veth1");
+        let add = "link add link veth0 name mvt0 type macvtap mode bridge";
+        let made = Command::new("ip").args(add.split(' ')).output().expect("iproute2 is needed");
+        if !made.status.success() {
+            let why = String::from_utf8_lossy(&made.stderr).into_owned();
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "this test makes a macvtap, which this kernel does not have: {why}"
+            );
+            std::eprintln!("SKIPPED: this test makes a macvtap, which this kernel does not have: {why}");
+            return false;
+        }
+        ip("addr add 10.0.0.1/24 dev veth1");
+        for name in ["veth0", "veth1", "mvt0"] {
+            ip(&format!("link set {name} mtu 1400 up"));
+        }
+        true
+    }
+
+    fn attach_without_address(name: &str) -> Tap {
+        Tap::attach(OsStr::new(name), None).unwrap()
+    }
+
+    /// Asks the kernel on the other side of a tap who has the address 10.0.`net`.1 (ARP, RFC 826), which it has.
+    fn resolves(mut tap: Tap, net: u8) {
+        let mac = tap.mac();
+        let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, tap.endpoint())]);
+        let (us, them) = ([10, 0, net, 2], [10, 0, net, 1]);
+        let arp = |operation: u8| [0, 1, 8, 0, 6, 4, 0, operation];
+        let request = [&[0xff; 6], &mac[..], &[8, 6], &arp(1), &mac, &us, &[0; 6], &them].concat();
+        let buffer = Buffer::zeroed(1514);
+        // The kernel may drop what comes before it has noticed that somebody attached: ask again.
+        let answer = (0..100).find_map(|_| {
+            Buffer::of(&request).in_pieces(|slice| tap.send(slice)).unwrap();
+            while poller.poll(50_000_000).unwrap() != 0 {
+                while let Some(len) = buffer.in_pieces(|slice| tap.receive(slice)).unwrap() {
+                    let frame = buffer.bytes()[..len as usize].to_vec();
+                    if frame[..6] == mac && frame[12..22] == [&[8, 6], &arp(2)[..]].concat() {
+                        return Some(frame);
+                    }
+                }
+            }
+            None
+        });
+        let answer = answer.expect("the kernel answers");
+        assert_eq!((&answer[28..32], &answer[38..42]), (&them[..], &us[..]));
     }
 
     /// The kernel on the other side of a tap answers who has its address (ARP, RFC 826).

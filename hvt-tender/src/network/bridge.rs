@@ -39,6 +39,10 @@ impl Bridge {
             let what = "a port that lives in virtual time cannot be bridged to an interface of the host";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
+        if !tap.is_plain() {
+            let what = "a tap with headers before its frames cannot be bridged: attach it with IFF_NO_PI, without IFF_VNET_HDR";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let stop = Stop::new()?;
         let ended = stop.clone();
         let carry = move || {

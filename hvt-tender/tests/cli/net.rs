@@ -95,6 +95,58 @@ fn answers_a_ping_through_a_descriptor() {
     });
 }
 
+/// A macvtap on one of a pair of interfaces, by its name and as a shell opens its node (`--net @3 3<>/dev/tapN`).
+#[test]
+fn answers_a_ping_through_a_macvtap() {
+    let app = guest("net");
+    in_own_network(move || {
+        run("ip link add veth0 type veth peer name veth1");
+        let add = "ip link add link veth0 name mvt0 address 02:00:00:00:00:2a type macvtap mode bridge";
+        let made = Command::new("sh").args(["-c", add]).output().unwrap();
+        if !made.status.success() {
+            let why = text(&made.stderr);
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "this test makes a macvtap, which this kernel does not have: {why}"
+            );
+            eprintln!("SKIPPED: this test makes a macvtap, which this kernel does not have: {why}");
+            return;
+        }
+        run("ip addr add 10.0.0.1/24 dev veth1");
+        run("ip link set veth1 mtu 1400 up");
+        run("ip link set veth0 mtu 1400 up");
+        run("ip link set mvt0 mtu 1400 up");
+        answers_a_ping(&app, |command| {
+            command.arg("--net=mvt0");
+        });
+        let shown = Command::new("ip").args(["-o", "link", "show", "mvt0"]).output().unwrap();
+        let (index, _) = text(&shown.stdout).split_once(':').unwrap();
+        let program = tender().get_program().to_owned();
+        answers_a_ping(&app, |command| {
+            let options: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            *command = Command::new("sh");
+            command.arg("-c").arg(format!("exec \"$0\" \"$@\" 3<>/dev/tap{index}")).arg(program).args(options);
+            command.arg("--net=@3").stdin(Stdio::null());
+        });
+    });
+}
+
+/// By itself, the tender offers a ring where a kick is cheaper than a hypercall.
+#[test]
+fn a_process_gets_a_network_ring_on_request_only() {
+    let app = guest("bench-net");
+    in_own_network(move || {
+        make_tap();
+        for (choice, carries) in [("auto", false), ("on", true)] {
+            let mut command = tender();
+            command.args(["--mem=32", "--backend=process", "-vv", "--net=tap0", "--net-ring", choice]);
+            let output = command.arg(&app).arg("30").output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+            assert_eq!(text(&output.stderr).contains("the network ring carried"), carries, "{choice}");
+        }
+    });
+}
+
 /// The queue of a tap that exists.
 fn open_tap(name: &str) -> File {
     let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
@@ -119,7 +171,7 @@ fn says_what_is_wrong_with_a_tap() {
         run("ip tuntap add tap0 mode tap");
         assert_fails(&attach("tap0"), 1, "tap0 is down; set it up: ip link set tap0 up");
         run("ip link set lo up");
-        assert_fails(&attach("lo"), 1, "network interface lo is not a tap");
+        assert_fails(&attach("lo"), 1, "network interface lo is neither a tap nor a macvtap");
     });
 }
 
