@@ -33,6 +33,8 @@ pub enum Outcome {
     Failed(Failure),
     /// Somebody asked the run to end.
     Interrupted,
+    /// The guest waits for ever: nothing is left in its virtual time that could wake it.
+    Asleep,
     /// The guest has used more than it may.
     Exceeded(Limit),
 }

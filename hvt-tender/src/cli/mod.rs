@@ -82,6 +82,7 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
             Ok(FAILED)
         }
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
+        Outcome::Asleep => Err(Error::Asleep),
         Outcome::Exceeded(Limit::WallTime) => Err(Error::TimedOut(timeout.unwrap_or_default())),
         Outcome::Exceeded(limit) => Err(Error::Limit(limit)),
     }
@@ -170,6 +171,8 @@ enum Error {
     Limit(Limit),
     #[error("the guest has not ended within {0:?} (--timeout)")]
     TimedOut(Duration),
+    #[error("the guest waits for ever: nothing is left in its virtual time that could wake it")]
+    Asleep,
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),
 }

@@ -45,6 +45,7 @@ fn run(config: Config, manner: Manner) -> Result<i32, Failed> {
         Outcome::Interrupted => {
             Err(Failed::plain(format_args!("stopped by {}", signals::received().unwrap_or("request"))))
         }
+        Outcome::Asleep => Err(Failed::plain("the guest waits for ever")),
         Outcome::Exceeded(limit) => Err(Failed::plain(limit)),
     }
 }

@@ -118,7 +118,7 @@ fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Caus
                 failure.registers.as_deref().map(|registers| CpuState { registers: *registers, ..state(machine) });
             Some((known.unwrap_or_default(), Cause::Fault))
         }
-        Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Exceeded(_) => None,
+        Outcome::Exited { .. } | Outcome::Interrupted | Outcome::Asleep | Outcome::Exceeded(_) => None,
     }
 }
 

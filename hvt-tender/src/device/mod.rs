@@ -48,7 +48,7 @@ pub(crate) use net::random_mac;
 #[cfg(target_os = "linux")]
 pub use net::{Tap, TapError};
 #[cfg(any(target_os = "linux", target_os = "redox"))]
-pub use poll::{Arrivals, Endpoint, FdPoller, Pollable};
+pub use poll::{Arrivals, Endpoint, FdPoller, Pollable, Senders};
 #[cfg(target_os = "redox")]
 pub use scheme::SchemeNet;
 #[cfg(target_os = "linux")]

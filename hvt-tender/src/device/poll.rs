@@ -53,6 +53,25 @@ pub trait Pollable {
 pub trait Arrivals: Send + Sync {
     /// When the first frame arrives or has arrived that has not been taken, in nanoseconds of that time.
     fn next(&self) -> Option<u64>;
+
+    /// Senders that may still send a frame to the device.
+    fn senders(&self) -> Senders {
+        Senders::Anything
+    }
+
+    /// Tells the device whether a guest of its time has it.
+    fn set_in_guest(&self, _in_guest: bool) {}
+}
+
+/// Senders of frames to a network device in a virtual time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Senders {
+    /// No sender is left, and none can be made.
+    None,
+    /// Guests that live in the same time.
+    Guests,
+    /// A sender that the time knows nothing of: a port in a test's hands, or a switch that makes new ports.
+    Anything,
 }
 
 /// Waits for frames, for time to pass, and for the run to be [stopped](Stop).
@@ -74,11 +93,13 @@ struct Watched {
 }
 
 impl FdPoller {
-    /// Watches these endpoints, each with the handle of its device (below 64).
+    /// Watches these endpoints, each with the handle of its device. Those with a handle of 64 or more are left out.
     #[must_use]
     pub fn new(stop: Stop, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
         sleep::prepare();
-        let watched: Vec<_> = endpoints.into_iter().map(|(handle, endpoint)| Watched { handle, endpoint }).collect();
+        // A handle that no guest can be told of would end every sleep and be reported by none.
+        let endpoints = endpoints.into_iter().filter(|(handle, _)| *handle < u64::BITS);
+        let watched: Vec<_> = endpoints.map(|(handle, endpoint)| Watched { handle, endpoint }).collect();
         let fds = std::iter::once(stop.event().as_raw_fd())
             .chain(watched.iter().map(|watched| watched.endpoint.fd.as_raw_fd()))
             .map(watch)
@@ -257,6 +278,14 @@ mod tests {
         assert_eq!(poller.poll(0), Ok(0));
         drop(alive);
         assert_eq!(poller.poll(u64::MAX), Err(Interrupted));
+    }
+
+    #[test]
+    fn a_handle_that_is_none_ends_no_sleep() {
+        let (endpoint, writer) = endpoint();
+        let mut poller = poller([(64, endpoint.clone())]);
+        write(&writer, b"x").unwrap();
+        assert_eq!(poller.poll(1000), Ok(0));
     }
 
     /// A frame that comes while the guest sleeps wakes it.

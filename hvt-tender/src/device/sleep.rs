@@ -1,7 +1,11 @@
 //! Waiting on Linux: `ppoll`.
 
 use std::io;
-use std::time::Duration;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use super::Sleep;
+use crate::stop::Stop;
 
 /// Makes sleeps of the calling thread exact.
 pub(super) fn prepare() {
@@ -19,5 +23,20 @@ pub(super) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<l
     match unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) } {
         -1 => Err(io::Error::last_os_error()),
         ready => Ok(ready),
+    }
+}
+
+impl Sleep for Stop {
+    fn sleep(&self, nanoseconds: u64) {
+        let (start, time) = (Instant::now(), Duration::from_nanos(nanoseconds));
+        let mut stopped = [libc::pollfd { fd: self.event().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        loop {
+            let left = time.saturating_sub(start.elapsed());
+            match ppoll(&mut stopped, left) {
+                Ok(0) if !left.is_zero() => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => return,
+            }
+        }
     }
 }

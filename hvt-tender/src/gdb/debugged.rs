@@ -67,7 +67,7 @@ impl<'m> Debugged<'m> {
             // As a process's status: its lowest eight bits.
             Ok(Outcome::Exited { status, .. }) => StopReason::Exited(*status as u8),
             Ok(Outcome::Failed(_)) => StopReason::Terminated(Signal::SIGSEGV),
-            Ok(Outcome::Interrupted) => StopReason::Terminated(Signal::SIGTERM),
+            Ok(Outcome::Interrupted | Outcome::Asleep) => StopReason::Terminated(Signal::SIGTERM),
             Ok(Outcome::Exceeded(_)) | Err(_) => StopReason::Terminated(Signal::SIGKILL),
         };
         if let Err(error) = self.inferior.withdraw() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::conditions::{Conditions, Way};
-use crate::device::{Arrivals, Endpoint};
+use crate::device::{Endpoint, Senders};
 use crate::virtual_time::VirtualTime;
 
 /// Latest expiry that a timer takes: its seconds are signed.
@@ -33,6 +33,20 @@ pub(super) struct Inbox {
     time: Option<VirtualTime>,
     /// Wakes the sender that waits for room.
     waker: OnceLock<Waker>,
+    /// An [`Owner`].
+    owner: AtomicU8,
+}
+
+/// Owner of the port that an inbox belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Owner {
+    /// A test, a host in memory, or another thread that no virtual time knows of.
+    Other,
+    /// A guest in the virtual time.
+    Guest,
+    /// The port has been dropped.
+    None,
 }
 
 #[derive(Debug)]
@@ -98,6 +112,7 @@ impl Inbox {
             most,
             time,
             waker: OnceLock::new(),
+            owner: AtomicU8::new(Owner::Other as u8),
         })
     }
 
@@ -261,8 +276,28 @@ impl Inbox {
     }
 }
 
-impl Arrivals for Inbox {
-    fn next(&self) -> Option<u64> {
+impl Inbox {
+    /// Says who has the port now. A port that has been dropped stays dropped.
+    pub(super) fn set_owner(&self, owner: Owner) {
+        let change = |before| (before != Owner::None as u8).then_some(owner as u8);
+        let _ = self.owner.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+        if let (Owner::None, Some(time)) = (owner, &self.time) {
+            // Who waited for its frames may wait in vain now.
+            time.poke();
+        }
+    }
+
+    /// Sender that the port is.
+    pub(super) fn sender(&self) -> Senders {
+        match self.owner.load(Ordering::SeqCst) {
+            owner if owner == Owner::Guest as u8 => Senders::Guests,
+            owner if owner == Owner::None as u8 => Senders::None,
+            _ => Senders::Anything,
+        }
+    }
+
+    /// When the first frame arrives or has arrived, in nanoseconds of the virtual time.
+    pub(super) fn next(&self) -> Option<u64> {
         let first = self.lock().frames.keys().next().map(|(arrival, _)| arrival.as_nanos())?;
         u64::try_from(first).ok()
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::inbox::Inbox;
 use super::port::Medium;
 use super::{Conditions, DEFAULT_MTU, DEFAULT_QUEUE, Port};
+use crate::device::Senders;
 use crate::virtual_time::VirtualTime;
 
 /// A cable between two ports.
@@ -94,5 +95,9 @@ impl Medium for Cable {
     #[cfg(feature = "smoltcp")]
     fn wake_by(&self, from: usize, waker: Arc<dyn Fn() + Send + Sync>) {
         self.inboxes[1 - from % 2].wake_by(waker);
+    }
+
+    fn senders(&self, to: usize) -> Senders {
+        self.inboxes[1 - to % 2].sender()
     }
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Owner};
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
-use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
+use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Senders, Uses};
 use crate::memory::GuestSlice;
 
 /// Where the frames go that a port sends.
@@ -32,6 +32,9 @@ pub(super) trait Medium: Send + Sync {
     /// Sets the function that wakes the owner of this port when there is room again.
     #[cfg(feature = "smoltcp")]
     fn wake_by(&self, _from: usize, _waker: Arc<dyn Fn() + Send + Sync>) {}
+
+    /// Senders whose frames may go to the port with this number.
+    fn senders(&self, to: usize) -> Senders;
 }
 
 /// One end of a network: the network device of a guest, or the test's own.
@@ -161,13 +164,42 @@ impl Port {
     }
 }
 
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.inbox.set_owner(Owner::None);
+    }
+}
+
+/// When frames arrive at a port.
+struct PortArrivals {
+    number: usize,
+    inbox: Arc<Inbox>,
+    medium: Arc<dyn Medium>,
+}
+
+impl Arrivals for PortArrivals {
+    fn next(&self) -> Option<u64> {
+        self.inbox.next()
+    }
+
+    fn senders(&self) -> Senders {
+        self.medium.senders(self.number)
+    }
+
+    fn set_in_guest(&self, in_guest: bool) {
+        self.inbox.set_owner(if in_guest { Owner::Guest } else { Owner::Other });
+    }
+}
+
 impl Pollable for Port {
     fn endpoint(&self) -> Arc<Endpoint> {
         self.inbox.endpoint()
     }
 
     fn arrivals(&self) -> Option<Arc<dyn Arrivals>> {
-        self.inbox.is_virtual().then(|| self.inbox.clone() as Arc<dyn Arrivals>)
+        let Self { number, inbox, medium, .. } = self;
+        let arrivals = || PortArrivals { number: *number, inbox: inbox.clone(), medium: medium.clone() };
+        self.inbox.is_virtual().then(|| Arc::new(arrivals()) as Arc<dyn Arrivals>)
     }
 }
 

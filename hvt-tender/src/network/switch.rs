@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::inbox::Inbox;
 use super::port::Medium;
 use super::{Conditions, DEFAULT_MTU, DEFAULT_QUEUE, Port};
+use crate::device::Senders;
 use crate::virtual_time::VirtualTime;
 
 /// Addresses that a switch remembers; it floods what is for others.
@@ -15,10 +16,31 @@ const ADDRESSES: usize = 4096;
 /// A switch that learns which address is behind which port.
 ///
 /// Clones are the same switch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Switch {
     fabric: Arc<Fabric>,
+    handle: Arc<Handle>,
+}
+
+/// What makes the ports of a switch: clones share it.
+#[derive(Debug)]
+struct Handle {
     time: Option<VirtualTime>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(time) = &self.time {
+            // Who waited for frames of a port that might be made waits in vain now.
+            time.poke();
+        }
+    }
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self::living_in(None)
+    }
 }
 
 impl Switch {
@@ -31,7 +53,13 @@ impl Switch {
     /// A switch without ports, whose frames arrive in this virtual time, for guests that live in it.
     #[must_use]
     pub fn in_virtual_time(time: &VirtualTime) -> Self {
-        Self { time: Some(time.clone()), ..Self::default() }
+        Self::living_in(Some(time.clone()))
+    }
+
+    fn living_in(time: Option<VirtualTime>) -> Self {
+        let (fabric, handle) = (Arc::new(Fabric::default()), Arc::new(Handle { time }));
+        fabric.lock().switch = Arc::downgrade(&handle);
+        Self { fabric, handle }
     }
 
     /// Adds a port.
@@ -49,7 +77,7 @@ impl Switch {
     pub fn port_with(&self, conditions: Conditions) -> io::Result<Port> {
         let mut state = self.fabric.lock();
         let number = state.made;
-        let inbox = Arc::new(Inbox::new(conditions, number, DEFAULT_QUEUE, self.time.clone())?);
+        let inbox = Arc::new(Inbox::new(conditions, number, DEFAULT_QUEUE, self.handle.time.clone())?);
         state.made += 1;
         state.ports.insert(number, Arc::downgrade(&inbox));
         Ok(Port::new(number, inbox, self.fabric.clone(), DEFAULT_MTU))
@@ -67,6 +95,8 @@ struct State {
     made: usize,
     ports: BTreeMap<usize, Weak<Inbox>>,
     learned: HashMap<[u8; 6], usize>,
+    /// The switch that makes the ports, while there is one.
+    switch: Weak<Handle>,
 }
 
 impl Fabric {
@@ -98,6 +128,16 @@ impl Medium for Fabric {
     fn carry(&self, from: usize, frame: &[u8]) {
         let targets = self.lock().route(from, frame);
         targets.iter().for_each(|inbox| inbox.send(frame));
+    }
+
+    fn senders(&self, to: usize) -> Senders {
+        let state = self.lock();
+        if state.switch.strong_count() > 0 {
+            // It can make another port.
+            return Senders::Anything;
+        }
+        let others = state.ports.iter().filter(|(port, _)| **port != to);
+        others.filter_map(|(_, inbox)| Some(inbox.upgrade()?.sender())).max().unwrap_or(Senders::None)
     }
 }
 

@@ -16,7 +16,8 @@
 //! guest may not do ends the guest with an [`Error`]. It can lose its own frames and waste its own time, and that is all.
 //!
 //! A ring is offered to guests whose network devices all can be used [from two threads](crate::device::Net::second_end),
-//! on hosts with a CPU to spare for the second one. Guests that know nothing of it use hypercalls.
+//! by backends that [gain by it](crate::backend::auto::Backend::gains_by_rings), on hosts with a CPU to spare for the second
+//! one. Guests that know nothing of it use hypercalls.
 
 mod end;
 mod queue;

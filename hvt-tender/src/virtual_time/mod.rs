@@ -21,6 +21,14 @@ pub(crate) use poller::VirtualPoller;
 /// with devices in memory, and networks that share the clock, what they do depends on nothing but their own code: two
 /// runs are the same, hypercall for hypercall. To that end start them under a [`hold`](Self::hold).
 ///
+/// A guest that waits for ever ends with [`Outcome::Asleep`](crate::monitor::Outcome::Asleep) once nothing is left that could
+/// wake it. It waits for ever if its poll ends in 146 years or later. Nothing is left if it has no network device, or all
+/// other ports of its networks and the switches that make them have been dropped; or if every guest of the clock waits for
+/// ever, and all ports of their networks belong to guests of the clock. Whatever may still act keeps such guests waiting: a
+/// [`Hold`], a port or a switch in a test's hands, and a [host](crate::network::host) in memory. A guest that polls for a
+/// second again and again is never taken for one that waits for ever: give it a
+/// [limit](crate::guest::Limits::wall_time).
+///
 /// A reading of the clock takes one nanosecond, so that a guest that waits for the clock to change does not wait for
 /// ever. The guest's cycle counter is made from this clock, at 1 GHz; the process backend alone can do that.
 #[derive(Clone, Debug)]

@@ -14,14 +14,26 @@ pub(crate) struct VirtualPoller {
     number: u64,
     seat: Arc<Seat>,
     arrivals: Arc<[(u32, Arc<dyn Arrivals>)]>,
+    is_host: bool,
 }
 
 impl VirtualPoller {
     /// Adds a guest with these devices, each with its handle. It may execute nothing before [`begin`](Self::begin).
     pub(crate) fn new(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop) -> io::Result<Self> {
+        let this = Self::add(time, arrivals, stop, false)?;
+        this.arrivals.iter().for_each(|(_, arrivals)| arrivals.set_in_guest(true));
+        Ok(this)
+    }
+
+    /// Adds a host in memory, likewise. It may wait for ever: its user may give it something to do at any time.
+    pub(crate) fn for_host(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop) -> io::Result<Self> {
+        Self::add(time, arrivals, stop, true)
+    }
+
+    fn add(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop, is_host: bool) -> io::Result<Self> {
         let seat = Arc::new(Seat::new(stop)?);
-        let number = time.lock().add(seat.clone());
-        Ok(Self { time, number, seat, arrivals: arrivals.into() })
+        let number = time.lock().add(seat.clone(), is_host);
+        Ok(Self { time, number, seat, arrivals: arrivals.into(), is_host })
     }
 
     /// Ends the turn, even where there is something to do, and waits for the next: until `timeout` nanoseconds are over,
@@ -59,6 +71,10 @@ impl Poller for VirtualPoller {
         Ok(self.ready_set())
     }
 
+    fn asleep(&self) -> bool {
+        self.seat.asleep()
+    }
+
     /// Its own. Those of other guests in the same time are not known here.
     fn descriptors(&self) -> Vec<Descriptor> {
         vec![self.seat.descriptor()]
@@ -67,6 +83,9 @@ impl Poller for VirtualPoller {
 
 impl Drop for VirtualPoller {
     fn drop(&mut self) {
+        if !self.is_host {
+            self.arrivals.iter().for_each(|(_, arrivals)| arrivals.set_in_guest(false));
+        }
         self.time.lock().remove(self.number, &self.time.world.now);
     }
 }

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::device::{Arrivals, Descriptor, Interrupted, Uses};
+use crate::device::{Arrivals, Descriptor, Interrupted, Senders, Uses};
 use crate::stop::Stop;
 
-/// What lies beyond this many nanoseconds, three centuries, never comes.
-const NEVER: u64 = 1 << 63;
+/// Moments beyond this many nanoseconds, 146 years, never come. The largest deadline that a guest can express in signed
+/// nanoseconds of its wall clock is one of them.
+const NEVER: u64 = 1 << 62;
 
 /// The guests of a clock.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub(super) struct Schedule {
 #[derive(Debug)]
 struct Guest {
     seat: Arc<Seat>,
+    /// Whether it is a host in memory, which its user may give something to do at any time.
+    is_host: bool,
     waiting: Option<Wait>,
 }
 
@@ -41,18 +44,33 @@ pub(super) struct Seat {
     /// Readable once it is this guest's turn.
     turn: OwnedFd,
     stop: Stop,
+    /// Whether the guest was ended because nothing will ever wake it.
+    asleep: AtomicBool,
 }
 
 impl Seat {
     /// A seat that is left as well when `stop` is requested.
     pub(super) fn new(stop: Stop) -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { turn: event.into(), stop })
+        Ok(Self { turn: event.into(), stop, asleep: AtomicBool::new(false) })
     }
 
     /// Whether somebody asked the guest to end.
     pub(super) fn stopped(&self) -> bool {
         self.stop.requested()
+    }
+
+    /// Ends the guest, which nothing will ever wake, unless another thread has asked for its end.
+    fn end_asleep(&self) {
+        if !self.stop.requested() {
+            self.asleep.store(true, Ordering::SeqCst);
+            self.stop.request();
+        }
+    }
+
+    /// Whether the guest was ended because nothing will ever wake it.
+    pub(super) fn asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
     }
 
     /// Waits until it is this guest's turn.
@@ -106,14 +124,19 @@ impl Wait {
     fn over(&self) -> u64 {
         self.arrivals.iter().filter_map(|(_, arrivals)| arrivals.next()).fold(self.until, u64::min)
     }
+
+    /// Senders that may end it before its time.
+    fn senders(&self) -> Senders {
+        self.arrivals.iter().map(|(_, arrivals)| arrivals.senders()).max().unwrap_or(Senders::None)
+    }
 }
 
 impl Schedule {
     /// Adds a guest that is ready to run; returns its number.
-    pub(super) fn add(&mut self, seat: Arc<Seat>) -> u64 {
+    pub(super) fn add(&mut self, seat: Arc<Seat>, is_host: bool) -> u64 {
         self.made += 1;
         let waiting = Some(Wait { until: 0, arrivals: Arc::new([]) });
-        self.guests.insert(self.made, Guest { seat, waiting });
+        self.guests.insert(self.made, Guest { seat, is_host, waiting });
         self.made
     }
 
@@ -141,12 +164,18 @@ impl Schedule {
 
     /// Gives the turn to the next guest that has something to do, at the first moment at which one has.
     pub(super) fn next_turn(&mut self, now: &AtomicU64) {
+        self.end_sleepers(Senders::None);
         if self.running.is_some() || self.held > 0 {
             return;
         }
         let overs: Vec<(u64, u64)> =
             self.guests.iter().filter_map(|(number, guest)| Some((*number, guest.waiting.as_ref()?.over()))).collect();
-        let Some(first) = overs.iter().map(|(_, over)| *over).min().filter(|over| *over < NEVER) else { return };
+        let Some(first) = overs.iter().map(|(_, over)| *over).min().filter(|over| *over < NEVER) else {
+            if self.sleepers().all(|(_, senders)| senders < Senders::Anything) {
+                self.end_sleepers(Senders::Guests);
+            }
+            return;
+        };
         let moment = now.fetch_max(first, Ordering::SeqCst).max(first);
         let ready = || overs.iter().filter(|(_, over)| *over <= moment).map(|(number, _)| *number);
         let Some(next) = ready().find(|number| *number > self.last).or_else(|| ready().next()) else { return };
@@ -155,5 +184,19 @@ impl Schedule {
             (self.running, self.last) = (Some(next), next);
             guest.seat.give_turn();
         }
+    }
+
+    /// Guests that wait for frames alone, or for nothing, and who may send them frames.
+    fn sleepers(&self) -> impl Iterator<Item = (&Seat, Senders)> {
+        let sleeps = |guest: &Guest| {
+            let wait = guest.waiting.as_ref().filter(|wait| !guest.is_host && wait.over() >= NEVER)?;
+            Some(wait.senders())
+        };
+        self.guests.values().filter_map(move |guest| Some((guest.seat.as_ref(), sleeps(guest)?)))
+    }
+
+    /// Ends the guests that wait for frames of no sender beyond `senders`, none of which will send any.
+    fn end_sleepers(&self, senders: Senders) {
+        self.sleepers().filter(|(_, their)| *their <= senders).for_each(|(seat, _)| seat.end_asleep());
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::device::testing::Buffer;
-use crate::device::{Arrivals, Block, Disk, Interrupted, Poller};
+use crate::device::{Arrivals, Block, Disk, Interrupted, Pollable, Poller};
+use crate::network::{Link, Port, Switch};
 use crate::stop::Stop;
 use std::sync::mpsc;
 use std::thread;
@@ -70,7 +71,8 @@ fn guests_take_turns() {
 #[test]
 fn a_stop_ends_a_wait_that_nothing_else_ends() {
     let time = VirtualTime::new();
-    let (mut sleeper, stop) = guest(&time, &[]);
+    let frames = Arc::new(At(AtomicU64::new(u64::MAX)));
+    let (mut sleeper, stop) = guest(&time, &[(1, frames)]);
     let (mut other, _) = guest(&time, &[]);
     let sleeping = thread::spawn(move || {
         sleeper.begin().unwrap();
@@ -114,4 +116,99 @@ fn a_slow_disk_takes_virtual_time() {
     stop.request();
     let (first, _reader) = reading.join().unwrap();
     assert_eq!(first, 2 * HOUR);
+}
+
+/// The first port of a link that lives in this time, as a guest's, and the second.
+fn linked(time: &VirtualTime) -> (Port, Port) {
+    Link::new().virtual_time(time).ports().unwrap()
+}
+
+/// A guest that has this port, and polls for ever.
+fn waits_for_ever(time: &VirtualTime, port: Option<Port>) -> thread::JoinHandle<bool> {
+    let arrivals = port.iter().map(|port| (1, port.arrivals().unwrap())).collect();
+    let mut poller = VirtualPoller::new(time.clone(), arrivals, Stop::new().unwrap()).unwrap();
+    thread::spawn(move || {
+        let _port = port;
+        poller.begin().unwrap();
+        // The largest deadline in signed nanoseconds since 1970.
+        while poller.poll(i64::MAX as u64 - 1_735_689_600_000_000_000).is_ok_and(|ready| ready == 0) {}
+        poller.asleep()
+    })
+}
+
+#[test]
+fn a_guest_that_nothing_can_wake_ends() {
+    let time = VirtualTime::new();
+    assert!(waits_for_ever(&time, None).join().unwrap());
+    // Also while others are busy, and while the clock is held.
+    let (mut busy, _) = guest(&time, &[]);
+    let sleeping = waits_for_ever(&time, None);
+    busy.begin().unwrap();
+    assert_eq!(busy.poll(1000), Ok(0));
+    let hold = time.hold();
+    assert!(sleeping.join().unwrap());
+    drop(hold);
+    assert_eq!(busy.poll(1000), Ok(0));
+}
+
+#[test]
+fn whatever_may_still_send_keeps_a_guest_waiting() {
+    let time = VirtualTime::new();
+    let (port, other) = linked(&time);
+    let sleeping = waits_for_ever(&time, Some(port));
+    let (port, third) = linked(&time);
+    let woken = waits_for_ever(&time, Some(port));
+    third.send(&[1; 60]).unwrap();
+    assert!(!woken.join().unwrap(), "it has a frame");
+    assert!(!sleeping.is_finished());
+    drop(other);
+    assert!(sleeping.join().unwrap());
+    // A switch can make a port.
+    let switch = Switch::in_virtual_time(&time);
+    let sleeping = waits_for_ever(&time, Some(switch.port().unwrap()));
+    let other = switch.port().unwrap();
+    drop(switch);
+    assert!(!sleeping.is_finished());
+    drop(other);
+    assert!(sleeping.join().unwrap());
+    let switch = Switch::in_virtual_time(&time);
+    let sleeping = waits_for_ever(&time, Some(switch.port().unwrap()));
+    assert!(!sleeping.is_finished());
+    drop(switch.clone());
+    assert!(!sleeping.is_finished());
+    drop(switch);
+    assert!(sleeping.join().unwrap());
+}
+
+#[test]
+fn guests_that_wait_for_each_other_end_together() {
+    let time = VirtualTime::new();
+    let hold = time.hold();
+    let (first, second) = linked(&time);
+    let (third, test) = linked(&time);
+    let pair = [first, second].map(|port| waits_for_ever(&time, Some(port)));
+    let last = waits_for_ever(&time, Some(third));
+    drop(hold);
+    // The last one might know what the others wait for.
+    assert!(pair.iter().chain([&last]).all(|guest| !guest.is_finished()));
+    drop(test);
+    for guest in pair.into_iter().chain([last]) {
+        assert!(guest.join().unwrap());
+    }
+    // One that sleeps for an hour may send before it ends, and then has not.
+    let (first, second) = linked(&time);
+    let hold = time.hold();
+    let (mut busy, _stop) = {
+        let arrivals = vec![(1, second.arrivals().unwrap())];
+        let stop = Stop::new().unwrap();
+        (VirtualPoller::new(time.clone(), arrivals, stop.clone()).unwrap(), stop)
+    };
+    let sleeping = waits_for_ever(&time, Some(first));
+    drop(hold);
+    busy.begin().unwrap();
+    assert_eq!(busy.poll(HOUR), Ok(0));
+    assert!(!sleeping.is_finished());
+    drop(busy);
+    drop(second);
+    assert!(sleeping.join().unwrap());
 }

@@ -80,6 +80,16 @@ fn virtual_time_takes_none() {
     }
 }
 
+/// Its poll has no end, and it has no network.
+#[test]
+fn a_guest_that_nothing_can_wake_in_virtual_time_ends() {
+    let mut command = tender();
+    command.args(["--mem=32", "--virtual-time", "--timeout=60s"]).arg(guest("sleep"));
+    let output = command.output().unwrap();
+    let expected = "hvt-tender: the guest waits for ever: nothing is left in its virtual time that could wake it\n";
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), expected));
+}
+
 #[test]
 fn a_network_without_anybody_else() {
     let mut command = tender();

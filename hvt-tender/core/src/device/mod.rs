@@ -10,6 +10,7 @@ pub mod in_memory;
 pub mod store;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::memory::GuestSlice;
@@ -70,6 +71,16 @@ pub trait Block {
     fn descriptors(&self) -> Vec<Descriptor> {
         Vec::new()
     }
+
+    /// Makes its waits end when the guest is interrupted, from now on: it waits by `sleep`. A device that never waits, or for
+    /// a disk of the host only, has no use for it.
+    fn wait_by(&mut self, _sleep: Arc<dyn Sleep>) {}
+}
+
+/// Sleep that ends early when the guest is interrupted.
+pub trait Sleep: Send + Sync + core::fmt::Debug {
+    /// Sleeps for `nanoseconds` at most.
+    fn sleep(&self, nanoseconds: u64);
 }
 
 /// A network device.
@@ -143,6 +154,11 @@ pub trait Poller {
     /// [`Interrupted`] when somebody asked the run to end meanwhile.
     fn begin(&mut self) -> Result<(), Interrupted> {
         Ok(())
+    }
+
+    /// Whether it has interrupted the guest because nothing will ever wake it.
+    fn asleep(&self) -> bool {
+        false
     }
 
     /// The descriptors of the host that it reads or writes: in a sandbox it can use no others. To wait for any is

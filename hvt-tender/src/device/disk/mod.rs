@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use self::fault::{Faults, Write};
 use super::block::{self, OpenError};
-use super::{Block, DEFAULT_BLOCK_SIZE, Descriptor, DeviceError, Uses};
+use super::{Block, DEFAULT_BLOCK_SIZE, Descriptor, DeviceError, Sleep, Uses};
 use crate::memory::GuestSlice;
 use crate::virtual_time::VirtualTime;
 use hvt_core::device::store::{self, Store};
@@ -38,6 +38,8 @@ pub struct Disk {
     capacity: u64,
     block_size: u16,
     time: Option<VirtualTime>,
+    /// What ends a wait.
+    sleep: Option<Arc<dyn Sleep>>,
 }
 
 #[derive(Debug)]
@@ -116,7 +118,8 @@ impl Disk {
     fn new(base: Base, bytes: u64) -> Self {
         let state = State { store: Store::new(base), faults: Faults::default() };
         let state = Arc::new(Mutex::new(state));
-        Self { state, capacity: bytes, block_size: DEFAULT_BLOCK_SIZE, time: None }.with_block_size(DEFAULT_BLOCK_SIZE)
+        Self { state, capacity: bytes, block_size: DEFAULT_BLOCK_SIZE, time: None, sleep: None }
+            .with_block_size(DEFAULT_BLOCK_SIZE)
     }
 
     /// Gives it blocks of this many bytes, a power of two from 512 on; it has 512 otherwise. Its size is rounded up to
@@ -189,8 +192,8 @@ impl Disk {
         self.lock().faults.torn_writes.insert(nth, Write::Torn(bytes));
     }
 
-    /// Makes every read and write take `time` longer: of the host's time, in which case whoever ends the guest waits as
-    /// long at most, or of its [virtual time](Self::virtual_time), in which nobody waits.
+    /// Makes every read and write take `time` longer: of the host's time, or of its [virtual time](Self::virtual_time). The
+    /// end of the guest, and a debugger that stops it, end the wait.
     pub fn slow_down(&self, time: Duration) {
         self.lock().faults.delay = time;
     }
@@ -210,7 +213,10 @@ impl Disk {
         match &self.time {
             _ if delay.is_zero() => {}
             Some(time) => time.sleep(delay),
-            None => thread::sleep(delay),
+            None => match &self.sleep {
+                Some(sleep) => sleep.sleep(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)),
+                None => thread::sleep(delay),
+            },
         }
     }
 }
@@ -229,6 +235,10 @@ impl Block for Disk {
             Base::Bytes(_) => Vec::new(),
             Base::File(file) => vec![Descriptor::new(file, Uses::READ_AT)],
         }
+    }
+
+    fn wait_by(&mut self, sleep: Arc<dyn Sleep>) {
+        self.sleep = Some(sleep);
     }
 
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {

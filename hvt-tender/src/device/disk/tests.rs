@@ -4,6 +4,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use crate::device::testing::Buffer;
+use crate::stop::Stop;
 
 fn write(disk: &Disk, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
     let buffer = Buffer::of(bytes);
@@ -66,6 +67,23 @@ fn faults_come_when_they_are_due() {
     let start = Instant::now();
     read(&disk, 0, 512).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(5));
+}
+
+/// The longest delay there is, and a stop before and in the middle of it.
+#[test]
+fn a_stop_ends_a_delay() {
+    let stop = Stop::new().unwrap();
+    let disk = Disk::from_bytes([7; 512]);
+    disk.slow_down(Duration::MAX);
+    let mut slow = disk.clone();
+    slow.wait_by(Arc::new(stop.clone()));
+    let reading = std::thread::spawn(move || {
+        for _ in 0..2 {
+            assert_eq!(read(&slow, 0, 512).unwrap(), [7; 512]);
+        }
+    });
+    stop.request();
+    reading.join().unwrap();
 }
 
 #[test]

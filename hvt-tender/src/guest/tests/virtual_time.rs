@@ -30,7 +30,10 @@ fn a_kill_ends_a_guest_that_waits_for_its_turn_or_for_ever() {
     let sleep = sleep();
     let sleeping = &[(Number::Poll, sleep.as_bytes())];
     let time = VirtualTime::new();
-    let for_ever = guest(sleeping).virtual_time(&time).spawn().unwrap();
+    // It may have a frame any time.
+    let (port, _peer) = Link::new().virtual_time(&time).ports().unwrap();
+    let for_ever = Unikernel::from_bytes(calls(&[("service", Kind::Net)], sleeping)).unwrap().mem(4 << 20);
+    let for_ever = for_ever.net("service", port).virtual_time(&time).spawn().unwrap();
     let hold = time.hold();
     let held = guest(sleeping).virtual_time(&time).spawn().unwrap();
     for guest in [held, for_ever] {
@@ -41,6 +44,38 @@ fn a_kill_ends_a_guest_that_waits_for_its_turn_or_for_ever() {
     let halt = Halt::default();
     let output = guest(&[(Number::Halt, halt.as_bytes())]).virtual_time(&time).output().unwrap();
     assert_eq!(output.status(), Some(0), "the turn went on");
+}
+
+/// Its caller has nothing that could end it.
+#[test]
+fn a_guest_that_nothing_can_wake_ends() {
+    let sleep = sleep();
+    let time = VirtualTime::new();
+    let output = guest(&[(Number::Poll, sleep.as_bytes())]).virtual_time(&time).output().unwrap();
+    assert_eq!(output.outcome, Outcome::Asleep);
+    assert_eq!(time.elapsed(), Duration::ZERO);
+    // Likewise where its disk takes for ever.
+    let read = BlockIo { handle: 1, data: Gpa(CALLS_DATA + 0x1000), len: 512, ..BlockIo::default() };
+    let disk = Disk::empty(512).virtual_time(&time);
+    disk.slow_down(Duration::MAX);
+    let reader = calls(&[("storage", Kind::Block)], &[(Number::BlockRead, read.as_bytes())]);
+    let reader = Unikernel::from_bytes(reader).unwrap().mem(4 << 20).block("storage", disk).virtual_time(&time);
+    assert_eq!(reader.output().unwrap().outcome, Outcome::Asleep);
+}
+
+/// A disk may take for ever in the host's time, too.
+#[test]
+fn a_kill_ends_a_guest_that_waits_for_its_disk() {
+    let read = BlockIo { handle: 1, data: Gpa(CALLS_DATA + 0x1000), len: 512, ..BlockIo::default() };
+    let file = calls(&[("storage", Kind::Block)], &[(Number::BlockRead, read.as_bytes())]);
+    let disk = Disk::empty(512);
+    disk.slow_down(Duration::MAX);
+    let reader = || Unikernel::from_bytes(file.clone()).unwrap().mem(4 << 20).block("storage", disk.clone());
+    let guest = reader().spawn().unwrap();
+    guest.kill();
+    assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted);
+    let limits = Limits::new().wall_time(Duration::from_millis(20));
+    assert_eq!(reader().limits(limits).output().unwrap().outcome, Outcome::Exceeded(Limit::WallTime));
 }
 
 #[test]

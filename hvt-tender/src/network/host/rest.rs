@@ -26,7 +26,7 @@ impl Rest {
         };
         let stop = Stop::new()?;
         let bell = Bell::in_virtual_time(&time, &stop);
-        let poller = VirtualPoller::new(time.clone(), vec![(0, frames), (1, bell.clone())], stop)?;
+        let poller = VirtualPoller::for_host(time.clone(), vec![(0, frames), (1, bell.clone())], stop)?;
         Ok((Self::Virtual(poller), bell, Some(time)))
     }
 

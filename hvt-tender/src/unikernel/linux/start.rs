@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::offset_of;
+use std::sync::Arc;
 
 use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa};
 
@@ -39,7 +40,12 @@ impl Unikernel {
             None => self.clock,
         };
         let attachments = self.attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
-        let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
+        let Attached { mut slots, manifest } = attach(image.manifest(), attachments)?;
+        for slot in &mut slots {
+            if let Slot::Block(device) = slot {
+                device.wait_by(Arc::new(stop.clone()));
+            }
+        }
         let verdict = Verdict::new(stop.clone());
         let mut console = console(self.console, capture.clone(), &stop);
         if let Some(most) = limits.console {

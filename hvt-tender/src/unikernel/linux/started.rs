@@ -92,6 +92,7 @@ impl Started {
         match (outcome?, self.verdict.limit(), synced) {
             // What a guest takes for written must not be lost in silence.
             (Outcome::Exited { .. }, _, Err(_)) => Err(Error::Unsynced),
+            (Outcome::Interrupted, None, _) if self.devices.poller.asleep() => Ok(Outcome::Asleep),
             (Outcome::Interrupted, Some(limit), _) => Ok(Outcome::Exceeded(limit)),
             (outcome, _, _) => Ok(outcome),
         }
