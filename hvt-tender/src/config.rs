@@ -125,7 +125,7 @@ impl BackendChoice {
 /// Whether the guest is offered a [ring](hvt_abi::ring) for the frames that it sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum NetRing {
-    /// Where there is a CPU for the thread that serves it, beside the guest's.
+    /// On KVM, if there is a CPU for the thread that serves it, beside the guest's.
     #[default]
     Auto,
     /// Wherever its network devices allow it.

@@ -104,6 +104,17 @@ impl Backend {
         }
     }
 
+    /// Whether a guest that has a CPU to itself sends frames through a ring faster than by hypercalls. A kick of a virtual
+    /// machine wakes the ring's thread without an exit. A process kicks by a hand-over to the tender, which is a hypercall's
+    /// price, and its guest and its tender keep two CPUs busy already.
+    #[must_use]
+    pub fn gains_by_rings(&self) -> bool {
+        match self {
+            Self::Kvm(_) => true,
+            Self::Process(_) => false,
+        }
+    }
+
     /// Guest memory of `size` bytes in the form that this backend needs.
     ///
     /// # Errors

@@ -53,21 +53,20 @@ impl Unikernel {
         }
         // Where every frame is to be seen, each goes by hypercall.
         let seen = capture.is_some() || trace.is_some() || virtual_time.is_some() || debugger.is_some();
-        let offered = match net_ring {
-            // Whether it pays is asked last: the answer lies in files of the host.
-            NetRing::Auto => !seen && ring::has_use(&slots) && ring::Worker::pays(),
-            NetRing::On => !seen,
-            NetRing::Off => false,
-        };
-        let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
-        let devices = Devices { console, clock, poller, slots };
-
         let choice = match self.backend {
             // The only one that can.
             BackendChoice::Auto if virtual_time.is_some() && process::EXISTS => BackendChoice::Process,
             choice => choice,
         };
         let mut backend = Backend::open(choice)?;
+        let offered = match net_ring {
+            // Whether there is a second CPU is asked last: the answer lies in files of the host.
+            NetRing::Auto => !seen && ring::has_use(&slots) && backend.gains_by_rings() && ring::Worker::pays(),
+            NetRing::On => !seen,
+            NetRing::Off => false,
+        };
+        let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
+        let devices = Devices { console, clock, poller, slots };
         // All is open. What is made from here on, a child process above all, has no more rights than are left.
         identity.assume()?;
         if let Some(sandbox) = &sandbox {
