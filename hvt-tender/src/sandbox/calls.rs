@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_TRAP};
+use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP};
 use seccompiler::{BackendError, BpfProgram};
 
 use super::condition::{Condition, Operation};
-use super::program::{self, Rules, Verdicts};
+use super::program::{self, Refusal, Verdicts};
 use crate::descriptor::{Descriptor, Uses};
 
 /// The system calls that a thread may make. All others end the process.
@@ -21,6 +21,8 @@ pub struct Calls {
     conditional: BTreeMap<i64, Vec<Vec<Condition>>>,
     /// Those among them that are looked at before all others, at most one for a call.
     often: BTreeMap<i64, Vec<Condition>>,
+    /// Calls that return an error and do not end the process, unless they are allowed.
+    refused: BTreeMap<i64, Refusal>,
 }
 
 impl Calls {
@@ -43,6 +45,12 @@ impl Calls {
     /// Allows a call whose arguments satisfy all of `conditions`.
     pub fn allow_if(&mut self, number: libc::c_long, conditions: &[Condition]) {
         self.conditional.entry(number).or_default().push(conditions.to_vec());
+    }
+
+    /// Makes a call whose arguments satisfy all of `conditions` return `errno` if it is not allowed. A call has one such
+    /// list of conditions; a second one replaces the first.
+    pub(super) fn refuse(&mut self, number: libc::c_long, conditions: &[Condition], errno: u16) {
+        self.refused.insert(number, Refusal { conditions: conditions.to_vec(), errno });
     }
 
     /// Allows this `ioctl` request on this descriptor.
@@ -148,18 +156,9 @@ impl Calls {
         CALLS.iter().for_each(|number| self.allow(*number));
     }
 
-    /// A second program, for a thread that the C library did not start with: there, `free` may look into
-    /// `/proc/sys/vm/overcommit_memory`, and is content to be refused. The first one lets that pass from now on.
-    pub(super) fn refuse_to_open(&mut self) -> Result<Option<BpfProgram>, BackendError> {
-        self.allow_if(libc::SYS_openat, &[OPENS_TO_READ]);
-        let rules = Rules::from([(libc::SYS_openat as u32, vec![vec![OPENS_TO_READ]])]);
-        let refused = SECCOMP_RET_ERRNO | libc::EACCES.cast_unsigned();
-        program::compile(&rules, &BTreeMap::new(), Verdicts { hit: refused, miss: SECCOMP_RET_ALLOW }).map(Some)
-    }
-
     /// The filter program. What it does not allow raises SIGSYS, and is not done.
     pub(super) fn compile(self) -> Result<BpfProgram, BackendError> {
-        let Self { always, on, mut conditional, mut often } = self;
+        let Self { always, on, mut conditional, mut often, refused } = self;
         for (number, descriptors) in on {
             let rules = conditional.entry(number).or_default();
             let others = rules.len();
@@ -181,12 +180,13 @@ impl Calls {
         let small = |number: libc::c_long| u32::try_from(number).unwrap_or(u32::MAX);
         let rules = conditional.into_iter().map(|(number, alternatives)| (small(number), alternatives)).collect();
         let often = often.into_iter().map(|(number, conditions)| (small(number), conditions)).collect();
-        program::compile(&rules, &often, Verdicts { hit: SECCOMP_RET_ALLOW, miss: SECCOMP_RET_TRAP })
+        let refusals = refused.into_iter().map(|(number, refusal)| (small(number), refusal)).collect();
+        program::compile(&rules, &refusals, &often, Verdicts { hit: SECCOMP_RET_ALLOW, miss: SECCOMP_RET_TRAP })
     }
 }
 
 /// `openat` with these flags.
-const OPENS_TO_READ: Condition =
+pub(super) const OPENS_TO_READ: Condition =
     Condition { argument: 2, operation: Operation::Equal, value: (libc::O_RDONLY | libc::O_CLOEXEC).cast_unsigned() };
 
 /// The first and the last of each run of numbers without a gap. A guest may have 63 devices, whose descriptors are

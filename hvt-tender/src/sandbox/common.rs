@@ -2,7 +2,7 @@
 
 use libc::c_long;
 
-use super::calls::Calls;
+use super::calls::{Calls, OPENS_TO_READ};
 use super::condition::Condition;
 use crate::descriptor::{Descriptor, Uses};
 use crate::stop::Stop;
@@ -52,7 +52,23 @@ pub(super) fn calls(stop: &Stop) -> Calls {
     calls.allow_if(libc::SYS_fcntl, &[Condition::equal(1, libc::F_GETFD.cast_unsigned())]);
     // Signals for threads of this process: a kick of the vCPU, and its own end where it panics.
     calls.allow_if(libc::SYS_tgkill, &[Condition::equal(0, std::process::id())]);
+    refuse_to_the_c_library(&mut calls);
     let stderr = Descriptor { number: libc::STDERR_FILENO, uses: Uses::WRITE };
     calls.allow_uses([stderr, Descriptor::new(stop.event(), Uses::WRITE)]);
     calls
+}
+
+/// Refuses the calls that glibc's `malloc` and `free` make at times of their own choosing, in any thread. Each is a
+/// question or a wish; glibc goes on without the answer.
+fn refuse_to_the_c_library(calls: &mut Calls) {
+    /// `prctl` option that names a mapping, and its one suboption (`include/uapi/linux/prctl.h`).
+    const PR_SET_VMA: u32 = 0x5356_4d41;
+    // `free` reads /proc/sys/vm/overcommit_memory before it shrinks an arena of another thread than the first (glibc
+    // `check_may_shrink_heap`). To count the CPUs, glibc before 2.35 reads files in /sys and /proc.
+    calls.refuse(libc::SYS_openat, &[OPENS_TO_READ], libc::EACCES as u16);
+    // `malloc` counts the CPUs to limit the number of arenas, also when the first arena cannot grow.
+    calls.refuse(libc::SYS_sched_getaffinity, &[], libc::EPERM as u16);
+    // `malloc` names a new arena if the tunable glibc.mem.decorate_maps is set (glibc 2.39). EINVAL is the answer of a
+    // kernel without names, after which glibc does not try again.
+    calls.refuse(libc::SYS_prctl, &[Condition::equal(0, PR_SET_VMA)], libc::EINVAL as u16);
 }

@@ -106,13 +106,9 @@ impl Sandbox {
     }
 
     /// Takes every other system call from the calling thread, for good.
-    pub(crate) fn confine(&self, mut calls: Calls) -> Result<(), SandboxError> {
+    pub(crate) fn confine(&self, calls: Calls) -> Result<(), SandboxError> {
         static MISSING: Once = Once::new();
-        let is_first_thread = nix::unistd::gettid() == nix::unistd::getpid();
-        let refusal = if is_first_thread { None } else { calls.refuse_to_open()? };
-        let program = calls.compile()?;
-        let applied = refusal.iter().chain([&program]).try_for_each(|program| apply_filter(program));
-        match applied {
+        match apply_filter(&calls.compile()?) {
             Err(seccompiler::Error::Seccomp(error)) if is_missing(&error) => {
                 MISSING.call_once(|| log::warn!("this kernel has no seccomp filters: system calls are not filtered"));
                 Ok(())
@@ -126,6 +122,9 @@ impl Sandbox {
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL))
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Why a thread cannot be confined. The message is one line.
 #[derive(Debug, thiserror::Error)]

@@ -6,11 +6,11 @@
 //! calls that are made at hypercalls, and then a tree of comparisons leads to all others. What seccompiler makes of the same
 //! rules looks at one number after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 
 use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
-use libc::{SECCOMP_RET_KILL_PROCESS, seccomp_data};
+use libc::{SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, seccomp_data};
 use seccompiler::{BackendError, BpfProgram, sock_filter};
 
 use super::condition::{Condition, Operation};
@@ -36,6 +36,21 @@ const GROUP: usize = 4;
 /// alternatives: whatever the arguments.
 pub(super) type Rules = BTreeMap<u32, Vec<Vec<Condition>>>;
 
+/// System call that fails with an error number instead of ending the process.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// Conditions on the arguments. All of them must hold.
+    pub(super) conditions: Vec<Condition>,
+    /// Error number that the call returns.
+    pub(super) errno: u16,
+}
+
+/// Refusals by the number of the system call. A rule for the same call takes precedence.
+pub(super) type Refusals = BTreeMap<u32, Refusal>;
+
+/// Conditions on the arguments of a call, and the verdict if all of them hold.
+type Case<'r> = (&'r [Condition], u32);
+
 /// What a program says (`SECCOMP_RET_*`).
 #[derive(Clone, Copy)]
 pub(super) struct Verdicts {
@@ -48,6 +63,7 @@ pub(super) struct Verdicts {
 /// The program for these rules. `often` are looked at before all others; they are among the rules.
 pub(super) fn compile(
     rules: &Rules,
+    refusals: &Refusals,
     often: &BTreeMap<u32, Vec<Condition>>,
     verdicts: Verdicts,
 ) -> Result<BpfProgram, BackendError> {
@@ -58,16 +74,26 @@ pub(super) fn compile(
         load(offset_of!(seccomp_data, nr)),
     ];
     for (number, conditions) in often {
-        let then = alternative(conditions, verdicts);
+        let then = alternative(conditions, verdicts.hit);
         // A number that is not this one stays loaded.
         program.push(jump(BPF_JEQ, *number, 0, then.len() + 1));
         program.extend(then);
         program.push(load(offset_of!(seccomp_data, nr)));
     }
-    // What has been looked at need not be again. No alternative may be left then, which would mean all arguments.
-    let rest = rules.iter().filter_map(|(number, alternatives)| {
-        let left: Vec<_> = alternatives.iter().filter(|conditions| often.get(number) != Some(conditions)).collect();
-        (alternatives.is_empty() || !left.is_empty()).then_some((*number, left))
+    let numbers: BTreeSet<u32> = rules.keys().chain(refusals.keys()).copied().collect();
+    let rest = numbers.into_iter().filter_map(|number| {
+        let allowed = rules.get(&number);
+        if allowed.is_some_and(Vec::is_empty) {
+            return Some((number, None));
+        }
+        // `often` has been compared already.
+        let allowed = allowed.into_iter().flatten().filter(|conditions| often.get(&number) != Some(conditions));
+        let allowed = allowed.map(|conditions| (conditions.as_slice(), verdicts.hit));
+        let refused = refusals
+            .get(&number)
+            .map(|refusal| (refusal.conditions.as_slice(), SECCOMP_RET_ERRNO | u32::from(refusal.errno)));
+        let cases: Vec<Case<'_>> = allowed.chain(refused).collect();
+        (!cases.is_empty()).then_some((number, Some(cases)))
     });
     let rest: Vec<_> = rest.collect();
     let groups: Vec<_> = rest.chunks(GROUP).map(|some| (some[0].0, group(some, verdicts))).collect();
@@ -96,18 +122,18 @@ fn tree(groups: &[(u32, BpfProgram)], verdicts: Verdicts) -> BpfProgram {
     }
 }
 
-/// The program for a few numbers, one of which may be the loaded one.
-fn group(rules: &[(u32, Vec<&Vec<Condition>>)], verdicts: Verdicts) -> BpfProgram {
+/// The program for a few numbers, one of which may be the loaded one. A number without cases is a hit whatever the
+/// arguments are.
+fn group(rules: &[(u32, Option<Vec<Case<'_>>>)], verdicts: Verdicts) -> BpfProgram {
     // From the last instruction to the first: how far it is to what lies behind is known then.
     let mut reversed = Vec::new();
-    let starts = rules.iter().rev().map(|(_, alternatives)| {
-        if !alternatives.is_empty() {
-            let mut code: Vec<_> =
-                alternatives.iter().flat_map(|conditions| alternative(conditions, verdicts)).collect();
-            code.push(ret(verdicts.miss));
-            reversed.extend(code.into_iter().rev());
-        }
-        (!alternatives.is_empty()).then_some(reversed.len())
+    let starts = rules.iter().rev().map(|(_, cases)| {
+        let cases = cases.as_ref()?;
+        let mut code: Vec<_> =
+            cases.iter().flat_map(|(conditions, verdict)| alternative(conditions, *verdict)).collect();
+        code.push(ret(verdicts.miss));
+        reversed.extend(code.into_iter().rev());
+        Some(reversed.len())
     });
     let starts: Vec<_> = starts.collect();
     reversed.push(ret(verdicts.hit));
@@ -125,10 +151,10 @@ fn group(rules: &[(u32, Vec<&Vec<Condition>>)], verdicts: Verdicts) -> BpfProgra
     reversed
 }
 
-/// Ends with a hit where all conditions are satisfied, and else behind itself.
-fn alternative(conditions: &[Condition], verdicts: Verdicts) -> BpfProgram {
+/// Ends with `verdict` where all conditions are satisfied, and else behind itself.
+fn alternative(conditions: &[Condition], verdict: u32) -> BpfProgram {
     // Backwards, too.
-    let mut reversed = vec![ret(verdicts.hit)];
+    let mut reversed = vec![ret(verdict)];
     for condition in conditions.iter().rev() {
         let end = reversed.len();
         let Condition { argument, operation, value } = *condition;

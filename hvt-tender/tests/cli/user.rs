@@ -1,11 +1,15 @@
 //! User-mode networking: a guest that others reach through a port of the host's loopback, and that reaches others there.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
-use super::{assert_fails, guest, tender, text};
+use hvt_tender::script::Script;
+
+use super::net::{in_own_network, run};
+use super::{assert_fails, guest, small_pipe, tender, text};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -102,4 +106,75 @@ fn what_cannot_be_had_is_said() {
             command.args(["--mem=32", "--backend=process"]).args(&options).arg(guest("http")).output().unwrap();
         assert_fails(&output, 1, &words);
     }
+}
+
+/// Address of the host that the test makes, and the port that the guest knocks at.
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
+
+/// Ethernet frame that asks for the gateway's hardware address, from which the gateway learns the guest's.
+fn arp() -> Vec<u8> {
+    const GUEST: [u8; 10] = [2, 0, 0, 0, 0, 0x2a, 10, 0, 2, 15];
+    let request = [0, 1, 8, 0, 6, 4, 0, 1];
+    [&[0xff; 6], &GUEST[..6], &[8, 6], &request, &GUEST, &[0; 6], &[10, 0, 2, 2]].concat()
+}
+
+/// Ethernet frame of the guest with an empty datagram from 10.0.2.15, port 9, to this address. It has no UDP checksum.
+fn knock(to: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 2, 15];
+    ip.extend(to.octets());
+    let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let [high, low] = port.to_be_bytes();
+    let udp = [0, 9, high, low, 0, 8, 0, 0];
+    [&[0xff; 6], &[2, 0, 0, 0, 0, 0x2a], &[8, 0][..], &ip, &udp].concat()
+}
+
+/// Bytes that wait in the socket of the tender's that sends to `port` of [`HOST`].
+fn waiting(port: u16) -> u64 {
+    let peer = format!("{:08X}:{port:04X}", u32::from_le_bytes(HOST.octets()));
+    let sockets = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+    let line = sockets.lines().find(|line| line.split_whitespace().nth(2) == Some(&peer)).expect(&sockets);
+    let queues = line.split_whitespace().nth(4).unwrap();
+    u64::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
+}
+
+/// The thread of the network allocates hundreds of frames, and the guest's thread frees them.
+#[test]
+fn datagrams_that_queue_up_while_the_guest_is_busy_reach_it() {
+    /// No more than the socket and the gateway's stack keep: none is lost.
+    const BURST: usize = 20;
+    /// All of them together fit in the guest's queue.
+    const BURSTS: usize = 35;
+    in_own_network(|| {
+        run("ip link set lo up");
+        run(&format!("ip addr add {HOST}/32 dev lo"));
+        let socket = UdpSocket::bind((HOST, 0)).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let script = Script::new().net_write("service", arp()).net_write("service", knock(HOST, port));
+        // More than the console takes before the test reads it.
+        let script = script.puts(vec![b'.'; 8192]).repeat(1024, |reads| reads.net_read("service", 1514)).halt(0);
+        let folder = tempfile::tempdir().unwrap();
+        let app = folder.path().join("app");
+        std::fs::write(&app, script.build()).unwrap();
+        let (reader, writer) = small_pipe();
+        let mut command = tender();
+        command.args(["--mem=32", "--backend=process", "--net=user", "--net-mac=02:00:00:00:00:2a"]);
+        command.arg(&app).stdout(writer).stderr(Stdio::piped());
+        let tender = command.spawn().unwrap();
+        drop(command);
+        let (_, guest) = socket.recv_from(&mut [0; 1]).unwrap();
+        for _ in 0..BURSTS {
+            for _ in 0..BURST {
+                socket.send_to(&[7; 1400], guest).unwrap();
+            }
+            while waiting(port) > 0 {
+                thread::yield_now();
+            }
+        }
+        std::fs::File::from(reader).read_to_end(&mut Vec::new()).unwrap();
+        let output = tender.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{}", output.status);
+    });
 }

@@ -56,7 +56,7 @@ proptest! {
         // Of some calls one alternative is looked at before all others.
         let often = rules.iter().filter(|(number, _)| *number % 3 == 0);
         let often = often.filter_map(|(number, alternatives)| Some((*number, alternatives.last()?.clone()))).collect();
-        let (program, reference) = (compile(&rules, &often, VERDICTS).unwrap(), reference(&rules));
+        let (program, reference) = (compile(&rules, &Refusals::new(), &often, VERDICTS).unwrap(), reference(&rules));
         for (number, [a, b, c]) in calls {
             // What the kernel takes for 32 bits may have anything above them.
             let call = call(number, [a, 1 << 32 | b, c, 0, 0, 0]);
@@ -71,7 +71,7 @@ proptest! {
         // Some of them only where their first argument is 5.
         let alternatives = |conditional| if conditional { vec![vec![Condition::equal(0, 5)]] } else { vec![] };
         let rules = numbers.iter().map(|(number, conditional)| (*number, alternatives(*conditional))).collect();
-        let program = compile(&rules, &BTreeMap::new(), VERDICTS).unwrap();
+        let program = compile(&rules, &Refusals::new(), &BTreeMap::new(), VERDICTS).unwrap();
         for number in (0..600).chain([i64::from(i32::MAX), -1, 0x4000_0000]) {
             let known = u32::try_from(number).ok().and_then(|number| numbers.get(&number));
             prop_assert_eq!(allows(&program, number, [5, 0]), known.is_some(), "number {}", number);
@@ -83,7 +83,10 @@ proptest! {
 #[test]
 fn a_list_that_is_too_long_is_an_error() {
     let rules = (0..5000).map(|number| (2 * number, Vec::new())).collect();
-    assert!(matches!(compile(&rules, &BTreeMap::new(), VERDICTS), Err(BackendError::FilterTooLarge(_))));
+    assert!(matches!(
+        compile(&rules, &Refusals::new(), &BTreeMap::new(), VERDICTS),
+        Err(BackendError::FilterTooLarge(_))
+    ));
 }
 
 /// `ioctl` of 1 and 2 on 5, the former often; `pread64` of 4 to 6; `pwrite64` of 6 and 9.
@@ -120,8 +123,8 @@ fn far_jumps_lead_where_near_ones_do() {
     // More instructions for each call than a comparison can go over.
     let descriptors =
         |number: u32| (0..150).map(|descriptor| vec![Condition::equal(0, 3 * descriptor + number)]).collect();
-    let program = compile(&(0..7).map(|number| (number, descriptors(number))).collect(), &BTreeMap::new(), VERDICTS);
-    let program = program.unwrap();
+    let rules = (0..7).map(|number| (number, descriptors(number))).collect();
+    let program = compile(&rules, &Refusals::new(), &BTreeMap::new(), VERDICTS).unwrap();
     for number in 0..7 {
         for descriptor in 0..=460 {
             let expected = descriptor >= number && descriptor < number + 450 && (descriptor - number) % 3 == 0;
@@ -145,10 +148,36 @@ fn conditions_of_every_kind_are_looked_at() {
         (8, vec![vec![Condition::set(1, 6), Condition::clear(1, 1)]]),
         (9, vec![vec![Condition::equal_but_for(0, 2, 8)]]),
     ];
-    let program = compile(&Rules::from(rules), &BTreeMap::new(), VERDICTS).unwrap();
+    let program = compile(&Rules::from(rules), &Refusals::new(), &BTreeMap::new(), VERDICTS).unwrap();
     let allows = |number, args| allows(&program, number, args);
     assert!(allows(7, [3, 0]) && allows(7, [9, 0]) && allows(7, [2, 4]) && !allows(7, [2, 0]));
     assert!(allows(8, [0, 6]) && allows(8, [0, 14]) && !allows(8, [0, 7]) && !allows(8, [0, 2]));
     assert!(allows(9, [2, 0]) && allows(9, [10, 0]) && !allows(9, [8, 0]));
     assert!(!allows(6, [3, 6]) && !allows(10, [3, 6]));
+}
+
+/// A refused call fails with its error number, unless a rule allows these arguments.
+#[test]
+fn refusals_are_errors_and_rules_take_precedence() {
+    let mut calls = calls();
+    calls.refuse(libc::SYS_sched_getaffinity, &[], libc::EPERM as u16);
+    calls.refuse(libc::SYS_pread64, &[Condition::at_least(0, 6)], libc::EACCES as u16);
+    calls.refuse(libc::SYS_openat, &[Condition::equal(1, 3)], libc::EACCES as u16);
+    calls.allow(libc::SYS_getpid);
+    calls.refuse(libc::SYS_getpid, &[], libc::EPERM as u16);
+    let program = calls.compile().unwrap();
+    let refused = |errno: i32| SECCOMP_RET_ERRNO | errno as u32;
+    for (number, arguments, expected) in [
+        (libc::SYS_sched_getaffinity, [7, 7], refused(libc::EPERM)),
+        (libc::SYS_pread64, [5, 0], SECCOMP_RET_ALLOW),
+        (libc::SYS_pread64, [6, 0], SECCOMP_RET_ALLOW),
+        (libc::SYS_pread64, [7, 0], refused(libc::EACCES)),
+        (libc::SYS_pread64, [3, 0], SECCOMP_RET_TRAP),
+        (libc::SYS_openat, [0, 3], refused(libc::EACCES)),
+        (libc::SYS_openat, [0, 2], SECCOMP_RET_TRAP),
+        (libc::SYS_getpid, [0, 0], SECCOMP_RET_ALLOW),
+    ] {
+        let call = call(number, [arguments[0], arguments[1], 0, 0, 0, 0]);
+        assert_eq!(verdict(&program, &call), expected, "{number} {arguments:?}");
+    }
 }
