@@ -58,6 +58,8 @@ pub mod elftool;
 pub mod gdb;
 #[cfg(target_os = "linux")]
 pub mod guest;
+#[cfg(any(target_os = "linux", target_os = "redox"))]
+mod host_file;
 pub mod memory;
 mod message;
 #[cfg(target_os = "linux")]

@@ -39,6 +39,7 @@ use self::redox as host;
 use crate::backend::Stop;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
+use crate::host_file::open_regular;
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
 
@@ -86,13 +87,14 @@ impl Unikernel {
     /// # Errors
     /// When it cannot be read, or is no unikernel that this tender can run.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::load_with_file(path.as_ref()).map(|(unikernel, _)| unikernel)
+        Self::load_with_file(path.as_ref(), None).map(|(unikernel, _)| unikernel)
     }
 
-    /// As [`load`](Self::load); leaves the file open.
-    pub(crate) fn load_with_file(path: &Path) -> Result<(Self, File), Error> {
+    /// As [`load`](Self::load); leaves the file open. A wait for another process that has a lease of the file ends with
+    /// an error when `stop` is requested.
+    pub(crate) fn load_with_file(path: &Path, stop: Option<&Stop>) -> Result<(Self, File), Error> {
         let extras = Extras::begin();
-        let (file, bytes) = read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let (file, bytes) = read(path, stop).map_err(|source| Error::Read { path: path.into(), source })?;
         let unikernel = Self::parse(bytes, extras);
         Ok((unikernel.map_err(|source| Error::Image { path: path.into(), source })?, file))
     }
@@ -213,15 +215,11 @@ fn with_handles<T>(manifest: &Manifest, named: Vec<(String, T)>) -> Vec<(u32, T)
 }
 
 /// Opens and reads the whole of a file, and nothing but a file: anything else may have no end.
-fn read(path: &Path) -> io::Result<(File, Vec<u8>)> {
-    let found = path.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
-    }
-    if found.len() > MEM_MAX {
+fn read(path: &Path, stop: Option<&Stop>) -> io::Result<(File, Vec<u8>)> {
+    let mut file = open_regular(path, stop)?;
+    if file.metadata()?.len() > MEM_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than any guest's memory"));
     }
-    let mut file = File::open(path)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok((file, bytes))

@@ -13,10 +13,12 @@ use crate::device::{
     AttachError, BlockOptions, DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet,
     UnixNetError, random_mac,
 };
+use crate::host_file::RecordFile;
 use crate::image::{DeviceKind, Manifest};
 #[cfg(feature = "smoltcp")]
 use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
+use crate::stop::Stop;
 use crate::unikernel::Unikernel;
 use crate::virtual_time::VirtualTime;
 
@@ -138,12 +140,14 @@ impl Plan {
         self.blocks.iter_mut().find(|block| block.name == name).ok_or_else(stray)
     }
 
-    /// Opens the devices and attaches them. With a virtual time, in which the guest lives, they live in it as well.
+    /// Opens the devices and attaches them. With a virtual time, in which the guest lives, they live in it as well. A
+    /// wait for the reader of a recording ends when `stop` is requested.
     pub(super) fn attach(
         self,
         mut unikernel: Unikernel,
         descriptors: &mut Descriptors,
         time: Option<&VirtualTime>,
+        stop: &Stop,
     ) -> Result<Unikernel, Error> {
         for BlockPlan { name, source, options, direct } in self.blocks {
             let attached = match source {
@@ -160,7 +164,7 @@ impl Plan {
             unikernel = attached.map_err(|problem| Error::Block { name, problem })?;
         }
         for (number, net) in self.nets.into_iter().enumerate() {
-            unikernel = net.attach(number, unikernel, descriptors, time)?;
+            unikernel = net.attach(number, unikernel, descriptors, time, stop)?;
         }
         Ok(unikernel)
     }
@@ -173,9 +177,10 @@ impl NetPlan {
         unikernel: Unikernel,
         descriptors: &mut Descriptors,
         time: Option<&VirtualTime>,
+        stop: &Stop,
     ) -> Result<Unikernel, Error> {
         let Self { name, source, mac, user: options, recording } = self;
-        let plug = Plug { name: name.clone(), recording };
+        let plug = Plug { name: name.clone(), recording, stop };
         match source {
             NetSource::None | NetSource::Pcap(_) => plug.port(unikernel, alone(number, mac, time)?),
             _ if time.is_some() => Err(Error::NotVirtual { name }),
@@ -194,16 +199,17 @@ impl NetPlan {
 }
 
 /// Attaches an open network device, and records it where that is wanted.
-struct Plug {
+struct Plug<'s> {
     name: String,
     recording: Option<PathBuf>,
+    stop: &'s Stop,
 }
 
-impl Plug {
+impl Plug<'_> {
     fn device(self, unikernel: Unikernel, device: impl Net + Pollable + Send + 'static) -> Result<Unikernel, Error> {
-        let Self { name, recording } = self;
+        let Self { name, recording, stop } = self;
         let Some(path) = recording else { return Ok(unikernel.net(name, device)) };
-        match Recorded::new(device, &path) {
+        match RecordFile::create(&path, Some(stop)).and_then(|file| Recorded::to(device, file)) {
             Ok(recorded) => Ok(unikernel.net(name, recorded)),
             Err(source) => Err(Error::Recording { name, path, source }),
         }
@@ -211,9 +217,9 @@ impl Plug {
 
     /// A port records itself, with the times that it lives in.
     fn port(self, unikernel: Unikernel, port: Port) -> Result<Unikernel, Error> {
-        let Self { name, recording } = self;
+        let Self { name, recording, stop } = self;
         let Some(path) = recording else { return Ok(unikernel.net(name, port)) };
-        match port.with_pcap(&path) {
+        match RecordFile::create(&path, Some(stop)).and_then(|file| port.recorded_to(file)) {
             Ok(port) => Ok(unikernel.net(name, port)),
             Err(source) => Err(Error::Recording { name, path, source }),
         }

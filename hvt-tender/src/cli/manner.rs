@@ -2,10 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
-use super::{FAILED, TIMED_OUT};
+use super::{FAILED, TIMED_OUT, streams};
 use crate::message;
 
 /// Which program it is to its caller.
@@ -85,10 +85,7 @@ impl Manner {
     /// Prints what the user asked to be told.
     fn print(self, text: &str) -> i32 {
         let written = match self {
-            Self::HvtTender => {
-                let mut stdout = io::stdout();
-                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
-            }
+            Self::HvtTender => streams::print(text),
             Self::Solo5Hvt => message::Stderr.write_all(text.as_bytes()),
         };
         if written.is_ok() { 0 } else { FAILED }

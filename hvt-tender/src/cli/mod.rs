@@ -29,6 +29,7 @@ use crate::core_dump::CoreDump;
 use crate::device::{Descriptor, Uses};
 use crate::gdb::Debugger;
 use crate::guest::{Limit, Limits};
+use crate::host_file::RecordFile;
 use crate::monitor::Outcome;
 use crate::sandbox::{self, Sandbox};
 use crate::stop::Stop;
@@ -73,7 +74,10 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
     let stop = Stop::new().map_err(unikernel::Error::Stop)?;
     signals::stop_on_signals(&stop).map_err(Error::Signals)?;
     let timeout = config.timeout;
-    let (unikernel, file) = prepare(config, descriptors)?;
+    let prepared = prepare(config, descriptors, &stop);
+    // A wait of the set-up that a signal has ended is an error too.
+    let (unikernel, file) =
+        prepared.map_err(|error| signals::received().map_or(error, |by| Error::Stopped(Some(by))))?;
     match unikernel.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
@@ -90,8 +94,8 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
 
 /// The unikernel with everything that the user gives it, and its file, which stays open: its symbols are wanted when
 /// nothing can be opened any more.
-fn prepare(config: Config, mut descriptors: Descriptors) -> Result<(Unikernel, File), Error> {
-    let (unikernel, file) = Unikernel::load_with_file(&config.kernel)?;
+fn prepare(config: Config, mut descriptors: Descriptors, stop: &Stop) -> Result<(Unikernel, File), Error> {
+    let (unikernel, file) = Unikernel::load_with_file(&config.kernel, Some(stop))?;
     let mut sandbox = Sandbox::new().descriptor(Descriptor::new(&file, Uses::READ_AT | Uses::STAT));
     let dump = config.core_directory.map(|path| {
         let dump = CoreDump::into_directory(&path);
@@ -100,7 +104,7 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<(Unikernel, F
     let dump = dump.transpose()?;
     let plan = Plan::new(&config.devices, unikernel.manifest())?;
     let time = config.virtual_time.then(VirtualTime::new);
-    let mut unikernel = plan.attach(unikernel, &mut descriptors, time.as_ref())?;
+    let mut unikernel = plan.attach(unikernel, &mut descriptors, time.as_ref(), stop)?;
     if let Some(time) = &time {
         unikernel = unikernel.virtual_time(time);
     }
@@ -108,7 +112,7 @@ fn prepare(config: Config, mut descriptors: Descriptors) -> Result<(Unikernel, F
         unikernel = unikernel.limits(Limits::new().wall_time(most));
     }
     if let Some(path) = config.trace {
-        let trace = File::create(&path).map_err(|source| Error::Trace { path, source })?;
+        let trace = RecordFile::create(&path, Some(stop)).map_err(|source| Error::Trace { path, source })?;
         sandbox = sandbox.descriptor(Descriptor::new(&trace, Uses::WRITE));
         unikernel = unikernel.trace(BufWriter::new(trace));
     }

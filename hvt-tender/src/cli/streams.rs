@@ -1,8 +1,13 @@
 //! The three standard streams.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::IntoRawFd;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, IntoRawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::signals;
 
 /// Opens those standard streams that are closed, to nothing. Whatever is opened next would otherwise get their numbers,
 /// and what is meant for the user would end up in it.
@@ -22,6 +27,30 @@ pub(super) fn open_missing() -> io::Result<()> {
     for _ in fds.iter().filter(|fd| fd.revents & libc::POLLNVAL != 0) {
         // The lowest free number, and so the one that is missing, is what it gets. It stays open.
         let _ = File::options().read(true).write(true).open("/dev/null")?.into_raw_fd();
+    }
+    Ok(())
+}
+
+/// Writes all of `text` to the standard output. Waits for a reader until a signal asks this program to end.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    /// Milliseconds after which it looks for a signal that came right before the wait.
+    const LOOK: u16 = 20;
+    /// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
+    const PIECE: usize = 4096;
+    let mut stdout = io::stdout();
+    for piece in text.as_bytes().chunks(PIECE) {
+        loop {
+            match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(LOOK)) {
+                Ok(0) | Err(Errno::EINTR) if signals::received().is_some() => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        stdout.write_all(piece)?;
+        stdout.flush()?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ impl Desk {
         // This thread is to go on.
         config.sandbox = false;
         let descriptors = Descriptors::claim(&config)?;
-        prepare(*config, descriptors).map(|(unikernel, _)| unikernel)
+        prepare(*config, descriptors, &Stop::new().unwrap()).map(|(unikernel, _)| unikernel)
     }
 
     fn error(&self, line: &str) -> String {

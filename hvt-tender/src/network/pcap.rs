@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::host_file::RecordFile;
+
 /// Magic number of files whose times are in nanoseconds.
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;
 /// Version 2.4, the only one.
@@ -14,7 +16,7 @@ const SNAP_LENGTH: u32 = 0x4_0000;
 
 /// A file that frames are written to as they pass.
 #[derive(Debug)]
-pub(super) struct Pcap<W = std::fs::File> {
+pub(super) struct Pcap<W = RecordFile> {
     file: W,
 }
 

@@ -1,6 +1,5 @@
 //! One end of a network.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +9,7 @@ use super::inbox::{Inbox, Owner};
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Senders, Uses};
+use crate::host_file::RecordFile;
 use crate::memory::GuestSlice;
 
 /// Where the frames go that a port sends.
@@ -74,7 +74,15 @@ impl Port {
     /// # Errors
     /// When the file cannot be written.
     pub fn with_pcap(self, path: impl AsRef<Path>) -> io::Result<Self> {
-        let pcap = Pcap::new(File::create(path)?)?;
+        self.recorded_to(RecordFile::create(path.as_ref(), None)?)
+    }
+
+    /// As [`with_pcap`](Self::with_pcap), to a file that is open.
+    ///
+    /// # Errors
+    /// The error of write(2).
+    pub(crate) fn recorded_to(self, file: RecordFile) -> io::Result<Self> {
+        let pcap = Pcap::new(file)?;
         *self.pcap.lock().unwrap_or_else(PoisonError::into_inner) = Some(pcap);
         Ok(self)
     }

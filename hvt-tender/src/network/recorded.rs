@@ -1,6 +1,5 @@
 //! A recording of what passes through a network device.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, HelperThread, Net, Pollable, Uses};
+use crate::host_file::RecordFile;
 use crate::memory::GuestSlice;
 
 /// A network device, a real one for instance, whose frames are written to a file in the pcap format as well. A
@@ -25,7 +25,15 @@ impl<D> Recorded<D> {
     /// # Errors
     /// When the file cannot be written.
     pub fn new(device: D, path: impl AsRef<Path>) -> io::Result<Self> {
-        Ok(Self { device, pcap: Some(Pcap::new(File::create(path)?)?) })
+        Self::to(device, RecordFile::create(path.as_ref(), None)?)
+    }
+
+    /// Records what passes through `device` from now on.
+    ///
+    /// # Errors
+    /// The error of write(2).
+    pub(crate) fn to(device: D, file: RecordFile) -> io::Result<Self> {
+        Ok(Self { device, pcap: Some(Pcap::new(file)?) })
     }
 
     fn record(&mut self, frame: GuestSlice<'_>) {

@@ -1,15 +1,21 @@
 //! What asks the tender to end ends it, whatever it is doing.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use tempfile::TempDir;
 
 use super::{assert_fails, guest, small_pipe, tender, tender_with, text};
 
@@ -90,7 +96,11 @@ fn a_tender_does_not_outlive_its_guest() {
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         kill(Pid::from_raw(children.trim().parse().expect("one child")), Signal::SIGKILL).unwrap();
         let killed = Instant::now();
-        assert_fails(&tender.wait_with_output().unwrap(), 1, "its process ended (killed by SIGKILL)");
+        assert_fails(
+            &tender.wait_with_output().unwrap(),
+            1,
+            "its process ended (killed by SIGKILL)",
+        );
         assert!(killed.elapsed() < Duration::from_secs(15), "{name}: it was the end of its time that it noticed");
     }
 }
@@ -108,4 +118,93 @@ fn a_killed_tender_leaves_no_process_behind() {
     tender.wait().unwrap();
     let mut ended = [PollFd::new(guest.as_fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1), "the guest's process lives on");
+}
+
+/// FIFO in a folder of the test, at whose other end is nobody.
+fn fifo(folder: &TempDir) -> PathBuf {
+    let path = folder.path().join("fifo");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    path
+}
+
+/// Waits until the tender sleeps in a system call, at most for a while: a signal that comes earlier ends it as well.
+fn asleep(tender: &Child) {
+    let stat = format!("/proc/{}/stat", tender.id());
+    for _ in 0..500 {
+        let found = fs::read_to_string(&stat).unwrap();
+        let state = found.rsplit(") ").next().unwrap().chars().next();
+        if state == Some('S') {
+            return;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Nothing is written to before its reader is there.
+#[test]
+fn a_wait_for_the_reader_of_a_fifo_is_stopped() {
+    for option in ["--net-pcap", "--trace"] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let folder = TempDir::new().unwrap();
+            let mut command = tender();
+            command.args(["--mem=32", "--backend=process", "--net=none", option]).arg(fifo(&folder)).arg(guest("net"));
+            let tender = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            asleep(&tender);
+            send(&tender, signal);
+            assert_stopped_by(tender, signal);
+        }
+    }
+}
+
+/// Everything else that is named is refused at once, or has a reader already.
+#[test]
+fn other_fifos_are_refused_at_once() {
+    let folder = TempDir::new().unwrap();
+    let path = fifo(&folder);
+    let path = path.to_str().unwrap();
+    let (block, copy, cores) = (format!("--block={path}"), format!("--disk-cow={path}"), format!("--dumpcore={path}"));
+    let read_only = [block.as_str(), "--block-readonly"];
+    let app = guest("block");
+    let app = app.to_str().unwrap();
+    for (words, message) in [
+        (&[path][..], "it is not a file"),
+        (&[&block, app], "is neither a file nor a block device"),
+        (&[read_only[0], read_only[1], app], "is neither a file nor a block device"),
+        (&[&copy, app], "is neither a file nor a block device"),
+        (&[&cores, app], "core files cannot be left there: Not a directory"),
+    ] {
+        assert_fails(&tender().args(words).output().unwrap(), 1, message);
+    }
+}
+
+/// A trace that nobody reads any more, and a full standard output, before anything runs and while the guest does.
+#[test]
+fn a_full_fifo_is_no_reason_to_live_on() {
+    let folder = TempDir::new().unwrap();
+    let path = fifo(&folder);
+    // Held open, and never read.
+    let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+    fcntl(&reader, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let mut command = tender();
+    command.args(["--mem=32", "--backend=process", "--trace"]).arg(&path).arg(guest("bench-walltime")).arg("100000");
+    let tender = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut full = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut full, PollTimeout::from(10_000_u16)), Ok(1), "the trace does not begin");
+    asleep(&tender);
+    send(&tender, Signal::SIGTERM);
+    let output = tender.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the trace of hypercalls is not complete: stopped while waiting for its reader"), "{said}");
+
+    let (_reader, writer) = small_pipe();
+    File::from(writer.try_clone().unwrap()).write_all(&[0; 4096]).unwrap();
+    let help = tender_help(writer);
+    asleep(&help);
+    send(&help, Signal::SIGTERM);
+    assert_eq!(help.wait_with_output().unwrap().status.code(), Some(1));
+}
+
+fn tender_help(stdout: OwnedFd) -> Child {
+    tender().arg("--help").stdout(stdout).spawn().unwrap()
 }
