@@ -60,10 +60,18 @@ pub mod gdb;
 pub mod guest;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 mod host_file;
+#[cfg(target_os = "linux")]
+mod host_limit;
+/// Redox has no limits that a tender meets.
+#[cfg(not(target_os = "linux"))]
+#[path = "host_limit/absent.rs"]
+mod host_limit;
 pub mod memory;
 mod message;
 #[cfg(target_os = "linux")]
 pub mod network;
+#[cfg(target_os = "linux")]
+mod open_descriptors;
 #[cfg(target_os = "linux")]
 pub mod ring;
 #[cfg(target_os = "linux")]

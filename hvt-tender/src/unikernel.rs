@@ -40,6 +40,7 @@ use crate::backend::Stop;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
 use crate::host_file::open_regular;
+use crate::host_limit;
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
 
@@ -204,7 +205,9 @@ impl Unikernel {
     }
 
     fn take_stop(&mut self) -> Result<Stop, Error> {
-        self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)
+        let stop = self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)?;
+        host_limit::make_room_for_descriptors(&stop);
+        Ok(stop)
     }
 }
 

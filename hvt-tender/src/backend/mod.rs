@@ -35,6 +35,7 @@ use std::sync::Arc;
 use nix::time::ClockId;
 
 use crate::Vcpu;
+use crate::host_limit::Advice;
 #[cfg(target_os = "linux")]
 use crate::memory::Usage;
 #[cfg(target_os = "linux")]
@@ -117,7 +118,7 @@ pub struct Unavailable {
 
 /// A backend failed: its kernel or machine did not do what it must.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
+#[error("{what}: {source}{}", Advice(source))]
 pub struct Error {
     /// What was being done.
     pub what: &'static str,

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::devices::Error;
 use crate::config::{BlockSource, Config, DeviceOptions, NetSource};
+use crate::open_descriptors;
 
 /// Descriptors that the user names: by their numbers, or by the paths that the host gives them.
 pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);
@@ -45,10 +46,9 @@ impl Descriptors {
         let mut first = libc::STDERR_FILENO.cast_unsigned() + 1;
         for number in self.0.keys().map(|number| number.cast_unsigned()).chain([u32::MAX]) {
             if first < number {
-                // Kernels before 5.9 do not have this call; the descriptors stay open there.
-                // SAFETY: takes no pointers, and nobody owns what it closes: this program has opened none yet, and
-                // those between `first` and `number` have not been claimed.
-                unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+                // SAFETY: nobody owns them: this program has opened none yet, and those between `first` and `number` have
+                // not been claimed.
+                unsafe { open_descriptors::close_range(first, number - 1) };
             }
             first = number.saturating_add(1);
         }

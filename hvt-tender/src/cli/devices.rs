@@ -14,6 +14,7 @@ use crate::device::{
     UnixNetError, random_mac,
 };
 use crate::host_file::RecordFile;
+use crate::host_limit::Advice;
 use crate::image::{DeviceKind, Manifest};
 #[cfg(feature = "smoltcp")]
 use crate::network::user::{UserNet, UserNetwork};
@@ -313,7 +314,7 @@ pub(super) enum Error {
     #[error("net device '{name}': {problem}")]
     Unix { name: String, problem: UnixNetError },
     /// User-mode networking that is not to be had.
-    #[error("net device '{name}': no user-mode networking: {source}")]
+    #[error("net device '{name}': no user-mode networking: {source}{}", Advice(source))]
     User { name: String, source: io::Error },
     /// An option of user-mode networking about a device in another network.
     #[error("{option}: net device '{name}' has no user-mode networking, for which say --net {name}=user")]
@@ -325,7 +326,7 @@ pub(super) enum Error {
     #[error("block device '{name}': a copy (--disk-cow) lives in memory; leave out --block-direct")]
     DirectCopy { name: String },
     /// A file for frames that cannot be written.
-    #[error("net device '{name}': {}: cannot be written: {source}", path.display())]
+    #[error("net device '{name}': {}: cannot be written: {source}{}", path.display(), Advice(source))]
     Recording { name: String, path: PathBuf, source: io::Error },
     /// A network of the real world in a virtual time.
     #[error(
@@ -333,7 +334,7 @@ pub(super) enum Error {
     )]
     NotVirtual { name: String },
     /// The host has not enough of something.
-    #[error("a network device cannot be made: {0}")]
+    #[error("a network device cannot be made: {}{}", _0, Advice(_0))]
     Host(io::Error),
     /// A descriptor that cannot be had.
     #[error("--net @{number}: the descriptor cannot be used: {source}")]

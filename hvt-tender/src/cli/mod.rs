@@ -30,6 +30,7 @@ use crate::device::{Descriptor, Uses};
 use crate::gdb::Debugger;
 use crate::guest::{Limit, Limits};
 use crate::host_file::RecordFile;
+use crate::host_limit::{self, Advice};
 use crate::monitor::Outcome;
 use crate::sandbox::{self, Sandbox};
 use crate::stop::Stop;
@@ -60,7 +61,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 
 /// Runs a unikernel; returns the status to exit with.
 fn run(config: Config, manner: Manner) -> Result<i32, Error> {
-    // First of all, before this program opens anything under the numbers that the user means.
+    host_limit::raise();
+    // Before this program opens anything under the numbers that the user means.
     let descriptors = Descriptors::claim(&config)?;
     if config.sandbox {
         descriptors.close_others();
@@ -157,7 +159,7 @@ fn contents(mut file: &File) -> io::Result<Vec<u8>> {
 enum Error {
     #[error(transparent)]
     Devices(#[from] devices::Error),
-    #[error("{}: cannot be written: {source}", path.display())]
+    #[error("{}: cannot be written: {source}{}", path.display(), Advice(source))]
     Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),

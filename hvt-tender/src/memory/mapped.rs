@@ -9,7 +9,9 @@ use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use vm_memory::FileOffset;
-use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
+
+use crate::host_limit;
 
 use super::{Access, Chunk, GuestMemory, HostMemory, Layout, MapError, Usage};
 
@@ -51,12 +53,19 @@ impl MappedMemory {
     fn build(size: u64, flags: libc::c_int, file: Option<FileOffset>) -> Result<Self, MapError> {
         let error = |source| MapError { size, source };
         let bytes = usize::try_from(size).map_err(|_| error(io::ErrorKind::InvalidInput.into()))?;
-        let mut builder =
-            MmapRegionBuilder::new(bytes).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE).with_mmap_flags(flags);
-        if let Some(file) = file {
-            builder = builder.with_file_offset(file);
-        }
-        let region = builder.build().map_err(|cause| error(io::Error::other(cause)))?;
+        let map = || {
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            let mut builder = MmapRegionBuilder::new(bytes).with_mmap_prot(prot).with_mmap_flags(flags);
+            if let Some(file) = file.clone() {
+                builder = builder.with_file_offset(file);
+            }
+            builder.build()
+        };
+        let region = map().or_else(|failed| if host_limit::raise_memory() { map() } else { Err(failed) });
+        let region = region.map_err(|cause| match cause {
+            MmapRegionError::Mmap(source) => error(source),
+            other => error(io::Error::other(other)),
+        })?;
         // A mapping never lies at address 0.
         let start = NonNull::new(region.as_ptr()).ok_or_else(|| error(io::ErrorKind::AddrNotAvailable.into()))?;
         Ok(Self { start, len: region.size(), region: Arc::new(region) })

@@ -7,6 +7,8 @@ mod private;
 #[cfg(target_os = "linux")]
 mod usage;
 
+use crate::host_limit::Advice;
+
 pub use hvt_core::memory::*;
 #[cfg(target_os = "linux")]
 pub use mapped::MappedMemory;
@@ -15,9 +17,9 @@ pub use private::PrivateMemory;
 #[cfg(target_os = "linux")]
 pub use usage::Usage;
 
-/// Guest memory could not be had.
+/// Guest memory could not be mapped.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot map {size:#x} bytes of guest memory: {source}")]
+#[error("cannot map {size:#x} bytes of guest memory: {source}{}", Advice(source))]
 pub struct MapError {
     /// Bytes asked for.
     pub size: u64,

@@ -3,12 +3,21 @@
 use std::fmt::{self, Write};
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use syscalls::Sysno;
 
 /// Under which name the words are said.
 static PROGRAM: OnceLock<&'static str> = OnceLock::new();
+
+/// A thread of this process is confined by a filter of its own.
+static CONFINED: AtomicBool = AtomicBool::new(false);
+
+/// Remembers that a thread of this process is about to be confined.
+pub(super) fn confined() {
+    CONFINED.store(true, Ordering::Relaxed);
+}
 
 /// Makes a system call that a [sandbox](super) does not allow say on the standard error which one it was, before the
 /// process ends with SIGSYS. Without this it ends in silence. Sets the action of that signal for the whole process.
@@ -50,11 +59,20 @@ extern "C" fn denied(signal: libc::c_int, info: *mut libc::siginfo_t, _context: 
         let name = usize::try_from(info.number).ok().and_then(Sysno::new).map_or("unknown", |call| call.name());
         let (number, address) = (info.number, info.address as usize);
         let mut line = Line::new();
-        let _ = writeln!(
-            line,
-            "{program}: stopped by its sandbox: it made the system call {name} (number {number}) at {address:#x}. If \
-             no unikernel was attacking, this is a bug: please report it; --no-sandbox goes around it"
-        );
+        // The guest has not run yet where no thread is confined.
+        let _ = if CONFINED.load(Ordering::Relaxed) {
+            writeln!(
+                line,
+                "{program}: stopped by its sandbox: it made the system call {name} (number {number}) at {address:#x}. If \
+                 no unikernel was attacking, this is a bug: please report it; --no-sandbox goes around it"
+            )
+        } else {
+            writeln!(
+                line,
+                "{program}: stopped by the filter of system calls that it was started under: {name} (number {number}) is \
+                 not allowed: allow it in the container's seccomp profile, or in SystemCallFilter= of systemd"
+            )
+        };
         // SAFETY: the bytes are this line's.
         unsafe { libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.len) };
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, chdir, chroot, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 
+use super::outer;
 use crate::config::{Identity, User};
 
 impl Identity {
@@ -12,7 +13,11 @@ impl Identity {
     pub(crate) fn assume(&self) -> Result<(), IdentityError> {
         // The root first: a user without rights cannot change it.
         if let Some(root) = &self.root {
-            change_root(root).map_err(|source| IdentityError::Root { root: root.clone(), source })?;
+            // Filters of service managers may end the process for it.
+            let unknown = outer::missing(&[(libc::SYS_chroot, "chroot")]).map(outer::refusal);
+            unknown
+                .map_or_else(|| change_root(root), Err)
+                .map_err(|source| IdentityError::Root { root: root.clone(), source })?;
         }
         if let Some(user) = self.user {
             user.assume()?;

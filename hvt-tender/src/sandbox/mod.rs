@@ -26,6 +26,7 @@ mod condition;
 mod denial;
 mod identity;
 mod order;
+pub(crate) mod outer;
 mod program;
 mod rights;
 #[cfg(test)]
@@ -35,8 +36,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Once;
 
-use landlock::RulesetError;
-use seccompiler::{BackendError, apply_filter};
+use seccompiler::{BackendError, sock_filter};
 
 pub use self::calls::Calls;
 pub use self::condition::Condition;
@@ -84,7 +84,10 @@ impl Sandbox {
         reach: Reach,
     ) -> Result<(), SandboxError> {
         rights::gain_none().map_err(SandboxError::NewRights)?;
-        rights::drop_capabilities().map_err(SandboxError::Capabilities)?;
+        let unknown = outer::missing(&[(libc::SYS_capget, "capget"), (libc::SYS_capset, "capset")]);
+        unknown
+            .map_or_else(rights::drop_capabilities, |call| Err(outer::refusal(call)))
+            .map_err(SandboxError::Capabilities)?;
         let directories = |uses| {
             let used = descriptors.iter().filter(move |descriptor| descriptor.uses.contains(uses));
             // SAFETY: devices and the debugger of the guest hold them, and this thread has the guest.
@@ -92,8 +95,17 @@ impl Sandbox {
         };
         let rights =
             Directories { makes: directory, meets: directories(Uses::MEET), removes: directories(Uses::REMOVE) };
-        if rights::leave_files(rights, reach)? == Landlock::Missing {
-            log::info!("this kernel has no landlock: system calls are filtered, but not by the files they are about");
+        const CONSEQUENCE: &str = "system calls are filtered, but not by the files they are about";
+        static REFUSED: Once = Once::new();
+        match rights::leave_files(rights, reach) {
+            Ok(Landlock::Enforced) => {}
+            Ok(Landlock::Missing) => log::info!("this kernel has no landlock: {CONSEQUENCE}"),
+            // Once, not for each thread.
+            Ok(Landlock::Filtered) => REFUSED.call_once(|| {
+                let refusal = outer::refusal("landlock_create_ruleset");
+                log::warn!("the sandbox has no landlock: {refusal}: {CONSEQUENCE}");
+            }),
+            Err(error) => REFUSED.call_once(|| log::warn!("the sandbox has no landlock: {error}: {CONSEQUENCE}")),
         }
         Ok(())
     }
@@ -108,17 +120,28 @@ impl Sandbox {
     /// Takes every other system call from the calling thread, for good.
     pub(crate) fn confine(&self, calls: Calls) -> Result<(), SandboxError> {
         static MISSING: Once = Once::new();
-        match apply_filter(&calls.compile()?) {
-            Err(seccompiler::Error::Seccomp(error)) if is_missing(&error) => {
+        let program = calls.compile()?;
+        denial::confined();
+        match apply(&program) {
+            Err(error) if is_missing(&error) => {
                 MISSING.call_once(|| log::warn!("this kernel has no seccomp filters: system calls are not filtered"));
                 Ok(())
             }
-            other => Ok(other?),
+            other => other.map_err(SandboxError::Filter),
         }
     }
 }
 
-/// Whether `seccomp` failed because the kernel does not have it (seccomp(2)).
+/// Filters the system calls of the calling thread. Not by seccomp(2), which service managers do not allow.
+fn apply(program: &[sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel reads the program, whose instructions have the layout of `struct sock_filter`.
+    let failed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether a filter cannot be set because the kernel has none (prctl(2)).
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL))
 }
@@ -135,13 +158,10 @@ pub enum SandboxError {
     /// The capabilities.
     #[error("the sandbox cannot be set up: dropping capabilities: {0}")]
     Capabilities(io::Error),
-    /// Landlock.
-    #[error("the sandbox cannot be set up: landlock: {0}")]
-    Landlock(#[from] RulesetError),
     /// The filter cannot be made.
     #[error("the sandbox cannot be set up: making the filter of system calls: {0}")]
     Program(#[from] BackendError),
     /// The filter cannot be used.
     #[error("the sandbox cannot be set up: filtering system calls: {0}")]
-    Filter(#[from] seccompiler::Error),
+    Filter(io::Error),
 }

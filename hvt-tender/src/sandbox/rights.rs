@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::outer;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
     RulesetStatus, Scope,
@@ -50,6 +51,8 @@ pub(super) enum Landlock {
     Enforced,
     /// This kernel has none.
     Missing,
+    /// A filter of system calls that the process was started under does not allow it.
+    Filtered,
 }
 
 /// What of the network a thread reaches.
@@ -78,6 +81,9 @@ pub(super) fn leave_files<'f>(
     reach: Reach,
 ) -> Result<Landlock, RulesetError> {
     const NEWEST: ABI = ABI::V6;
+    if !outer::allows(libc::SYS_landlock_create_ruleset) {
+        return Ok(Landlock::Filtered);
+    }
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?.scope(Scope::from_all(NEWEST))?;
     if reach == Reach::Open {
         ruleset = ruleset.handle_access(AccessNet::from_all(NEWEST))?;

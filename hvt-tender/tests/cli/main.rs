@@ -11,6 +11,7 @@ mod cpu;
 mod debugger;
 mod hermetic;
 mod jail;
+mod limits;
 mod net;
 mod packets;
 #[cfg(target_arch = "x86_64")]

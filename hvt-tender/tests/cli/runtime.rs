@@ -2,7 +2,7 @@
 //! On the backend that every machine has, or on those that `HVT_BACKENDS` names.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -39,13 +39,19 @@ fn listed(line: &str) -> impl Iterator<Item = &'static str> {
 
 /// A filter that allows these calls and those of urunc.
 fn filter(lines: &[&str]) -> BpfProgram {
+    filter_without(&[], lines, SeccompAction::Trap)
+}
+
+/// A filter that allows these calls and those of urunc, but for some.
+fn filter_without(without: &[&str], lines: &[&str], otherwise: SeccompAction) -> BpfProgram {
     let calls = URUNC.split_whitespace().chain(lines.iter().flat_map(|line| listed(line)));
+    let calls = calls.filter(|call| !without.contains(call));
     let rules = calls.map(|call| {
         let number: Sysno = call.parse().unwrap_or_else(|_| panic!("{call} is no system call"));
         (i64::from(number.id()), Vec::new())
     });
     let arch = TargetArch::x86_64;
-    let filter = SeccompFilter::new(rules.collect(), SeccompAction::Trap, SeccompAction::Allow, arch).unwrap();
+    let filter = SeccompFilter::new(rules.collect(), otherwise, SeccompAction::Allow, arch).unwrap();
     filter.try_into().unwrap()
 }
 
@@ -147,7 +153,13 @@ fn where_refused(call: Sysno, rules: Vec<SeccompRule>) -> Command {
 fn a_call_that_is_refused_is_named_before_there_is_a_guest() {
     for call in [Sysno::execveat, Sysno::pidfd_send_signal, Sysno::waitid] {
         let output = where_refused(call, Vec::new()).output().unwrap();
-        assert_fails(&output, 1, &format!("the system call {call} is refused (Operation not permitted): it needs"));
+        assert_fails(
+            &output,
+            1,
+            &format!(
+                "backend process is not available: the filter of system calls that this process was started under does not allow {call}"
+            ),
+        );
     }
 }
 
@@ -164,4 +176,72 @@ fn a_guest_that_cannot_be_killed_is_not_waited_for() {
         said.contains("cannot be killed: Operation not permitted (os error 1): it ends with this thread"),
         "{said}"
     );
+}
+
+/// What filters answer to calls that they do not allow.
+fn answers() -> [SeccompAction; 4] {
+    let errno = |errno: i32| SeccompAction::Errno(errno as u32);
+    [errno(libc::EPERM), errno(libc::ENOSYS), SeccompAction::Trap, SeccompAction::KillProcess]
+}
+
+/// Runs a guest on the process backend under a filter that does not allow `without`.
+fn run_without(without: &[&str], otherwise: SeccompAction) -> Output {
+    let filter = filter_without(without, &[&STARTING[..], &[PROCESS]].concat(), otherwise);
+    let mut command: Command = tender();
+    command.args(["--mem=32", "--backend=process"]).arg(guest("hello"));
+    let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
+    // SAFETY: system calls alone, which are async-signal-safe, where they do not fail.
+    unsafe { command.pre_exec(confine) };
+    command.output().unwrap()
+}
+
+/// systemd's `@system-service` has none of the calls with which programs confine themselves but `prctl`.
+#[test]
+fn a_filter_without_landlock_costs_landlock_alone() {
+    let without = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"];
+    for otherwise in answers() {
+        let output = run_without(&without, otherwise.clone());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{otherwise:?}: {}: {said}", output.status);
+        let words = "hvt-tender: warning: the sandbox has no landlock: the filter of system calls that this process was \
+                     started under does not allow landlock_create_ruleset: ";
+        assert!(said.starts_with(words) && said.matches('\n').count() == 1, "{otherwise:?}: {said}");
+    }
+}
+
+/// Filters of container runtimes that are older than the call, which Linux has since 5.9.
+#[test]
+fn a_filter_without_close_range_costs_nothing() {
+    for otherwise in answers() {
+        let output = run_without(&["close_range"], otherwise.clone());
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{otherwise:?}: {}", output.status);
+    }
+}
+
+#[test]
+fn a_call_that_a_filter_does_not_allow_is_named() {
+    for otherwise in answers() {
+        let backend = "hvt-tender: backend process is not available: ";
+        let own = "hvt-tender: the sandbox cannot be set up: dropping capabilities: ";
+        for (call, of) in [("memfd_create", backend), ("execveat", backend), ("capget", own)] {
+            let output = run_without(&[call], otherwise.clone());
+            let words =
+                format!("{of}the filter of system calls that this process was started under does not allow {call}\n");
+            assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), words.as_str()), "{otherwise:?}");
+        }
+    }
+    let filter = filter_without(&["chroot"], &[&STARTING[..], &[PROCESS]].concat(), SeccompAction::KillProcess);
+    let mut command: Command = tender();
+    command.args(["--mem=32", "--backend=process", "--chroot=/"]).arg(guest("hello"));
+    let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
+    // SAFETY: as above.
+    unsafe { command.pre_exec(confine) };
+    assert_fails(&command.output().unwrap(), 1, "does not allow chroot");
+    // The tender says so itself where the filter lets it.
+    let output = run_without(&["eventfd2"], SeccompAction::Trap);
+    let said = text(&output.stderr);
+    let words = "hvt-tender: stopped by the filter of system calls that it was started under: eventfd2 (number 290) is not \
+                 allowed: allow it in ";
+    assert!(said.starts_with(words) && said.matches('\n').count() == 1, "{said}");
+    assert_eq!(output.status.signal(), Some(libc::SIGSYS));
 }

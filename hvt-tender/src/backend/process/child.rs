@@ -10,11 +10,12 @@ use std::{fmt, io, ptr};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use super::exchange::Exchange;
 use super::protocol::turn;
-use crate::backend::{Error, Unavailable};
+use crate::backend::Error;
+use crate::open_descriptors;
 use crate::sandbox::{Calls, Condition};
 use crate::stop::Stop;
 
@@ -25,53 +26,11 @@ pub(super) const PAUSE: libc::c_int = libc::SIGTRAP;
 /// 4 GiB; only a child in an uninterruptible sleep takes longer.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Checks that the kernel, and a filter of system calls that this process runs under, allow the calls that make and end
-/// a child. A call that is refused later leaves a guest that nothing can stop.
-///
-/// # Errors
-/// Returns [`Unavailable`], which names the call, if one of them is refused.
-pub(super) fn probe() -> Result<(), Unavailable> {
-    const NO_DESCRIPTOR: libc::c_int = libc::c_int::MAX;
-    let none = ptr::null::<c_void>();
-    // A call that is allowed finds no descriptor of this number.
-    // SAFETY: no call is given a pointer but null ones and that of an empty string, and none finds what it is for.
-    let answers = unsafe {
-        [
-            ("close_range", "5.9", libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0), Errno::last()),
-            (
-                "execveat",
-                "3.19",
-                libc::syscall(libc::SYS_execveat, NO_DESCRIPTOR, c"".as_ptr(), none, none, libc::AT_EMPTY_PATH),
-                Errno::last(),
-            ),
-            (
-                "pidfd_send_signal",
-                "5.1",
-                libc::syscall(libc::SYS_pidfd_send_signal, NO_DESCRIPTOR, libc::SIGKILL, none, 0),
-                Errno::last(),
-            ),
-            (
-                "waitid",
-                "5.4",
-                libc::syscall(libc::SYS_waitid, libc::P_PIDFD, NO_DESCRIPTOR, none, WAIT_OPTIONS, none),
-                Errno::last(),
-            ),
-        ]
-    };
-    for (call, version, result, errno) in answers {
-        if result != 0 && errno != Errno::EBADF {
-            let reason = format!(
-                "the system call {call} is refused ({}): it needs Linux {version} and a filter that allows the call",
-                errno.desc()
-            );
-            return Err(Unavailable { backend: "process", reason });
-        }
-    }
-    Ok(())
-}
-
 /// Options of `waitid`: never waits, because the child is known to be gone.
 const WAIT_OPTIONS: libc::c_int = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+
+/// The usual reason for a SIGKILL that the tender has not sent.
+const OUT_OF_MEMORY: &str = "if no user has sent that, the host or its cgroup has run out of memory";
 
 /// A child process; dropping it ends it, and waits until it is gone.
 #[derive(Debug)]
@@ -95,7 +54,8 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "exit status {status}"),
-            Self::Killed(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+            Self::Killed(signal) => match Signal::try_from(*signal) {
+                Ok(Signal::SIGKILL) => write!(f, "killed by {}; {OUT_OF_MEMORY}", Signal::SIGKILL),
                 Ok(name) => write!(f, "killed by {name}"),
                 Err(_) => write!(f, "killed by signal {signal}"),
             },
@@ -105,17 +65,19 @@ impl fmt::Display for End {
 }
 
 impl Child {
-    /// Makes a child that executes the stub, and with it the script in the exchange pages. It keeps the two files.
+    /// Makes a child that executes the stub, and with it the script in the exchange pages. It keeps the two files, and the
+    /// tender's other descriptors only if its script can close them by close_range(2).
     ///
     /// It ends with the calling *thread*: PR_SET_PDEATHSIG counts threads.
     ///
     /// # Errors
     /// Returns [`Error`], which names the system call, if the host refuses one.
-    pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>) -> Result<Self, Error> {
+    pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>, close_range: bool) -> Result<Self, Error> {
         let error = |what| move |source: Errno| Error { what, source: source.into() };
         let stub = exchange.file().ok_or(Errno::EINVAL).map_err(error("making the child process"))?;
         exchange.header().turn.store(turn::STARTING, Ordering::SeqCst);
-        let mut plan = Plan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), failed: 0, error: 0 };
+        let closed = if close_range { 0 } else { open_descriptors::table_size() };
+        let mut plan = Plan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), closed, failed: 0, error: 0 };
         let mut stack = MaybeUninit::<Stack>::uninit();
         let mut pidfd: RawFd = -1;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
@@ -264,6 +226,8 @@ impl Drop for Child {
 struct Plan {
     stub: RawFd,
     memory: RawFd,
+    /// Descriptors below this number are closed.
+    closed: u32,
     /// The call that failed.
     failed: u32,
     /// Its errno.
@@ -287,6 +251,9 @@ extern "C" fn execute(plan: *mut c_void) -> libc::c_int {
     // strings; the descriptors' flags are changed in the child's own table.
     unsafe {
         let (stub, memory) = ((*plan).stub, (*plan).memory);
+        for other in (0..(*plan).closed.cast_signed()).filter(|number| ![stub, memory].contains(number)) {
+            libc::close(other);
+        }
         let kept = [stub, memory].iter().all(|file| libc::fcntl(*file, libc::F_SETFD, 0) == 0);
         if kept {
             let (path, none) = (c"".as_ptr(), nothing.as_ptr());

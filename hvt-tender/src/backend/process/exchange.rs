@@ -60,7 +60,7 @@ impl Exchange {
     pub(super) fn new(places: Places) -> io::Result<Self> {
         // The stub page, and the exchange pages.
         let size = PAGE_SIZE + (places.end() - EXCHANGE_ADDRESS);
-        let file = super::memfd(c"hvt-exchange", size)?;
+        let file = super::memfd(c"hvt-exchange", size, super::Executed::Yes)?;
         let memory = MappedMemory::shared(size, file).map_err(io::Error::other)?;
         let page = stub::page(memory.file().map_or(-1, |file| file.as_raw_fd()), size - PAGE_SIZE);
         memory.write(Gpa(0), &page).map_err(io::Error::other)?;

@@ -27,6 +27,7 @@ mod emulate;
 mod exception;
 mod exchange;
 mod features;
+mod file_size;
 mod frame;
 mod guards;
 mod handover;
@@ -54,6 +55,7 @@ use self::debug::Debugging;
 use self::emulate::Step;
 use self::exception::Exception;
 use self::exchange::Exchange;
+use self::file_size::FileSize;
 use self::frame::{BadFrame, Frame, Signal};
 use self::handover::{Handover, Turn};
 use self::protocol::command;
@@ -64,7 +66,7 @@ use crate::Vcpu;
 use crate::descriptor::{Descriptor, Uses};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Usage};
-use crate::sandbox::Calls;
+use crate::sandbox::{Calls, outer};
 
 /// Accesses to the exchange pages need no ordering of their own: the turn orders them.
 const RELAXED: Ordering = Ordering::Relaxed;
@@ -78,18 +80,36 @@ pub struct Process {
     by_system_call: bool,
     cycles: Option<CycleCounter>,
     debugged: bool,
+    /// The child can close its descriptors by close_range(2).
+    close_range: bool,
 }
+
+/// System calls that the backend makes and no other part of a tender. None has an effect if all arguments are -1.
+const CALLS: [(libc::c_long, &str); 4] = [
+    (libc::SYS_memfd_create, "memfd_create"),
+    (libc::SYS_execveat, "execveat"),
+    (libc::SYS_waitid, "waitid"),
+    (libc::SYS_pidfd_send_signal, "pidfd_send_signal"),
+];
 
 impl Process {
     /// Finds out whether this kernel has what the backend needs.
     ///
     /// # Errors
-    /// Returns [`Unavailable`] if the kernel is older than 5.9, or a system call that the backend needs is refused.
+    /// Returns [`Unavailable`] on a kernel older than 5.4, or if a filter of system calls does not allow what it needs.
     pub fn open() -> Result<Self, Unavailable> {
-        child::probe()?;
+        let unavailable = |reason| Unavailable { backend: "process", reason };
+        if let Some(call) = outer::missing(&CALLS) {
+            return Err(unavailable(outer::refusal(call).to_string()));
+        }
+        let close_range = has_close_range();
+        // close_range(2) is newer than all else that is needed.
+        if !close_range && !has_pidfds() {
+            return Err(unavailable("it needs to wait for a pidfd, so Linux 5.4 or later".into()));
+        }
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-        Ok(Self { by_system_call: hwcap2 & features::HWCAP2_FSGSBASE == 0, cycles: None, debugged: false })
+        Ok(Self { by_system_call: hwcap2 & features::HWCAP2_FSGSBASE == 0, cycles: None, debugged: false, close_range })
     }
 
     /// Makes the guest read `counter` wherever it reads the TSC. Each reading then costs as much as a hypercall.
@@ -112,7 +132,7 @@ impl Process {
     /// # Errors
     /// When the host refuses.
     pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
-        let file = memfd(c"hvt-guest-memory", size).map_err(|source| MapError { size, source })?;
+        let file = memfd(c"hvt-guest-memory", size, Executed::No).map_err(|source| MapError { size, source })?;
         MappedMemory::shared(size, file)
     }
 
@@ -131,13 +151,16 @@ impl Process {
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
         let file = file.map_err(error("guest memory is not of this backend"))?;
         let watched = self.debugged && layout.regions().len() <= sandbox::WATCHED_REGIONS_MAX;
-        let options = setup::Options { cycles_trap: self.cycles.is_some(), watched };
+        let options = setup::Options { cycles_trap: self.cycles.is_some(), watched, close_range: self.close_range };
         let (parent, memory_file) = (std::process::id(), file.as_raw_fd());
-        let (script, places) = Script::new(&setup::Plan { parent, memory: memory_file, layout: &layout, options });
+        let plan = setup::Plan { parent, memory: memory_file, stub: -1, layout: &layout, options };
+        let (steps, places) = Script::measure(&plan);
         let exchange = Arc::new(Exchange::new(places).map_err(error("making the exchange pages"))?);
+        let stub = exchange.file().map_or(-1, |file| file.as_raw_fd());
+        let script = Script::new(&setup::Plan { stub, ..plan }, steps, places);
         exchange.write_script(script.words());
         exchange.header().reads_bases.store(u32::from(!self.by_system_call), RELAXED);
-        let child = Child::spawn(&exchange, file)?;
+        let child = Child::spawn(&exchange, file, self.close_range)?;
         let handover = Handover::new(exchange.clone(), child.pid());
         stop.set_kick(handover.kick(&child));
         stop.set_ended(child.pidfd());
@@ -158,19 +181,53 @@ impl Process {
     }
 }
 
+/// Whether close_range(2) works: the kernel has it since Linux 5.9, and filters of container runtimes that are older
+/// refuse it on any kernel.
+fn has_close_range() -> bool {
+    // Closes nothing: no descriptor has this number.
+    // SAFETY: takes no pointers.
+    outer::allows(libc::SYS_close_range) && unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) } == 0
+}
+
+/// Whether the kernel can wait for a process by its pidfd.
+fn has_pidfds() -> bool {
+    let nothing = std::ptr::null_mut::<libc::siginfo_t>();
+    // SAFETY: the pointer is null, which the call allows. No descriptor has this number.
+    let failed = unsafe { libc::waitid(libc::P_PIDFD, i32::MAX as libc::id_t, nothing, libc::WEXITED | libc::WNOHANG) };
+    failed < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EBADF)
+}
+
+/// Use of a file in memory by execveat(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Executed {
+    /// The file is executed, as a program.
+    Yes,
+    /// The file is mapped at most.
+    No,
+}
+
 /// A file of `size` bytes in memory, zero, whose size nobody can change any more.
-fn memfd(name: &CStr, size: u64) -> io::Result<OwnedFd> {
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // Kernels that know MFD_EXEC (6.3) may be told to want it said; older ones refuse it.
-    let fd = [flags | libc::MFD_EXEC, flags].into_iter().find_map(|flags| {
+fn memfd(name: &CStr, size: u64, executed: Executed) -> io::Result<OwnedFd> {
+    let create = |flags| {
         // SAFETY: `name` is NUL-terminated.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
-        (fd >= 0).then_some(fd)
-    });
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags) };
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+    };
+    // Kernels that know MFD_EXEC (6.3) may be told to want it said; older ones refuse it.
+    let fd = create(libc::MFD_EXEC).or_else(|error| match error.raw_os_error() {
+        Some(libc::EACCES) if executed == Executed::Yes => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "this host forbids to execute files in memory (sysctl vm.memfd_noexec is 2), which the process backend must: \
+             set vm.memfd_noexec=1, or use another backend",
+        )),
+        _ => create(0),
+    })?;
     // SAFETY: the kernel has just made this descriptor for us.
-    let file = unsafe { OwnedFd::from_raw_fd(fd.ok_or_else(io::Error::last_os_error)?) };
+    let file = unsafe { OwnedFd::from_raw_fd(fd) };
+    let raised = FileSize::raise(size)?;
     let size = libc::off_t::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
     nix::unistd::ftruncate(&file, size)?;
+    drop(raised);
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
     Ok(file)
 }

@@ -38,6 +38,8 @@ pub(super) struct Plan<'a> {
     pub(super) parent: u32,
     /// The file that is guest memory.
     pub(super) memory: RawFd,
+    /// The file of the stub and the exchange pages.
+    pub(super) stub: RawFd,
     pub(super) layout: &'a Layout,
     pub(super) options: Options,
 }
@@ -49,6 +51,8 @@ pub(super) struct Options {
     pub(super) cycles_trap: bool,
     /// The child can be told to close pages of guest memory, and to open them again.
     pub(super) watched: bool,
+    /// The child closes its descriptors by close_range(2). Otherwise it has been made with the two files alone.
+    pub(super) close_range: bool,
 }
 
 /// Part of guest memory that is to have this protection (`PROT_*`).
@@ -68,12 +72,15 @@ pub(super) fn protection(access: Access) -> libc::c_int {
 }
 
 impl Script {
-    /// The script that makes a child a guest's address space, and the places that it is for.
-    pub(super) fn new(plan: &Plan<'_>) -> (Self, Places) {
-        // Its length depends on no place.
+    /// Number of steps of the set-up script, and the places that it is for. They do not depend on the stub's file.
+    pub(super) fn measure(plan: &Plan<'_>) -> (usize, Places) {
         let counted = Self::build(plan, Places::around(0), 0);
-        let places = Places::around(counted.words().count());
-        (Self::build(plan, places, counted.steps.len()), places)
+        (counted.steps.len(), Places::around(counted.words().count()))
+    }
+
+    /// The script that makes a child a guest's address space. `steps` and `places` are measured.
+    pub(super) fn new(plan: &Plan<'_>, steps: usize, places: Places) -> Self {
+        Self::build(plan, places, steps)
     }
 
     fn build(plan: &Plan<'_>, places: Places, all_steps: usize) -> Self {
@@ -86,7 +93,7 @@ impl Script {
             let mode = libc::PR_TSC_SIGSEGV as u64;
             script.call("prctl(PR_SET_TSC)", libc::SYS_prctl, [libc::PR_SET_TSC as u64, mode]);
         }
-        script.give_everything_up(plan.options.watched.then_some(plan.layout));
+        script.give_everything_up(plan);
         script.step("end", Step::END, [0; 6], 0);
         script
     }
@@ -155,23 +162,30 @@ impl Script {
         }
     }
 
-    fn give_everything_up(&mut self, watched: Option<&Layout>) {
+    fn give_everything_up(&mut self, plan: &Plan<'_>) {
         let name = self.data(&[u64::from_le_bytes(*b"hvt-gues"), u64::from_le_bytes(*b"t\0\0\0\0\0\0\0")]);
         self.call("prctl(PR_SET_NAME)", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name]);
         let no_core = self.data(&[0, 0]);
         self.call("prlimit64", libc::SYS_prlimit64, [0, u64::from(libc::RLIMIT_CORE), no_core, 0]);
-        self.call("close_range", libc::SYS_close_range, [0, u64::from(u32::MAX), 0]);
+        if plan.options.close_range {
+            self.call("close_range", libc::SYS_close_range, [0, u64::from(u32::MAX), 0]);
+        } else {
+            for file in [plan.stub, plan.memory] {
+                self.call("close", libc::SYS_close, [file as u64]);
+            }
+        }
         let set = libc::PR_SET_NO_NEW_PRIVS as u64;
         self.call("prctl(PR_SET_NO_NEW_PRIVS)", libc::SYS_prctl, [set, 1, 0, 0, 0]);
-        let filter = sandbox::filter(watched);
+        let filter = sandbox::filter(plan.options.watched.then_some(plan.layout));
         let instructions: Vec<u64> = filter
             .iter()
             .map(|one| u64::from(one.code) | u64::from(one.jt) << 16 | u64::from(one.jf) << 24 | u64::from(one.k) << 32)
             .collect();
         let instructions = self.data(&instructions);
         let program = self.data(&[filter.len() as u64, instructions]);
-        let set = u64::from(libc::SECCOMP_SET_MODE_FILTER);
-        self.call("seccomp", libc::SYS_seccomp, [set, 0, program]);
+        // Not seccomp(2), which service managers do not allow.
+        let mode = u64::from(libc::SECCOMP_MODE_FILTER);
+        self.call("prctl(PR_SET_SECCOMP)", libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, mode, program]);
     }
 
     /// Adds a system call that must not fail.
@@ -212,8 +226,10 @@ mod tests {
         };
         for regions in [1, 40, 1000] {
             let layout = Layout::new((0..regions).map(page)).unwrap();
-            let options = Options::default();
-            let (script, places) = Script::new(&Plan { parent: 1, memory: 3, layout: &layout, options });
+            let options = Options { close_range: regions == 40, ..Options::default() };
+            let plan = Plan { parent: 1, memory: 3, stub: 4, layout: &layout, options };
+            let (steps, places) = Script::measure(&plan);
+            let script = Script::new(&plan, steps, places);
             let words = script.words().count();
             let (stack, size) = places.signal_stack();
             assert!(

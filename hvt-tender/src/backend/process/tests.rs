@@ -80,8 +80,8 @@ fn address_space_holds_the_guest_alone() {
 fn the_set_up_leaves_nothing_of_the_tender() {
     let machine = guest(b"\xf4", &Stop::new().unwrap());
     let options = setup::Options::default();
-    let plan = setup::Plan { parent: 0, memory: 0, layout: &machine.layout, options };
-    let script = Exchange::SCRIPT..Script::new(&plan).1.signal_stack().0;
+    let plan = setup::Plan { parent: 0, memory: 0, stub: 0, layout: &machine.layout, options };
+    let script = Exchange::SCRIPT..Script::measure(&plan).1.signal_stack().0;
     for address in script.step_by(8) {
         assert_eq!(machine.exchange.word(address).unwrap().load(RELAXED), 0, "{address:#x}");
     }
@@ -150,8 +150,8 @@ fn segment_bases_are_loaded_either_way() {
         \x64\x8b\x04\x25\0\0\0\0\x65\x8b\x1c\x25\0\0\0\0\xba\x01\x05\0\0\xef";
     let with_instructions = Process::open().unwrap().by_system_call;
     for by_system_call in [with_instructions, true] {
-        let mut machine =
-            guest_on(Process { by_system_call, cycles: None, debugged: false }, code, &Stop::new().unwrap());
+        let process = Process { by_system_call, ..Process::open().unwrap() };
+        let mut machine = guest_on(process, code, &Stop::new().unwrap());
         machine.memory().write(Gpa(DATA), &[1, 0, 0, 0, 0, 0, 0, 0, 2]).unwrap();
         assert_eq!(machine.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(1) });
         assert_eq!(machine.registers().unwrap().rbx, 2);
@@ -172,6 +172,19 @@ fn segment_bases_that_the_guest_loads_itself_are_read_back() {
     assert_eq!(exit, Exit::Halted);
     let registers = machine.registers().unwrap();
     assert_eq!((registers.rsi, registers.rbx, registers.rdi, registers.rax), (DATA, 0, 0, DATA + 8));
+}
+
+/// Where a filter refuses close_range(2), the descriptors are closed one by one.
+#[test]
+fn a_child_has_no_descriptors() {
+    let _inherited = nix::unistd::dup(std::io::stdin()).unwrap();
+    for close_range in [true, false] {
+        let process = Process { close_range, ..Process::open().unwrap() };
+        // jmp $
+        let machine = guest_on(process, b"\xeb\xfe", &Stop::new().unwrap());
+        let open = fs::read_dir(format!("/proc/{}/fd", machine.child())).unwrap();
+        assert_eq!(open.count(), 0, "{close_range}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE, protection};
+use crate::host_limit::Advice;
 
 /// A block device cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,7 @@ pub enum Problem {
     #[error("takes direct I/O in multiples of {0} bytes only: --block-sector-size={0}, or leave out --block-direct")]
     DirectSize(u64),
     /// The host refuses.
-    #[error("cannot be opened: {0}")]
+    #[error("cannot be opened: {}{}", _0, Advice(_0))]
     Host(#[from] io::Error),
 }
 

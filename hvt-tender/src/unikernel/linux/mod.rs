@@ -181,6 +181,9 @@ impl Unikernel {
     /// Starts it on a thread of its own. Returns once it is about to execute its first instruction. Its output is kept,
     /// and goes to its console as well, if it was given one.
     ///
+    /// If half of the descriptors that this process may have are open already, its soft limit (RLIMIT_NOFILE) is raised
+    /// to the hard one: each guest needs some.
+    ///
     /// # Errors
     /// When it cannot be run.
     pub fn spawn(mut self) -> Result<Guest, Error> {

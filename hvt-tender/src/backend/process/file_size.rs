@@ -1,0 +1,66 @@
+//! The limit on file sizes (RLIMIT_FSIZE), which holds for files in memory as well.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Soft limit on file sizes, raised until this is dropped.
+pub(super) struct FileSize {
+    before: Option<(u64, u64)>,
+    /// The limit is the whole process's. Two threads that raise and restore it take turns.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl FileSize {
+    /// Makes sure that a file in memory can have `size` bytes. The limit is meant for files on disks, and holds for files
+    /// in memory as well.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::FileTooLarge`] if the hard limit is lower. To exceed the limit would raise SIGXFSZ.
+    pub(super) fn raise(size: u64) -> io::Result<Self> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if size <= soft {
+            return Ok(Self { before: None, _turn: turn });
+        }
+        // A hard limit can be raised by root alone.
+        let enough = size.max(hard);
+        setrlimit(Resource::RLIMIT_FSIZE, enough, enough).map_err(|_| {
+            let message = format!(
+                "the limit on file sizes is {hard} bytes and holds for guest memory: raise it (ulimit -f, RLIMIT_FSIZE), \
+                 or use another backend than process"
+            );
+            io::Error::new(io::ErrorKind::FileTooLarge, message)
+        })?;
+        Ok(Self { before: Some((soft, hard)), _turn: turn })
+    }
+}
+
+impl Drop for FileSize {
+    fn drop(&mut self) {
+        if let Some((soft, hard)) = self.before {
+            // To lower a limit cannot fail.
+            let _ = setrlimit(Resource::RLIMIT_FSIZE, soft, hard);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host_limit::testing::apart;
+
+    #[test]
+    fn the_limit_on_file_sizes_is_raised_for_a_while() {
+        apart(|| {
+            let limit = || getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+            let (_, hard) = limit();
+            setrlimit(Resource::RLIMIT_FSIZE, 4096, hard).unwrap();
+            let small = FileSize::raise(4096).is_ok() && limit().0 == 4096;
+            let raised = FileSize::raise(4097).is_ok_and(|_raised| limit().0 >= 4097);
+            small && raised && limit() == (4096, hard)
+        });
+    }
+}

@@ -1,0 +1,125 @@
+//! Resource limits of this process (getrlimit(2)) that a tender meets.
+//!
+//! A guest needs what the user asks for: its memory above all. A soft limit below that is raised to the hard limit, as
+//! every process may do. A hard limit is named in the message.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+use crate::stop::Stop;
+
+/// Raises the soft limits that a tender meets to the hard limits, for the rest of the process.
+pub(crate) fn raise() {
+    raise_memory();
+    raise_to_hard(Resource::RLIMIT_NOFILE);
+}
+
+/// Raises the soft limits that a mapping counts for. Returns whether there is more room than before.
+pub(crate) fn raise_memory() -> bool {
+    // Private memory that can be written counts as data (Linux 4.7).
+    [Resource::RLIMIT_AS, Resource::RLIMIT_DATA].into_iter().map(raise_to_hard).fold(false, |any, raised| any | raised)
+}
+
+/// Raises the soft limit on descriptors if `newest` is the descriptor of a process that has half of them open.
+pub(crate) fn make_room_for_descriptors(newest: &Stop) {
+    /// No limit is so low that a guest cannot start with this many descriptors open.
+    const FEW: u64 = 32;
+    let number = u64::from(newest.event().as_fd().as_raw_fd().unsigned_abs());
+    if number > FEW && getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| number >= soft / 2) {
+        raise_to_hard(Resource::RLIMIT_NOFILE);
+    }
+}
+
+fn raise_to_hard(resource: Resource) -> bool {
+    match getrlimit(resource) {
+        Ok((soft, hard)) if soft < hard => setrlimit(resource, hard, hard).is_ok(),
+        _ => false,
+    }
+}
+
+/// Limit that an error may come from, and the way to raise it: text that follows the error in a message.
+pub(crate) struct Advice<'e>(pub(crate) &'e io::Error);
+
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limits: &[(Resource, &str)] = match self.0.raw_os_error() {
+            Some(libc::EMFILE) => &[(Resource::RLIMIT_NOFILE, "open descriptors is {}: raise it (ulimit -n")],
+            Some(libc::ENOMEM) => &[
+                (Resource::RLIMIT_AS, "address space is {} bytes: raise it (ulimit -v"),
+                (Resource::RLIMIT_DATA, "data is {} bytes: raise it (ulimit -d"),
+            ],
+            Some(libc::EAGAIN) => &[(Resource::RLIMIT_NPROC, "processes and threads is {}: raise it (ulimit -u")],
+            _ => &[],
+        };
+        let finite = limits.iter().find_map(|(resource, text)| {
+            let (soft, _) = getrlimit(*resource).ok().filter(|(soft, _)| *soft != RLIM_INFINITY)?;
+            Some((soft, text, *resource))
+        });
+        match finite {
+            Some((soft, text, resource)) => {
+                write!(f, ": the limit on {}, {resource:?})", text.replace("{}", &soft.to_string()))
+            }
+            None if self.0.raw_os_error() == Some(libc::ENOMEM) => {
+                f.write_str(": the host has too little free memory, or does not overcommit (vm.overcommit_memory)")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+
+    /// Limits are a process's, so `test` runs in a process that it may spoil.
+    #[track_caller]
+    pub(crate) fn apart(test: impl FnOnce() -> bool) {
+        // SAFETY: the child has this thread alone, takes no lock that another thread may hold but that of memory, which
+        // the C library keeps usable, and ends without what other tests leave behind.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let status = i32::from(!test());
+                // SAFETY: it ends the process.
+                unsafe { libc::_exit(status) }
+            }
+            ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::apart;
+    use super::*;
+
+    #[test]
+    fn a_process_with_many_guests_gets_room_for_more() {
+        apart(|| {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, 100, hard).unwrap();
+            let files = [(); 60].map(|()| std::fs::File::open("/dev/null").unwrap());
+            make_room_for_descriptors(&Stop::new().unwrap());
+            drop(files);
+            getrlimit(Resource::RLIMIT_NOFILE) == Ok((hard, hard))
+        });
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_raised_is_named() {
+        apart(|| {
+            setrlimit(Resource::RLIMIT_NOFILE, 77, 77).unwrap();
+            let advice = Advice(&io::Error::from_raw_os_error(libc::EMFILE)).to_string();
+            advice == ": the limit on open descriptors is 77: raise it (ulimit -n, RLIMIT_NOFILE)"
+        });
+    }
+
+    #[test]
+    fn other_errors_need_no_advice() {
+        assert_eq!(Advice(&io::Error::from_raw_os_error(libc::EBADF)).to_string(), "");
+        assert_eq!(Advice(&io::Error::other("no number")).to_string(), "");
+    }
+}

@@ -1,0 +1,132 @@
+//! System calls that the process may not make because of a filter that it was started under: that of a container
+//! runtime or of a service manager (`SystemCallFilter=` of systemd).
+//!
+//! Such a filter answers a call that it does not list with an error, or ends the process. The answer to a single call is
+//! found out by a child process, once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use libc::c_long;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+/// Answer of a filter to a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// The call reaches the kernel.
+    Allowed,
+    /// The call returns an error: EPERM or ENOSYS, as a rule.
+    Refused,
+    /// The call ends the process.
+    Fatal,
+}
+
+/// Whether the process can make this call. `number` must be one that fails without effect if all of its arguments are -1.
+///
+/// A call that the kernel does not have is not allowed either, but only if there is a filter: without one nothing is
+/// asked, and the caller must deal with ENOSYS in any case.
+pub(crate) fn allows(number: c_long) -> bool {
+    static KNOWN: Mutex<BTreeMap<c_long, Answer>> = Mutex::new(BTreeMap::new());
+    // It stays for as long as the process does.
+    static THERE: OnceLock<bool> = OnceLock::new();
+    if !THERE.get_or_init(is_there) {
+        return true;
+    }
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *known.entry(number).or_insert_with(|| ask(number)) == Answer::Allowed
+}
+
+/// First of these calls that the process cannot make.
+pub(crate) fn missing(calls: &[(c_long, &'static str)]) -> Option<&'static str> {
+    calls.iter().find(|(number, _)| !allows(*number)).map(|(_, name)| *name)
+}
+
+/// Error of a call that a filter does not allow.
+pub(crate) fn refusal(call: &str) -> io::Error {
+    let message = format!("the filter of system calls that this process was started under does not allow {call}");
+    io::Error::new(io::ErrorKind::PermissionDenied, message)
+}
+
+/// Whether the calling thread is under a filter.
+fn is_there() -> bool {
+    /// `SECCOMP_MODE_FILTER` (prctl(2)).
+    const FILTER: libc::c_int = 2;
+    // SAFETY: takes no pointers.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP) == FILTER }
+}
+
+/// Has a child process make the call.
+fn ask(number: c_long) -> Answer {
+    let mut before = SigSet::empty();
+    // A handler of this process must not run in the child. The kernel resets a blocked SIGSYS to its default.
+    if sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).is_err() {
+        return Answer::Allowed;
+    }
+    // Not with CLONE_VM: kernels before 5.16 end all processes of an address space with the one that SIGSYS ends.
+    // SAFETY: as fork(2), but for the C library's preparations: the child makes system calls alone.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
+    if pid == 0 {
+        // SAFETY: none of the calls gets a valid pointer. The child ends with the last one.
+        unsafe {
+            // No core file of a child that was to die.
+            libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+            let refused = libc::syscall(number, -1, -1, -1, -1, -1, -1) == -1
+                && matches!(*libc::__errno_location(), libc::EPERM | libc::ENOSYS);
+            libc::_exit(i32::from(refused));
+        }
+    }
+    let answer = if pid > 0 { wait(pid) } else { Answer::Allowed };
+    // It was this thread's mask: it can be set again.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    answer
+}
+
+/// Waits until the child has ended.
+fn wait(pid: c_long) -> Answer {
+    let Ok(pid) = libc::id_t::try_from(pid) else { return Answer::Allowed };
+    // SAFETY: siginfo_t is plain data, for which all zeros are valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // All signals are blocked: nothing interrupts it. The child sends no SIGCHLD, which takes __WALL to wait for.
+    // SAFETY: `info` is a local that the call fills in.
+    let failed = unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::__WALL) } != 0;
+    if failed {
+        return Answer::Allowed;
+    }
+    // SAFETY: waitid has filled in the fields of a SIGCHLD.
+    match (info.si_code, unsafe { info.si_status() }) {
+        (libc::CLD_EXITED, 0) => Answer::Allowed,
+        (libc::CLD_EXITED, _) => Answer::Refused,
+        _ => Answer::Fatal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+    /// The filter is the thread's.
+    #[test]
+    fn a_child_finds_out_what_a_filter_answers() {
+        let answers = std::thread::spawn(|| {
+            assert!(!is_there());
+            assert_eq!(ask(libc::SYS_close_range), Answer::Allowed);
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            for (number, action) in [
+                (libc::SYS_close_range, SeccompAction::Errno(libc::EPERM as u32)),
+                (libc::SYS_capget, SeccompAction::KillProcess),
+                (libc::SYS_memfd_create, SeccompAction::Trap),
+            ] {
+                let arch = std::env::consts::ARCH.try_into().unwrap();
+                let rules = [(number, Vec::new())].into_iter().collect();
+                let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap();
+                apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+            }
+            assert!(is_there());
+            [libc::SYS_close_range, libc::SYS_capget, libc::SYS_memfd_create, libc::SYS_execveat].map(ask)
+        });
+        let answers = answers.join().unwrap();
+        assert_eq!(answers, [Answer::Refused, Answer::Fatal, Answer::Fatal, Answer::Allowed]);
+    }
+}

@@ -1,0 +1,95 @@
+//! Limits of the host (setrlimit(2), sysctl): a soft one is raised, and what cannot be had otherwise is named in one line.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork, geteuid};
+
+use super::{assert_fails, guest, tender, text};
+
+const MIB: u64 = 1 << 20;
+
+/// Runs a guest with so much memory after `limit` in the tender's process.
+fn run(mem: u64, limit: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> Output {
+    let mut command: Command = tender();
+    command.args([format!("--mem={mem}"), "--backend=process".into()]).arg(guest("hello"));
+    // SAFETY: system calls alone, which are async-signal-safe.
+    unsafe { command.pre_exec(limit) };
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn assert_runs(output: &Output) {
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
+
+/// Sets the soft limit, and the hard one as well or not.
+fn limit(resource: Resource, most: u64, hard: bool) -> impl FnMut() -> io::Result<()> {
+    move || Ok(setrlimit(resource, most, if hard { most } else { getrlimit(resource)?.1 })?)
+}
+
+#[test]
+fn soft_limits_are_raised() {
+    for (resource, most) in
+        [(Resource::RLIMIT_FSIZE, MIB), (Resource::RLIMIT_AS, 64 * MIB), (Resource::RLIMIT_NOFILE, 6)]
+    {
+        assert_runs(&run(512, limit(resource, most, false)));
+    }
+}
+
+#[test]
+fn hard_limits_are_named() {
+    let named = |resource, most, words| assert_fails(&run(512, limit(resource, most, true)), 1, words);
+    let words =
+        "the limit on file sizes is 1048576 bytes and holds for guest memory: raise it (ulimit -f, RLIMIT_FSIZE)";
+    named(Resource::RLIMIT_FSIZE, MIB, words);
+    let words = "the limit on address space is 67108864 bytes: raise it (ulimit -v, RLIMIT_AS)";
+    named(Resource::RLIMIT_AS, 64 * MIB, words);
+    let words = "the limit on open descriptors is 6: raise it (ulimit -n, RLIMIT_NOFILE)";
+    named(Resource::RLIMIT_NOFILE, 6, words);
+}
+
+/// The setting is a PID namespace's.
+#[test]
+fn memory_that_cannot_be_executed_is_named() {
+    const SETTING: &std::ffi::CStr = c"/proc/sys/vm/memfd_noexec";
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test makes a PID namespace: run it as root");
+        eprintln!("SKIPPED: this test makes a PID namespace, which takes root");
+        return;
+    }
+    if !std::path::Path::new("/proc/sys/vm/memfd_noexec").exists() {
+        eprintln!("this kernel has no vm.memfd_noexec (Linux 6.3)");
+        return;
+    }
+    let forbid = || {
+        // SAFETY: the path ends with a NUL, and the bytes are the string's.
+        let written = unsafe {
+            let file = libc::open(SETTING.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            libc::write(file, c"2".as_ptr().cast(), 1)
+        };
+        if written == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // Its children are in the namespace.
+    // SAFETY: the child has this thread alone, takes no lock that another thread may hold but that of memory, which the C
+    // library keeps usable, and ends without what other tests leave behind.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap();
+            let output = run(32, forbid);
+            let said = text(&output.stderr);
+            let named = said.contains("this host forbids to execute files in memory (sysctl vm.memfd_noexec is 2)")
+                && said.matches('\n').count() == 1;
+            if !named {
+                eprintln!("{said}");
+            }
+            let status = i32::from(!named || output.status.code() != Some(1));
+            // SAFETY: it ends the process.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),
+    }
+}
