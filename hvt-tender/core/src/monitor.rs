@@ -53,6 +53,7 @@ impl fmt::Display for Outcome {
             Self::Exited { status, .. } => write!(f, "exit status {status}"),
             Self::Failed(failure) => failure.fmt(f),
             Self::Interrupted => f.write_str("interrupted"),
+            Self::Asleep => f.write_str("asleep: nothing in its virtual time can wake the guest"),
             Self::Exceeded(limit) => limit.fmt(f),
         }
     }

@@ -84,20 +84,31 @@ fn ask(number: c_long) -> Answer {
 
 /// Waits until the child has ended.
 fn wait(pid: c_long) -> Answer {
-    let Ok(pid) = libc::id_t::try_from(pid) else { return Answer::Allowed };
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return Answer::Allowed };
+    // All signals are blocked: nothing interrupts the calls. The child sends no SIGCHLD, which takes __WALL to wait for.
     // SAFETY: siginfo_t is plain data, for which all zeros are valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // All signals are blocked: nothing interrupts it. The child sends no SIGCHLD, which takes __WALL to wait for.
+    let options = libc::WEXITED | libc::__WALL;
     // SAFETY: `info` is a local that the call fills in.
-    let failed = unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::__WALL) } != 0;
-    if failed {
-        return Answer::Allowed;
+    if unsafe { libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, options) } == 0 {
+        // SAFETY: waitid has filled in the fields of a SIGCHLD.
+        return answer(info.si_code == libc::CLD_EXITED, unsafe { info.si_status() });
     }
-    // SAFETY: waitid has filled in the fields of a SIGCHLD.
-    match (info.si_code, unsafe { info.si_status() }) {
-        (libc::CLD_EXITED, 0) => Answer::Allowed,
-        (libc::CLD_EXITED, _) => Answer::Refused,
-        _ => Answer::Fatal,
+    // The filter may refuse waitid(2) itself: wait4(2) does the same.
+    let mut status = 0;
+    // SAFETY: `status` is a local that the call fills in.
+    if unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } == pid {
+        return answer(libc::WIFEXITED(status), libc::WEXITSTATUS(status));
+    }
+    Answer::Allowed
+}
+
+/// Answer of the filter if the child has exited, or has been killed.
+fn answer(exited: bool, status: libc::c_int) -> Answer {
+    match (exited, status) {
+        (true, 0) => Answer::Allowed,
+        (true, _) => Answer::Refused,
+        (false, _) => Answer::Fatal,
     }
 }
 

@@ -179,6 +179,9 @@ impl Shared {
         let deadline = self.elapsed().saturating_add(timeout);
         if let (Some(core), Some(_)) = (guard.as_mut(), &self.time) {
             core.deadlines.push(deadline);
+            // The host needs the deadline. It must be rung for before time may move: only then is its turn at this
+            // moment, whether its thread waits already or not.
+            self.bell.ring();
         }
         let result = loop {
             let Some(core) = guard.as_mut() else { break Err(gone()) };
@@ -193,11 +196,7 @@ impl Shared {
                 core.pace = Pace::Lent;
             }
             guard = match self.time {
-                Some(_) => {
-                    // The host is to know of the deadline.
-                    self.bell.ring();
-                    self.moved.wait(guard).unwrap_or_else(PoisonError::into_inner)
-                }
+                Some(_) => self.moved.wait(guard).unwrap_or_else(PoisonError::into_inner),
                 None => self.moved.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         };
