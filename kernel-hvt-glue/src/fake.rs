@@ -7,7 +7,10 @@ use crate::{
     host::{FRAME_SIZE, Host, Hpa, OutOfMemory},
     hypervisor::Hypervisor,
     paging::Level,
-    x86_64::{capabilities::Capabilities, emulate::Offer, svm::capabilities::SvmCapabilities},
+    x86_64::{
+        capabilities::Capabilities, emulate::Offer, svm::capabilities::SvmCapabilities,
+        vmx::capabilities::VmxCapabilities,
+    },
 };
 
 /// Where the fake's memory begins; not 0, so that an address that was never set does not pass for one that was.
@@ -15,6 +18,9 @@ const BASE: u64 = 0x4000_0000;
 
 /// What stands in memory that nobody has zeroed.
 const RUBBISH: u64 = 0xdead_beef_dead_beef;
+
+/// What guests are offered.
+const OFFER: Offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
 
 /// A frame's worth of memory, aligned like one.
 #[derive(Clone)]
@@ -50,6 +56,11 @@ impl FakeHost {
         hypervisor(self, change).unwrap()
     }
 
+    /// A hypervisor on a machine with VMX.
+    pub(crate) fn vmx(&self, capabilities: VmxCapabilities) -> Hypervisor<Self> {
+        Hypervisor::assemble(self.clone(), Capabilities::Vmx(capabilities), OFFER, Level::ROOT4).unwrap()
+    }
+
     /// How many frames are free.
     pub(crate) fn free_frames(&self) -> usize {
         self.0.taken.borrow().iter().filter(|taken| !**taken).count()
@@ -71,8 +82,7 @@ pub(crate) fn hypervisor<H: Host>(
         prediction_barrier: false,
     };
     change(&mut capabilities);
-    let offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
-    Hypervisor::assemble(host.clone(), Capabilities::Svm(capabilities), offer, Level::ROOT4)
+    Hypervisor::assemble(host.clone(), Capabilities::Svm(capabilities), OFFER, Level::ROOT4)
 }
 
 impl Drop for Memory {

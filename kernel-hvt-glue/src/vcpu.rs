@@ -4,7 +4,7 @@ use alloc::{boxed::Box, sync::Arc};
 use core::fmt;
 
 use hvt_abi::{
-    kernel::{Exit, VcpuState},
+    kernel::{Exit, Io, VcpuState},
     x86_64::Registers,
 };
 
@@ -57,10 +57,36 @@ pub enum BindError {
 pub(crate) enum Step {
     /// It is dealt with: enter the guest again.
     Again,
-    /// An interrupt is there, or an NMI was and the kernel has handled it.
+    /// Interrupts have to be taken before the guest is entered again: one is there, an NMI was and the kernel has handled
+    /// it, or an exception was raised again ([`raised_again`](Self::raised_again)).
     Interrupted,
     /// The monitor has to know.
     Exit(Exit),
+}
+
+impl Step {
+    /// An exception of the guest's has left it and is raised again at the next entry. Its delivery may make the next one
+    /// leave before any instruction, and so on for ever (CVE-2015-8104: a data breakpoint where the frame of #DB is
+    /// pushed), in which no interrupt would be taken.
+    pub(crate) const fn raised_again() -> Self {
+        Self::Interrupted
+    }
+}
+
+/// Enters a guest with `step` until the monitor has to know, or interrupts have to be taken. `step` also tells whether
+/// interrupts were enabled when it returned.
+#[inline(always)]
+fn enter_repeatedly(mut step: impl FnMut() -> (Result<Io, Step>, bool)) -> Exit {
+    loop {
+        let (result, takes_interrupts) = step();
+        match result {
+            Ok(io) => return Exit::Io(io),
+            Err(Step::Again) => {}
+            Err(Step::Interrupted) if takes_interrupts => {}
+            Err(Step::Interrupted) => return Exit::Interrupted,
+            Err(Step::Exit(exit)) => return exit,
+        }
+    }
 }
 
 /// Whose FPU state is on the CPU when the guest is not.
@@ -258,12 +284,12 @@ impl<H: Host> Bound<'_, H> {
         if let Some(exit) = self.vcpu.ended {
             return exit;
         }
-        loop {
-            let Self { vm, fpu, .. } = *self;
+        let Self { vm, fpu, .. } = *self;
+        let exit = enter_repeatedly(|| {
             // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked. Interrupts are off
             // from the kernel's last word to the entry, and back to what they were when the exit has been dealt with:
             // there, those that made the guest exit are taken.
-            let (result, may_interrupt) = unsafe {
+            unsafe {
                 let interrupts = InterruptFlag::clear();
                 let result = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
                     _ if self.vcpu.shared.host.wants_cpu() => Err(Step::Exit(Exit::Interrupted)),
@@ -273,20 +299,12 @@ impl<H: Host> Bound<'_, H> {
                     (Machine::Svm(_), Extension::Vmx(_)) => Err(Step::Exit(Exit::Interrupted)),
                 };
                 (result, interrupts.restore())
-            };
-            match result {
-                Ok(io) => return Exit::Io(io),
-                Err(Step::Again) => {}
-                Err(Step::Interrupted) if may_interrupt => {}
-                Err(Step::Interrupted) => return Exit::Interrupted,
-                Err(Step::Exit(exit)) => {
-                    if exit.is_final() {
-                        self.vcpu.ended = Some(exit);
-                    }
-                    return exit;
-                }
             }
+        });
+        if exit.is_final() {
+            self.vcpu.ended = Some(exit);
         }
+        exit
     }
 
     /// [`Vcpu::registers`]
@@ -332,8 +350,23 @@ impl<H: Host> fmt::Debug for Bound<'_, H> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Enters a guest whose exits a test makes up, on a CPU that has interrupts disabled.
+    pub(crate) fn run_with_interrupts_off(mut handle: impl FnMut() -> Step) -> Exit {
+        enter_repeatedly(|| (Err(handle()), false))
+    }
+
+    #[test]
+    fn interrupts_are_taken_between_entries_or_end_the_run() {
+        let steps = || [Step::Again, Step::Interrupted, Step::Exit(Exit::Halt)].into_iter();
+        let run = |enabled| {
+            let mut steps = steps();
+            enter_repeatedly(|| (Err(steps.next().unwrap()), enabled))
+        };
+        assert_eq!((run(true), run(false)), (Exit::Halt, Exit::Interrupted));
+    }
 
     /// A kernel whose handle may be sent and shared.
     #[derive(Clone)]

@@ -82,9 +82,13 @@ impl<H: Host> SvmVcpu<H> {
                 self.give_debug_registers();
                 Step::Again
             }
-            exit_code::EXCEPTION_DB => fault(self, Fault { vector: Vector::Debug, error_code: None }),
+            exit_code::EXCEPTION_DB => {
+                self.inject(Fault { vector: Vector::Debug, error_code: None });
+                Step::raised_again()
+            }
             exit_code::EXCEPTION_AC => {
-                fault(self, Fault { vector: Vector::AlignmentCheck, error_code: Some(info as u32) })
+                self.inject(Fault { vector: Vector::AlignmentCheck, error_code: Some(info as u32) });
+                Step::raised_again()
             }
             exit_code::EXCEPTION_MC => {
                 // SAFETY: CPL 0, and the guest has left because of a machine check.

@@ -15,7 +15,7 @@ use crate::{
     fake::FakeHost,
     hypervisor::Technology,
     paging::Permissions,
-    vcpu::Step,
+    vcpu::{Step, tests::run_with_interrupts_off},
     vm::Vm,
     x86_64::{emulate::Core, svm::capabilities::SvmCapabilities},
 };
@@ -230,12 +230,28 @@ fn refused_instructions_raise_exceptions_in_place() {
     }
     assert_eq!(guest.exit(exit_code::RDPMC, 0, 0), Step::Again);
     assert_eq!(guest.event(), GP);
-    assert_eq!(guest.exit(exit_code::EXCEPTION_AC, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::EXCEPTION_AC, 0, 0), Step::Interrupted);
     assert_eq!(guest.event(), event::VALID | event::ERROR_CODE_VALID | 3 << 8 | 17);
-    assert_eq!(guest.exit(exit_code::EXCEPTION_DB, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::EXCEPTION_DB, 0, 0), Step::Interrupted);
     assert_eq!(guest.event(), event::VALID | 3 << 8 | 1);
     guest.set(|_| {});
     assert_eq!(guest.event(), 0, "setting registers forgets it");
+}
+
+/// CVE-2015-8104 (#DB), CVE-2015-5307 (#AC).
+#[test]
+fn exceptions_without_end_let_interrupts_in() {
+    for code in [exit_code::EXCEPTION_DB, exit_code::EXCEPTION_AC] {
+        let mut guest = Guest::new(&[]);
+        let mut exits = 0;
+        let exit = run_with_interrupts_off(|| {
+            exits += 1;
+            assert!(exits < 100, "{code:#x}: the kernel never gets its CPU back");
+            guest.exit(code, 0, 0)
+        });
+        assert_eq!(exit, Exit::Interrupted);
+        assert_ne!(guest.event(), 0, "{code:#x}: the guest still gets its exception");
+    }
 }
 
 #[test]

@@ -6,7 +6,11 @@ use hvt_abi::{
     x86_64::{Efer, Registers, Vector},
 };
 
-use super::{fields, state, vcpu::VmxVcpu, vmcs::Vmcs};
+use super::{
+    fields, state,
+    vcpu::VmxVcpu,
+    vmcs::{Fields, Vmcs},
+};
 use crate::{
     host::Host,
     vcpu::Step,
@@ -78,7 +82,7 @@ pub(super) enum Arrival {
 
 impl Arrival {
     #[inline]
-    pub(super) fn of(vmcs: &Vmcs) -> Self {
+    pub(super) fn of(vmcs: &impl Fields) -> Self {
         const MACHINE_CHECK: u32 = event::HARDWARE_EXCEPTION | Vector::MachineCheck as u32;
         if vmcs.read(fields::EXIT_REASON) != reason::EXCEPTION_OR_NMI {
             return Self::Other;
@@ -92,7 +96,7 @@ impl Arrival {
 }
 
 /// Why VMLAUNCH or VMRESUME failed (31.4).
-pub(super) fn failed_instruction(vmcs: &Vmcs) -> Exit {
+pub(super) fn failed_instruction(vmcs: &impl Fields) -> Exit {
     const INVALID_HOST_STATE: u32 = 8;
     let error = vmcs.read(fields::VM_INSTRUCTION_ERROR);
     let field = if error == INVALID_HOST_STATE { EntryField::Host } else { EntryField::Control };
@@ -100,12 +104,12 @@ pub(super) fn failed_instruction(vmcs: &Vmcs) -> Exit {
 }
 
 /// A virtual CPU that has just exited, and its VMCS.
-pub(super) struct Running<'a, H: Host> {
+pub(super) struct Running<'a, H: Host, V: Fields = Vmcs> {
     pub(super) vcpu: &'a mut VmxVcpu<H>,
-    pub(super) vmcs: Vmcs,
+    pub(super) vmcs: V,
 }
 
-impl<H: Host> Running<'_, H> {
+impl<H: Host, V: Fields> Running<'_, H, V> {
     /// The access to a port that has made the guest leave, if that was it.
     #[inline]
     pub(super) fn port_access(&mut self) -> Option<Io> {
@@ -232,12 +236,12 @@ impl<H: Host> Running<'_, H> {
                 const STATUS: u64 = 1 << 14 | 1 << 13 | 0xf;
                 self.vcpu.debug.report(qualification & STATUS);
                 self.inject(Fault { vector: Vector::Debug, error_code: None });
-                Step::Again
+                Step::raised_again()
             }
             ALIGNMENT => {
                 let error_code = Some(self.vmcs.read(fields::EXIT_INTERRUPTION_ERROR_CODE));
                 self.inject(Fault { vector: Vector::AlignmentCheck, error_code });
-                Step::Again
+                Step::raised_again()
             }
             _ => Step::Interrupted,
         }
@@ -309,7 +313,7 @@ fn decode_io(qualification: u64, rax: u64) -> Io {
     Io { port: (qualification >> 16) as u16, size, direction, string, value }
 }
 
-impl<H: Host> Core for Running<'_, H> {
+impl<H: Host, V: Fields> Core for Running<'_, H, V> {
     fn registers(&mut self) -> &mut Registers {
         &mut self.vcpu.context.registers
     }

@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use hvt_abi::x86_64::msr;
 
-use super::{fields, vmcs::Vmcs};
+use super::{fields, vmcs::Fields};
 use crate::x86_64::privileged::{cr0, cr4, rdmsr};
 
 const SYSENTER_CS: u32 = 0x174;
@@ -39,7 +39,7 @@ impl HostMsrs {
         }
     }
 
-    fn write(&self, vmcs: &mut Vmcs) {
+    fn write(&self, vmcs: &mut impl Fields) {
         vmcs.write(fields::HOST_IA32_EFER, self.efer);
         vmcs.write(fields::HOST_IA32_PAT, self.pat);
         vmcs.write(fields::HOST_IA32_SYSENTER_CS, self.sysenter_cs);
@@ -134,7 +134,7 @@ impl HostState {
     }
 
     /// Tells the VMCS where exits lead: to this state, and to `rip`.
-    pub(super) fn write(&self, vmcs: &mut Vmcs, rip: u64) {
+    pub(super) fn write(&self, vmcs: &mut impl Fields, rip: u64) {
         vmcs.write(fields::HOST_CR0, self.cr0);
         vmcs.write(fields::HOST_CR4, self.cr4);
         vmcs.write(fields::HOST_ES_SELECTOR, self.es);

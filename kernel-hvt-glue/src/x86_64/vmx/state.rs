@@ -8,7 +8,7 @@ use hvt_abi::{
 use super::{
     capabilities::VmxCapabilities,
     fields::{self, Field, Natural},
-    vmcs::Vmcs,
+    vmcs::Fields,
 };
 use crate::x86_64::debug::DR7_RESET;
 
@@ -61,7 +61,7 @@ const LDTR: SegmentFields =
     segment_fields!(GUEST_LDTR_SELECTOR, GUEST_LDTR_LIMIT, GUEST_LDTR_ACCESS_RIGHTS, GUEST_LDTR_BASE);
 
 /// Writes the guest's state, but for the registers that the VMCS does not hold or that are written before an entry.
-pub(super) fn write(vmcs: &mut Vmcs, guest: &VcpuState, offered_cr4: u64, capabilities: &VmxCapabilities) {
+pub(super) fn write(vmcs: &mut impl Fields, guest: &VcpuState, offered_cr4: u64, capabilities: &VmxCapabilities) {
     let segments = [
         (CS, &guest.cs),
         (SS, &guest.ss),
@@ -103,7 +103,7 @@ pub(super) fn write(vmcs: &mut Vmcs, guest: &VcpuState, offered_cr4: u64, capabi
 }
 
 /// What [`write`] writes. `general` are the general registers; what the VMCS does not hold is 0.
-pub(super) fn read(vmcs: &Vmcs, general: Registers) -> VcpuState {
+pub(super) fn read(vmcs: &impl Fields, general: Registers) -> VcpuState {
     let segment = |(selector, limit, rights, base): SegmentFields| {
         let rights = vmcs.read(rights);
         let attributes = if rights & UNUSABLE == 0 { rights as u16 } else { 0 };
@@ -132,25 +132,25 @@ pub(super) fn read(vmcs: &Vmcs, general: Registers) -> VcpuState {
 }
 
 /// Sets CR0, and what the guest sees of the bits that are not its own.
-pub(super) fn write_cr0(vmcs: &mut Vmcs, cr0: u64, capabilities: &VmxCapabilities) {
+pub(super) fn write_cr0(vmcs: &mut impl Fields, cr0: u64, capabilities: &VmxCapabilities) {
     vmcs.write(fields::GUEST_CR0, real_cr0(cr0, capabilities));
     vmcs.write(fields::CR0_READ_SHADOW, cr0 | Cr0::ET.bits());
 }
 
 /// Sets CR4, and what the guest sees of the bits that are not its own.
-pub(super) fn write_cr4(vmcs: &mut Vmcs, cr4: u64, capabilities: &VmxCapabilities) {
+pub(super) fn write_cr4(vmcs: &mut impl Fields, cr4: u64, capabilities: &VmxCapabilities) {
     vmcs.write(fields::GUEST_CR4, real_cr4(cr4, capabilities));
     vmcs.write(fields::CR4_READ_SHADOW, cr4);
 }
 
 /// CR0 as the guest sees it.
-fn read_cr0(vmcs: &Vmcs) -> u64 {
+fn read_cr0(vmcs: &impl Fields) -> u64 {
     let mask = vmcs.read(fields::CR0_GUEST_HOST_MASK);
     vmcs.read(fields::GUEST_CR0) & !mask | vmcs.read(fields::CR0_READ_SHADOW) & mask
 }
 
 /// CR4 as the guest sees it.
-pub(super) fn read_cr4(vmcs: &Vmcs) -> u64 {
+pub(super) fn read_cr4(vmcs: &impl Fields) -> u64 {
     let mask = vmcs.read(fields::CR4_GUEST_HOST_MASK);
     vmcs.read(fields::GUEST_CR4) & !mask | vmcs.read(fields::CR4_READ_SHADOW) & mask
 }

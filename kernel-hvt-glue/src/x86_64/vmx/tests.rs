@@ -1,14 +1,29 @@
-//! Discovery and entry checks: what can be asked without a CPU in VMX operation.
+//! Discovery, entry checks and exits: what can be asked without a CPU in VMX operation.
+
+use alloc::collections::BTreeMap;
 
 use hvt_abi::{
     Gpa,
-    kernel::{EntryField, VcpuState},
-    x86_64::{Cr0, Cr4, Efer, EntryState, Segment},
+    kernel::{EntryField, Exit, VcpuState},
+    x86_64::{Cr0, Cr4, Efer, EntryState, Segment, Vector},
 };
 use raw_cpuid::CpuIdResult;
 
-use super::{capabilities::VmxCapabilities, check::check, state};
-use crate::x86_64::capabilities::{Capabilities, Unsupported, discover};
+use super::{
+    capabilities::VmxCapabilities,
+    check::check,
+    exit::Running,
+    fields::{self, Field, Width},
+    state,
+    vcpu::VmxVcpu,
+    vmcs::Fields,
+};
+use crate::{
+    fake::FakeHost,
+    host::Hpa,
+    vcpu::{Step, tests::run_with_interrupts_off},
+    x86_64::capabilities::{Capabilities, Unsupported, discover},
+};
 
 /// A Skylake as Bochs emulates it, but for `change`.
 fn skylake(change: impl Fn(u32, u64) -> u64) -> Result<VmxCapabilities, Unsupported> {
@@ -145,4 +160,64 @@ fn segments_have_the_access_rights_of_their_descriptors() {
     assert_eq!(state::access_rights(&Segment::DATA.into()), 0xc093);
     assert_eq!(state::access_rights(&Segment::TASK.into()), 0x008b);
     assert_eq!(state::access_rights(&Segment::UNUSABLE.into()), 0x1_0000);
+}
+
+/// A VMCS in memory. A field that was never written reads as 0.
+#[derive(Debug, Default)]
+struct MemoryVmcs(BTreeMap<u32, u64>);
+
+impl Fields for MemoryVmcs {
+    fn read<W: Width>(&self, field: Field<W>) -> W::Value {
+        W::truncate(self.0.get(&field.encoding()).copied().unwrap_or(0))
+    }
+
+    fn write<W: Width>(&mut self, field: Field<W>, value: W::Value) {
+        self.0.insert(field.encoding(), value.into());
+    }
+}
+
+fn vcpu(host: &FakeHost) -> VmxVcpu<FakeHost> {
+    let capabilities = skylake(|_, value| value).unwrap();
+    let shared = host.vmx(capabilities).shared;
+    let entry = EntryState::new(0x20_0000, Gpa(0x10_0000));
+    VmxVcpu::new(&shared, capabilities, Hpa(0), Hpa(0), &VcpuState::from(&entry)).unwrap()
+}
+
+/// CVE-2015-8104 (#DB), CVE-2015-5307 (#AC).
+#[test]
+fn exceptions_without_end_let_interrupts_in() {
+    const EXCEPTION: u32 = 1 << 31 | 3 << 8;
+    for (vector, information) in [(Vector::Debug, EXCEPTION), (Vector::AlignmentCheck, EXCEPTION | 1 << 11)] {
+        let host = FakeHost::new(8);
+        let mut vcpu = vcpu(&host);
+        let mut running = Running { vcpu: &mut vcpu, vmcs: MemoryVmcs::default() };
+        let information = information | vector as u32;
+        running.vmcs.write(fields::EXIT_INTERRUPTION_INFORMATION, information);
+        let mut exits = 0;
+        let exit = run_with_interrupts_off(|| {
+            exits += 1;
+            assert!(exits < 100, "{vector:?}: the kernel never gets its CPU back");
+            assert_eq!(running.port_access(), None);
+            running.handle()
+        });
+        assert_eq!(exit, Exit::Interrupted);
+        let injected = running.vmcs.read(fields::ENTRY_INTERRUPTION_INFORMATION);
+        assert_eq!(injected, information, "{vector:?}: the guest still gets its exception");
+    }
+}
+
+#[test]
+fn a_guests_nmi_and_instructions_are_told_apart() {
+    const CPUID: u32 = 10;
+    let host = FakeHost::new(8);
+    let mut vcpu = vcpu(&host);
+    let mut running = Running { vcpu: &mut vcpu, vmcs: MemoryVmcs::default() };
+    running.vmcs.write(fields::EXIT_INTERRUPTION_INFORMATION, 1 << 31 | 2 << 8 | 2);
+    assert_eq!(running.handle(), Step::Interrupted);
+    assert_eq!(running.vmcs.read(fields::ENTRY_INTERRUPTION_INFORMATION), 0);
+    running.vmcs.write(fields::EXIT_REASON, CPUID);
+    running.vmcs.write(fields::EXIT_INSTRUCTION_LENGTH, 2);
+    running.vmcs.write(fields::GUEST_CS_ACCESS_RIGHTS, 1 << 13);
+    assert_eq!(running.handle(), Step::Again);
+    assert_eq!(vcpu.registers().rip, 0x10_0002);
 }

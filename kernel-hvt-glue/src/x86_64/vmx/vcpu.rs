@@ -19,7 +19,7 @@ use super::{
     host_state::HostState,
     instructions::{InvEpt, invept, invvpid_all, vmclear, vmptrld},
     state,
-    vmcs::Vmcs,
+    vmcs::{Fields, Vmcs},
 };
 use crate::{
     host::{Frames, Host, Hpa, OutOfMemory},
@@ -165,7 +165,7 @@ impl<H: Host> VmxVcpu<H> {
     }
 
     /// Writes controls into a new VMCS, and the state that was set since it was last current.
-    fn configure(&mut self, vmcs: &mut Vmcs) {
+    fn configure(&mut self, vmcs: &mut impl Fields) {
         if self.residence.is_none() {
             self.write_controls(vmcs);
         }
@@ -174,7 +174,7 @@ impl<H: Host> VmxVcpu<H> {
         }
     }
 
-    fn write_controls(&self, vmcs: &mut Vmcs) {
+    fn write_controls(&self, vmcs: &mut impl Fields) {
         let controls = &self.capabilities.controls;
         vmcs.write(fields::PIN_BASED_CONTROLS, controls.pin_based);
         vmcs.write(fields::PRIMARY_CONTROLS, controls.primary);
@@ -205,7 +205,7 @@ impl<H: Host> VmxVcpu<H> {
     ///
     /// # Safety
     /// As for [`bind`](Self::bind).
-    unsafe fn settle(&mut self, vmcs: &mut Vmcs, cpu: &mut VmxCpu<H>, binding: &Binding) {
+    unsafe fn settle(&mut self, vmcs: &mut impl Fields, cpu: &mut VmxCpu<H>, binding: &Binding) {
         if self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
             return;
         }
@@ -373,14 +373,14 @@ impl<H: Host> VmxVcpu<H> {
     }
 
     /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
-    pub(super) fn choose_xcr0(&mut self, vmcs: &Vmcs) {
+    pub(super) fn choose_xcr0(&mut self, vmcs: &impl Fields) {
         let used = Cr4::from_bits_retain(state::read_cr4(vmcs)).contains(Cr4::OSXSAVE);
         self.context.guest_uses_xcr0 = used.into();
         self.context.guest_xcr0 = if used { self.xcr0 } else { self.context.host_xcr0 };
     }
 
     /// The guest has found the debug registers: from now on they are swapped at every entry and exit.
-    pub(super) fn give_debug_registers(&mut self, vmcs: &mut Vmcs) {
+    pub(super) fn give_debug_registers(&mut self, vmcs: &mut impl Fields) {
         self.debug.give_to_guest();
         let controls = vmcs.read(fields::PRIMARY_CONTROLS);
         vmcs.write(fields::PRIMARY_CONTROLS, controls & !Primary::MOV_DR_EXITING.bits());

@@ -18,17 +18,26 @@ impl Vmcs {
     pub(super) unsafe fn current() -> Self {
         Self(PhantomData)
     }
+}
 
+/// The fields of a VMCS.
+pub(super) trait Fields {
+    fn read<W: Width>(&self, field: Field<W>) -> W::Value;
+
+    /// Host-state fields take what is true of this CPU, so that a VM exit leads back to where it should.
+    fn write<W: Width>(&mut self, field: Field<W>, value: W::Value);
+}
+
+impl Fields for Vmcs {
     #[inline]
-    pub(super) fn read<W: Width>(&self, field: Field<W>) -> W::Value {
+    fn read<W: Width>(&self, field: Field<W>) -> W::Value {
         // SAFETY: the promise at `current`; the fields that this crate names exist where its demands on the
         // capabilities are met.
         W::truncate(unsafe { vmread(field.encoding()) })
     }
 
-    /// Host-state fields take what is true of this CPU, so that a VM exit leads back to where it should.
     #[inline]
-    pub(super) fn write<W: Width>(&mut self, field: Field<W>, value: W::Value) {
+    fn write<W: Width>(&mut self, field: Field<W>, value: W::Value) {
         // SAFETY: as for `read`; for host-state fields, the callers'.
         unsafe { vmwrite(field.encoding(), value.into()) };
     }
