@@ -8,7 +8,7 @@ use crate::{
     hypervisor::Hypervisor,
     paging::Level,
     x86_64::{
-        capabilities::Capabilities, emulate::Offer, svm::capabilities::SvmCapabilities,
+        capabilities::Capabilities, emulate::Offer, mitigations::Mitigations, svm::capabilities::SvmCapabilities,
         vmx::capabilities::VmxCapabilities,
     },
 };
@@ -79,7 +79,7 @@ pub(crate) fn hypervisor<H: Host>(
         clean_bits: false,
         huge_pages: true,
         physical_address_bits: 40,
-        prediction_barrier: false,
+        mitigations: Mitigations::default(),
     };
     change(&mut capabilities);
     Hypervisor::assemble(host.clone(), Capabilities::Svm(capabilities), OFFER, Level::ROOT4)

@@ -13,7 +13,8 @@ use crate::{
         capabilities::{Capabilities, Unsupported, discover},
         cpuid::native,
         emulate::Offer,
-        privileged::{cr4, rdmsr, wrmsr, xgetbv},
+        mitigations::{Measures, Mitigations, prediction_barrier},
+        privileged::{cr4, rdmsr, xgetbv},
         svm::{capabilities::SvmCapabilities, cpu::SvmCpu, maps::PermissionMaps},
         vmx::{capabilities::VmxCapabilities, cpu::VmxCpu, msr_bitmap::MsrBitmap},
     },
@@ -44,6 +45,13 @@ pub enum EnableError {
         /// CR4, without VMXE.
         cr4: u64,
     },
+    /// The kernel runs with shadow stacks or indirect branch tracking for itself. Entries and exits do not keep these; the
+    /// same for user mode may be on.
+    #[error("the kernel has control-flow enforcement for itself enabled: IA32_S_CET is {s_cet:#x}")]
+    SupervisorCet {
+        /// IA32_S_CET.
+        s_cet: u64,
+    },
     /// The kernel has no frames left.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
@@ -59,6 +67,7 @@ pub(crate) struct Shared<H: Host> {
     pub(crate) host: H,
     pub(crate) technology: Technology<H>,
     pub(crate) offer: Offer,
+    pub(crate) mitigations: Mitigations,
     /// The level at which second-level page tables have their root.
     pub(crate) root_level: Level,
 }
@@ -109,11 +118,12 @@ impl<H: Host> Hypervisor<H> {
         offer: Offer,
         root_level: Level,
     ) -> Result<Self, OutOfMemory> {
+        let mitigations = *capabilities.mitigations();
         let technology = match capabilities {
             Capabilities::Svm(svm) => Technology::Svm(svm, PermissionMaps::new(&host)?),
             Capabilities::Vmx(vmx) => Technology::Vmx(vmx, MsrBitmap::new(&host)?),
         };
-        Ok(Self { shared: Arc::new(Shared { host, technology, offer, root_level }) })
+        Ok(Self { shared: Arc::new(Shared { host, technology, offer, mitigations, root_level }) })
     }
 
     /// What the extension of this machine can do.
@@ -131,7 +141,9 @@ impl<H: Host> Hypervisor<H> {
     /// # Safety
     /// The caller runs at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear. In the middle of a call of this crate, and
     /// while a [`Bound`](crate::Bound) exists, the kernel may take interrupts on this CPU, but runs no other thread on it
-    /// and moves this one nowhere. While the [`Cpu`] exists, nobody else touches EFER.SVME and VM_HSAVE_PA (AMD) or CR4.VMXE and the state of VMX operation (Intel).
+    /// and moves this one nowhere. While the [`Cpu`] exists,
+    /// nothing else changes EFER.SVME, EFER.AIBRSE, VM_HSAVE_PA, IA32_XSS and TSC_AUX (AMD), or CR4.VMXE and the state of
+    /// VMX operation (Intel), and nothing clears IA32_SPEC_CTRL.IBRS.
     pub unsafe fn enable(&self) -> Result<Cpu<H>, EnableError> {
         let Shared { host, technology, offer, .. } = &*self.shared;
         // SAFETY: the caller's promise.
@@ -139,11 +151,13 @@ impl<H: Host> Hypervisor<H> {
         if offer.components & !xcr0 != 0 {
             return Err(EnableError::FpuDiffers { found: xcr0, expected: offer.components });
         }
+        // SAFETY: the caller's promise; IA32_S_CET exists where CR4.CET is set.
+        refuse_supervisor_cet(unsafe { cr4() }, |register| unsafe { rdmsr(register) })?;
         let fpu = Frames::allocate(host, 0)?;
         // SAFETY: the caller's promise; the extension is there, since these are its capabilities.
         let extension = unsafe {
             match technology {
-                Technology::Svm(svm, _) => Extension::Svm(SvmCpu::enable(host, svm.asids)?),
+                Technology::Svm(svm, _) => Extension::Svm(SvmCpu::enable(host, svm.asids, &svm.mitigations)?),
                 Technology::Vmx(vmx, _) => Extension::Vmx(VmxCpu::enable(host, vmx)?),
             }
         };
@@ -178,6 +192,22 @@ impl<H: Host> fmt::Debug for Hypervisor<H> {
 unsafe fn host_xcr0() -> Option<u64> {
     // SAFETY: the caller's promise; XGETBV runs only where OSXSAVE is set.
     unsafe { Cr4::from_bits_retain(cr4()).contains(Cr4::OSXSAVE).then(|| xgetbv()) }
+}
+
+/// Refuses to run guests where the kernel has a shadow stack or tracks indirect branches, which the assembly of entry and
+/// exit does not expect. `rdmsr` is called only for a register that exists.
+fn refuse_supervisor_cet(cr4: u64, rdmsr: impl Fn(u32) -> u64) -> Result<(), EnableError> {
+    /// CR4.CET
+    const CET: u64 = 1 << 23;
+    /// IA32_S_CET
+    const S_CET: u32 = 0x6a2;
+    /// SH_STK_EN and ENDBR_EN.
+    const ENABLED: u64 = 1 << 0 | 1 << 2;
+    if cr4 & CET == 0 {
+        return Ok(());
+    }
+    let s_cet = rdmsr(S_CET);
+    if s_cet & ENABLED == 0 { Ok(()) } else { Err(EnableError::SupervisorCet { s_cet }) }
 }
 
 /// A CPU on which the extension is enabled. Dropped on that CPU, it restores what was there before; dropped on another
@@ -225,17 +255,28 @@ impl<H: Host> Cpu<H> {
     /// CPL 0 on this CPU.
     #[inline]
     pub(crate) unsafe fn admit(&mut self, vm: &Vm<H>) -> Binding {
-        /// IA32_PRED_CMD and its bit IBPB (APM volume 2, 3.2.9).
-        const PRED_CMD: u32 = 0x49;
-        const IBPB: u64 = 1 << 0;
         if self.last_vm != vm.id() {
             self.last_vm = vm.id();
-            if self.shared.capabilities().prediction_barrier() {
-                // SAFETY: the caller's promise; CPUID announces the register.
-                unsafe { wrmsr(PRED_CMD, IBPB) };
+            if self.shared.mitigations.barrier {
+                // SAFETY: the caller's promise; CPUID announces it.
+                unsafe { prediction_barrier() };
             }
         }
         Binding { cpu: self.index, epoch: vm.epoch(), host_fpu: self.fpu.as_ptr() as u64, host_xcr0: self.xcr0 }
+    }
+}
+
+impl<H: Host> Cpu<H> {
+    /// Takes away from the CPU what a guest could have left there for its monitor.
+    ///
+    /// # Safety
+    /// CPL 0 on this CPU.
+    #[inline]
+    pub(crate) unsafe fn dismiss(&mut self) {
+        if self.shared.mitigations.measures.contains(Measures::BARRIER_WHEN_UNBOUND) {
+            // SAFETY: the caller's promise; CPUID announces it.
+            unsafe { prediction_barrier() };
+        }
     }
 }
 
@@ -258,5 +299,19 @@ impl<H: Host> Drop for Cpu<H> {
 impl<H: Host> fmt::Debug for Cpu<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cpu").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_with_control_flow_enforcement_for_itself_is_refused() {
+        let refuse = |cr4, s_cet| refuse_supervisor_cet(cr4, move |_| s_cet);
+        assert_eq!(refuse_supervisor_cet(0x6f0, |_| unreachable!()), Ok(()));
+        assert_eq!(refuse(1 << 23, 0), Ok(()), "for user mode only");
+        assert_eq!(refuse(1 << 23, 1), Err(EnableError::SupervisorCet { s_cet: 1 }));
+        assert_eq!(refuse(1 << 23, 4), Err(EnableError::SupervisorCet { s_cet: 4 }));
     }
 }

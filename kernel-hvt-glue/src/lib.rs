@@ -87,7 +87,11 @@
 //! | CR2 | the guest's | undefined: a page-fault handler of the kernel reads it before anything else can run a guest |
 //! | KERNEL_GS_BASE, IDTR and GDTR limit, TR, LDTR | the guest's | the kernel's, on Intel when the [`Bound`] is dropped |
 //! | MSRs of SYSCALL and SYSENTER | 0, as far as the guest can tell | the kernel's |
-//! | PKRU, AMX, CET and whatever else XCR0 can enable | the kernel's; guests cannot reach it | the kernel's |
+//! | PKRU, AMX and whatever else XCR0 can enable | the kernel's; guests cannot reach it | the kernel's |
+//! | IA32_XSS, TSC_AUX (XSAVES, RDPID) | on AMD 0; on Intel the kernel's, and the instructions are #UD | the kernel's, as they were at [`Hypervisor::enable`] |
+//! | CET of user mode (IA32_U_CET, IA32_PL3_SSP) | the kernel's; guests cannot reach it | the kernel's |
+//! | CET of the kernel (IA32_S_CET) | off: [`EnableError::SupervisorCet`] | off |
+//! | IA32_SPEC_CTRL | the kernel's | the kernel's, with IBRS and BHI_DIS_S while a [`Cpu`] exists |
 //! | local APIC, all other MSRs, ports | the kernel's; guests cannot reach them | the kernel's |
 //! | frames of [`Vm::allocate`], tables, control structures | this crate's | returned through [`Host::free`] when dropped |
 //! | memory of [`Vm::map`] | its owner's | its owner's |
@@ -122,9 +126,35 @@
 //! - CPUID: what a program may use, on one CPU of its own; no virtualization, no topology, no performance monitoring.
 //! - CR0 and CR4: bits that stand for a feature which CPUID does not show are #GP; caches stay on.
 //! - `hlt` exits; `monitor`, `mwait`, `rdtscp`, `vmcall` and their kin are #UD; `invd` and `wbinvd` do nothing.
-//! - Between guests of different [`Vm`]s the branch predictors are cleared where the CPU can (IBPB). Nothing is done
-//!   about L1TF and MDS: on CPUs that have these, a kernel that runs guests it does not trust flushes L1D and CPU buffers
-//!   itself before [`Vcpu::run`].
+//!
+//! # Weaknesses of CPUs
+//!
+//! Each mitigation is applied where the CPU does not report that it is immune, as KVM does it. "Exit" is before the first
+//! `ret` of the kernel, "unbinding" the end of a [`Bound`], before a monitor in user space runs.
+//!
+//! | weakness | CPUs, by what they report | mitigation |
+//! |---|---|---|
+//! | return stack buffer (Spectre-RSB, PBRSB) | all | 32 calls at every exit |
+//! | branch target injection into the kernel (Spectre v2) | Intel with ARCH_CAPABILITIES.IBRS_ALL | SPEC_CTRL.IBRS while a [`Cpu`] exists |
+//! | | AMD with CPUID 8000_0021h EAX bit 8 | EFER.AIBRSE while a [`Cpu`] exists |
+//! | | all others with IBPB | IBPB at every exit |
+//! | branch type confusion (Retbleed) | AMD families 17h and 18h without CPUID 8000_0008h EBX bit 29 | IBPB at every exit |
+//! | return stack overflow (SRSO) | AMD from family 17h on without SRSO_NO | BP_CFG.BpSpecReduce while a [`Cpu`] exists if SRSO_MSR_FIX, else IBPB at every exit |
+//! | branch history injection (BHI) | Intel with IBRS_ALL, without BHI_NO | SPEC_CTRL.BHI_DIS_S if CPUID 7.2 EDX bit 4, else a run of branches at every exit |
+//! | branch target injection between guests | all with IBPB | IBPB when another [`Vm`] is bound |
+//! | branch target injection into the monitor (VMSCAPE) | all with IBPB; no bit reports it | IBPB at unbinding, unless at every exit |
+//! | L1 terminal fault (L1TF) | Intel without RDCL_NO and SKIP_L1DFL_VMENTRY | FLUSH_CMD.L1D_FLUSH at every entry, or 64 KiB read where there is no FLUSH_CMD |
+//! | MDS | Intel without MDS_NO | VERW right before VMLAUNCH and VMRESUME |
+//! | TAA | Intel with RTM, without TAA_NO | as for MDS |
+//! | MMIO stale data | Intel with FB_CLEAR, without SBDR_SSDP_NO, FBSDP_NO and PSDP_NO | as for MDS |
+//! | RFDS | Intel with RFDS_CLEAR, without RFDS_NO | as for MDS |
+//! | transient scheduler attacks (TSA) | AMD with VERW_CLEAR, without TSA_SQ_NO and TSA_L1_NO | VERW right before VMRUN |
+//! | quotients of other contexts | AMD family 17h, models 00h to 2Fh and 50h to 5Fh | a division before VMRUN |
+//! | machine check on a change of page size | Intel without IF_PSCHANGE_MC_NO | executable pages of 4 KiB only |
+//!
+//! What remains is the kernel's: microcode (which brings IBPB, VERW and FLUSH_CMD to old CPUs, and mitigates SRBDS and
+//! GDS by itself); the sibling hyperthread, which has to be idle or run the same guest on CPUs with L1TF, MDS or TAA; IBPB
+//! between processes; Spectre v1 in the kernel's own code. Speculative store bypass crosses no boundary between guests.
 //!
 //! # For monitors in user space
 //!

@@ -35,7 +35,8 @@ impl<H: Host> Tables<H> {
             }
             Technology::Vmx(vmx, _) => {
                 let (execute_only, large_pages, huge_pages) = (vmx.execute_only, vmx.large_pages, vmx.huge_pages);
-                let format = Ept { execute_only, large_pages, huge_pages };
+                let small_code = vmx.mitigations.small_code;
+                let format = Ept { execute_only, large_pages, huge_pages, small_code };
                 Self::Ept(PageTable::new(host, format, root_level, vmx.physical_address_bits)?)
             }
         })

@@ -340,6 +340,8 @@ impl<H: Host> Drop for Bound<'_, H> {
             // SAFETY: it was bound to this CPU, which the caller has not left since.
             unsafe { vmx.unbind() };
         }
+        // SAFETY: as above.
+        unsafe { self.cpu.dismiss() };
     }
 }
 

@@ -12,6 +12,10 @@
 //! Interrupts: a guest is entered from a system call, with IF=0, and a physical interrupt makes it
 //! leave. It stays pending and `Run` returns to user mode, where it is taken like any other one. So
 //! the scheduler, signals and the death of a process need nothing from this file.
+//!
+//! Weaknesses of CPUs: `kernel_hvt_glue` does what each CPU needs, at every entry and exit and before
+//! `Run` returns; its documentation has the table. What is left to this kernel are microcode and the
+//! sibling hyperthread: on CPUs with L1TF, MDS or TAA, guests that are not trusted need it off.
 
 use core::{cell::UnsafeCell, num::NonZeroUsize};
 

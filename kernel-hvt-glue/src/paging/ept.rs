@@ -22,6 +22,9 @@ pub struct Ept {
     pub large_pages: bool,
     /// Bit 17: pages of 1 GiB.
     pub huge_pages: bool,
+    /// Not of that register: executable pages have 4 KiB, since the CPU can stop with a machine check when the guest
+    /// changes the size of one (IA32_ARCH_CAPABILITIES.IF_PSCHANGE_MC_NO is clear).
+    pub small_code: bool,
 }
 
 impl EntryFormat for Ept {
@@ -66,7 +69,10 @@ impl EntryFormat for Ept {
         if needs_read { permissions | Permissions::READ } else { permissions }
     }
 
-    fn largest_leaf(self) -> Level {
+    fn largest_leaf(self, permissions: Permissions) -> Level {
+        if self.small_code && permissions.contains(Permissions::EXECUTE) {
+            return Level::PAGE;
+        }
         match (self.large_pages, self.huge_pages) {
             (true, true) => Level::HUGE,
             (true, false) => Level::LARGE,
@@ -81,7 +87,7 @@ mod tests {
 
     #[test]
     fn entries_are_those_of_sdm_tables_29_1_to_29_7() {
-        let format = Ept { execute_only: true, large_pages: true, huge_pages: true };
+        let format = Ept { execute_only: true, large_pages: true, huge_pages: true, small_code: false };
         assert_eq!(format.table(Hpa(0x1000)), 0x1107);
         assert_eq!(format.leaf(Hpa(0x2000), Level::PAGE, Permissions::all()), 0x2b37);
         assert_eq!(format.leaf(Hpa(0x20_0000), Level::LARGE, Permissions::all()), 0x20_0bb7);

@@ -132,8 +132,8 @@ pub trait EntryFormat: Copy {
     /// The permissions that a leaf grants when these are asked for.
     fn granted(self, permissions: Permissions) -> Permissions;
 
-    /// The highest level that may hold a leaf.
-    fn largest_leaf(self) -> Level;
+    /// The highest level that may hold a leaf which grants these permissions.
+    fn largest_leaf(self, permissions: Permissions) -> Level;
 }
 
 /// Translations that a CPU may have cached and that are no longer true. Whoever changes page tables sees to it that

@@ -62,7 +62,7 @@ impl EntryFormat for Npt {
         if permissions.is_empty() { permissions } else { permissions | Permissions::READ }
     }
 
-    fn largest_leaf(self) -> Level {
+    fn largest_leaf(self, _permissions: Permissions) -> Level {
         if self.huge_pages { Level::HUGE } else { Level::LARGE }
     }
 }

@@ -88,7 +88,9 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         }
         self.split(span.from)?;
         self.split(span.to)?;
-        let changed = self.repaint(self.root, self.root_level, span, self.format.granted(permissions));
+        let granted = self.format.granted(permissions);
+        self.shrink(self.root, self.root_level, span, self.format.largest_leaf(granted))?;
+        let changed = self.repaint(self.root, self.root_level, span, granted);
         Ok(if changed { Invalidation::of(range) } else { Invalidation::NONE })
     }
 
@@ -142,10 +144,11 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
 
     /// Maps `span`, all of which is empty. On failure some of it may be mapped, and tables may be empty.
     fn fill(&mut self, table: Hpa, level: Level, span: Span, page: Page) -> Result<(), OutOfMemory> {
+        let largest = self.format.largest_leaf(self.format.granted(page.permissions));
         for slot in span.slots(level) {
             let hpa = Hpa(page.distance.wrapping_add(slot.from));
             let index = level.index(slot.from);
-            if level <= self.format.largest_leaf() && slot.len() == level.size() && hpa.is_aligned(level.size()) {
+            if level <= largest && slot.len() == level.size() && hpa.is_aligned(level.size()) {
                 self.store(table, index, self.format.leaf(hpa, level, page.permissions));
                 continue;
             }
@@ -170,19 +173,46 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
             let next = match self.format.decode(self.load(table, index)) {
                 Entry::Empty => return Ok(()),
                 Entry::Table(next) => next,
-                Entry::Leaf(page, permissions) => {
-                    let next = self.host.allocate(0).ok_or(OutOfMemory)?;
-                    let below = level.below();
-                    for (i, part) in (0..ENTRIES).zip((page.0..).step_by(below.size() as usize)) {
-                        self.store(next, i, self.format.leaf(Hpa(part), below, permissions));
-                    }
-                    self.store(table, index, self.format.table(next));
-                    next
-                }
+                Entry::Leaf(page, permissions) => self.split_leaf(table, index, level, page, permissions)?,
             };
             (table, level) = (next, level.below());
         }
         Ok(())
+    }
+
+    /// Splits leaves of `span`, at whose ends leaves have been split, until none stands above the level `largest`.
+    fn shrink(&mut self, table: Hpa, level: Level, span: Span, largest: Level) -> Result<(), OutOfMemory> {
+        if level <= largest {
+            return Ok(());
+        }
+        for slot in span.slots(level) {
+            let index = level.index(slot.from);
+            let next = match self.format.decode(self.load(table, index)) {
+                Entry::Empty => continue,
+                Entry::Table(next) => next,
+                Entry::Leaf(page, permissions) => self.split_leaf(table, index, level, page, permissions)?,
+            };
+            self.shrink(next, level.below(), slot, largest)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a table of equal leaves in the place of one leaf.
+    fn split_leaf(
+        &mut self,
+        table: Hpa,
+        index: usize,
+        level: Level,
+        page: Hpa,
+        permissions: Permissions,
+    ) -> Result<Hpa, OutOfMemory> {
+        let next = self.host.allocate(0).ok_or(OutOfMemory)?;
+        let below = level.below();
+        for (i, part) in (0..ENTRIES).zip((page.0..).step_by(below.size() as usize)) {
+            self.store(next, i, self.format.leaf(Hpa(part), below, permissions));
+        }
+        self.store(table, index, self.format.table(next));
+        Ok(next)
     }
 
     /// Empties `span`, at whose ends leaves have been split, and says whether anything was there.
@@ -242,7 +272,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
             Entry::Leaf(page, granted) if granted == permissions => Some(page),
             _ => None,
         };
-        let first = leaf(0).filter(|page| level <= self.format.largest_leaf() && page.is_aligned(level.size()))?;
+        let first =
+            leaf(0).filter(|page| level <= self.format.largest_leaf(permissions) && page.is_aligned(level.size()))?;
         let size = level.below().size();
         (1..ENTRIES).all(|i| leaf(i) == Some(first.add(i as u64 * size))).then_some(first)
     }

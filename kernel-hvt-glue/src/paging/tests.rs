@@ -15,7 +15,9 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 const NPT: Npt = Npt { huge_pages: true };
-const EPT: Ept = Ept { execute_only: true, large_pages: true, huge_pages: true };
+const EPT: Ept = Ept { execute_only: true, large_pages: true, huge_pages: true, small_code: false };
+/// The same on a CPU whose executable pages must not change their size.
+const SMALL_CODE: Ept = Ept { small_code: true, ..EPT };
 
 fn range(start: u64, len: u64) -> GuestRange {
     GuestRange::new(Gpa(start), len).unwrap()
@@ -149,11 +151,17 @@ proptest! {
     }
 
     #[test]
+    fn ept_with_small_code_pages_agrees_with_a_model(operations in prop::collection::vec(operations(), 1..24)) {
+        agrees_with_model(SMALL_CODE, 64, &operations);
+    }
+
+    #[test]
     fn failures_for_want_of_memory_change_nothing(
         operations in prop::collection::vec(operations(), 1..24),
         frames in 1..12_usize,
     ) {
         agrees_with_model(NPT, frames, &operations);
+        agrees_with_model(SMALL_CODE, frames, &operations);
     }
 }
 
@@ -201,6 +209,22 @@ fn protect_splits_and_merges() {
     assert_eq!(tree.protect(page, Permissions::READ), Ok(Invalidation::of(page)));
     assert_eq!(host.free_frames(), whole);
     assert_eq!(tree.translate(Gpa(0)).unwrap().remaining, GIB);
+}
+
+#[test]
+fn code_has_small_pages_where_the_cpu_needs_that() {
+    let host = FakeHost::new(16);
+    let mut tree = tree(&host, SMALL_CODE);
+    let (data, code) = (range(0, 4 * MIB), range(4 * MIB, 2 * MIB));
+    tree.map(data, Hpa(GIB), Permissions::READ | Permissions::WRITE).unwrap();
+    tree.map(code, Hpa(GIB + 4 * MIB), Permissions::READ | Permissions::EXECUTE).unwrap();
+    assert_eq!(leaves(&tree, data), [2 * MIB; 2]);
+    assert_eq!(leaves(&tree, code), [FRAME_SIZE; 512]);
+    let all = range(0, 6 * MIB);
+    assert_eq!(tree.protect(all, Permissions::EXECUTE), Ok(Invalidation::of(all)));
+    assert_eq!(leaves(&tree, all), [FRAME_SIZE; 3 * 512]);
+    assert_eq!(tree.protect(all, Permissions::READ), Ok(Invalidation::of(all)));
+    assert_eq!(leaves(&tree, all), [2 * MIB; 3]);
 }
 
 #[test]

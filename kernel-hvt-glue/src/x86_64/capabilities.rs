@@ -2,7 +2,7 @@
 
 use raw_cpuid::{CpuId, CpuIdReader};
 
-use super::{svm::capabilities::SvmCapabilities, vmx::capabilities::VmxCapabilities};
+use super::{mitigations::Mitigations, svm::capabilities::SvmCapabilities, vmx::capabilities::VmxCapabilities};
 use crate::host::OutOfMemory;
 
 /// Why this machine cannot run guests.
@@ -45,11 +45,11 @@ pub enum Capabilities {
 }
 
 impl Capabilities {
-    /// Whether IA32_PRED_CMD has IBPB.
-    pub(crate) const fn prediction_barrier(&self) -> bool {
+    /// What is done about the CPU's weaknesses.
+    pub(crate) const fn mitigations(&self) -> &Mitigations {
         match self {
-            Self::Svm(svm) => svm.prediction_barrier,
-            Self::Vmx(vmx) => vmx.prediction_barrier,
+            Self::Svm(svm) => &svm.mitigations,
+            Self::Vmx(vmx) => &vmx.mitigations,
         }
     }
 }

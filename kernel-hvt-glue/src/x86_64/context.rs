@@ -4,6 +4,8 @@ use core::mem::offset_of;
 
 use hvt_abi::x86_64::Registers;
 
+use super::mitigations::Measures;
+
 /// State that neither VMCB nor VMCS holds, and where the rest lies. Addresses are plain numbers: only assembly follows
 /// them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +35,17 @@ pub(crate) struct Context {
     pub(crate) launched: u32,
     /// VMX: not 0 when the last entry failed.
     pub(crate) entry_failed: u32,
+    /// SVM: IA32_XSS of the kernel.
+    pub(crate) host_xss: u64,
+    /// SVM: TSC_AUX of the kernel.
+    pub(crate) host_tsc_aux: u64,
+    /// VMX: virtual address of [`L1D_FILL_SIZE`](super::mitigations::L1D_FILL_SIZE) bytes, for
+    /// [`Measures::FILL_L1D`].
+    pub(crate) l1d_fill: u64,
+    /// What entries and exits do about the CPU's weaknesses.
+    pub(crate) measures: Measures,
+    /// A selector for VERW: that of the kernel's stack segment.
+    pub(crate) verw_selector: u16,
 }
 
 pub(crate) const VMCB: usize = offset_of!(Context, vmcb);
@@ -45,6 +58,11 @@ pub(crate) const GUEST_USES_XCR0: usize = offset_of!(Context, guest_uses_xcr0);
 pub(crate) const CR2: usize = offset_of!(Context, cr2);
 pub(crate) const LAUNCHED: usize = offset_of!(Context, launched);
 pub(crate) const ENTRY_FAILED: usize = offset_of!(Context, entry_failed);
+pub(crate) const HOST_XSS: usize = offset_of!(Context, host_xss);
+pub(crate) const HOST_TSC_AUX: usize = offset_of!(Context, host_tsc_aux);
+pub(crate) const L1D_FILL: usize = offset_of!(Context, l1d_fill);
+pub(crate) const MEASURES: usize = offset_of!(Context, measures);
+pub(crate) const VERW_SELECTOR: usize = offset_of!(Context, verw_selector);
 pub(crate) const HOST_XCR0: usize = offset_of!(Context, host_xcr0);
 
 /// The offset of a general register in [`Context`].

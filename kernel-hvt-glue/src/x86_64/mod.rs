@@ -7,6 +7,7 @@ pub(crate) mod debug;
 pub(crate) mod emulate;
 pub(crate) mod fpu;
 pub(crate) mod instruction;
+pub(crate) mod mitigations;
 pub(crate) mod privileged;
 pub(crate) mod svm;
 pub(crate) mod syscall;

@@ -116,6 +116,14 @@ write_register! {
     set_dr7 = "dr7";
 }
 
+/// The selector in SS.
+pub(crate) fn stack_selector() -> u16 {
+    let selector: u16;
+    // SAFETY: reading a selector has no effect and never faults.
+    unsafe { asm!("mov {:x}, ss", out(reg) selector, options(nomem, nostack, preserves_flags)) };
+    selector
+}
+
 /// RFLAGS.IF as it was, to be restored.
 pub(crate) struct InterruptFlag(bool);
 

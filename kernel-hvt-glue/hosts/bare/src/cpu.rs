@@ -12,7 +12,7 @@ use x86_64::{
     },
     registers::{
         control::{Cr4, Cr4Flags},
-        model_specific::GsBase,
+        model_specific::{GsBase, Msr},
         xcontrol::{XCr0, XCr0Flags},
     },
     structures::{
@@ -98,6 +98,25 @@ pub(crate) unsafe fn init(index: usize) {
         GsBase::write(VirtAddr::from_ptr(&raw const LOCAL[index]));
     }
     enable_extended_state();
+    if has_tsc_aux() {
+        // SAFETY: the CPU has the register, whose value nothing else here looks at.
+        unsafe { Msr::new(TSC_AUX).write(tsc_aux(index)) };
+    }
+}
+
+/// IA32_TSC_AUX (SDM volume 4, table 2-2).
+pub(crate) const TSC_AUX: u32 = 0xc000_0103;
+
+/// Value of TSC_AUX on the CPU with number `index`: as in other kernels, it tells CPUs apart.
+pub(crate) fn tsc_aux(index: usize) -> u64 {
+    0x5ec0 + index as u64
+}
+
+/// Returns whether the CPU has TSC_AUX: with RDTSCP or RDPID.
+pub(crate) fn has_tsc_aux() -> bool {
+    let cpuid = CpuId::new();
+    cpuid.get_extended_processor_and_feature_identifiers().is_some_and(|features| features.has_rdtscp())
+        || cpuid.get_extended_feature_info().is_some_and(|features| features.has_rdpid())
 }
 
 /// The selector of the kernel's code segment.

@@ -5,7 +5,10 @@ use raw_cpuid::{CpuId, CpuIdReader};
 
 use crate::{
     paging::Level,
-    x86_64::capabilities::{Unsupported, physical_address_bits},
+    x86_64::{
+        capabilities::{Unsupported, physical_address_bits},
+        mitigations::Mitigations,
+    },
 };
 
 /// VM_CR (APM volume 2, 15.30.1).
@@ -28,8 +31,8 @@ pub struct SvmCapabilities {
     pub huge_pages: bool,
     /// Bits of a physical address.
     pub physical_address_bits: u32,
-    /// PRED_CMD.IBPB: a barrier between guests that train branch predictors (CPUID 8000_0008h EBX bit 12).
-    pub prediction_barrier: bool,
+    /// What is done about the CPU's weaknesses.
+    pub(crate) mitigations: Mitigations,
 }
 
 impl SvmCapabilities {
@@ -61,8 +64,7 @@ impl SvmCapabilities {
             clean_bits: svm.has_vmcb_clean_bits(),
             huge_pages: extended.is_some_and(|extended| extended.has_1gib_pages()),
             physical_address_bits: physical_address_bits(id),
-            // `get_svm_info` has found leaf 8000_000Ah, so this one is there.
-            prediction_barrier: cpuid.cpuid1(0x8000_0008).ebx >> 12 & 1 == 1,
+            mitigations: Mitigations::amd(cpuid),
         })
     }
 
@@ -113,7 +115,7 @@ mod tests {
             clean_bits: false,
             huge_pages: true,
             physical_address_bits: 40,
-            prediction_barrier: false,
+            mitigations: Mitigations::amd(&epyc(16, 1)),
         };
         assert_eq!(found, Ok(Capabilities::Svm(expected)));
         let all = discover(epyc(0x8000, 0xff), msrs(0, 0xd01));

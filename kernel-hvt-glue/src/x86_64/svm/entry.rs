@@ -2,7 +2,14 @@
 
 use core::arch::{asm, naked_asm};
 
-use crate::x86_64::context::{Context, GUEST_USES_XCR0, GUEST_XCR0, HOST_VMCB, HOST_XCR0, VMCB, gpr};
+use super::cpu::{TSC_AUX, XSS};
+use crate::x86_64::{
+    context::{
+        Context, GUEST_USES_XCR0, GUEST_XCR0, HOST_TSC_AUX, HOST_VMCB, HOST_XCR0, HOST_XSS, MEASURES, VERW_SELECTOR,
+        VMCB, gpr,
+    },
+    mitigations::{IBPB, Measures, PRED_CMD, barrier_assembly, fill_return_stack},
+};
 
 /// Saves what VMRUN does not save of the host's state: FS, GS, TR, LDTR, KERNEL_GS_BASE, and the MSRs of SYSCALL and
 /// SYSENTER.
@@ -20,13 +27,17 @@ pub(super) unsafe fn vmsave(page: u64) {
 /// interrupts leave the guest; VMRUN sets GIF, #VMEXIT clears it. `cli` before `stgi` keeps interrupts pending until the
 /// caller enables them again; an NMI is taken at `stgi`, on the host's own stack and with the host's own segments.
 ///
+/// IA32_XSS and TSC_AUX are 0 for the guest: no intercept keeps it from XSAVES and RDPID, and no handler of the kernel's
+/// runs while they are.
+///
 /// Registers that this function's caller does not expect to survive leave it as 0, so that no value of the guest's
 /// steers what the kernel does speculatively.
 ///
 /// # Safety
 /// CPL 0, interrupts disabled, EFER.SVME set and VM_HSAVE_PA valid; `context.vmcb` is a VMCB that passes VMRUN's checks
 /// and maps the guest to memory that is its own; `context.host_vmcb` was filled by [`vmsave`] on this CPU; XCR0 takes
-/// `context.guest_xcr0`, and `context.host_xcr0` is its value.
+/// `context.guest_xcr0`, and `context.host_xcr0` is its value; the CPU has what `context.measures` names; the kernel has
+/// no shadow stack.
 #[unsafe(naked)]
 pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
     naked_asm!(
@@ -47,6 +58,29 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "xor ecx, ecx",
         "xsetbv",
         "2:",
+        "test dword ptr [rdi + {measures}], {at_entry}",
+        "jz 5f",
+        "test dword ptr [rdi + {measures}], {switch_xss}",
+        "jz 4f",
+        "xor eax, eax",
+        "xor edx, edx",
+        "mov ecx, {xss}",
+        "wrmsr",
+        "4:",
+        "test dword ptr [rdi + {measures}], {switch_tsc_aux}",
+        "jz 4f",
+        "xor eax, eax",
+        "xor edx, edx",
+        "mov ecx, {tsc_aux}",
+        "wrmsr",
+        "4:",
+        "test dword ptr [rdi + {measures}], {clear_divider}",
+        "jz 5f",
+        "mov ecx, 1",
+        "mov eax, 1",
+        "xor edx, edx",
+        "div ecx",
+        "5:",
         "mov rax, [rdi + {vmcb}]",
         "vmload rax",
         "mov rbx, [rdi + {rbx}]",
@@ -62,6 +96,11 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "mov r13, [rdi + {r13}]",
         "mov r14, [rdi + {r14}]",
         "mov r15, [rdi + {r15}]",
+        "test dword ptr [rdi + {measures}], {clear_buffers}",
+        "jz 5f",
+        // Nothing is loaded behind this that is not the guest's.
+        "verw word ptr [rdi + {verw_selector}]",
+        "5:",
         "mov rdi, [rdi + {rdi}]",
         "vmrun rax",
         // RAX is the host's again: the address of the VMCB.
@@ -97,6 +136,27 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "mov edx, [rdi + {host_xcr0} + 4]",
         "xsetbv",
         "3:",
+        "test dword ptr [rdi + {measures}], {at_exit}",
+        "jz 5f",
+        "test dword ptr [rdi + {measures}], {switch_xss}",
+        "jz 4f",
+        "mov eax, [rdi + {host_xss}]",
+        "mov edx, [rdi + {host_xss} + 4]",
+        "mov ecx, {xss}",
+        "wrmsr",
+        "4:",
+        "test dword ptr [rdi + {measures}], {switch_tsc_aux}",
+        "jz 4f",
+        "mov eax, [rdi + {host_tsc_aux}]",
+        "mov edx, [rdi + {host_tsc_aux} + 4]",
+        "mov ecx, {tsc_aux}",
+        "wrmsr",
+        "4:",
+        "test dword ptr [rdi + {measures}], {barrier_at_exit}",
+        "jz 5f",
+        barrier_assembly!(),
+        "5:",
+        fill_return_stack!(),
         "cli",
         "stgi",
         "xor eax, eax",
@@ -120,6 +180,21 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         guest_xcr0 = const GUEST_XCR0,
         guest_uses_xcr0 = const GUEST_USES_XCR0,
         host_xcr0 = const HOST_XCR0,
+        host_xss = const HOST_XSS,
+        host_tsc_aux = const HOST_TSC_AUX,
+        verw_selector = const VERW_SELECTOR,
+        measures = const MEASURES,
+        at_entry = const Measures::AT_ENTRY.bits(),
+        at_exit = const Measures::AT_EXIT.bits(),
+        switch_xss = const Measures::SWITCH_XSS.bits(),
+        switch_tsc_aux = const Measures::SWITCH_TSC_AUX.bits(),
+        clear_divider = const Measures::CLEAR_DIVIDER.bits(),
+        clear_buffers = const Measures::CLEAR_BUFFERS.bits(),
+        barrier_at_exit = const Measures::BARRIER_AT_EXIT.bits(),
+        pred_cmd = const PRED_CMD,
+        ibpb = const IBPB,
+        xss = const XSS,
+        tsc_aux = const TSC_AUX,
         rbx = const gpr!(rbx),
         rcx = const gpr!(rcx),
         rdx = const gpr!(rdx),

@@ -26,6 +26,7 @@ use crate::{
         debug::{DR6_RESET, DR7_RESET, DebugRegisters},
         emulate::{Core, Fault},
         fpu,
+        privileged::stack_selector,
         svm::capabilities::SvmCapabilities,
         tag::Residence,
     },
@@ -188,6 +189,10 @@ impl<H: Host> SvmVcpu<H> {
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
         self.context.host_fpu = binding.host_fpu;
         self.context.host_xcr0 = binding.host_xcr0;
+        self.context.host_xss = cpu.host.xss;
+        self.context.host_tsc_aux = cpu.host.tsc_aux;
+        self.context.measures = cpu.measures;
+        self.context.verw_selector = stack_selector();
         self.choose_xcr0();
     }
 

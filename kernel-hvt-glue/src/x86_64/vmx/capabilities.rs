@@ -3,7 +3,7 @@
 use raw_cpuid::CpuIdReader;
 
 use super::controls::{self, Controls};
-use crate::x86_64::capabilities::Unsupported;
+use crate::x86_64::{capabilities::Unsupported, mitigations::Mitigations};
 
 /// IA32_FEATURE_CONTROL (SDM volume 3, 24.7).
 pub(super) const FEATURE_CONTROL: u32 = 0x3a;
@@ -54,8 +54,8 @@ pub struct VmxCapabilities {
     pub preemption_timer_rate: u32,
     /// Bits of a physical address.
     pub physical_address_bits: u32,
-    /// IA32_PRED_CMD.IBPB: a barrier between guests that train branch predictors (CPUID 7 EDX bit 26).
-    pub prediction_barrier: bool,
+    /// What is done about the CPU's weaknesses.
+    pub(crate) mitigations: Mitigations,
     /// The VM-execution, exit and entry controls for every virtual CPU.
     pub(crate) controls: Controls,
 }
@@ -101,7 +101,7 @@ impl VmxCapabilities {
             vpid,
             preemption_timer_rate: (rdmsr(MISC) & 0x1f) as u32,
             physical_address_bits,
-            prediction_barrier: cpuid.cpuid1(0).eax >= 7 && cpuid.cpuid2(7, 0).edx >> 26 & 1 == 1,
+            mitigations: Mitigations::intel(cpuid, &rdmsr),
             controls: Controls::choose(
                 controls::Allowed {
                     pin_based: rdmsr(TRUE_PIN_BASED),

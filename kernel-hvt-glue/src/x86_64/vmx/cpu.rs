@@ -11,6 +11,7 @@ use crate::{
     host::{Frames, Host},
     hypervisor::EnableError,
     x86_64::{
+        mitigations::{Applied, L1D_FILL_ORDER, Measures},
         privileged::{cr0, cr4, rdmsr, set_cr4, wrmsr},
         tag::Tags,
     },
@@ -24,6 +25,9 @@ const VPIDS: u32 = 1 << 16;
 pub(crate) struct VmxCpu<H: Host> {
     /// The VMXON region: the CPU's own.
     region: Frames<H>,
+    /// Memory to read for [`Measures::FILL_L1D`].
+    pub(super) l1d_fill: Option<Frames<H>>,
+    applied: Applied,
     pub(super) tags: Tags,
     pub(super) host_msrs: HostMsrs,
 }
@@ -35,6 +39,8 @@ impl<H: Host> VmxCpu<H> {
     /// CPL 0, VMX is supported, and the caller stays on this CPU.
     pub(crate) unsafe fn enable(host: &H, capabilities: &VmxCapabilities) -> Result<Self, EnableError> {
         let region = new_region(host, capabilities)?;
+        let has_to_fill = capabilities.mitigations.measures.contains(Measures::FILL_L1D);
+        let l1d_fill = has_to_fill.then(|| Frames::allocate(host, L1D_FILL_ORDER)).transpose()?;
         // SAFETY: the caller's promise; the registers exist where VMX does.
         unsafe {
             let cr4 = cr4();
@@ -60,7 +66,8 @@ impl<H: Host> VmxCpu<H> {
                 set_cr4(cr4);
                 return Err(EnableError::InUse);
             }
-            Ok(Self { region, tags: Tags::new(VPIDS), host_msrs: HostMsrs::capture() })
+            let (host_msrs, applied) = (HostMsrs::capture(), capabilities.mitigations.apply());
+            Ok(Self { region, l1d_fill, applied, tags: Tags::new(VPIDS), host_msrs })
         }
     }
 
@@ -72,6 +79,7 @@ impl<H: Host> VmxCpu<H> {
         // SAFETY: the caller's promise. A VMCS that is still tied to this CPU belongs to a virtual CPU that has not been
         // unbound, which keeps its frame for ever.
         unsafe {
+            self.applied.undo();
             vmxoff();
             set_cr4(cr4() & !Cr4::VMXE.bits());
         }

@@ -3,7 +3,13 @@
 use core::arch::naked_asm;
 
 use super::fields::HOST_RSP;
-use crate::x86_64::context::{CR2, Context, ENTRY_FAILED, GUEST_USES_XCR0, GUEST_XCR0, HOST_XCR0, LAUNCHED, gpr};
+use crate::x86_64::{
+    context::{
+        CR2, Context, ENTRY_FAILED, GUEST_USES_XCR0, GUEST_XCR0, HOST_XCR0, L1D_FILL, LAUNCHED, MEASURES,
+        VERW_SELECTOR, gpr,
+    },
+    mitigations::{FLUSH_CMD, IBPB, L1D_FILL_SIZE, L1D_FLUSH, Measures, PRED_CMD, barrier_assembly, fill_return_stack},
+};
 
 /// The common end of entries that succeeded and failed: RDI is the context, the kernel's callee-saved registers are on
 /// the stack. Gives the kernel its XCR0 and forgets the guest's registers, so that no value of the guest's steers what
@@ -21,6 +27,15 @@ macro_rules! epilogue {
             "xor ecx, ecx\n",
             "xsetbv\n",
             "3:\n",
+            "test dword ptr [rdi + {measures}], {barrier_at_exit}\n",
+            "jz 4f\n",
+            barrier_assembly!(),
+            "4:\n",
+            fill_return_stack!(),
+            "test dword ptr [rdi + {measures}], {clear_history}\n",
+            "jz 6f\n",
+            clear_history!(),
+            "6:\n",
             "xor eax, eax\n",
             "xor ecx, ecx\n",
             "xor edx, edx\n",
@@ -36,6 +51,31 @@ macro_rules! epilogue {
             "pop rbp\n",
             "pop rbx\n",
             "ret",
+        )
+    };
+}
+
+/// Branches enough to push all of the guest's out of the branch history: five calls deep, five times five jumps each
+/// (Intel, "Branch History Injection and Intra-mode Branch Target Injection"). Changes RAX and RCX.
+macro_rules! clear_history {
+    () => {
+        concat!(
+            "mov ecx, 5\n",
+            "call 7f\n",
+            "jmp 9f\n",
+            ".balign 64\n",
+            "7: call 8f\n",
+            "ret\n",
+            ".balign 64\n",
+            "8: mov eax, 5\n",
+            "2: jmp 3f\n",
+            "nop\n",
+            "3: sub eax, 1\n",
+            "jnz 2b\n",
+            "sub ecx, 1\n",
+            "jnz 7b\n",
+            "ret\n",
+            "9: lfence\n",
         )
     };
 }
@@ -67,6 +107,32 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "xor ecx, ecx",
         "xsetbv",
         "2:",
+        "test dword ptr [rdi + {measures}], {at_entry}",
+        "jz 6f",
+        "test dword ptr [rdi + {measures}], {flush_l1d}",
+        "jz 2f",
+        "mov ecx, {flush_cmd}",
+        "mov eax, {l1d_flush}",
+        "xor edx, edx",
+        "wrmsr",
+        "2:",
+        "test dword ptr [rdi + {measures}], {fill_l1d}",
+        "jz 6f",
+        "mov rcx, [rdi + {l1d_fill}]",
+        // Every page first, so that no page walk is in the way of the lines.
+        "xor eax, eax",
+        "3: movzx edx, byte ptr [rcx + rax]",
+        "add eax, 4096",
+        "cmp eax, {l1d_fill_size}",
+        "jne 3b",
+        "lfence",
+        "xor eax, eax",
+        "3: movzx edx, byte ptr [rcx + rax]",
+        "add eax, 64",
+        "cmp eax, {l1d_fill_size}",
+        "jne 3b",
+        "lfence",
+        "6:",
         "mov rax, [rdi + {cr2}]",
         "mov cr2, rax",
         "mov rax, [rdi + {rax}]",
@@ -83,6 +149,11 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "mov r13, [rdi + {r13}]",
         "mov r14, [rdi + {r14}]",
         "mov r15, [rdi + {r15}]",
+        "test dword ptr [rdi + {measures}], {clear_buffers}",
+        "jz 2f",
+        // Nothing is loaded behind this that is not the guest's.
+        "verw word ptr [rdi + {verw_selector}]",
+        "2:",
         "cmp dword ptr [rdi + {launched}], 0",
         "mov rdi, [rdi + {rdi}]",
         "je 4f",
@@ -102,6 +173,20 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         guest_xcr0 = const GUEST_XCR0,
         guest_uses_xcr0 = const GUEST_USES_XCR0,
         host_xcr0 = const HOST_XCR0,
+        verw_selector = const VERW_SELECTOR,
+        l1d_fill = const L1D_FILL,
+        l1d_fill_size = const L1D_FILL_SIZE,
+        at_entry = const Measures::AT_ENTRY.bits(),
+        flush_cmd = const FLUSH_CMD,
+        l1d_flush = const L1D_FLUSH,
+        flush_l1d = const Measures::FLUSH_L1D.bits(),
+        fill_l1d = const Measures::FILL_L1D.bits(),
+        clear_buffers = const Measures::CLEAR_BUFFERS.bits(),
+        measures = const MEASURES,
+        barrier_at_exit = const Measures::BARRIER_AT_EXIT.bits(),
+        pred_cmd = const PRED_CMD,
+        ibpb = const IBPB,
+        clear_history = const Measures::CLEAR_HISTORY.bits(),
         rax = const gpr!(rax),
         rbx = const gpr!(rbx),
         rcx = const gpr!(rcx),
@@ -154,6 +239,11 @@ pub(super) unsafe extern "sysv64" fn leave() {
         guest_xcr0 = const GUEST_XCR0,
         guest_uses_xcr0 = const GUEST_USES_XCR0,
         host_xcr0 = const HOST_XCR0,
+        measures = const MEASURES,
+        barrier_at_exit = const Measures::BARRIER_AT_EXIT.bits(),
+        pred_cmd = const PRED_CMD,
+        ibpb = const IBPB,
+        clear_history = const Measures::CLEAR_HISTORY.bits(),
         rax = const gpr!(rax),
         rbx = const gpr!(rbx),
         rcx = const gpr!(rcx),

@@ -68,7 +68,7 @@ fn a_skylake_will_do() {
     assert_eq!(vmx.revision, 0x2b);
     assert_eq!(vmx.physical_address_bits, 39);
     assert!(vmx.execute_only && vmx.large_pages && vmx.huge_pages && vmx.accessed_dirty);
-    assert!(vmx.vpid && vmx.invept_single && !vmx.prediction_barrier);
+    assert!(vmx.vpid && vmx.invept_single && !vmx.mitigations.barrier);
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::{
         debug::DebugRegisters,
         emulate::is_canonical,
         fpu,
-        privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, wrmsr},
+        privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, stack_selector, wrmsr},
         syscall::SyscallMsrs,
         tag::Residence,
     },
@@ -153,6 +153,9 @@ impl<H: Host> VmxVcpu<H> {
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
         self.context.host_fpu = binding.host_fpu;
         self.context.host_xcr0 = binding.host_xcr0;
+        self.context.measures = self.capabilities.mitigations.measures;
+        self.context.l1d_fill = cpu.l1d_fill.as_ref().map_or(0, |frames| frames.as_ptr() as u64);
+        self.context.verw_selector = stack_selector();
         self.choose_xcr0(&vmcs);
         // SAFETY: the caller's promise; the guest's value is canonical, since it comes from the register.
         unsafe {

@@ -152,6 +152,22 @@ guest_code! {
     invd:
         "invd"
         "hlt";
+    rdpid:
+        "rdpid rax"
+        "hlt";
+    /// Switches OSXSAVE on, with XCR0 for x87 and SSE, and saves all that XSAVES can to RDI.
+    xsaves:
+        "mov rbx, cr4"
+        "or rbx, 1 << 18"
+        "mov cr4, rbx"
+        "xor ecx, ecx"
+        "xor edx, edx"
+        "mov eax, 3"
+        "xsetbv"
+        "mov eax, -1"
+        "mov edx, -1"
+        "xsaves64 [rdi]"
+        "hlt";
     monitor:
         "xor ecx, ecx"
         "xor edx, edx"

@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use hvt_abi::{
+    Gpa,
     kernel::Exit,
     x86_64::{Cr0, Cr4, Efer, EntryState, msr},
 };
@@ -14,7 +15,7 @@ use super::{
     Answer, Context, Probe, Verdict, code, expect_eq, expect_matches,
     machine::{CODE, DATA, MEMORY, Machine},
 };
-use crate::host::Kernel;
+use crate::{cpu, host::Kernel};
 
 pub(super) const PROBES: &[Probe] = &[
     Probe { name: "cpuid", run: cpuid },
@@ -23,6 +24,8 @@ pub(super) const PROBES: &[Probe] = &[
     Probe { name: "control-registers", run: control_registers },
     Probe { name: "xsetbv", run: xsetbv },
     Probe { name: "hypervisor-instructions", run: hypervisor_instructions },
+    Probe { name: "rdpid", run: rdpid },
+    Probe { name: "xsaves", run: xsaves },
 ];
 
 /// EAX, EBX, ECX, EDX of a leaf, as a guest sees them.
@@ -201,5 +204,37 @@ fn hypervisor_instructions(context: &mut Context<'_>) -> Answer {
     // which it is not.)
     let mut machine = Machine::new(context.hypervisor, code::invd())?;
     expect_matches!(machine.run(context.cpu)?, Exit::Halt | Exit::TripleFault | Exit::Undecodable { .. });
+    Ok(Verdict::Passed)
+}
+
+/// RDPID is undefined for a guest, or says nothing of the CPU it runs on; the kernel's TSC_AUX is there afterwards.
+fn rdpid(context: &mut Context<'_>) -> Answer {
+    if !cpu::has_tsc_aux() {
+        return Ok(Verdict::Skipped("the CPU has no TSC_AUX"));
+    }
+    let mut machine = Machine::new(context.hypervisor, code::rdpid())?;
+    machine.set(|registers| registers.rax = 7);
+    match machine.run(context.cpu)? {
+        Exit::Halt => expect_eq!(machine.vcpu.registers().rax, 0),
+        exit => expect_eq!(exit, Exit::TripleFault),
+    }
+    // SAFETY: the CPU has the register.
+    let kernels = unsafe { Msr::new(cpu::TSC_AUX).read() };
+    expect_eq!(kernels, cpu::tsc_aux(cpu::index() as usize));
+    Ok(Verdict::Passed)
+}
+
+/// XSAVES is undefined for a guest, or saves nothing but the components of XCR0.
+fn xsaves(context: &mut Context<'_>) -> Answer {
+    let mut machine = Machine::new(context.hypervisor, code::xsaves())?;
+    machine.set(|registers| registers.rdi = DATA.0);
+    match machine.run(context.cpu)? {
+        Exit::Halt => {
+            // XCOMP_BV, behind XSTATE_BV at the end of the legacy region (SDM volume 1, 13.4.2).
+            let saved = machine.words(Gpa(DATA.0 + 520), 1)?[0];
+            expect_eq!(saved & !(1 << 63), 3);
+        }
+        exit => expect_eq!(exit, Exit::TripleFault),
+    }
     Ok(Verdict::Passed)
 }
