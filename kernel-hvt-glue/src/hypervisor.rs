@@ -16,7 +16,12 @@ use crate::{
         mitigations::{Measures, Mitigations, prediction_barrier},
         privileged::{cr4, rdmsr, xgetbv},
         svm::{capabilities::SvmCapabilities, cpu::SvmCpu, maps::PermissionMaps},
-        vmx::{capabilities::VmxCapabilities, cpu::VmxCpu, msr_bitmap::MsrBitmap},
+        tag::Tags,
+        vmx::{
+            capabilities::VmxCapabilities,
+            cpu::{VPIDS, VmxCpu},
+            msr_bitmap::MsrBitmap,
+        },
     },
 };
 
@@ -155,10 +160,12 @@ impl<H: Host> Hypervisor<H> {
         refuse_supervisor_cet(unsafe { cr4() }, |register| unsafe { rdmsr(register) })?;
         let fpu = Frames::allocate(host, 0)?;
         // SAFETY: the caller's promise; the extension is there, since these are its capabilities.
-        let extension = unsafe {
+        let (tags, extension) = unsafe {
             match technology {
-                Technology::Svm(svm, _) => Extension::Svm(SvmCpu::enable(host, svm.asids, &svm.mitigations)?),
-                Technology::Vmx(vmx, _) => Extension::Vmx(VmxCpu::enable(host, vmx)?),
+                Technology::Svm(svm, _) => {
+                    (Tags::new(svm.asids), Extension::Svm(SvmCpu::enable(host, &svm.mitigations)?))
+                }
+                Technology::Vmx(vmx, _) => (Tags::new(VPIDS), Extension::Vmx(VmxCpu::enable(host, vmx)?)),
             }
         };
         Ok(Cpu {
@@ -167,6 +174,7 @@ impl<H: Host> Hypervisor<H> {
             fpu,
             xcr0,
             last_vm: 0,
+            tags,
             extension: ManuallyDrop::new(extension),
             stays_here: PhantomData,
         })
@@ -220,6 +228,7 @@ pub struct Cpu<H: Host> {
     xcr0: u64,
     /// The [`Vm`] that was bound last.
     last_vm: u64,
+    pub(crate) tags: Tags,
     pub(crate) extension: ManuallyDrop<Extension<H>>,
     stays_here: PhantomData<*mut ()>,
 }

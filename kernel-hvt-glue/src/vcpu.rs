@@ -199,9 +199,10 @@ impl<H: Host> Vcpu<H> {
         // SAFETY: `check` has passed.
         unsafe {
             let binding = cpu.admit(vm);
-            match (&mut self.machine, &mut *cpu.extension) {
-                (Machine::Svm(svm), Extension::Svm(cpu)) => svm.bind(cpu, &binding),
-                (Machine::Vmx(vmx), Extension::Vmx(cpu)) => vmx.bind(cpu, &binding)?,
+            let tags = &mut cpu.tags;
+            match (&mut self.machine, &*cpu.extension) {
+                (Machine::Svm(svm), Extension::Svm(cpu)) => svm.bind(cpu, tags, &binding),
+                (Machine::Vmx(vmx), Extension::Vmx(cpu)) => vmx.bind(cpu, tags, &binding)?,
                 _ => return Err(BindError::OtherHypervisor),
             }
             if fpu == FpuOwner::Guest {
@@ -291,12 +292,10 @@ impl<H: Host> Bound<'_, H> {
             // there, those that made the guest exit are taken.
             unsafe {
                 let interrupts = InterruptFlag::clear();
-                let result = match (&mut self.vcpu.machine, &mut *self.cpu.extension) {
+                let result = match &mut self.vcpu.machine {
                     _ if self.vcpu.shared.host.wants_cpu() => Err(Step::Exit(Exit::Interrupted)),
-                    (Machine::Svm(svm), Extension::Svm(cpu)) => svm.step(cpu, vm, fpu),
-                    (Machine::Vmx(vmx), _) => vmx.step(fpu),
-                    // `bind` makes no such pair.
-                    (Machine::Svm(_), Extension::Vmx(_)) => Err(Step::Exit(Exit::Interrupted)),
+                    Machine::Svm(svm) => svm.step(&mut self.cpu.tags, vm, fpu),
+                    Machine::Vmx(vmx) => vmx.step(fpu),
                 };
                 (result, interrupts.restore())
             }

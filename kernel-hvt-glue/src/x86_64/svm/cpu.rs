@@ -10,7 +10,6 @@ use crate::{
         cpuid::native,
         mitigations::{Applied, Measures, Mitigations},
         privileged::{rdmsr, wrmsr},
-        tag::Tags,
     },
 };
 
@@ -31,7 +30,6 @@ pub(crate) struct SvmCpu<H: Host> {
     /// VM_HSAVE_PA as it was.
     previous_host_save: u64,
     applied: Applied,
-    pub(crate) tags: Tags,
     pub(super) host: HostMsrs,
     pub(super) measures: Measures,
 }
@@ -71,7 +69,7 @@ impl<H: Host> SvmCpu<H> {
     ///
     /// # Safety
     /// CPL 0, SVM is supported, and the caller stays on this CPU.
-    pub(crate) unsafe fn enable(host: &H, asids: u32, mitigations: &Mitigations) -> Result<Self, EnableError> {
+    pub(crate) unsafe fn enable(host: &H, mitigations: &Mitigations) -> Result<Self, EnableError> {
         let (host_save, host_vmcb) = (Frames::allocate(host, 0)?, Frames::allocate(host, 0)?);
         // SAFETY: the caller's promise; both registers exist where SVM does.
         unsafe {
@@ -88,7 +86,6 @@ impl<H: Host> SvmCpu<H> {
                 host_vmcb,
                 previous_host_save,
                 applied: mitigations.apply(),
-                tags: Tags::new(asids),
                 host,
                 measures: mitigations.measures | host.measures(),
             })

@@ -28,7 +28,7 @@ use crate::{
         fpu,
         privileged::stack_selector,
         svm::capabilities::SvmCapabilities,
-        tag::Residence,
+        tag::{Residence, Tags},
     },
 };
 
@@ -165,9 +165,9 @@ impl<H: Host> SvmVcpu<H> {
     /// # Safety
     /// CPL 0 on the CPU of `cpu`, where SVM is enabled.
     #[inline]
-    pub(crate) unsafe fn bind(&mut self, cpu: &mut SvmCpu<H>, binding: &Binding) {
-        if !self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
-            self.settle(cpu, binding);
+    pub(crate) unsafe fn bind(&mut self, cpu: &SvmCpu<H>, tags: &mut Tags, binding: &Binding) {
+        if !self.residence.is_some_and(|residence| residence.is_current(binding, tags)) {
+            self.settle(cpu, tags, binding);
         }
         // SAFETY: the caller's promise; the page is the CPU's own.
         unsafe {
@@ -178,13 +178,13 @@ impl<H: Host> SvmVcpu<H> {
 
     /// Gets to know a CPU that it was not on last, or that may have stale translations of its memory.
     #[cold]
-    fn settle(&mut self, cpu: &mut SvmCpu<H>, binding: &Binding) {
-        let (tag, flush) = cpu.tags.fresh();
-        let stayed = self.residence.is_some_and(|residence| residence.is_on(&cpu.tags));
+    fn settle(&mut self, cpu: &SvmCpu<H>, tags: &mut Tags, binding: &Binding) {
+        let (tag, flush) = tags.fresh();
+        let stayed = self.residence.is_some_and(|residence| residence.is_on(tags));
         let control = &mut self.vmcb_changing(if stayed { Clean::ASID } else { Clean::all() }).control;
         control.guest_asid = tag.number;
         control.tlb_control = if flush { tlb_control::FLUSH_ALL } else { tlb_control::NOTHING };
-        self.residence = Some(Residence::new(binding, &cpu.tags, tag));
+        self.residence = Some(Residence::new(binding, tags, tag));
         self.context.host_vmcb = cpu.host_vmcb().0;
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
         self.context.host_fpu = binding.host_fpu;
@@ -204,10 +204,10 @@ impl<H: Host> SvmVcpu<H> {
     /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
     ///
     /// # Safety
-    /// Interrupts disabled; after [`bind`](Self::bind) to the same CPU, which has run no other virtual CPU since; `vm` is
-    /// the one whose tables the guest runs on.
+    /// Interrupts disabled; after [`bind`](Self::bind) to this CPU, whose `tags` these are and which has run no other
+    /// virtual CPU since; `vm` is the one whose tables the guest runs on.
     #[inline]
-    pub(crate) unsafe fn step(&mut self, cpu: &mut SvmCpu<H>, vm: &Vm<H>, fpu: FpuOwner) -> Result<Io, Step> {
+    pub(crate) unsafe fn step(&mut self, tags: &mut Tags, vm: &Vm<H>, fpu: FpuOwner) -> Result<Io, Step> {
         if self.unchecked {
             if let Err(failure) = check(self.vmcb(), self.shared.offer.cr4, self.capabilities.physical_address_bits) {
                 return Err(Step::Exit(Exit::EntryFailure(failure)));
@@ -220,7 +220,7 @@ impl<H: Host> SvmVcpu<H> {
         let control = &mut self.vmcb_mut().control;
         if control.tlb_control == tlb_control::FLUSH_ALL {
             control.tlb_control = tlb_control::NOTHING;
-            cpu.tags.flushed();
+            tags.flushed();
         }
         control.event_injection = interrupted_delivery(control.exit_int_info);
         if self.capabilities.clean_bits {

@@ -13,12 +13,11 @@ use crate::{
     x86_64::{
         mitigations::{Applied, L1D_FILL_ORDER, Measures},
         privileged::{cr0, cr4, rdmsr, set_cr4, wrmsr},
-        tag::Tags,
     },
 };
 
 /// Virtual-processor identifiers have 16 bits.
-const VPIDS: u32 = 1 << 16;
+pub(crate) const VPIDS: u32 = 1 << 16;
 
 /// A CPU in VMX operation.
 #[derive(Debug)]
@@ -28,7 +27,6 @@ pub(crate) struct VmxCpu<H: Host> {
     /// Memory to read for [`Measures::FILL_L1D`].
     pub(super) l1d_fill: Option<Frames<H>>,
     applied: Applied,
-    pub(super) tags: Tags,
     pub(super) host_msrs: HostMsrs,
 }
 
@@ -67,7 +65,7 @@ impl<H: Host> VmxCpu<H> {
                 return Err(EnableError::InUse);
             }
             let (host_msrs, applied) = (HostMsrs::capture(), capabilities.mitigations.apply());
-            Ok(Self { region, l1d_fill, applied, tags: Tags::new(VPIDS), host_msrs })
+            Ok(Self { region, l1d_fill, applied, host_msrs })
         }
     }
 

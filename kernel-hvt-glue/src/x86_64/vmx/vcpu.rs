@@ -32,7 +32,7 @@ use crate::{
         fpu,
         privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, stack_selector, wrmsr},
         syscall::SyscallMsrs,
-        tag::Residence,
+        tag::{Residence, Tags},
     },
 };
 
@@ -121,7 +121,7 @@ impl<H: Host> VmxVcpu<H> {
     ///
     /// # Safety
     /// CPL 0 on the CPU of `cpu`, which is in VMX operation.
-    pub(crate) unsafe fn bind(&mut self, cpu: &mut VmxCpu<H>, binding: &Binding) -> Result<(), BindError> {
+    pub(crate) unsafe fn bind(&mut self, cpu: &VmxCpu<H>, tags: &mut Tags, binding: &Binding) -> Result<(), BindError> {
         if let Some(cpu) = self.active_on.filter(|cpu| *cpu != binding.cpu) {
             return Err(BindError::ActiveElsewhere { cpu });
         }
@@ -148,7 +148,7 @@ impl<H: Host> VmxVcpu<H> {
         }
         self.host_cr3 = !0;
         // SAFETY: the caller's promise.
-        unsafe { self.settle(&mut vmcs, cpu, binding) };
+        unsafe { self.settle(&mut vmcs, tags, binding) };
 
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
         self.context.host_fpu = binding.host_fpu;
@@ -208,11 +208,11 @@ impl<H: Host> VmxVcpu<H> {
     ///
     /// # Safety
     /// As for [`bind`](Self::bind).
-    unsafe fn settle(&mut self, vmcs: &mut impl Fields, cpu: &mut VmxCpu<H>, binding: &Binding) {
-        if self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
+    unsafe fn settle(&mut self, vmcs: &mut Vmcs, tags: &mut Tags, binding: &Binding) {
+        if self.residence.is_some_and(|residence| residence.is_current(binding, tags)) {
             return;
         }
-        let (tag, flush) = cpu.tags.fresh();
+        let (tag, flush) = tags.fresh();
         // SAFETY: the caller's promise; the CPU has INVEPT of all contexts, and the rest where its capabilities say so.
         unsafe {
             if flush {
@@ -220,7 +220,7 @@ impl<H: Host> VmxVcpu<H> {
                 if self.capabilities.vpid {
                     invvpid_all();
                 }
-                cpu.tags.flushed();
+                tags.flushed();
             } else {
                 let kind = if self.capabilities.invept_single { InvEpt::SingleContext } else { InvEpt::Global };
                 invept(kind, self.eptp);
@@ -229,7 +229,7 @@ impl<H: Host> VmxVcpu<H> {
         if self.capabilities.vpid {
             vmcs.write(fields::VIRTUAL_PROCESSOR_IDENTIFIER, tag.number as u16);
         }
-        self.residence = Some(Residence::new(binding, &cpu.tags, tag));
+        self.residence = Some(Residence::new(binding, tags, tag));
     }
 
     /// Ties the VMCS to no CPU, and restores what entries and exits have changed of the kernel's state.
