@@ -186,8 +186,9 @@ mod vm;
 mod x86_64;
 
 pub use host::{FRAME_SIZE, Frames, Host, Hpa, OutOfMemory};
+pub use hvt_abi::Permissions;
 pub use hypervisor::{Cpu, EnableError, Hypervisor};
-pub use paging::{MapError, Permissions, Translation};
+pub use paging::{MapError, Translation};
 pub use vcpu::{BindError, Bound, Vcpu};
 pub use vm::{AccessError, Vm};
 pub use x86_64::{

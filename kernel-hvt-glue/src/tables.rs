@@ -1,11 +1,11 @@
 //! Second-level page tables in the format of the machine.
 
-use hvt_abi::{Gpa, GuestRange};
+use hvt_abi::{Gpa, GuestRange, Permissions};
 
 use crate::{
     host::{Host, Hpa, OutOfMemory},
     hypervisor::{Shared, Technology},
-    paging::{Ept, Invalidation, MapError, Npt, PageTable, Permissions, Translation},
+    paging::{Ept, Invalidation, MapError, Npt, PageTable, Translation},
 };
 
 /// A [`PageTable`] of either format.

@@ -6,14 +6,14 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use hvt_abi::{Gpa, GuestRange, kernel::VcpuState};
+use hvt_abi::{Gpa, GuestRange, Permissions, kernel::VcpuState};
 
 use crate::{
     Vcpu,
     host::{FRAME_SIZE, Frames, Host, Hpa, OutOfMemory},
     hypervisor::{Hypervisor, Shared},
     memory,
-    paging::{Invalidation, MapError, Permissions, Translation},
+    paging::{Invalidation, MapError, Translation},
     tables::Tables,
 };
 

@@ -9,10 +9,9 @@
 
 use core::fmt;
 
-use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::Gpa;
+use crate::{Gpa, Permissions};
 
 /// Why the guest stopped executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,24 +108,11 @@ pub struct MemoryViolation {
     /// Where, guest-physical.
     pub gpa: Gpa,
     /// What was tried.
-    pub access: Access,
+    pub access: Permissions,
+    /// The access was to the guest's own page tables, on behalf of another one.
+    pub page_walk: bool,
     /// The linear address that led there, where the CPU tells.
     pub gva: Option<u64>,
-}
-
-bitflags! {
-    /// How memory was accessed.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Access: u32 {
-        /// Data was read.
-        const READ = 1 << 0;
-        /// Data was written.
-        const WRITE = 1 << 1;
-        /// An instruction was fetched.
-        const EXECUTE = 1 << 2;
-        /// The access was to the guest's own page tables, on behalf of another one.
-        const PAGE_WALK = 1 << 3;
-    }
 }
 
 /// A field of the guest's state that VM entry refuses, and its value.
@@ -245,6 +231,9 @@ impl fmt::Display for Exit {
                 for (name, _) in violation.access.iter_names() {
                     write!(f, " {name}")?;
                 }
+                if violation.page_walk {
+                    f.write_str(" PAGE_WALK")?;
+                }
                 violation.gva.map_or(Ok(()), |gva| write!(f, ", linear address {gva:#x}"))
             }
             Self::Misconfiguration { gpa } => write!(f, "second-level page tables are malformed at {gpa}"),
@@ -280,6 +269,8 @@ mod reason {
 const IO_OUT: u32 = 1 << 0;
 /// Bits of [`ExitRecord::flags`] for an I/O exit: a string instruction.
 const IO_STRING: u32 = 1 << 1;
+/// Bit of [`ExitRecord::flags`] for a memory violation: [`MemoryViolation::page_walk`].
+const PAGE_WALK: u32 = 1 << 3;
 /// Bit of [`ExitRecord::flags`] for a memory violation: [`ExitRecord::value`] is the linear address.
 const GVA_VALID: u32 = 1 << 31;
 
@@ -289,8 +280,8 @@ const GVA_VALID: u32 = 1 << 31;
 pub struct ExitRecord {
     /// Which variant of [`Exit`], counted from 1 in the order of their declaration.
     pub reason: u32,
-    /// I/O: bit 0 out, bit 1 string. Memory violation: [`Access`], and bit 31 if `value` is a linear address. Entry
-    /// failure: [`EntryField`]. Control register: its number.
+    /// I/O: bit 0 out, bit 1 string. Memory violation: [`Permissions`], bit 3 for a page walk, bit 31 if `value` is
+    /// a linear address. Entry failure: [`EntryField`]. Control register: its number.
     pub flags: u32,
     /// I/O: the port. Memory violation, misconfiguration: guest-physical address. Undecodable: RIP. Unknown: the
     /// CPU's reason.
@@ -335,9 +326,10 @@ impl From<Exit> for ExitRecord {
         match exit {
             Exit::Io(io) => Self::from(io),
             Exit::Halt => record(reason::HALT, 0, 0, 0),
-            Exit::MemoryViolation(MemoryViolation { gpa, access, gva }) => {
+            Exit::MemoryViolation(MemoryViolation { gpa, access, page_walk, gva }) => {
                 let valid = if gva.is_some() { GVA_VALID } else { 0 };
-                record(reason::MEMORY_VIOLATION, access.bits() | valid, gpa.0, gva.unwrap_or(0))
+                let walk = if page_walk { PAGE_WALK } else { 0 };
+                record(reason::MEMORY_VIOLATION, access.bits() | walk | valid, gpa.0, gva.unwrap_or(0))
             }
             Exit::Misconfiguration { gpa } => record(reason::MISCONFIGURATION, 0, gpa.0, 0),
             Exit::TripleFault => record(reason::TRIPLE_FAULT, 0, 0, 0),
@@ -388,7 +380,8 @@ impl ExitRecord {
             reason::HALT => Exit::Halt,
             reason::MEMORY_VIOLATION => Exit::MemoryViolation(MemoryViolation {
                 gpa: Gpa(self.address),
-                access: Access::from_bits(self.flags & !GVA_VALID)?,
+                access: Permissions::from_bits(self.flags & !(PAGE_WALK | GVA_VALID))?,
+                page_walk: self.flags & PAGE_WALK != 0,
                 gva: (self.flags & GVA_VALID != 0).then_some(self.value),
             }),
             reason::MISCONFIGURATION => Exit::Misconfiguration { gpa: Gpa(self.address) },
@@ -414,7 +407,7 @@ mod tests {
 
     fn every_kind_of_exit() -> [Exit; 13] {
         let io = Io { port: 0x501, size: 4, direction: Direction::Out, string: false, value: 0x1000 };
-        let violation = MemoryViolation { gpa: Gpa(0x4000), access: Access::WRITE | Access::PAGE_WALK, gva: None };
+        let violation = MemoryViolation { gpa: Gpa(0x4000), access: Permissions::WRITE, page_walk: true, gva: None };
         [
             Exit::Io(io),
             Exit::Io(Io { direction: Direction::In, size: 1, value: 0, ..io }),

@@ -105,8 +105,8 @@ pub mod run_page;
 pub mod state;
 
 pub use error::Error;
-pub use exit::{Access, Direction, EntryFailure, EntryField, Exit, ExitRecord, Io, MemoryViolation};
-pub use operation::{Capabilities, MemoryMap, MemoryRange, Obstacle, Operation, Permissions, Technology};
+pub use exit::{Direction, EntryFailure, EntryField, Exit, ExitRecord, Io, MemoryViolation};
+pub use operation::{Capabilities, MemoryMap, MemoryRange, Obstacle, Operation, Technology};
 pub use run_page::{Request, RunPage};
 pub use state::{SegmentState, TableState, VcpuState};
 

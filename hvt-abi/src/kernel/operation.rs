@@ -1,6 +1,5 @@
 //! The operations, and the structures that go with them.
 
-use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Gpa;
@@ -111,23 +110,10 @@ pub struct Capabilities {
     pub vms: u32,
     /// How many vCPUs a VM may have.
     pub vcpu_limit: u32,
-    /// 1 where a page can be executed that cannot be read; else 0, and [`EXECUTE`](Permissions::EXECUTE) implies to read.
+    /// 1 where a page can be executed that cannot be read; else 0, and [`EXECUTE`](crate::Permissions::EXECUTE) implies to read.
     pub execute_only: u32,
     /// 0.
     pub reserved: [u32; 4],
-}
-
-bitflags! {
-    /// What a guest may do with a page of its memory. To write implies to read.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub struct Permissions: u32 {
-        /// Read data.
-        const READ = 1 << 0;
-        /// Write data.
-        const WRITE = 1 << 1;
-        /// Fetch instructions.
-        const EXECUTE = 1 << 2;
-    }
 }
 
 /// What [`Operation::Map`] shows to the guest.
@@ -140,7 +126,7 @@ pub struct MemoryMap {
     pub address: u64,
     /// Length in bytes.
     pub len: u64,
-    /// [`Permissions`].
+    /// [`Permissions`](crate::Permissions).
     pub permissions: u32,
     /// 0.
     pub reserved: u32,
@@ -154,7 +140,7 @@ pub struct MemoryRange {
     pub gpa: Gpa,
     /// Length in bytes.
     pub len: u64,
-    /// [`Permissions`].
+    /// [`Permissions`](crate::Permissions).
     pub permissions: u32,
     /// 0.
     pub reserved: u32,

@@ -9,27 +9,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use bitflags::bitflags;
-use hvt_abi::{Gpa, GuestRange};
+use hvt_abi::{Gpa, GuestRange, Permissions};
 
 pub use ept::Ept;
 pub use npt::Npt;
 pub use table::PageTable;
 
 use crate::host::{Hpa, OutOfMemory};
-
-bitflags! {
-    /// What a guest may do with a page of its memory.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub struct Permissions: u8 {
-        /// Read data.
-        const READ = 1 << 0;
-        /// Write data. Reading comes with it.
-        const WRITE = 1 << 1;
-        /// Fetch instructions. Reading comes with it where the hardware has no execute-only pages.
-        const EXECUTE = 1 << 2;
-    }
-}
 
 /// Where a guest-physical address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,7 +45,7 @@ fn ranges() -> impl Strategy<Value = GuestRange> {
 }
 
 fn operations() -> impl Strategy<Value = Operation> {
-    let permissions = || (0..8_u8).prop_map(Permissions::from_bits_truncate);
+    let permissions = || (0..8_u32).prop_map(Permissions::from_bits_truncate);
     // Half of the mappings are equal modulo 1 GiB on both sides, and can have leaves of every size.
     let distance = prop_oneof![Just(8 * GIB), (0..4096_u64).prop_map(|pages| 8 * GIB + pages * FRAME_SIZE)];
     prop_oneof![

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use hvt_abi::{
     Gpa, GuestRange,
-    kernel::{self, Error, MemoryMap, MemoryRange},
+    kernel::{Error, MemoryMap, MemoryRange},
 };
 
 use super::{
@@ -192,13 +192,9 @@ fn step(gpa: Gpa, len: u64, reserved: u32) -> Result<GuestRange, Error> {
 
 /// Permissions that a page may have.
 fn allowed(bits: u32) -> Result<Permissions, Error> {
-    let asked = kernel::Permissions::from_bits(bits).filter(|asked| !asked.is_empty()).ok_or(Error::BadArgument)?;
-    if asked.contains(kernel::Permissions::WRITE | kernel::Permissions::EXECUTE) {
+    let permissions = Permissions::from_bits(bits).filter(|asked| !asked.is_empty()).ok_or(Error::BadArgument)?;
+    if permissions.contains(Permissions::WRITE | Permissions::EXECUTE) {
         return Err(Error::WriteAndExecute);
     }
-    let mut permissions = Permissions::empty();
-    permissions.set(Permissions::READ, asked.contains(kernel::Permissions::READ));
-    permissions.set(Permissions::WRITE, asked.contains(kernel::Permissions::WRITE));
-    permissions.set(Permissions::EXECUTE, asked.contains(kernel::Permissions::EXECUTE));
     Ok(permissions)
 }

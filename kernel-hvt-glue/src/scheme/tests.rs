@@ -7,8 +7,8 @@ use alloc::{collections::BTreeMap, rc::Rc, vec::Vec};
 use core::cell::{Cell, RefCell};
 
 use hvt_abi::{
-    Gpa,
-    kernel::{Capabilities, Error, Exit, MemoryMap, MemoryRange, Operation, Permissions, RunPage, VcpuState, run_page},
+    Gpa, Permissions,
+    kernel::{Capabilities, Error, Exit, MemoryMap, MemoryRange, Operation, RunPage, VcpuState, run_page},
     x86_64::EntryState,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::ToString;
 
+use hvt_abi::Permissions;
 use hvt_abi::kernel::{self, Direction};
 use hvt_abi::native::Registers;
 
@@ -29,9 +30,9 @@ fn fault(exit: kernel::Exit, registers: Registers) -> Exit {
         kernel::Exit::Io(io) => Cause::Port { port: io.port, size: io.size, write: io.direction == Direction::Out },
         kernel::Exit::MemoryViolation(violation) => {
             let mut access = Access::empty();
-            access.set(Access::READ, violation.access.contains(kernel::Access::READ));
-            access.set(Access::WRITE, violation.access.contains(kernel::Access::WRITE));
-            access.set(Access::EXECUTE, violation.access.contains(kernel::Access::EXECUTE));
+            access.set(Access::READ, violation.access.contains(Permissions::READ));
+            access.set(Access::WRITE, violation.access.contains(Permissions::WRITE));
+            access.set(Access::EXECUTE, violation.access.contains(Permissions::EXECUTE));
             Cause::Memory { address: Some(violation.gpa), access }
         }
         kernel::Exit::TripleFault => Cause::TripleFault,

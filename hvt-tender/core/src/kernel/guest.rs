@@ -5,9 +5,9 @@ use alloc::format;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
 
-use hvt_abi::kernel::{Capabilities, ExitRecord, MemoryMap, Obstacle, Operation, Permissions, VcpuState, redox};
+use hvt_abi::kernel::{Capabilities, ExitRecord, MemoryMap, Obstacle, Operation, VcpuState, redox};
 use hvt_abi::native::{EntryState, Registers};
-use hvt_abi::{Gpa, GuestRange};
+use hvt_abi::{Gpa, GuestRange, Permissions};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::calls::{Calls, Errno, Page, Payload, Refused};

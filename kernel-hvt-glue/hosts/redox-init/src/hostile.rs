@@ -4,8 +4,8 @@
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use hvt_abi::{
-    Gpa,
-    kernel::{Error, Exit, ExitRecord, MemoryMap, MemoryRange, Operation, Permissions, VcpuState, redox, run_page},
+    Gpa, Permissions,
+    kernel::{Error, Exit, ExitRecord, MemoryMap, MemoryRange, Operation, VcpuState, redox, run_page},
     native::EntryState,
 };
 use hvt_core::kernel::{Calls, Errno, Payload, calls::Page};

@@ -1,8 +1,8 @@
 //! Why a guest left, and what to do about it.
 
 use hvt_abi::{
-    Gpa,
-    kernel::{Access, Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},
+    Gpa, Permissions,
+    kernel::{Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},
     x86_64::Vector,
 };
 
@@ -232,11 +232,10 @@ fn decode_npf(info: u64, gpa: u64) -> Exit {
     if info & RESERVED != 0 {
         return Exit::Misconfiguration { gpa };
     }
-    let mut access = match (info & WRITE != 0, info & FETCH != 0) {
-        (true, _) => Access::WRITE,
-        (false, true) => Access::EXECUTE,
-        (false, false) => Access::READ,
+    let access = match (info & WRITE != 0, info & FETCH != 0) {
+        (true, _) => Permissions::WRITE,
+        (false, true) => Permissions::EXECUTE,
+        (false, false) => Permissions::READ,
     };
-    access.set(Access::PAGE_WALK, info & PAGE_WALK != 0);
-    Exit::MemoryViolation(MemoryViolation { gpa, access, gva: None })
+    Exit::MemoryViolation(MemoryViolation { gpa, access, page_walk: info & PAGE_WALK != 0, gva: None })
 }

@@ -1,8 +1,8 @@
 //! A virtual CPU whose exits the test makes up.
 
 use hvt_abi::{
-    Gpa, GuestRange,
-    kernel::{Access, Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation, VcpuState},
+    Gpa, GuestRange, Permissions,
+    kernel::{Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation, VcpuState},
     x86_64::{EntryState, PML4_BASE, Registers},
 };
 
@@ -14,7 +14,6 @@ use super::{
 use crate::{
     fake::FakeHost,
     hypervisor::Technology,
-    paging::Permissions,
     vcpu::{Step, tests::run_with_interrupts_off},
     vm::Vm,
     x86_64::{emulate::Core, svm::capabilities::SvmCapabilities},
@@ -145,13 +144,14 @@ fn io_exits_tell_what_the_guest_did() {
 fn nested_page_faults_tell_address_and_access() {
     let mut guest = Guest::new(&[]);
     let cases = [
-        (1 << 32 | 4, Access::READ),
-        (1 << 32 | 6, Access::WRITE),
-        (1 << 32 | 0x15, Access::EXECUTE),
-        (1 << 33 | 6, Access::WRITE | Access::PAGE_WALK),
+        (1 << 32 | 4, Permissions::READ, false),
+        (1 << 32 | 6, Permissions::WRITE, false),
+        (1 << 32 | 0x15, Permissions::EXECUTE, false),
+        (1 << 33 | 6, Permissions::WRITE, true),
     ];
-    for (info, access) in cases {
-        let expected = Exit::MemoryViolation(MemoryViolation { gpa: Gpa(0xfee0_0000), access, gva: None });
+    for (info, access, page_walk) in cases {
+        let violation = MemoryViolation { gpa: Gpa(0xfee0_0000), access, page_walk, gva: None };
+        let expected = Exit::MemoryViolation(violation);
         assert_eq!(guest.exit(exit_code::NPF, info, 0xfee0_0000), Step::Exit(expected));
     }
     let malformed = guest.exit(exit_code::NPF, 1 << 3, 0x1000);

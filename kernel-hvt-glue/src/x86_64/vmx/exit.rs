@@ -1,8 +1,8 @@
 //! Why a guest left, and what to do about it (SDM volume 3, 28.2 and appendix C).
 
 use hvt_abi::{
-    Gpa,
-    kernel::{Access, Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},
+    Gpa, Permissions,
+    kernel::{Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},
     x86_64::{Efer, Registers, Vector},
 };
 
@@ -282,19 +282,17 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
     fn violation(&self, qualification: u64) -> Exit {
         const LINEAR_VALID: u64 = 1 << 7;
         const FINAL: u64 = 1 << 8;
-        let mut access = Access::empty();
-        access.set(Access::READ, qualification & 1 << 0 != 0);
-        access.set(Access::WRITE, qualification & 1 << 1 != 0);
-        access.set(Access::EXECUTE, qualification & 1 << 2 != 0);
+        // Bits 2:0 are those of the type.
+        let mut access = Permissions::from_bits_truncate(qualification as u32);
         // A write that also reads is one access, as on SVM.
-        if access.contains(Access::WRITE) {
-            access = Access::WRITE;
+        if access.contains(Permissions::WRITE) {
+            access = Permissions::WRITE;
         }
         let has_linear = qualification & LINEAR_VALID != 0;
-        access.set(Access::PAGE_WALK, has_linear && qualification & FINAL == 0);
         Exit::MemoryViolation(MemoryViolation {
             gpa: Gpa(self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS)),
             access,
+            page_walk: has_linear && qualification & FINAL == 0,
             gva: has_linear.then(|| self.vmcs.read(fields::GUEST_LINEAR_ADDRESS)),
         })
     }

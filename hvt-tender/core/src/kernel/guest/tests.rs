@@ -90,7 +90,8 @@ proptest! {
 fn exits_are_told_in_the_tenders_terms() {
     let kernel = FakeKernel::new();
     let mut guest = start(&kernel, &layout(&[])).unwrap();
-    let violation = MemoryViolation { gpa: Gpa(0x4000), access: hvt_abi::kernel::Access::WRITE, gva: None };
+    let violation =
+        MemoryViolation { gpa: Gpa(0x4000), access: hvt_abi::Permissions::WRITE, page_walk: false, gva: None };
     kernel.exits_with([io(0x501, 0x1000), KernelExit::Interrupted, KernelExit::MemoryViolation(violation)]);
     assert_eq!(guest.run(), Ok(Exit::Hypercall { number: 1, argument: Gpa(0x1000) }));
     assert_eq!(guest.run(), Ok(Exit::Interrupted));

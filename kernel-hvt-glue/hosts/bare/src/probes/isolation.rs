@@ -4,7 +4,7 @@ use alloc::{boxed::Box, string::String};
 
 use hvt_abi::{
     Gpa, GuestRange,
-    kernel::{Access, Exit, MemoryViolation},
+    kernel::{Exit, MemoryViolation},
 };
 use hvt_bare::frames::FRAME_SIZE;
 use kernel_hvt_glue::Permissions;
@@ -40,7 +40,7 @@ fn touch(context: &mut Context<'_>, machine: &mut Machine, at: Gpa) -> Result<[E
             // It went well: this is the hypercall.
             Exit::Io(_) => {}
             // A call that cannot fetch its target stands there; it has pushed its return address.
-            Exit::MemoryViolation(MemoryViolation { access, .. }) if access.contains(Access::EXECUTE) => {}
+            Exit::MemoryViolation(MemoryViolation { access, .. }) if access.contains(Permissions::EXECUTE) => {}
             Exit::MemoryViolation(_) => {
                 machine.set(|registers| registers.rip += len);
                 let hypercall = machine.run(context.cpu)?;
@@ -52,9 +52,9 @@ fn touch(context: &mut Context<'_>, machine: &mut Machine, at: Gpa) -> Result<[E
     Ok(exits)
 }
 
-fn violation(exit: Exit) -> Option<(Gpa, Access)> {
+fn violation(exit: Exit) -> Option<(Gpa, Permissions)> {
     match exit {
-        Exit::MemoryViolation(MemoryViolation { gpa, access, .. }) => Some((gpa, access & !Access::PAGE_WALK)),
+        Exit::MemoryViolation(MemoryViolation { gpa, access, .. }) => Some((gpa, access)),
         _ => None,
     }
 }
@@ -64,9 +64,9 @@ fn beyond_memory(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::touch())?;
     for at in [Gpa(MEMORY), Gpa(0xfee0_0000), Gpa(0xffff_fff8)] {
         let [read, write, execute] = touch(context, &mut machine, at)?;
-        expect_eq!(violation(read), Some((at, Access::READ)));
-        expect_matches!(violation(write), Some((gpa, access)) if gpa == at && access.contains(Access::WRITE));
-        expect_matches!(violation(execute), Some((gpa, access)) if gpa == at && access.contains(Access::EXECUTE));
+        expect_eq!(violation(read), Some((at, Permissions::READ)));
+        expect_matches!(violation(write), Some((gpa, access)) if gpa == at && access.contains(Permissions::WRITE));
+        expect_matches!(violation(execute), Some((gpa, access)) if gpa == at && access.contains(Permissions::EXECUTE));
     }
     Ok(Verdict::Passed)
 }
@@ -83,7 +83,7 @@ fn every_address(context: &mut Context<'_>) -> Answer {
     loop {
         match machine.run(context.cpu)? {
             Exit::MemoryViolation(violation) => {
-                expect_eq!((violation.gpa, violation.access & Access::all()), (Gpa(at), Access::READ));
+                expect_eq!((violation.gpa, violation.access), (Gpa(at), Permissions::READ));
                 at += MEMORY;
                 // Past the two bytes of `mov al, [rdi]`.
                 machine.set(|registers| registers.rip += 2);
