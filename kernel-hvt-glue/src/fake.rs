@@ -1,15 +1,17 @@
 //! A kernel for tests: memory in a `Vec`, frames counted.
 
-use alloc::{rc::Rc, vec, vec::Vec};
-use core::cell::RefCell;
+use alloc::{boxed::Box, sync::Arc, vec, vec::Vec};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::{
     host::{FRAME_SIZE, Host, Hpa, OutOfMemory},
     hypervisor::Hypervisor,
     paging::Level,
     x86_64::{
-        capabilities::Capabilities, emulate::Offer, mitigations::Mitigations, svm::capabilities::SvmCapabilities,
-        vmx::capabilities::VmxCapabilities,
+        emulate::Offer,
+        machine::X86_64,
+        mitigations::Mitigations,
+        svm::{capabilities::SvmCapabilities, vendor::Svm},
     },
 };
 
@@ -20,7 +22,7 @@ const BASE: u64 = 0x4000_0000;
 const RUBBISH: u64 = 0xdead_beef_dead_beef;
 
 /// What guests are offered.
-const OFFER: Offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
+pub(crate) const OFFER: Offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
 
 /// A frame's worth of memory, aligned like one.
 #[derive(Clone)]
@@ -31,58 +33,69 @@ struct Memory {
     frames: *mut Frame,
     /// Length and capacity of the `Vec` behind `frames`.
     len: usize,
-    taken: RefCell<Vec<bool>>,
+    taken: Mutex<Vec<bool>>,
 }
+
+// SAFETY: the pointer is to memory that this value owns and reads only when it is dropped.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
 
 /// A handle to the fake kernel.
 #[derive(Clone)]
-pub(crate) struct FakeHost(Rc<Memory>);
+pub(crate) struct FakeHost(Arc<Memory>);
 
 impl FakeHost {
     /// A kernel with so many free frames.
     pub(crate) fn new(frames: usize) -> Self {
         let memory = Vec::leak(vec![Frame([RUBBISH; FRAME_SIZE as usize / 8]); frames]);
-        let taken = RefCell::new(vec![false; frames]);
-        Self(Rc::new(Memory { frames: memory.as_mut_ptr(), len: memory.len(), taken }))
+        let taken = Mutex::new(vec![false; frames]);
+        Self(Arc::new(Memory { frames: memory.as_mut_ptr(), len: memory.len(), taken }))
     }
 
     /// A hypervisor on a machine with SVM and no optional part of it.
     pub(crate) fn svm(&self) -> Hypervisor<Self> {
-        self.svm_with(|_| {})
+        hypervisor(self, |_| {}).unwrap()
     }
 
-    /// The same, with a change.
-    pub(crate) fn svm_with(&self, change: impl FnOnce(&mut SvmCapabilities)) -> Hypervisor<Self> {
-        hypervisor(self, change).unwrap()
+    /// SVM without any optional part of it, but for a change.
+    pub(crate) fn svm_capabilities(&self, change: impl FnOnce(&mut SvmCapabilities)) -> SvmCapabilities {
+        let mut capabilities = SVM;
+        change(&mut capabilities);
+        capabilities
     }
 
-    /// A hypervisor on a machine with VMX.
-    pub(crate) fn vmx(&self, capabilities: VmxCapabilities) -> Hypervisor<Self> {
-        Hypervisor::assemble(self.clone(), Capabilities::Vmx(capabilities), OFFER, Level::ROOT4).unwrap()
+    fn taken(&self) -> MutexGuard<'_, Vec<bool>> {
+        self.0.taken.lock().unwrap()
     }
 
     /// How many frames are free.
     pub(crate) fn free_frames(&self) -> usize {
-        self.0.taken.borrow().iter().filter(|taken| !**taken).count()
+        self.taken().iter().filter(|taken| !**taken).count()
     }
 }
+
+/// SVM without any optional part of it.
+const SVM: SvmCapabilities = SvmCapabilities {
+    asids: 16,
+    nrip_save: false,
+    decode_assists: false,
+    clean_bits: false,
+    huge_pages: true,
+    root_level: Level::ROOT4,
+    physical_address_bits: 40,
+    mitigations: Mitigations::NONE,
+};
 
 /// A hypervisor on a machine with SVM and no optional part of it, but for a change.
 pub(crate) fn hypervisor<H: Host>(
     host: &H,
     change: impl FnOnce(&mut SvmCapabilities),
 ) -> Result<Hypervisor<H>, OutOfMemory> {
-    let mut capabilities = SvmCapabilities {
-        asids: 16,
-        nrip_save: false,
-        decode_assists: false,
-        clean_bits: false,
-        huge_pages: true,
-        physical_address_bits: 40,
-        mitigations: Mitigations::default(),
-    };
+    let mut capabilities = SVM;
     change(&mut capabilities);
-    Hypervisor::assemble(host.clone(), Capabilities::Svm(capabilities), OFFER, Level::ROOT4)
+    let machine = X86_64::new(Box::new(Svm::new(host, capabilities)?), OFFER);
+    Ok(Hypervisor::assemble(host.clone(), machine))
 }
 
 impl Drop for Memory {
@@ -96,7 +109,7 @@ impl Drop for Memory {
 unsafe impl Host for FakeHost {
     fn allocate(&self, order: u32) -> Option<Hpa> {
         let size = 1 << order;
-        let mut taken = self.0.taken.borrow_mut();
+        let mut taken = self.taken();
         let first = (0..taken.len() / size).map(|block| block * size).find(|&i| !taken[i..i + size].contains(&true))?;
         taken[first..first + size].fill(true);
         let base = Hpa(BASE + first as u64 * FRAME_SIZE);
@@ -107,7 +120,7 @@ unsafe impl Host for FakeHost {
 
     unsafe fn free(&self, base: Hpa, order: u32) {
         let first = ((base.0 - BASE) / FRAME_SIZE) as usize;
-        let mut taken = self.0.taken.borrow_mut();
+        let mut taken = self.taken();
         for frame in &mut taken[first..first + (1 << order)] {
             assert!(*frame, "a frame was freed twice");
             *frame = false;

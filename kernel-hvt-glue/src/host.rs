@@ -48,7 +48,7 @@ pub const FRAME_SIZE: u64 = 0x1000;
 /// - it is ordinary write-back memory, readable and writable at [`phys_to_virt`](Self::phys_to_virt) in every address
 ///   space in which this crate runs, for as long as it is allocated,
 /// - [`cpu_index`](Self::cpu_index) tells the CPUs apart.
-pub unsafe trait Host: Clone {
+pub unsafe trait Host: Clone + Send + Sync + 'static {
     /// Takes 2^`order` frames out of the kernel's memory: zeroed, physically contiguous, the first aligned to the size
     /// of the whole block. `None` when there are none; `order` 0 is a frame, 9 is 2 MiB.
     fn allocate(&self, order: u32) -> Option<Hpa>;

@@ -163,36 +163,37 @@
 //!
 //! # How it is built
 //!
-//! [`paging`] is one walker for all formats of second-level page tables. Everything that only x86_64 has lies in a module of
-//! that name: what VMX and SVM share (emulated instructions, CPUID, FPU, tags of cached translations), and one module
-//! for each. Privileged instructions are one small function each, in `privileged`, `svm::entry`, `vmx::instructions`,
-//! `vmx::entry` and `vmx::host_state`.
+//! Virtual machines, virtual CPUs, page tables and the scheme name no architecture: [`arch`] is the seam, an implementation
+//! of [`Arch`](arch::Arch) the other side of it, chosen once by [`Hypervisor::new`]. [`paging`] is one walker for all
+//! formats of second-level page tables. Everything that only x86_64 has lies in a module of that name: what VMX and SVM
+//! share (emulated instructions, CPUID, FPU, tags of cached translations, mitigations), and one module for each.
+//! Privileged instructions are one small function each, in `privileged`, `svm::entry`, `vmx::instructions`, `vmx::entry`
+//! and `vmx::host_state`.
 #![no_std]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod arch;
 #[cfg(test)]
 mod fake;
 mod host;
 mod hypervisor;
 mod memory;
+pub mod native;
 pub mod paging;
 pub mod scheme;
-mod tables;
 mod vcpu;
 mod vm;
 mod x86_64;
 
+pub use arch::Capabilities;
 pub use host::{FRAME_SIZE, Frames, Host, Hpa, OutOfMemory};
 pub use hvt_abi::Permissions;
-pub use hypervisor::{Cpu, EnableError, Hypervisor};
+pub use hypervisor::{Cpu, Hypervisor};
+pub use memory::AccessError;
+pub use native::{EnableError, Unsupported};
 pub use paging::{MapError, Translation};
 pub use vcpu::{BindError, Bound, Vcpu};
-pub use vm::{AccessError, Vm};
-pub use x86_64::{
-    capabilities::{Capabilities, Unsupported},
-    svm::capabilities::SvmCapabilities,
-    vmx::capabilities::VmxCapabilities,
-};
+pub use vm::Vm;

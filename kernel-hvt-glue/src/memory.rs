@@ -1,6 +1,22 @@
 //! Copies to and from guest memory, which the guest may be writing at the same time: every access is volatile, and no
 //! reference to such memory ever exists.
 
+use hvt_abi::Gpa;
+
+/// The monitor named guest memory that the guest does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("guest memory at {0} is not mapped")]
+pub struct AccessError(pub Gpa);
+
+/// Guest memory that can be read.
+pub trait ReadMemory {
+    /// Copies guest memory at `gpa` out, whatever the guest's permissions there.
+    ///
+    /// # Errors
+    /// The first address that is not mapped; the bytes before it have been copied.
+    fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result<(), AccessError>;
+}
+
 /// Bytes moved by one access where it can be.
 type Word = [u8; 8];
 

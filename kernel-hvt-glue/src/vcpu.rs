@@ -1,23 +1,21 @@
 //! A virtual CPU, and the two ways to run it.
 
-use alloc::{boxed::Box, sync::Arc};
+use alloc::sync::Arc;
 use core::fmt;
 
-use hvt_abi::{
-    kernel::{Exit, Io, VcpuState},
-    x86_64::Registers,
-};
+use hvt_abi::kernel::{Exit, Io};
 
 use crate::{
-    Vm,
-    host::{Host, Hpa, OutOfMemory},
-    hypervisor::{Cpu, Extension, Shared, Technology},
-    x86_64::{fpu, privileged::InterruptFlag, svm::vcpu::SvmVcpu, vmx::vcpu::VmxVcpu},
+    arch::{Arch, Binding, FpuOwner, Step},
+    host::{Host, OutOfMemory},
+    hypervisor::{Cpu, Shared},
+    native,
+    vm::Vm,
 };
 
 /// Why a virtual CPU cannot run here. It was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BindError {
+pub enum BindError<E = native::BindError> {
     /// The [`Cpu`] is that of another CPU than the caller's.
     #[error("this is CPU {current}, but CPU {enabled} was named")]
     WrongCpu {
@@ -29,48 +27,12 @@ pub enum BindError {
     /// The [`Cpu`] was enabled through another [`Hypervisor`](crate::Hypervisor).
     #[error("the CPU was enabled through another hypervisor")]
     OtherHypervisor,
-    /// VMX: the virtual CPU was bound to another CPU and the [`Bound`] forgotten instead of dropped.
-    #[error("the virtual CPU is still tied to CPU {cpu}")]
-    ActiveElsewhere {
-        /// That CPU.
-        cpu: u32,
-    },
-    /// VMX: a selector of the kernel that a VM exit cannot load, not of ring 0 or in the LDT. Load a null selector
-    /// before.
-    #[error("the kernel's {register} is {selector:#x}, which a VM exit cannot load")]
-    HostSelector {
-        /// The segment register.
-        register: &'static str,
-        /// What is in it.
-        selector: u16,
-    },
-    /// VMX: the CPU does not take the control structure, an error of this crate or of the kernel's memory.
-    #[error("the CPU does not take the VMCS")]
-    ControlStructure,
     /// The [`Vm`] is not the one that created the virtual CPU.
     #[error("the virtual CPU belongs to another VM")]
     WrongVm,
-}
-
-/// What has become of an exit that was no access to a port.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// It is dealt with: enter the guest again.
-    Again,
-    /// Interrupts have to be taken before the guest is entered again: one is there, an NMI was and the kernel has handled
-    /// it, or an exception was raised again ([`raised_again`](Self::raised_again)).
-    Interrupted,
-    /// The monitor has to know.
-    Exit(Exit),
-}
-
-impl Step {
-    /// An exception of the guest's has left it and is raised again at the next entry. Its delivery may make the next one
-    /// leave before any instruction, and so on for ever (CVE-2015-8104: a data breakpoint where the frame of #DB is
-    /// pushed), in which no interrupt would be taken.
-    pub(crate) const fn raised_again() -> Self {
-        Self::Interrupted
-    }
+    /// The virtualization extension refuses.
+    #[error(transparent)]
+    Machine(E),
 }
 
 /// Enters a guest with `step` until the monitor has to know, or interrupts have to be taken. `step` also tells whether
@@ -89,49 +51,37 @@ fn enter_repeatedly(mut step: impl FnMut() -> (Result<Io, Step>, bool)) -> Exit 
     }
 }
 
-/// Whose FPU state is on the CPU when the guest is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FpuOwner {
-    /// The kernel's: it has to be swapped at every entry and exit.
-    Kernel,
-    /// The guest's.
-    Guest,
-}
-
 /// A virtual CPU: the guest's registers, and the control structure that enters it. It is tied to no CPU while it does
 /// not run, and may run on another one each time.
 ///
 /// It is *runnable* until it exits for a reason that [`Exit::is_final`] calls final. From then on it has *ended*:
 /// running it again answers the same exit and enters nothing.
-pub struct Vcpu<H: Host> {
-    shared: Arc<Shared<H>>,
+pub struct Vcpu<H: Host, A: Arch<H> = native::Machine<H>> {
+    shared: Arc<Shared<H, A>>,
     vm: u64,
-    machine: Machine<H>,
+    state: A::Vcpu,
     ended: Option<Exit>,
 }
 
-/// The vendor's part of a [`Vcpu`].
-enum Machine<H: Host> {
-    Svm(Box<SvmVcpu<H>>),
-    Vmx(Box<VmxVcpu<H>>),
+impl<H: Host, A: Arch<H>> Vm<H, A> {
+    /// A virtual CPU that will start in `state`: a [`VcpuState`](hvt_abi::kernel::VcpuState), or where a unikernel starts
+    /// ([`EntryState`](hvt_abi::native::EntryState)).
+    ///
+    /// # Errors
+    /// No frame for its control structure.
+    pub fn create_vcpu(&self, state: impl Into<A::State>) -> Result<Vcpu<H, A>, OutOfMemory> {
+        let Shared { host, arch } = &*self.shared;
+        let state = arch.new_vcpu(host, self.root(), &state.into())?;
+        Ok(Vcpu { shared: self.shared.clone(), vm: self.id(), state, ended: None })
+    }
 }
 
-impl<H: Host> Vcpu<H> {
-    pub(crate) fn new(shared: &Arc<Shared<H>>, vm: u64, root: Hpa, state: &VcpuState) -> Result<Self, OutOfMemory> {
-        let machine = match &shared.technology {
-            Technology::Svm(svm, maps) => Machine::Svm(Box::new(SvmVcpu::new(shared, *svm, maps, root, state)?)),
-            Technology::Vmx(vmx, bitmap) => {
-                Machine::Vmx(Box::new(VmxVcpu::new(shared, *vmx, bitmap.base(), root, state)?))
-            }
-        };
-        Ok(Self { shared: shared.clone(), vm, machine, ended: None })
-    }
-
+impl<H: Host, A: Arch<H>> Vcpu<H, A> {
     /// Runs the guest until it exits: [`bind`](Self::bind) and [`Bound::run`] in one.
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn run(&mut self, cpu: &mut Cpu<H>, vm: &Vm<H>) -> Result<Exit, BindError> {
+    pub fn run(&mut self, cpu: &mut Cpu<H, A>, vm: &Vm<H, A>) -> Result<Exit, BindError<A::BindError>> {
         Ok(self.bind(cpu, vm)?.run())
     }
 
@@ -143,7 +93,11 @@ impl<H: Host> Vcpu<H> {
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn bind<'a>(&'a mut self, cpu: &'a mut Cpu<H>, vm: &'a Vm<H>) -> Result<Bound<'a, H>, BindError> {
+    pub fn bind<'a>(
+        &'a mut self,
+        cpu: &'a mut Cpu<H, A>,
+        vm: &'a Vm<H, A>,
+    ) -> Result<Bound<'a, H, A>, BindError<A::BindError>> {
         self.check(cpu, vm)?;
         // SAFETY: a `Cpu` exists where its extension is enabled, which is here; the FPU is swapped at every entry.
         unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) }
@@ -162,16 +116,16 @@ impl<H: Host> Vcpu<H> {
     #[inline]
     pub unsafe fn bind_keeping_fpu<'a>(
         &'a mut self,
-        cpu: &'a mut Cpu<H>,
-        vm: &'a Vm<H>,
-    ) -> Result<Bound<'a, H>, BindError> {
+        cpu: &'a mut Cpu<H, A>,
+        vm: &'a Vm<H, A>,
+    ) -> Result<Bound<'a, H, A>, BindError<A::BindError>> {
         self.check(cpu, vm)?;
         // SAFETY: as in `bind`; for the FPU, the caller's promise.
         unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) }
     }
 
     #[inline]
-    fn check(&self, cpu: &Cpu<H>, vm: &Vm<H>) -> Result<(), BindError> {
+    fn check(&self, cpu: &Cpu<H, A>, vm: &Vm<H, A>) -> Result<(), BindError<A::BindError>> {
         let current = self.shared.host.cpu_index();
         if current != cpu.index() {
             return Err(BindError::WrongCpu { current, enabled: cpu.index() });
@@ -192,59 +146,42 @@ impl<H: Host> Vcpu<H> {
     #[inline(always)]
     unsafe fn bind_to<'a>(
         &'a mut self,
-        cpu: &'a mut Cpu<H>,
-        vm: &'a Vm<H>,
+        cpu: &'a mut Cpu<H, A>,
+        vm: &'a Vm<H, A>,
         fpu: FpuOwner,
-    ) -> Result<Bound<'a, H>, BindError> {
+    ) -> Result<Bound<'a, H, A>, BindError<A::BindError>> {
+        let binding = Binding { cpu: cpu.index(), epoch: vm.epoch(), fpu };
         // SAFETY: `check` has passed.
         unsafe {
-            let binding = cpu.admit(vm);
-            let tags = &mut cpu.tags;
-            match (&mut self.machine, &*cpu.extension) {
-                (Machine::Svm(svm), Extension::Svm(cpu)) => svm.bind(cpu, tags, &binding),
-                (Machine::Vmx(vmx), Extension::Vmx(cpu)) => vmx.bind(cpu, tags, &binding)?,
-                _ => return Err(BindError::OtherHypervisor),
-            }
-            if fpu == FpuOwner::Guest {
-                fpu::load_with_interrupts_off(self.context());
-            }
+            cpu.admit(vm.id());
+            self.shared.arch.bind(&mut self.state, &mut cpu.state, &binding).map_err(BindError::Machine)?;
         }
-        Ok(Bound { vcpu: self, cpu, vm, fpu })
+        Ok(Bound { vcpu: self, cpu, vm, binding })
     }
 
-    #[inline]
-    fn context(&mut self) -> &mut crate::x86_64::context::Context {
-        match &mut self.machine {
-            Machine::Svm(svm) => svm.context(),
-            Machine::Vmx(vmx) => vmx.context(),
-        }
-    }
-
-    /// The guest's general registers, RIP and RFLAGS.
+    /// The guest's general registers, with instruction pointer and flags.
     #[must_use]
-    pub fn registers(&self) -> Registers {
-        match &self.machine {
-            Machine::Svm(svm) => svm.registers(),
-            Machine::Vmx(vmx) => vmx.registers(),
-        }
+    pub fn registers(&self) -> A::Registers {
+        A::registers(&self.state)
     }
 
-    /// Sets the guest's general registers, RIP and RFLAGS. They are checked when the guest is next entered, and an
-    /// exception that the guest was about to get is forgotten.
-    pub fn set_registers(&mut self, registers: &Registers) {
-        match &mut self.machine {
-            Machine::Svm(svm) => svm.set_registers(registers),
-            Machine::Vmx(vmx) => vmx.set_registers(registers),
-        }
-    }
-
-    /// Sets all of the guest's registers but FPU, debug registers and XCR0. They are checked when the guest is next
+    /// Sets the guest's general registers, instruction pointer and flags. They are checked when the guest is next
     /// entered, and an exception that the guest was about to get is forgotten.
-    pub fn set_state(&mut self, state: &VcpuState) {
-        match &mut self.machine {
-            Machine::Svm(svm) => svm.set_state(state),
-            Machine::Vmx(vmx) => vmx.set_state(state),
-        }
+    pub fn set_registers(&mut self, registers: &A::Registers) {
+        A::set_registers(&mut self.state, registers);
+    }
+
+    /// Sets all of the guest's registers but those of FPU and debugging. They are checked when the guest is next entered,
+    /// and an exception that the guest was about to get is forgotten.
+    pub fn set_state(&mut self, state: &A::State) {
+        A::set_state(&mut self.state, state);
+    }
+
+    /// Puts the answer to an access that reads into the guest's registers: `size` bytes of `value`.
+    pub(crate) fn complete_read(&mut self, size: u8, value: u32) {
+        let mut registers = self.registers();
+        A::complete_read(&mut registers, size, value);
+        self.set_registers(&registers);
     }
 
     /// Ends it, if the exit does, as [`Bound::run`] would.
@@ -260,21 +197,21 @@ impl<H: Host> Vcpu<H> {
     }
 }
 
-impl<H: Host> fmt::Debug for Vcpu<H> {
+impl<H: Host, A: Arch<H>> fmt::Debug for Vcpu<H, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vcpu").field("vm", &self.vm).field("ended", &self.ended).finish_non_exhaustive()
     }
 }
 
 /// A virtual CPU that is ready to run on this CPU. See [`Vcpu::bind`].
-pub struct Bound<'a, H: Host> {
-    vcpu: &'a mut Vcpu<H>,
-    cpu: &'a mut Cpu<H>,
-    vm: &'a Vm<H>,
-    fpu: FpuOwner,
+pub struct Bound<'a, H: Host, A: Arch<H> = native::Machine<H>> {
+    vcpu: &'a mut Vcpu<H, A>,
+    cpu: &'a mut Cpu<H, A>,
+    vm: &'a Vm<H, A>,
+    binding: Binding,
 }
 
-impl<H: Host> Bound<'_, H> {
+impl<H: Host, A: Arch<H>> Bound<'_, H, A> {
     /// Runs the guest until it exits.
     ///
     /// Exits of which the monitor need not know are dealt with here, and the guest goes on until the kernel wants the CPU
@@ -285,21 +222,11 @@ impl<H: Host> Bound<'_, H> {
         if let Some(exit) = self.vcpu.ended {
             return exit;
         }
-        let Self { vm, fpu, .. } = *self;
-        let exit = enter_repeatedly(|| {
-            // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked. Interrupts are off
-            // from the kernel's last word to the entry, and back to what they were when the exit has been dealt with:
-            // there, those that made the guest exit are taken.
-            unsafe {
-                let interrupts = InterruptFlag::clear();
-                let result = match &mut self.vcpu.machine {
-                    _ if self.vcpu.shared.host.wants_cpu() => Err(Step::Exit(Exit::Interrupted)),
-                    Machine::Svm(svm) => svm.step(&mut self.cpu.tags, vm, fpu),
-                    Machine::Vmx(vmx) => vmx.step(fpu),
-                };
-                (result, interrupts.restore())
-            }
-        });
+        let Self { vcpu, cpu, vm, binding } = self;
+        let Shared { host, arch } = &*vcpu.shared;
+        let state = &mut vcpu.state;
+        // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
+        let exit = enter_repeatedly(|| unsafe { arch.step(state, &mut cpu.state, binding, host, *vm) });
         if exit.is_final() {
             self.vcpu.ended = Some(exit);
         }
@@ -308,43 +235,33 @@ impl<H: Host> Bound<'_, H> {
 
     /// [`Vcpu::registers`]
     #[must_use]
-    pub fn registers(&self) -> Registers {
+    pub fn registers(&self) -> A::Registers {
         self.vcpu.registers()
     }
 
-    /// All of the guest's registers but FPU, debug registers and XCR0.
+    /// All of the guest's registers but those of FPU and debugging.
     #[must_use]
-    pub fn state(&self) -> VcpuState {
-        match &self.vcpu.machine {
-            Machine::Svm(svm) => svm.state(),
-            // SAFETY: bound to this CPU, which the caller has not left since.
-            Machine::Vmx(vmx) => unsafe { vmx.state() },
-        }
+    pub fn state(&self) -> A::State {
+        // SAFETY: bound to this CPU, which the caller has not left since.
+        unsafe { A::state(&self.vcpu.state) }
     }
 
     /// [`Vcpu::set_registers`]
-    pub fn set_registers(&mut self, registers: &Registers) {
+    pub fn set_registers(&mut self, registers: &A::Registers) {
         self.vcpu.set_registers(registers);
     }
 }
 
-impl<H: Host> Drop for Bound<'_, H> {
+impl<H: Host, A: Arch<H>> Drop for Bound<'_, H, A> {
     #[inline]
     fn drop(&mut self) {
-        if self.fpu == FpuOwner::Guest {
-            // SAFETY: `bind_keeping_fpu` has loaded it on this CPU.
-            unsafe { fpu::unload_with_interrupts_off(self.vcpu.context()) };
-        }
-        if let Machine::Vmx(vmx) = &mut self.vcpu.machine {
-            // SAFETY: it was bound to this CPU, which the caller has not left since.
-            unsafe { vmx.unbind() };
-        }
-        // SAFETY: as above.
-        unsafe { self.cpu.dismiss() };
+        let Self { vcpu, cpu, binding, .. } = self;
+        // SAFETY: it was bound to this CPU, which the caller has not left since.
+        unsafe { vcpu.shared.arch.unbind(&mut vcpu.state, &mut cpu.state, binding) };
     }
 }
 
-impl<H: Host> fmt::Debug for Bound<'_, H> {
+impl<H: Host, A: Arch<H>> fmt::Debug for Bound<'_, H, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.vcpu.fmt(f)
     }
@@ -353,6 +270,7 @@ impl<H: Host> fmt::Debug for Bound<'_, H> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::host::Hpa;
 
     /// Enters a guest whose exits a test makes up, on a CPU that has interrupts disabled.
     pub(crate) fn run_with_interrupts_off(mut handle: impl FnMut() -> Step) -> Exit {

@@ -1,20 +1,20 @@
 //! A guest's address space and the memory in it.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 use core::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use hvt_abi::{Gpa, GuestRange, Permissions, kernel::VcpuState};
+use hvt_abi::{Gpa, GuestRange, Permissions};
 
 use crate::{
-    Vcpu,
+    arch::Arch,
     host::{FRAME_SIZE, Frames, Host, Hpa, OutOfMemory},
     hypervisor::{Hypervisor, Shared},
-    memory,
-    paging::{Invalidation, MapError, Translation},
-    tables::Tables,
+    memory::{self, AccessError, ReadMemory},
+    native,
+    paging::{AddressSpace, Invalidation, MapError, Translation},
 };
 
 /// The largest block of frames that [`Vm::allocate`] asks the kernel for: 1 GiB.
@@ -23,32 +23,27 @@ const LARGEST_ORDER: u32 = 18;
 /// Numbers for VMs; 0 is none.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// The monitor named guest memory that the guest does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("guest memory at {0} is not mapped")]
-pub struct AccessError(pub Gpa);
-
 /// A virtual machine: an address space and the memory in it.
 ///
 /// While one of its virtual CPUs runs, the `Vm` is borrowed; so nothing can be unmapped under a running guest, and what
 /// has become stale is flushed when a virtual CPU is next bound.
-pub struct Vm<H: Host> {
-    shared: Arc<Shared<H>>,
-    tables: Tables<H>,
+pub struct Vm<H: Host, A: Arch<H> = native::Machine<H>> {
+    pub(crate) shared: Arc<Shared<H, A>>,
+    tables: Box<dyn AddressSpace>,
     /// The frames that [`Vm::allocate`] took, by the guest address they are mapped at. After `tables`: dropped later.
     backing: BTreeMap<u64, Frames<H>>,
     id: u64,
     epoch: u64,
 }
 
-impl<H: Host> Vm<H> {
+impl<H: Host, A: Arch<H>> Vm<H, A> {
     /// An empty address space.
     ///
     /// # Errors
     /// No frame for its first table.
-    pub fn new(hypervisor: &Hypervisor<H>) -> Result<Self, OutOfMemory> {
+    pub fn new(hypervisor: &Hypervisor<H, A>) -> Result<Self, OutOfMemory> {
         let shared = hypervisor.shared.clone();
-        let tables = Tables::new(&shared)?;
+        let tables = shared.arch.new_address_space(&shared.host)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Self { shared, tables, backing: BTreeMap::new(), id, epoch: 0 })
     }
@@ -202,15 +197,6 @@ impl<H: Host> Vm<H> {
         self.tables.first_mapped(range)
     }
 
-    /// A virtual CPU that will start in `state`: a [`VcpuState`], or where a unikernel starts
-    /// ([`EntryState`](hvt_abi::x86_64::EntryState)).
-    ///
-    /// # Errors
-    /// No frame for its control structure.
-    pub fn create_vcpu(&self, state: impl Into<VcpuState>) -> Result<Vcpu<H>, OutOfMemory> {
-        Vcpu::new(&self.shared, self.id, self.root(), &state.into())
-    }
-
     /// Calls `visit` for every contiguous piece of `len` bytes at `gpa`, with its distance from `gpa`.
     #[inline]
     fn chunks(&self, gpa: Gpa, len: usize, mut visit: impl FnMut(Chunk, usize)) -> Result<(), AccessError> {
@@ -254,7 +240,13 @@ fn note(epoch: &mut u64, stale: Invalidation) {
     }
 }
 
-impl<H: Host> fmt::Debug for Vm<H> {
+impl<H: Host, A: Arch<H>> ReadMemory for Vm<H, A> {
+    fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result<(), AccessError> {
+        Self::read(self, gpa, to)
+    }
+}
+
+impl<H: Host, A: Arch<H>> fmt::Debug for Vm<H, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vm").field("id", &self.id).field("blocks", &self.backing.len()).finish_non_exhaustive()
     }

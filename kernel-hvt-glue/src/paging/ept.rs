@@ -1,6 +1,11 @@
 //! Intel's extended page tables (SDM volume 3, 29.3).
 
-use super::{Entry, EntryFormat, Level, Permissions, x86};
+use hvt_abi::Permissions;
+
+use super::{
+    format::{Entry, EntryFormat, Level},
+    x86,
+};
 use crate::host::Hpa;
 
 const READ: u64 = 1 << 0;
@@ -46,6 +51,10 @@ impl EntryFormat for Ept {
             entry |= x86::PAGE_SIZE;
         }
         entry
+    }
+
+    fn address_mask(self) -> u64 {
+        x86::ADDRESS
     }
 
     fn decode(self, entry: u64) -> Entry {

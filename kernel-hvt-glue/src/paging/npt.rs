@@ -1,6 +1,11 @@
 //! AMD's nested page tables (APM volume 2, 15.25): the format of ordinary long-mode page tables.
 
-use super::{Entry, EntryFormat, Level, Permissions, x86};
+use hvt_abi::Permissions;
+
+use super::{
+    format::{Entry, EntryFormat, Level},
+    x86,
+};
 use crate::host::Hpa;
 
 const PRESENT: u64 = 1 << 0;
@@ -40,6 +45,10 @@ impl EntryFormat for Npt {
             entry |= x86::PAGE_SIZE;
         }
         entry
+    }
+
+    fn address_mask(self) -> u64 {
+        x86::ADDRESS
     }
 
     fn decode(self, entry: u64) -> Entry {

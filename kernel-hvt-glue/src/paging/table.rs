@@ -2,9 +2,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hvt_abi::{Gpa, GuestRange};
+use hvt_abi::{Gpa, GuestRange, Permissions};
 
-use super::{ENTRIES, Entry, EntryFormat, Invalidation, Level, MapError, Permissions, Translation, x86};
+use super::format::{ENTRIES, Entry, EntryFormat, Invalidation, Level, MapError, Translation};
 use crate::host::{FRAME_SIZE, Host, Hpa, OutOfMemory};
 
 /// A tree of second-level page tables. It owns its tables and none of the memory they map.
@@ -50,7 +50,7 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
     pub fn map(&mut self, range: GuestRange, hpa: Hpa, permissions: Permissions) -> Result<(), MapError> {
         let span = self.check(range)?;
         let last = hpa.0.checked_add(range.len().saturating_sub(1)).ok_or(MapError::NotAFrame(hpa))?;
-        if !hpa.is_aligned(FRAME_SIZE) || last & !(x86::ADDRESS | (FRAME_SIZE - 1)) != 0 {
+        if !hpa.is_aligned(FRAME_SIZE) || last & !(self.format.address_mask() | (FRAME_SIZE - 1)) != 0 {
             return Err(MapError::NotAFrame(hpa));
         }
         if let Some(mapped) = self.find(self.root, self.root_level, span, true) {

@@ -2,13 +2,13 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use hvt_abi::{Gpa, GuestRange};
+use hvt_abi::{Gpa, GuestRange, Permissions};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     fake::FakeHost,
-    host::{FRAME_SIZE, Host},
+    host::{FRAME_SIZE, Host, Hpa},
 };
 
 const MIB: u64 = 1 << 20;

@@ -7,6 +7,7 @@
 //!
 //! | module | what it is about |
 //! |---|---|
+//! | `kernel` | what a kernel and a calling process provide |
 //! | `account` | what each user has of VMs and pinned memory |
 //! | `vm` | the states of a VM |
 //! | `gate` | who may use the guest's memory, and who may change it |
@@ -21,6 +22,7 @@
 
 mod account;
 mod gate;
+mod kernel;
 mod run_page;
 mod space;
 #[cfg(test)]
@@ -31,98 +33,16 @@ mod vm;
 use alloc::sync::Arc;
 use core::fmt;
 
-use hvt_abi::kernel::{self, Capabilities, Error, Exit, Obstacle, Operation, Technology, VcpuState};
+use hvt_abi::kernel::{self as interface, Capabilities, Error, Obstacle, Operation, Technology};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use self::account::Accounts;
-pub use self::{vcpu::VcpuObject, vm::VmObject};
-use crate::{
-    Hypervisor, MapError, Unsupported, Vcpu, Vm,
-    host::{Host, Hpa},
-    x86_64::capabilities,
+pub use self::{
+    kernel::{Caller, Kernel, Limits, MAP_STEP},
+    vcpu::VcpuObject,
+    vm::VmObject,
 };
-
-/// The most that one call maps, unmaps or protects: 2 MiB.
-pub const MAP_STEP: u64 = 0x20_0000;
-
-/// A kernel that serves monitors.
-///
-/// # Safety
-/// Frames that [`allocate_shared`](Self::allocate_shared) or [`Caller::pin`] returned stay what [`Host`] calls ordinary
-/// memory, in the hands of whoever they are shared with and of nobody else, until they have been released as often.
-pub unsafe trait Kernel: Host {
-    /// A zeroed frame that may be shown to user space, and one reference to it.
-    fn allocate_shared(&self) -> Option<Hpa>;
-
-    /// Gives up one reference to a frame; with the last one it returns to the kernel.
-    ///
-    /// # Safety
-    /// The reference is one of [`allocate_shared`](Self::allocate_shared) or [`Caller::pin`], and is not used again.
-    unsafe fn release(&self, frame: Hpa);
-
-    /// Makes the CPU with this [`Host::cpu_index`] take an interrupt soon. Where that cannot be done, its clock does it a
-    /// little later.
-    fn kick(&self, cpu: u32) {
-        let _ = cpu;
-    }
-}
-
-/// The process that calls.
-///
-/// # Safety
-/// [`pin`](Self::pin) returns pages as the trait [`Kernel`] wants them.
-pub unsafe trait Caller<K: Kernel> {
-    /// Whom VMs and pinned memory are counted for.
-    fn user(&mut self) -> u32;
-
-    /// Whether it may have the hypervisor.
-    fn is_superuser(&mut self) -> bool;
-
-    /// Length in bytes of the structure that came with the call.
-    fn payload_len(&self) -> usize;
-
-    /// Copies that structure; `to` is as long as it is.
-    ///
-    /// # Errors
-    /// [`Error::BadAddress`].
-    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), Error>;
-
-    /// Copies to where that structure is; `from` is as long as it is.
-    ///
-    /// # Errors
-    /// [`Error::BadAddress`].
-    fn write_payload(&mut self, from: &[u8]) -> Result<(), Error>;
-
-    /// Takes a reference to the page at a virtual address of the caller's, a multiple of [`FRAME_SIZE`](crate::FRAME_SIZE). The page is
-    /// private, writable, anonymous memory that is there and will not be exchanged for another one.
-    ///
-    /// # Errors
-    /// [`Error::NotOwnMemory`], [`Error::OutOfMemory`].
-    fn pin(&mut self, address: u64) -> Result<Hpa, Error>;
-
-    /// Runs the guest until it exits ([`Vcpu::run`] on the CPU of the caller).
-    ///
-    /// # Errors
-    /// [`Error::CpuUnavailable`], [`Error::OutOfMemory`].
-    fn run(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<Exit, Error>;
-
-    /// The guest's registers ([`Bound::state`](crate::Bound::state) on the CPU of the caller).
-    ///
-    /// # Errors
-    /// As for [`run`](Self::run).
-    fn state(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<VcpuState, Error>;
-}
-
-/// What each user may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory that guests have, in bytes.
-    pub pinned: u64,
-    /// VMs.
-    pub vms: u32,
-    /// vCPUs of one VM.
-    pub vcpus: u32,
-}
+use crate::{host::Hpa, hypervisor::Hypervisor, native::Unsupported};
 
 /// What all handles have in common. A kernel has one.
 pub struct Scheme<K: Kernel> {
@@ -156,42 +76,26 @@ impl<K: Kernel> Scheme<K> {
     }
 
     fn capabilities(&self, user: u32) -> Capabilities {
-        let (technology, obstacle, address_bits, execute_only) = match &self.hypervisor {
-            Ok(hypervisor) => match hypervisor.capabilities() {
-                capabilities::Capabilities::Svm(svm) => {
-                    (Technology::Svm, Obstacle::None, svm.physical_address_bits, false)
-                }
-                capabilities::Capabilities::Vmx(vmx) => {
-                    (Technology::Vmx, Obstacle::None, vmx.physical_address_bits, vmx.execute_only)
-                }
-            },
-            Err(unsupported) => (Technology::None, obstacle(unsupported), 0, false),
+        let (extension, obstacle) = match &self.hypervisor {
+            Ok(hypervisor) => (Some(hypervisor.capabilities()), Obstacle::None),
+            Err(unsupported) => (None, unsupported.obstacle()),
         };
+        let technology = extension.map_or(Technology::None, |extension| extension.technology);
         let (pinned, vms) = self.accounts.used(user);
         Capabilities {
-            version: kernel::VERSION,
+            version: interface::VERSION,
             technology: technology as u32,
             obstacle: obstacle as u32,
-            address_bits,
+            address_bits: extension.map_or(0, |extension| extension.address_bits),
             map_step: MAP_STEP,
             pinned_limit: self.limits.pinned,
             pinned,
             vm_limit: self.limits.vms,
             vms,
             vcpu_limit: self.limits.vcpus,
-            execute_only: execute_only.into(),
+            execute_only: extension.is_some_and(|extension| extension.execute_only).into(),
             ..Capabilities::default()
         }
-    }
-}
-
-fn obstacle(unsupported: &Unsupported) -> Obstacle {
-    match unsupported {
-        Unsupported::NoExtension => Obstacle::NoExtension,
-        Unsupported::DisabledByFirmware { .. } => Obstacle::DisabledByFirmware,
-        Unsupported::Missing { .. } => Obstacle::MissingFeature,
-        Unsupported::NoExecuteDisabled => Obstacle::Kernel,
-        Unsupported::OutOfMemory(_) => Obstacle::OutOfMemory,
     }
 }
 
@@ -349,16 +253,4 @@ fn answer<K: Kernel, C: Caller<K>, T: IntoBytes + Immutable>(
     let answer = make(caller)?;
     caller.write_payload(answer.as_bytes())?;
     Ok(0)
-}
-
-/// An error of this crate in the terms of the interface.
-fn refusal(error: impl Into<MapError>) -> Error {
-    match error.into() {
-        MapError::Unaligned(_) => Error::BadArgument,
-        MapError::NotAFrame(_) => Error::NotOwnMemory,
-        MapError::OutOfRange(_) => Error::OutOfRange,
-        MapError::AlreadyMapped(_) => Error::AlreadyMapped,
-        MapError::NotMapped(_) => Error::NotMapped,
-        MapError::OutOfMemory(_) => Error::OutOfMemory,
-    }
 }

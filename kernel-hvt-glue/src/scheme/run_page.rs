@@ -9,7 +9,7 @@ use hvt_abi::{
 };
 use zerocopy::transmute;
 
-use super::Kernel;
+use super::kernel::Kernel;
 use crate::host::Hpa;
 
 /// One reference to a frame that holds a [`RunPage`].

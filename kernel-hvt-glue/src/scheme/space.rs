@@ -5,18 +5,18 @@
 use alloc::sync::Arc;
 
 use hvt_abi::{
-    Gpa, GuestRange,
+    Gpa, GuestRange, Permissions,
     kernel::{Error, MemoryMap, MemoryRange},
 };
 
 use super::{
-    Caller, Kernel, MAP_STEP,
     account::{Account, Charge},
-    refusal,
+    kernel::{Caller, Kernel, MAP_STEP, refusal},
 };
 use crate::{
-    Hypervisor, Permissions, Vm,
     host::{FRAME_SIZE, Hpa},
+    hypervisor::Hypervisor,
+    vm::Vm,
 };
 
 /// The memory of one guest.

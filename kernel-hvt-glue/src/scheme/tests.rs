@@ -3,8 +3,12 @@
 mod lifecycle;
 mod properties;
 
-use alloc::{collections::BTreeMap, rc::Rc, vec::Vec};
-use core::cell::{Cell, RefCell};
+use alloc::{collections::BTreeMap, rc::Rc, sync::Arc, vec::Vec};
+use core::{
+    cell::{Cell, RefCell},
+    sync::atomic::{AtomicU32, Ordering},
+};
+use std::sync::{Mutex, MutexGuard};
 
 use hvt_abi::{
     Gpa, Permissions,
@@ -31,21 +35,25 @@ const RX: u32 = Permissions::READ.union(Permissions::EXECUTE).bits();
 #[derive(Clone)]
 struct FakeKernel {
     host: FakeHost,
-    references: Rc<RefCell<BTreeMap<Hpa, u32>>>,
-    kicked: Rc<Cell<u32>>,
+    references: Arc<Mutex<BTreeMap<Hpa, u32>>>,
+    kicked: Arc<AtomicU32>,
 }
 
 impl FakeKernel {
     fn new(frames: usize) -> Self {
-        Self { host: FakeHost::new(frames), references: Rc::default(), kicked: Rc::default() }
+        Self { host: FakeHost::new(frames), references: Arc::default(), kicked: Arc::default() }
+    }
+
+    fn references(&self) -> MutexGuard<'_, BTreeMap<Hpa, u32>> {
+        self.references.lock().unwrap()
     }
 
     fn reference(&self, frame: Hpa) {
-        *self.references.borrow_mut().entry(frame).or_default() += 1;
+        *self.references().entry(frame).or_default() += 1;
     }
 
     fn references_to(&self, frame: Hpa) -> u32 {
-        self.references.borrow().get(&frame).copied().unwrap_or(0)
+        self.references().get(&frame).copied().unwrap_or(0)
     }
 }
 
@@ -82,7 +90,7 @@ unsafe impl Kernel for FakeKernel {
     }
 
     unsafe fn release(&self, frame: Hpa) {
-        let mut references = self.references.borrow_mut();
+        let mut references = self.references();
         let count = references.get_mut(&frame).expect("a reference that nobody has was released");
         *count -= 1;
         if *count == 0 {
@@ -93,7 +101,7 @@ unsafe impl Kernel for FakeKernel {
     }
 
     fn kick(&self, cpu: u32) {
-        self.kicked.set(cpu);
+        self.kicked.store(cpu, Ordering::Relaxed);
     }
 }
 

@@ -6,8 +6,13 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hvt_abi::kernel::{Direction, Error, Exit, Request, VcpuState};
 use spin::Mutex;
 
-use super::{Caller, Kernel, refusal, run_page::SharedPage, space::Space, vm::VmObject};
-use crate::{Vcpu, Vm, host::Hpa};
+use super::{
+    kernel::{Caller, Kernel, refusal},
+    run_page::SharedPage,
+    space::Space,
+    vm::VmObject,
+};
+use crate::{host::Hpa, vcpu::Vcpu, vm::Vm};
 
 /// [`VcpuObject::runs_on`]: nowhere.
 const NOWHERE: u32 = u32::MAX;
@@ -101,14 +106,7 @@ impl<K: Kernel> VcpuObject<K> {
             vcpu.set_registers(&self.page.registers());
         }
         if let Some(size) = awaited.filter(|_| request.contains(Request::INPUT)) {
-            let mut registers = vcpu.registers();
-            let input = u64::from(self.page.input());
-            registers.rax = match size {
-                1 => registers.rax & !0xff | input & 0xff,
-                2 => registers.rax & !0xffff | input & 0xffff,
-                _ => input,
-            };
-            vcpu.set_registers(&registers);
+            vcpu.complete_read(size, self.page.input());
         }
     }
 

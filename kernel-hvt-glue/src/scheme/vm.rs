@@ -6,12 +6,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use hvt_abi::kernel::{Error, MemoryMap, MemoryRange};
 
 use super::{
-    Caller, Kernel, Limits,
     account::{Account, Charge},
     gate::{Changing, Gate, Looking},
+    kernel::{Caller, Kernel, Limits},
     space::Space,
 };
-use crate::Hypervisor;
+use crate::hypervisor::Hypervisor;
 
 /// A VM, as handles to it and to its vCPUs hold it.
 pub struct VmObject<K: Kernel> {

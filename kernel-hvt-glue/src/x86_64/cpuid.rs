@@ -5,13 +5,18 @@ use hvt_abi::x86_64::cpuid::{
     CLZERO, EXTENDED_EBX, EXTENDED_ECX, EXTENDED_EDX, FEATURES_ECX, FEATURES_EDX, FIRST_EXTENDED, INVARIANT_TSC,
     LAST_BASIC, LAST_EXTENDED, OSXSAVE, XSAVE, XSAVE_FEATURES,
 };
-use raw_cpuid::{CpuIdReader, CpuIdResult};
+use raw_cpuid::{CpuId, CpuIdReader, CpuIdResult};
 
 use super::fpu::area_size;
 
 /// The CPU's own answer.
 pub(crate) fn native(leaf: u32, subleaf: u32) -> CpuIdResult {
     raw_cpuid::cpuid!(leaf, subleaf)
+}
+
+/// Bits of a physical address (8000_0008h), of which a guest-physical one has as many.
+pub(crate) fn physical_address_bits<R: CpuIdReader>(id: &CpuId<R>) -> u32 {
+    id.get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits().into())
 }
 
 /// The state of a guest that CPUID reflects.

@@ -92,6 +92,19 @@ pub(crate) struct Mitigations {
     reduce_speculation: bool,
 }
 
+impl Mitigations {
+    /// Nothing is done.
+    #[cfg(test)]
+    pub(crate) const NONE: Self = Self {
+        measures: Measures::empty(),
+        barrier: false,
+        small_code: false,
+        spec_ctrl: 0,
+        automatic_ibrs: false,
+        reduce_speculation: false,
+    };
+}
+
 /// A bit of a word.
 const fn bit(word: u64, number: u32) -> bool {
     word >> number & 1 == 1
@@ -201,7 +214,7 @@ impl Mitigations {
 }
 
 /// Registers of a CPU, and the bits of them that [`Mitigations::apply`] has changed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Applied([(u32, u64); 3]);
 
 impl Applied {

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::hypervisor::Binding;
+use crate::arch::Binding;
 
 /// Numbers for [`Tags`], so that those of a CPU that was disabled and enabled again are told apart.
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(0);
@@ -88,6 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::arch::FpuOwner;
 
     proptest! {
         #[test]
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_cpu_that_was_disabled_is_another_one() {
-        let binding = Binding { cpu: 0, epoch: 5, host_fpu: 0, host_xcr0: 0 };
+        let binding = Binding { cpu: 0, epoch: 5, fpu: FpuOwner::Kernel };
         let (mut tags, again) = (Tags::new(3), Tags::new(3));
         let (tag, _) = tags.fresh();
         let residence = Residence::new(&binding, &tags, tag);

@@ -188,7 +188,7 @@ fn an_interrupt_is_never_missed() {
     monitor.ask(&vcpu, Operation::Interrupt).unwrap();
     assert_eq!(monitor.run(&vcpu, OUT), Ok(Exit::Interrupted));
     assert_eq!(monitor.run(&vcpu, OUT), Ok(OUT));
-    assert_eq!(monitor.process.kernel.kicked.get(), 0, "it did not run");
+    assert_eq!(monitor.process.kernel.kicked.load(Ordering::Relaxed), 0, "it did not run");
     monitor.run(&vcpu, Exit::TripleFault).unwrap();
     monitor.ask(&vcpu, Operation::Interrupt).unwrap();
     assert_eq!(monitor.run(&vcpu, OUT), Ok(Exit::TripleFault));
@@ -247,7 +247,7 @@ fn a_running_vcpu_can_be_interrupted_and_nothing_else() {
             assert_eq!(other.ask(vm, Operation::Destroy), Err(Error::Busy));
             assert_eq!(other.ask(vm, Operation::Pause), Ok(1), "one has not left yet");
             assert_eq!(other.ask(vcpu, Operation::Interrupt), Ok(0));
-            assert_eq!(other.process.kernel.kicked.get(), 7, "the CPU it runs on");
+            assert_eq!(other.process.kernel.kicked.load(Ordering::Relaxed), 7, "the CPU it runs on");
             assert_eq!(other.ask(vm, Operation::Resume), Ok(0));
         });
     });

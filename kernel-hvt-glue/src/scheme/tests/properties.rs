@@ -298,6 +298,6 @@ proptest! {
         // The process dies: handles in any order, and its memory.
         drop(world);
         prop_assert_eq!(kernel.host.free_frames(), free);
-        prop_assert!(kernel.references.borrow().is_empty());
+        prop_assert!(kernel.references().is_empty());
     }
 }

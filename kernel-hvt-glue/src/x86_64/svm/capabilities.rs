@@ -5,10 +5,7 @@ use raw_cpuid::{CpuId, CpuIdReader};
 
 use crate::{
     paging::Level,
-    x86_64::{
-        capabilities::{Unsupported, physical_address_bits},
-        mitigations::Mitigations,
-    },
+    x86_64::{cpuid::physical_address_bits, error::Unsupported, mitigations::Mitigations},
 };
 
 /// VM_CR (APM volume 2, 15.30.1).
@@ -18,19 +15,21 @@ const SVMDIS: u64 = 1 << 4;
 
 /// SVM with nested paging, and what of the rest this CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SvmCapabilities {
+pub(crate) struct SvmCapabilities {
     /// Address space identifiers, counting 0, which is the host's.
-    pub asids: u32,
+    pub(crate) asids: u32,
     /// The CPU saves the address of the next instruction at an exit.
-    pub nrip_save: bool,
+    pub(crate) nrip_save: bool,
     /// The CPU says which register a `mov` to a control register names.
-    pub decode_assists: bool,
+    pub(crate) decode_assists: bool,
     /// The CPU keeps parts of the VMCB that are marked as unchanged.
-    pub clean_bits: bool,
+    pub(crate) clean_bits: bool,
     /// Nested page tables may have pages of 1 GiB.
-    pub huge_pages: bool,
+    pub(crate) huge_pages: bool,
+    /// The level at which nested page tables have their root.
+    pub(crate) root_level: Level,
     /// Bits of a physical address.
-    pub physical_address_bits: u32,
+    pub(crate) physical_address_bits: u32,
     /// What is done about the CPU's weaknesses.
     pub(crate) mitigations: Mitigations,
 }
@@ -39,6 +38,7 @@ impl SvmCapabilities {
     pub(crate) fn discover<R: CpuIdReader>(
         id: &CpuId<R>,
         cpuid: &R,
+        host_cr4: u64,
         rdmsr: impl Fn(u32) -> u64,
     ) -> Result<Self, Unsupported> {
         const EXTENSION: &str = "SVM";
@@ -63,13 +63,14 @@ impl SvmCapabilities {
             decode_assists: svm.has_decode_assists(),
             clean_bits: svm.has_vmcb_clean_bits(),
             huge_pages: extended.is_some_and(|extended| extended.has_1gib_pages()),
+            root_level: Self::root_level(host_cr4),
             physical_address_bits: physical_address_bits(id),
             mitigations: Mitigations::amd(cpuid),
         })
     }
 
     /// The root of nested page tables stands where that of the host's own tables does (APM volume 2, 15.25.3).
-    pub(crate) const fn root_level(host_cr4: u64) -> Level {
+    const fn root_level(host_cr4: u64) -> Level {
         const LA57: u64 = 1 << 12;
         if host_cr4 & LA57 != 0 { Level::ROOT5 } else { Level::ROOT4 }
     }
@@ -80,7 +81,7 @@ mod tests {
     use raw_cpuid::CpuIdResult;
 
     use super::*;
-    use crate::x86_64::capabilities::{Capabilities, discover};
+    use crate::{fake::FakeHost, x86_64::machine::choose};
 
     /// QEMU's software emulation of an EPYC: nested paging and nothing else.
     fn epyc(svm_ebx: u32, svm_edx: u32) -> impl Fn(u32, u32) -> CpuIdResult + Clone {
@@ -105,6 +106,10 @@ mod tests {
         }
     }
 
+    fn discover(cpuid: impl CpuIdReader, rdmsr: impl Fn(u32) -> u64) -> Result<SvmCapabilities, Unsupported> {
+        SvmCapabilities::discover(&CpuId::with_cpuid_reader(cpuid.clone()), &cpuid, 0x20, rdmsr)
+    }
+
     #[test]
     fn the_least_that_is_needed() {
         let found = discover(epyc(16, 1), msrs(0, 0xd01));
@@ -114,14 +119,15 @@ mod tests {
             decode_assists: false,
             clean_bits: false,
             huge_pages: true,
+            root_level: Level::ROOT4,
             physical_address_bits: 40,
             mitigations: Mitigations::amd(&epyc(16, 1)),
         };
-        assert_eq!(found, Ok(Capabilities::Svm(expected)));
+        assert_eq!(found, Ok(expected));
         let all = discover(epyc(0x8000, 0xff), msrs(0, 0xd01));
         let expected =
             SvmCapabilities { asids: 0x8000, nrip_save: true, decode_assists: true, clean_bits: true, ..expected };
-        assert_eq!(all, Ok(Capabilities::Svm(expected)));
+        assert_eq!(all, Ok(expected));
     }
 
     #[test]
@@ -134,7 +140,8 @@ mod tests {
         assert_eq!(why(epyc(1, 1), msrs(0, 0xd01)), missing("an ASID for a guest"));
         assert_eq!(why(epyc(16, 1), msrs(0, 0x501)), Unsupported::NoExecuteDisabled);
         let nothing = |_, _| CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
-        assert_eq!(discover(nothing, |_| unreachable!()), Err(Unsupported::NoExtension));
+        let chosen = choose(&FakeHost::new(1), 0, nothing, |_| unreachable!()).map(|_| ());
+        assert_eq!(chosen, Err(Unsupported::NoExtension));
     }
 
     #[test]

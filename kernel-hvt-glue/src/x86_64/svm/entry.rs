@@ -2,12 +2,12 @@
 
 use core::arch::{asm, naked_asm};
 
-use super::cpu::{TSC_AUX, XSS};
 use crate::x86_64::{
     context::{
         Context, GUEST_USES_XCR0, GUEST_XCR0, HOST_TSC_AUX, HOST_VMCB, HOST_XCR0, HOST_XSS, MEASURES, VERW_SELECTOR,
         VMCB, gpr,
     },
+    cpu::{TSC_AUX, XSS},
     mitigations::{IBPB, Measures, PRED_CMD, barrier_assembly, fill_return_stack},
 };
 

@@ -8,12 +8,12 @@ use hvt_abi::{
 
 use super::{
     vcpu::SvmVcpu,
-    vmcb::{Clean, Control, Intercepts1, Intercepts2, exit_code},
+    vmcb::{Clean, exit_code},
 };
 use crate::{
+    arch::Step,
     host::{FRAME_SIZE, Host},
-    vcpu::Step,
-    vm::Vm,
+    memory::ReadMemory,
     x86_64::{
         cpuid::native,
         emulate::{self, Core, Fault, Outcome},
@@ -24,21 +24,6 @@ use crate::{
 
 /// EXITINFO1 of an exit for a `mov` to a control register, with decode assists: it names the register (15.8.1).
 const MOV_CR: u64 = 1 << 63;
-
-/// Sets up what makes a guest exit.
-pub(super) fn intercepts(control: &mut Control) {
-    const CR4: u16 = 1 << 4;
-    // #AC and #DB can be raised for ever without an instruction in between, in which no interrupt would be taken; #MC is
-    // the kernel's.
-    const EXCEPTIONS: u32 =
-        1 << Vector::AlignmentCheck as u32 | 1 << Vector::Debug as u32 | 1 << Vector::MachineCheck as u32;
-    control.intercept_cr_writes = CR4;
-    control.intercept_dr_reads = !0;
-    control.intercept_dr_writes = !0;
-    control.intercept_exceptions = EXCEPTIONS;
-    control.intercepts_1 = Intercepts1::all().bits();
-    control.intercepts_2 = Intercepts2::all().bits();
-}
 
 impl<H: Host> SvmVcpu<H> {
     /// The access to a port that has made the guest leave, if that was it.
@@ -54,7 +39,7 @@ impl<H: Host> SvmVcpu<H> {
     }
 
     /// Deals with any other exit that the VMCB tells of.
-    pub(super) fn handle(&mut self, vm: &Vm<H>) -> Step {
+    pub(super) fn handle(&mut self, memory: &dyn ReadMemory) -> Step {
         let control = &self.vmcb().control;
         let (code, info) = (control.exit_code, control.exit_info_1);
         let fault = |vcpu: &mut Self, fault| {
@@ -65,18 +50,18 @@ impl<H: Host> SvmVcpu<H> {
             exit_code::INTR | exit_code::NMI | exit_code::INIT => Step::Interrupted,
             exit_code::NPF => Step::Exit(decode_npf(info, control.exit_info_2)),
             exit_code::SHUTDOWN => Step::Exit(Exit::TripleFault),
-            exit_code::CPUID => self.carry_out(vm, Some(Operation::Cpuid)),
-            exit_code::HLT => self.carry_out(vm, Some(Operation::Hlt)),
-            exit_code::INVD | exit_code::WBINVD => self.carry_out(vm, Some(Operation::InvalidateCaches)),
-            exit_code::XSETBV => self.carry_out(vm, Some(Operation::Xsetbv)),
-            exit_code::MSR if info & 1 == 0 => self.carry_out(vm, Some(Operation::Rdmsr)),
-            exit_code::MSR => self.carry_out(vm, Some(Operation::Wrmsr)),
+            exit_code::CPUID => self.carry_out(memory, Some(Operation::Cpuid)),
+            exit_code::HLT => self.carry_out(memory, Some(Operation::Hlt)),
+            exit_code::INVD | exit_code::WBINVD => self.carry_out(memory, Some(Operation::InvalidateCaches)),
+            exit_code::XSETBV => self.carry_out(memory, Some(Operation::Xsetbv)),
+            exit_code::MSR if info & 1 == 0 => self.carry_out(memory, Some(Operation::Rdmsr)),
+            exit_code::MSR => self.carry_out(memory, Some(Operation::Wrmsr)),
             exit_code::CR0_WRITE..=exit_code::CR15_WRITE | exit_code::CR0_SELECTIVE_WRITE => {
                 let control =
                     if code == exit_code::CR0_SELECTIVE_WRITE { 0 } else { (code - exit_code::CR0_WRITE) as u8 };
                 let general = (info & 0xf) as u8;
                 let told = self.capabilities.decode_assists && info & MOV_CR != 0;
-                self.carry_out(vm, told.then_some(Operation::MovToControlRegister { control, general }))
+                self.carry_out(memory, told.then_some(Operation::MovToControlRegister { control, general }))
             }
             exit_code::DR0_READ..=exit_code::DR15_WRITE => {
                 self.give_debug_registers();
@@ -108,12 +93,12 @@ impl<H: Host> SvmVcpu<H> {
     }
 
     /// Does what the instruction that left the guest would do. `told` is what the CPU says it was.
-    fn carry_out(&mut self, vm: &Vm<H>, told: Option<Operation>) -> Step {
-        let Some((operation, next_rip)) = self.locate(vm, told) else {
+    fn carry_out(&mut self, memory: &dyn ReadMemory, told: Option<Operation>) -> Step {
+        let Some((operation, next_rip)) = self.locate(memory, told) else {
             let (rip, reason) = (self.vmcb().save.rip, self.vmcb().control.exit_code);
             return Step::Exit(Exit::Undecodable { rip, reason });
         };
-        let offer = self.shared.offer;
+        let offer = self.offer;
         let outcome = match operation {
             Operation::Hlt => {
                 self.skip_to(next_rip);
@@ -126,7 +111,7 @@ impl<H: Host> SvmVcpu<H> {
             Operation::Wrmsr => emulate::wrmsr(self),
             Operation::Xsetbv => emulate::xsetbv(self, offer),
             Operation::MovToControlRegister { control, general } => {
-                let value = Self::registers(self).general(general);
+                let value = self.general_registers().general(general);
                 match control {
                     0 => emulate::write_cr0(self, value),
                     4 => emulate::write_cr4(self, value, offer),
@@ -144,12 +129,12 @@ impl<H: Host> SvmVcpu<H> {
 
     /// The instruction that left the guest and where the next one lies: from the CPU if it says both, else from the
     /// guest's memory, which must agree with what the CPU says.
-    fn locate(&self, vm: &Vm<H>, told: Option<Operation>) -> Option<(Operation, u64)> {
+    fn locate(&self, memory: &dyn ReadMemory, told: Option<Operation>) -> Option<(Operation, u64)> {
         let next_rip = self.vmcb().control.next_rip;
         if let Some(operation) = told.filter(|_| self.capabilities.nrip_save && next_rip != 0) {
             return Some((operation, next_rip));
         }
-        let Instruction { operation, length } = self.fetch(vm)?;
+        let Instruction { operation, length } = self.fetch(memory)?;
         let agrees = match (told, operation) {
             (Some(told), _) => told == operation,
             (None, Operation::MovToControlRegister { control, .. }) => {
@@ -163,14 +148,14 @@ impl<H: Host> SvmVcpu<H> {
     }
 
     /// Reads the instruction at CS:RIP.
-    fn fetch(&self, vm: &Vm<H>) -> Option<Instruction> {
+    fn fetch(&self, memory: &dyn ReadMemory) -> Option<Instruction> {
         let save = &self.vmcb().save;
         let long = self.is_64_bit();
         let base = if long { 0 } else { save.cs.base };
         let start = self.truncate(base.wrapping_add(save.rip));
         let read_entry = |gpa| {
             let mut entry = [0; 8];
-            vm.read(gpa, &mut entry).ok().map(|()| u64::from_le_bytes(entry))
+            memory.read(gpa, &mut entry).ok().map(|()| u64::from_le_bytes(entry))
         };
         let mut bytes = [0; instruction::MAX_LENGTH];
         let mut available = 0;
@@ -179,7 +164,7 @@ impl<H: Host> SvmVcpu<H> {
             let in_page = (FRAME_SIZE - linear % FRAME_SIZE) as usize;
             let end = bytes.len().min(available + in_page);
             let Some(gpa) = walk::linear_to_gpa(save.cr3, linear, read_entry) else { break };
-            if vm.read(gpa, &mut bytes[available..end]).is_err() {
+            if memory.read(gpa, &mut bytes[available..end]).is_err() {
                 break;
             }
             available = end;

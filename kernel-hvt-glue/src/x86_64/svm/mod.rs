@@ -2,11 +2,12 @@
 
 pub(crate) mod capabilities;
 mod check;
-pub(crate) mod cpu;
 mod entry;
 mod exit;
-pub(crate) mod maps;
+mod maps;
+mod run;
 #[cfg(test)]
 mod tests;
-pub(crate) mod vcpu;
+mod vcpu;
+pub(crate) mod vendor;
 mod vmcb;

@@ -8,13 +8,14 @@ use hvt_abi::{
 
 use super::{
     check::check,
+    maps::PermissionMaps,
     vcpu::SvmVcpu,
     vmcb::{Vmcb, event, exit_code},
 };
 use crate::{
-    fake::FakeHost,
-    hypervisor::Technology,
-    vcpu::{Step, tests::run_with_interrupts_off},
+    arch::Step,
+    fake::{FakeHost, OFFER},
+    vcpu::tests::run_with_interrupts_off,
     vm::Vm,
     x86_64::{emulate::Core, svm::capabilities::SvmCapabilities},
 };
@@ -34,7 +35,7 @@ impl Guest {
 
     fn on(code: &[u8], change: impl FnOnce(&mut SvmCapabilities)) -> Self {
         let host = FakeHost::new(2048);
-        let hypervisor = host.svm_with(change);
+        let hypervisor = host.svm();
         let mut vm = Vm::new(&hypervisor).unwrap();
         vm.allocate(GuestRange::new(Gpa(0), 0x20_0000).unwrap(), Permissions::all()).unwrap();
         for (at, entry) in [(PML4_BASE.0, 0x3003_u64), (0x3000, 0x4003), (0x4000, 0x83)] {
@@ -42,8 +43,9 @@ impl Guest {
         }
         vm.write(Gpa(CODE), code).unwrap();
         let entry = EntryState::new(0x20_0000, Gpa(CODE));
-        let Technology::Svm(capabilities, maps) = &hypervisor.shared.technology else { panic!("not SVM") };
-        let vcpu = SvmVcpu::new(&hypervisor.shared, *capabilities, maps, vm.root(), &VcpuState::from(&entry)).unwrap();
+        let svm = host.svm_capabilities(change);
+        let maps = PermissionMaps::new(&host).unwrap();
+        let vcpu = SvmVcpu::new(&host, svm, &maps, OFFER, vm.root(), &VcpuState::from(&entry)).unwrap();
         Self { vm, vcpu }
     }
 
@@ -63,9 +65,9 @@ impl Guest {
     }
 
     fn set(&mut self, change: impl FnOnce(&mut Registers)) {
-        let mut registers = self.vcpu.registers();
+        let mut registers = self.vcpu.general_registers();
         change(&mut registers);
-        self.vcpu.set_registers(&registers);
+        self.vcpu.set_general_registers(&registers);
     }
 
     fn rip(&self) -> u64 {
@@ -165,7 +167,7 @@ fn instructions_are_measured_in_guest_memory() {
     let mut guest = Guest::new(&[0x2e, 0x0f, 0xa2]);
     guest.set(|registers| registers.rax = 0x4000_0000);
     assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Step::Again);
-    assert_eq!((guest.rip(), guest.vcpu.registers().rax), (CODE + 3, 0));
+    assert_eq!((guest.rip(), guest.vcpu.general_registers().rax), (CODE + 3, 0));
 
     // Not the instruction that it should be: somebody else rewrites code, or the guest runs from elsewhere.
     let mut guest = Guest::new(&[0x90]);
@@ -280,7 +282,7 @@ fn the_rest_is_told_as_it_is() {
 fn the_state_that_is_set_is_the_state_that_is_there() {
     let mut guest = Guest::new(&[]);
     let entry = VcpuState::from(&EntryState::new(0x20_0000, Gpa(CODE)));
-    assert_eq!(guest.vcpu.state(), entry);
+    assert_eq!(guest.vcpu.read_state(), entry);
 
     let mut other = VcpuState { cr2: 2, cr3: 0x5000, kernel_gs_base: 0x1234, pat: 6, ..entry };
     other.general.r15 = 15;
@@ -288,7 +290,7 @@ fn the_state_that_is_set_is_the_state_that_is_there() {
     other.fs.base = 0x7000;
     other.ss.attributes |= 3 << 5;
     guest.vcpu.inject(crate::x86_64::emulate::Fault::GENERAL_PROTECTION);
-    guest.vcpu.set_state(&other);
-    assert_eq!(guest.vcpu.state(), other);
+    guest.vcpu.write_state(&other);
+    assert_eq!(guest.vcpu.read_state(), other);
     assert_eq!((guest.event(), guest.vcpu.vmcb().save.cpl), (0, 3));
 }

@@ -1,68 +1,64 @@
 //! A virtual CPU on SVM: its VMCB, and what the VMCB does not hold.
 
-use alloc::sync::Arc;
 use core::ptr;
 
 use hvt_abi::{
-    kernel::{Exit, Io, VcpuState},
-    x86_64::{Cr4, Efer, Registers, Segment},
+    kernel::VcpuState,
+    x86_64::{Cr4, Efer, Registers, Segment, Vector},
 };
 
 use super::{
-    check::check,
-    cpu::SvmCpu,
+    capabilities::SvmCapabilities,
     entry,
-    exit::intercepts,
     maps::PermissionMaps,
-    vmcb::{Clean, NP_ENABLE, V_INTR_MASKING, Vmcb, event, tlb_control},
+    vmcb::{Clean, Control, Intercepts1, Intercepts2, NP_ENABLE, V_INTR_MASKING, Vmcb, event, tlb_control},
 };
 use crate::{
+    arch::{Binding, FpuOwner},
     host::{Frames, Host, Hpa, OutOfMemory},
-    hypervisor::{Binding, Shared},
-    vcpu::{FpuOwner, Step},
-    vm::Vm,
     x86_64::{
         context::Context,
+        cpu::CpuState,
         debug::{DR6_RESET, DR7_RESET, DebugRegisters},
-        emulate::{Core, Fault},
+        emulate::{Core, Fault, Offer},
         fpu,
         privileged::stack_selector,
-        svm::capabilities::SvmCapabilities,
-        tag::{Residence, Tags},
+        tag::Residence,
     },
 };
 
 /// A virtual CPU.
-pub(crate) struct SvmVcpu<H: Host> {
+pub(super) struct SvmVcpu<H: Host> {
     vmcb: Frames<H>,
     /// The guest's FPU while it is not on a CPU.
     fpu: Frames<H>,
-    pub(super) shared: Arc<Shared<H>>,
+    pub(super) offer: Offer,
     pub(super) capabilities: SvmCapabilities,
     pub(super) context: Context,
     residence: Option<Residence>,
     pub(super) debug: DebugRegisters,
     /// Somebody else than the guest has set its state.
-    unchecked: bool,
+    pub(super) unchecked: bool,
     xcr0: u64,
 }
 
 impl<H: Host> SvmVcpu<H> {
     /// A virtual CPU in `state` that sees guest-physical memory through the tables at `nested_cr3`.
-    pub(crate) fn new(
-        shared: &Arc<Shared<H>>,
+    pub(super) fn new(
+        host: &H,
         capabilities: SvmCapabilities,
         maps: &PermissionMaps<H>,
+        offer: Offer,
         nested_cr3: Hpa,
         state: &VcpuState,
     ) -> Result<Self, OutOfMemory> {
-        let vmcb = Frames::allocate(&shared.host, 0)?;
-        let fpu = fpu::initial_area(&shared.host)?;
-        let context = Context { vmcb: vmcb.base().0, components: shared.offer.components, ..Context::default() };
+        let vmcb = Frames::allocate(host, 0)?;
+        let fpu = fpu::initial_area(host)?;
+        let context = Context { vmcb: vmcb.base().0, components: offer.components, ..Context::default() };
         let mut vcpu = Self {
             vmcb,
             fpu,
-            shared: shared.clone(),
+            offer,
             capabilities,
             context,
             residence: None,
@@ -71,7 +67,7 @@ impl<H: Host> SvmVcpu<H> {
             xcr0: fpu::component::X87,
         };
         vcpu.set_up(maps, nested_cr3);
-        vcpu.set_state(state);
+        vcpu.write_state(state);
         Ok(vcpu)
     }
 
@@ -90,7 +86,7 @@ impl<H: Host> SvmVcpu<H> {
     }
 
     /// Sets all but FPU, debug registers and XCR0. An exception that was about to be delivered is forgotten.
-    pub(crate) fn set_state(&mut self, state: &VcpuState) {
+    pub(super) fn write_state(&mut self, state: &VcpuState) {
         let save = &mut self.vmcb_changing(Clean::all()).save;
         save.cs = state.cs.into();
         save.ss = state.ss.into();
@@ -110,17 +106,17 @@ impl<H: Host> SvmVcpu<H> {
         save.efer = state.efer | Efer::SVME.bits();
         save.g_pat = state.pat;
         save.kernel_gs_base = state.kernel_gs_base;
-        self.set_registers(&state.general);
+        self.set_general_registers(&state.general);
         self.choose_xcr0();
     }
 
-    /// What [`set_state`](Self::set_state) sets.
-    pub(crate) fn state(&self) -> VcpuState {
+    /// What [`write_state`](Self::write_state) sets.
+    pub(super) fn read_state(&self) -> VcpuState {
         let save = &self.vmcb().save;
         // SS has no DPL of its own here: CPL stands for it.
         let ss = Segment { dpl: save.cpl, ..Segment::from(save.ss) };
         VcpuState {
-            general: self.registers(),
+            general: self.general_registers(),
             cs: save.cs.into(),
             ss: ss.into(),
             ds: save.ds.into(),
@@ -165,9 +161,9 @@ impl<H: Host> SvmVcpu<H> {
     /// # Safety
     /// CPL 0 on the CPU of `cpu`, where SVM is enabled.
     #[inline]
-    pub(crate) unsafe fn bind(&mut self, cpu: &SvmCpu<H>, tags: &mut Tags, binding: &Binding) {
-        if !self.residence.is_some_and(|residence| residence.is_current(binding, tags)) {
-            self.settle(cpu, tags, binding);
+    pub(super) unsafe fn prepare(&mut self, cpu: &mut CpuState<H>, binding: &Binding) {
+        if !self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
+            self.settle(cpu, binding);
         }
         // SAFETY: the caller's promise; the page is the CPU's own.
         unsafe {
@@ -178,61 +174,28 @@ impl<H: Host> SvmVcpu<H> {
 
     /// Gets to know a CPU that it was not on last, or that may have stale translations of its memory.
     #[cold]
-    fn settle(&mut self, cpu: &SvmCpu<H>, tags: &mut Tags, binding: &Binding) {
-        let (tag, flush) = tags.fresh();
-        let stayed = self.residence.is_some_and(|residence| residence.is_on(tags));
+    fn settle(&mut self, cpu: &mut CpuState<H>, binding: &Binding) {
+        let (tag, flush) = cpu.tags.fresh();
+        let stayed = self.residence.is_some_and(|residence| residence.is_on(&cpu.tags));
         let control = &mut self.vmcb_changing(if stayed { Clean::ASID } else { Clean::all() }).control;
         control.guest_asid = tag.number;
         control.tlb_control = if flush { tlb_control::FLUSH_ALL } else { tlb_control::NOTHING };
-        self.residence = Some(Residence::new(binding, tags, tag));
-        self.context.host_vmcb = cpu.host_vmcb().0;
+        self.residence = Some(Residence::new(binding, &cpu.tags, tag));
+        self.context.host_vmcb = cpu.vmsave_frame().0;
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
-        self.context.host_fpu = binding.host_fpu;
-        self.context.host_xcr0 = binding.host_xcr0;
-        self.context.host_xss = cpu.host.xss;
-        self.context.host_tsc_aux = cpu.host.tsc_aux;
+        self.context.host_fpu = cpu.fpu.as_ptr() as u64;
+        self.context.host_xcr0 = cpu.xcr0;
+        self.context.host_xss = cpu.msrs.xss;
+        self.context.host_tsc_aux = cpu.msrs.tsc_aux;
         self.context.measures = cpu.measures;
         self.context.verw_selector = stack_selector();
         self.choose_xcr0();
     }
 
-    /// Where the FPU state goes and comes from.
-    pub(crate) fn context(&mut self) -> &mut Context {
-        &mut self.context
-    }
-
-    /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
-    ///
-    /// # Safety
-    /// Interrupts disabled; after [`bind`](Self::bind) to this CPU, whose `tags` these are and which has run no other
-    /// virtual CPU since; `vm` is the one whose tables the guest runs on.
-    #[inline]
-    pub(crate) unsafe fn step(&mut self, tags: &mut Tags, vm: &Vm<H>, fpu: FpuOwner) -> Result<Io, Step> {
-        if self.unchecked {
-            if let Err(failure) = check(self.vmcb(), self.shared.offer.cr4, self.capabilities.physical_address_bits) {
-                return Err(Step::Exit(Exit::EntryFailure(failure)));
-            }
-            self.unchecked = false;
-        }
-        // SAFETY: the state has been checked, or comes from the CPU and from emulation that lets nothing invalid pass;
-        // the rest is the caller's promise.
-        unsafe { self.enter(fpu) };
-        let control = &mut self.vmcb_mut().control;
-        if control.tlb_control == tlb_control::FLUSH_ALL {
-            control.tlb_control = tlb_control::NOTHING;
-            tags.flushed();
-        }
-        control.event_injection = interrupted_delivery(control.exit_int_info);
-        if self.capabilities.clean_bits {
-            self.vmcb_mut().control.clean = Clean::all().bits();
-        }
-        self.port_access().ok_or_else(|| self.handle(vm))
-    }
-
     /// # Safety
     /// As for [`entry::enter`].
     #[inline]
-    unsafe fn enter(&mut self, fpu: FpuOwner) {
+    pub(super) unsafe fn enter(&mut self, fpu: FpuOwner) {
         let rax = self.context.registers.rax;
         self.vmcb_mut().save.rax = rax;
         // SAFETY: the caller's promise.
@@ -250,13 +213,13 @@ impl<H: Host> SvmVcpu<H> {
     }
 
     /// General registers, RIP and RFLAGS.
-    pub(crate) fn registers(&self) -> Registers {
+    pub(super) fn general_registers(&self) -> Registers {
         let save = &self.vmcb().save;
         Registers { rsp: save.rsp, rip: save.rip, rflags: save.rflags, ..self.context.registers }
     }
 
     /// Sets them. An exception that was about to be delivered is forgotten.
-    pub(crate) fn set_registers(&mut self, registers: &Registers) {
+    pub(super) fn set_general_registers(&mut self, registers: &Registers) {
         self.context.registers = *registers;
         let vmcb = self.vmcb_mut();
         vmcb.save.rsp = registers.rsp;
@@ -284,26 +247,9 @@ impl<H: Host> SvmVcpu<H> {
     /// QEMU's emulation of SVM lets XSETBV pass in spite of the intercept.
     fn notice_xcr0(&mut self) {
         if self.context.guest_uses_xcr0 != 0 {
-            self.xcr0 = self.context.guest_xcr0 & self.shared.offer.components | fpu::component::X87;
+            self.xcr0 = self.context.guest_xcr0 & self.offer.components | fpu::component::X87;
         }
     }
-}
-
-/// An event whose delivery was cut short is delivered again at the next entry, unless its instruction is executed again
-/// anyway: `int`, `int3` and `into` (APM volume 2, 15.7.2).
-#[inline]
-fn interrupted_delivery(exit_int_info: u64) -> u64 {
-    const BREAKPOINT: u64 = 3;
-    const OVERFLOW: u64 = 4;
-    if exit_int_info & event::VALID == 0 {
-        return 0;
-    }
-    let again = match exit_int_info & event::TYPE {
-        event::NMI => true,
-        event::EXCEPTION => !matches!(exit_int_info & event::VECTOR, BREAKPOINT | OVERFLOW),
-        _ => false,
-    };
-    if again { exit_int_info } else { 0 }
 }
 
 impl<H: Host> Core for SvmVcpu<H> {
@@ -364,4 +310,19 @@ impl<H: Host> Core for SvmVcpu<H> {
     fn set_tsc_offset(&mut self, value: u64) {
         self.vmcb_changing(Clean::INTERCEPTS).control.tsc_offset = value;
     }
+}
+
+/// Sets up what makes a guest exit.
+fn intercepts(control: &mut Control) {
+    const CR4: u16 = 1 << 4;
+    // #AC and #DB can be raised for ever without an instruction in between, in which no interrupt would be taken; #MC is
+    // the kernel's.
+    const EXCEPTIONS: u32 =
+        1 << Vector::AlignmentCheck as u32 | 1 << Vector::Debug as u32 | 1 << Vector::MachineCheck as u32;
+    control.intercept_cr_writes = CR4;
+    control.intercept_dr_reads = !0;
+    control.intercept_dr_writes = !0;
+    control.intercept_exceptions = EXCEPTIONS;
+    control.intercepts_1 = Intercepts1::all().bits();
+    control.intercepts_2 = Intercepts2::all().bits();
 }

@@ -1,9 +1,9 @@
 //! What VMX can do on this machine (SDM volume 3, appendix A).
 
-use raw_cpuid::CpuIdReader;
+use raw_cpuid::{CpuId, CpuIdReader};
 
 use super::controls::{self, Controls};
-use crate::x86_64::{capabilities::Unsupported, mitigations::Mitigations};
+use crate::x86_64::{cpuid::physical_address_bits, error::Unsupported, mitigations::Mitigations};
 
 /// IA32_FEATURE_CONTROL (SDM volume 3, 24.7).
 pub(super) const FEATURE_CONTROL: u32 = 0x3a;
@@ -27,33 +27,33 @@ const TRUE_ENTRY: u32 = 0x490;
 
 /// VMX with EPT, and what of the rest this CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VmxCapabilities {
+pub(crate) struct VmxCapabilities {
     /// VMCS revision identifier.
-    pub revision: u32,
+    pub(crate) revision: u32,
     /// Bits of CR0 that must be 1 in VMX operation.
-    pub cr0_fixed0: u64,
+    pub(crate) cr0_fixed0: u64,
     /// Bits of CR0 that may be 1 in VMX operation.
-    pub cr0_fixed1: u64,
+    pub(crate) cr0_fixed1: u64,
     /// Bits of CR4 that must be 1 in VMX operation.
-    pub cr4_fixed0: u64,
+    pub(crate) cr4_fixed0: u64,
     /// Bits of CR4 that may be 1 in VMX operation.
-    pub cr4_fixed1: u64,
+    pub(crate) cr4_fixed1: u64,
     /// EPT: pages that can be executed and not read.
-    pub execute_only: bool,
+    pub(crate) execute_only: bool,
     /// EPT: pages of 2 MiB.
-    pub large_pages: bool,
+    pub(crate) large_pages: bool,
     /// EPT: pages of 1 GiB.
-    pub huge_pages: bool,
+    pub(crate) huge_pages: bool,
     /// EPT: accessed and dirty flags.
-    pub accessed_dirty: bool,
+    pub(crate) accessed_dirty: bool,
     /// INVEPT of one EPT pointer; otherwise of all.
-    pub invept_single: bool,
+    pub(crate) invept_single: bool,
     /// Virtual-processor identifiers, with INVVPID of all contexts.
-    pub vpid: bool,
+    pub(crate) vpid: bool,
     /// IA32_VMX_MISC bits 4:0: the preemption timer counts when this bit of the TSC changes.
-    pub preemption_timer_rate: u32,
+    pub(crate) preemption_timer_rate: u32,
     /// Bits of a physical address.
-    pub physical_address_bits: u32,
+    pub(crate) physical_address_bits: u32,
     /// What is done about the CPU's weaknesses.
     pub(crate) mitigations: Mitigations,
     /// The VM-execution, exit and entry controls for every virtual CPU.
@@ -61,9 +61,9 @@ pub struct VmxCapabilities {
 }
 
 impl VmxCapabilities {
-    pub(crate) fn discover(
-        cpuid: &impl CpuIdReader,
-        physical_address_bits: u32,
+    pub(crate) fn discover<R: CpuIdReader>(
+        id: &CpuId<R>,
+        cpuid: &R,
         rdmsr: impl Fn(u32) -> u64,
     ) -> Result<Self, Unsupported> {
         let feature_control = rdmsr(FEATURE_CONTROL);
@@ -100,7 +100,7 @@ impl VmxCapabilities {
             invept_single: bit(25),
             vpid,
             preemption_timer_rate: (rdmsr(MISC) & 0x1f) as u32,
-            physical_address_bits,
+            physical_address_bits: physical_address_bits(id),
             mitigations: Mitigations::intel(cpuid, &rdmsr),
             controls: Controls::choose(
                 controls::Allowed {

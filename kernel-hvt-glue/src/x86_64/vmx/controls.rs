@@ -2,7 +2,7 @@
 
 use bitflags::bitflags;
 
-use crate::x86_64::capabilities::Unsupported;
+use crate::x86_64::error::Unsupported;
 
 bitflags! {
     /// Pin-based VM-execution controls (table 25-5).

@@ -7,101 +7,20 @@ use hvt_abi::{
 };
 
 use super::{
-    fields, state,
+    fields,
+    reason::{basic as reason, event},
+    state,
     vcpu::VmxVcpu,
     vmcs::{Fields, Vmcs},
 };
 use crate::{
+    arch::Step,
     host::Host,
-    vcpu::Step,
     x86_64::{
         cpuid::native,
         emulate::{self, Core, Fault, Outcome},
     },
 };
-
-/// Exceptions that leave a guest: #AC and #DB can be raised for ever without an instruction in between, in which no
-/// interrupt would be taken; #MC is the kernel's.
-pub(super) const EXCEPTIONS: u32 =
-    1 << Vector::AlignmentCheck as u32 | 1 << Vector::Debug as u32 | 1 << Vector::MachineCheck as u32;
-
-/// Basic exit reasons (table C-1).
-mod reason {
-    pub(super) const EXCEPTION_OR_NMI: u32 = 0;
-    pub(super) const EXTERNAL_INTERRUPT: u32 = 1;
-    pub(super) const TRIPLE_FAULT: u32 = 2;
-    pub(super) const INIT: u32 = 3;
-    pub(super) const SIPI: u32 = 4;
-    pub(super) const CPUID: u32 = 10;
-    pub(super) const GETSEC: u32 = 11;
-    pub(super) const HLT: u32 = 12;
-    pub(super) const INVD: u32 = 13;
-    pub(super) const RDPMC: u32 = 15;
-    pub(super) const RSM: u32 = 17;
-    pub(super) const VMCALL: u32 = 18;
-    pub(super) const VMXON: u32 = 27;
-    pub(super) const CR_ACCESS: u32 = 28;
-    pub(super) const MOV_DR: u32 = 29;
-    pub(super) const IO: u32 = 30;
-    pub(super) const RDMSR: u32 = 31;
-    pub(super) const WRMSR: u32 = 32;
-    pub(super) const MWAIT: u32 = 36;
-    pub(super) const MONITOR: u32 = 39;
-    pub(super) const EPT_VIOLATION: u32 = 48;
-    pub(super) const EPT_MISCONFIGURATION: u32 = 49;
-    pub(super) const INVEPT: u32 = 50;
-    pub(super) const RDTSCP: u32 = 51;
-    pub(super) const PREEMPTION_TIMER: u32 = 52;
-    pub(super) const INVVPID: u32 = 53;
-    pub(super) const WBINVD: u32 = 54;
-    pub(super) const XSETBV: u32 = 55;
-    pub(super) const INVPCID: u32 = 58;
-    pub(super) const VMFUNC: u32 = 59;
-    pub(super) const ENCLS: u32 = 60;
-    /// Bit 31: there was no exit, since the entry failed.
-    pub(super) const ENTRY_FAILURE: u32 = 1 << 31;
-}
-
-/// Fields about events (25.8.3, 25.9.2, 25.9.3).
-mod event {
-    pub(super) const VALID: u32 = 1 << 31;
-    pub(super) const ERROR_CODE_VALID: u32 = 1 << 11;
-    pub(super) const TYPE: u32 = 7 << 8;
-    pub(super) const NMI: u32 = 2 << 8;
-    pub(super) const HARDWARE_EXCEPTION: u32 = 3 << 8;
-    pub(super) const VECTOR: u32 = 0xff;
-}
-
-/// What an exit brought that the kernel has to handle before it enables interrupts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Arrival {
-    Nmi,
-    MachineCheck,
-    Other,
-}
-
-impl Arrival {
-    #[inline]
-    pub(super) fn of(vmcs: &impl Fields) -> Self {
-        const MACHINE_CHECK: u32 = event::HARDWARE_EXCEPTION | Vector::MachineCheck as u32;
-        if vmcs.read(fields::EXIT_REASON) != reason::EXCEPTION_OR_NMI {
-            return Self::Other;
-        }
-        match vmcs.read(fields::EXIT_INTERRUPTION_INFORMATION) & (event::TYPE | event::VECTOR) {
-            MACHINE_CHECK => Self::MachineCheck,
-            information if information & event::TYPE == event::NMI => Self::Nmi,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// Why VMLAUNCH or VMRESUME failed (31.4).
-pub(super) fn failed_instruction(vmcs: &impl Fields) -> Exit {
-    const INVALID_HOST_STATE: u32 = 8;
-    let error = vmcs.read(fields::VM_INSTRUCTION_ERROR);
-    let field = if error == INVALID_HOST_STATE { EntryField::Host } else { EntryField::Control };
-    Exit::EntryFailure(EntryFailure { field, value: error.into() })
-}
 
 /// A virtual CPU that has just exited, and its VMCS.
 pub(super) struct Running<'a, H: Host, V: Fields = Vmcs> {
@@ -126,7 +45,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         self.deliver_again();
         let exit_reason = self.vmcs.read(fields::EXIT_REASON);
         let qualification = self.vmcs.read(fields::EXIT_QUALIFICATION);
-        let offer = self.vcpu.shared.offer;
+        let offer = self.vcpu.offer;
         let outcome = match exit_reason {
             reason::EXTERNAL_INTERRUPT | reason::INIT | reason::SIPI | reason::PREEMPTION_TIMER => {
                 return Step::Interrupted;
@@ -255,7 +174,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         let value = self.vcpu.context.registers.general(general);
         match (qualification >> 4 & 3, qualification & 0xf) {
             (MOV_TO, 0) => emulate::write_cr0(self, value),
-            (MOV_TO, 4) => emulate::write_cr4(self, value, self.vcpu.shared.offer),
+            (MOV_TO, 4) => emulate::write_cr4(self, value, self.vcpu.offer),
             (MOV_TO, 8) if value > 15 => Outcome::Fault(Fault::GENERAL_PROTECTION),
             (MOV_TO, 8) => {
                 self.vcpu.cr8 = value;

@@ -5,48 +5,10 @@ use core::arch::asm;
 use hvt_abi::x86_64::msr;
 
 use super::{fields, vmcs::Fields};
-use crate::x86_64::privileged::{cr0, cr4, rdmsr};
-
-const SYSENTER_CS: u32 = 0x174;
-const SYSENTER_ESP: u32 = 0x175;
-const SYSENTER_EIP: u32 = 0x176;
-
-/// MSRs that a VM exit loads and that a kernel sets once on each CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HostMsrs {
-    efer: u64,
-    pat: u64,
-    sysenter_cs: u32,
-    sysenter_esp: u64,
-    sysenter_eip: u64,
-}
-
-impl HostMsrs {
-    /// Those of this CPU.
-    ///
-    /// # Safety
-    /// CPL 0.
-    pub(super) unsafe fn capture() -> Self {
-        // SAFETY: the caller's promise; every CPU with VMX has these.
-        unsafe {
-            Self {
-                efer: rdmsr(msr::EFER),
-                pat: rdmsr(msr::PAT),
-                sysenter_cs: rdmsr(SYSENTER_CS) as u32,
-                sysenter_esp: rdmsr(SYSENTER_ESP),
-                sysenter_eip: rdmsr(SYSENTER_EIP),
-            }
-        }
-    }
-
-    fn write(&self, vmcs: &mut impl Fields) {
-        vmcs.write(fields::HOST_IA32_EFER, self.efer);
-        vmcs.write(fields::HOST_IA32_PAT, self.pat);
-        vmcs.write(fields::HOST_IA32_SYSENTER_CS, self.sysenter_cs);
-        vmcs.write(fields::HOST_IA32_SYSENTER_ESP, self.sysenter_esp);
-        vmcs.write(fields::HOST_IA32_SYSENTER_EIP, self.sysenter_eip);
-    }
-}
+use crate::x86_64::{
+    cpu::HostMsrs,
+    privileged::{cr0, cr4, rdmsr},
+};
 
 /// GDTR or IDTR as SGDT and SIDT store it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,7 +112,11 @@ impl HostState {
         vmcs.write(fields::HOST_GDTR_BASE, self.gdtr.base);
         vmcs.write(fields::HOST_IDTR_BASE, self.idtr.base);
         vmcs.write(fields::HOST_RIP, rip);
-        self.msrs.write(vmcs);
+        vmcs.write(fields::HOST_IA32_EFER, self.msrs.efer);
+        vmcs.write(fields::HOST_IA32_PAT, self.msrs.pat);
+        vmcs.write(fields::HOST_IA32_SYSENTER_CS, self.msrs.sysenter_cs);
+        vmcs.write(fields::HOST_IA32_SYSENTER_ESP, self.msrs.sysenter_esp);
+        vmcs.write(fields::HOST_IA32_SYSENTER_EIP, self.msrs.sysenter_eip);
     }
 
     /// Restores what VM exits destroy: the limits of GDTR, IDTR and TR, and LDTR.

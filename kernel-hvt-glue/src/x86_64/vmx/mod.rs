@@ -3,15 +3,17 @@
 pub(crate) mod capabilities;
 mod check;
 mod controls;
-pub(crate) mod cpu;
 mod entry;
 mod exit;
 mod fields;
 mod host_state;
 mod instructions;
-pub(crate) mod msr_bitmap;
+mod msr_bitmap;
+mod reason;
+mod run;
 mod state;
 #[cfg(test)]
 mod tests;
-pub(crate) mod vcpu;
+mod vcpu;
+pub(crate) mod vendor;
 mod vmcs;

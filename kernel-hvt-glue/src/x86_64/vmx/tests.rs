@@ -7,7 +7,7 @@ use hvt_abi::{
     kernel::{EntryField, Exit, VcpuState},
     x86_64::{Cr0, Cr4, Efer, EntryState, Segment, Vector},
 };
-use raw_cpuid::CpuIdResult;
+use raw_cpuid::{CpuId, CpuIdResult};
 
 use super::{
     capabilities::VmxCapabilities,
@@ -19,10 +19,11 @@ use super::{
     vmcs::Fields,
 };
 use crate::{
-    fake::FakeHost,
+    arch::Step,
+    fake::{FakeHost, OFFER},
     host::Hpa,
-    vcpu::{Step, tests::run_with_interrupts_off},
-    x86_64::capabilities::{Capabilities, Unsupported, discover},
+    vcpu::tests::run_with_interrupts_off,
+    x86_64::error::Unsupported,
 };
 
 /// A Skylake as Bochs emulates it, but for `change`.
@@ -56,10 +57,7 @@ fn skylake(change: impl Fn(u32, u64) -> u64) -> Result<VmxCapabilities, Unsuppor
         };
         change(register, value)
     };
-    match discover(cpuid, msr)? {
-        Capabilities::Vmx(vmx) => Ok(vmx),
-        Capabilities::Svm(_) => panic!("this is no AMD"),
-    }
+    VmxCapabilities::discover(&CpuId::with_cpuid_reader(cpuid), &cpuid, msr)
 }
 
 #[test]
@@ -178,9 +176,8 @@ impl Fields for MemoryVmcs {
 
 fn vcpu(host: &FakeHost) -> VmxVcpu<FakeHost> {
     let capabilities = skylake(|_, value| value).unwrap();
-    let shared = host.vmx(capabilities).shared;
     let entry = EntryState::new(0x20_0000, Gpa(0x10_0000));
-    VmxVcpu::new(&shared, capabilities, Hpa(0), Hpa(0), &VcpuState::from(&entry)).unwrap()
+    VmxVcpu::new(host, capabilities, Hpa(0), OFFER, Hpa(0), &VcpuState::from(&entry)).unwrap()
 }
 
 /// CVE-2015-8104 (#DB), CVE-2015-5307 (#AC).
@@ -219,5 +216,5 @@ fn a_guests_nmi_and_instructions_are_told_apart() {
     running.vmcs.write(fields::EXIT_INSTRUCTION_LENGTH, 2);
     running.vmcs.write(fields::GUEST_CS_ACCESS_RIGHTS, 1 << 13);
     assert_eq!(running.handle(), Step::Again);
-    assert_eq!(vcpu.registers().rip, 0x10_0002);
+    assert_eq!(vcpu.context.registers.rip, 0x10_0002);
 }

@@ -1,10 +1,9 @@
 //! A virtual CPU on VMX: its VMCS, and what the VMCS does not hold.
 
-use alloc::sync::Arc;
 use core::{mem::ManuallyDrop, ptr};
 
 use hvt_abi::{
-    kernel::{Exit, Io, VcpuState},
+    kernel::{EntryFailure, VcpuState},
     x86_64::{Cr4, Efer, Registers, msr},
 };
 
@@ -12,23 +11,22 @@ use super::{
     capabilities::VmxCapabilities,
     check,
     controls::Primary,
-    cpu::{VmxCpu, new_region},
-    entry,
-    exit::{self, Arrival, Running},
-    fields,
+    entry, fields,
     host_state::HostState,
     instructions::{InvEpt, invept, invvpid_all, vmclear, vmptrld},
+    reason::{Arrival, EXCEPTIONS},
     state,
     vmcs::{Fields, Vmcs},
 };
 use crate::{
+    arch::{Binding, FpuOwner},
     host::{Frames, Host, Hpa, OutOfMemory},
-    hypervisor::{Binding, Shared},
-    vcpu::{BindError, FpuOwner, Step},
     x86_64::{
         context::Context,
+        cpu::CpuState,
         debug::DebugRegisters,
-        emulate::is_canonical,
+        emulate::{Offer, is_canonical},
+        error::BindError,
         fpu,
         privileged::{InterruptFlag, cr3, raise_machine_check, raise_nmi, rdmsr, stack_selector, wrmsr},
         syscall::SyscallMsrs,
@@ -45,11 +43,11 @@ const DEBUGCTL: u32 = 0x1d9;
 const LONGEST_STAY: u32 = 1 << 22;
 
 /// A virtual CPU.
-pub(crate) struct VmxVcpu<H: Host> {
+pub(super) struct VmxVcpu<H: Host> {
     vmcs: ManuallyDrop<Frames<H>>,
     /// The guest's FPU while it is not on a CPU.
     fpu: Frames<H>,
-    pub(super) shared: Arc<Shared<H>>,
+    pub(super) offer: Offer,
     pub(super) capabilities: VmxCapabilities,
     pub(super) context: Context,
     /// The state in which the guest is to be entered next, until it has passed the checks.
@@ -67,7 +65,7 @@ pub(crate) struct VmxVcpu<H: Host> {
     kernel_gs_base: u64,
     pub(super) debug: DebugRegisters,
     /// Somebody else than the guest has set registers.
-    unchecked: bool,
+    pub(super) unchecked: bool,
     /// RIP differs from that in the VMCS.
     pub(super) rip_moved: bool,
     pub(super) xcr0: u64,
@@ -79,10 +77,11 @@ pub(crate) struct VmxVcpu<H: Host> {
 
 impl<H: Host> VmxVcpu<H> {
     /// A virtual CPU in `state` that sees guest-physical memory through the tables at `root`.
-    pub(crate) fn new(
-        shared: &Arc<Shared<H>>,
+    pub(super) fn new(
+        host: &H,
         capabilities: VmxCapabilities,
         msr_bitmap: Hpa,
+        offer: Offer,
         root: Hpa,
         state: &VcpuState,
     ) -> Result<Self, OutOfMemory> {
@@ -91,11 +90,11 @@ impl<H: Host> VmxVcpu<H> {
         const ACCESSED_DIRTY: u64 = 1 << 6;
         let accessed_dirty = if capabilities.accessed_dirty { ACCESSED_DIRTY } else { 0 };
         let mut vcpu = Self {
-            vmcs: ManuallyDrop::new(new_region(&shared.host, &capabilities)?),
-            fpu: fpu::initial_area(&shared.host)?,
-            shared: shared.clone(),
+            vmcs: ManuallyDrop::new(new_region(host, &capabilities)?),
+            fpu: fpu::initial_area(host)?,
+            offer,
             capabilities,
-            context: Context { components: shared.offer.components, ..Context::default() },
+            context: Context { components: offer.components, ..Context::default() },
             start: None,
             eptp: root.0 | WRITE_BACK_4_LEVELS | accessed_dirty,
             msr_bitmap,
@@ -113,20 +112,20 @@ impl<H: Host> VmxVcpu<H> {
             cr8: 0,
             uses_syscall: false,
         };
-        vcpu.set_state(state);
+        vcpu.write_state(state);
         Ok(vcpu)
     }
 
-    /// Makes the VMCS current on this CPU and prepares it for entries. Undone by [`unbind`](Self::unbind).
+    /// Makes the VMCS current on this CPU and prepares it for entries. Undone by [`untie`](Self::untie).
     ///
     /// # Safety
     /// CPL 0 on the CPU of `cpu`, which is in VMX operation.
-    pub(crate) unsafe fn bind(&mut self, cpu: &VmxCpu<H>, tags: &mut Tags, binding: &Binding) -> Result<(), BindError> {
+    pub(super) unsafe fn tie(&mut self, cpu: &mut CpuState<H>, binding: &Binding) -> Result<(), BindError> {
         if let Some(cpu) = self.active_on.filter(|cpu| *cpu != binding.cpu) {
             return Err(BindError::ActiveElsewhere { cpu });
         }
         // SAFETY: the caller's promise.
-        let host = unsafe { HostState::capture(cpu.host_msrs) };
+        let host = unsafe { HostState::capture(cpu.msrs) };
         if let Some((register, selector)) = host.unloadable_selector() {
             return Err(BindError::HostSelector { register, selector });
         }
@@ -148,12 +147,12 @@ impl<H: Host> VmxVcpu<H> {
         }
         self.host_cr3 = !0;
         // SAFETY: the caller's promise.
-        unsafe { self.settle(&mut vmcs, tags, binding) };
+        unsafe { self.settle(&mut vmcs, &mut cpu.tags, binding) };
 
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
-        self.context.host_fpu = binding.host_fpu;
-        self.context.host_xcr0 = binding.host_xcr0;
-        self.context.measures = self.capabilities.mitigations.measures;
+        self.context.host_fpu = cpu.fpu.as_ptr() as u64;
+        self.context.host_xcr0 = cpu.xcr0;
+        self.context.measures = cpu.measures;
         self.context.l1d_fill = cpu.l1d_fill.as_ref().map_or(0, |frames| frames.as_ptr() as u64);
         self.context.verw_selector = stack_selector();
         self.choose_xcr0(&vmcs);
@@ -173,7 +172,7 @@ impl<H: Host> VmxVcpu<H> {
             self.write_controls(vmcs);
         }
         if let Some(start) = &self.start {
-            state::write(vmcs, start, self.shared.offer.cr4, &self.capabilities);
+            state::write(vmcs, start, self.offer.cr4, &self.capabilities);
         }
     }
 
@@ -184,7 +183,7 @@ impl<H: Host> VmxVcpu<H> {
         vmcs.write(fields::SECONDARY_CONTROLS, controls.secondary);
         vmcs.write(fields::EXIT_CONTROLS, controls.exit);
         vmcs.write(fields::ENTRY_CONTROLS, controls.entry);
-        vmcs.write(fields::EXCEPTION_BITMAP, exit::EXCEPTIONS);
+        vmcs.write(fields::EXCEPTION_BITMAP, EXCEPTIONS);
         vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MASK, 0);
         vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MATCH, 0);
         vmcs.write(fields::CR3_TARGET_COUNT, 0);
@@ -207,7 +206,7 @@ impl<H: Host> VmxVcpu<H> {
     /// Sees to it that no stale translation is used.
     ///
     /// # Safety
-    /// As for [`bind`](Self::bind).
+    /// As for [`tie`](Self::tie).
     unsafe fn settle(&mut self, vmcs: &mut Vmcs, tags: &mut Tags, binding: &Binding) {
         if self.residence.is_some_and(|residence| residence.is_current(binding, tags)) {
             return;
@@ -236,7 +235,7 @@ impl<H: Host> VmxVcpu<H> {
     ///
     /// # Safety
     /// CPL 0 on the CPU that it was bound to.
-    pub(crate) unsafe fn unbind(&mut self) {
+    pub(super) unsafe fn untie(&mut self) {
         // SAFETY: the caller's promise.
         unsafe {
             let interrupts = InterruptFlag::clear();
@@ -253,54 +252,12 @@ impl<H: Host> VmxVcpu<H> {
         }
     }
 
-    /// Where the FPU state goes and comes from.
-    pub(crate) fn context(&mut self) -> &mut Context {
-        &mut self.context
-    }
-
-    /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
-    ///
-    /// # Safety
-    /// Interrupts disabled; after [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since.
-    #[inline]
-    pub(crate) unsafe fn step(&mut self, fpu: FpuOwner) -> Result<Io, Step> {
-        // SAFETY: the caller's promise.
-        let mut vmcs = unsafe { Vmcs::current() };
-        if self.unchecked {
-            if let Err(failure) = self.check() {
-                return Err(Step::Exit(Exit::EntryFailure(failure)));
-            }
-            vmcs.write(fields::GUEST_RSP, self.context.registers.rsp);
-            vmcs.write(fields::GUEST_RFLAGS, self.context.registers.rflags);
-            // What was about to happen to the guest belonged to the registers it had.
-            vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
-            vmcs.write(fields::GUEST_INTERRUPTIBILITY_STATE, 0);
-            self.unchecked = false;
-        }
-        if self.rip_moved {
-            vmcs.write(fields::GUEST_RIP, self.context.registers.rip);
-            self.rip_moved = false;
-        }
-        // SAFETY: the state has been checked, or comes from the CPU and from emulation that lets nothing invalid pass;
-        // the rest is the caller's promise.
-        unsafe { self.enter(&mut vmcs, fpu) };
-        if self.context.entry_failed != 0 {
-            self.context.entry_failed = 0;
-            return Err(Step::Exit(exit::failed_instruction(&vmcs)));
-        }
-        let registers = &mut self.context.registers;
-        registers.rip = vmcs.read(fields::GUEST_RIP);
-        registers.rsp = vmcs.read(fields::GUEST_RSP);
-        registers.rflags = vmcs.read(fields::GUEST_RFLAGS);
-        let mut running = Running { vcpu: self, vmcs };
-        running.port_access().ok_or_else(|| running.handle())
-    }
-
-    fn check(&mut self) -> Result<(), hvt_abi::kernel::EntryFailure> {
+    /// Checks the state that was set since the last entry.
+    pub(super) fn check(&mut self) -> Result<(), EntryFailure> {
         if let Some(start) = &self.start {
             // RIP and RFLAGS may have been set since: they are checked below.
             let start = &VcpuState { general: self.context.registers, ..*start };
-            check::check(start, self.shared.offer.cr4, &self.capabilities)?;
+            check::check(start, self.offer.cr4, &self.capabilities)?;
             self.start = None;
         }
         check::registers(self.context.registers.rip, self.context.registers.rflags)
@@ -309,7 +266,7 @@ impl<H: Host> VmxVcpu<H> {
     /// # Safety
     /// As for [`entry::enter`].
     #[inline]
-    unsafe fn enter(&mut self, vmcs: &mut Vmcs, fpu: FpuOwner) {
+    pub(super) unsafe fn enter(&mut self, vmcs: &mut Vmcs, fpu: FpuOwner) {
         // SAFETY: the caller's promise. An NMI and a machine check are handed over before interrupts are enabled again.
         unsafe {
             // The scheduler may have been here since the last entry.
@@ -340,39 +297,34 @@ impl<H: Host> VmxVcpu<H> {
         }
     }
 
-    /// General registers, RIP and RFLAGS.
-    pub(crate) fn registers(&self) -> Registers {
-        self.context.registers
-    }
-
-    /// Sets them.
-    pub(crate) fn set_registers(&mut self, registers: &Registers) {
+    /// Sets general registers, RIP and RFLAGS.
+    pub(super) fn set_general_registers(&mut self, registers: &Registers) {
         self.context.registers = *registers;
         self.rip_moved = true;
         self.unchecked = true;
     }
 
     /// Sets all but FPU, debug registers and XCR0, when it is next bound.
-    pub(crate) fn set_state(&mut self, state: &VcpuState) {
+    pub(super) fn write_state(&mut self, state: &VcpuState) {
         self.start = Some(*state);
         self.context.cr2 = state.cr2;
         // What the checks refuse is not written to the register either.
         self.kernel_gs_base = if is_canonical(state.kernel_gs_base) { state.kernel_gs_base } else { 0 };
         self.uses_syscall = Efer::from_bits_retain(state.efer).contains(Efer::SCE);
-        self.set_registers(&state.general);
+        self.set_general_registers(&state.general);
     }
 
-    /// What [`set_state`](Self::set_state) sets.
+    /// What [`write_state`](Self::write_state) sets.
     ///
     /// # Safety
     /// CPL 0 on the CPU that this is bound to.
-    pub(crate) unsafe fn state(&self) -> VcpuState {
+    pub(super) unsafe fn read_state(&self) -> VcpuState {
         if let Some(start) = self.start {
-            return VcpuState { general: self.registers(), ..start };
+            return VcpuState { general: self.context.registers, ..start };
         }
         // SAFETY: the caller's promise.
         let (vmcs, kernel_gs_base) = unsafe { (Vmcs::current(), rdmsr(msr::KERNEL_GS_BASE)) };
-        VcpuState { cr2: self.context.cr2, kernel_gs_base, ..state::read(&vmcs, self.registers()) }
+        VcpuState { cr2: self.context.cr2, kernel_gs_base, ..state::read(&vmcs, self.context.registers) }
     }
 
     /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
@@ -398,4 +350,12 @@ impl<H: Host> Drop for VmxVcpu<H> {
             unsafe { ManuallyDrop::drop(&mut self.vmcs) };
         }
     }
+}
+
+/// A VMCS that no CPU has seen yet (SDM volume 3, 25.2).
+fn new_region<H: Host>(host: &H, capabilities: &VmxCapabilities) -> Result<Frames<H>, OutOfMemory> {
+    let region = Frames::allocate(host, 0)?;
+    // SAFETY: the frame is ours.
+    unsafe { region.as_ptr().cast::<u32>().write(capabilities.revision) };
+    Ok(region)
 }

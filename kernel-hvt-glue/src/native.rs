@@ -1,0 +1,6 @@
+//! The architecture that this crate was compiled for.
+
+pub use crate::x86_64::{
+    error::{BindError, EnableError, Unsupported},
+    machine::X86_64 as Machine,
+};

@@ -1,0 +1,65 @@
+//! Second-level page tables, whatever their format.
+
+use hvt_abi::{Gpa, GuestRange, Permissions};
+
+use super::{
+    format::{EntryFormat, Invalidation, MapError, Translation},
+    table::PageTable,
+};
+use crate::host::{Host, Hpa};
+
+/// A [`PageTable`] of the format that the machine has.
+pub trait AddressSpace: Send + Sync {
+    /// [`PageTable::root`]
+    fn root(&self) -> Hpa;
+
+    /// [`PageTable::map`]
+    ///
+    /// # Errors
+    /// [`MapError`].
+    fn map(&mut self, range: GuestRange, hpa: Hpa, permissions: Permissions) -> Result<(), MapError>;
+
+    /// [`PageTable::unmap`]
+    ///
+    /// # Errors
+    /// [`MapError`].
+    fn unmap(&mut self, range: GuestRange) -> Result<Invalidation, MapError>;
+
+    /// [`PageTable::protect`]
+    ///
+    /// # Errors
+    /// [`MapError`].
+    fn protect(&mut self, range: GuestRange, permissions: Permissions) -> Result<Invalidation, MapError>;
+
+    /// [`PageTable::translate`]
+    fn translate(&self, gpa: Gpa) -> Option<Translation>;
+
+    /// [`PageTable::first_mapped`]
+    fn first_mapped(&self, range: GuestRange) -> Option<Gpa>;
+}
+
+impl<F: EntryFormat, H: Host> AddressSpace for PageTable<F, H> {
+    fn root(&self) -> Hpa {
+        Self::root(self)
+    }
+
+    fn map(&mut self, range: GuestRange, hpa: Hpa, permissions: Permissions) -> Result<(), MapError> {
+        Self::map(self, range, hpa, permissions)
+    }
+
+    fn unmap(&mut self, range: GuestRange) -> Result<Invalidation, MapError> {
+        Self::unmap(self, range)
+    }
+
+    fn protect(&mut self, range: GuestRange, permissions: Permissions) -> Result<Invalidation, MapError> {
+        Self::protect(self, range, permissions)
+    }
+
+    fn translate(&self, gpa: Gpa) -> Option<Translation> {
+        Self::translate(self, gpa)
+    }
+
+    fn first_mapped(&self, range: GuestRange) -> Option<Gpa> {
+        Self::first_mapped(self, range)
+    }
+}

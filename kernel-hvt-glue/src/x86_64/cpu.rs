@@ -1,0 +1,163 @@
+//! A CPU that can run guests: frames for the extension, and the kernel's state that it does not keep by itself.
+
+use hvt_abi::x86_64::msr;
+use raw_cpuid::CpuIdReader;
+
+use super::{
+    cpuid::native,
+    error::EnableError,
+    mitigations::{Applied, L1D_FILL_ORDER, Measures, Mitigations},
+    privileged::rdmsr,
+    tag::Tags,
+};
+use crate::host::{FRAME_SIZE, Frames, Host, Hpa};
+
+/// IA32_XSS: what XSAVES saves and XRSTORS loads besides the components of XCR0.
+pub(crate) const XSS: u32 = 0xda0;
+/// TSC_AUX: what RDPID and RDTSCP return.
+pub(crate) const TSC_AUX: u32 = 0xc000_0103;
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_ESP: u32 = 0x175;
+const SYSENTER_EIP: u32 = 0x176;
+
+/// A CPU on which the extension is enabled.
+#[derive(Debug)]
+pub struct CpuState<H: Host> {
+    /// Two frames for the extension: the first is the CPU's own.
+    area: Frames<H>,
+    /// Where the FPU state goes of whoever runs a guest here.
+    pub(crate) fpu: Frames<H>,
+    /// Memory to read for [`Measures::FILL_L1D`].
+    pub(crate) l1d_fill: Option<Frames<H>>,
+    /// XCR0 of the kernel.
+    pub(crate) xcr0: u64,
+    pub(crate) tags: Tags,
+    pub(crate) msrs: HostMsrs,
+    /// What entries and exits do about weaknesses of the CPU, and of the extension.
+    pub(crate) measures: Measures,
+    pub(crate) applied: Applied,
+    /// AMD: VM_HSAVE_PA as it was.
+    pub(crate) previous_host_save: u64,
+}
+
+impl<H: Host> CpuState<H> {
+    /// A CPU on which nothing is enabled yet.
+    ///
+    /// # Safety
+    /// CPL 0, and the caller stays on this CPU.
+    pub(crate) unsafe fn new(host: &H, xcr0: u64, tags: u32, mitigations: &Mitigations) -> Result<Self, EnableError> {
+        let has_to_fill = mitigations.measures.contains(Measures::FILL_L1D);
+        Ok(Self {
+            area: Frames::allocate(host, 1)?,
+            fpu: Frames::allocate(host, 0)?,
+            l1d_fill: has_to_fill.then(|| Frames::allocate(host, L1D_FILL_ORDER)).transpose()?,
+            xcr0,
+            tags: Tags::new(tags),
+            // SAFETY: the caller's promise; only registers are read that exist.
+            msrs: HostMsrs::read(&native, |register| unsafe { rdmsr(register) }),
+            measures: mitigations.measures,
+            applied: Applied::default(),
+            previous_host_save: 0,
+        })
+    }
+
+    /// The frame that is the CPU's own: VMXON region, or where VMRUN saves the host's state.
+    pub(crate) fn own_frame(&self) -> Hpa {
+        self.area.base()
+    }
+
+    /// Where the kernel sees that frame.
+    pub(crate) fn own_frame_ptr(&self) -> *mut u8 {
+        self.area.as_ptr()
+    }
+
+    /// The frame behind it: AMD's CPUs put there what VMSAVE saves.
+    pub(crate) fn vmsave_frame(&self) -> Hpa {
+        self.area.base().add(FRAME_SIZE)
+    }
+
+    /// Leaves the frames to the CPU for ever that it may still write to.
+    pub(crate) fn abandon(self) {
+        core::mem::forget(self.area);
+    }
+}
+
+/// MSRs of the kernel that a kernel sets once on each CPU, as they were when the extension was enabled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostMsrs {
+    pub(crate) efer: u64,
+    pub(crate) pat: u64,
+    pub(crate) sysenter_cs: u32,
+    pub(crate) sysenter_esp: u64,
+    pub(crate) sysenter_eip: u64,
+    /// 0 where the CPU does not have it.
+    pub(crate) xss: u64,
+    /// 0 where the CPU does not have it.
+    pub(crate) tsc_aux: u64,
+}
+
+impl HostMsrs {
+    /// Reads those that exist on the CPU. TSC_AUX comes with RDTSCP, which is intercepted, and counts there too: CPUID
+    /// may hide RDPID, but cannot stop it.
+    fn read(cpuid: &impl CpuIdReader, rdmsr: impl Fn(u32) -> u64) -> Self {
+        let last = cpuid.cpuid1(0).eax;
+        let has_xsaves = last >= 0xd && cpuid.cpuid2(0xd, 1).eax >> 3 & 1 == 1;
+        let has_rdpid = last >= 7 && cpuid.cpuid2(7, 0).ecx >> 22 & 1 == 1;
+        let has_rdtscp = cpuid.cpuid1(0x8000_0001).edx >> 27 & 1 == 1;
+        Self {
+            efer: rdmsr(msr::EFER),
+            pat: rdmsr(msr::PAT),
+            sysenter_cs: rdmsr(SYSENTER_CS) as u32,
+            sysenter_esp: rdmsr(SYSENTER_ESP),
+            sysenter_eip: rdmsr(SYSENTER_EIP),
+            xss: if has_xsaves { rdmsr(XSS) } else { 0 },
+            tsc_aux: if has_rdpid || has_rdtscp { rdmsr(TSC_AUX) } else { 0 },
+        }
+    }
+
+    /// What entries and exits have to do about registers that instructions reach which SVM cannot intercept.
+    pub(crate) fn measures(&self) -> Measures {
+        let mut measures = Measures::empty();
+        measures.set(Measures::SWITCH_XSS, self.xss != 0);
+        measures.set(Measures::SWITCH_TSC_AUX, self.tsc_aux != 0);
+        measures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raw_cpuid::CpuIdResult;
+
+    use super::*;
+
+    /// A CPU with XSAVES or RDPID, whose kernel has a value in every register.
+    fn read(xsaves: bool, rdpid: bool) -> HostMsrs {
+        let cpuid = move |leaf, subleaf| {
+            let (eax, ecx) = match (leaf, subleaf) {
+                (0, _) => (0xd, 0),
+                (7, 0) => (0, u32::from(rdpid) << 22),
+                (0xd, 1) => (u32::from(xsaves) << 3, 0),
+                _ => (0, 0),
+            };
+            CpuIdResult { eax, ebx: 0, ecx, edx: 0 }
+        };
+        HostMsrs::read(&cpuid, |register| match register {
+            XSS if xsaves => 1 << 11,
+            TSC_AUX if rdpid => 3,
+            msr::EFER | msr::PAT | SYSENTER_CS | SYSENTER_ESP | SYSENTER_EIP => 1,
+            _ => panic!("{register:#x} was not announced"),
+        })
+    }
+
+    #[test]
+    fn registers_that_a_guest_could_reach_are_switched_unless_they_are_0() {
+        let both = read(true, true);
+        assert_eq!((both.xss, both.tsc_aux), (1 << 11, 3));
+        assert_eq!(both.measures(), Measures::SWITCH_XSS | Measures::SWITCH_TSC_AUX);
+        assert_eq!(read(true, false).measures(), Measures::SWITCH_XSS);
+        assert_eq!(read(false, true).measures(), Measures::SWITCH_TSC_AUX);
+        assert_eq!(HostMsrs::default().measures(), Measures::empty());
+        let old = |leaf, _| CpuIdResult { eax: 1, ebx: !0, ecx: !0, edx: if leaf >= 0x8000_0000_u32 { 0 } else { !0 } };
+        assert_eq!(HostMsrs::read(&old, |register| u64::from(register == XSS)).measures(), Measures::empty());
+    }
+}
