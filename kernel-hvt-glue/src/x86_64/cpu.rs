@@ -2,6 +2,7 @@
 
 use hvt_abi::x86_64::msr;
 use raw_cpuid::CpuIdReader;
+use x86::msr::{IA32_SYSENTER_CS, IA32_SYSENTER_EIP, IA32_SYSENTER_ESP, IA32_TSC_AUX};
 
 use super::{
     cpuid::native,
@@ -14,11 +15,6 @@ use crate::host::{FRAME_SIZE, Frames, Host, Hpa};
 
 /// IA32_XSS: what XSAVES saves and XRSTORS loads besides the components of XCR0.
 pub(crate) const XSS: u32 = 0xda0;
-/// TSC_AUX: what RDPID and RDTSCP return.
-pub(crate) const TSC_AUX: u32 = 0xc000_0103;
-const SYSENTER_CS: u32 = 0x174;
-const SYSENTER_ESP: u32 = 0x175;
-const SYSENTER_EIP: u32 = 0x176;
 
 /// A CPU on which the extension is enabled.
 #[derive(Debug)]
@@ -107,11 +103,11 @@ impl HostMsrs {
         Self {
             efer: rdmsr(msr::EFER),
             pat: rdmsr(msr::PAT),
-            sysenter_cs: rdmsr(SYSENTER_CS) as u32,
-            sysenter_esp: rdmsr(SYSENTER_ESP),
-            sysenter_eip: rdmsr(SYSENTER_EIP),
+            sysenter_cs: rdmsr(IA32_SYSENTER_CS) as u32,
+            sysenter_esp: rdmsr(IA32_SYSENTER_ESP),
+            sysenter_eip: rdmsr(IA32_SYSENTER_EIP),
             xss: if has_xsaves { rdmsr(XSS) } else { 0 },
-            tsc_aux: if has_rdpid || has_rdtscp { rdmsr(TSC_AUX) } else { 0 },
+            tsc_aux: if has_rdpid || has_rdtscp { rdmsr(IA32_TSC_AUX) } else { 0 },
         }
     }
 
@@ -143,8 +139,8 @@ mod tests {
         };
         HostMsrs::read(&cpuid, |register| match register {
             XSS if xsaves => 1 << 11,
-            TSC_AUX if rdpid => 3,
-            msr::EFER | msr::PAT | SYSENTER_CS | SYSENTER_ESP | SYSENTER_EIP => 1,
+            IA32_TSC_AUX if rdpid => 3,
+            msr::EFER | msr::PAT | IA32_SYSENTER_CS | IA32_SYSENTER_ESP | IA32_SYSENTER_EIP => 1,
             _ => panic!("{register:#x} was not announced"),
         })
     }

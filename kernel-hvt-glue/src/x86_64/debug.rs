@@ -1,6 +1,6 @@
 //! Debug registers (SDM volume 3, 18.2): a guest's and the kernel's.
 
-use super::privileged::{dr0, dr1, dr2, dr3, dr6, dr7, set_dr0, set_dr1, set_dr2, set_dr3, set_dr6, set_dr7};
+use super::privileged::{dr0, dr0_write, dr1, dr1_write, dr2, dr2_write, dr3, dr3_write, dr6, dr7, set_dr6, set_dr7};
 
 /// DR6 after reset.
 pub(crate) const DR6_RESET: u64 = 0xffff_0ff0;
@@ -11,7 +11,7 @@ const DR7_ENABLED: u64 = 0xff;
 
 /// DR0 to DR3.
 #[derive(Clone, Copy, Debug, Default)]
-struct Addresses([u64; 4]);
+struct Addresses([usize; 4]);
 
 impl Addresses {
     /// Takes them from the CPU.
@@ -30,10 +30,10 @@ impl Addresses {
     unsafe fn load(&self) {
         // SAFETY: the caller's promise; without breakpoints the addresses mean nothing.
         unsafe {
-            set_dr0(self.0[0]);
-            set_dr1(self.0[1]);
-            set_dr2(self.0[2]);
-            set_dr3(self.0[3]);
+            dr0_write(self.0[0]);
+            dr1_write(self.0[1]);
+            dr2_write(self.0[2]);
+            dr3_write(self.0[3]);
         }
     }
 }

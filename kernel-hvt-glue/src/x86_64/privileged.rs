@@ -1,4 +1,5 @@
-//! Privileged instructions, one function each.
+//! Privileged instructions, one function each. The crate `x86` has those whose values it does not interpret: its types for
+//! CR0, CR4, DR6, DR7 and XCR0 drop bits that it has no name for.
 //!
 //! All of them fault unless they run at CPL 0 in 64-bit mode; that they do is what
 //! [`Hypervisor::enable`](crate::Hypervisor::enable) demands, and nothing here runs before it but
@@ -6,26 +7,11 @@
 
 use core::arch::asm;
 
-/// Reads a model-specific register.
-///
-/// # Safety
-/// CPL 0, and the register exists.
-pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: the caller's promise; reading has no effect on memory.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// Writes a model-specific register.
-///
-/// # Safety
-/// CPL 0, the register exists and takes the value, and whatever it changes is the caller's to change.
-pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
-    let (low, high) = (value as u32, (value >> 32) as u32);
-    // SAFETY: the caller's promise. Not `nomem`: the register may decide what memory means.
-    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack, preserves_flags)) };
-}
+pub(crate) use x86::{
+    controlregs::cr3,
+    debugregs::{dr0, dr0_write, dr1, dr1_write, dr2, dr2_write, dr3, dr3_write},
+    msr::{rdmsr, wrmsr},
+};
 
 /// Reads XCR0.
 ///
@@ -81,18 +67,8 @@ macro_rules! write_register {
 read_register! {
     /// Reads CR0.
     cr0 = "cr0";
-    /// Reads CR3.
-    cr3 = "cr3";
     /// Reads CR4.
     cr4 = "cr4";
-    /// Reads DR0.
-    dr0 = "dr0";
-    /// Reads DR1.
-    dr1 = "dr1";
-    /// Reads DR2.
-    dr2 = "dr2";
-    /// Reads DR3.
-    dr3 = "dr3";
     /// Reads DR6.
     dr6 = "dr6";
     /// Reads DR7.
@@ -102,14 +78,6 @@ read_register! {
 write_register! {
     /// Writes CR4.
     set_cr4 = "cr4";
-    /// Writes DR0.
-    set_dr0 = "dr0";
-    /// Writes DR1.
-    set_dr1 = "dr1";
-    /// Writes DR2.
-    set_dr2 = "dr2";
-    /// Writes DR3.
-    set_dr3 = "dr3";
     /// Writes DR6.
     set_dr6 = "dr6";
     /// Writes DR7.
@@ -118,10 +86,7 @@ write_register! {
 
 /// The selector in SS.
 pub(crate) fn stack_selector() -> u16 {
-    let selector: u16;
-    // SAFETY: reading a selector has no effect and never faults.
-    unsafe { asm!("mov {:x}, ss", out(reg) selector, options(nomem, nostack, preserves_flags)) };
-    selector
+    x86::segmentation::ss().bits()
 }
 
 /// RFLAGS.IF as it was, to be restored.

@@ -1,9 +1,10 @@
 //! The registers of SYSCALL (SDM volume 3, 5.8.8), which VMX does not switch.
 
+use x86::msr::{IA32_CSTAR, IA32_FMASK, IA32_LSTAR, IA32_STAR};
+
 use super::privileged::{rdmsr, wrmsr};
 
-/// IA32_STAR, IA32_LSTAR, IA32_CSTAR, IA32_FMASK.
-const REGISTERS: [u32; 4] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084];
+const REGISTERS: [u32; 4] = [IA32_STAR, IA32_LSTAR, IA32_CSTAR, IA32_FMASK];
 
 /// The kernel's, while a guest has them. A guest cannot set them: for it they are 0, so that its SYSCALL leads nowhere
 /// in the kernel.

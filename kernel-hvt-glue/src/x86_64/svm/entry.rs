@@ -2,12 +2,14 @@
 
 use core::arch::{asm, naked_asm};
 
+use x86::msr::IA32_TSC_AUX;
+
 use crate::x86_64::{
     context::{
         Context, GUEST_USES_XCR0, GUEST_XCR0, HOST_TSC_AUX, HOST_VMCB, HOST_XCR0, HOST_XSS, MEASURES, VERW_SELECTOR,
         VMCB, gpr,
     },
-    cpu::{TSC_AUX, XSS},
+    cpu::XSS,
     mitigations::{IBPB, Measures, PRED_CMD, barrier_assembly, fill_return_stack},
 };
 
@@ -194,7 +196,7 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         pred_cmd = const PRED_CMD,
         ibpb = const IBPB,
         xss = const XSS,
-        tsc_aux = const TSC_AUX,
+        tsc_aux = const IA32_TSC_AUX,
         rbx = const gpr!(rbx),
         rcx = const gpr!(rcx),
         rdx = const gpr!(rdx),

@@ -1,29 +1,15 @@
 //! What VMX can do on this machine (SDM volume 3, appendix A).
 
 use raw_cpuid::{CpuId, CpuIdReader};
+use x86::msr;
 
 use super::controls::{self, Controls};
 use crate::x86_64::{cpuid::physical_address_bits, error::Unsupported, mitigations::Mitigations};
 
-/// IA32_FEATURE_CONTROL (SDM volume 3, 24.7).
-pub(super) const FEATURE_CONTROL: u32 = 0x3a;
 /// IA32_FEATURE_CONTROL: no more writes until the next reset.
 pub(super) const LOCK: u64 = 1 << 0;
 /// IA32_FEATURE_CONTROL: VMXON outside of SMX operation.
 pub(super) const VMXON_OUTSIDE_SMX: u64 = 1 << 2;
-
-const BASIC: u32 = 0x480;
-const MISC: u32 = 0x485;
-const CR0_FIXED0: u32 = 0x486;
-const CR0_FIXED1: u32 = 0x487;
-const CR4_FIXED0: u32 = 0x488;
-const CR4_FIXED1: u32 = 0x489;
-const SECONDARY: u32 = 0x48b;
-const EPT_VPID_CAP: u32 = 0x48c;
-const TRUE_PIN_BASED: u32 = 0x48d;
-const TRUE_PRIMARY: u32 = 0x48e;
-const TRUE_EXIT: u32 = 0x48f;
-const TRUE_ENTRY: u32 = 0x490;
 
 /// VMX with EPT, and what of the rest this CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,20 +52,20 @@ impl VmxCapabilities {
         cpuid: &R,
         rdmsr: impl Fn(u32) -> u64,
     ) -> Result<Self, Unsupported> {
-        let feature_control = rdmsr(FEATURE_CONTROL);
+        let feature_control = rdmsr(msr::IA32_FEATURE_CONTROL);
         if feature_control & LOCK != 0 && feature_control & VMXON_OUTSIDE_SMX == 0 {
             return Err(Unsupported::DisabledByFirmware { extension: "VMX", register: "IA32_FEATURE_CONTROL" });
         }
-        let basic = rdmsr(BASIC);
+        let basic = rdmsr(msr::IA32_VMX_BASIC);
         let has = |word: u64, bit: u32, feature| {
             if word >> bit & 1 == 1 { Ok(()) } else { Err(Unsupported::Missing { extension: "VMX", feature }) }
         };
         has(basic, 55, "true controls")?;
-        let primary = rdmsr(TRUE_PRIMARY);
+        let primary = rdmsr(msr::IA32_VMX_TRUE_PROCBASED_CTLS);
         has(primary, 32 + 31, "secondary controls")?;
-        let secondary = rdmsr(SECONDARY);
+        let secondary = rdmsr(msr::IA32_VMX_PROCBASED_CTLS2);
         has(secondary, 32 + 1, "EPT")?;
-        let ept = rdmsr(EPT_VPID_CAP);
+        let ept = rdmsr(msr::IA32_VMX_EPT_VPID_CAP);
         has(ept, 6, "EPT of four levels")?;
         has(ept, 14, "write-back EPT")?;
         has(ept, 20, "INVEPT")?;
@@ -89,26 +75,26 @@ impl VmxCapabilities {
         let vpid = secondary >> (32 + 5) & 1 == 1 && bit(32) && bit(42);
         Ok(Self {
             revision: basic as u32 & 0x7fff_ffff,
-            cr0_fixed0: rdmsr(CR0_FIXED0),
-            cr0_fixed1: rdmsr(CR0_FIXED1),
-            cr4_fixed0: rdmsr(CR4_FIXED0),
-            cr4_fixed1: rdmsr(CR4_FIXED1),
+            cr0_fixed0: rdmsr(msr::IA32_VMX_CR0_FIXED0),
+            cr0_fixed1: rdmsr(msr::IA32_VMX_CR0_FIXED1),
+            cr4_fixed0: rdmsr(msr::IA32_VMX_CR4_FIXED0),
+            cr4_fixed1: rdmsr(msr::IA32_VMX_CR4_FIXED1),
             execute_only: bit(0),
             large_pages: bit(16),
             huge_pages: bit(17),
             accessed_dirty: bit(21),
             invept_single: bit(25),
             vpid,
-            preemption_timer_rate: (rdmsr(MISC) & 0x1f) as u32,
+            preemption_timer_rate: (rdmsr(msr::IA32_VMX_MISC) & 0x1f) as u32,
             physical_address_bits: physical_address_bits(id),
             mitigations: Mitigations::intel(cpuid, &rdmsr),
             controls: Controls::choose(
                 controls::Allowed {
-                    pin_based: rdmsr(TRUE_PIN_BASED),
+                    pin_based: rdmsr(msr::IA32_VMX_TRUE_PINBASED_CTLS),
                     primary,
                     secondary,
-                    exit: rdmsr(TRUE_EXIT),
-                    entry: rdmsr(TRUE_ENTRY),
+                    exit: rdmsr(msr::IA32_VMX_TRUE_EXIT_CTLS),
+                    entry: rdmsr(msr::IA32_VMX_TRUE_ENTRY_CTLS),
                 },
                 vpid,
             )?,

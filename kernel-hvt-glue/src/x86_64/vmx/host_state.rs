@@ -3,6 +3,11 @@
 use core::arch::asm;
 
 use hvt_abi::x86_64::msr;
+use x86::{
+    dtables::{DescriptorTablePointer, ldtr, lgdt, lidt, load_ldtr, sgdt, sidt},
+    segmentation::{SegmentSelector, cs, ds, es, fs, gs, ss},
+    task::{load_tr, tr},
+};
 
 use super::{fields, vmcs::Fields};
 use crate::x86_64::{
@@ -10,12 +15,30 @@ use crate::x86_64::{
     privileged::{cr0, cr4, rdmsr},
 };
 
-/// GDTR or IDTR as SGDT and SIDT store it.
+/// GDTR or IDTR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, packed)]
 struct Table {
     limit: u16,
     base: u64,
+}
+
+impl Table {
+    /// Reads one of them with SGDT or SIDT.
+    ///
+    /// # Safety
+    /// As for `store`.
+    unsafe fn read(store: unsafe fn(&mut DescriptorTablePointer<u64>)) -> Self {
+        let mut pointer = DescriptorTablePointer::default();
+        // SAFETY: the caller's promise.
+        unsafe { store(&mut pointer) };
+        let DescriptorTablePointer { limit, base } = pointer;
+        Self { limit, base: base.addr() as u64 }
+    }
+
+    /// The operand of LGDT and LIDT.
+    fn pointer(self) -> DescriptorTablePointer<u64> {
+        DescriptorTablePointer { limit: self.limit, base: core::ptr::with_exposed_provenance(self.base as usize) }
+    }
 }
 
 /// State that belongs to whoever runs the guest.
@@ -40,15 +63,6 @@ pub(super) struct HostState {
     msrs: HostMsrs,
 }
 
-macro_rules! selector {
-    ($instruction:literal) => {{
-        let selector: u16;
-        // SAFETY: reading a selector has no effect; at CPL 0 it never faults.
-        unsafe { asm!($instruction, out(reg) selector, options(nomem, nostack, preserves_flags)) };
-        selector
-    }};
-}
-
 /// A limit below this, and VM exit has set TR's to it: the size of a TSS without I/O bitmap, less one.
 const TSS_LIMIT: u32 = 0x67;
 
@@ -58,23 +72,20 @@ impl HostState {
     /// # Safety
     /// CPL 0.
     pub(super) unsafe fn capture(msrs: HostMsrs) -> Self {
-        let (mut gdtr, mut idtr) = (Table::default(), Table::default());
-        let (es, cs, ss) = (selector!("mov {:x}, es"), selector!("mov {:x}, cs"), selector!("mov {:x}, ss"));
-        let (ds, fs, gs) = (selector!("mov {:x}, ds"), selector!("mov {:x}, fs"), selector!("mov {:x}, gs"));
-        let (tr, ldtr) = (selector!("str {:x}"), selector!("sldt {:x}"));
-        // SAFETY: the caller's promise; both instructions store ten bytes. TR names a TSS in the GDT.
+        // SAFETY: the caller's promise. TR names a TSS in the GDT.
         unsafe {
-            asm!("sgdt [{}]", in(reg) &raw mut gdtr, options(nostack, preserves_flags));
-            asm!("sidt [{}]", in(reg) &raw mut idtr, options(nostack, preserves_flags));
+            let (gdtr, idtr) = (Table::read(sgdt), Table::read(sidt));
+            let (es, cs, ss, ds, fs, gs) = (es(), cs(), ss(), ds(), fs(), gs());
+            let (tr, ldtr) = (tr().bits(), ldtr().bits());
             Self {
                 cr0: cr0(),
                 cr4: cr4(),
-                es,
-                cs,
-                ss,
-                ds,
-                fs,
-                gs,
+                es: es.bits(),
+                cs: cs.bits(),
+                ss: ss.bits(),
+                ds: ds.bits(),
+                fs: fs.bits(),
+                gs: gs.bits(),
                 tr,
                 ldtr,
                 tr_limit: segment_limit(tr),
@@ -127,14 +138,14 @@ impl HostState {
     pub(super) unsafe fn restore(&self) {
         // SAFETY: the tables were this CPU's before; the caller's promise.
         unsafe {
-            asm!("lgdt [{}]", in(reg) &raw const self.gdtr, options(readonly, nostack, preserves_flags));
-            asm!("lidt [{}]", in(reg) &raw const self.idtr, options(readonly, nostack, preserves_flags));
+            lgdt(&self.gdtr.pointer());
+            lidt(&self.idtr.pointer());
             if self.tr_limit != TSS_LIMIT {
                 mark_tss_available(self.gdtr, self.tr);
-                asm!("ltr {:x}", in(reg) self.tr, options(nostack, preserves_flags));
+                load_tr(SegmentSelector::from_raw(self.tr));
             }
             if self.ldtr != 0 {
-                asm!("lldt {:x}", in(reg) self.ldtr, options(nostack, preserves_flags));
+                load_ldtr(SegmentSelector::from_raw(self.ldtr));
             }
         }
     }

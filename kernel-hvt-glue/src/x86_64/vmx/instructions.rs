@@ -1,4 +1,5 @@
-//! The instructions of VMX (SDM volume 3, chapter 31), one function each.
+//! The instructions of VMX (SDM volume 3, chapter 31), one function each. Those of the crate `x86` read RFLAGS in a second
+//! piece of assembly, before which the compiler may change the flags, and pay for that at every VMREAD and VMWRITE.
 
 use core::arch::asm;
 

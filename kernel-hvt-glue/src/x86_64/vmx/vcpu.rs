@@ -6,6 +6,7 @@ use hvt_abi::{
     kernel::{EntryFailure, VcpuState},
     x86_64::{Cr4, Efer, Registers, msr},
 };
+use x86::msr::IA32_DEBUGCTL;
 
 use super::{
     capabilities::VmxCapabilities,
@@ -34,9 +35,6 @@ use crate::{
     },
 };
 
-/// IA32_DEBUGCTL, which a VM exit clears.
-const DEBUGCTL: u32 = 0x1d9;
-
 /// Ticks of the TSC after which a guest leaves without any other reason: about a millisecond. Interrupts come first, as
 /// a rule, but the kernel may have masked those it could wait for, and Bochs 2.7 does not let them leave a guest whose
 /// RFLAGS.IF was 0 when it was entered.
@@ -60,6 +58,7 @@ pub(super) struct VmxVcpu<H: Host> {
     /// The kernel's state that the VMCS holds.
     host: Option<HostState>,
     host_cr3: u64,
+    /// IA32_DEBUGCTL, which a VM exit clears.
     host_debugctl: u64,
     host_kernel_gs_base: u64,
     kernel_gs_base: u64,
@@ -159,7 +158,7 @@ impl<H: Host> VmxVcpu<H> {
         // SAFETY: the caller's promise; the guest's value is canonical, since it comes from the register.
         unsafe {
             self.debug.bind();
-            self.host_debugctl = rdmsr(DEBUGCTL);
+            self.host_debugctl = rdmsr(IA32_DEBUGCTL);
             self.host_kernel_gs_base = rdmsr(msr::KERNEL_GS_BASE);
             wrmsr(msr::KERNEL_GS_BASE, self.kernel_gs_base);
         }
@@ -287,7 +286,7 @@ impl<H: Host> VmxVcpu<H> {
             }
             self.debug.leave();
             if self.host_debugctl != 0 {
-                wrmsr(DEBUGCTL, self.host_debugctl);
+                wrmsr(IA32_DEBUGCTL, self.host_debugctl);
             }
             match Arrival::of(vmcs) {
                 Arrival::Nmi => raise_nmi(),

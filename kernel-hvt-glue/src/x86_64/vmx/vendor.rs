@@ -6,9 +6,10 @@ use hvt_abi::{
     kernel::{Technology, VcpuState},
     x86_64::Cr4,
 };
+use x86::msr::IA32_FEATURE_CONTROL;
 
 use super::{
-    capabilities::{FEATURE_CONTROL, LOCK, VMXON_OUTSIDE_SMX, VmxCapabilities},
+    capabilities::{LOCK, VMXON_OUTSIDE_SMX, VmxCapabilities},
     instructions::{vmxoff, vmxon},
     msr_bitmap::MsrBitmap,
     vcpu::VmxVcpu,
@@ -87,9 +88,9 @@ impl<H: Host> Vendor<H> for Vmx<H> {
                 return Err(EnableError::InUse);
             }
             // Firmware may leave the register open: then it is ours to close.
-            let feature_control = rdmsr(FEATURE_CONTROL);
+            let feature_control = rdmsr(IA32_FEATURE_CONTROL);
             if feature_control & LOCK == 0 {
-                wrmsr(FEATURE_CONTROL, feature_control | VMXON_OUTSIDE_SMX | LOCK);
+                wrmsr(IA32_FEATURE_CONTROL, feature_control | VMXON_OUTSIDE_SMX | LOCK);
             } else if feature_control & VMXON_OUTSIDE_SMX == 0 {
                 return Err(EnableError::DisabledByFirmware);
             }
