@@ -73,3 +73,32 @@ macro_rules! gpr {
     };
 }
 pub(crate) use gpr;
+
+/// Assembly that loads the general registers from the context at the register named, or saves them there: all that entries
+/// and exits treat alike, which RAX, RDI and RSP are not. The only list of them and of their offsets in [`Context`].
+macro_rules! general_registers {
+    (load $context:literal) => {
+        $crate::x86_64::context::general_registers!(@each load $context)
+    };
+    (save $context:literal) => {
+        $crate::x86_64::context::general_registers!(@each save $context)
+    };
+    (@each $what:ident $($context:literal)?) => {
+        $crate::x86_64::context::general_registers!(
+            @$what $($context)? rbx 8, rcx 16, rdx 24, rsi 32, rbp 48, r8 64, r9 72, r10 80, r11 88, r12 96, r13 104,
+            r14 112, r15 120
+        )
+    };
+    (@load $context:literal $($name:ident $offset:literal),*) => {
+        concat!($("mov ", stringify!($name), ", [", $context, " + ", $offset, "]\n"),*)
+    };
+    (@save $context:literal $($name:ident $offset:literal),*) => {
+        concat!($("mov [", $context, " + ", $offset, "], ", stringify!($name), "\n"),*)
+    };
+    (@check $($name:ident $offset:literal),*) => {
+        true $(&& gpr!($name) == $offset)*
+    };
+}
+pub(crate) use general_registers;
+
+const _: () = assert!(general_registers!(@each check));
