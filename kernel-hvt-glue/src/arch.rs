@@ -168,8 +168,8 @@ pub enum Step {
 
 impl Step {
     /// An exception of the guest's has left it and is raised again at the next entry. Its delivery may make the next one
-    /// leave before any instruction, and so on for ever (CVE-2015-8104: a data breakpoint where the frame of #DB is
-    /// pushed), in which no interrupt would be taken.
+    /// leave before any instruction, and so on for ever (CVE-2015-8104: a data breakpoint on the memory that its delivery
+    /// writes), in which no interrupt would be taken.
     #[must_use]
     pub const fn raised_again() -> Self {
         Self::Interrupted

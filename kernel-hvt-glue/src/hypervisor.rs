@@ -27,7 +27,7 @@ impl<H: Host> Hypervisor<H> {
     /// The reason why this machine cannot run guests.
     ///
     /// # Safety
-    /// The caller runs at the CPU's highest privilege (CPL 0 in 64-bit mode).
+    /// The caller runs at the privilege of a kernel, as [`native::Machine`] states it.
     pub unsafe fn new(host: H) -> Result<Self, native::Unsupported> {
         // SAFETY: the caller's promise.
         let arch = unsafe { native::Machine::discover(&host)? };
@@ -53,11 +53,9 @@ impl<H: Host, A: Arch<H>> Hypervisor<H, A> {
     /// [`EnableError`](native::EnableError); nothing was changed.
     ///
     /// # Safety
-    /// The caller runs at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear. In the middle of a call of this crate, and
-    /// while a [`Bound`](crate::Bound) exists, the kernel may take interrupts on this CPU, but runs no other thread on it
-    /// and moves this one nowhere. While the [`Cpu`] exists, nothing else changes EFER.SVME, EFER.AIBRSE, VM_HSAVE_PA,
-    /// IA32_XSS and TSC_AUX (AMD), or CR4.VMXE and the state of VMX operation (Intel), and nothing clears
-    /// IA32_SPEC_CTRL.IBRS.
+    /// The caller runs at the privilege of a kernel; the CPU is, and stays while the [`Cpu`] exists, as [`native::Machine`]
+    /// states it. In the middle of a call of this crate, and while a [`Bound`](crate::Bound) exists, the kernel may take
+    /// interrupts on this CPU, but runs no other thread on it and moves this one nowhere.
     pub unsafe fn enable(&self) -> Result<Cpu<H, A>, A::EnableError> {
         let Shared { host, arch } = &*self.shared;
         // SAFETY: the caller's promise.

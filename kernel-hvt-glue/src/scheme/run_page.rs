@@ -5,7 +5,7 @@ use core::mem::offset_of;
 
 use hvt_abi::{
     kernel::{Error, Exit, ExitRecord, Io, Request, RunPage},
-    x86_64::Registers,
+    native::Registers,
 };
 use zerocopy::transmute;
 

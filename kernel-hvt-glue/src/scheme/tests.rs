@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 use hvt_abi::{
     Gpa, Permissions,
     kernel::{Capabilities, Error, Exit, MemoryMap, MemoryRange, Operation, RunPage, VcpuState, run_page},
-    x86_64::EntryState,
+    native::EntryState,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 

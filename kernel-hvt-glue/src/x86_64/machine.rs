@@ -28,6 +28,10 @@ use crate::{
 };
 
 /// A machine with VMX or SVM.
+///
+/// A kernel runs at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear where it enables the extension. While it is enabled
+/// on a CPU, nothing else there changes EFER.SVME, EFER.AIBRSE, VM_HSAVE_PA, IA32_XSS and TSC_AUX (AMD), or CR4.VMXE and
+/// the state of VMX operation (Intel), and nothing clears IA32_SPEC_CTRL.IBRS.
 pub struct X86_64<H: Host> {
     vendor: Box<dyn Vendor<H>>,
     offer: Offer,

@@ -2,7 +2,7 @@
 
 use hvt_abi::{
     kernel::{Direction, Io, Obstacle, Request, Technology, VERSION},
-    x86_64::Registers,
+    native::Registers,
 };
 
 use super::*;
