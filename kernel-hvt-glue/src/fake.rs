@@ -58,13 +58,6 @@ impl FakeHost {
         hypervisor(self, |_| {}).unwrap()
     }
 
-    /// SVM without any optional part of it, but for a change.
-    pub(crate) fn svm_capabilities(&self, change: impl FnOnce(&mut SvmCapabilities)) -> SvmCapabilities {
-        let mut capabilities = SVM;
-        change(&mut capabilities);
-        capabilities
-    }
-
     fn taken(&self) -> MutexGuard<'_, Vec<bool>> {
         self.0.taken.lock().unwrap()
     }
@@ -87,14 +80,19 @@ const SVM: SvmCapabilities = SvmCapabilities {
     mitigations: Mitigations::NONE,
 };
 
+/// [`SVM`], but for a change.
+pub(crate) fn svm_capabilities(change: impl FnOnce(&mut SvmCapabilities)) -> SvmCapabilities {
+    let mut capabilities = SVM;
+    change(&mut capabilities);
+    capabilities
+}
+
 /// A hypervisor on a machine with SVM and no optional part of it, but for a change.
 pub(crate) fn hypervisor<H: Host>(
     host: &H,
     change: impl FnOnce(&mut SvmCapabilities),
 ) -> Result<Hypervisor<H>, OutOfMemory> {
-    let mut capabilities = SVM;
-    change(&mut capabilities);
-    let machine = X86_64::new(Box::new(Svm::new(host, capabilities)?), OFFER);
+    let machine = X86_64::new(Box::new(Svm::new(host, svm_capabilities(change))?), OFFER);
     Ok(Hypervisor::assemble(host.clone(), machine))
 }
 

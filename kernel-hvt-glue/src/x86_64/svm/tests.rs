@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     arch::Step,
-    fake::{FakeHost, OFFER},
+    fake::{FakeHost, OFFER, svm_capabilities},
     vcpu::tests::run_with_interrupts_off,
     vm::Vm,
     x86_64::{emulate::Core, svm::capabilities::SvmCapabilities},
@@ -43,7 +43,7 @@ impl Guest {
         }
         vm.write(Gpa(CODE), code).unwrap();
         let entry = EntryState::new(0x20_0000, Gpa(CODE));
-        let svm = host.svm_capabilities(change);
+        let svm = svm_capabilities(change);
         let maps = PermissionMaps::new(&host).unwrap();
         let vcpu = SvmVcpu::new(&host, svm, &maps, OFFER, vm.root(), &VcpuState::from(&entry)).unwrap();
         Self { vm, vcpu }
