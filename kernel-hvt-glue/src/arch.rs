@@ -134,7 +134,7 @@ pub struct Capabilities {
     pub execute_only: bool,
 }
 
-/// How a virtual CPU is bound to a CPU.
+/// Circumstances under which a virtual CPU is bound to a CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Binding {
     /// [`Host::cpu_index`].
@@ -145,7 +145,7 @@ pub struct Binding {
     pub fpu: FpuOwner,
 }
 
-/// Whose floating-point state is on the CPU when the guest is not.
+/// Owner of the floating-point state on the CPU while the guest is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FpuOwner {
     /// The kernel's: it has to be swapped at every entry and exit.

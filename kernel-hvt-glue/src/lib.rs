@@ -82,7 +82,7 @@
 //! | state | while the guest runs | else |
 //! |---|---|---|
 //! | general registers, RIP, RSP, RFLAGS, control and segment registers, descriptor tables, FS and GS base, PAT, EFER | the guest's | the kernel's; the guest's rest in [`Vcpu`] |
-//! | x87, SSE, AVX, AVX-512, XCR0 | the guest's | whoever had them before: swapped at every entry and exit ([`Vcpu::bind`]), or while the [`Bound`] exists ([`Vcpu::bind_keeping_fpu`]) |
+//! | x87, SSE, AVX, AVX-512, XCR0 | the guest's | the previous owner's: swapped at every entry and exit ([`Vcpu::bind`]), or while the [`Bound`] exists ([`Vcpu::bind_keeping_fpu`]) |
 //! | DR0 to DR3, DR6, DR7 | the guest's, once it has touched them | the kernel's, restored after every exit if it has set breakpoints |
 //! | CR2 | the guest's | undefined: a page-fault handler of the kernel reads it before anything else can run a guest |
 //! | KERNEL_GS_BASE, IDTR and GDTR limit, TR, LDTR | the guest's | the kernel's, on Intel when the [`Bound`] is dropped |
@@ -152,7 +152,7 @@
 //! | quotients of other contexts | AMD family 17h, models 00h to 2Fh and 50h to 5Fh | a division before VMRUN |
 //! | machine check on a change of page size | Intel without IF_PSCHANGE_MC_NO | executable pages of 4 KiB only |
 //!
-//! What remains is the kernel's: microcode (which brings IBPB, VERW and FLUSH_CMD to old CPUs, and mitigates SRBDS and
+//! The kernel still has to do the rest: microcode (which brings IBPB, VERW and FLUSH_CMD to old CPUs, and mitigates SRBDS and
 //! GDS by itself); the sibling hyperthread, which has to be idle or run the same guest on CPUs with L1TF, MDS or TAA; IBPB
 //! between processes; Spectre v1 in the kernel's own code. Speculative store bypass crosses no boundary between guests.
 //!

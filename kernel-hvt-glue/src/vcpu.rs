@@ -13,7 +13,7 @@ use crate::{
     vm::Vm,
 };
 
-/// Why a virtual CPU cannot run here. It was not entered.
+/// Reason why a virtual CPU cannot run here. It was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError<E = native::BindError> {
     /// The [`Cpu`] is that of another CPU than the caller's.

@@ -4,18 +4,18 @@ use hvt_abi::{Gpa, GuestRange, Permissions};
 
 use crate::host::{Hpa, OutOfMemory};
 
-/// Where a guest-physical address leads.
+/// Result of a translation of a guest-physical address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The host-physical address.
     pub hpa: Hpa,
-    /// What the guest may do there.
+    /// Permissions of the guest there.
     pub permissions: Permissions,
     /// Bytes from here to the end of the page that maps it.
     pub remaining: u64,
 }
 
-/// Why memory could not be mapped, unmapped or protected. Nothing has changed.
+/// Reason why memory could not be mapped, unmapped or protected. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
     /// A guest address is not a multiple of 4 KiB.
@@ -78,7 +78,7 @@ impl Level {
 /// Entries in a table.
 pub(super) const ENTRIES: usize = 512;
 
-/// What an entry means.
+/// Meaning of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Nothing is mapped.
@@ -89,8 +89,8 @@ pub enum Entry {
     Leaf(Hpa, Permissions),
 }
 
-/// How a CPU wants its entries. What [`table`](Self::table) and [`leaf`](Self::leaf) make, [`decode`](Self::decode)
-/// understands, whatever bits the CPU has added since (accessed, dirty). An empty entry is 0.
+/// Format of entries. [`decode`](Self::decode) reads the entries that [`table`](Self::table) and [`leaf`](Self::leaf)
+/// make, whatever bits the CPU has added since (accessed, dirty). An empty entry is 0.
 pub trait EntryFormat: Copy + Send + Sync + 'static {
     /// The entry that leads to a table; permissions are granted there and decided at the leaf.
     fn table(self, table: Hpa) -> u64;
@@ -99,7 +99,7 @@ pub trait EntryFormat: Copy + Send + Sync + 'static {
     /// it maps.
     fn leaf(self, page: Hpa, level: Level, permissions: Permissions) -> u64;
 
-    /// What an entry means.
+    /// Returns the meaning of an entry.
     fn decode(self, entry: u64) -> Entry;
 
     /// The bits of a host address that an entry can hold, for 4 KiB aligned ones.

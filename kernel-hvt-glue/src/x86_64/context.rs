@@ -1,4 +1,4 @@
-//! What the assembly of entry and exit works on.
+//! Data that the assembly of entry and exit works on.
 
 use core::mem::offset_of;
 
@@ -19,7 +19,7 @@ pub(crate) struct Context {
     pub(crate) host_vmcb: u64,
     /// Virtual address of the guest's FPU area.
     pub(crate) guest_fpu: u64,
-    /// Virtual address of the FPU area of whoever runs the guest.
+    /// Virtual address of the FPU area of the thread that runs the guest.
     pub(crate) host_fpu: u64,
     /// Components that both areas hold; 0 means FXSAVE.
     pub(crate) components: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Context {
     /// VMX: virtual address of [`L1D_FILL_SIZE`](super::mitigations::L1D_FILL_SIZE) bytes, for
     /// [`Measures::FILL_L1D`].
     pub(crate) l1d_fill: u64,
-    /// What entries and exits do about the CPU's weaknesses.
+    /// Work of entries and exits against weaknesses of the CPU.
     pub(crate) measures: Measures,
     /// A selector for VERW: that of the kernel's stack segment.
     pub(crate) verw_selector: u16,

@@ -21,7 +21,7 @@ pub(crate) const XSS: u32 = 0xda0;
 pub struct CpuState<H: Host> {
     /// Two frames for the extension: the first is the CPU's own.
     area: Frames<H>,
-    /// Where the FPU state goes of whoever runs a guest here.
+    /// Area for the FPU state of the thread that runs a guest here.
     pub(crate) fpu: Frames<H>,
     /// Memory to read for [`Measures::FILL_L1D`].
     pub(crate) l1d_fill: Option<Frames<H>>,
@@ -29,7 +29,7 @@ pub struct CpuState<H: Host> {
     pub(crate) xcr0: u64,
     pub(crate) tags: Tags,
     pub(crate) msrs: HostMsrs,
-    /// What entries and exits do about weaknesses of the CPU, and of the extension.
+    /// Work of entries and exits against weaknesses of the CPU and of the extension.
     pub(crate) measures: Measures,
     pub(crate) applied: Applied,
     /// AMD: VM_HSAVE_PA as it was.
@@ -62,7 +62,7 @@ impl<H: Host> CpuState<H> {
         self.area.base()
     }
 
-    /// Where the kernel sees that frame.
+    /// Address of that frame in the kernel.
     pub(crate) fn own_frame_ptr(&self) -> *mut u8 {
         self.area.as_ptr()
     }
@@ -111,7 +111,7 @@ impl HostMsrs {
         }
     }
 
-    /// What entries and exits have to do about registers that instructions reach which SVM cannot intercept.
+    /// Work of entries and exits because of registers that instructions reach which SVM cannot intercept.
     pub(crate) fn measures(&self) -> Measures {
         let mut measures = Measures::empty();
         measures.set(Measures::SWITCH_XSS, self.xss != 0);

@@ -4,7 +4,7 @@ use hvt_abi::kernel::Obstacle;
 
 use crate::host::OutOfMemory;
 
-/// Why this machine cannot run guests.
+/// Reason why this machine cannot run guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
     /// CPUID offers neither VMX nor SVM.
@@ -47,7 +47,7 @@ impl Unsupported {
     }
 }
 
-/// Why the extension cannot be enabled on this CPU.
+/// Reason why the extension cannot be enabled on this CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnableError {
     /// It is enabled already: by this crate, and the [`Cpu`](crate::Cpu) is somewhere, or by the kernel itself.
@@ -58,7 +58,7 @@ pub enum EnableError {
     FpuDiffers {
         /// XCR0 of this CPU.
         found: u64,
-        /// What it has to contain.
+        /// Components that it has to contain.
         expected: u64,
     },
     /// The firmware has locked VMX off on this CPU, but not on the one on which the [`Hypervisor`](crate::Hypervisor) was made.
@@ -84,7 +84,7 @@ pub enum EnableError {
     OutOfMemory(#[from] OutOfMemory),
 }
 
-/// Why a virtual CPU cannot be entered on a CPU. It was not.
+/// Reason why a virtual CPU cannot be entered on a CPU. It was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
     /// VMX: the virtual CPU was bound to another CPU and the [`Bound`](crate::Bound) forgotten instead of dropped.

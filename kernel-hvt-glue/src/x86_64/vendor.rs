@@ -77,7 +77,7 @@ pub(crate) trait VendorVcpu<H: Host>: Send {
     /// what the tables map on which the guest runs.
     unsafe fn step(&mut self, cpu: &mut CpuState<H>, memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, Step>;
 
-    /// Where the FPU state goes and comes from.
+    /// Registers and addresses that the assembly works on, those of the FPU areas among them.
     fn context(&mut self) -> &mut Context;
 
     /// General registers, RIP and RFLAGS.
@@ -89,7 +89,7 @@ pub(crate) trait VendorVcpu<H: Host>: Send {
     /// Sets all but FPU, debug registers and XCR0.
     fn set_state(&mut self, state: &VcpuState);
 
-    /// What [`set_state`](Self::set_state) sets.
+    /// Returns the state that [`set_state`](Self::set_state) sets.
     ///
     /// # Safety
     /// CPL 0 on the CPU that this is bound to.

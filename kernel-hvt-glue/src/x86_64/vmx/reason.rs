@@ -59,7 +59,7 @@ pub(super) mod event {
     pub(in crate::x86_64::vmx) const VECTOR: u32 = 0xff;
 }
 
-/// What an exit brought that the kernel has to handle before it enables interrupts.
+/// Event that came with an exit and that the kernel has to handle before it enables interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     Nmi,
@@ -82,7 +82,7 @@ impl Arrival {
     }
 }
 
-/// Why VMLAUNCH or VMRESUME failed (31.4).
+/// Reason why VMLAUNCH or VMRESUME failed (31.4).
 pub(super) fn failed_instruction(vmcs: &impl Fields) -> Exit {
     const INVALID_HOST_STATE: u32 = 8;
     let error = vmcs.read(fields::VM_INSTRUCTION_ERROR);
