@@ -184,6 +184,14 @@ impl<T> Named<T> {
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Named<U> {
         Named { name: self.name, value: f(self.value) }
     }
+
+    /// The same device, with the result of `f`.
+    ///
+    /// # Errors
+    /// Returns the error of `f`.
+    pub fn try_map<U, E>(self, f: impl FnOnce(T) -> Result<U, E>) -> Result<Named<U>, E> {
+        Ok(Named { name: self.name, value: f(self.value)? })
+    }
 }
 
 /// What a block device holds.

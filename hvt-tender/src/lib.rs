@@ -33,9 +33,12 @@ pub mod cli;
 #[cfg(target_os = "redox")]
 pub mod cli {
     mod args;
+    mod command;
+    mod devices;
     mod fault;
     mod log;
-    mod manner;
+    mod option;
+    mod personality;
     mod redox;
     mod signals;
     mod start;
@@ -43,6 +46,7 @@ pub mod cli {
     mod value;
 
     pub use args::{Command, UsageError, parse};
+    pub use command::{command, markdown};
     pub use redox::main;
 
     const FAILED: i32 = 1;
@@ -82,6 +86,7 @@ pub mod script;
 pub mod stop;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod unikernel;
+mod usage;
 #[cfg(target_os = "linux")]
 pub mod virtual_time;
 

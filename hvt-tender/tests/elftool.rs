@@ -106,11 +106,18 @@ fn says_what_a_unikernel_is() {
 #[test]
 fn says_what_is_wrong() {
     let run = |words: &[&str]| elftool(words).output().unwrap();
-    assert_fails(&run(&[]), "hvt-elftool: no command is named; see --help");
-    assert_fails(&run(&["frob"]), "hvt-elftool: there is no command 'frob'; see --help");
-    assert_fails(&run(&["--frob"]), "hvt-elftool: invalid option '--frob'; see --help");
-    assert_fails(&run(&["gen-manifest", "-"]), "hvt-elftool: gen-manifest: no OUTPUT is named; see --help");
-    assert_fails(&run(&["query-abi", "a", "b"]), "hvt-elftool: query-abi: unexpected 'b'; see --help");
+    assert_fails(
+        &run(&[]),
+        "hvt-elftool: no command given: expected gen-manifest, query-abi, query-manifest; see --help",
+    );
+    assert_fails(&run(&["frob"]), "hvt-elftool: unknown command 'frob'; see --help");
+    assert_fails(
+        &run(&["query-abbi", "a"]),
+        "hvt-elftool: unknown command 'query-abbi' (did you mean 'query-abi'?); see --help",
+    );
+    assert_fails(&run(&["--frob"]), "hvt-elftool: unknown option '--frob'; see --help");
+    assert_fails(&run(&["gen-manifest", "-"]), "hvt-elftool: <OUTPUT>: argument missing; see --help");
+    assert_fails(&run(&["query-abi", "a", "b"]), "hvt-elftool: unexpected argument 'b'; see --help");
     let missing = "No such file or directory (os error 2)";
     assert_fails(&run(&["query-abi", "/nowhere/a\nb"]), &format!("hvt-elftool: cannot read /nowhere/a\\nb: {missing}"));
     let unwritable = with_input(&["gen-manifest", "-", "/nowhere/c"], JSON);
@@ -128,10 +135,11 @@ fn its_messages_begin_with_its_name() {
     let mut command = elftool(&[]);
     assert_fails(
         &command.arg0("/usr/bin/solo5-elftool").output().unwrap(),
-        "solo5-elftool: no command is named; see --help",
+        "solo5-elftool: no command given: expected gen-manifest, query-abi, query-manifest; see --help",
     );
     let help = elftool(&["--help"]).arg0("solo5-elftool").output().unwrap();
-    assert!(help.status.success() && text(&help.stdout).contains("usage: hvt-elftool COMMAND"));
+    assert!(help.status.success() && text(&help.stdout).contains("Usage: hvt-elftool <COMMAND>"));
+    assert!(text(&help.stdout).lines().all(|line| line.chars().count() <= 80), "{}", text(&help.stdout));
     let version = elftool(&["--version"]).output().unwrap();
     assert_eq!(text(&version.stdout), format!("hvt-elftool {}\n", env!("CARGO_PKG_VERSION")));
 }

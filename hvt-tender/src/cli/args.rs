@@ -1,168 +1,260 @@
 //! The command line becomes a [`Config`].
 //!
-//! An option about one of several devices has three forms that mean the same: `--net NAME=tap0`, `--net=NAME=tap0`
-//! and Solo5's `--net:NAME=tap0`. Without a name it is about the only device of its kind. What looks like a name and an
-//! equals sign is one: a path of that look is written `./a=b`. So do the words `none` and `user` mean networks: a tap of
-//! such a name goes in as a descriptor, `@N`.
+//! An option of a device has three forms with the same meaning: `--net NAME=tap0`, `--net=NAME=tap0` and Solo5's
+//! `--net:NAME=tap0`. Without a name it applies to the only device of its kind. A value that looks like a name and an equals
+//! sign is one: a path of that look is written `./a=b`. The words `none` and `user` mean networks: a tap of such a name is
+//! passed as a descriptor, `@N`.
+//!
+//! [`Words`] rewrites all three to the second one and ends the options at the unikernel, clap parses them, and [`apply`]
+//! reads their values.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
-use lexopt::{Arg, Parser};
+use clap::ArgMatches;
+use clap::error::ErrorKind;
 
-use super::value;
-use crate::config::{BlockSource, Config, Named};
+use super::command::parser;
+use super::option::{Argument, Row, Systems, rows};
+use super::value::{self, Expected};
+use crate::config::{Config, Named};
 use crate::image::is_device_name;
+use crate::usage;
 
-/// What a command line asks for.
+/// Request of a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// To run a unikernel.
+    /// Run a unikernel.
     Run(Box<Config>),
-    /// To say how it is used.
+    /// Print the help.
     Help,
-    /// To say which version it is.
+    /// Print the version.
     Version,
 }
 
-/// A command line that cannot be understood.
+/// A command line that is not understood. The message is one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(String);
 
-impl From<lexopt::Error> for UsageError {
-    fn from(error: lexopt::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-/// Understands the arguments behind the program's name.
+/// Parses the arguments behind the program's name.
 ///
 /// # Errors
-/// [`UsageError`].
+/// Returns [`UsageError`] if an option is unknown, lacks its value, has a value that it does not take or does not exist on
+/// this operating system, and if there is no unikernel.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
-    let mut parser = Parser::from_args(args.into_iter().collect::<Vec<_>>());
-    let mut config = Config::new("");
-    loop {
-        let option = match parser.next()? {
-            None => return Err(UsageError("no unikernel to run is named".into())),
-            Some(Arg::Value(kernel)) if kernel.is_empty() => {
-                return Err(UsageError("no unikernel to run is named: its file is ''".into()));
+    parse_on(Systems::current(), args)
+}
+
+fn parse_on(system: Systems, args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut line = Words::rewrite(args);
+    if line.unknown {
+        // Clap looks for a similar option among all of them.
+        line.rows.extend(rows().filter(|row| row.systems.contains(system)));
+        line.rows.sort_by_key(|row| row.long);
+        line.rows.dedup_by_key(|row| row.long);
+    }
+    line.parse(system)
+}
+
+/// Words of a command line, rewritten for clap.
+#[derive(Default)]
+struct Words {
+    /// Every option in one word.
+    words: Vec<OsString>,
+    /// The options, in the order of their first appearance.
+    rows: Vec<&'static Row>,
+    /// The last word is an option that does not exist: words after it are left out.
+    unknown: bool,
+    /// The word after the last one is wrong.
+    problem: Option<UsageError>,
+    /// The unikernel's file.
+    kernel: Option<OsString>,
+    /// Words after the unikernel's file, which are its own whatever they look like.
+    arguments: Vec<OsString>,
+}
+
+impl Words {
+    fn rewrite(args: impl IntoIterator<Item = OsString>) -> Self {
+        let mut line = Self::default();
+        let mut args = args.into_iter();
+        while let Some(word) = args.next() {
+            let rewritten = match word.as_bytes() {
+                b"--" => {
+                    line.kernel = args.next();
+                    line.arguments = args.collect();
+                    break;
+                }
+                [b'-', b'-', option @ ..] => line.long(option, &mut args),
+                [b'-', letters @ ..] if !letters.is_empty() => Ok(line.short(letters)),
+                _ => {
+                    line.kernel = Some(word);
+                    line.arguments = args.collect();
+                    break;
+                }
+            };
+            match rewritten {
+                Ok(rewritten) => line.words.push(rewritten.unwrap_or(word)),
+                Err(problem) => line.problem = Some(problem),
             }
-            Some(Arg::Value(kernel)) => {
-                config.kernel = kernel.into();
-                // Whatever follows is the guest's, `--` included.
-                config.arguments = parser.raw_args()?.collect();
-                return Ok(Command::Run(Box::new(config)));
+            if line.unknown || line.problem.is_some() {
+                break;
             }
-            Some(Arg::Short('h')) => Flag::new("help"),
-            Some(Arg::Short('V')) => Flag::new("version"),
-            Some(Arg::Short('v')) => Flag::new("verbose"),
-            Some(unknown @ Arg::Short(_)) => return Err(unknown.unexpected().into()),
-            Some(Arg::Long(text)) => Flag::new(text),
+        }
+        line
+    }
+
+    /// Rewrites the word `--option`, with its value from `args` if it has one. Returns `None` if it stays as it is.
+    fn long(
+        &mut self,
+        option: &[u8],
+        args: &mut impl Iterator<Item = OsString>,
+    ) -> Result<Option<OsString>, UsageError> {
+        let (name, value) = split(option, b'=');
+        let (long, device) = split(name, b':');
+        let row = Row::by_long(long);
+        let of_device = matches!(row, Some(Row { argument: Argument::Device(..) | Argument::DeviceSwitch(_), .. }));
+        let Some(row) = row.filter(|_| device.is_none() || of_device) else {
+            self.unknown = true;
+            return Ok(None);
         };
-        match (option.word(), option.name()?) {
-            ("help", None) => return Ok(Command::Help),
-            ("version", None) => return Ok(Command::Version),
-            (_, name) => option.apply(name, &mut parser, &mut config)?,
+        self.uses(row);
+        let flag = || format!("--{}", OsStr::from_bytes(name).display());
+        if let Some(device) = device.filter(|device| !is_device_name(device)) {
+            let device = OsStr::from_bytes(device).display();
+            return Err(UsageError(format!("{}: invalid device name '{device}': expected {}", flag(), value::NAME)));
+        }
+        let mut word = OsString::from("--");
+        word.push(row.long);
+        match (row.argument, device, value) {
+            (Argument::DeviceSwitch(_), Some(_), Some(value)) => {
+                let value = OsStr::from_bytes(value).display();
+                return Err(UsageError(format!("{}: unexpected value '{value}'", flag())));
+            }
+            (Argument::DeviceSwitch(_), Some(name), None) => push_value(&mut word, name),
+            (Argument::Value(..) | Argument::Device(..), device, value) => {
+                let next = if value.is_none() { args.next() } else { None };
+                // Clap reports a missing value.
+                let Some(value) = value.or(next.as_deref().map(OsStr::as_bytes)) else { return Ok(Some(word)) };
+                if let Some(name) = device {
+                    push_value(&mut word, name);
+                }
+                push_value(&mut word, value);
+            }
+            (_, _, _) => return Ok(None),
+        }
+        Ok(Some(word))
+    }
+
+    /// Notes the options of the word `-letters`, which stays as it is.
+    fn short(&mut self, letters: &[u8]) -> Option<OsString> {
+        for letter in letters {
+            match Row::by_short(*letter) {
+                Some(row) => self.uses(row),
+                None => self.unknown = true,
+            }
+        }
+        None
+    }
+
+    /// Parses the options with those of `rows`, and reads their values.
+    fn parse(self, system: Systems) -> Result<Command, UsageError> {
+        let matches = match parser(self.rows.iter().copied()).try_get_matches_from(self.words) {
+            Ok(matches) => matches,
+            Err(error) if error.kind() == ErrorKind::DisplayHelp => return Ok(Command::Help),
+            Err(error) if error.kind() == ErrorKind::DisplayVersion => return Ok(Command::Version),
+            Err(error) => return Err(UsageError(usage::problem(&error))),
+        };
+        if let Some(problem) = self.problem {
+            return Err(problem);
+        }
+        let mut config = Config::new("");
+        for row in self.rows {
+            apply(row, &matches, system, &mut config)?;
+        }
+        match self.kernel {
+            None => return Err(UsageError("no unikernel given: KERNEL is missing".into())),
+            Some(kernel) if kernel.is_empty() => return Err(UsageError("no unikernel given: KERNEL is ''".into())),
+            Some(kernel) => config.kernel = kernel.into(),
+        }
+        config.arguments = self.arguments;
+        Ok(Command::Run(Box::new(config)))
+    }
+
+    fn uses(&mut self, row: &'static Row) {
+        if !self.rows.iter().any(|known| std::ptr::eq(*known, row)) {
+            self.rows.push(row);
         }
     }
 }
 
-/// An option as it was written: `net`, or `net:NAME`.
-struct Flag {
-    text: String,
+/// Splits a word at the first `separator`.
+fn split(word: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    match word.iter().position(|byte| *byte == separator) {
+        Some(at) => (&word[..at], Some(&word[at + 1..])),
+        None => (word, None),
+    }
 }
 
-impl Flag {
-    fn new(text: &str) -> Self {
-        Self { text: text.into() }
-    }
+fn push_value(word: &mut OsString, value: &[u8]) {
+    word.push("=");
+    word.push(OsStr::from_bytes(value));
+}
 
-    /// What stands before the colon.
-    fn word(&self) -> &str {
-        self.text.split(':').next().unwrap_or_default()
+/// Reads the values of an option.
+fn apply(row: &Row, matches: &ArgMatches, system: Systems, config: &mut Config) -> Result<(), UsageError> {
+    if !row.systems.contains(system) {
+        return Err(UsageError(format!("--{}: not available on {}", row.long, system.name())));
     }
-
-    /// What stands behind the colon, if there is one.
-    fn name(&self) -> Result<Option<&str>, UsageError> {
-        match self.text.split_once(':') {
-            Some((_, name)) if !is_device_name(name.as_bytes()) => Err(UsageError(format!(
-                "--{}: '{name}' cannot be the name of a device: those are 1 to {} letters and digits",
-                self.text,
-                hvt_abi::manifest::NAME_MAX
-            ))),
-            Some((_, name)) => Ok(Some(name)),
-            None => Ok(None),
+    let values = || matches.get_occurrences::<OsString>(row.long).into_iter().flatten().map(|mut values| values.next());
+    match row.argument {
+        Argument::Help | Argument::Version => {}
+        Argument::Switch(set) => {
+            if matches.get_flag(row.long) {
+                set(config);
+            }
+        }
+        Argument::Count(set) => set(config, matches.get_count(row.long)),
+        Argument::Value(_, set) => {
+            for text in values().flatten() {
+                available(row, text, system)?;
+                set(config, text).map_err(|expected| invalid(row, None, text, expected))?;
+            }
+        }
+        Argument::Optional(_, set) => {
+            for text in values() {
+                let text = text.map(OsString::as_os_str);
+                set(config, text).map_err(|expected| invalid(row, None, text.unwrap_or_default(), expected))?;
+            }
+        }
+        Argument::Device(_, set) => {
+            for text in values().flatten() {
+                let (name, value) = value::split_name(text);
+                available(row, value, system)?;
+                let named = Named { name: name.map(str::to_owned), value };
+                set(&mut config.devices, named).map_err(|expected| invalid(row, name, value, expected))?;
+            }
+        }
+        Argument::DeviceSwitch(set) => {
+            for text in values() {
+                let name = text.map(|text| value::name(text).map_err(|expected| invalid(row, None, text, expected)));
+                set(&mut config.devices, Named { name: name.transpose()?, value: () });
+            }
         }
     }
+    Ok(())
+}
 
-    fn apply(&self, name: Option<&str>, parser: &mut Parser, config: &mut Config) -> Result<(), UsageError> {
-        let devices = &mut config.devices;
-        match (self.word(), name) {
-            ("mem", None) => config.memory = self.value(&parser.value()?, value::memory)?,
-            ("backend", None) => config.backend = self.value(&parser.value()?, value::backend)?,
-            ("dumpcore", None) => config.core_directory = Some(self.value(&parser.value()?, value::directory)?),
-            ("user", None) => config.identity.user = Some(self.value(&parser.value()?, value::user)?),
-            ("chroot", None) => config.identity.root = Some(self.value(&parser.value()?, value::directory)?),
-            ("no-sandbox", None) => config.sandbox = false,
-            ("trace", None) => config.trace = Some(self.value(&parser.value()?, value::path)?),
-            ("timeout", None) => config.timeout = Some(self.value(&parser.value()?, value::duration)?),
-            ("virtual-time", None) => config.virtual_time = true,
-            ("gdb", None) => {
-                config.gdb = true;
-                let path = parser.optional_value();
-                config.gdb_socket = path.map(|path| self.value(&path, value::recording)).transpose()?;
-            }
-            ("gdb-port", None) => config.gdb_port = self.value(&parser.value()?, value::port)?,
-            ("verbose", None) => config.verbosity = config.verbosity.saturating_add(1),
-            ("net", _) => devices.nets.push(self.named(name, &parser.value()?, value::net_source)?),
-            ("forward", _) => devices.forwards.push(self.named(name, &parser.value()?, value::forward)?),
-            ("host-loopback", _) => {
-                devices.loopbacks.push(self.named(name, &parser.value()?, value::host_loopback)?);
-            }
-            ("net-allow", _) => devices.opened.push(self.named(name, &parser.value()?, value::address)?),
-            ("net-pcap", _) => devices.recordings.push(self.named(name, &parser.value()?, value::recording)?),
-            ("net-ring", None) => config.net_ring = self.value(&parser.value()?, value::net_ring)?,
-            ("net-mac", _) => devices.macs.push(self.named(name, &parser.value()?, value::mac)?),
-            ("block", _) => {
-                let path = self.named(name, &parser.value()?, value::path)?;
-                devices.blocks.push(path.map(BlockSource::File));
-            }
-            ("disk-cow", _) => {
-                let path = self.named(name, &parser.value()?, value::path)?;
-                devices.blocks.push(path.map(BlockSource::Copy));
-            }
-            ("block-sector-size", _) => {
-                devices.block_sizes.push(self.named(name, &parser.value()?, value::block_size)?);
-            }
-            ("block-readonly", _) => devices.read_only.push(self.switch(name, parser)?),
-            ("block-direct", _) => devices.direct.push(self.switch(name, parser)?),
-            _ => return Err(Arg::Long(&self.text).unexpected().into()),
-        }
-        Ok(())
+fn available(row: &Row, value: &OsStr, system: Systems) -> Result<(), UsageError> {
+    if row.systems_for(value).contains(system) {
+        return Ok(());
     }
+    Err(UsageError(format!("--{}: '{}' is not available on {}", row.long, value.display(), system.name())))
+}
 
-    /// Says something about a device that takes no more words: the device's name, if any, is the value.
-    fn switch(&self, name: Option<&str>, parser: &mut Parser) -> Result<Named<()>, UsageError> {
-        let name = match name {
-            Some(name) => Some(name.to_owned()),
-            None => parser.optional_value().map(|name| self.value(&name, value::name)).transpose()?,
-        };
-        Ok(Named { name, value: () })
-    }
-
-    /// Reads a value, with the device's name before it unless that stands behind a colon.
-    fn named<T>(&self, name: Option<&str>, text: &OsStr, read: value::Read<T>) -> Result<Named<T>, UsageError> {
-        let (name, text) = match name {
-            Some(name) => (Some(name), text),
-            None => value::split_name(text),
-        };
-        Ok(Named { name: name.map(str::to_owned), value: self.value(text, read)? })
-    }
-
-    fn value<T>(&self, text: &OsStr, read: value::Read<T>) -> Result<T, UsageError> {
-        read(text).map_err(|expected| UsageError(format!("--{}: '{}' is not {expected}", self.text, text.display())))
-    }
+fn invalid(row: &Row, device: Option<&str>, value: &OsStr, expected: Expected) -> UsageError {
+    let device = device.map(|name| format!(":{name}")).unwrap_or_default();
+    UsageError(format!("--{}{device}: invalid value '{}': expected {expected}", row.long, value.display()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 
-use super::devices::Error;
 use crate::config::{BlockSource, Config, DeviceOptions, NetSource};
 use crate::open_descriptors;
 
@@ -15,11 +14,11 @@ pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);
 impl Descriptors {
     /// Takes those that are named. To be called before this program opens any itself. They are open until they are
     /// [taken](Self::take), or this is dropped: a path that leads to one can be opened until then.
-    pub(super) fn claim(config: &Config) -> Result<Self, Error> {
+    pub(super) fn claim(config: &Config) -> Result<Self, DescriptorError> {
         let mut claimed = BTreeMap::new();
         for net in &config.devices.nets {
             let NetSource::Descriptor(number) = net.value else { continue };
-            let error = |source: io::Error| Error::Descriptor { number, source };
+            let error = |source: io::Error| DescriptorError { number, source };
             if is_standard(number) {
                 return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "it is a standard stream")));
             }
@@ -55,10 +54,18 @@ impl Descriptors {
     }
 
     /// Hands over what was claimed.
-    pub(super) fn take(&mut self, number: RawFd) -> Result<OwnedFd, Error> {
-        let missing = || Error::Descriptor { number, source: io::ErrorKind::NotFound.into() };
+    pub(super) fn take(&mut self, number: RawFd) -> Result<OwnedFd, DescriptorError> {
+        let missing = || DescriptorError { number, source: io::ErrorKind::NotFound.into() };
         self.0.remove(&number).ok_or_else(missing)
     }
+}
+
+/// A descriptor that cannot be used. The message is one line.
+#[derive(Debug, thiserror::Error)]
+#[error("--net @{number}: the descriptor cannot be used: {source}")]
+pub(super) struct DescriptorError {
+    number: RawFd,
+    source: io::Error,
 }
 
 /// Every path that is opened before the guest is made.

@@ -3,21 +3,21 @@
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
 
-use super::manner::Manner;
+use super::personality::Personality;
 use crate::image::symbol_at;
 use crate::monitor::Failure;
 use crate::registers::Named;
 
 /// Says it, in a line for scripts and, where the guest's registers are known, a few more for people. Names are those in
 /// the unikernel's `file`.
-pub(super) fn report(manner: Manner, failure: &Failure, file: &[u8]) {
-    manner.report(failure);
+pub(super) fn report(personality: Personality, failure: &Failure, file: &[u8]) {
+    personality.report(failure);
     let Some(registers) = &failure.registers else { return };
     if let Some(place) = place(file, registers.pc()) {
-        manner.report(&format_args!("  in {place}"));
+        personality.report(&format_args!("  in {place}"));
     }
     for line in lines(registers) {
-        manner.report(&format_args!("  {line}"));
+        personality.report(&format_args!("  {line}"));
     }
 }
 

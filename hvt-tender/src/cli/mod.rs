@@ -1,11 +1,14 @@
 //! The command line: what a user types becomes a run, and what went wrong becomes one line and a status.
 
 mod args;
+mod command;
 mod descriptors;
 mod devices;
 mod fault;
 mod log;
-mod manner;
+mod open;
+mod option;
+mod personality;
 mod signals;
 mod start;
 mod streams;
@@ -22,7 +25,7 @@ use std::time::Duration;
 
 use self::descriptors::Descriptors;
 use self::devices::Plan;
-use self::manner::Manner;
+use self::personality::Personality;
 use self::start::start;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
@@ -38,6 +41,7 @@ use crate::unikernel::{self, Unikernel};
 use crate::virtual_time::VirtualTime;
 
 pub use args::{Command, UsageError, parse};
+pub use command::{command, markdown};
 
 /// Status for everything but a guest's own end: Solo5's tenders use it too, and what restarts guests relies on it.
 const FAILED: i32 = 1;
@@ -51,22 +55,22 @@ const TIMED_OUT: i32 = 124;
 /// does. Of what is printed the guest's output goes to the standard output, everything else to the standard error.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
-    start(args, |config, manner| {
-        run(config, manner).unwrap_or_else(|error| {
-            manner.report(&error);
+    start(args, |config, personality| {
+        run(config, personality).unwrap_or_else(|error| {
+            personality.report(&error);
             if matches!(error, Error::TimedOut(_)) { TIMED_OUT } else { FAILED }
         })
     })
 }
 
 /// Runs a unikernel; returns the status to exit with.
-fn run(config: Config, manner: Manner) -> Result<i32, Error> {
+fn run(config: Config, personality: Personality) -> Result<i32, Error> {
     host_limit::raise();
     // Before this program opens anything under the numbers that the user means.
     let descriptors = Descriptors::claim(&config)?;
     if config.sandbox {
         descriptors.close_others();
-        sandbox::explain(manner.name()).map_err(Error::Signals)?;
+        sandbox::explain(personality.name()).map_err(Error::Signals)?;
     } else {
         ::log::warn!(
             "without its sandbox the tender keeps its capabilities, the file system, inherited descriptors and all system \
@@ -84,7 +88,7 @@ fn run(config: Config, manner: Manner) -> Result<i32, Error> {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
             // Read again only now: a guest that ends well needs no names. The file may have changed since.
-            fault::report(manner, &failure, &contents(&file).unwrap_or_default());
+            fault::report(personality, &failure, &contents(&file).unwrap_or_default());
             Ok(FAILED)
         }
         Outcome::Interrupted => Err(Error::Stopped(signals::received())),
@@ -158,7 +162,11 @@ fn contents(mut file: &File) -> io::Result<Vec<u8>> {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Devices(#[from] devices::Error),
+    Descriptor(#[from] descriptors::DescriptorError),
+    #[error(transparent)]
+    Devices(#[from] devices::Mismatch),
+    #[error(transparent)]
+    Open(#[from] open::Error),
     #[error("{}: cannot be written: {source}{}", path.display(), Advice(source))]
     Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]

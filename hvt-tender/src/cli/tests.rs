@@ -94,7 +94,7 @@ fn devices_that_do_not_match_the_manifest() {
         &[
             ("%/app", "'a' declared but not attached"),
             ("%/app", "--block a=PATH"),
-            ("--block %/disk %/app", "the block devices a, b; say which one is meant: --block NAME=.."),
+            ("--block %/disk %/app", "the block devices a, b: name one with --block NAME=.."),
             ("--block a=%/disk --block b=%/disk %/app", "'service' declared but not attached"),
             ("--block a=%/disk --block b=%/disk %/app", "--net service=INTERFACE"),
             ("--block a=%/disk --block a=%/disk %/app", "'a' attached twice"),
@@ -135,8 +135,8 @@ fn disks_that_cannot_be_had() {
             ("--disk-cow % %/app", "neither a file nor a block device"),
             ("--disk-cow %/disk --block %/disk %/app", "'storage' attached twice"),
             ("--disk-cow %/disk --block-sector-size 100 %/app", "Block size must be a multiple of 2"),
-            ("--disk-cow %/disk --block-readonly %/app", "a copy (--disk-cow) is there to be written"),
-            ("--disk-cow %/disk --block-direct %/app", "a copy (--disk-cow) lives in memory"),
+            ("--disk-cow %/disk --block-readonly %/app", "a copy (--disk-cow) is writable"),
+            ("--disk-cow %/disk --block-direct %/app", "a copy (--disk-cow) is in memory"),
             ("--block %/none --block-direct %/app", "none: cannot be opened: No such file"),
         ],
     );

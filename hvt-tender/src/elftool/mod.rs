@@ -11,19 +11,29 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, ValueHint, value_parser};
 use hvt_abi::MEM_MAX;
-use lexopt::{Arg, Parser};
 
 use crate::image::{ImageError, query_abi, query_manifest};
-use crate::message;
+use crate::{message, usage};
 
 pub use show::{abi, c_source, manifest};
 pub use source::{SourceError, devices};
 
-const HELP: &str = include_str!("help.txt");
-
-/// The program's name where it was not told.
+/// The program's name if its caller gives it none.
 const NAME: &str = "hvt-elftool";
+
+const NOTES: &str = "\
+SOURCE, OUTPUT and UNIKERNEL are files, or - for the standard input or output.
+The source of a manifest with two devices:
+
+  { \"type\": \"solo5.manifest\", \"version\": 1, \"devices\": [
+    { \"name\": \"service\", \"type\": \"NET_BASIC\" },
+    { \"name\": \"storage\", \"type\": \"BLOCK_BASIC\" } ] }
+
+Compile OUTPUT with Solo5's toolchain or scripts/cc-guest, and link it with the
+unikernel.";
 
 /// Does what the command line says; returns the status to exit with: 0, or 1 when it could not be done.
 ///
@@ -43,42 +53,59 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// What a command line asks for.
+/// Request of a command line.
 enum Command {
-    GenerateManifest { source: PathBuf, output: PathBuf },
-    QueryAbi { unikernel: PathBuf },
-    QueryManifest { unikernel: PathBuf },
-    Help,
-    Version,
+    GenerateManifest {
+        source: PathBuf,
+        output: PathBuf,
+    },
+    QueryAbi {
+        unikernel: PathBuf,
+    },
+    QueryManifest {
+        unikernel: PathBuf,
+    },
+    /// Print a text: the help or the version.
+    Print(String),
+}
+
+/// Returns the command line of `hvt-elftool`, with its documentation.
+#[must_use]
+pub fn command() -> clap::Command {
+    let subcommand = |name, about, files: &[Arg]| clap::Command::new(name).about(about).args(files);
+    let file = |name, help| {
+        Arg::new(name).required(true).value_parser(value_parser!(PathBuf)).value_hint(ValueHint::FilePath).help(help)
+    };
+    let unikernel = || file("UNIKERNEL", "File of the unikernel");
+    let source = [file("SOURCE", "Manifest in JSON"), file("OUTPUT", "File for the C source")];
+    clap::Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Makes and prints the manifests of Solo5 unikernels")
+        .after_help(NOTES)
+        .disable_help_subcommand(true)
+        .propagate_version(true)
+        .subcommand_required(true)
+        .subcommand(subcommand("gen-manifest", "Make the C source of a manifest from its JSON", &source))
+        .subcommand(subcommand("query-abi", "Print the ABI that a unikernel was built for", &[unikernel()]))
+        .subcommand(subcommand("query-manifest", "Print the devices of a unikernel", &[unikernel()]))
 }
 
 impl Command {
     fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, Error> {
-        let mut parser = Parser::from_args(args.collect::<Vec<_>>());
-        let mut words = Vec::new();
-        while let Some(arg) = parser.next().map_err(usage)? {
-            match arg {
-                Arg::Short('h') | Arg::Long("help") => return Ok(Self::Help),
-                Arg::Short('V') | Arg::Long("version") => return Ok(Self::Version),
-                Arg::Value(word) => words.push(PathBuf::from(word)),
-                other => return Err(usage(other.unexpected())),
+        let name = [OsString::from(NAME)];
+        let mut matches = match command().try_get_matches_from(name.into_iter().chain(args)) {
+            Ok(matches) => matches,
+            Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                return Ok(Self::Print(error.to_string()));
             }
-        }
-        let mut words = words.into_iter();
-        let Some(command) = words.next() else {
-            return Err(usage("no command is named"));
+            Err(error) => return Err(Error::Usage(usage::problem(&error))),
         };
-        let mut word =
-            |what| words.next().ok_or_else(|| usage(format_args!("{}: no {what} is named", command.display())));
-        let parsed = match command.to_str() {
-            Some("gen-manifest") => Self::GenerateManifest { source: word("SOURCE")?, output: word("OUTPUT")? },
-            Some("query-abi") => Self::QueryAbi { unikernel: word("UNIKERNEL")? },
-            Some("query-manifest") => Self::QueryManifest { unikernel: word("UNIKERNEL")? },
-            _ => return Err(usage(format_args!("there is no command '{}'", command.display()))),
-        };
-        match words.next() {
-            Some(more) => Err(usage(format_args!("{}: unexpected '{}'", command.display(), more.display()))),
-            None => Ok(parsed),
+        let (name, mut files) = matches.remove_subcommand().unwrap_or_default();
+        let mut file = |id| ArgMatches::remove_one(&mut files, id).unwrap_or_default();
+        match name.as_str() {
+            "gen-manifest" => Ok(Self::GenerateManifest { source: file("SOURCE"), output: file("OUTPUT") }),
+            "query-abi" => Ok(Self::QueryAbi { unikernel: file("UNIKERNEL") }),
+            _ => Ok(Self::QueryManifest { unikernel: file("UNIKERNEL") }),
         }
     }
 
@@ -91,8 +118,7 @@ impl Command {
             }
             Self::QueryAbi { unikernel } => abi(query(&unikernel, query_abi)?),
             Self::QueryManifest { unikernel } => manifest(query(&unikernel, query_manifest)?.devices()),
-            Self::Help => HELP.to_owned(),
-            Self::Version => format!("{NAME} {}\n", env!("CARGO_PKG_VERSION")),
+            Self::Print(text) => text,
         };
         write(STDIO.as_ref(), &text)
     }
@@ -134,10 +160,6 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
 
 fn query<T>(path: &Path, ask: fn(&[u8]) -> Result<T, ImageError>) -> Result<T, Error> {
     ask(&read(path)?).map_err(|problem| Error::Image { path: path.into(), problem })
-}
-
-fn usage(problem: impl ToString) -> Error {
-    Error::Usage(problem.to_string())
 }
 
 /// Why it could not be done. The message is one line.

@@ -108,7 +108,7 @@ fn assert_program_fails(name: &str, output: &Output, status: i32, words: &str) {
 
 #[test]
 fn help_and_version_go_to_the_standard_output() {
-    for (option, words) in [("--help", "usage: hvt-tender"), ("--version", "ABI version 2")] {
+    for (option, words) in [("--help", "Usage: hvt-tender"), ("--version", "ABI version 2")] {
         let output = tender().arg(option).output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty());
         assert!(text(&output.stdout).contains(words));
@@ -118,9 +118,9 @@ fn help_and_version_go_to_the_standard_output() {
 #[test]
 fn a_wrong_command_line_ends_with_2() {
     for (words, message) in [
-        (&[][..], "no unikernel to run is named; see hvt-tender --help"),
-        (&["--frob", "app"], "invalid option '--frob'; see hvt-tender --help"),
-        (&["--mem=much", "app"], "--mem: 'much' is not a number of MB"),
+        (&[][..], "no unikernel given: KERNEL is missing; see hvt-tender --help"),
+        (&["--frob", "app"], "unknown option '--frob'; see hvt-tender --help"),
+        (&["--mem=much", "app"], "--mem: invalid value 'much': expected a number of MB"),
     ] {
         assert_fails(&tender().args(words).output().unwrap(), 2, message);
     }

@@ -207,7 +207,7 @@ fn tender_with_options(options: &[&str]) -> Command {
 fn says_what_it_cannot_become() {
     for wrong in ["root", "1", "0:4294967295", "nobody:nogroup"] {
         let output = tender_with_options(&["--user", wrong]).arg("app").output().unwrap();
-        assert_fails(&output, 2, &format!("--user: '{wrong}' is not UID:GID, two numbers"));
+        assert_fails(&output, 2, &format!("--user: invalid value '{wrong}': expected UID:GID, two numbers"));
     }
     let output = tender_with_options(&["--chroot=/nowhere"]).arg(guest("hello")).output().unwrap();
     assert_fails(&output, 1, "--chroot /nowhere: this directory cannot become the root");

@@ -23,7 +23,7 @@ fn assert_refuses(words: &[impl AsRef<OsStr>], message: &str) {
 #[test]
 fn help_and_version_go_to_the_standard_error() {
     for (option, status, words) in
-        [("--help", 1, "usage: solo5-hvt [OPTIONS] [--] KERNEL"), ("--version", 0, "\nABI version 2\n")]
+        [("--help", 1, "Usage: solo5-hvt [OPTIONS] <KERNEL>"), ("--version", 0, "\nABI version 2\n")]
     {
         let output = as_solo5_hvt(tender()).arg(option).output().unwrap();
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(status), ""));
@@ -33,10 +33,10 @@ fn help_and_version_go_to_the_standard_error() {
 
 #[test]
 fn a_wrong_command_line_ends_with_1() {
-    assert_refuses(&[""; 0], "no unikernel to run is named; see solo5-hvt --help");
-    assert_refuses(&["--frob", "app"], "invalid option '--frob'");
-    assert_refuses(&["--mem=much", "app"], "'much' is not a number of MB");
-    assert_refuses(&["--net:a_b=tap0", "app"], "cannot be the name of a device");
+    assert_refuses(&[""; 0], "no unikernel given: KERNEL is missing; see solo5-hvt --help");
+    assert_refuses(&["--frob", "app"], "unknown option '--frob'");
+    assert_refuses(&["--mem=much", "app"], "--mem: invalid value 'much': expected a number of MB");
+    assert_refuses(&["--net:a_b=tap0", "app"], "--net:a_b: invalid device name 'a_b'");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn what_cannot_be_had_is_said() {
         (vec!["--net=user", "--forward=other=tcp:0:80"], "--forward: net device 'other' not declared".into()),
         (
             vec!["--net=none", "--host-loopback=all"],
-            "--host-loopback: net device 'service' has no user-mode networking, for which say --net service=user"
+            "--host-loopback: net device 'service' has no user-mode networking: enable it with --net service=user"
                 .into(),
         ),
         (vec!["--net=none", "--net-allow=169.254.169.254"], "--net-allow: net device 'service' has no".into()),

@@ -216,7 +216,7 @@ fn help_and_version_need_no_kernel() {
 fn an_empty_word_is_no_unikernel() {
     for words in [&[""][..], &["--", ""], &["--mem=32", "", "x"]] {
         let error = parse_words(words).expect_err("a file").to_string();
-        assert_eq!(error, "no unikernel to run is named: its file is ''");
+        assert_eq!(error, "no unikernel given: KERNEL is ''");
     }
 }
 
@@ -226,38 +226,40 @@ fn says_what_is_wrong() {
         ("", "no unikernel"),
         ("--mem=32", "no unikernel"),
         ("--", "no unikernel"),
-        ("--frob app", "--frob"),
-        ("-x app", "-x"),
-        ("--mem", "--mem"),
-        ("--mem= app", "--mem: '' is not a number of MB"),
-        ("--mem=lots app", "--mem: 'lots' is not a number of MB"),
-        ("--mem=-1 app", "--mem: '-1' is not"),
-        ("--mem:storage=1 app", "--mem:storage"),
-        ("--help:me app", "--help:me"),
-        ("--verbose=2 app", "--verbose"),
-        ("--backend=xen app", "auto, kvm, process and redox"),
-        ("--timeout=soon app", "--timeout: 'soon' is not a time such as 30, 500ms"),
-        ("--timeout:a=1 app", "--timeout:a"),
-        ("--virtual-time=1 app", "--virtual-time"),
-        ("--disk-cow:storage= app", "--disk-cow:storage: '' is not the path"),
-        ("--net=pcap: app", "--net: 'pcap:' is not pcap: and the path of a file"),
-        ("--net-pcap= app", "--net-pcap: '' is not the path of a file"),
-        ("--net= app", "--net: '' is not a network interface"),
-        ("--net:=tap0 app", "--net:"),
-        ("--net:a_b=tap0 app", "'a_b' cannot be the name of a device"),
-        ("--net:a:b=tap0 app", "'a:b' cannot be the name of a device"),
-        ("--net:service= app", "--net:service: '' is not a network interface"),
-        ("--net:service=@x app", "--net:service: '@x' is not @ and the number"),
-        ("--forward=8080:80 app", "--forward: '8080:80' is not a way to the guest such as tcp:8080:80"),
-        ("--host-loopback=0 app", "--host-loopback: '0' is not all, or TCP and UDP ports such as"),
-        ("--net-allow=a app", "--net-allow: 'a' is not an IPv4 address"),
-        ("--net-mac:service=1 app", "--net-mac:service: '1' is not a hardware address"),
-        ("--block:storage= app", "--block:storage: '' is not the path"),
-        ("--block-sector-size=x app", "--block-sector-size: 'x' is not a number of bytes"),
-        ("--block-sector-size storage=x app", "--block-sector-size: 'x' is not a number of bytes"),
-        ("--block-readonly=a/b app", "--block-readonly: 'a/b' is not the name of a device"),
-        ("--block-readonly:storage=x app", "--block-readonly:storage"),
-        ("--block-direct:storage=x app", "--block-direct:storage"),
+        ("--frob app", "unknown option '--frob'"),
+        ("-x app", "unknown option '-x'"),
+        ("-vx app", "unknown option '-x'"),
+        ("--mem", "--mem <MB>: value missing"),
+        ("--net:service", "--net <[NAME=]SOURCE>: value missing"),
+        ("--mem= app", "--mem: invalid value '': expected a number of MB"),
+        ("--mem=lots app", "--mem: invalid value 'lots': expected a number of MB"),
+        ("--mem=-1 app", "--mem: invalid value '-1'"),
+        ("--mem:storage=1 app", "unknown option '--mem:storage'"),
+        ("--help:me app", "unknown option '--help:me'"),
+        ("--verbose=2 app", "--verbose: unexpected value '2'"),
+        ("--backend=xen app", "--backend: invalid value 'xen': expected auto, kvm, process or redox"),
+        ("--timeout=soon app", "--timeout: invalid value 'soon': expected a time such as 30, 500ms"),
+        ("--timeout:a=1 app", "unknown option '--timeout:a'"),
+        ("--virtual-time=1 app", "--virtual-time: unexpected value '1'"),
+        ("--disk-cow:storage= app", "--disk-cow:storage: invalid value '': expected the path"),
+        ("--net=pcap: app", "--net: invalid value 'pcap:': expected pcap: and the path of a file"),
+        ("--net-pcap= app", "--net-pcap: invalid value '': expected the path of a file"),
+        ("--net= app", "--net: invalid value '': expected a network interface"),
+        ("--net:=tap0 app", "--net:: invalid device name ''"),
+        ("--net:a_b=tap0 app", "--net:a_b: invalid device name 'a_b': expected 1 to 67 letters and digits"),
+        ("--net:a:b=tap0 app", "--net:a:b: invalid device name 'a:b'"),
+        ("--net:service= app", "--net:service: invalid value '': expected a network interface"),
+        ("--net:service=@x app", "--net:service: invalid value '@x': expected @ and the number"),
+        ("--forward=8080:80 app", "--forward: invalid value '8080:80': expected tcp:HOSTPORT:GUESTPORT"),
+        ("--host-loopback=0 app", "--host-loopback: invalid value '0': expected all, or TCP and UDP ports such as"),
+        ("--net-allow=a app", "--net-allow: invalid value 'a': expected an IPv4 address"),
+        ("--net-mac:service=1 app", "--net-mac:service: invalid value '1': expected a hardware address"),
+        ("--block:storage= app", "--block:storage: invalid value '': expected the path"),
+        ("--block-sector-size=x app", "--block-sector-size: invalid value 'x': expected a number of bytes"),
+        ("--block-sector-size storage=x app", "--block-sector-size:storage: invalid value 'x': expected a number"),
+        ("--block-readonly=a/b app", "--block-readonly: invalid value 'a/b': expected 1 to 67 letters and digits"),
+        ("--block-readonly:storage=x app", "--block-readonly:storage: unexpected value 'x'"),
+        ("--block-direct:storage=x app", "--block-direct:storage: unexpected value 'x'"),
     ] {
         let words_of_line: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
         let error = parse_words(&words_of_line).expect_err(line).to_string();
@@ -280,7 +282,16 @@ proptest! {
     #[test]
     fn any_options(args in prop::collection::vec("(--(net|net-mac|net-allow|host-loopback|gdb|forward|block|block-sector-size|block-readonly|block-direct|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
-        if let Ok(Command::Run(config)) = parse(args.clone()) {
+        let parsed = parse(args.clone());
+        // The options that a command line does not use make no difference.
+        let mut line = Words::rewrite(args.iter().cloned());
+        line.rows = rows().collect();
+        let with_all = line.parse(Systems::current());
+        prop_assert_eq!(parsed.is_ok(), with_all.is_ok());
+        if let (Ok(parsed), Ok(with_all)) = (&parsed, &with_all) {
+            prop_assert_eq!(parsed, with_all);
+        }
+        if let Ok(Command::Run(config)) = parsed {
             prop_assert!(args.ends_with(&config.arguments));
         }
     }
@@ -291,4 +302,75 @@ fn a_trace_goes_to_a_file() {
     for line in ["--trace calls.json app.hvt", "--trace=calls.json app.hvt"] {
         assert_eq!(config(line).trace, Some(PathBuf::from("calls.json")));
     }
+}
+
+/// The options of the command line alone make clap's command, unless one of them is unknown: then clap compares all.
+#[test]
+fn a_similar_option_is_suggested() {
+    for (line, words) in [
+        ("--forwrd=tcp:1:2 app", "unknown option '--forwrd' (did you mean '--forward'?)"),
+        ("--mem=1 --verbos app", "unknown option '--verbos' (did you mean '--verbose'?)"),
+        ("--block-read-only app", "unknown option '--block-read-only' (did you mean '--block-readonly'?)"),
+    ] {
+        let error = parse_words(&line.split(' ').collect::<Vec<_>>()).expect_err(line).to_string();
+        assert_eq!(error, words, "{line}");
+    }
+}
+
+#[test]
+fn the_first_problem_is_reported() {
+    for (line, words) in [
+        ("--frob --net:a_b=x", "--frob"),
+        ("--net:a_b=x --frob", "a_b"),
+        ("--virtual-time=1 --net:a_b=x", "--virtual-time"),
+    ] {
+        let error = parse_words(&line.split(' ').collect::<Vec<_>>()).expect_err(line).to_string();
+        assert!(error.contains(words), "{line}: {error}");
+    }
+    for line in ["--help --frob", "-h --net:a_b=x", "--frobnicate"] {
+        let help = parse_words(&line.split(' ').collect::<Vec<_>>()) == Ok(Command::Help);
+        assert_eq!(help, !line.starts_with("--frob"), "{line}");
+    }
+}
+
+#[test]
+fn a_value_may_look_like_an_option() {
+    assert_eq!(config("--trace --mem=1 app").trace, Some(PathBuf::from("--mem=1")));
+    assert_eq!(config("--trace -- app").trace, Some(PathBuf::from("--")));
+    assert_eq!(config("--trace=--net:a=b app").trace, Some(PathBuf::from("--net:a=b")));
+    assert_eq!(devices("--block:a --block:b=c").blocks, named("a", BlockSource::File("--block:b=c".into())));
+}
+
+#[test]
+fn a_switch_may_be_repeated() {
+    assert!(config("--virtual-time --virtual-time app").virtual_time);
+    assert_eq!(config(&format!("-{} app", "v".repeat(300))).verbosity, 255);
+}
+
+/// The table decides, for options and for values.
+#[test]
+fn redox_refuses_options_and_values_of_linux() {
+    let on_redox = |line: &str| parse_on(Systems::REDOX, line.split(' ').map(OsString::from));
+    let needs_value = |row: &Row| row.placeholder().is_some() && !matches!(row.argument, Argument::DeviceSwitch(_));
+    let mut refused = 0;
+    for row in rows().filter(|row| !row.systems.contains(Systems::REDOX)) {
+        let value = if needs_value(row) { "=x" } else { "" };
+        let error = on_redox(&format!("--{}{value} app", row.long)).expect_err(row.long).to_string();
+        assert_eq!(error, format!("--{}: not available on Redox", row.long));
+        refused += 1;
+    }
+    assert!(refused >= 10, "{refused}");
+    for (line, words) in [
+        ("--net=a=user app", "--net: 'user' is not available on Redox"),
+        ("--net=@3 app", "--net: '@3' is not available on Redox"),
+        ("--backend=kvm app", "--backend: 'kvm' is not available on Redox"),
+        ("--forwrd=x app", "unknown option '--forwrd'"),
+    ] {
+        assert_eq!(on_redox(line).expect_err(line).to_string(), words, "{line}");
+    }
+    let Ok(Command::Run(config)) = on_redox("--mem=32 --net=/scheme/net --block-readonly -v --backend redox app")
+    else {
+        panic!()
+    };
+    assert_eq!(config.devices.nets, unnamed(NetSource::Interface("/scheme/net".into())));
 }

@@ -1,0 +1,182 @@
+//! Opens the devices of Linux.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::descriptors::{DescriptorError, Descriptors};
+use super::devices::Plan;
+use super::devices::block::BlockPlan;
+use super::devices::net::{NetPlan, UserOptions};
+use crate::config::{BlockSource, NetSource};
+use crate::device::{
+    DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError, random_mac,
+};
+#[cfg(feature = "smoltcp")]
+use crate::network::user::{UserNet, UserNetwork};
+use crate::host_file::RecordFile;
+use crate::host_limit::Advice;
+use crate::network::{Port, Recorded, Switch};
+use crate::stop::Stop;
+use crate::unikernel::Unikernel;
+use crate::virtual_time::VirtualTime;
+
+impl Plan {
+    /// Opens the devices and attaches them. With a virtual time, in which the guest lives, they live in it as well. A
+    /// wait for the reader of a recording ends when `stop` is requested.
+    pub(super) fn attach(
+        self,
+        mut unikernel: Unikernel,
+        descriptors: &mut Descriptors,
+        time: Option<&VirtualTime>,
+        stop: &Stop,
+    ) -> Result<Unikernel, Error> {
+        for BlockPlan { name, source, options, direct } in self.blocks {
+            let attached = match source {
+                BlockSource::File(path) if direct => {
+                    DirectBlock::open(path, &options).map(|disk| unikernel.block(&name, disk))
+                }
+                BlockSource::File(path) => FileBlock::open(path, &options).map(|disk| unikernel.block(&name, disk)),
+                BlockSource::Copy(_) if options.read_only => return Err(Error::ReadOnlyCopy { name }),
+                BlockSource::Copy(_) if direct => return Err(Error::DirectCopy { name }),
+                BlockSource::Copy(path) => {
+                    Disk::copy_in_blocks(path, options.block_size).map(|disk| unikernel.block(&name, disk))
+                }
+            };
+            unikernel = attached.map_err(|problem| Error::Block { name, problem })?;
+        }
+        for (number, net) in self.nets.into_iter().enumerate() {
+            unikernel = net.attach(number, unikernel, descriptors, time, stop)?;
+        }
+        Ok(unikernel)
+    }
+}
+
+impl NetPlan {
+    fn attach(
+        self,
+        number: usize,
+        unikernel: Unikernel,
+        descriptors: &mut Descriptors,
+        time: Option<&VirtualTime>,
+        stop: &Stop,
+    ) -> Result<Unikernel, Error> {
+        let Self { name, source, mac, user: options, recording } = self;
+        let plug = Plug { name: name.clone(), recording, stop };
+        match source {
+            NetSource::None | NetSource::Pcap(_) => plug.port(unikernel, alone(number, mac, time)?),
+            _ if time.is_some() => Err(Error::NotVirtual { name }),
+            NetSource::Unix(path) => match UnixNet::attach(path, mac) {
+                Ok(cable) => plug.device(unikernel, cable),
+                Err(problem) => Err(Error::Unix { name, problem }),
+            },
+            NetSource::User => match user(mac, options) {
+                Ok(device) => plug.device(unikernel, device),
+                Err(source) => Err(Error::User { name, source }),
+            },
+            NetSource::Interface(interface) => plug.tap(unikernel, Tap::attach(&interface, mac)),
+            NetSource::Descriptor(number) => plug.tap(unikernel, Tap::from_fd(descriptors.take(number)?, mac)),
+        }
+    }
+}
+
+/// Attaches an open network device, and records it where that is wanted.
+struct Plug<'s> {
+    name: String,
+    recording: Option<PathBuf>,
+    stop: &'s Stop,
+}
+
+impl Plug<'_> {
+    fn device(self, unikernel: Unikernel, device: impl Net + Pollable + Send + 'static) -> Result<Unikernel, Error> {
+        let Self { name, recording, stop } = self;
+        let Some(path) = recording else { return Ok(unikernel.net(name, device)) };
+        match RecordFile::create(&path, Some(stop)).and_then(|file| Recorded::to(device, file)) {
+            Ok(recorded) => Ok(unikernel.net(name, recorded)),
+            Err(source) => Err(Error::Recording { name, path, source }),
+        }
+    }
+
+    /// A port records itself, with the times that it lives in.
+    fn port(self, unikernel: Unikernel, port: Port) -> Result<Unikernel, Error> {
+        let Self { name, recording, stop } = self;
+        let Some(path) = recording else { return Ok(unikernel.net(name, port)) };
+        match RecordFile::create(&path, Some(stop)).and_then(|file| port.recorded_to(file)) {
+            Ok(port) => Ok(unikernel.net(name, port)),
+            Err(source) => Err(Error::Recording { name, path, source }),
+        }
+    }
+
+    fn tap(self, unikernel: Unikernel, attached: Result<Tap, TapError>) -> Result<Unikernel, Error> {
+        match attached {
+            Ok(tap) => self.device(unikernel, tap),
+            Err(problem) => Err(Error::Net { name: self.name, problem }),
+        }
+    }
+}
+
+/// A device in user-mode networking.
+#[cfg(feature = "smoltcp")]
+fn user(mac: Option<[u8; 6]>, options: UserOptions) -> io::Result<UserNet> {
+    let UserOptions { forwards, loopback, opened } = options;
+    let network = UserNetwork::new().mac(mac.map_or_else(random_mac, Ok)?).host_loopback(loopback);
+    let network = opened.into_iter().fold(network, UserNetwork::allow);
+    let device = forwards.iter().fold(network, |network, forward| network.forward(*forward)).start()?;
+    for (forward, address) in forwards.iter().zip(device.forwarded()) {
+        // A port that the host has chosen is known from here only.
+        let level = if forward.host.port() == 0 { log::Level::Warn } else { log::Level::Info };
+        log::log!(level, "port {} of the guest is at {address}", forward.guest);
+    }
+    Ok(device)
+}
+
+#[cfg(not(feature = "smoltcp"))]
+fn user(_: Option<[u8; 6]>, _: UserOptions) -> io::Result<Port> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this tender was built without it (feature smoltcp)"))
+}
+
+/// A port with nobody on the other side. In a virtual time, where two runs are to be the same, it has the same hardware
+/// address each time.
+fn alone(number: usize, mac: Option<[u8; 6]>, time: Option<&VirtualTime>) -> Result<Port, Error> {
+    let (switch, mac) = match time {
+        Some(time) => (Switch::in_virtual_time(time), mac.unwrap_or([2, 0, 0, 0, 0, number as u8 + 1])),
+        None => (Switch::new(), mac.map_or_else(random_mac, Ok).map_err(Error::Host)?),
+    };
+    Ok(switch.port().map_err(Error::Host)?.with_mac(mac))
+}
+
+/// Devices that cannot be opened. The message is one line.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A block device that cannot be opened.
+    #[error("block device '{name}': {problem}")]
+    Block { name: String, problem: OpenError },
+    /// A tap that cannot be attached.
+    #[error("net device '{name}': {problem}")]
+    Net { name: String, problem: TapError },
+    /// A socket between two tenders that cannot be opened.
+    #[error("net device '{name}': {problem}")]
+    Unix { name: String, problem: UnixNetError },
+    /// User-mode networking that cannot start.
+    #[error("net device '{name}': no user-mode networking: {source}{}", Advice(source))]
+    User { name: String, source: io::Error },
+    /// A copy, which exists to be written.
+    #[error("block device '{name}': a copy (--disk-cow) is writable: remove --block-readonly")]
+    ReadOnlyCopy { name: String },
+    /// A copy, which is written to memory.
+    #[error("block device '{name}': a copy (--disk-cow) is in memory: remove --block-direct")]
+    DirectCopy { name: String },
+    /// A file for frames that cannot be written.
+    #[error("net device '{name}': {}: cannot be written: {source}{}", path.display(), Advice(source))]
+    Recording { name: String, path: PathBuf, source: io::Error },
+    /// A network of the host in virtual time.
+    #[error(
+        "net device '{name}': its network cannot live in virtual time; with --virtual-time use {name}=none or {name}=pcap:FILE"
+    )]
+    NotVirtual { name: String },
+    /// A resource of the host that is exhausted.
+    #[error("a network device cannot be made: {}{}", _0, Advice(_0))]
+    Host(io::Error),
+    /// A descriptor that cannot be used.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+}
