@@ -174,7 +174,31 @@ impl Emulation<'_, '_> {
     }
 
     fn refuse(&self) -> Step {
-        Step::Refuse(Cause::Instruction { what: format!("\"{}\"", self.instruction) })
+        Step::Refuse(Cause::Instruction { what: format!("\"{}\"", self.text()) })
+    }
+
+    /// Text of an instruction that is refused.
+    ///
+    /// The decoder could write one for every instruction, from a table of 1,600 pointers: every start of the tender would
+    /// relocate them, which takes 45,000 instructions.
+    fn text(&self) -> String {
+        let mnemonic = match self.instruction.opcode() {
+            Opcode::MOV => "mov",
+            Opcode::WRMSR => "wrmsr",
+            Opcode::XSETBV => "xsetbv",
+            Opcode::LMSW => "lmsw",
+            Opcode::SYSRET => "sysret",
+            Opcode::SYSEXIT => "sysexit",
+            Opcode::JMPF => "jmp far",
+            Opcode::CALLF => "call far",
+            Opcode::IRET | Opcode::IRETD => "iret",
+            Opcode::INT => "int",
+            _ => "a privileged instruction",
+        };
+        match (register(self.instruction.operand(0)), register(self.instruction.operand(1))) {
+            (Some(to), Some(from)) => format!("{mnemonic} {}, {}", operand::name(to), operand::name(from)),
+            _ => mnemonic.to_owned(),
+        }
     }
 
     /// `in` and `out`, and their string forms, which are never hypercalls.

@@ -23,6 +23,18 @@ pub(super) fn register(operand: Operand) -> Option<RegSpec> {
     }
 }
 
+/// Name of a general, control or debug register of 64 bits.
+pub(super) fn name(register: RegSpec) -> String {
+    /// In the order of their numbers (SDM volume 2, table 3-1).
+    const GENERAL: [&str; 8] = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"];
+    let number = register.num();
+    match register.class() {
+        register_class::CR => format!("cr{number}"),
+        register_class::DR => format!("dr{number}"),
+        _ => GENERAL.get(usize::from(number)).map_or_else(|| format!("r{number}"), |name| (*name).to_owned()),
+    }
+}
+
 /// Value of a general register, or of RIP, which must be behind the instruction already.
 pub(super) fn general(registers: &Registers, register: RegSpec) -> u64 {
     let full = match register.class() {

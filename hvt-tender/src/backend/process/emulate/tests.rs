@@ -172,6 +172,15 @@ fn control_registers() {
     lab.registers.rax = 0x10_0000;
     let Step::Refuse(Cause::Instruction { what }) = lab.step(b"\x0f\x22\xd8") else { panic!() };
     assert_eq!(what, "\"mov cr3, rax\"");
+    for (code, text) in [
+        (&b"\x0f\x23\xf9"[..], "\"mov dr7, rcx\""),
+        (b"\x41\x0f\x21\xf9", "\"mov r9, dr7\""),
+        (b"\x0f\x01\xf0", "\"lmsw\""),
+        (b"\xcf", "\"iret\""),
+    ] {
+        let Step::Refuse(Cause::Instruction { what }) = lab.step(code) else { panic!("{text}") };
+        assert_eq!(what, text);
+    }
     // mov rax, cr0; mov cr0, rax with paging off
     assert_eq!(lab.step(b"\x0f\x20\xc0"), Step::Next);
     assert_eq!(lab.registers.rax, 0x8001_0021);
