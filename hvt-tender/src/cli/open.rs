@@ -11,10 +11,10 @@ use crate::config::{BlockSource, NetSource};
 use crate::device::{
     DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError, random_mac,
 };
-#[cfg(feature = "smoltcp")]
-use crate::network::user::{UserNet, UserNetwork};
 use crate::host_file::RecordFile;
 use crate::host_limit::Advice;
+#[cfg(feature = "smoltcp")]
+use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
 use crate::stop::Stop;
 use crate::unikernel::Unikernel;
