@@ -25,7 +25,8 @@ impl VirtualPoller {
         Ok(this)
     }
 
-    /// Adds a host in memory, likewise. It may wait for ever: its user may give it something to do at any time.
+    /// Adds a host in memory. It may wait for ever: its user may give it something to do at any time.
+    #[cfg(feature = "smoltcp")]
     pub(crate) fn for_host(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop) -> io::Result<Self> {
         Self::add(time, arrivals, stop, true)
     }
