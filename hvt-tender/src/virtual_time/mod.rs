@@ -25,7 +25,7 @@ pub(crate) use poller::VirtualPoller;
 /// wake it. It waits for ever if its poll ends in 146 years or later. Nothing is left if it has no network device, or all
 /// other ports of its networks and the switches that make them have been dropped; or if every guest of the clock waits for
 /// ever, and all ports of their networks belong to guests of the clock. Whatever may still act keeps such guests waiting: a
-/// [`Hold`], a port or a switch in a test's hands, and a [host](crate::network::host) in memory. A guest that polls for a
+/// [`Hold`], a port or a switch in a test's hands, and a [host](crate::network::Host) in memory. A guest that polls for a
 /// second again and again is never taken for one that waits for ever: give it a
 /// [limit](crate::guest::Limits::wall_time).
 ///
