@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 use nix::errno::Errno;
@@ -13,23 +13,48 @@ use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 
 use crate::host_limit;
 
-use super::{Access, Chunk, GuestMemory, HostMemory, Layout, MapError, Usage};
+use super::{Access, Chunk, GuestMemory, HostMemory, Layout, MapError, Region, Usage};
 
-/// Guest memory in one mapping of this process, zero at first and populated as it is touched. A clone is the same
-/// memory.
+/// Guest memory in one mapping of this process, zero at first and populated when touched. A clone is a handle to the
+/// same memory.
+///
+/// Code of rust-vmm reads and writes guest memory through the traits of [`vm_memory`]. A `MappedMemory` is a
+/// [`vm_memory::GuestMemory`], and the [`vm_memory::GuestMemoryRegion`] at guest address 0 of a
+/// [`vm_memory::GuestRegionCollection`]:
+///
+/// ```
+/// use hvt_tender::memory::MappedMemory;
+/// use vm_memory::{Bytes, GuestAddress};
+///
+/// let memory = MappedMemory::anonymous(0x20_0000)?;
+/// memory.write_obj(0x1234_5678_u32, GuestAddress(0x10_0000))?;
+/// assert_eq!(memory.read_obj::<u32>(GuestAddress(0x10_0000))?, 0x1234_5678);
+/// assert!(memory.write_slice(&[1, 2], GuestAddress(0x1f_ffff)).is_err(), "the last byte and one behind it");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// The traits of `vm_memory` check what this process may do: after [`protect`](Self::protect), a write to read-only
+/// pages fails, and a read succeeds. What the guest may do is checked by [`GuestSpace`](super::GuestSpace).
 #[derive(Clone, Debug)]
 pub struct MappedMemory {
-    region: Arc<MmapRegion>,
-    /// Where the mapping begins and how long it is, as `region` says: every hypercall needs them.
+    mapping: Arc<Mapping>,
+    /// Address and size of the mapping. Every hypercall needs them, without a detour through `mapping`.
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping belongs to no thread, and its bytes are reached through chunks alone: copied with volatile accesses
-// or handed to system calls, because the guest changes them at any time anyway.
+// SAFETY: the mapping belongs to no thread. Its bytes are reached through chunks and volatile slices alone: copied with
+// volatile accesses, or passed to system calls, because the guest changes them at any time anyway.
 unsafe impl Send for MappedMemory {}
 // SAFETY: as above.
 unsafe impl Sync for MappedMemory {}
+
+#[derive(Debug)]
+struct Mapping {
+    region: MmapRegion,
+    /// Layout that [`MappedMemory::protect`] has applied.
+    protected: OnceLock<Layout>,
+}
 
 impl MappedMemory {
     /// `size` bytes of memory that no other process sees.
@@ -68,13 +93,14 @@ impl MappedMemory {
         })?;
         // A mapping never lies at address 0.
         let start = NonNull::new(region.as_ptr()).ok_or_else(|| error(io::ErrorKind::AddrNotAvailable.into()))?;
-        Ok(Self { start, len: region.size(), region: Arc::new(region) })
+        let len = region.size();
+        Ok(Self { mapping: Arc::new(Mapping { region, protected: OnceLock::new() }), start, len })
     }
 
     /// The file behind it, where it is [shared](Self::shared).
     #[must_use]
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.region.file_offset().map(|offset| offset.file().as_fd())
+        self.region().file_offset().map(|offset| offset.file().as_fd())
     }
 
     /// What tells how much of it is in use.
@@ -84,58 +110,76 @@ impl MappedMemory {
     pub fn usage(&self) -> io::Result<Usage> {
         match self.file() {
             Some(file) => Ok(Usage::of_file(file.try_clone_to_owned()?)),
-            None => Ok(Usage::of_mapping(self.region.as_ptr() as usize, self.region.size())),
+            None => Ok(Usage::of_mapping(self.start.as_ptr() as usize, self.len)),
         }
     }
 
-    /// Host address of guest address 0, for the kernel interfaces that are told where guest memory lies.
+    /// Host address of guest address 0, for kernel interfaces that take the address of guest memory.
     #[must_use]
     pub fn host_address(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// Takes away the host's own right to write what `layout` forbids the guest to write, and to touch what is not
-    /// mapped for it: KVM enforces it on the guest's accesses too. To be called once everything is loaded.
+    pub(super) fn region(&self) -> &MmapRegion {
+        &self.mapping.region
+    }
+
+    /// Makes this process's mapping read-only where `layout` forbids the guest to write, because KVM applies the
+    /// mapping's permissions to the guest's accesses too. It must be called after everything is loaded: a
+    /// [`vm_memory::VolatileSlice`] from before does not know that its pages are read-only now.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns an [`io::Error`] if `mprotect` fails, or if another layout has been applied before.
     pub fn protect(&self, layout: &Layout) -> io::Result<()> {
-        for region in layout.regions().iter().filter(|region| !region.access.contains(Access::WRITE)) {
-            let Some(chunk) = self.chunk(region.range) else { continue };
-            // SAFETY: the range is page-aligned by `Layout` and lies inside this mapping. Nothing in this process
-            // writes there any more except through `GuestSpace`, which refuses what the layout forbids.
-            let failed = unsafe { libc::mprotect(chunk.as_ptr().cast(), chunk.len(), libc::PROT_READ) } != 0;
-            if failed {
-                return Err(io::Error::last_os_error());
-            }
+        // First, so that a concurrent write through `vm_memory` fails instead of faulting.
+        if self.mapping.protected.get_or_init(|| layout.clone()) != layout {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "guest memory has the protection of another layout",
+            ));
         }
-        Ok(())
+        read_only(layout).try_for_each(|region| self.set_protection(region.range, libc::PROT_READ))
     }
-}
 
-impl MappedMemory {
-    /// Writes what [`protect`](Self::protect) may have made read-only for this process, for a debugger; it is so again
+    /// Writes also to pages that [`protect`](Self::protect) made read-only, for a debugger. They are read-only again
     /// afterwards.
     ///
     /// # Errors
-    /// When a part of it lies outside, or the host refuses.
+    /// Returns an [`io::Error`] if a byte lies outside of memory or `mprotect` fails.
     pub fn poke(&self, layout: &Layout, at: Gpa, bytes: &[u8]) -> io::Result<()> {
         let write = || self.write(at, bytes).map_err(io::Error::other);
         let range = GuestRange::new(at, bytes.len() as u64).filter(|range| !layout.allows(*range, Access::WRITE));
         let Some(range) = range else { return write() };
         let end = range.end().checked_align_up(PAGE_SIZE).unwrap_or(range.end());
-        let pages = GuestRange::between(at.align_down(PAGE_SIZE), end).and_then(|pages| self.chunk(pages));
-        let Some(pages) = pages else { return write() };
-        // SAFETY: whole pages inside this mapping, which is the tender's and KVM's alone; more may be done with them from
-        // here on, and KVM's guest does not run.
-        let failed =
-            unsafe { libc::mprotect(pages.as_ptr().cast(), pages.len(), libc::PROT_READ | libc::PROT_WRITE) } != 0;
-        if failed {
-            return Err(io::Error::last_os_error());
-        }
+        let Some(pages) = GuestRange::between(at.align_down(PAGE_SIZE), end) else { return write() };
+        self.set_protection(pages, libc::PROT_READ | libc::PROT_WRITE)?;
         let written = write();
         self.protect(layout).and(written)
     }
+
+    /// Calls `mprotect` for the part of `pages`, which are whole pages, that lies inside of memory.
+    fn set_protection(&self, pages: GuestRange, protection: libc::c_int) -> io::Result<()> {
+        let Some(chunk) = self.chunk(pages) else { return Ok(()) };
+        // SAFETY: the pages lie inside of this mapping, and stay readable. `GuestSpace` and the traits of `vm_memory`
+        // refuse to write to pages that `protect` made read-only.
+        let failed = unsafe { libc::mprotect(chunk.as_ptr().cast(), chunk.len(), protection) } != 0;
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Number of bytes from `at` on, at most `count`, that this process may write, or read if `write` is false.
+    pub(super) fn accessible(&self, at: u64, count: usize, write: bool) -> usize {
+        let inside = self.len.saturating_sub(usize::try_from(at).unwrap_or(usize::MAX));
+        let count = inside.min(count);
+        let Some(layout) = self.mapping.protected.get().filter(|_| write) else { return count };
+        let barrier = read_only(layout).find(|region| region.range.end().0 > at);
+        let before = barrier.map(|region| region.range.start().0.saturating_sub(at));
+        before.and_then(|before| usize::try_from(before).ok()).map_or(count, |before| before.min(count))
+    }
+}
+
+/// Regions of `layout` that [`MappedMemory::protect`] makes read-only.
+fn read_only(layout: &Layout) -> impl Iterator<Item = &Region> {
+    layout.regions().iter().filter(|region| !region.access.contains(Access::WRITE))
 }
 
 impl GuestMemory for MappedMemory {
@@ -148,8 +192,8 @@ impl GuestMemory for MappedMemory {
     }
 
     fn whole(&self) -> Option<Chunk<'_>> {
-        // SAFETY: the bytes are the mapping, which lives as long as `self`; `protect` takes the right to write away only
-        // where `GuestSpace` refuses to write. The mapping is reached through chunks alone.
+        // SAFETY: the bytes are the mapping, which lives as long as `self`. `protect` makes pages read-only only where
+        // `GuestSpace` refuses to write. Chunks and volatile slices never become references.
         Some(unsafe { Chunk::new(self.start, self.len) })
     }
 
@@ -176,8 +220,8 @@ impl GuestMemory for MappedMemory {
     }
 }
 
-// SAFETY: the mapping ends with this object, and is reached through `chunk` alone; `protect` is called by those alone who
-// want its pages read-only.
+// SAFETY: the mapping ends with the last handle, and is reached through chunks and volatile slices alone. `protect` is
+// called only by backends that need read-only pages.
 unsafe impl HostMemory for MappedMemory {
     fn host_address(&self) -> NonNull<u8> {
         self.start

@@ -5,6 +5,8 @@ mod mapped;
 #[cfg(target_os = "redox")]
 mod private;
 #[cfg(target_os = "linux")]
+mod rust_vmm;
+#[cfg(target_os = "linux")]
 mod usage;
 
 use crate::host_limit::Advice;
