@@ -11,7 +11,7 @@ use core::fmt;
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
 
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 #[cfg(target_arch = "x86_64")]
 pub use kernel::from_kernel;
@@ -113,7 +113,7 @@ pub enum Cause {
         /// Guest address, where the machine tells.
         address: Option<Gpa>,
         /// How, where the machine tells.
-        access: Access,
+        access: Permissions,
     },
     /// An exception could not be delivered, nor the double fault that follows from it.
     TripleFault,
@@ -159,9 +159,9 @@ impl fmt::Display for Cause {
             Self::Memory { address, access } => {
                 write!(f, "host/guest translation fault: the guest ")?;
                 f.write_str(match *access {
-                    Access::WRITE => "wrote to",
-                    Access::EXECUTE => "ran code at",
-                    Access::READ => "read from",
+                    Permissions::WRITE => "wrote to",
+                    Permissions::EXECUTE => "ran code at",
+                    Permissions::READ => "read from",
                     _ => "accessed",
                 })?;
                 match address {

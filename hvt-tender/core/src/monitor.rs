@@ -280,7 +280,7 @@ mod tests {
     use crate::device::Interrupted;
     use crate::device::fake::Fake;
     use crate::memory::fake::FakeMemory;
-    use crate::memory::{Access, GuestMemory, Region};
+    use crate::memory::{GuestMemory, Permissions, Region};
 
     const SIZE: u64 = 0x2000;
     const PC: u64 = 0x10_1234;
@@ -316,7 +316,7 @@ mod tests {
         let memory = FakeMemory::new(SIZE, &[]);
         memory.write(Gpa(0x1000), argument).unwrap();
         let range = GuestRange::between(Gpa(0x1000), Gpa(SIZE)).unwrap();
-        let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).unwrap();
+        let layout = Layout::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).unwrap();
         let mut machine = Script { exits: exits.into_iter().collect(), memory };
         run(&mut machine, &layout, &mut fake.devices())
     }
@@ -369,7 +369,7 @@ mod tests {
             let message = failure([exit]);
             assert!(message.contains(words) && message.ends_with("=0x101234)"), "{message}");
         }
-        let cause = Cause::Memory { address: Some(Gpa(0x5000)), access: Access::WRITE };
+        let cause = Cause::Memory { address: Some(Gpa(0x5000)), access: Permissions::WRITE };
         let message = failure([Exit::Fault(Fault { cause, registers: None })]);
         assert!(message.contains("host/guest translation fault") && !message.contains(Registers::PC), "{message}");
     }

@@ -6,7 +6,7 @@ use hvt_core::device::Interrupted;
 use hvt_core::device::fake::Fake;
 use hvt_core::hypercall::serve;
 use hvt_core::memory::fake::FakeMemory;
-use hvt_core::memory::{Access, GuestMemory, GuestSpace, Layout, Region};
+use hvt_core::memory::{Permissions, GuestMemory, GuestSpace, Layout, Region};
 
 use crate::outcome::outcome;
 
@@ -73,9 +73,9 @@ const NAMES: [&str; 9] =
 pub fn check(guest: Guest) -> Vec<String> {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let layout = Layout::new([
-        region(READ_ONLY, CODE, Access::READ),
-        region(CODE, WRITABLE, Access::EXECUTE),
-        region(WRITABLE, SIZE, Access::READ | Access::WRITE),
+        region(READ_ONLY, CODE, Permissions::READ),
+        region(CODE, WRITABLE, Permissions::EXECUTE),
+        region(WRITABLE, SIZE, Permissions::READ | Permissions::WRITE),
     ])
     .unwrap();
     let memory = FakeMemory::new(SIZE, &[0x3ff3, 0x3ffc, 0x4000, 0x4fff, 0x5001]);

@@ -6,7 +6,7 @@ use hvt_abi::manifest::Kind;
 use hvt_core::boot::{BootConfig, CommandLine, Plan};
 use hvt_core::image::Image;
 use hvt_core::image::fixture::Elf;
-use hvt_core::memory::Access;
+use hvt_core::memory::Permissions;
 use hvt_core::memory::fake::FakeMemory;
 
 use crate::outcome::outcome;
@@ -83,7 +83,7 @@ pub fn check(file: File) -> Vec<String> {
     for segment in image.segments() {
         assert!(segment.range.start() >= end && !segment.range.is_empty());
         assert!(segment.range.covers(&GuestRange::new(segment.at, segment.bytes.len() as u64).unwrap()));
-        assert!(!segment.access.contains(Access::WRITE | Access::EXECUTE));
+        assert!(!segment.access.contains(Permissions::WRITE | Permissions::EXECUTE));
         end = segment.range.end();
     }
     let mem_size = (end.0 + 1).next_multiple_of(hvt_abi::MEM_GRANULE).min(hvt_abi::MEM_MAX);

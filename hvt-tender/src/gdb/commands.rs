@@ -7,7 +7,7 @@ use hvt_abi::hypercall::Number;
 
 use super::inferior::Inferior;
 use crate::backend::Error;
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 const HELP: &str = "\
 help        says this
@@ -45,7 +45,8 @@ impl Inferior<'_> {
         let mut text = String::new();
         for region in self.layout().regions() {
             let letter = |access, letter| if region.access.contains(access) { letter } else { '-' };
-            let access = [letter(Access::READ, 'r'), letter(Access::WRITE, 'w'), letter(Access::EXECUTE, 'x')];
+            let access =
+                [letter(Permissions::READ, 'r'), letter(Permissions::WRITE, 'w'), letter(Permissions::EXECUTE, 'x')];
             let (start, end) = (region.range.start().0, region.range.end().0);
             let _ = writeln!(text, "{start:#010x}-{end:#010x} {}", String::from_iter(access));
         }

@@ -13,7 +13,7 @@ use crate::Vcpu;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, PLANT, Traps};
 use crate::exit::Exit;
 use crate::memory::fake::FakeMemory;
-use crate::memory::{Access, GuestMemory, Region};
+use crate::memory::{GuestMemory, Permissions, Region};
 use crate::registers::Named;
 
 /// A guest of a page of memory that stops wherever it is to, and ends after a while.
@@ -35,7 +35,7 @@ impl Idle {
 
 fn layout() -> Layout {
     let range = GuestRange::between(Gpa(CODE), Gpa(0x2000)).unwrap();
-    Layout::new([Region { range, access: Access::READ | Access::EXECUTE }]).unwrap()
+    Layout::new([Region { range, access: Permissions::READ | Permissions::EXECUTE }]).unwrap()
 }
 
 impl Vcpu for Idle {

@@ -8,7 +8,7 @@ use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts, Status, Wallt
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::hypercall::{Error, Flow};
-use crate::memory::{Access, GuestSpace};
+use crate::memory::{GuestSpace, Permissions};
 use crate::monitor::Observer;
 use crate::virtual_time::VirtualTime;
 
@@ -152,7 +152,7 @@ fn results(number: u32, argument: Gpa, guest: &GuestSpace<'_>) -> Option<String>
 /// device of a fixture is given at once.
 fn digest(guest: &GuestSpace<'_>, data: Gpa, len: u64) -> String {
     const MOST: u64 = 16 << 20;
-    let Some(bytes) = guest.slice(data, len, Access::READ).ok().filter(|bytes| bytes.len() <= MOST) else {
+    let Some(bytes) = guest.slice(data, len, Permissions::READ).ok().filter(|bytes| bytes.len() <= MOST) else {
         return String::new();
     };
     let mut digest = Fnv::default();

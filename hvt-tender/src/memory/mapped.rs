@@ -13,7 +13,7 @@ use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 
 use crate::host_limit;
 
-use super::{Access, Chunk, GuestMemory, HostMemory, Layout, MapError, Region, Usage};
+use super::{Permissions, Chunk, GuestMemory, HostMemory, Layout, MapError, Region, Usage};
 
 /// Guest memory in one mapping of this process, zero at first and populated when touched. A clone is a handle to the
 /// same memory.
@@ -148,7 +148,7 @@ impl MappedMemory {
     /// Returns an [`io::Error`] if a byte lies outside of memory or `mprotect` fails.
     pub fn poke(&self, layout: &Layout, at: Gpa, bytes: &[u8]) -> io::Result<()> {
         let write = || self.write(at, bytes).map_err(io::Error::other);
-        let range = GuestRange::new(at, bytes.len() as u64).filter(|range| !layout.allows(*range, Access::WRITE));
+        let range = GuestRange::new(at, bytes.len() as u64).filter(|range| !layout.allows(*range, Permissions::WRITE));
         let Some(range) = range else { return write() };
         let end = range.end().checked_align_up(PAGE_SIZE).unwrap_or(range.end());
         let Some(pages) = GuestRange::between(at.align_down(PAGE_SIZE), end) else { return write() };
@@ -179,7 +179,7 @@ impl MappedMemory {
 
 /// Regions of `layout` that [`MappedMemory::protect`] makes read-only.
 fn read_only(layout: &Layout) -> impl Iterator<Item = &Region> {
-    layout.regions().iter().filter(|region| !region.access.contains(Access::WRITE))
+    layout.regions().iter().filter(|region| !region.access.contains(Permissions::WRITE))
 }
 
 impl GuestMemory for MappedMemory {
@@ -238,8 +238,8 @@ mod tests {
         let memory = MappedMemory::anonymous(0x20_0000).unwrap();
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
         let layout = Layout::new([
-            region(0x10_0000, 0x10_1000, Access::READ | Access::EXECUTE),
-            region(0x10_1000, 0x10_2000, Access::READ | Access::WRITE),
+            region(0x10_0000, 0x10_1000, Permissions::READ | Permissions::EXECUTE),
+            region(0x10_1000, 0x10_2000, Permissions::READ | Permissions::WRITE),
         ]);
         let layout = layout.unwrap();
         memory.protect(&layout).unwrap();

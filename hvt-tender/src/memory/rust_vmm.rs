@@ -172,7 +172,7 @@ mod tests {
     use vm_memory::GuestMemoryBackend;
 
     use super::*;
-    use crate::memory::{Access, Layout, Region};
+    use crate::memory::{Permissions, Layout, Region};
 
     const SIZE: u64 = 0x20_0000;
     const CODE: u64 = 0x10_0000;
@@ -183,8 +183,8 @@ mod tests {
         memory.write_slice(&[7; 8], GuestAddress(CODE)).unwrap();
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
         let layout = Layout::new([
-            region(CODE, DATA, Access::READ | Access::EXECUTE),
-            region(DATA, SIZE, Access::READ | Access::WRITE),
+            region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
+            region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
         ]);
         memory.protect(&layout.unwrap()).unwrap();
         memory

@@ -6,7 +6,7 @@ use hvt_abi::ring::{BUFFER_SIZE, Commit, Entry, NET_READ, NET_WRITE};
 use super::Error;
 use super::queue::Queue;
 use crate::device::Net;
-use crate::memory::{Access, GuestSlice, GuestSpace, Layout};
+use crate::memory::{GuestSlice, GuestSpace, Layout, Permissions};
 
 /// Serves the submissions of a ring.
 pub(super) struct Service {
@@ -38,8 +38,8 @@ impl Service {
     /// Does what a submission asks for. The answer, if it gets one: status and length.
     fn act(&mut self, entry: &Entry) -> Result<Option<(Status, u32)>, Error> {
         let access = match entry.operation {
-            NET_WRITE => Access::READ,
-            NET_READ => Access::WRITE,
+            NET_WRITE => Permissions::READ,
+            NET_READ => Permissions::WRITE,
             other => return Err(Error::Operation(other)),
         };
         if entry.len as usize > BUFFER_SIZE {

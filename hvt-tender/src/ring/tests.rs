@@ -119,8 +119,8 @@ impl Guest {
 
 fn layout() -> Layout {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-    let both = Access::READ | Access::WRITE;
-    Layout::new([region(0x1_0000, 0x1_1000, Access::READ), region(DATA, MEMORY, both)]).unwrap()
+    let both = Permissions::READ | Permissions::WRITE;
+    Layout::new([region(0x1_0000, 0x1_1000, Permissions::READ), region(DATA, MEMORY, both)]).unwrap()
 }
 
 fn write(len: u32) -> Entry {

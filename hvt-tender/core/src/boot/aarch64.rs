@@ -4,7 +4,7 @@ use hvt_abi::Gpa;
 use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PTE_BASE, PUD_BASE, VECTORS, VECTORS_BASE};
 
 use super::paging::Format;
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 /// Four levels of 4 KiB tables, stage 1 (Arm ARM, D8.3).
 ///
@@ -32,14 +32,14 @@ impl Format for Paging {
         at.0 | (Descriptor::VALID | Descriptor::TABLE_OR_PAGE).bits()
     }
 
-    fn block(at: Gpa, access: Access) -> u64 {
+    fn block(at: Gpa, access: Permissions) -> u64 {
         let mut entry = Descriptor::VALID | Descriptor::AF | Descriptor::SH_INNER | Descriptor::UXN;
-        entry.set(Descriptor::AP_READ_ONLY, !access.contains(Access::WRITE));
-        entry.set(Descriptor::PXN, !access.contains(Access::EXECUTE));
+        entry.set(Descriptor::AP_READ_ONLY, !access.contains(Permissions::WRITE));
+        entry.set(Descriptor::PXN, !access.contains(Permissions::EXECUTE));
         at.0 | Mair::Normal.index() | entry.bits()
     }
 
-    fn page(at: Gpa, access: Access) -> u64 {
+    fn page(at: Gpa, access: Permissions) -> u64 {
         Self::block(at, access) | Descriptor::TABLE_OR_PAGE.bits()
     }
 }

@@ -7,14 +7,14 @@ use hvt_abi::{GUEST_MIN_BASE, Gpa, GuestRange, MEM_MAX, PAGE_SIZE};
 
 use super::{BootConfig, BootError};
 use crate::image::Image;
-use crate::memory::{Access, Region};
+use crate::memory::{Permissions, Region};
 
 /// The regions above 1 MiB, ascending: segments with the access of their file, read and write between them and behind
 /// them up to the end of memory, and the network ring. A segment that the guest may not access at all is left out.
 pub(super) fn above_1_mib(image: &Image<'_>, config: &BootConfig<'_>) -> Result<Vec<Region>, BootError> {
     let mut regions = Vec::with_capacity(2 * image.segments().len() + 2);
     let free = |from: Gpa, to: Gpa| {
-        GuestRange::between(from, to).map(|range| Region { range, access: Access::READ | Access::WRITE })
+        GuestRange::between(from, to).map(|range| Region { range, access: Permissions::READ | Permissions::WRITE })
     };
     let mut end = GUEST_MIN_BASE;
     for segment in image.segments() {

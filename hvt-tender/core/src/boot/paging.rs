@@ -15,7 +15,7 @@ use hvt_abi::{GUEST_MIN_BASE, GUEST_VISIBLE_BASE, Gpa, GuestRange, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
 use super::BootError;
-use crate::memory::{Access, GuestMemory, Layout, OutOfMemory, Region};
+use crate::memory::{GuestMemory, Layout, OutOfMemory, Permissions, Region};
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
@@ -51,9 +51,9 @@ pub(super) trait Format {
     /// An entry that points to the table at `at`.
     fn table(at: Gpa) -> u64;
     /// An entry of a directory that maps the 2 MiB at `at`.
-    fn block(at: Gpa, access: Access) -> u64;
+    fn block(at: Gpa, access: Permissions) -> u64;
     /// An entry of a table that maps the 4 KiB at `at`.
-    fn page(at: Gpa, access: Access) -> u64;
+    fn page(at: Gpa, access: Permissions) -> u64;
 }
 
 /// The tables of a guest, to be written to its memory.
@@ -73,10 +73,10 @@ impl Tables {
             builder.map(region)?;
         }
         let visible = GuestRange::between(GUEST_VISIBLE_BASE, builder.pool.high)
-            .map(|range| Region { range, access: Access::READ });
+            .map(|range| Region { range, access: Permissions::READ });
         let vectors = F::VECTORS
             .and_then(|(at, _)| GuestRange::between(at, GUEST_MIN_BASE))
-            .map(|range| Region { range, access: Access::READ | Access::EXECUTE });
+            .map(|range| Region { range, access: Permissions::READ | Permissions::EXECUTE });
         let low = visible.into_iter().chain(vectors);
         for region in low.clone() {
             builder.map(&region)?;
@@ -157,8 +157,8 @@ impl<F: Format> Builder<F> {
 /// What the tables say about memory of this access. Code is not protected from writes here but by what lies below, the
 /// host's mapping: a guest that writes there is beyond help, so the tender ends it, as Solo5's does, instead of calling
 /// its exception handler.
-fn in_tables(access: Access) -> Access {
-    if access.contains(Access::EXECUTE) { access | Access::WRITE } else { access }
+fn in_tables(access: Permissions) -> Permissions {
+    if access.contains(Permissions::EXECUTE) { access | Permissions::WRITE } else { access }
 }
 
 /// Where the next table goes.
@@ -194,8 +194,10 @@ mod tests {
     /// No image leads here: the parser refuses such segments. Who changes that gets an error, and not a panic.
     #[test]
     fn regions_that_overlap_or_are_no_pages_are_refused() {
-        let region =
-            |start, end| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access: Access::READ };
+        let region = |start, end| Region {
+            range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(),
+            access: Permissions::READ,
+        };
         let map = |regions| Tables::map::<Native>(regions, Gpa(0x1_1000)).map(|_| ());
         assert_eq!(map(vec![region(0x10_0000, 0x10_2000), region(0x10_2000, 0x10_3000)]), Ok(()));
         assert_eq!(map(vec![region(0x10_0000, 0x10_2000), region(0x10_1000, 0x10_3000)]), Err(BootError::Regions));

@@ -10,7 +10,7 @@ use zerocopy::FromBytes;
 
 use super::*;
 use crate::image::fixture::{Elf, Part, TEXT};
-use crate::memory::Access;
+use crate::memory::Permissions;
 use crate::memory::fake::FakeMemory;
 
 mod walk;
@@ -45,26 +45,26 @@ for_each_architecture! {
 
 /// What each page must allow, worked out from the segments of the file and the memory map alone: `None` where it must
 /// not be mapped.
-fn expected<M: Mmu>(segments: &[Part], mem_size: u64, tables_from: u64, address: u64) -> Option<Access> {
+fn expected<M: Mmu>(segments: &[Part], mem_size: u64, tables_from: u64, address: u64) -> Option<Permissions> {
     if (M::LOW_END.0..MIB).contains(&address) {
-        return Some(Access::READ | Access::EXECUTE);
+        return Some(Permissions::READ | Permissions::EXECUTE);
     }
     if address < 0x1_0000 || address >= mem_size || (tables_from..MIB).contains(&address) {
         return None;
     }
     if address < MIB {
-        return Some(Access::READ);
+        return Some(Permissions::READ);
     }
     let covers = |part: &&Part| {
         (part.address & !(PAGE - 1)..(part.address + part.memory).next_multiple_of(PAGE)).contains(&address)
     };
     match segments.iter().find(covers).map(|part| part.flags) {
         Some(0) => None,
-        Some(flags) => Some(Access::from_bits_truncate(
+        Some(flags) => Some(Permissions::from_bits_truncate(
             // PF_X is 1, PF_W is 2, PF_R is 4.
             flags >> 2 & 1 | flags & 2 | (flags & 1) << 2,
         )),
-        None => Some(Access::READ | Access::WRITE),
+        None => Some(Permissions::READ | Permissions::WRITE),
     }
 }
 
@@ -106,9 +106,9 @@ fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
         assert_eq!(page.is_some(), expected.is_some(), "presence of {address:#x}");
         let (Some(page), Some(expected)) = (page, expected) else { continue };
         assert_eq!(page.physical, address);
-        let writable = expected.intersects(Access::WRITE | Access::EXECUTE);
+        let writable = expected.intersects(Permissions::WRITE | Permissions::EXECUTE);
         assert_eq!(page.writable, writable, "{address:#x}");
-        assert_eq!(page.executable, expected.contains(Access::EXECUTE), "{address:#x}");
+        assert_eq!(page.executable, expected.contains(Permissions::EXECUTE), "{address:#x}");
         assert_eq!(page.large, large[(address / (2 * MIB)) as usize], "size of the page at {address:#x}");
     }
 }
@@ -294,7 +294,7 @@ fn ring_lies_behind_memory<M: Mmu>() {
     let info = BootInfo::read_from_bytes(&memory.bytes(0x1_0000, 56)).unwrap();
     assert_eq!((info.mem_size, info.host_features, info.net_ring), (4 * MIB, 1, Gpa(5 * MIB)));
     let range = GuestRange::new(Gpa(5 * MIB), (size_of::<Ring>() as u64).next_multiple_of(PAGE)).unwrap();
-    assert!(booted.layout.allows(range, Access::READ | Access::WRITE));
+    assert!(booted.layout.allows(range, Permissions::READ | Permissions::WRITE));
     assert!(booted.layout.region_at(range.end()).is_none() && booted.layout.region_at(Gpa(4 * MIB)).is_none());
     let page = Page { physical: 5 * MIB, writable: true, executable: false, large: false };
     assert_eq!(M::walk(&memory.snapshot(), 5 * MIB), Some(page));
@@ -356,7 +356,7 @@ fn exception_vectors_are_executed_and_not_the_guests_to_write() {
     let region = guest.booted.layout.region_at(Gpa(0xf_f000)).unwrap();
     let range = GuestRange::between(Gpa(0xf_f000), Gpa(MIB)).unwrap();
     // The code of this guest, which follows, cannot be read.
-    assert_eq!((region.range, region.access), (range, Access::READ | Access::EXECUTE));
+    assert_eq!((region.range, region.access), (range, Permissions::READ | Permissions::EXECUTE));
 }
 
 /// The GiB in which hypercalls are made.

@@ -4,7 +4,7 @@ use hvt_abi::Gpa;
 use hvt_abi::x86_64::{GDT, GDT_BASE, PD_BASE, PDPT_BASE, PML4_BASE, PT_BASE, PageEntry};
 
 use super::paging::Format;
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 /// Four-level paging with EFER.NXE set (SDM volume 3, 4.5).
 ///
@@ -25,14 +25,14 @@ impl Format for Paging {
         at.0 | (PageEntry::PRESENT | PageEntry::WRITABLE | PageEntry::ACCESSED).bits()
     }
 
-    fn block(at: Gpa, access: Access) -> u64 {
+    fn block(at: Gpa, access: Permissions) -> u64 {
         Self::page(at, access) | PageEntry::PAGE_SIZE.bits()
     }
 
-    fn page(at: Gpa, access: Access) -> u64 {
+    fn page(at: Gpa, access: Permissions) -> u64 {
         let mut entry = PageEntry::PRESENT | PageEntry::ACCESSED;
-        entry.set(PageEntry::WRITABLE | PageEntry::DIRTY, access.contains(Access::WRITE));
-        entry.set(PageEntry::NO_EXECUTE, !access.contains(Access::EXECUTE));
+        entry.set(PageEntry::WRITABLE | PageEntry::DIRTY, access.contains(Permissions::WRITE));
+        entry.set(PageEntry::NO_EXECUTE, !access.contains(Permissions::EXECUTE));
         at.0 | entry.bits()
     }
 }

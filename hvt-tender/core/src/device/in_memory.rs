@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
     use crate::memory::fake::FakeMemory;
-    use crate::memory::{Access, GuestSpace, Layout, Region};
+    use crate::memory::{GuestSpace, Layout, Permissions, Region};
 
     /// Guest memory of two pages that do not lie side by side in the host.
     fn pages() -> FakeMemory {
@@ -196,7 +196,7 @@ mod tests {
 
     /// Hands `act` a guest's buffer of `len` bytes that reaches from one page into the other.
     fn with_buffer<R>(memory: &FakeMemory, len: u64, act: impl FnOnce(GuestSlice<'_>) -> R) -> R {
-        let access = Access::READ | Access::WRITE;
+        let access = Permissions::READ | Permissions::WRITE;
         let layout = Layout::new([Region { range: GuestRange::new(Gpa(0), 2 * PAGE_SIZE).unwrap(), access }]).unwrap();
         let slice = GuestSpace::new(memory, &layout).slice(Gpa(PAGE_SIZE - len / 2), len, access).unwrap();
         act(slice)

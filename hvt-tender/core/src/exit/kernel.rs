@@ -3,12 +3,10 @@
 use alloc::boxed::Box;
 use alloc::string::ToString;
 
-use hvt_abi::Permissions;
 use hvt_abi::kernel::{self, Direction};
 use hvt_abi::native::Registers;
 
 use super::{Cause, Exit, Fault};
-use crate::memory::Access;
 
 /// What a virtual CPU's exit means to a tender. `registers` are read when it is the guest's last.
 #[inline]
@@ -29,11 +27,7 @@ fn fault(exit: kernel::Exit, registers: Registers) -> Exit {
     let cause = match exit {
         kernel::Exit::Io(io) => Cause::Port { port: io.port, size: io.size, write: io.direction == Direction::Out },
         kernel::Exit::MemoryViolation(violation) => {
-            let mut access = Access::empty();
-            access.set(Access::READ, violation.access.contains(Permissions::READ));
-            access.set(Access::WRITE, violation.access.contains(Permissions::WRITE));
-            access.set(Access::EXECUTE, violation.access.contains(Permissions::EXECUTE));
-            Cause::Memory { address: Some(violation.gpa), access }
+            Cause::Memory { address: Some(violation.gpa), access: violation.access }
         }
         kernel::Exit::TripleFault => Cause::TripleFault,
         exit => Cause::Unknown { what: exit.to_string() },

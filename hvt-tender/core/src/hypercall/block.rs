@@ -6,7 +6,7 @@ use hvt_abi::hypercall::{BlockIo, Number, Status};
 
 use super::{Call, Error, Flow, IN_OUT, ret};
 use crate::device::{Devices, Slot};
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 #[inline(never)]
 pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
@@ -26,9 +26,9 @@ fn transfer(call: &Call<'_>, io: &BlockIo, devices: &mut Devices) -> Result<Stat
     }
     // A read leaves `len` as it is: it has read all of it.
     let done = if call.number == Number::BlockWrite {
-        device.write(io.offset, call.buffer("buffer", io.data, io.len, Access::READ)?)
+        device.write(io.offset, call.buffer("buffer", io.data, io.len, Permissions::READ)?)
     } else {
-        device.read(io.offset, call.buffer("buffer", io.data, io.len, Access::WRITE)?)
+        device.read(io.offset, call.buffer("buffer", io.data, io.len, Permissions::WRITE)?)
     };
     Ok(if done.is_ok() { Status::Ok } else { Status::Unspecified })
 }

@@ -20,7 +20,7 @@ use hvt_abi::Gpa;
 use hvt_abi::hypercall::{HALT_COOKIE_SIZE, Halt, Number, Poll, Puts, Status, Walltime};
 
 use crate::device::{Devices, Interrupted};
-use crate::memory::{Access, GuestSlice, GuestSpace, Place, Violation};
+use crate::memory::{GuestSlice, GuestSpace, Permissions, Place, Violation};
 
 /// How it goes on after a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +80,14 @@ pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut D
 fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
     // Before all else: what is known of the argument need not outlast a call.
     let nsecs = devices.clock.now();
-    call.argument::<Walltime>(Access::WRITE)?.store(0, &Walltime { nsecs });
+    call.argument::<Walltime>(Permissions::WRITE)?.store(0, &Walltime { nsecs });
     Ok(Flow::Continue)
 }
 
 #[inline(never)]
 fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
-    let puts: Puts = call.argument(Access::READ)?.load();
-    let data = call.buffer("data", puts.data, puts.len, Access::READ)?;
+    let puts: Puts = call.argument(Permissions::READ)?.load();
+    let data = call.buffer("data", puts.data, puts.len, Permissions::READ)?;
     if !data.is_empty() {
         devices.console.write(data);
     }
@@ -110,16 +110,16 @@ fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 
 #[inline(never)]
 fn halt(call: &Call<'_>) -> Result<Flow, Error> {
-    let halt: Halt = call.argument(Access::READ)?.load();
+    let halt: Halt = call.argument(Permissions::READ)?.load();
     let cookie = (halt.cookie != Gpa(0)).then_some(halt.cookie);
     if let Some(cookie) = cookie {
-        call.buffer("cookie", cookie, HALT_COOKIE_SIZE, Access::READ)?;
+        call.buffer("cookie", cookie, HALT_COOKIE_SIZE, Permissions::READ)?;
     }
     Ok(Flow::Halt { status: halt.exit_status, cookie })
 }
 
 /// How an argument is accessed that has fields for both ways.
-const IN_OUT: Access = Access::READ.union(Access::WRITE);
+const IN_OUT: Permissions = Permissions::READ.union(Permissions::WRITE);
 
 /// A hypercall being served.
 struct Call<'g> {
@@ -132,7 +132,7 @@ struct Call<'g> {
 impl<'g> Call<'g> {
     /// A buffer that the guest names in its argument as `field`.
     #[inline]
-    fn buffer(&self, field: &'static str, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'g>, Error> {
+    fn buffer(&self, field: &'static str, at: Gpa, len: u64, access: Permissions) -> Result<GuestSlice<'g>, Error> {
         match self.guest.slice(at, len, access) {
             Ok(slice) => Ok(slice),
             Err(violation) => Err(Error::Pointer { call: self.number, field, violation }),
@@ -142,7 +142,7 @@ impl<'g> Call<'g> {
     /// The guest's argument, a structure `T` all of which the guest must be able to access like that. What is checked
     /// and acted on is a copy of it, taken once; results go into its fields.
     #[inline]
-    fn argument<T>(&self, access: Access) -> Result<Place<'g, T>, Error> {
+    fn argument<T>(&self, access: Permissions) -> Result<Place<'g, T>, Error> {
         let place = self.guest.place(self.argument, access);
         place.map_err(|violation| Error::Pointer { call: self.number, field: "argument", violation })
     }

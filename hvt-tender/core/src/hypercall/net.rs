@@ -6,7 +6,7 @@ use hvt_abi::hypercall::{FRAME_HEADER_SIZE, NetIo, Number, Status};
 
 use super::{Call, Error, Flow, IN_OUT, ret};
 use crate::device::{Devices, Net, Slot};
-use crate::memory::{Access, Place};
+use crate::memory::{Permissions, Place};
 
 #[inline(never)]
 pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
@@ -24,7 +24,7 @@ pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Erro
 
 /// Sends a frame. As in Solo5, one that exceeds the MTU is the network's affair: a VLAN tag alone makes it so.
 fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
-    let frame = call.buffer("buffer", io.data, io.len, Access::READ)?;
+    let frame = call.buffer("buffer", io.data, io.len, Permissions::READ)?;
     if frame.len() < FRAME_HEADER_SIZE {
         return Ok(Status::Invalid);
     }
@@ -33,7 +33,7 @@ fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Err
 
 /// Receives a frame. A guest that has no room for a single byte gets none, and the frame stays.
 fn receive(call: &Call<'_>, argument: &Place<'_, NetIo>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
-    let buffer = call.buffer("buffer", io.data, io.len, Access::WRITE)?;
+    let buffer = call.buffer("buffer", io.data, io.len, Permissions::WRITE)?;
     if buffer.is_empty() {
         return Ok(Status::Again);
     }

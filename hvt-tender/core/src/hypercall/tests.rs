@@ -34,9 +34,9 @@ impl Guest {
     fn new() -> Self {
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
         let layout = Layout::new([
-            region(READ_ONLY, CODE, Access::READ),
-            region(CODE, WRITABLE.start, Access::EXECUTE),
-            region(WRITABLE.start, WRITABLE.end, Access::READ | Access::WRITE),
+            region(READ_ONLY, CODE, Permissions::READ),
+            region(CODE, WRITABLE.start, Permissions::EXECUTE),
+            region(WRITABLE.start, WRITABLE.end, Permissions::READ | Permissions::WRITE),
         ]);
         // Pieces end inside the argument and inside the data.
         let memory = FakeMemory::new(SIZE, &[0x3ff3, 0x3ffc, 0x4000, 0x4fff, 0x5001]);

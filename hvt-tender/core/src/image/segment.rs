@@ -8,7 +8,7 @@ use hvt_abi::{GUEST_MIN_BASE, Gpa, GuestRange, MEM_MAX, PAGE_SIZE};
 
 use super::error::{ImageError, SegmentError};
 use super::header::{contents, truncated};
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 /// A part of guest memory that the file describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +21,13 @@ pub struct Segment<'a> {
     pub bytes: &'a [u8],
     /// What the guest may do there, as the file has it: never both write and execute, perhaps execute alone, perhaps
     /// nothing at all.
-    pub access: Access,
+    pub access: Permissions,
 }
 
 impl Segment<'_> {
     /// Whether code may be run at `address`.
     pub(super) fn is_code_at(&self, address: Gpa) -> bool {
-        self.range.contains(address) && self.access.contains(Access::EXECUTE)
+        self.range.contains(address) && self.access.contains(Permissions::EXECUTE)
     }
 
     /// Whether `next` is the `.bss` of this one's data and begins in its last page, which is loaded and zero already.
@@ -86,7 +86,7 @@ fn place<'a>(
     }
     let range = GuestRange::between(start, end).ok_or_else(too_high)?;
     let access = access(header.p_flags);
-    if access.contains(Access::WRITE | Access::EXECUTE) {
+    if access.contains(Permissions::WRITE | Permissions::EXECUTE) {
         return Err(SegmentError::WritableAndExecutable(range));
     }
     let segment = Segment { range, at, bytes, access };
@@ -101,8 +101,8 @@ fn place<'a>(
     }
 }
 
-fn access(flags: u32) -> Access {
-    [(PF_R, Access::READ), (PF_W, Access::WRITE), (PF_X, Access::EXECUTE)]
+fn access(flags: u32) -> Permissions {
+    [(PF_R, Permissions::READ), (PF_W, Permissions::WRITE), (PF_X, Permissions::EXECUTE)]
         .into_iter()
         .filter(|(flag, _)| flags & flag != 0)
         .map(|(_, access)| access)

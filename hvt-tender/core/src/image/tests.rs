@@ -14,7 +14,7 @@ use super::fixture::{
     ABI_PART, BSS_PART, DATA_PART, Elf, MACHINE, MANIFEST_PART, Part, RODATA_PART, TEXT, TEXT_PART, manifest,
 };
 use super::*;
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 fn good() -> Elf {
     Elf::unikernel(&[("disk", Kind::Block), ("net0", Kind::Net)])
@@ -66,15 +66,21 @@ fn reads_what_solo5s_toolchain_makes() {
     let file = good().build();
     let image = Image::parse(&file).unwrap();
     let text = &image.segments()[0];
-    assert_eq!((text.range, text.access), (range(TEXT, TEXT + 0x2000), Access::EXECUTE));
+    assert_eq!((text.range, text.access), (range(TEXT, TEXT + 0x2000), Permissions::EXECUTE));
     assert_eq!((text.at, text.bytes), (Gpa(TEXT), vec![0xcc; 0x1123].as_slice()));
     let rodata = &image.segments()[1];
-    assert_eq!((rodata.range, rodata.access), (range(TEXT + 0x2000, TEXT + 0x3000), Access::READ));
+    assert_eq!((rodata.range, rodata.access), (range(TEXT + 0x2000, TEXT + 0x3000), Permissions::READ));
     assert_eq!(rodata.bytes, b"read-only data...");
     let data = &image.segments()[2];
-    assert_eq!((data.range, data.access), (range(TEXT + 0x3000, TEXT + 0x4000), Access::READ | Access::WRITE));
+    assert_eq!(
+        (data.range, data.access),
+        (range(TEXT + 0x3000, TEXT + 0x4000), Permissions::READ | Permissions::WRITE)
+    );
     let bss = &image.segments()[3];
-    assert_eq!((bss.range, bss.access), (range(TEXT + 0x4000, TEXT + 0x20_8000), Access::READ | Access::WRITE));
+    assert_eq!(
+        (bss.range, bss.access),
+        (range(TEXT + 0x4000, TEXT + 0x20_8000), Permissions::READ | Permissions::WRITE)
+    );
     assert_eq!((image.segments().len(), bss.bytes.len()), (4, 0));
     assert_eq!((image.entry(), image.end()), (Gpa(TEXT), Gpa(TEXT + 0x20_8000)));
     assert_eq!(image.abi(), Abi { target: 1, version: 2 });
@@ -320,7 +326,7 @@ fn check_invariants(file: &[u8]) {
         assert!(segment.range.start() >= end && !segment.range.is_empty());
         assert!(segment.range.start().is_aligned(0x1000) && segment.range.end().is_aligned(0x1000));
         assert!(segment.range.covers(&GuestRange::new(segment.at, segment.bytes.len() as u64).unwrap()));
-        assert!(!segment.access.contains(Access::WRITE | Access::EXECUTE));
+        assert!(!segment.access.contains(Permissions::WRITE | Permissions::EXECUTE));
         end = segment.range.end();
     }
     assert!(end.0 <= 1 << 32 && image.end() == end);

@@ -12,7 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::calls::{Calls, Errno, Page, Payload, Refused};
 use crate::exit::{Cause, Exit, Fault, from_kernel};
-use crate::memory::{Access, Layout};
+use crate::memory::Layout;
 
 /// The kernel's hypervisor, open.
 pub struct Hypervisor<C: Calls> {
@@ -174,7 +174,7 @@ impl<C: Calls> Interrupter<C> {
 
 /// All of a guest's memory, in pieces of equal permissions.
 fn pieces(size: u64, layout: &Layout) -> impl Iterator<Item = (GuestRange, Permissions)> {
-    let gaps = layout.regions().iter().map(|region| Some((region.range, permissions(region.access)))).chain([None]);
+    let gaps = layout.regions().iter().map(|region| Some((region.range, region.access))).chain([None]);
     let mut at = Gpa(0);
     gaps.flat_map(move |region| {
         let (start, next) = region.map_or((Gpa(size), Gpa(size)), |(range, _)| (range.start(), range.end()));
@@ -184,14 +184,6 @@ fn pieces(size: u64, layout: &Layout) -> impl Iterator<Item = (GuestRange, Permi
     })
     .flatten()
     .filter(|(range, permissions)| !range.is_empty() && !permissions.is_empty())
-}
-
-fn permissions(access: Access) -> Permissions {
-    let mut permissions = Permissions::empty();
-    permissions.set(Permissions::READ, access.contains(Access::READ));
-    permissions.set(Permissions::WRITE, access.contains(Access::WRITE));
-    permissions.set(Permissions::EXECUTE, access.contains(Access::EXECUTE));
-    permissions
 }
 
 /// Shows the guest what lies `host` bytes beyond its own addresses.

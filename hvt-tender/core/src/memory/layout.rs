@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use hvt_abi::{Gpa, GuestRange};
 
-use super::Access;
+use super::Permissions;
 
 /// A page-aligned part of guest memory and what the guest may do there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Region {
     /// Where.
     pub range: GuestRange,
     /// What the guest may do.
-    pub access: Access,
+    pub access: Permissions,
 }
 
 /// The regions of a guest's memory: ascending, not overlapping, none empty. What lies in no region is not mapped for
@@ -73,7 +73,7 @@ impl Layout {
     /// Whether the guest may access every byte of `range` in every one of these ways. An empty range touches nothing.
     #[must_use]
     #[inline]
-    pub fn allows(&self, range: GuestRange, access: Access) -> bool {
+    pub fn allows(&self, range: GuestRange, access: Permissions) -> bool {
         self.all(range, |region| region.access.contains(access))
     }
 
@@ -104,7 +104,7 @@ impl Layout {
 mod tests {
     use super::*;
 
-    fn region(start: u64, end: u64, access: Access) -> Region {
+    fn region(start: u64, end: u64, access: Permissions) -> Region {
         Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access }
     }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn rejects_what_is_not_a_layout() {
-        let read = Access::READ;
+        let read = Permissions::READ;
         assert!(Layout::new([region(0x1000, 0x3000, read), region(0x2000, 0x4000, read)]).is_none());
         assert!(Layout::new([region(0x2000, 0x3000, read), region(0x1000, 0x2000, read)]).is_none());
         assert!(Layout::new([region(0x1000, 0x1001, read)]).is_none());
@@ -123,16 +123,16 @@ mod tests {
     #[test]
     fn joins_neighbours_and_drops_empty_regions() {
         let layout = Layout::new([
-            region(0x1000, 0x2000, Access::READ),
-            region(0x2000, 0x2000, Access::WRITE),
-            region(0x2000, 0x3000, Access::READ),
+            region(0x1000, 0x2000, Permissions::READ),
+            region(0x2000, 0x2000, Permissions::WRITE),
+            region(0x2000, 0x3000, Permissions::READ),
         ]);
-        assert_eq!(layout.unwrap().regions(), [region(0x1000, 0x3000, Access::READ)]);
+        assert_eq!(layout.unwrap().regions(), [region(0x1000, 0x3000, Permissions::READ)]);
     }
 
     #[test]
     fn what_lies_below_is_clipped() {
-        let read = Access::READ;
+        let read = Permissions::READ;
         let layout = Layout::new([region(0x1000, 0x2000, read), region(0x3000, 0x6000, read)]).unwrap();
         let below = |end| layout.below(Gpa(end)).regions().to_vec();
         assert_eq!(below(0x6000), layout.regions());
@@ -143,17 +143,17 @@ mod tests {
 
     #[test]
     fn allows_looks_at_every_page() {
-        let both = Access::READ | Access::WRITE;
+        let both = Permissions::READ | Permissions::WRITE;
         let layout = Layout::new([
-            region(0x1000, 0x2000, Access::READ),
+            region(0x1000, 0x2000, Permissions::READ),
             region(0x2000, 0x3000, both),
             region(0x4000, 0x5000, both),
         ])
         .unwrap();
-        assert!(layout.allows(range(0x1fff, 0x1001), Access::READ));
-        assert!(!layout.allows(range(0x1fff, 2), Access::WRITE));
-        assert!(!layout.allows(range(0x2fff, 2), Access::READ), "the hole at 0x3000");
-        assert!(!layout.allows(range(0xfff, 1), Access::READ));
+        assert!(layout.allows(range(0x1fff, 0x1001), Permissions::READ));
+        assert!(!layout.allows(range(0x1fff, 2), Permissions::WRITE));
+        assert!(!layout.allows(range(0x2fff, 2), Permissions::READ), "the hole at 0x3000");
+        assert!(!layout.allows(range(0xfff, 1), Permissions::READ));
         assert!(layout.allows(range(0x4fff, 1), both));
         assert!(!layout.allows(range(0x4fff, 2), both));
         assert!(layout.allows(range(0x9000, 0), both), "an empty range touches nothing");

@@ -11,8 +11,7 @@ mod layout;
 mod space;
 
 pub use chunk::{Chunk, ChunkOf};
-/// Permissions under the name that the tender has for them.
-pub use hvt_abi::Permissions as Access;
+pub use hvt_abi::Permissions;
 pub use layout::{Layout, Region};
 pub use space::{GuestSlice, GuestSpace, Place, Violation};
 

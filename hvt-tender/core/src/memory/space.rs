@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use hvt_abi::{Gpa, GuestRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Access, Chunk, ChunkOf, GuestMemory, Layout};
+use super::{Chunk, ChunkOf, GuestMemory, Layout, Permissions};
 
 /// A guest's memory together with what the guest may do with it.
 ///
@@ -36,7 +36,7 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// [`Violation`] when it may not, or the buffer wraps around or leaves memory.
     #[inline]
-    pub fn slice(&self, at: Gpa, len: u64, access: Access) -> Result<GuestSlice<'m>, Violation> {
+    pub fn slice(&self, at: Gpa, len: u64, access: Permissions) -> Result<GuestSlice<'m>, Violation> {
         let slice = match (self.allowed(at, len, access), self.whole) {
             (Some(range), Some(whole)) => {
                 within(whole, range).map(|part| GuestSlice { memory: self.memory, range, whole: Some(part) })
@@ -52,7 +52,7 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// As [`slice`](Self::slice).
     #[inline]
-    pub fn place<T>(&self, at: Gpa, access: Access) -> Result<Place<'m, T>, Violation> {
+    pub fn place<T>(&self, at: Gpa, access: Permissions) -> Result<Place<'m, T>, Violation> {
         let len = size_of::<T>() as u64;
         let place = match (self.allowed(at, len, access), self.whole) {
             (Some(range), Some(whole)) => within(whole, range).and_then(|part| part.exactly()).map(Place::Whole),
@@ -73,10 +73,12 @@ impl<'m> GuestSpace<'m> {
 
     /// These bytes, if the guest may access them in this way.
     #[inline]
-    fn allowed(&self, at: Gpa, len: u64, access: Access) -> Option<GuestRange> {
+    fn allowed(&self, at: Gpa, len: u64, access: Permissions) -> Option<GuestRange> {
         let range = GuestRange::new(at, len)?;
         let allowed = match access {
-            Access::READ => self.layout.all(range, |region| region.access.intersects(Access::READ | Access::EXECUTE)),
+            Permissions::READ => {
+                self.layout.all(range, |region| region.access.intersects(Permissions::READ | Permissions::EXECUTE))
+            }
             _ => self.layout.allows(range, access),
         };
         allowed.then_some(range)
@@ -87,7 +89,7 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// [`Violation`] when the guest may not read all of it.
     pub fn read<T: FromBytes + IntoBytes>(&self, at: Gpa) -> Result<T, Violation> {
-        Ok(self.place(at, Access::READ)?.load())
+        Ok(self.place(at, Permissions::READ)?.load())
     }
 
     /// Copies a value out to `at`.
@@ -95,7 +97,7 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// [`Violation`] when the guest may not write all of it.
     pub fn write<T: FromBytes + IntoBytes + Immutable>(&self, at: Gpa, value: &T) -> Result<(), Violation> {
-        self.place::<T>(at, Access::WRITE)?.store(0, value);
+        self.place::<T>(at, Permissions::WRITE)?.store(0, value);
         Ok(())
     }
 }
@@ -114,12 +116,12 @@ pub struct Violation {
     /// How many bytes it meant.
     pub len: u64,
     /// What would have been done to them.
-    pub access: Access,
+    pub access: Permissions,
 }
 
 impl core::fmt::Display for Violation {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let verb = if self.access.contains(Access::WRITE) { "write" } else { "read" };
+        let verb = if self.access.contains(Permissions::WRITE) { "write" } else { "read" };
         write!(f, "{:#x} bytes at guest address {}, which the guest may not {verb}", self.len, self.at)
     }
 }

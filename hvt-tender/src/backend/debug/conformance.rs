@@ -17,7 +17,7 @@ pub(crate) use self::x86_64::*;
 use super::{CpuState, DebugTarget, Halt, PLANT, Traps, Watch};
 use crate::backend::{Machine, Stop};
 use crate::exit::Exit;
-use crate::memory::{Access, Layout, Region};
+use crate::memory::{Layout, Permissions, Region};
 use crate::registers::Named;
 
 /// Where the code lies.
@@ -34,8 +34,8 @@ pub(crate) type Start<'a> = &'a dyn Fn(&[u8], &Stop) -> Box<dyn Machine>;
 pub(crate) fn layout() -> Layout {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let layout = Layout::new([
-        region(CODE, DATA, Access::READ | Access::EXECUTE),
-        region(DATA, END, Access::READ | Access::WRITE),
+        region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
+        region(DATA, END, Permissions::READ | Permissions::WRITE),
     ]);
     layout.unwrap()
 }

@@ -31,7 +31,7 @@ use super::{Kvm, kvm_error};
 use crate::backend::Error;
 use crate::backend::frequency::{self, Frequency};
 use crate::exit::{Cause, Exit};
-use crate::memory::{Access, MappedMemory};
+use crate::memory::{MappedMemory, Permissions};
 
 /// What is needed on this architecture.
 pub(super) const CAPABILITIES: &[(Cap, &str)] = &[(Cap::OneReg, "KVM_CAP_ONE_REG")];
@@ -131,7 +131,7 @@ fn access(address: u64, size: Option<u32>, write: bool) -> Cause {
     if (MMIO_BASE.0..MMIO_BASE.0 + MMIO_SIZE).contains(&address) {
         return Cause::Device { address: Gpa(address), size, write };
     }
-    Cause::Memory { address: Some(Gpa(address)), access: if write { Access::WRITE } else { Access::READ } }
+    Cause::Memory { address: Some(Gpa(address)), access: if write { Permissions::WRITE } else { Permissions::READ } }
 }
 
 /// What is behind a cause: where it is the store in the tender's [vectors](hvt_abi::aarch64::VECTORS), the exception that

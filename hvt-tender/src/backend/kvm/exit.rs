@@ -9,7 +9,7 @@ use kvm_bindings::{
 
 use super::arch;
 use crate::exit::Cause;
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 /// What `KVM_EXIT_INTERNAL_ERROR` says (Linux, Documentation/virt/kvm/api.rst, section 5).
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) fn cause(run: &kvm_run) -> Cause {
     unsafe {
         match run.exit_reason {
             KVM_EXIT_MMIO => {
-                let access = if what.mmio.is_write != 0 { Access::WRITE } else { Access::READ };
+                let access = if what.mmio.is_write != 0 { Permissions::WRITE } else { Permissions::READ };
                 Cause::Memory { address: Some(Gpa(what.mmio.phys_addr)), access }
             }
             KVM_EXIT_FAIL_ENTRY => {
@@ -51,7 +51,7 @@ pub(super) fn memory_fault(run: &kvm_run) -> Cause {
     // Kernels before 6.11 do not tell the address.
     let address = (run.exit_reason == KVM_EXIT_MEMORY_FAULT).then_some(Gpa(gpa));
     // Which access it was is not told. The host can read all of guest memory: it was a write.
-    Cause::Memory { address, access: Access::WRITE }
+    Cause::Memory { address, access: Permissions::WRITE }
 }
 
 /// The internal error that `KVM_EXIT_INTERNAL_ERROR` reports.

@@ -32,7 +32,7 @@ use super::{Kvm, KvmMachine};
 use crate::Vcpu;
 use crate::backend::{Machine, Stop};
 use crate::exit::{Exit, Fault};
-use crate::memory::{Access, GuestMemory, Layout, Region};
+use crate::memory::{GuestMemory, Layout, Permissions, Region};
 
 /// Memory of the guests here. Their page tables map 2 MiB more, where there is none.
 const SIZE: u64 = 0x40_0000;
@@ -50,9 +50,9 @@ fn start_on(kvm: Kvm, code: &[u8], stop: &Stop) -> KvmMachine {
     memory.write(Gpa(CODE), code).unwrap();
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let layout = Layout::new([
-        region(0x1_0000, CODE, Access::READ),
-        region(CODE, DATA, Access::READ | Access::EXECUTE),
-        region(DATA, SIZE, Access::READ | Access::WRITE),
+        region(0x1_0000, CODE, Permissions::READ),
+        region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
+        region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
     ]);
     kvm.start(memory, &layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), stop).unwrap()
 }

@@ -24,7 +24,7 @@ use crate::backend::Error;
 use crate::backend::debug::{CpuState, FxState, Segments};
 use crate::backend::frequency::{Frequency, Source};
 use crate::exit::{Cause, Exit};
-use crate::memory::{Access, GuestMemory, MappedMemory};
+use crate::memory::{GuestMemory, MappedMemory, Permissions};
 
 /// What is needed on this architecture.
 pub(super) const CAPABILITIES: &[(Cap, &str)] =
@@ -144,7 +144,7 @@ pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<
     if let Some(rip) = rip.filter(|translation| translation.valid != 0) {
         let address = rip.physical_address;
         if address >= memory.size() {
-            return Cause::Memory { address: Some(Gpa(address)), access: Access::EXECUTE };
+            return Cause::Memory { address: Some(Gpa(address)), access: Permissions::EXECUTE };
         }
         if bytes.is_empty() {
             // The longest instruction has 15 bytes (SDM volume 2, 2.3.11); past the end of memory there are none.

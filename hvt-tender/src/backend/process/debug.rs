@@ -21,7 +21,7 @@ use super::{ProcessMachine, RELAXED};
 use crate::backend::Error;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps, Watch};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{Access, GuestMemory, Layout};
+use crate::memory::{GuestMemory, Layout, Permissions};
 use crate::sandbox::Calls;
 
 /// What is to be known of a guest that may be debugged.
@@ -131,7 +131,7 @@ impl ProcessMachine {
         let len = emulate::fetch(rip, &space, &mut bytes).and_then(|len| emulate::accessed(&bytes[..len]));
         let end = signal.cr2.saturating_add(len.unwrap_or(LONGEST_ACCESS));
         let touches = |watch: &&Watch| watch.reads && watch.start < end && signal.cr2 < watch.end();
-        if access(signal) != Access::EXECUTE
+        if access(signal) != Permissions::EXECUTE
             && let Some(watch) = self.debugging.traps.watched.iter().find(touches)
         {
             opened.accessed.get_or_insert(watch.start);
@@ -163,11 +163,11 @@ enum Flags {
 const LONGEST_ACCESS: u64 = 64;
 
 /// How a page was accessed that was closed (SDM figure 4-12).
-fn access(signal: &Signal) -> Access {
+fn access(signal: &Signal) -> Permissions {
     match signal.error {
-        error if error & 1 << 4 != 0 => Access::EXECUTE,
-        error if error & 1 << 1 != 0 => Access::WRITE,
-        _ => Access::READ,
+        error if error & 1 << 4 != 0 => Permissions::EXECUTE,
+        error if error & 1 << 1 != 0 => Permissions::WRITE,
+        _ => Permissions::READ,
     }
 }
 

@@ -22,7 +22,7 @@ use super::cpu::{Cpu, RFLAGS_AC, RFLAGS_GUEST, RFLAGS_IF};
 use super::exception::Exception;
 use super::features::Features;
 use crate::exit::{Cause, Exit};
-use crate::memory::{Access, GuestSpace, Violation};
+use crate::memory::{GuestSpace, Permissions, Violation};
 
 /// What came of an instruction. RIP is behind it, but for [`Step::Raise`].
 #[derive(Debug, PartialEq, Eq)]
@@ -72,10 +72,10 @@ pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<
 
 /// Reads the bytes at RIP, as many as there are up to the longest instruction.
 pub(super) fn fetch(rip: u64, space: &GuestSpace<'_>, into: &mut [u8]) -> Option<usize> {
-    let whole = space.slice(Gpa(rip), LONGEST, Access::EXECUTE);
+    let whole = space.slice(Gpa(rip), LONGEST, Permissions::EXECUTE);
     let slice = whole.or_else(|_| {
         let to_end_of_page = hvt_abi::PAGE_SIZE - rip % hvt_abi::PAGE_SIZE;
-        space.slice(Gpa(rip), to_end_of_page.min(LONGEST), Access::EXECUTE)
+        space.slice(Gpa(rip), to_end_of_page.min(LONGEST), Permissions::EXECUTE)
     });
     Some(slice.ok()?.read(into))
 }

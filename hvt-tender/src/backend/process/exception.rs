@@ -52,7 +52,7 @@ impl From<Violation> for Exception {
     /// An instruction that this backend emulates read or wrote where it may not: #PF without the bit for user mode,
     /// since the guest runs at CPL 0. The caller sets CR2.
     fn from(violation: Violation) -> Self {
-        let write = violation.access.contains(crate::memory::Access::WRITE);
+        let write = violation.access.contains(crate::memory::Permissions::WRITE);
         Self::new(Vector::PageFault, u64::from(write) << 1)
     }
 }

@@ -6,7 +6,7 @@ use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 
 use super::setup::{PROTECTIONS_MAX, Protection, protection};
 use crate::backend::debug::Watch;
-use crate::memory::{Access, Layout};
+use crate::memory::{Layout, Permissions};
 
 /// The closed pages, by their guest addresses, each with what is left of its protection.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl Guards {
             let pages = (first..watch.end()).step_by(PAGE_SIZE as usize);
             for page in pages.take(PROTECTIONS_MAX + 1) {
                 let Some(region) = layout.region_at(Gpa(page)) else { return false };
-                let left = if watch.reads { libc::PROT_NONE } else { protection(region.access - Access::WRITE) };
+                let left = if watch.reads { libc::PROT_NONE } else { protection(region.access - Permissions::WRITE) };
                 *wanted.entry(page).or_insert(left) &= left;
             }
         }
@@ -52,7 +52,7 @@ impl Guards {
         let wanted: BTreeMap<_, _> =
             self.wanted.iter().filter(|(page, _)| is_open(page)).map(|(page, bits)| (*page, *bits)).collect();
         let open = self.applied.keys().filter(|page| !wanted.contains_key(page)).map(|page| {
-            let access = layout.region_at(Gpa(*page)).map_or(Access::empty(), |region| region.access);
+            let access = layout.region_at(Gpa(*page)).map_or(Permissions::empty(), |region| region.access);
             (*page, protection(access))
         });
         let close = wanted.iter().filter(|(page, bits)| self.applied.get(page) != Some(bits));
@@ -74,8 +74,8 @@ mod tests {
     fn layout() -> Layout {
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
         Layout::new([
-            region(0x10_0000, 0x10_2000, Access::READ | Access::EXECUTE),
-            region(0x10_2000, 0x20_0000, Access::READ | Access::WRITE),
+            region(0x10_0000, 0x10_2000, Permissions::READ | Permissions::EXECUTE),
+            region(0x10_2000, 0x20_0000, Permissions::READ | Permissions::WRITE),
         ])
         .unwrap()
     }

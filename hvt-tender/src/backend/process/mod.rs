@@ -65,7 +65,7 @@ use super::{CycleCounter, Error, Machine, Stop, Unavailable};
 use crate::Vcpu;
 use crate::descriptor::{Descriptor, Uses};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{Access, GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Usage};
+use crate::memory::{GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Permissions, Usage};
 use crate::sandbox::{Calls, outer};
 
 /// Accesses to the exchange pages need no ordering of their own: the turn orders them.
@@ -371,7 +371,7 @@ impl ProcessMachine {
     fn is_out_dx_eax(&self, rip: u64) -> bool {
         const OUT_DX_EAX: [u8; 1] = [0xef];
         let space = GuestSpace::new(&self.memory, &self.layout);
-        let Ok(byte) = space.slice(Gpa(rip), 1, Access::EXECUTE) else { return false };
+        let Ok(byte) = space.slice(Gpa(rip), 1, Permissions::EXECUTE) else { return false };
         let mut found = [0];
         byte.read(&mut found);
         found == OUT_DX_EAX
@@ -394,7 +394,7 @@ fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &Gues
             return Step::Refuse(Cause::Killed { what });
         }
         PAGE_FAULT if is_write_to_code(signal, layout) => {
-            return Step::Refuse(Cause::Memory { address: Some(Gpa(signal.cr2)), access: Access::WRITE });
+            return Step::Refuse(Cause::Memory { address: Some(Gpa(signal.cr2)), access: Permissions::WRITE });
         }
         PAGE_FAULT => {
             cpu.cr2 = signal.cr2;
@@ -427,7 +427,7 @@ fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &Gues
 /// Whether it is a write to code, which the guest's own page tables do not keep it from: what lies below them does.
 fn is_write_to_code(signal: &Signal, layout: &Layout) -> bool {
     const WRITE: u64 = 1 << 1;
-    let is_code = layout.region_at(Gpa(signal.cr2)).is_some_and(|region| region.access.contains(Access::EXECUTE));
+    let is_code = layout.region_at(Gpa(signal.cr2)).is_some_and(|region| region.access.contains(Permissions::EXECUTE));
     is_code && signal.error & WRITE != 0
 }
 
@@ -448,7 +448,7 @@ fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> 
     let after = registers.rip;
     let at = after.wrapping_sub(LENGTH);
     let mut bytes = [0; LENGTH as usize];
-    if let Ok(code) = space.slice(Gpa(at), LENGTH, Access::EXECUTE) {
+    if let Ok(code) = space.slice(Gpa(at), LENGTH, Permissions::EXECUTE) {
         code.read(&mut bytes);
     }
     registers.rip = at;

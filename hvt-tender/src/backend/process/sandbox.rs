@@ -170,7 +170,7 @@ mod tests {
     use hvt_abi::{Gpa, GuestRange};
 
     use super::*;
-    use crate::memory::{Access, Region};
+    use crate::memory::{Permissions, Region};
 
     /// Runs the few instructions that the filter uses (Linux's Documentation/networking/filter.rst) on a call.
     fn allows(call: &seccomp_data) -> bool {
@@ -214,7 +214,7 @@ mod tests {
         assert!(allows(&call(libc::SYS_arch_prctl, [ARCH_SET_FS, 1, 0, 0, 0, 0])));
     }
 
-    fn region(start: u64, end: u64, access: Access) -> Region {
+    fn region(start: u64, end: u64, access: Permissions) -> Region {
         Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access }
     }
 
@@ -222,7 +222,7 @@ mod tests {
     fn a_debugger_gives_no_page_more_than_its_region_has() {
         let change = |start, len, protection| call(libc::SYS_mprotect, [start, len, protection, 0, 0, 0]);
         assert!(!allows(&change(0x10_0000, 0x1000, 0)));
-        let (read, write, execute) = (Access::READ, Access::WRITE, Access::EXECUTE);
+        let (read, write, execute) = (Permissions::READ, Permissions::WRITE, Permissions::EXECUTE);
         let regions = [
             region(0x1_0000, 0x2_0000, read),
             region(0x10_0000, 0x10_2000, read | execute),
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn the_kernel_takes_a_filter_of_as_many_regions_as_are_promised() {
         const BPF_MAXINSNS: usize = 4096;
-        let page = |index| region(0x10_0000 + index * 0x2000, 0x10_1000 + index * 0x2000, Access::READ);
+        let page = |index| region(0x10_0000 + index * 0x2000, 0x10_1000 + index * 0x2000, Permissions::READ);
         let layout = Layout::new((0..WATCHED_REGIONS_MAX as u64).map(page)).unwrap();
         assert!(filter(Some(&layout)).len() <= BPF_MAXINSNS);
     }

@@ -11,7 +11,7 @@ use hvt_abi::GuestRange;
 use super::exchange::{Exchange, Places};
 use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, Step};
 use super::{sandbox, stub};
-use crate::memory::{Access, Layout};
+use crate::memory::{Layout, Permissions};
 
 /// The signals that a guest can cause: those its child handles. All others stay blocked in the child.
 pub(super) const GUEST_SIGNALS: [libc::c_int; 6] =
@@ -66,8 +66,12 @@ pub(super) struct Protection {
 pub(super) const PROTECTIONS_MAX: usize = SCRIPT_WORDS_MIN / Step::WORDS - 1;
 
 /// The host's word for how guest memory may be accessed.
-pub(super) fn protection(access: Access) -> libc::c_int {
-    let bits = [(Access::READ, libc::PROT_READ), (Access::WRITE, libc::PROT_WRITE), (Access::EXECUTE, libc::PROT_EXEC)];
+pub(super) fn protection(access: Permissions) -> libc::c_int {
+    let bits = [
+        (Permissions::READ, libc::PROT_READ),
+        (Permissions::WRITE, libc::PROT_WRITE),
+        (Permissions::EXECUTE, libc::PROT_EXEC),
+    ];
     bits.into_iter().filter(|(one, _)| access.contains(*one)).fold(libc::PROT_NONE, |all, (_, bit)| all | bit)
 }
 
@@ -222,7 +226,7 @@ mod tests {
     fn a_script_is_as_long_as_its_guest_has_regions() {
         let page = |index: u64| Region {
             range: GuestRange::new(Gpa(0x10_0000 + index * 0x2000), 0x1000).unwrap(),
-            access: Access::READ,
+            access: Permissions::READ,
         };
         for regions in [1, 40, 1000] {
             let layout = Layout::new((0..regions).map(page)).unwrap();

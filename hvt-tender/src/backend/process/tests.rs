@@ -23,9 +23,9 @@ fn guest(code: &[u8], stop: &Stop) -> ProcessMachine {
 fn guest_on(process: Process, code: &[u8], stop: &Stop) -> ProcessMachine {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let layout = Layout::new([
-        region(0x1_0000, CODE, Access::READ),
-        region(CODE, DATA, Access::EXECUTE),
-        region(DATA, SIZE, Access::READ | Access::WRITE),
+        region(0x1_0000, CODE, Permissions::READ),
+        region(CODE, DATA, Permissions::EXECUTE),
+        region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
     ]);
     let memory = process.memory(SIZE).unwrap();
     memory.write(Gpa(CODE), code).unwrap();
@@ -199,7 +199,7 @@ fn exception_without_handler_is_a_triple_fault() {
 fn memory_rules_are_enforced() {
     // Its own page tables leave the protection of code to what lies below them.
     let (exit, _machine) = run(b"\xc6\x04\x25\0\0\x10\0\0");
-    let cause = Cause::Memory { address: Some(Gpa(CODE)), access: Access::WRITE };
+    let cause = Cause::Memory { address: Some(Gpa(CODE)), access: Permissions::WRITE };
     assert!(matches!(&exit, Exit::Fault(fault) if fault.cause == cause), "{exit:?}");
     // These write or jump where they themselves may not, and have no handler.
     let writes_boot_info = b"\xc6\x04\x25\0\0\x01\0\0";
@@ -287,7 +287,10 @@ fn reading_the_tsc_traps_where_another_counter_is_given() {
     use crate::backend::CycleCounter;
 
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-    let layout = Layout::new([region(CODE, DATA, Access::EXECUTE), region(DATA, SIZE, Access::READ | Access::WRITE)]);
+    let layout = Layout::new([
+        region(CODE, DATA, Permissions::EXECUTE),
+        region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
+    ]);
     let process = Process::open().unwrap().with_cycle_counter(CycleCounter::new(|| 0x1_0000_0042));
     let memory = process.memory(SIZE).unwrap();
     // rdtsc; mov ebx, eax; mov esi, edx; rdtscp; hlt

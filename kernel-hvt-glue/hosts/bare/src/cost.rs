@@ -7,7 +7,7 @@ use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
 use hvt_bare::frames::{CHUNK_SIZE, FRAME_SIZE};
 use hvt_core::{
     device::{Devices, Slot, in_memory::CapturedOutput},
-    memory::{Access, Layout, Region},
+    memory::{Layout, Region},
     monitor,
 };
 use hvt_harness::{clock::tsc, suite::Wires};
@@ -103,7 +103,7 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
         registers.rax = DATA.0;
     });
     let range = GuestRange::new(Gpa(0x10_0000), 0x10_0000).ok_or("wraps around")?;
-    let layout = Layout::new([Region { range, access: Access::READ | Access::WRITE }]).ok_or("no layout")?;
+    let layout = Layout::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).ok_or("no layout")?;
     let mut devices = Devices {
         console: Box::new(CapturedOutput::default()),
         clock: Box::new(clock::get()),

@@ -6,7 +6,7 @@ use core::{convert::Infallible, fmt};
 use hvt_abi::{Gpa, GuestRange, native::Registers};
 use hvt_core::{
     Exit, exit,
-    memory::{Access, GuestMemory},
+    memory::GuestMemory,
     monitor::{self, Outcome},
 };
 use hvt_harness::monitor::{Config, Counts, Loaded};
@@ -48,7 +48,7 @@ impl Unikernel {
         let blocks = Blocks::of(&vm, memory);
         let loaded = Loaded::new(file, config, &GuestRam::new(&vm, &blocks))?;
         for region in loaded.layout.regions() {
-            vm.protect(region.range, permissions(region.access)).map_err(text)?;
+            vm.protect(region.range, region.access).map_err(text)?;
         }
         let vcpu = vm.create_vcpu(&loaded.entry).map_err(text)?;
         Ok(Self { vm, vcpu, blocks, loaded, counts: Counts::default(), deadline })
@@ -131,14 +131,6 @@ impl hvt_core::Vcpu for Running<'_> {
     fn registers(&self) -> Result<Registers, Infallible> {
         Ok(self.bound.registers())
     }
-}
-
-fn permissions(access: Access) -> Permissions {
-    let mut permissions = Permissions::empty();
-    permissions.set(Permissions::READ, access.contains(Access::READ));
-    permissions.set(Permissions::WRITE, access.contains(Access::WRITE));
-    permissions.set(Permissions::EXECUTE, access.contains(Access::EXECUTE));
-    permissions
 }
 
 fn text(error: impl fmt::Display) -> String {

@@ -12,8 +12,8 @@ use crate::memory::Region;
 const SIZE: u64 = 0x20_0000;
 const HOST: usize = 0x7000_0000;
 
-fn layout(regions: &[(u64, u64, Access)]) -> Layout {
-    let region = |&(start, end, access): &(u64, u64, Access)| {
+fn layout(regions: &[(u64, u64, Permissions)]) -> Layout {
+    let region = |&(start, end, access): &(u64, u64, Permissions)| {
         let range = GuestRange::between(Gpa(start), Gpa(end)).unwrap();
         Region { range, access }
     };
@@ -49,7 +49,8 @@ fn mapped(kernel: &FakeKernel) -> Vec<(u64, u64, u32)> {
 #[test]
 fn memory_is_mapped_with_the_permissions_of_the_layout() {
     let kernel = FakeKernel::new();
-    let (read, text, data) = (Access::READ, Access::READ | Access::EXECUTE, Access::READ | Access::WRITE);
+    let (read, text, data) =
+        (Permissions::READ, Permissions::READ | Permissions::EXECUTE, Permissions::READ | Permissions::WRITE);
     let layout = layout(&[(0x1_0000, 0x10_0000, read), (0x10_0000, 0x10_3000, text), (0x10_5000, 0x1f_0000, data)]);
     let guest = start(&kernel, &layout).unwrap();
     let expected = [(0, 0x1_0000, 3), (0x1_0000, 0x10_0000, 1), (0x10_0000, 0x10_3000, 5), (0x10_3000, SIZE, 3)];
@@ -65,10 +66,10 @@ proptest! {
     fn all_of_memory_is_mapped_once(cuts in prop::collection::btree_set(0..SIZE / 4096, 0..12), kinds in any::<[u8; 12]>()) {
         let cuts: Vec<u64> = cuts.into_iter().map(|page| page * 4096).collect();
         let access = |kind| match kind % 4 {
-            0 => Access::READ,
-            1 => Access::READ | Access::WRITE,
-            2 => Access::READ | Access::EXECUTE,
-            _ => Access::EXECUTE,
+            0 => Permissions::READ,
+            1 => Permissions::READ | Permissions::WRITE,
+            2 => Permissions::READ | Permissions::EXECUTE,
+            _ => Permissions::EXECUTE,
         };
         let regions: Vec<_> = cuts
             .windows(2)
@@ -96,7 +97,7 @@ fn exits_are_told_in_the_tenders_terms() {
     assert_eq!(guest.run(), Ok(Exit::Hypercall { number: 1, argument: Gpa(0x1000) }));
     assert_eq!(guest.run(), Ok(Exit::Interrupted));
     let Ok(Exit::Fault(fault)) = guest.run() else { panic!("no fault") };
-    assert_eq!(fault.cause, Cause::Memory { address: Some(Gpa(0x4000)), access: Access::WRITE });
+    assert_eq!(fault.cause, Cause::Memory { address: Some(Gpa(0x4000)), access: Permissions::WRITE });
     assert_eq!(fault.registers.unwrap().rip, 0x10_1000);
 }
 

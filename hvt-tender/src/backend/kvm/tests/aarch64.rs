@@ -6,7 +6,7 @@ use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PUD_BASE
 use super::*;
 use crate::backend::assembly::code;
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 /// How the guests of all architectures end here: with a hypercall, for there is nothing else that leaves the CPU.
 pub(super) const DONE: Exit = Exit::Hypercall { number: 0, argument: Gpa(0) };
@@ -92,9 +92,9 @@ kvm_tests! {
     fn memory_that_is_not_there_is_a_fault_with_its_address() {
         let cause = |access| Cause::Memory { address: Some(Gpa(0x40_1000)), access };
         let place = |code| fault(code).cause;
-        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "str w0, [x1]")), cause(Access::WRITE));
-        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "ldr w0, [x1]")), cause(Access::READ));
-        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "ldp x2, x3, [x1]")), cause(Access::READ));
+        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "str w0, [x1]")), cause(Permissions::WRITE));
+        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "ldr w0, [x1]")), cause(Permissions::READ));
+        assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "ldp x2, x3, [x1]")), cause(Permissions::READ));
     }
 
     /// KVM has the CPU raise an exception: it is the guest's own.
@@ -154,7 +154,7 @@ kvm_tests! {
         let codes = [code!("mov x1, #0x100000", "str w0, [x1, #0x800]"), code!("mov x1, #0x10000", "stp x0, x0, [x1]")];
         for code in codes {
             let fault = fault(code);
-            assert!(matches!(fault.cause, Cause::Memory { access: Access::WRITE, .. }), "{fault:?}");
+            assert!(matches!(fault.cause, Cause::Memory { access: Permissions::WRITE, .. }), "{fault:?}");
             assert_eq!(fault.registers.map(|registers| registers.pc), Some(CODE + 4));
         }
         let mut guest =

@@ -6,7 +6,7 @@ use hvt_abi::x86_64::{PD_BASE, PDPT_BASE, PML4_BASE, PageEntry};
 use super::*;
 use crate::backend::assembly::code;
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::Access;
+use crate::memory::Permissions;
 
 /// How the guests of all architectures end here.
 pub(super) const DONE: Exit = Exit::Halted;
@@ -65,15 +65,15 @@ kvm_tests! {
 
     fn memory_that_is_not_there_is_a_fault_with_its_address() {
         let cause = |access| Cause::Memory { address: Some(Gpa(0x40_1000)), access };
-        assert_eq!(fault(code!("mov dword ptr [0x401000], eax")).cause, cause(Access::WRITE));
-        assert_eq!(fault(code!("mov eax, dword ptr [0x401000]")).cause, cause(Access::READ));
-        assert_eq!(fault(code!("mov rax, 0x401000", "jmp rax")).cause, cause(Access::EXECUTE));
+        assert_eq!(fault(code!("mov dword ptr [0x401000], eax")).cause, cause(Permissions::WRITE));
+        assert_eq!(fault(code!("mov eax, dword ptr [0x401000]")).cause, cause(Permissions::READ));
+        assert_eq!(fault(code!("mov rax, 0x401000", "jmp rax")).cause, cause(Permissions::EXECUTE));
     }
 
     fn the_host_keeps_code_and_boot_info_read_only() {
         for code in [code!("mov dword ptr [0x100800], eax", "hlt"), code!("mov dword ptr [0x10000], eax", "hlt")] {
             let fault = fault(code);
-            assert!(matches!(fault.cause, Cause::Memory { access: Access::WRITE, .. }), "{fault:?}");
+            assert!(matches!(fault.cause, Cause::Memory { access: Permissions::WRITE, .. }), "{fault:?}");
             let rip = fault.registers.map(|registers| registers.rip);
             // Software that stands in for a CPU may have gone one instruction further.
             assert!(rip == Some(CODE) || rip == Some(CODE + 7) && !Kvm::has_hardware(), "{rip:x?}");

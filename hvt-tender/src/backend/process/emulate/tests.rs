@@ -27,8 +27,8 @@ impl Lab {
     fn new() -> Self {
         let memory = MappedMemory::anonymous(SIZE).unwrap();
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-        let read_write = Access::READ | Access::WRITE;
-        let layout = Layout::new([region(CODE, DATA, Access::EXECUTE), region(DATA, SIZE, read_write)]).unwrap();
+        let read_write = Permissions::READ | Permissions::WRITE;
+        let layout = Layout::new([region(CODE, DATA, Permissions::EXECUTE), region(DATA, SIZE, read_write)]).unwrap();
         let mut cpu = Cpu::new(&EntryState::new(SIZE, Gpa(CODE)));
         cpu.gdtr = TableRegister { base: GDT, limit: 5 * 8 - 1 };
         let tss_low = TSS << 16 & 0xff_ffff_0000 | 0x67 | 0x89 << 40 | (TSS >> 24 & 0xff) << 56;
