@@ -389,13 +389,14 @@ mod tests {
 
     #[test]
     fn a_sealed_file_is_refused_unless_asked_for() {
-        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
         use std::os::fd::AsRawFd;
-        let memory = File::from(memfd_create("disk", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        let memory = File::from(memfd_create("disk", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
         memory.set_len(512).unwrap();
         let path = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
         open(&path).unwrap();
-        fcntl_add_seals(&memory, SealFlags::WRITE).unwrap();
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
         refuses_to_write(&path, |problem| matches!(problem, Problem::Sealed), "F_SEAL_WRITE");
     }
 

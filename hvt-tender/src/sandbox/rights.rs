@@ -8,10 +8,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
     RulesetStatus, Scope,
 };
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities,
-};
+use nix::errno::Errno;
 
 /// Makes sure that nothing that this thread executes gains it rights, as set-user-ID programs do.
 pub(super) fn gain_none() -> io::Result<()> {
@@ -20,28 +17,78 @@ pub(super) fn gain_none() -> io::Result<()> {
 
 /// Gives up all capabilities, those that a program executed later could get included.
 pub(super) fn drop_capabilities() -> io::Result<()> {
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    let held = capabilities(None)?;
-    if held == none {
+    let held = Capabilities::of_this_thread()?;
+    if held == Capabilities::NONE {
         // To take any from the bounding set would itself need one; and ambient ones are among those that are held.
         return Ok(());
     }
-    clear_ambient_capability_set()?;
-    if held.effective.contains(CapabilitySet::SETPCAP) {
-        for bit in 0..u64::BITS {
-            match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
-                Ok(()) => {}
+    // The kernel refuses an unused argument that is not 0 in all 64 bits.
+    const UNUSED: libc::c_ulong = 0;
+    let all = libc::PR_CAP_AMBIENT_CLEAR_ALL;
+    // SAFETY: takes no pointers.
+    Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, all, UNUSED, UNUSED, UNUSED) })?;
+    if held.may_shrink_bounding_set() {
+        for capability in 0..libc::c_ulong::from(u64::BITS) {
+            // SAFETY: takes no pointers.
+            match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, UNUSED, UNUSED, UNUSED) }) {
+                Ok(_) => {}
                 // This kernel has no more of them.
-                Err(rustix::io::Errno::INVAL) => break,
+                Err(Errno::EINVAL) => break,
                 Err(error) => return Err(error.into()),
             }
         }
     }
-    Ok(set_capabilities(None, none)?)
+    Capabilities::NONE.set()
+}
+
+/// Capabilities of a thread, in the form of capget(2) and capset(2).
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct Capabilities([CapabilityWords; 2]);
+
+/// `struct __user_cap_data_struct` (`linux/capability.h`): 32 capabilities in each set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct CapabilityWords {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// `struct __user_cap_header_struct` (`linux/capability.h`).
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+impl CapabilityHeader {
+    /// The calling thread, and sets of two words each: `_LINUX_CAPABILITY_VERSION_3`.
+    const THIS_THREAD: Self = Self { version: 0x2008_0522, pid: 0 };
+}
+
+impl Capabilities {
+    const NONE: Self = Self([CapabilityWords { effective: 0, permitted: 0, inheritable: 0 }; 2]);
+
+    fn of_this_thread() -> io::Result<Self> {
+        let (mut header, mut held) = (CapabilityHeader::THIS_THREAD, Self::NONE);
+        // SAFETY: the kernel writes a version to the header if it does not know this one, and two elements of words.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut held) })?;
+        Ok(held)
+    }
+
+    /// Makes these the capabilities of the calling thread.
+    fn set(&self) -> io::Result<()> {
+        let mut header = CapabilityHeader::THIS_THREAD;
+        // SAFETY: the kernel writes a version to the header if it does not know this one, and reads two elements of words.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const *self) })?;
+        Ok(())
+    }
+
+    /// `CAP_SETPCAP` is effective.
+    fn may_shrink_bounding_set(&self) -> bool {
+        self.0[0].effective & 1 << 8 != 0
+    }
 }
 
 /// What landlock came to.

@@ -6,11 +6,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
+use nix::errno::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{FileBlock, MAX_BLOCK_SIZE, OpenError, Options, Problem};
@@ -153,7 +154,10 @@ fn alignment(file: &File, path: &Path, buffer: &mut [u8]) -> Result<Alignment, P
         return Ok(told);
     }
     if file.metadata()?.file_type().is_block_device() {
-        let sector = ioctl_blksszget(file).map_err(io::Error::from)?;
+        let mut sector: libc::c_uint = 0;
+        // SAFETY: BLKSSZGET writes one `int` through its argument.
+        let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET, &raw mut sector) };
+        Errno::result(done).map_err(io::Error::from)?;
         return Ok(Alignment { memory: sector as usize, place: sector.into() });
     }
     log::debug!("{}: this kernel does not tell what direct I/O wants of it", path.display());
@@ -162,14 +166,23 @@ fn alignment(file: &File, path: &Path, buffer: &mut [u8]) -> Result<Alignment, P
 
 /// What the kernel tells: Linux 6.1, for block devices and most file systems.
 fn told(file: &File) -> Result<Option<Alignment>, Problem> {
-    /// `STATX_DIOALIGN` (statx(2)).
-    const DIOALIGN: StatxFlags = StatxFlags::from_bits_retain(0x2000);
-    let found = match statx(file, "", AtFlags::EMPTY_PATH, DIOALIGN) {
-        Ok(found) if found.stx_mask & DIOALIGN.bits() != 0 => found,
-        // Linux before 4.11 has no statx.
-        Ok(_) | Err(rustix::io::Errno::NOSYS) => return Ok(None),
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    let (path, flags, mask) = (c"", libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN);
+    // The system call, as the C library has the function from glibc 2.28 on only.
+    // SAFETY: the path is a string, and the kernel writes one structure.
+    let done =
+        unsafe { libc::syscall(libc::SYS_statx, file.as_raw_fd(), path.as_ptr(), flags, mask, found.as_mut_ptr()) };
+    match Errno::result(done) {
+        Ok(_) => {}
+        // Linux before 4.11 has no statx, and the filters of older container runtimes refuse it.
+        Err(Errno::ENOSYS | Errno::EPERM) => return Ok(None),
         Err(error) => return Err(io::Error::from(error).into()),
-    };
+    }
+    // SAFETY: every field is a number, for which any bytes are valid.
+    let found = unsafe { found.assume_init() };
+    if found.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return Ok(None);
+    }
     match (found.stx_dio_mem_align, found.stx_dio_offset_align) {
         // Its file system takes the flag, and then goes through the page cache.
         (_, 0) => Err(Problem::NotDirect),

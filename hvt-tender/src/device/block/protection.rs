@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use rustix::fs::{SealFlags, StatVfsMountFlags, fcntl_get_seals, statvfs};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::Problem;
 
@@ -23,8 +24,9 @@ pub(super) fn of_open(file: &File, block_device: bool) -> Result<(), Problem> {
         }
         return if read_only == 0 { Ok(()) } else { Err(Problem::ReadOnlyDevice) };
     }
-    match fcntl_get_seals(file) {
-        Ok(seals) if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) => Err(Problem::Sealed),
+    let against_writes = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE;
+    match fcntl(file, FcntlArg::F_GET_SEALS) {
+        Ok(seals) if seals & against_writes.bits() != 0 => Err(Problem::Sealed),
         // File systems on disks have no seals.
         _ => Ok(()),
     }
@@ -46,7 +48,7 @@ pub(super) fn of_path(path: &Path, block_device: bool, error: &io::Error) -> Opt
 /// Reason that a file or block device without write permission may not be written: permissions can be changed, a
 /// read-only file system cannot.
 pub(super) fn of_permissions(path: &Path, block_device: bool) -> Problem {
-    let read_only = || statvfs(path).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
+    let read_only = || statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
     // The node of a device can be written on a read-only file system.
     if !block_device && read_only() { Problem::ReadOnlyFileSystem } else { Problem::ReadOnly }
 }
