@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use hvt_abi::Gpa;
 use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts, Status, Walltime};
+use serde::{Serialize, Serializer};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::hypercall::{Error, Flow};
@@ -30,7 +31,9 @@ use crate::virtual_time::VirtualTime;
 pub(crate) struct Trace {
     to: Box<dyn Write + Send>,
     clock: Time,
-    line: String,
+    /// The line of the hypercall under way.
+    line: Option<Line>,
+    text: Vec<u8>,
 }
 
 enum Time {
@@ -41,15 +44,15 @@ enum Time {
 impl Trace {
     pub(crate) fn new(to: Box<dyn Write + Send>, time: Option<VirtualTime>) -> Self {
         let clock = time.map_or_else(|| Time::Host(Instant::now()), Time::Virtual);
-        Self { to, clock, line: String::new() }
+        Self { to, clock, line: None, text: Vec::new() }
     }
 
-    /// Writes the line.
-    fn end(&mut self, result: &str) {
-        self.line.push_str(",\"result\":{");
-        self.line.push_str(result);
-        self.line.push_str("}}\n");
-        let done = self.to.write_all(self.line.as_bytes());
+    /// Writes the line, in one piece: a sink without a buffer makes one system call.
+    fn end(&mut self, line: &Line) {
+        self.text.clear();
+        let done = serde_json::to_writer(&mut self.text, line).map_err(io::Error::from);
+        self.text.push(b'\n');
+        let done = done.and_then(|()| self.to.write_all(&self.text));
         self.check(done);
     }
 
@@ -77,22 +80,101 @@ impl Observer for Trace {
             Time::Virtual(time) => time.nanos(),
         };
         let name = Number::from_u32(number).map_or("unknown", Number::name);
-        let arguments = arguments(number, argument, guest).unwrap_or_default();
-        self.line = format!(
-            "{{\"number\":{number},\"name\":\"{name}\",\"time\":{time},\"argument\":{},\"arguments\":{{{arguments}}}",
-            argument.0
-        );
+        let arguments = arguments(number, argument, guest).unwrap_or(Arguments::None {});
+        let result = Results::None {};
+        self.line = Some(Line { number, name, time, argument: argument.0, arguments, result });
     }
 
     fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, Error>) {
-        let results = match result {
-            Ok(Flow::Continue) => results(number, argument, guest).unwrap_or_default(),
-            Ok(Flow::Halt { status, .. }) => format!("\"status\":{status}"),
-            Ok(Flow::Interrupted) => "\"interrupted\":true".into(),
-            Err(_) => "\"invalid\":true".into(),
+        let Some(mut line) = self.line.take() else { return };
+        line.result = match result {
+            Ok(Flow::Continue) => results(number, argument, guest).unwrap_or(Results::None {}),
+            Ok(Flow::Halt { status, .. }) => Results::Halt { status: *status },
+            Ok(Flow::Interrupted) => Results::Interrupted { interrupted: true },
+            Err(_) => Results::Invalid { invalid: true },
         };
-        self.end(&results);
+        self.end(&line);
     }
+}
+
+/// A line of the trace. The order of fields, here and below, is their order in the line.
+#[derive(Serialize)]
+struct Line {
+    number: u32,
+    name: &'static str,
+    time: u64,
+    argument: u64,
+    arguments: Arguments,
+    result: Results,
+}
+
+/// The fields that the guest filled in.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Arguments {
+    None {},
+    Puts {
+        data: u64,
+        len: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        digest: Option<Fnv>,
+    },
+    Poll {
+        timeout_nsecs: u64,
+    },
+    Block {
+        handle: u64,
+        offset: u64,
+        data: u64,
+        len: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        digest: Option<Fnv>,
+    },
+    Net {
+        handle: u64,
+        data: u64,
+        len: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        digest: Option<Fnv>,
+    },
+    Halt {
+        cookie: u64,
+        exit_status: i32,
+    },
+}
+
+/// The fields that the tender filled in, or the reason that there are none.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Results {
+    None {},
+    Walltime {
+        nsecs: u64,
+    },
+    Poll {
+        ready_set: u64,
+        ret: i32,
+    },
+    Block {
+        ret: i32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        digest: Option<Fnv>,
+    },
+    Net {
+        len: u64,
+        ret: i32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        digest: Option<Fnv>,
+    },
+    Halt {
+        status: i32,
+    },
+    Interrupted {
+        interrupted: bool,
+    },
+    Invalid {
+        invalid: bool,
+    },
 }
 
 /// The structure at `argument`; `None` where the guest has none there.
@@ -100,61 +182,59 @@ fn read<T: FromBytes + IntoBytes>(guest: &GuestSpace<'_>, argument: Gpa) -> Opti
     guest.read(argument).ok()
 }
 
-fn arguments(number: u32, argument: Gpa, guest: &GuestSpace<'_>) -> Option<String> {
+fn arguments(number: u32, argument: Gpa, guest: &GuestSpace<'_>) -> Option<Arguments> {
     Some(match Number::from_u32(number)? {
-        Number::Walltime => String::new(),
+        Number::Walltime => Arguments::None {},
         Number::Puts => {
             let Puts { data, len } = read(guest, argument)?;
-            format!("\"data\":{},\"len\":{len}{}", data.0, digest(guest, data, len))
+            Arguments::Puts { data: data.0, len, digest: digest(guest, data, len) }
         }
-        Number::Poll => format!("\"timeout_nsecs\":{}", read::<Poll>(guest, argument)?.timeout_nsecs),
+        Number::Poll => Arguments::Poll { timeout_nsecs: read::<Poll>(guest, argument)?.timeout_nsecs },
         Number::BlockRead | Number::BlockWrite => {
             let BlockIo { handle, offset, data, len, .. } = read(guest, argument)?;
-            let digest = if number == Number::BlockWrite as u32 { digest(guest, data, len) } else { String::new() };
-            format!("\"handle\":{handle},\"offset\":{offset},\"data\":{},\"len\":{len}{digest}", data.0)
+            let goes = number == Number::BlockWrite as u32;
+            let digest = goes.then(|| digest(guest, data, len)).flatten();
+            Arguments::Block { handle, offset, data: data.0, len, digest }
         }
         Number::NetRead | Number::NetWrite => {
             let NetIo { handle, data, len, .. } = read(guest, argument)?;
-            let digest = if number == Number::NetWrite as u32 { digest(guest, data, len) } else { String::new() };
-            format!("\"handle\":{handle},\"data\":{},\"len\":{len}{digest}", data.0)
+            let goes = number == Number::NetWrite as u32;
+            let digest = goes.then(|| digest(guest, data, len)).flatten();
+            Arguments::Net { handle, data: data.0, len, digest }
         }
         Number::Halt => {
             let Halt { cookie, exit_status, .. } = read(guest, argument)?;
-            format!("\"cookie\":{},\"exit_status\":{exit_status}", cookie.0)
+            Arguments::Halt { cookie: cookie.0, exit_status }
         }
     })
 }
 
-fn results(number: u32, argument: Gpa, guest: &GuestSpace<'_>) -> Option<String> {
+fn results(number: u32, argument: Gpa, guest: &GuestSpace<'_>) -> Option<Results> {
     Some(match Number::from_u32(number)? {
-        Number::Walltime => format!("\"nsecs\":{}", read::<Walltime>(guest, argument)?.nsecs),
+        Number::Walltime => Results::Walltime { nsecs: read::<Walltime>(guest, argument)?.nsecs },
         Number::Poll => {
             let Poll { ready_set, ret, .. } = read(guest, argument)?;
-            format!("\"ready_set\":{ready_set},\"ret\":{ret}")
+            Results::Poll { ready_set, ret }
         }
         Number::BlockRead | Number::BlockWrite => {
             let BlockIo { data, len, ret, .. } = read(guest, argument)?;
             let came = number == Number::BlockRead as u32 && ret == Status::Ok as i32;
-            let digest = if came { digest(guest, data, len) } else { String::new() };
-            format!("\"ret\":{ret}{digest}")
+            Results::Block { ret, digest: came.then(|| digest(guest, data, len)).flatten() }
         }
         Number::NetRead | Number::NetWrite => {
             let NetIo { data, len, ret, .. } = read(guest, argument)?;
             let came = number == Number::NetRead as u32 && ret == Status::Ok as i32;
-            let digest = if came { digest(guest, data, len) } else { String::new() };
-            format!("\"len\":{len},\"ret\":{ret}{digest}")
+            Results::Net { len, ret, digest: came.then(|| digest(guest, data, len)).flatten() }
         }
-        Number::Puts | Number::Halt => String::new(),
+        Number::Puts | Number::Halt => Results::None {},
     })
 }
 
-/// A further field with the digest of `len` bytes at `data`; none where they are not the guest's, or more than any
+/// The digest of `len` bytes at `data`; none where they are not the guest's, or more than any
 /// device of a fixture is given at once.
-fn digest(guest: &GuestSpace<'_>, data: Gpa, len: u64) -> String {
+fn digest(guest: &GuestSpace<'_>, data: Gpa, len: u64) -> Option<Fnv> {
     const MOST: u64 = 16 << 20;
-    let Some(bytes) = guest.slice(data, len, Permissions::READ).ok().filter(|bytes| bytes.len() <= MOST) else {
-        return String::new();
-    };
+    let bytes = guest.slice(data, len, Permissions::READ).ok().filter(|bytes| bytes.len() <= MOST)?;
     let mut digest = Fnv::default();
     let mut buffer = [0; 4096];
     let mut rest = bytes;
@@ -163,7 +243,7 @@ fn digest(guest: &GuestSpace<'_>, data: Gpa, len: u64) -> String {
         digest.add(&buffer[..read]);
         rest = rest.skip(read as u64);
     }
-    format!(",\"digest\":\"{:016x}\"", digest.0)
+    Some(digest)
 }
 
 /// FNV-1a of 64 bits (draft-eastlake-fnv): the same everywhere and for good, and nobody attacks it here.
@@ -183,9 +263,52 @@ impl Fnv {
     }
 }
 
+/// 16 hexadecimal digits.
+impl Serialize for Fnv {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:016x}", self.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_in_their_order() {
+        let line = |arguments, result| {
+            let line = Line { number: 7, name: "halt", time: 1, argument: u64::MAX, arguments, result };
+            serde_json::to_string(&line).unwrap()
+        };
+        let start = r#"{"number":7,"name":"halt","time":1,"argument":18446744073709551615,"arguments":"#;
+        for (arguments, text) in [
+            (Arguments::None {}, "{}"),
+            (
+                Arguments::Puts { data: 1, len: 2, digest: Some(Fnv(3)) },
+                r#"{"data":1,"len":2,"digest":"0000000000000003"}"#,
+            ),
+            (Arguments::Poll { timeout_nsecs: 1 }, r#"{"timeout_nsecs":1}"#),
+            (
+                Arguments::Block { handle: 1, offset: 2, data: 3, len: 4, digest: Some(Fnv(5)) },
+                r#"{"handle":1,"offset":2,"data":3,"len":4,"digest":"0000000000000005"}"#,
+            ),
+            (Arguments::Net { handle: 1, data: 2, len: 3, digest: None }, r#"{"handle":1,"data":2,"len":3}"#),
+            (Arguments::Halt { cookie: 1, exit_status: -1 }, r#"{"cookie":1,"exit_status":-1}"#),
+        ] {
+            assert_eq!(line(arguments, Results::None {}), format!("{start}{text},\"result\":{{}}}}"));
+        }
+        for (result, text) in [
+            (Results::Walltime { nsecs: 1 }, r#"{"nsecs":1}"#),
+            (Results::Poll { ready_set: 1, ret: 2 }, r#"{"ready_set":1,"ret":2}"#),
+            (Results::Block { ret: 0, digest: Some(Fnv(1)) }, r#"{"ret":0,"digest":"0000000000000001"}"#),
+            (Results::Net { len: 1, ret: -1, digest: None }, r#"{"len":1,"ret":-1}"#),
+            (Results::Halt { status: -1 }, r#"{"status":-1}"#),
+            (Results::Interrupted { interrupted: true }, r#"{"interrupted":true}"#),
+            (Results::Invalid { invalid: true }, r#"{"invalid":true}"#),
+        ] {
+            assert_eq!(line(Arguments::None {}, result), format!("{start}{{}},\"result\":{text}}}"));
+        }
+    }
 
     #[test]
     fn digests_are_those_of_the_published_vectors() {
