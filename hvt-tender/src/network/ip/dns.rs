@@ -57,20 +57,22 @@ fn answer(query: &[u8], names: &Names) -> Option<Vec<u8>> {
         (DnsOpcode::Query, _) => Err(DnsRcode::FormErr),
         _ => Err(DnsRcode::NotImp),
     };
-    let found = question.and_then(|(rest, question)| {
+    let found = question.and_then(|(_, question)| {
         let name = name(&packet, question.name).ok_or(DnsRcode::FormErr)?;
         let known = names.get(&name).ok_or(DnsRcode::NXDomain);
-        Ok((&packet.payload()[..packet.payload().len() - rest.len()], question.type_, known))
+        Ok((question, known))
     });
     let mut answer = vec![0; HEADER];
     let (code, count) = match found {
-        Ok((question, kind, known)) => {
-            answer.extend(question);
+        Ok((question, known)) => {
+            answer.resize(HEADER + question.buffer_len(), 0);
+            question.emit(&mut answer[HEADER..]);
             // Names that are known have no addresses but these.
-            let addresses = known.map(|known| if kind == DnsQueryType::A { known.as_slice() } else { &[] });
+            let addresses = known.map(|known| if question.type_ == DnsQueryType::A { known.as_slice() } else { &[] });
             let addresses = addresses.map(|addresses| &addresses[..addresses.len().min(ANSWERS)]);
             for address in addresses.unwrap_or_default() {
-                // The name is that of the question (section 4.1.4), then type A, class IN, lifetime, four bytes.
+                // smoltcp writes no records. The name is that of the question (section 4.1.4), then type A, class IN,
+                // lifetime, four bytes.
                 answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1]);
                 answer.extend(LIFETIME.to_be_bytes());
                 answer.extend([0, 4]);
@@ -82,12 +84,12 @@ fn answer(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     };
     let mut header = DnsPacket::new_unchecked(&mut answer);
     header.set_transaction_id(packet.transaction_id());
+    header.set_opcode(packet.opcode());
     let asked = packet.flags() & DnsFlags::RECURSION_DESIRED;
     header.set_flags(DnsFlags::RESPONSE | DnsFlags::AUTHORITATIVE | DnsFlags::RECURSION_AVAILABLE | asked);
     header.set_question_count(count.0);
     header.set_answer_record_count(count.1);
-    // Bits 11 to 14 of the flags are the opcode, the lowest four the code (section 4.1.1).
-    answer[2] |= query[2] & 0x78;
+    // smoltcp writes no response code: the lowest four bits of the flags (section 4.1.1).
     answer[3] |= u8::from(code);
     Some(answer)
 }
