@@ -4,10 +4,10 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crossbeam_channel::{Sender, bounded, unbounded};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -181,8 +181,8 @@ pub(super) struct Watcher {
 impl Watcher {
     fn start(stream: Stream, stop: Stop, confinement: Option<(Sandbox, Calls)>) -> io::Result<Self> {
         let armed = Arc::new(AtomicBool::new(false));
-        let (again, orders) = mpsc::channel();
-        let (begun, confined) = mpsc::sync_channel(1);
+        let (again, orders) = unbounded();
+        let (begun, confined) = bounded(1);
         let (watched, flag) = (stream.try_clone()?, armed.clone());
         let watch = move || {
             let done = confinement.map_or(Ok(()), |(sandbox, calls)| sandbox.confine(calls));

@@ -26,9 +26,10 @@ mod trace;
 mod watchdog;
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::device::Capture;
 use crate::monitor::Outcome;
@@ -93,8 +94,8 @@ impl Guest {
     /// Starts a guest; returns once it is about to execute its first instruction.
     pub(crate) fn spawn(unikernel: Unikernel, stop: Stop) -> Result<Self, Error> {
         let console = Capture::new();
-        let (started, start) = mpsc::sync_channel(1);
-        let (ended, end) = mpsc::sync_channel(1);
+        let (started, start) = bounded(1);
+        let (ended, end) = bounded(1);
         let (theirs, captured) = (stop.clone(), console.clone());
         let run = move || {
             let _ending = Ending(captured.clone());

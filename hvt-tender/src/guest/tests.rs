@@ -3,8 +3,7 @@ mod virtual_time;
 
 use super::*;
 
-use std::sync::mpsc::channel;
-
+use crossbeam_channel::{Sender, unbounded};
 use hvt_abi::Gpa;
 use hvt_abi::hypercall::{Halt, Number, Poll, Puts};
 use hvt_abi::native::Registers;
@@ -133,13 +132,13 @@ fn what_cannot_start_says_so_at_once() {
 /// Output goes to the guest's own console as well.
 #[test]
 fn two_consoles_get_the_same() {
-    struct Bell(std::sync::mpsc::Sender<u64>);
+    struct Bell(Sender<u64>);
     impl Console for Bell {
         fn write(&mut self, data: GuestSlice<'_>) {
             self.0.send(data.len()).unwrap();
         }
     }
-    let (bell, rings) = channel();
+    let (bell, rings) = unbounded();
     let said = puts(10);
     let guest = guest(&[(Number::Puts, said.as_bytes())]).console(Bell(bell)).spawn().unwrap();
     assert_eq!(rings.recv_timeout(LONG), Ok(10));

@@ -1,10 +1,10 @@
 //! Watches what a guest uses while it runs.
 
 use std::io;
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use nix::time::ClockId;
 
 use super::{Limit, Limits, Verdict};
@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A thread that ends a guest which meets a limit. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    ended: Option<SyncSender<()>>,
+    ended: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,7 +38,7 @@ impl Watchdog {
         }
         let cpu = limits.cpu_time.map(|most| CpuLimit { most, clock: cpu, start: cpu_time(cpu) });
         let watch = Watch { start: Instant::now(), wall: limits.wall_time, cpu, memory };
-        let (ended, end) = mpsc::sync_channel(0);
+        let (ended, end) = bounded(0);
         let run = move || {
             if let Some((sandbox, stop)) = confinement {
                 let mut calls = sandbox.calls(&stop);

@@ -1,6 +1,6 @@
 //! Confining the helper threads of devices.
 
-use std::sync::mpsc::sync_channel;
+use crossbeam_channel::bounded;
 
 use super::rights::Reach;
 use super::{Sandbox, SandboxError};
@@ -20,7 +20,7 @@ impl Sandbox {
         if thread.uses_internet() {
             calls.allow_internet();
         }
-        let (sandbox, (done, result)) = (self.clone(), sync_channel(1));
+        let (sandbox, (done, result)) = (self.clone(), bounded(1));
         thread.execute(Box::new(move || {
             // `confine_helper` waits for the result.
             let _ = done.send(sandbox.give_up(None, &[], reach).and_then(|()| sandbox.confine(calls)));

@@ -1,9 +1,9 @@
 //! System calls that the C library makes by itself in threads that are confined.
 
 use std::process::Command;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::{env, thread};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
@@ -40,7 +40,7 @@ fn confine(kind: &str, stop: &Stop) {
 }
 
 /// Allocates blocks in the arena of the calling thread, for another thread to free.
-fn allocate(to: &SyncSender<Vec<Vec<u8>>>) {
+fn allocate(to: &Sender<Vec<Vec<u8>>>) {
     for _ in 0..4 {
         // Nobody takes them any more if the other thread has failed, which fails the test.
         let _ = to.send((0..BLOCKS).map(|_| Vec::with_capacity(BLOCK)).collect());
@@ -81,7 +81,7 @@ fn free(blocks: &Receiver<Vec<Vec<u8>>>) {
 fn run(kind: &str, freeing: &str) {
     rights::gain_none().unwrap();
     let stop = Stop::new().unwrap();
-    let (to, blocks) = sync_channel(1);
+    let (to, blocks) = bounded(1);
     thread::scope(|scope| {
         let stop = &stop;
         scope.spawn(move || {

@@ -1,7 +1,7 @@
 use super::*;
-use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
+use crossbeam_channel::{Sender, unbounded};
 use hvt_abi::Gpa;
 use hvt_abi::hypercall::{BlockIo, Halt, Number, Poll, Puts};
 use hvt_abi::manifest::Kind;
@@ -53,7 +53,7 @@ fn a_stop_ends_a_guest_that_spins_or_sleeps() {
     let sleeping = &[(Number::Puts, puts.as_bytes()), (Number::Poll, sleep.as_bytes())];
     for calls in [spinning, sleeping] {
         let stop = Stop::new().unwrap();
-        let (bell, rings) = channel();
+        let (bell, rings) = unbounded();
         let unikernel = guest(&[], calls).stop(stop.clone()).console(Bell(bell));
         let stopper = thread::spawn(move || {
             rings.recv().unwrap();
@@ -119,7 +119,7 @@ fn disks_are_synchronised_however_a_guest_ends() {
     // There is no memory at address 8: the guest is stopped.
     let puts = Puts { data: Gpa(8), len: 200 };
     let run = |last| {
-        let (sender, done) = channel();
+        let (sender, done) = unbounded();
         let unikernel = guest(&[("storage", Kind::Block)], &[write, last]).block("storage", Lossy(sender));
         (unikernel.run(), done.into_iter().collect::<Vec<_>>())
     };
@@ -127,7 +127,7 @@ fn disks_are_synchronised_however_a_guest_ends() {
     assert!(matches!(ended, Err(Error::Unsynced)) && done == ["write", "sync"], "{done:?}");
     let (ended, done) = run((Number::Puts, puts.as_bytes()));
     assert!(matches!(ended, Ok(Outcome::Failed(_))) && done == ["write", "sync"], "{done:?}");
-    let (sender, done) = channel();
+    let (sender, done) = unbounded();
     let stop = Stop::new().unwrap();
     stop.request();
     let unikernel = guest(&[("storage", Kind::Block)], &[]).block("storage", Lossy(sender)).stop(stop);

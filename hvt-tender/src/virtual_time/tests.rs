@@ -3,7 +3,6 @@ use crate::device::testing::Buffer;
 use crate::device::{Arrivals, Block, Disk, Interrupted, Pollable, Poller};
 use crate::network::{Link, Port, Switch};
 use crate::stop::Stop;
-use std::sync::mpsc;
 use std::thread;
 
 const HOUR: u64 = 3_600_000_000_000;
@@ -46,7 +45,7 @@ fn time_moves_to_what_comes_first() {
 fn guests_take_turns() {
     let time = VirtualTime::new();
     let hold = time.hold();
-    let (said, heard) = mpsc::channel();
+    let (said, heard) = crossbeam_channel::unbounded();
     let threads: Vec<_> = [300, 200]
         .into_iter()
         .map(|nap| {

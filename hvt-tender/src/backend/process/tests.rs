@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -238,7 +237,7 @@ fn stop_ends_a_guest_that_spins() {
     // The tender spins at first and sleeps later; it must be found at any moment.
     for delay in [0, 5, 20, 100, 2000].map(Duration::from_micros) {
         let stop = Stop::new().unwrap();
-        let (entered, when_entered) = mpsc::channel();
+        let (entered, when_entered) = crossbeam_channel::unbounded();
         let spinning = {
             let stop = stop.clone();
             thread::spawn(move || {

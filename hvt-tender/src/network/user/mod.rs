@@ -77,7 +77,9 @@ mod udp;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, unbounded};
 
 use self::addresses::Policy;
 use self::forward::Door;
@@ -164,7 +166,7 @@ impl UserNetwork {
         let bell = Bell::new()?;
         let ours = ours.with_mac(addresses::gateway_mac(guest.mac()));
         let mut proxy = Proxy::new(ours, doors, policy, bell.clone(), seed)?;
-        let (jobs, theirs) = (mpsc::channel(), bell.clone());
+        let (jobs, theirs) = (unbounded(), bell.clone());
         let worker = Worker::start("hvt-net", bell.clone(), move || proxy.serve(&theirs, &jobs.1))?;
         Ok(UserNet { guest, gateway, forwarded, bell, jobs: jobs.0, _worker: worker })
     }
@@ -179,7 +181,7 @@ pub struct UserNet {
     forwarded: Vec<SocketAddr>,
     bell: Arc<Bell>,
     /// To the thread.
-    jobs: mpsc::Sender<Job>,
+    jobs: Sender<Job>,
     // Ends the thread.
     _worker: Worker,
 }

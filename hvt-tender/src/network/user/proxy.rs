@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use nix::poll::{PollFd, PollFlags};
 use smoltcp::iface::SocketHandle;
 
