@@ -5,6 +5,7 @@
 
 mod exception;
 mod registers;
+mod state;
 mod walk;
 
 use std::io;
@@ -25,7 +26,7 @@ use self::registers::{
     CPACR_EL1, ESR_EL1, FAR_EL1, MAIR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1,
     general, read, write,
 };
-pub(super) use self::registers::{describe, registers, set_state, state};
+pub(super) use self::state::{describe, registers, set_state, state};
 use super::exit::hex;
 use super::{Kvm, kvm_error};
 use crate::backend::Error;

@@ -2,7 +2,6 @@
 
 use std::mem::offset_of;
 
-use hvt_abi::aarch64::Registers;
 use kvm_bindings::{
     KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_ARM64_SYSREG_CRM_SHIFT,
     KVM_REG_ARM64_SYSREG_CRN_SHIFT, KVM_REG_ARM64_SYSREG_OP0_SHIFT, KVM_REG_ARM64_SYSREG_OP1_SHIFT,
@@ -11,9 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use super::exception;
 use crate::backend::Error;
-use crate::backend::debug::{CpuState, FpState};
 use crate::backend::kvm::kvm_error;
 
 /// Id of the core register at `offset` in `struct kvm_regs` (Linux, Documentation/virt/kvm/api.rst, 4.68).
@@ -41,13 +38,15 @@ pub(super) const ELR_EL1: u64 = core(offset_of!(kvm_regs, elr_el1));
 pub(super) const SPSR_EL1: u64 = core(offset_of!(kvm_regs, spsr));
 
 /// Id of SIMD register `number`.
-const fn vector(number: usize) -> u64 {
+pub(super) const fn vector(number: usize) -> u64 {
     let offset = offset_of!(user_fpsimd_state, vregs) + number * size_of::<u128>();
     core_of_size(KVM_REG_SIZE_U128, offset_of!(kvm_regs, fp_regs) + offset)
 }
 
-const FPSR: u64 = core_of_size(KVM_REG_SIZE_U32, offset_of!(kvm_regs, fp_regs) + offset_of!(user_fpsimd_state, fpsr));
-const FPCR: u64 = core_of_size(KVM_REG_SIZE_U32, offset_of!(kvm_regs, fp_regs) + offset_of!(user_fpsimd_state, fpcr));
+pub(super) const FPSR: u64 =
+    core_of_size(KVM_REG_SIZE_U32, offset_of!(kvm_regs, fp_regs) + offset_of!(user_fpsimd_state, fpsr));
+pub(super) const FPCR: u64 =
+    core_of_size(KVM_REG_SIZE_U32, offset_of!(kvm_regs, fp_regs) + offset_of!(user_fpsimd_state, fpcr));
 
 /// Id of the system register that MSR and MRS encode like this: op0, op1, CRn, CRm, op2.
 const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
@@ -83,13 +82,14 @@ system_registers! {
 }
 
 /// Reads a register of as many bytes.
-fn get<const SIZE: usize>(vcpu: &VcpuFd, id: u64) -> Result<[u8; SIZE], Error> {
+pub(super) fn get<const SIZE: usize>(vcpu: &VcpuFd, id: u64) -> Result<[u8; SIZE], Error> {
     let mut value = [0; SIZE];
     vcpu.get_one_reg(id, &mut value).map_err(|error| kvm_error("reading the vCPU's registers", error))?;
     Ok(value)
 }
 
-fn set(vcpu: &VcpuFd, id: u64, value: &[u8]) -> Result<(), Error> {
+/// Writes a register of as many bytes.
+pub(super) fn set(vcpu: &VcpuFd, id: u64, value: &[u8]) -> Result<(), Error> {
     vcpu.set_one_reg(id, value).map(|_| ()).map_err(|error| kvm_error("setting the vCPU's registers", error))
 }
 
@@ -101,78 +101,4 @@ pub(super) fn read(vcpu: &VcpuFd, id: u64) -> Result<u64, Error> {
 /// Writes a register of 64 bits.
 pub(super) fn write(vcpu: &VcpuFd, id: u64, value: u64) -> Result<(), Error> {
     set(vcpu, id, &value.to_le_bytes())
-}
-
-/// The vCPU's registers.
-///
-/// While a hypercall is being served, PC still points at its store. Where the guest took an exception that it has no
-/// vectors for, they are those of that moment.
-pub(in crate::backend::kvm) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
-    let mut registers = Registers::default();
-    for (number, register) in registers.x.iter_mut().enumerate() {
-        *register = read(vcpu, general(number))?;
-    }
-    registers.sp = read(vcpu, SP_EL1)?;
-    registers.pc = read(vcpu, PC)?;
-    registers.pstate = read(vcpu, PSTATE)?;
-    if exception::is_unhandled(registers.pc) {
-        registers = exception::before_exception(vcpu, registers)?;
-    }
-    Ok(registers)
-}
-
-/// All registers of the vCPU.
-pub(in crate::backend::kvm) fn state(vcpu: &VcpuFd) -> Result<CpuState, Error> {
-    let mut fpu = FpState::default();
-    for (number, register) in fpu.v.iter_mut().enumerate() {
-        *register = get(vcpu, vector(number)).map(u128::from_le_bytes)?;
-    }
-    fpu.fpsr = get(vcpu, FPSR).map(u32::from_le_bytes)?;
-    fpu.fpcr = get(vcpu, FPCR).map(u32::from_le_bytes)?;
-    Ok(CpuState { registers: registers(vcpu)?, tpidr: read(vcpu, TPIDR_EL0)?, fpu })
-}
-
-/// Changes the registers from `before` to `after`.
-pub(in crate::backend::kvm) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> Result<(), Error> {
-    let change = |id, before: u64, after: u64| if before == after { Ok(()) } else { write(vcpu, id, after) };
-    let (old, new) = (&before.registers, &after.registers);
-    for (number, (before, after)) in old.x.into_iter().zip(new.x).enumerate() {
-        change(general(number), before, after)?;
-    }
-    change(SP_EL1, old.sp, new.sp)?;
-    change(PC, old.pc, new.pc)?;
-    change(PSTATE, old.pstate, new.pstate)?;
-    change(TPIDR_EL0, before.tpidr, after.tpidr)?;
-    for (number, (before, after)) in before.fpu.v.into_iter().zip(after.fpu.v).enumerate() {
-        if before != after {
-            set(vcpu, vector(number), &after.to_le_bytes())?;
-        }
-    }
-    for (id, before, after) in [(FPSR, before.fpu.fpsr, after.fpu.fpsr), (FPCR, before.fpu.fpcr, after.fpu.fpcr)] {
-        if before != after {
-            set(vcpu, id, &after.to_le_bytes())?;
-        }
-    }
-    Ok(())
-}
-
-/// System registers, for people.
-pub(in crate::backend::kvm) fn describe(vcpu: &VcpuFd) -> Result<String, Error> {
-    const SHOWN: [(&str, u64); 14] = [
-        ("sctlr_el1", SCTLR_EL1),
-        ("tcr_el1", TCR_EL1),
-        ("mair_el1", MAIR_EL1),
-        ("ttbr0_el1", TTBR0_EL1),
-        ("ttbr1_el1", TTBR1_EL1),
-        ("cpacr_el1", CPACR_EL1),
-        ("vbar_el1", VBAR_EL1),
-        ("esr_el1", ESR_EL1),
-        ("far_el1", FAR_EL1),
-        ("elr_el1", ELR_EL1),
-        ("spsr_el1", SPSR_EL1),
-        ("sp_el0", SP_EL0),
-        ("tpidr_el0", TPIDR_EL0),
-        ("tpidr_el1", TPIDR_EL1),
-    ];
-    SHOWN.iter().map(|(name, id)| Ok(format!("{name} {:#x}\n", read(vcpu, *id)?))).collect()
 }
