@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 
-use super::setup::{PROTECTIONS_MAX, Protection, protection};
+use super::protocol::protection;
+use super::setup::{PROTECTIONS_MAX, Protection};
 use crate::backend::debug::Watch;
 use crate::memory::{Layout, Permissions};
 

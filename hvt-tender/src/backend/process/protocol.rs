@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use hvt_abi::PAGE_SIZE;
 
+use crate::memory::Permissions;
+
 /// Where the child maps the stub page: above all guest memory, below where Linux puts anything of its own.
 pub(super) const STUB_ADDRESS: u64 = 0x2000_0000_0000;
 /// Where the child maps the exchange pages.
@@ -92,6 +94,12 @@ const _: () = assert!(size_of::<Header>() <= PAGE_SIZE as usize);
 pub(super) const SCRIPT_OFFSET: u64 = PAGE_SIZE;
 /// Words of the shortest script area: a page of them.
 pub(super) const SCRIPT_WORDS_MIN: usize = PAGE_SIZE as usize / size_of::<u64>();
+
+/// Returns the protection (`PROT_*`) of a mapping of guest memory with this access.
+pub(super) fn protection(access: Permissions) -> libc::c_int {
+    let bits = [(Permissions::READ, libc::PROT_READ), (Permissions::WRITE, libc::PROT_WRITE), (Permissions::EXECUTE, libc::PROT_EXEC)];
+    bits.into_iter().filter(|(one, _)| access.contains(*one)).fold(libc::PROT_NONE, |all, (_, bit)| all | bit)
+}
 
 /// Values of [`Header::turn`]; [`handover`](super::handover) explains them.
 pub(super) mod turn {

@@ -11,8 +11,7 @@ use libc::{
 use std::mem::offset_of;
 
 use super::exchange::Exchange;
-use super::protocol::STUB_ADDRESS;
-use super::setup::protection;
+use super::protocol::{STUB_ADDRESS, protection};
 use super::stub::{ARCH_SET_FS, ARCH_SET_GS};
 use crate::memory::Layout;
 

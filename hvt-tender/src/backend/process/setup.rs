@@ -9,9 +9,9 @@ use std::os::fd::RawFd;
 use hvt_abi::GuestRange;
 
 use super::exchange::{Exchange, Places};
-use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, Step};
+use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, Step, protection};
 use super::{sandbox, stub};
-use crate::memory::{Layout, Permissions};
+use crate::memory::Layout;
 
 /// The signals that a guest can cause: those its child handles. All others stay blocked in the child.
 pub(super) const GUEST_SIGNALS: [libc::c_int; 6] =
@@ -64,16 +64,6 @@ pub(super) struct Protection {
 
 /// As many of them as the shortest script area can hold.
 pub(super) const PROTECTIONS_MAX: usize = SCRIPT_WORDS_MIN / Step::WORDS - 1;
-
-/// The host's word for how guest memory may be accessed.
-pub(super) fn protection(access: Permissions) -> libc::c_int {
-    let bits = [
-        (Permissions::READ, libc::PROT_READ),
-        (Permissions::WRITE, libc::PROT_WRITE),
-        (Permissions::EXECUTE, libc::PROT_EXEC),
-    ];
-    bits.into_iter().filter(|(one, _)| access.contains(*one)).fold(libc::PROT_NONE, |all, (_, bit)| all | bit)
-}
 
 impl Script {
     /// Number of steps of the set-up script, and the places that it is for. They do not depend on the stub's file.
@@ -220,7 +210,7 @@ mod tests {
     use hvt_abi::Gpa;
 
     use super::*;
-    use crate::memory::Region;
+    use crate::memory::{Access, Region};
 
     #[test]
     fn a_script_is_as_long_as_its_guest_has_regions() {
