@@ -70,8 +70,8 @@ fn run() -> Result<bool, String> {
     let options = Options::parse(&environment).map_err(|error| error.to_string())?;
     clock::init(options.time);
     println!("TSC at {} kHz", clock::get().frequency() / 1000);
-    // SAFETY: the archive of this length follows the program, says who put it there, and is never unmapped or written.
-    let archive: &'static [u8] = unsafe { core::slice::from_raw_parts(start::image_end(), options.pack) };
+    // SAFETY: the program that put an archive of this length behind this one also gave the length.
+    let archive = unsafe { archive(options.pack) };
     let pack: &'static Pack<'static> = Box::leak(Box::new(Pack::new([archive].into_iter())));
     let mut tally = Tally::new(|line| println!("{line}"));
     match Runner::new() {
@@ -105,6 +105,19 @@ fn each(options: &Options, pack: &'static Pack<'static>, runner: &mut Runner, ta
     let after = Usage::now(runner)?;
     println!("{} frames free before, {} after", before.free_frames, after.free_frames);
     Ok(())
+}
+
+/// The archive with the unikernels: the `len` bytes behind this program.
+///
+/// # Safety
+/// An archive of this length follows the program.
+unsafe fn archive(len: usize) -> &'static [u8] {
+    unsafe extern "C" {
+        // Symbol of the linker script: the first byte behind the program.
+        static image_end: u8;
+    }
+    // SAFETY: the caller's promise; the archive is never unmapped or written.
+    unsafe { core::slice::from_raw_parts(&raw const image_end, len) }
 }
 
 /// The kernel's environment, which was its command line.

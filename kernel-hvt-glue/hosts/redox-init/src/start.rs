@@ -29,12 +29,3 @@ start:
     size = const STACK_SIZE,
     main = sym crate::main,
 );
-
-/// The first byte behind this program, where the archive with the unikernels begins.
-pub(crate) fn image_end() -> *const u8 {
-    unsafe extern "C" {
-        // Symbol of the linker script.
-        static image_end: u8;
-    }
-    &raw const image_end
-}
