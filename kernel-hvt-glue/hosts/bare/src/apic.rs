@@ -1,5 +1,7 @@
 //! The local APIC: how a CPU interrupts another (SDM 10).
 
+use core::sync::atomic::AtomicU8;
+
 /// Where its registers are, on every PC (SDM 10.4.1).
 pub(crate) const BASE: u32 = 0xfee0_0000;
 /// End of interrupt.
@@ -25,6 +27,9 @@ const TIMER_DIVIDE: u32 = 0x3e0;
 const LVT_LINT0: u32 = 0x350;
 /// Delivery mode of [`LVT_LINT0`]: the vector is the controllers'.
 const EXT_INT: u32 = 0b111 << 8;
+
+/// [`id`] of the boot CPU, where the second one sends its NMIs.
+pub(crate) static BOOT_ID: AtomicU8 = AtomicU8::new(0);
 
 /// Interrupts that a CPU can send (SDM 10.6.1, figure 10-12).
 #[derive(Clone, Copy)]

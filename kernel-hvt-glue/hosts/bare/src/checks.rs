@@ -7,15 +7,16 @@ use alloc::{
 
 use hvt_bare::options::Options;
 use hvt_harness::{pack::Pack, suite, tally::Tally};
-use kernel_hvt_glue::{Cpu, Hypervisor};
+use kernel_hvt_glue::Hypervisor;
 
-use crate::{console::println, cost, guests, host::Kernel, interrupts, memory::Usage, probes};
-
-/// What a check needs to run a guest.
-pub(crate) struct Context<'a> {
-    pub(crate) hypervisor: &'a Hypervisor<Kernel>,
-    pub(crate) cpu: &'a mut Cpu<Kernel>,
-}
+use crate::{
+    console::println,
+    cost, guests,
+    host::{Context, Kernel},
+    interrupts,
+    memory::Usage,
+    probes,
+};
 
 /// Runs what `options` say, and prints what comes of it. Returns whether everything is as it should be.
 pub(crate) fn run(options: &Options, pack: &Pack<'_>) -> bool {

@@ -14,10 +14,9 @@ use hvt_harness::{clock::tsc, suite::Wires};
 use kernel_hvt_glue::{Frames, Hpa, Hypervisor, Permissions, Vm};
 
 use crate::{
-    checks::Context,
     clock,
     console::println,
-    host::{self, Kernel},
+    host::{self, Context, Kernel},
     interrupts,
     probes::{DATA, MEMORY, Machine, hypercall_loop},
     ram::{Blocks, GuestRam},

@@ -8,10 +8,9 @@ use hvt_harness::{
 };
 
 use crate::{
-    checks::Context,
     clock,
     console::{CONSOLE, println},
-    host,
+    host::{self, Context},
     interrupts::{self, TIMER_HZ},
     memory::Usage,
     sleep::Sleeper,

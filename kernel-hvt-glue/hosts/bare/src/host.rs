@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hvt_bare::frames::FRAME_SIZE;
-use kernel_hvt_glue::{Host, Hpa};
+use kernel_hvt_glue::{Cpu, Host, Hpa, Hypervisor};
 
 use crate::{cpu, interrupts, memory::FRAMES};
 
@@ -48,4 +48,10 @@ unsafe impl Host for Kernel {
     fn wants_cpu(&self) -> bool {
         interrupts::ticks() >= SLICE_END[cpu::index() as usize].load(Ordering::Relaxed)
     }
+}
+
+/// The hypervisor, enabled on this CPU: all that running a guest takes.
+pub(crate) struct Context<'a> {
+    pub(crate) hypervisor: &'a Hypervisor<Kernel>,
+    pub(crate) cpu: &'a mut Cpu<Kernel>,
 }

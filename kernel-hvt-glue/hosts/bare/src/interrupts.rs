@@ -26,7 +26,6 @@ use crate::{
     console::{CONSOLE, println},
     cpu::{self, Ist},
     power::{self, Outcome},
-    smp,
 };
 
 /// Timer interrupts in a second.
@@ -201,7 +200,7 @@ unsafe extern "C" fn watchdog() {
         "iretq",
         ticks = sym TICKS,
         seen = sym SEEN_TICKS,
-        boot_id = sym smp::BOOT_ID,
+        boot_id = sym apic::BOOT_ID,
         icr_high = const apic::BASE + apic::ICR_HIGH,
         icr_low = const apic::BASE + apic::ICR_LOW,
         nmi = const Ipi::Nmi.bits(),

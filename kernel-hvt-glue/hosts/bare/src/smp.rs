@@ -26,9 +26,6 @@ const TRAMPOLINE: usize = 0x8000;
 #[unsafe(link_section = ".stack")]
 static mut STACK: Stack = Stack::NEW;
 
-/// [`apic::id`] of the boot CPU.
-pub(crate) static BOOT_ID: AtomicU8 = AtomicU8::new(0);
-
 /// How far the second CPU is.
 static STATE: AtomicU8 = AtomicU8::new(ABSENT);
 const ABSENT: u8 = 0;
@@ -121,7 +118,7 @@ pub(crate) unsafe fn start() -> bool {
         ptr::copy_nonoverlapping(code, ptr::with_exposed_provenance_mut(TRAMPOLINE), len);
         start::map_uncached(apic::BASE.into());
         apic::enable(SPURIOUS_VECTOR, true);
-        BOOT_ID.store(apic::id(), Ordering::Relaxed);
+        apic::BOOT_ID.store(apic::id(), Ordering::Relaxed);
         // The pauses are those of the SDM, 8.4.4.1.
         apic::send(Ipi::Init, None);
         pause(10_000);
@@ -170,7 +167,7 @@ pub(crate) fn beside<R>(there: impl FnOnce() + Send, here: impl FnOnce() -> R) -
 /// Sends the boot CPU a non-maskable interrupt.
 pub(crate) fn interrupt_boot_cpu() {
     // SAFETY: every CPU's handler counts and returns.
-    unsafe { apic::send(Ipi::Nmi, Some(BOOT_ID.load(Ordering::Relaxed))) };
+    unsafe { apic::send(Ipi::Nmi, Some(apic::BOOT_ID.load(Ordering::Relaxed))) };
 }
 
 /// Where the second CPU's code begins.

@@ -11,8 +11,8 @@ use test_suite::Ability;
 use x86_64::registers::model_specific::Msr;
 
 use crate::{
-    checks::Context,
     clock,
+    host::Context,
     interrupts::{self, TIMER_HZ},
     memory::Usage,
     sleep::Sleeper,

@@ -14,7 +14,7 @@ pub(crate) use machine::{DATA, MEMORY, Machine};
 
 use hvt_harness::tally::{Answer, Verdict};
 
-use crate::checks::Context;
+use crate::host::Context;
 
 /// A question: what the hypervisor does is what it promises.
 pub(crate) struct Probe {
