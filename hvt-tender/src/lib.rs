@@ -43,6 +43,7 @@ pub mod cli {
     mod signals;
     mod start;
     mod streams;
+    mod table;
     mod value;
 
     pub use args::{Command, UsageError, parse};

@@ -15,7 +15,8 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 use super::command::parser;
-use super::option::{Argument, Row, Systems, rows};
+use super::option::{Argument, Row, Systems};
+use super::table;
 use super::value::{self, Expected};
 use crate::config::{Config, Named};
 use crate::image::is_device_name;
@@ -50,7 +51,7 @@ fn parse_on(system: Systems, args: impl IntoIterator<Item = OsString>) -> Result
     let mut line = Words::rewrite(args);
     if line.unknown {
         // Clap looks for a similar option among all of them.
-        line.rows.extend(rows().filter(|row| row.systems.contains(system)));
+        line.rows.extend(table::rows().filter(|row| row.systems.contains(system)));
         line.rows.sort_by_key(|row| row.long);
         line.rows.dedup_by_key(|row| row.long);
     }
@@ -112,7 +113,7 @@ impl Words {
     ) -> Result<Option<OsString>, UsageError> {
         let (name, value) = split(option, b'=');
         let (long, device) = split(name, b':');
-        let row = Row::by_long(long);
+        let row = table::by_long(long);
         let of_device = matches!(row, Some(Row { argument: Argument::Device(..) | Argument::DeviceSwitch(_), .. }));
         let Some(row) = row.filter(|_| device.is_none() || of_device) else {
             self.unknown = true;
@@ -149,7 +150,7 @@ impl Words {
     /// Notes the options of the word `-letters`, which stays as it is.
     fn short(&mut self, letters: &[u8]) -> Option<OsString> {
         for letter in letters {
-            match Row::by_short(*letter) {
+            match table::by_short(*letter) {
                 Some(row) => self.uses(row),
                 None => self.unknown = true,
             }

@@ -5,8 +5,10 @@ use std::ffi::OsString;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
-use super::option::{Argument, Form, Row, Systems, rows};
+use super::FAILED;
+use super::option::{Argument, Form, Row, Systems};
 use super::personality::Personality;
+use super::table::rows;
 
 /// Width of `--help` in columns.
 const WIDTH: usize = 80;
@@ -27,13 +29,22 @@ pub(super) fn parser<'r>(rows: impl IntoIterator<Item = &'r Row>) -> Command {
 }
 
 /// Returns the command that `--help` prints: its lines are wrapped, and options of systems other than `system` are absent.
-pub(super) fn terminal(personality: Personality, system: Systems) -> Command {
+fn terminal(personality: Personality, system: Systems) -> Command {
     let options = rows().filter(|row| row.systems.contains(system)).map(|row| {
         let forms = row.forms.iter().filter(|form| form.systems.contains(system));
         option(row).help(wrap(&help(row, forms), WIDTH - INDENTATION))
     });
     let notes = wrap(&notes(personality), WIDTH);
     documented(personality, options).next_line_help(true).after_help(notes)
+}
+
+/// Prints the help. Returns the exit status.
+pub(super) fn print_help(personality: Personality) -> i32 {
+    let text = terminal(personality, Systems::current()).render_help().to_string();
+    match (personality.print(&text), personality) {
+        (0, Personality::Solo5Hvt) => FAILED,
+        (status, _) => status,
+    }
 }
 
 /// Returns the command line of `hvt-tender` with its documentation, for generators of manual pages and completions.

@@ -12,6 +12,7 @@ mod personality;
 mod signals;
 mod start;
 mod streams;
+mod table;
 mod value;
 
 use std::ffi::OsString;

@@ -1,7 +1,4 @@
-//! The options as a table. Parsing, `--help`, the man page, completions, the table in README.md and the errors for
-//! options of another operating system are generated from its rows.
-//!
-//! The rows of a device are in its own module under [`devices`](super::devices).
+//! Option of the command line, as a row of the [table](super::table).
 
 use std::env::consts::OS;
 use std::ffi::OsStr;
@@ -10,8 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use bitflags::bitflags;
 use clap::ValueHint;
 
-use super::devices::{block, net};
-use super::value::{self, Expected};
+use super::value::Expected;
 use crate::config::{Config, DeviceOptions, Named};
 
 bitflags! {
@@ -149,7 +145,8 @@ impl Row {
         Self { long, short: None, argument, group, help, forms: &[], systems, hint }
     }
 
-    const fn short(mut self, letter: char) -> Self {
+    /// Gives the option a letter.
+    pub(super) const fn short(mut self, letter: char) -> Self {
         self.short = Some(letter);
         self
     }
@@ -170,16 +167,6 @@ impl Row {
         self
     }
 
-    /// The row of this name.
-    pub(super) fn by_long(long: &[u8]) -> Option<&'static Self> {
-        rows().find(|row| row.long.as_bytes() == long)
-    }
-
-    /// The row of this letter.
-    pub(super) fn by_short(letter: u8) -> Option<&'static Self> {
-        rows().find(|row| row.short == Some(char::from(letter)))
-    }
-
     /// Placeholder of the value: `[NAME=]SOURCE`.
     pub(super) fn placeholder(&self) -> Option<&'static str> {
         match self.argument {
@@ -197,164 +184,5 @@ impl Row {
     /// The systems on which the option, given this value, exists.
     pub(super) fn systems_for(&self, value: &OsStr) -> Systems {
         self.form_of(value).map_or(self.systems, |form| form.systems & self.systems)
-    }
-}
-
-/// All rows, in the order of `--help`.
-pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
-    [GUEST, net::OPTIONS, block::OPTIONS, OTHERS].into_iter().flatten()
-}
-
-static GUEST: &[Row] = &[
-    Row::new(
-        Group::Guest,
-        "mem",
-        Argument::Value("MB", |config, text| {
-            config.memory = value::memory(text)?;
-            Ok(())
-        }),
-        "Size of guest memory in MB, 2 to 4096 (default: 512)",
-    ),
-    Row::new(
-        Group::Guest,
-        "backend",
-        Argument::Value("BACKEND", |config, text| {
-            config.backend = value::backend(text)?;
-            Ok(())
-        }),
-        "Backend that runs the guest (default: `auto`)",
-    )
-    .forms(&[
-        Form::word("auto", "the first of `redox`, `kvm` and `process` that this machine has"),
-        Form::word("kvm", "Linux's KVM, in `/dev/kvm`").on(Systems::LINUX),
-        Form::word("process", "a sandboxed process").on(Systems::LINUX),
-        Form::word("redox", "the hypervisor of the Redox kernel"),
-    ]),
-    Row::new(
-        Group::Guest,
-        "timeout",
-        Argument::Value("TIME", |config, text| {
-            config.timeout = Some(value::duration(text)?);
-            Ok(())
-        }),
-        "Stop the guest after TIME, with status 124: `30` (seconds), `500ms`, `10s`, `5m`, `1h`",
-    )
-    .on(Systems::LINUX),
-    Row::new(
-        Group::Guest,
-        "virtual-time",
-        Argument::Switch(|config| config.virtual_time = true),
-        "Advance the clock only while the guest sleeps: a sleep takes no time, two runs are identical, and a guest that nothing can wake ends",
-    )
-    .on(Systems::LINUX),
-];
-
-static OTHERS: &[Row] = &[
-    Row::new(
-        Group::Debugging,
-        "gdb",
-        Argument::Optional("PATH", |config, path| {
-            config.gdb = true;
-            config.gdb_socket = path.map(value::file).transpose()?;
-            Ok(())
-        }),
-        "Wait for a debugger before the first instruction, at a TCP port of 127.0.0.1 or at a Unix socket that only this \
-         user can connect to",
-    )
-    .on(Systems::LINUX)
-    .hint(ValueHint::FilePath),
-    Row::new(
-        Group::Debugging,
-        "gdb-port",
-        Argument::Value("PORT", |config, text| {
-            config.gdb_port = value::port(text)?;
-            Ok(())
-        }),
-        "TCP port for the debugger, 0 for a free one (default: 1234)",
-    )
-    .on(Systems::LINUX),
-    Row::new(
-        Group::Debugging,
-        "dumpcore",
-        Argument::Value("DIR", |config, text| {
-            config.core_directory = Some(value::directory(text)?);
-            Ok(())
-        }),
-        "Write `DIR/core.solo5-hvt.PID` if the guest crashes, for `gdb GUEST CORE`",
-    )
-    .on(Systems::LINUX)
-    .hint(ValueHint::DirPath),
-    Row::new(
-        Group::Debugging,
-        "trace",
-        Argument::Value("FILE", |config, text| {
-            config.trace = Some(value::file(text)?);
-            Ok(())
-        }),
-        "Write one line of JSON per hypercall to FILE",
-    )
-    .on(Systems::LINUX)
-    .hint(ValueHint::FilePath),
-    Row::new(
-        Group::Isolation,
-        "user",
-        Argument::Value("UID:GID", |config, text| {
-            config.identity.user = Some(value::user(text)?);
-            Ok(())
-        }),
-        "Change to this user and group once all files are open",
-    )
-    .on(Systems::LINUX),
-    Row::new(
-        Group::Isolation,
-        "chroot",
-        Argument::Value("DIR", |config, text| {
-            config.identity.root = Some(value::directory(text)?);
-            Ok(())
-        }),
-        "Change the root directory to DIR once all files are open",
-    )
-    .on(Systems::LINUX)
-    .hint(ValueHint::DirPath),
-    Row::new(
-        Group::Isolation,
-        "no-sandbox",
-        Argument::Switch(|config| config.sandbox = false),
-        "Leave the tender unconfined while the guest runs",
-    )
-    .on(Systems::LINUX),
-    Row::new(
-        Group::Other,
-        "verbose",
-        Argument::Count(|config, times| config.verbosity = times),
-        "Log what the tender does; twice: in detail",
-    )
-    .short('v'),
-    Row::new(Group::Other, "help", Argument::Help, "Print this help").short('h'),
-    Row::new(Group::Other, "version", Argument::Version, "Print the version of the tender and of the ABI").short('V'),
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_and_letters_are_unique() {
-        for (index, row) in rows().enumerate() {
-            for other in rows().skip(index + 1) {
-                assert_ne!(row.long, other.long);
-                assert!(row.short.is_none() || row.short != other.short, "{} {}", row.long, other.long);
-            }
-        }
-    }
-
-    /// clap lists options by heading, README.md in the order of the table: the orders agree.
-    #[test]
-    fn the_rows_of_a_group_are_neighbours() {
-        let mut groups: Vec<Group> = rows().map(|row| row.group).collect();
-        groups.dedup();
-        let distinct: Vec<Group> =
-            groups.iter().copied().filter(|group| groups.iter().filter(|other| *other == group).count() == 1).collect();
-        assert_eq!(groups, distinct);
     }
 }

@@ -5,8 +5,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
-use super::option::Systems;
-use super::{FAILED, TIMED_OUT, command, streams};
+use super::{FAILED, TIMED_OUT, streams};
 use crate::message;
 
 /// Program that the tender is to its caller.
@@ -47,15 +46,6 @@ impl Personality {
         }
     }
 
-    /// Prints the help. Returns the exit status.
-    pub(super) fn help(self) -> i32 {
-        let text = command::terminal(self, Systems::current()).render_help().to_string();
-        match (self.print(&text), self) {
-            (0, Self::Solo5Hvt) => FAILED,
-            (status, _) => status,
-        }
-    }
-
     /// Prints the version. Returns the exit status.
     pub(super) fn version(self) -> i32 {
         let (version, abi) = (env!("CARGO_PKG_VERSION"), hvt_abi::ABI_VERSION);
@@ -82,7 +72,7 @@ impl Personality {
     }
 
     /// Prints a text that the user asked for. Returns the exit status.
-    fn print(self, text: &str) -> i32 {
+    pub(super) fn print(self, text: &str) -> i32 {
         let written = match self {
             Self::HvtTender => streams::print(text),
             Self::Solo5Hvt => message::Stderr.write_all(text.as_bytes()),

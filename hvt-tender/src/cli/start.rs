@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::command::print_help;
 use super::personality::Personality;
 use super::{Command, FAILED, log, parse, signals, streams};
 use crate::config::Config;
@@ -19,7 +20,7 @@ pub(super) fn start(args: impl IntoIterator<Item = OsString>, run: impl FnOnce(C
     let personality = Personality::of(args.next().as_deref());
     let config = match parse(args) {
         Ok(Command::Run(config)) => *config,
-        Ok(Command::Help) => return personality.help(),
+        Ok(Command::Help) => return print_help(personality),
         Ok(Command::Version) => return personality.version(),
         Err(error) => {
             personality.report(&format_args!("{error}; see {} --help", personality.name()));

@@ -285,7 +285,7 @@ proptest! {
         let parsed = parse(args.clone());
         // The options that a command line does not use make no difference.
         let mut line = Words::rewrite(args.iter().cloned());
-        line.rows = rows().collect();
+        line.rows = table::rows().collect();
         let with_all = line.parse(Systems::current());
         prop_assert_eq!(parsed.is_ok(), with_all.is_ok());
         if let (Ok(parsed), Ok(with_all)) = (&parsed, &with_all) {
@@ -353,7 +353,7 @@ fn redox_refuses_options_and_values_of_linux() {
     let on_redox = |line: &str| parse_on(Systems::REDOX, line.split(' ').map(OsString::from));
     let needs_value = |row: &Row| row.placeholder().is_some() && !matches!(row.argument, Argument::DeviceSwitch(_));
     let mut refused = 0;
-    for row in rows().filter(|row| !row.systems.contains(Systems::REDOX)) {
+    for row in table::rows().filter(|row| !row.systems.contains(Systems::REDOX)) {
         let value = if needs_value(row) { "=x" } else { "" };
         let error = on_redox(&format!("--{}{value} app", row.long)).expect_err(row.long).to_string();
         assert_eq!(error, format!("--{}: not available on Redox", row.long));
