@@ -59,6 +59,8 @@ pub mod config;
 pub mod core_dump;
 pub mod device;
 pub mod elftool;
+#[cfg(any(target_os = "linux", target_os = "redox"))]
+mod error;
 #[cfg(target_os = "linux")]
 pub mod gdb;
 #[cfg(target_os = "linux")]

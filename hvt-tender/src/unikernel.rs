@@ -17,7 +17,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod error;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "redox")]
@@ -30,7 +29,6 @@ use std::path::Path;
 use hvt_abi::MEM_MAX;
 use self_cell::self_cell;
 
-pub use self::error::Error;
 use self::host::{Extras, Waits};
 #[cfg(target_os = "linux")]
 use self::linux as host;
@@ -39,6 +37,7 @@ use self::redox as host;
 use crate::backend::Stop;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
+pub use crate::error::Error;
 use crate::host_file::open_regular;
 use crate::host_limit;
 use crate::image::{Image, ImageError, Manifest};

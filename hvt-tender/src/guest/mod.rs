@@ -32,9 +32,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::device::Capture;
+use crate::error::Error;
 use crate::monitor::Outcome;
 use crate::stop::Stop;
-use crate::unikernel::{Error, Unikernel};
 
 pub use crate::monitor::Limit;
 pub(crate) use calls::Counter;
@@ -91,19 +91,26 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts a guest; returns once it is about to execute its first instruction.
-    pub(crate) fn spawn(unikernel: Unikernel, stop: Stop) -> Result<Self, Error> {
+    /// Starts a guest by `start`; returns once it is about to execute its first instruction. The function that `start`
+    /// returns runs the guest to its end, on the same thread.
+    pub(crate) fn spawn<Run>(
+        stop: Stop,
+        start: impl FnOnce(Stop, Capture) -> Result<Run, Error> + Send + 'static,
+    ) -> Result<Self, Error>
+    where
+        Run: FnOnce() -> Result<Output, Error>,
+    {
         let console = Capture::new();
-        let (started, start) = bounded(1);
+        let (started, begun) = bounded(1);
         let (ended, end) = bounded(1);
         let (theirs, captured) = (stop.clone(), console.clone());
         let run = move || {
             let _ending = Ending(captured.clone());
-            match unikernel.start(theirs, Some(captured)) {
-                Ok(ready) => {
+            match start(theirs, captured) {
+                Ok(run) => {
                     let _ = started.send(Ok(()));
                     // Whoever does not wait for it does not want to know.
-                    let _ = ended.send(ready.run_to_end());
+                    let _ = ended.send(run());
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -113,7 +120,7 @@ impl Guest {
         let thread = thread::Builder::new().name("hvt-guest".into()).spawn(run).map_err(Error::Thread)?;
         // From here on its drop joins the thread.
         let guest = Self { stop, console, end, output: None, thread: Some(thread) };
-        start.recv().unwrap_or_else(|_| Err(Error::Thread(panicked())))?;
+        begun.recv().unwrap_or_else(|_| Err(Error::Thread(panicked())))?;
         Ok(guest)
     }
 

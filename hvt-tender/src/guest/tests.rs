@@ -14,6 +14,7 @@ use crate::device::Console;
 use crate::memory::GuestSlice;
 use crate::monitor::{Failure, Reason};
 use crate::script::fixture::{CALLS_DATA, calls};
+use crate::unikernel::Unikernel;
 
 const LONG: Duration = Duration::from_secs(30);
 

@@ -12,9 +12,6 @@ use crate::device::{Attached, Console, Devices, Endpoint, FdConsole, FdPoller, I
 use crate::memory::PrivateMemory;
 use crate::monitor::{self, Outcome};
 
-/// The backend that supports what another one does not, for messages: there is no other.
-pub(super) const ELSEWHERE: &str = "";
-
 /// Settings that only Redox has: none.
 pub(super) struct Extras;
 

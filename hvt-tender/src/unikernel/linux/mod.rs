@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 pub(crate) use self::started::Started;
 use super::{Error, Unikernel};
+use crate::backend::Stop;
 use crate::backend::frequency::Search;
-use crate::backend::{Stop, process};
 use crate::config::NetRing;
 use crate::core_dump::CoreDump;
 use crate::device::{Arrivals, Capture, Endpoint, Pollable};
@@ -18,9 +18,6 @@ use crate::guest::{Guest, Limits, Output};
 use crate::monitor::Outcome;
 use crate::sandbox::{Identity, Sandbox};
 use crate::virtual_time::VirtualTime;
-
-/// The backend that supports what another one does not, for messages.
-pub(super) const ELSEWHERE: &str = if process::EXISTS { "; the process backend does" } else { "" };
 
 /// Settings that only Linux has.
 pub(super) struct Extras {
@@ -188,7 +185,10 @@ impl Unikernel {
     /// When it cannot be run.
     pub fn spawn(mut self) -> Result<Guest, Error> {
         let stop = self.take_stop()?;
-        Guest::spawn(self, stop)
+        Guest::spawn(stop, |stop, console| {
+            let started = self.start(stop, Some(console))?;
+            Ok(|| started.run_to_end())
+        })
     }
 
     /// Runs it to its end, on this thread, or until `stop` is requested.

@@ -1,9 +1,9 @@
 //! Why a unikernel cannot be run.
 
+use std::env::consts::{ARCH, OS};
 use std::io;
 use std::path::PathBuf;
 
-use super::host;
 use crate::backend::{self, Unavailable};
 use crate::boot::{BootError, CommandLineError};
 use crate::config::MemoryOutOfRange;
@@ -79,11 +79,19 @@ pub enum Error {
         name: String,
     },
     /// The backend cannot do what was asked for.
-    #[error("backend {backend} does not support {what}{}", host::ELSEWHERE)]
+    #[error("backend {backend} does not support {what}{}", elsewhere())]
     Unsupported {
         /// Name of the backend, as in `--backend`.
         backend: &'static str,
         /// What was asked for.
         what: &'static str,
     },
+}
+
+/// Names the backend that supports what another one does not, for messages.
+fn elsewhere() -> &'static str {
+    match (OS, ARCH) {
+        ("linux", "x86_64") => "; the process backend does",
+        _ => "",
+    }
 }
