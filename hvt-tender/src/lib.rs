@@ -18,7 +18,8 @@
 //! | [`gdb`] | a debugger for a guest that runs |
 //! | [`unikernel`] | the builder on top of it all |
 //! | [`script`] | a unikernel of a few hypercalls, assembled on the spot |
-//! | [`guest`] | a guest that runs beside its caller: handle, limits, what it did |
+//! | [`measure`] | limits of a guest and the thread that watches them, counts and a trace of its hypercalls |
+//! | [`guest`] | handle of a guest that runs beside its caller, and the record that it leaves |
 //!
 //! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
 //!
@@ -73,6 +74,8 @@ mod host_limit;
 #[cfg(not(target_os = "linux"))]
 #[path = "host_limit/absent.rs"]
 mod host_limit;
+#[cfg(target_os = "linux")]
+pub mod measure;
 pub mod memory;
 mod message;
 #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! A guest that runs beside its caller: its handle, its limits, and what is known of it afterwards.
+//! Handle of a guest that runs beside its caller, and the record that it leaves.
 //!
 //! ```
 //! use std::time::Duration;
@@ -18,12 +18,8 @@
 //!
 //! As many as one likes may run at once, each on a thread of its own, and on the process backend in a process of its own.
 
-mod calls;
-mod limits;
 #[cfg(test)]
 mod tests;
-mod trace;
-mod watchdog;
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -36,13 +32,7 @@ use crate::error::Error;
 use crate::monitor::Outcome;
 use crate::stop::Stop;
 
-pub use crate::monitor::Limit;
-pub(crate) use calls::Counter;
-pub use calls::{Calls, Tally};
-pub use limits::Limits;
-pub(crate) use limits::{LimitedConsole, Verdict};
-pub(crate) use trace::Trace;
-pub(crate) use watchdog::{Watchdog, cpu_time};
+pub use crate::measure::{Calls, Limit, Limits, Tally};
 
 /// All that is known of a guest that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
