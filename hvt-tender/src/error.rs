@@ -8,11 +8,11 @@ use crate::backend::{self, Unavailable};
 use crate::boot::{BootError, CommandLineError};
 use crate::config::MemoryOutOfRange;
 use crate::device::AttachError;
-use crate::host_limit::Advice;
 use crate::image::ImageError;
 use crate::memory::MapError;
 #[cfg(target_os = "linux")]
 use crate::sandbox::{IdentityError, SandboxError};
+use crate::sys::host_limit::Advice;
 
 /// Why a unikernel cannot be run. The message is one line.
 #[derive(Debug, thiserror::Error)]

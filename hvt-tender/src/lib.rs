@@ -69,12 +69,6 @@ pub mod guest;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 mod host_file;
 #[cfg(target_os = "linux")]
-mod host_limit;
-/// Redox has no limits that a tender meets.
-#[cfg(not(target_os = "linux"))]
-#[path = "host_limit/absent.rs"]
-mod host_limit;
-#[cfg(target_os = "linux")]
 pub mod measure;
 pub mod memory;
 mod message;
@@ -90,6 +84,7 @@ pub mod sandbox;
 pub mod script;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod stop;
+mod sys;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod unikernel;
 mod usage;

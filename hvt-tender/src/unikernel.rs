@@ -39,9 +39,9 @@ use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
 pub use crate::error::Error;
 use crate::host_file::open_regular;
-use crate::host_limit;
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
+use crate::sys::host_limit;
 
 self_cell! {
     /// A file and what was found in it.

@@ -35,11 +35,11 @@ use std::sync::Arc;
 use nix::time::ClockId;
 
 use crate::Vcpu;
-use crate::host_limit::Advice;
 #[cfg(target_os = "linux")]
 use crate::memory::Usage;
 #[cfg(target_os = "linux")]
 use crate::sandbox::Calls;
+use crate::sys::host_limit::Advice;
 
 pub use crate::stop::{Kick, Stop};
 

@@ -33,11 +33,11 @@ use crate::core_dump::CoreDump;
 use crate::device::{Descriptor, Uses};
 use crate::gdb::Debugger;
 use crate::host_file::RecordFile;
-use crate::host_limit::{self, Advice};
 use crate::measure::{Limit, Limits};
 use crate::monitor::Outcome;
 use crate::sandbox::{self, Sandbox};
 use crate::stop::Stop;
+use crate::sys::host_limit::{self, Advice};
 use crate::unikernel::{self, Unikernel};
 use crate::virtual_time::VirtualTime;
 

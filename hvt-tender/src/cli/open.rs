@@ -12,11 +12,11 @@ use crate::device::{
     DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError, random_mac,
 };
 use crate::host_file::RecordFile;
-use crate::host_limit::Advice;
 #[cfg(feature = "smoltcp")]
 use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
 use crate::stop::Stop;
+use crate::sys::host_limit::Advice;
 use crate::unikernel::Unikernel;
 use crate::virtual_time::VirtualTime;
 

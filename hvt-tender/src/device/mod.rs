@@ -20,11 +20,6 @@ mod poll;
 #[cfg(target_os = "redox")]
 mod scheme;
 #[cfg(target_os = "linux")]
-mod sleep;
-#[cfg(target_os = "redox")]
-#[path = "sleep_redox.rs"]
-mod sleep;
-#[cfg(target_os = "linux")]
 mod tap;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) mod testing;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::sleep::{self, ppoll};
 use super::{Interrupted, Poller};
 use crate::stop::Stop;
+use crate::sys::sleep::{self, ppoll};
 
 /// The descriptor of a network device, shared by the device and the guest's [`FdPoller`]. It must be readable exactly
 /// while a frame is waiting.

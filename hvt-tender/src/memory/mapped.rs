@@ -11,7 +11,7 @@ use nix::unistd::{Whence, lseek};
 use vm_memory::FileOffset;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 
-use crate::host_limit;
+use crate::sys::host_limit;
 
 use super::{Permissions, Chunk, GuestMemory, HostMemory, Layout, MapError, Region, Usage};
 

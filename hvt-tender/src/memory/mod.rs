@@ -9,7 +9,7 @@ mod rust_vmm;
 #[cfg(target_os = "linux")]
 mod usage;
 
-use crate::host_limit::Advice;
+use crate::sys::host_limit::Advice;
 
 pub use hvt_core::memory::*;
 #[cfg(target_os = "linux")]

@@ -50,7 +50,7 @@ impl Drop for FileSize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host_limit::testing::apart;
+    use crate::sys::host_limit::testing::apart;
 
     #[test]
     fn the_limit_on_file_sizes_is_raised_for_a_while() {

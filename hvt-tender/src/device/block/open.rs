@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE, protection};
-use crate::host_limit::Advice;
+use crate::sys::host_limit::Advice;
 
 /// A block device cannot be had.
 #[derive(Debug, thiserror::Error)]

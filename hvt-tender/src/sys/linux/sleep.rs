@@ -4,17 +4,18 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::Sleep;
+use hvt_core::device::Sleep;
+
 use crate::stop::Stop;
 
 /// Makes sleeps of the calling thread exact.
-pub(super) fn prepare() {
+pub(crate) fn prepare() {
     // Where it is refused, they are less so.
     let _ = nix::sys::prctl::set_timerslack(1);
 }
 
 /// Waits for at most `timeout`.
-pub(super) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
+pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
     let timeout = libc::timespec {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),

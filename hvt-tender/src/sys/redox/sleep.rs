@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 /// There is nothing to be done.
-pub(super) fn prepare() {}
+pub(crate) fn prepare() {}
 
 /// Waits for at most `timeout`, made a whole number of milliseconds.
-pub(super) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
+pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
     let timeout = libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX);
     // SAFETY: `fds` is a slice of initialised `pollfd`s.
     match unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) } {

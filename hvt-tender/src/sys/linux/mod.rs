@@ -1,0 +1,4 @@
+//! Linux.
+
+pub(crate) mod host_limit;
+pub(crate) mod sleep;

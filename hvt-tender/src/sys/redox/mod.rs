@@ -1,0 +1,4 @@
+//! Redox.
+
+pub(crate) mod host_limit;
+pub(crate) mod sleep;
