@@ -13,10 +13,6 @@ use crate::memory::GuestSlice;
 #[cfg(target_os = "linux")]
 mod direct;
 mod open;
-#[cfg(target_os = "linux")]
-mod protection;
-#[cfg(not(target_os = "linux"))]
-#[path = "block/protection_redox.rs"]
 mod protection;
 
 #[cfg(target_os = "linux")]

@@ -4,16 +4,16 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::Problem;
+use crate::device::block::Problem;
 
 /// Redox has no disk that can be opened for writing and not be written.
 #[expect(clippy::unnecessary_wraps, reason = "Linux has such disks")]
-pub(super) fn of_open(_: &File, _: bool) -> Result<(), Problem> {
+pub(in crate::device) fn of_open(_: &File, _: bool) -> Result<(), Problem> {
     Ok(())
 }
 
 /// Reason that a file may not be opened for writing, by the error of open(2).
-pub(super) fn of_path(_: &Path, _: bool, error: &io::Error) -> Option<Problem> {
+pub(in crate::device) fn of_path(_: &Path, _: bool, error: &io::Error) -> Option<Problem> {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => Some(Problem::ReadOnlyFileSystem),
         io::ErrorKind::PermissionDenied => Some(Problem::ReadOnly),
@@ -22,6 +22,6 @@ pub(super) fn of_path(_: &Path, _: bool, error: &io::Error) -> Option<Problem> {
 }
 
 /// Reason that a file without write permission may not be written.
-pub(super) fn of_permissions(_: &Path, _: bool) -> Problem {
+pub(in crate::device) fn of_permissions(_: &Path, _: bool) -> Problem {
     Problem::ReadOnly
 }

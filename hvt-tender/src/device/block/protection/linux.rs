@@ -1,4 +1,4 @@
-//! Protection against writes that a file's permissions do not show.
+//! Protection against writes on Linux that a file's permissions do not show.
 
 use std::fs::File;
 use std::io;
@@ -8,14 +8,14 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::Problem;
+use crate::device::block::Problem;
 
 /// `BLKROGET` (`linux/fs.h`): writes 1 to an `int` if the block device is read-only, 0 otherwise.
 const BLKROGET: libc::Ioctl = 0x125e;
 
 /// Protection of a disk that has been opened for writing all the same. Linux opens a read-only block device and a sealed
 /// memory file for writing, and then fails each write.
-pub(super) fn of_open(file: &File, block_device: bool) -> Result<(), Problem> {
+pub(in crate::device) fn of_open(file: &File, block_device: bool) -> Result<(), Problem> {
     if block_device {
         let mut read_only: libc::c_int = 0;
         // SAFETY: BLKROGET writes one `int` through its argument.
@@ -33,7 +33,7 @@ pub(super) fn of_open(file: &File, block_device: bool) -> Result<(), Problem> {
 }
 
 /// Reason that the file or block device at `path` may not be opened for writing, by the error of open(2).
-pub(super) fn of_path(path: &Path, block_device: bool, error: &io::Error) -> Option<Problem> {
+pub(in crate::device) fn of_path(path: &Path, block_device: bool, error: &io::Error) -> Option<Problem> {
     match (error.raw_os_error(), block_device) {
         (Some(libc::EROFS), true) => Some(Problem::ReadOnlyDevice),
         // A read-only mount of a writable file system answers with EACCES if the permissions are missing, too.
@@ -47,7 +47,7 @@ pub(super) fn of_path(path: &Path, block_device: bool, error: &io::Error) -> Opt
 
 /// Reason that a file or block device without write permission may not be written: permissions can be changed, a
 /// read-only file system cannot.
-pub(super) fn of_permissions(path: &Path, block_device: bool) -> Problem {
+pub(in crate::device) fn of_permissions(path: &Path, block_device: bool) -> Problem {
     let read_only = || statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
     // The node of a device can be written on a read-only file system.
     if !block_device && read_only() { Problem::ReadOnlyFileSystem } else { Problem::ReadOnly }
