@@ -13,7 +13,7 @@ use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 
 use crate::sys::host_limit;
 
-use super::{Permissions, Chunk, GuestMemory, HostMemory, Layout, MapError, Region, Usage};
+use super::{Chunk, GuestMemory, HostMemory, Layout, MapError, Permissions, Region, Usage};
 
 /// Guest memory in one mapping of this process, zero at first and populated when touched. A clone is a handle to the
 /// same memory.

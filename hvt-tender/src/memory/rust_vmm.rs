@@ -172,7 +172,7 @@ mod tests {
     use vm_memory::GuestMemoryBackend;
 
     use super::*;
-    use crate::memory::{Permissions, Layout, Region};
+    use crate::memory::{Layout, Permissions, Region};
 
     const SIZE: u64 = 0x20_0000;
     const CODE: u64 = 0x10_0000;
@@ -210,9 +210,9 @@ mod tests {
         memory.write_obj(0x22_u8, MemoryRegionAddress(CODE - 1)).unwrap();
         assert_eq!(memory.read_obj::<u8>(GuestAddress(CODE)).unwrap(), 7, "no write has reached the page");
 
-        let writable = |at, count| memory.check_range(GuestAddress(at), count, Permissions::Write);
+        let writable = |at, count| memory.check_range(GuestAddress(at), count, vm_memory::Permissions::Write);
         assert!(writable(CODE - 4, 4) && writable(DATA, 4) && !writable(CODE - 4, 5) && !writable(DATA - 1, 2));
-        assert!(memory.check_range(GuestAddress(0), SIZE as usize, Permissions::Read));
+        assert!(memory.check_range(GuestAddress(0), SIZE as usize, vm_memory::Permissions::Read));
     }
 
     #[test]

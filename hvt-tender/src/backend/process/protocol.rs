@@ -97,7 +97,11 @@ pub(super) const SCRIPT_WORDS_MIN: usize = PAGE_SIZE as usize / size_of::<u64>()
 
 /// Returns the protection (`PROT_*`) of a mapping of guest memory with this access.
 pub(super) fn protection(access: Permissions) -> libc::c_int {
-    let bits = [(Permissions::READ, libc::PROT_READ), (Permissions::WRITE, libc::PROT_WRITE), (Permissions::EXECUTE, libc::PROT_EXEC)];
+    let bits = [
+        (Permissions::READ, libc::PROT_READ),
+        (Permissions::WRITE, libc::PROT_WRITE),
+        (Permissions::EXECUTE, libc::PROT_EXEC),
+    ];
     bits.into_iter().filter(|(one, _)| access.contains(*one)).fold(libc::PROT_NONE, |all, (_, bit)| all | bit)
 }
 

@@ -210,7 +210,7 @@ mod tests {
     use hvt_abi::Gpa;
 
     use super::*;
-    use crate::memory::{Access, Region};
+    use crate::memory::{Permissions, Region};
 
     #[test]
     fn a_script_is_as_long_as_its_guest_has_regions() {
