@@ -194,7 +194,9 @@ impl Frames {
         let information = if has_packet_information(fd, virtio)? { PACKET_INFORMATION } else { 0 };
         // A macvtap gets no frames for other addresses.
         let address = if is_macvtap { interface.hardware_address(fd) } else { None };
-        let mac = address.and_then(|address| address.map(libc::c_char::cast_unsigned).first_chunk().copied());
+        // `c_char` is signed on x86_64, and not on aarch64.
+        let mac = address
+            .and_then(|address| address.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes())).first_chunk().copied());
         Ok(Self { headers: information + virtio, mac })
     }
 }
