@@ -135,6 +135,10 @@ impl Stop {
     /// Sets the descriptor that becomes readable if the guest's process ends unexpectedly. Pollers wait on it while the
     /// guest sleeps. A second call changes nothing.
     #[cfg(target_os = "linux")]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only the process backend has a process that can end")
+    )]
     pub(crate) fn set_ended(&self, ended: Arc<OwnedFd>) {
         let _ = self.state.ended.set(ended);
     }
