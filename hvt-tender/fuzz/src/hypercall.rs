@@ -6,7 +6,7 @@ use hvt_core::device::Interrupted;
 use hvt_core::device::fake::Fake;
 use hvt_core::hypercall::serve;
 use hvt_core::memory::fake::FakeMemory;
-use hvt_core::memory::{Permissions, GuestMemory, GuestSpace, Layout, Region};
+use hvt_core::memory::{GuestMemory, GuestSpace, Layout, Permissions, Region};
 
 use crate::outcome::outcome;
 
