@@ -32,9 +32,12 @@ stage == 5 && number == 9 && entering && arguments ~ /\(0, 2000000, / { phase("g
 # KVM_SET_USER_MEMORY_REGION
 stage == 6 && arguments ~ /, 4020ae46, / { memory = 1 }
 stage == 6 && memory && !entering { phase("memory, and the unikernel in it"); next }
-# seccomp
-stage == 7 && number == 317 && entering { phase("registers, and the list of system calls"); next }
-stage == 8 && number == 317 { phase("filter system calls"); next }
+# prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ..)
+stage == 7 && number == 157 && entering && arguments ~ /\(16, 2, / {
+    phase("registers, and the list of system calls")
+    next
+}
+stage == 8 && number == 157 { phase("filter system calls"); next }
 # KVM_RUN
 stage == 9 && arguments ~ /, ae80, / { running = 1 }
 stage == 9 && running && !entering { phase("the guest, to its first hypercall") }
