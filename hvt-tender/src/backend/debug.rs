@@ -15,7 +15,6 @@ pub use self::aarch64::{CpuState, FpState, PLANT};
 pub use self::x86_64::{CpuState, FxState, PLANT, Segments};
 use super::Error;
 use crate::exit::Exit;
-use crate::memory::Layout;
 use crate::sandbox::Calls;
 
 /// A machine whose guest can be looked into, and stopped anywhere. All of it is for a guest that does not run.
@@ -36,11 +35,11 @@ pub trait DebugTarget {
     /// mapped.
     fn translate(&self, address: u64) -> Option<Gpa>;
 
-    /// Writes guest memory, that which `layout` makes read-only for the guest included.
+    /// Writes guest memory, also where it is read-only for the guest.
     ///
     /// # Errors
-    /// When a part of it lies outside, or the host refuses.
-    fn poke(&mut self, layout: &Layout, at: Gpa, bytes: &[u8]) -> Result<(), Error>;
+    /// Returns [`Error`] if a byte lies outside of guest memory, or the host refuses the write.
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error>;
 
     /// Says where the runs from now on end. Returns whether the machine can do that; where it cannot, nothing changes.
     ///

@@ -194,8 +194,7 @@ impl<'m> Inferior<'m> {
     }
 
     fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
-        let layout = self.layout;
-        self.target().map_or(Ok(()), |target| target.poke(layout, at, bytes))
+        self.target().map_or(Ok(()), |target| target.poke(at, bytes))
     }
 
     /// Reads guest-virtual memory up to the first byte that is not mapped; returns how many bytes.

@@ -74,7 +74,7 @@ impl DebugTarget for Idle {
         (CODE..0x2000).contains(&address).then_some(Gpa(address))
     }
 
-    fn poke(&mut self, _: &Layout, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
         let written = self.memory.write(at, bytes).map_err(io::Error::other);
         written.map_err(|source| Error { what: "poking", source })
     }

@@ -138,7 +138,7 @@ impl MappedMemory {
                 "guest memory has the protection of another layout",
             ));
         }
-        read_only(layout).try_for_each(|region| self.set_protection(region.range, libc::PROT_READ))
+        self.make_read_only(layout)
     }
 
     /// Writes also to pages that [`protect`](Self::protect) made read-only, for a debugger. They are read-only again
@@ -146,15 +146,20 @@ impl MappedMemory {
     ///
     /// # Errors
     /// Returns an [`io::Error`] if a byte lies outside of memory or `mprotect` fails.
-    pub fn poke(&self, layout: &Layout, at: Gpa, bytes: &[u8]) -> io::Result<()> {
+    pub fn poke(&self, at: Gpa, bytes: &[u8]) -> io::Result<()> {
         let write = || self.write(at, bytes).map_err(io::Error::other);
+        let Some(layout) = self.mapping.protected.get() else { return write() };
         let range = GuestRange::new(at, bytes.len() as u64).filter(|range| !layout.allows(*range, Permissions::WRITE));
         let Some(range) = range else { return write() };
         let end = range.end().checked_align_up(PAGE_SIZE).unwrap_or(range.end());
         let Some(pages) = GuestRange::between(at.align_down(PAGE_SIZE), end) else { return write() };
         self.set_protection(pages, libc::PROT_READ | libc::PROT_WRITE)?;
         let written = write();
-        self.protect(layout).and(written)
+        self.make_read_only(layout).and(written)
+    }
+
+    fn make_read_only(&self, layout: &Layout) -> io::Result<()> {
+        read_only(layout).try_for_each(|region| self.set_protection(region.range, libc::PROT_READ))
     }
 
     /// Calls `mprotect` for the part of `pages`, which are whole pages, that lies inside of memory.
@@ -243,7 +248,7 @@ mod tests {
         ]);
         let layout = layout.unwrap();
         memory.protect(&layout).unwrap();
-        memory.poke(&layout, Gpa(0x10_0ffe), &[1, 2, 3]).unwrap();
+        memory.poke(Gpa(0x10_0ffe), &[1, 2, 3]).unwrap();
         let mut back = [0; 4];
         memory.read(Gpa(0x10_0ffe), &mut back).unwrap();
         assert_eq!(back, [1, 2, 3, 0]);

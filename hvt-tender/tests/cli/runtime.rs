@@ -141,7 +141,7 @@ fn where_refused(call: Sysno, rules: Vec<SeccompRule>) -> Command {
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64).unwrap();
     let filter: BpfProgram = filter.try_into().unwrap();
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "60"]).arg(super::program()).args(["--mem=32", "--backend=process"]);
+    command.args(["-s", "KILL", "60"]).arg(super::program()).args(["--mem=32", "--backend=process"]);
     command.arg(guest("hello")).env_remove("RUST_LOG");
     let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
     // SAFETY: system calls alone, which are async-signal-safe, where they do not fail.

@@ -71,7 +71,7 @@ impl Guest {
     }
 
     fn poke(&mut self, at: u64, bytes: &[u8]) {
-        self.target().poke(&layout(), Gpa(at), bytes).unwrap();
+        self.target().poke(Gpa(at), bytes).unwrap();
     }
 
     fn plant(&mut self, offset: u64) -> Traps {
@@ -120,5 +120,5 @@ pub(crate) fn what_is_not_mapped(start: Start<'_>) {
     for address in [1 << 32, 1 << 47, u64::MAX, 0xffff_8000_0000_0000] {
         assert_eq!(guest.target().translate(address), None, "{address:#x}");
     }
-    assert!(guest.target().poke(&layout(), Gpa(u64::MAX - 1), &[1, 2]).is_err());
+    assert!(guest.target().poke(Gpa(u64::MAX - 1), &[1, 2]).is_err());
 }

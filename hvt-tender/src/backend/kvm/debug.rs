@@ -17,7 +17,7 @@ use super::{KvmMachine, arch, kvm_error};
 use crate::Vcpu;
 use crate::backend::Error;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps};
-use crate::memory::{GuestMemory, Layout};
+use crate::memory::GuestMemory;
 use crate::sandbox::Calls;
 
 pub(super) use self::cpu::Capacity;
@@ -74,8 +74,8 @@ impl DebugTarget for KvmMachine {
         arch::translate(&self.vcpu, &self.memory, address).filter(|at| at.0 < self.memory.size())
     }
 
-    fn poke(&mut self, layout: &Layout, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
-        let written = self.memory.poke(layout, at, bytes);
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+        let written = self.memory.poke(at, bytes);
         cpu::synchronise(&self.memory, at, bytes.len());
         written.map_err(|source| Error { what: "writing guest memory", source })
     }

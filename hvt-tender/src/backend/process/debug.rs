@@ -21,7 +21,7 @@ use super::{ProcessMachine, RELAXED};
 use crate::backend::Error;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps, Watch};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{GuestMemory, Layout, Permissions};
+use crate::memory::{GuestMemory, Permissions};
 use crate::sandbox::Calls;
 
 /// What is to be known of a guest that may be debugged.
@@ -215,7 +215,7 @@ impl DebugTarget for ProcessMachine {
         self.layout.region_at(Gpa(address)).map(|_| Gpa(address))
     }
 
-    fn poke(&mut self, _: &Layout, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
         // The tender's own mapping of it is never read-only.
         let written = self.memory.write(at, bytes).map_err(std::io::Error::other);
         written.map_err(|source| Error { what: "writing guest memory", source })
