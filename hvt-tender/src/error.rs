@@ -19,7 +19,7 @@ use crate::sys::host_limit::Advice;
 #[non_exhaustive]
 pub enum Error {
     /// Its file cannot be read.
-    #[error("cannot read {}: {source}{}", path.display(), Advice(source))]
+    #[error("cannot read {}: {source}{}", path.display(), Advice::on(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -67,10 +67,10 @@ pub enum Error {
     #[error("a block device failed: not all that the unikernel has written may be there")]
     Unsynced,
     /// The host has no descriptor left.
-    #[error("cannot make an event: {}{}", _0, Advice(_0))]
+    #[error("cannot make an event: {}{}", _0, Advice::on(_0))]
     Stop(io::Error),
     /// The host has no thread left for the guest, or the thread panicked.
-    #[error("cannot run the guest on a thread: {}{}", _0, Advice(_0))]
+    #[error("cannot run the guest on a thread: {}{}", _0, Advice::on(_0))]
     Thread(io::Error),
     /// A guest in virtual time is to have a network that is not.
     #[error("network device '{name}' does not live in virtual time: take the port of a link or switch that does")]

@@ -77,6 +77,8 @@ pub mod network;
 #[cfg(target_os = "linux")]
 mod open_descriptors;
 #[cfg(target_os = "linux")]
+mod record_file;
+#[cfg(target_os = "linux")]
 pub mod ring;
 #[cfg(target_os = "linux")]
 pub mod sandbox;

@@ -118,7 +118,7 @@ pub struct Unavailable {
 
 /// A backend failed: its kernel or machine did not do what it must.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}{}", Advice(source))]
+#[error("{what}: {source}{}", Advice::on(source))]
 pub struct Error {
     /// What was being done.
     pub what: &'static str,

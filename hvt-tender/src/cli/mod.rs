@@ -32,9 +32,9 @@ use crate::config::Config;
 use crate::core_dump::CoreDump;
 use crate::device::{Descriptor, Uses};
 use crate::gdb::Debugger;
-use crate::host_file::RecordFile;
 use crate::measure::{Limit, Limits};
 use crate::monitor::Outcome;
+use crate::record_file::RecordFile;
 use crate::sandbox::{self, Sandbox};
 use crate::stop::Stop;
 use crate::sys::host_limit::{self, Advice};
@@ -168,7 +168,7 @@ enum Error {
     Devices(#[from] devices::Mismatch),
     #[error(transparent)]
     Open(#[from] open::Error),
-    #[error("{}: cannot be written: {source}{}", path.display(), Advice(source))]
+    #[error("{}: cannot be written: {source}{}", path.display(), Advice::on(source))]
     Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),

@@ -11,10 +11,10 @@ use crate::config::{BlockSource, NetSource};
 use crate::device::{
     DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError, random_mac,
 };
-use crate::host_file::RecordFile;
 #[cfg(feature = "smoltcp")]
 use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
+use crate::record_file::RecordFile;
 use crate::stop::Stop;
 use crate::sys::host_limit::Advice;
 use crate::unikernel::Unikernel;
@@ -157,7 +157,7 @@ pub(super) enum Error {
     #[error("net device '{name}': {problem}")]
     Unix { name: String, problem: UnixNetError },
     /// User-mode networking that cannot start.
-    #[error("net device '{name}': no user-mode networking: {source}{}", Advice(source))]
+    #[error("net device '{name}': no user-mode networking: {source}{}", Advice::on(source))]
     User { name: String, source: io::Error },
     /// A copy, which exists to be written.
     #[error("block device '{name}': a copy (--disk-cow) is writable: remove --block-readonly")]
@@ -166,7 +166,7 @@ pub(super) enum Error {
     #[error("block device '{name}': a copy (--disk-cow) is in memory: remove --block-direct")]
     DirectCopy { name: String },
     /// A file for frames that cannot be written.
-    #[error("net device '{name}': {}: cannot be written: {source}{}", path.display(), Advice(source))]
+    #[error("net device '{name}': {}: cannot be written: {source}{}", path.display(), Advice::on(source))]
     Recording { name: String, path: PathBuf, source: io::Error },
     /// A network of the host in virtual time.
     #[error(
@@ -174,7 +174,7 @@ pub(super) enum Error {
     )]
     NotVirtual { name: String },
     /// A resource of the host that is exhausted.
-    #[error("a network device cannot be made: {}{}", _0, Advice(_0))]
+    #[error("a network device cannot be made: {}{}", _0, Advice::on(_0))]
     Host(io::Error),
     /// A descriptor that cannot be used.
     #[error(transparent)]

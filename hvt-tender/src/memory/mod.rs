@@ -21,7 +21,7 @@ pub use usage::Usage;
 
 /// Guest memory could not be mapped.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot map {size:#x} bytes of guest memory: {source}{}", Advice(source))]
+#[error("cannot map {size:#x} bytes of guest memory: {source}{}", Advice::on(source))]
 pub struct MapError {
     /// Bytes asked for.
     pub size: u64,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::host_file::RecordFile;
+use crate::record_file::RecordFile;
 
 /// Magic number of files whose times are in nanoseconds.
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;

@@ -9,8 +9,8 @@ use super::inbox::{Inbox, Owner};
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, Senders, Uses};
-use crate::host_file::RecordFile;
 use crate::memory::GuestSlice;
+use crate::record_file::RecordFile;
 
 /// Where the frames go that a port sends.
 pub(super) trait Medium: Send + Sync {

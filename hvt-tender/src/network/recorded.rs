@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::pcap::Pcap;
 use super::{HEADER, VLAN_TAG};
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, HelperThread, Net, Pollable, Uses};
-use crate::host_file::RecordFile;
 use crate::memory::GuestSlice;
+use crate::record_file::RecordFile;
 
 /// A network device, a real one for instance, whose frames are written to a file in the pcap format as well. A
 /// [`Port`](super::Port) can do that [itself](super::Port::with_pcap).

@@ -8,7 +8,7 @@ mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-use hvt_abi::{Gpa, GuestRange};
+use hvt_abi::Gpa;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use self::aarch64::*;
@@ -17,28 +17,15 @@ pub(crate) use self::x86_64::*;
 use super::{CpuState, DebugTarget, Halt, PLANT, Traps, Watch};
 use crate::backend::{Machine, Stop};
 use crate::exit::Exit;
-use crate::memory::{Layout, Permissions, Region};
 use crate::registers::Named;
 
 /// Where the code lies.
 pub(crate) const CODE: u64 = 0x10_0000;
-/// Where the data begins, which ends at [`END`].
+/// Start of the data, which ends where guest memory ends.
 pub(crate) const DATA: u64 = 0x10_1000;
-/// Where memory ends.
-pub(crate) const END: u64 = 0x20_0000;
 
 /// A guest that is about to execute this code.
 pub(crate) type Start<'a> = &'a dyn Fn(&[u8], &Stop) -> Box<dyn Machine>;
-
-/// What the guests may do with their memory, for what writes it.
-pub(crate) fn layout() -> Layout {
-    let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-    let layout = Layout::new([
-        region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
-        region(DATA, END, Permissions::READ | Permissions::WRITE),
-    ]);
-    layout.unwrap()
-}
 
 /// A guest under a debugger.
 struct Guest(Box<dyn Machine>);

@@ -307,12 +307,22 @@ mod debugger {
     use super::*;
     use crate::backend::debug::conformance::{self, Start};
 
+    /// Segments of the conformance guests: code, then data to the end of memory.
+    fn layout() -> Layout {
+        let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
+        let layout = Layout::new([
+            region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
+            region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
+        ]);
+        layout.unwrap()
+    }
+
     fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
         let process = Process::open().unwrap().with_watchpoints();
         let memory = process.memory(SIZE).unwrap();
         memory.write(Gpa(CODE), code).unwrap();
         let entry = EntryState::new(SIZE, Gpa(CODE));
-        Box::new(process.start(memory, conformance::layout(), &entry, stop).unwrap())
+        Box::new(process.start(memory, layout(), &entry, stop).unwrap())
     }
 
     macro_rules! conforms {

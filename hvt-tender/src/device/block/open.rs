@@ -74,7 +74,7 @@ pub enum Problem {
     #[error("takes direct I/O in multiples of {0} bytes only: --block-sector-size={0}, or leave out --block-direct")]
     DirectSize(u64),
     /// The host refuses.
-    #[error("cannot be opened: {}{}", _0, Advice(_0))]
+    #[error("cannot be opened: {}{}", _0, Advice::on(_0))]
     Host(#[from] io::Error),
 }
 

@@ -41,7 +41,13 @@ fn raise_to_hard(resource: Resource) -> bool {
 }
 
 /// Limit that an error may come from, and the way to raise it: text that follows the error in a message.
-pub(crate) struct Advice<'e>(pub(crate) &'e io::Error);
+pub(crate) struct Advice<'e>(&'e io::Error);
+
+impl<'e> Advice<'e> {
+    pub(crate) fn on(error: &'e io::Error) -> Self {
+        Self(error)
+    }
+}
 
 impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

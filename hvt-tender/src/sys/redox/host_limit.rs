@@ -5,9 +5,15 @@ use std::{fmt, io};
 use crate::stop::Stop;
 
 /// No advice.
-pub(crate) struct Advice<'e>(pub(crate) &'e io::Error);
+pub(crate) struct Advice;
 
-impl fmt::Display for Advice<'_> {
+impl Advice {
+    pub(crate) fn on(_: &io::Error) -> Self {
+        Self
+    }
+}
+
+impl fmt::Display for Advice {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }
