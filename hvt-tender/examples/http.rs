@@ -11,13 +11,13 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use hvt_tender::Unikernel;
-use hvt_tender::network::{Conditions, Host, Switch};
+use hvt_tender::network::{Host, Impairment, Switch};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = env::args_os().nth(1).ok_or("usage: http target/release/http")?;
     let switch = Switch::new();
     let host = Host::builder([10, 0, 0, 1]).dhcp([10, 0, 0, 2]).start(switch.port()?)?;
-    let lossy = switch.port_with(Conditions::new().loss(0.05).seed(1))?;
+    let lossy = switch.port_with(Impairment::new().loss(0.05).seed(1))?;
     let guest = Unikernel::load(path)?.mem(16 << 20).net("service", lossy).spawn()?;
     guest.console().wait_for("listening", Duration::from_secs(20))?;
 

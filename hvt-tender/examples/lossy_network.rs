@@ -12,7 +12,7 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use hvt_tender::network::{Conditions, Link};
+use hvt_tender::network::{Impairment, Link};
 use hvt_tender::{Unikernel, VirtualTime};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -31,8 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// What the two say when this seed decides what is lost.
 fn run(path: &OsStr, seed: u64) -> Result<Vec<String>, Box<dyn Error>> {
     let time = VirtualTime::new();
-    let lossy = Conditions::new().loss(0.2).delay(Duration::from_micros(200)).seed(seed);
-    let (first, second) = Link::new().conditions(lossy).virtual_time(&time).ports()?;
+    let lossy = Impairment::new().loss(0.2).delay(Duration::from_micros(200)).seed(seed);
+    let (first, second) = Link::new().impairment(lossy).virtual_time(&time).ports()?;
     let first = first.with_pcap(env::temp_dir().join("lossy_network.pcap"))?;
 
     // Nobody begins before everybody is there.

@@ -17,7 +17,7 @@ use crate::sys::host_limit::Advice;
 /// Why a unikernel cannot be run. The message is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum UnikernelError {
     /// Its file cannot be read.
     #[error("cannot read {}: {source}{}", path.display(), Advice::on(source))]
     Read {
@@ -54,7 +54,7 @@ pub enum Error {
     Memory(#[from] MapError),
     /// The backend failed.
     #[error(transparent)]
-    Backend(#[from] backend::Error),
+    Backend(#[from] backend::BackendError),
     /// The tender cannot become who it was told to become.
     #[cfg(target_os = "linux")]
     #[error(transparent)]

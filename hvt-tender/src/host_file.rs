@@ -1,7 +1,7 @@
 //! Files of the host that are opened by names of the user's, which may lead to FIFOs.
 //!
 //! std repeats a call that a signal has interrupted. So nothing here blocks in a system call other than `poll`, which
-//! watches the [`Stop`] as well.
+//! watches the [`CancelToken`] as well.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,7 +12,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::stop::Stop;
+use crate::cancel::CancelToken;
 
 /// Interval in milliseconds at which an open that cannot succeed yet is tried again: no descriptor tells that a FIFO has
 /// got a reader.
@@ -22,7 +22,7 @@ const RETRY: u16 = 20;
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] if it is no regular file; [`io::ErrorKind::TimedOut`] if `stop` was requested.
-pub(crate) fn open_regular(path: &Path, stop: Option<&Stop>) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path, stop: Option<&CancelToken>) -> io::Result<File> {
     let no_file = || Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
     // Looked at before opening, because to open a device may do something.
     if !path.metadata()?.is_file() {
@@ -34,7 +34,7 @@ pub(crate) fn open_regular(path: &Path, stop: Option<&Stop>) -> io::Result<File>
 }
 
 /// Opens without blocking in the system call, and waits for the reader of a FIFO and the holder of a lease.
-pub(crate) fn open(path: &Path, options: &mut OpenOptions, stop: Option<&Stop>) -> io::Result<File> {
+pub(crate) fn open(path: &Path, options: &mut OpenOptions, stop: Option<&CancelToken>) -> io::Result<File> {
     let options = options.custom_flags(libc::O_NONBLOCK);
     loop {
         let error = match options.open(path) {
@@ -59,7 +59,7 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions, stop: Option<&Stop>) 
 ///
 /// # Errors
 /// [`io::ErrorKind::TimedOut`] if `stop` was requested and the file cannot be written at once.
-pub(crate) fn wait(stop: Option<&Stop>, file: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<()> {
+pub(crate) fn wait(stop: Option<&CancelToken>, file: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<()> {
     let stop = stop.map(|stop| PollFd::new(stop.event(), PollFlags::POLLIN));
     let file = file.map(|file| PollFd::new(file, PollFlags::POLLOUT));
     let mut fds: Vec<_> = file.into_iter().chain(stop.clone()).collect();

@@ -5,7 +5,7 @@
 //! | room | what goes in and out |
 //! |---|---|
 //! | [`image`] | bytes of an ELF file → segments, entry point, manifest |
-//! | [`boot`] | image and configuration → contents of guest memory, its [`Layout`](memory::Layout), entry state |
+//! | [`boot`] | image and configuration → contents of guest memory, its [`MemoryMap`](memory::MemoryMap), entry state |
 //! | [`backend`] | guest memory and entry state → `run()` → [`Exit`] |
 //! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
 //! | [`device`] | console, clock, block, net: traits, those of the host, and those in memory |
@@ -23,7 +23,7 @@
 //!
 //! [`elftool`] is a program of its own: it makes manifests and says what a unikernel was built for.
 //!
-//! [`memory`], [`exit`], [`stop`] and [`descriptor`] are the words they speak. The rooms that need no operating system are
+//! [`memory`], [`exit`], [`cancel`] and [`descriptor`] are the words they speak. The rooms that need no operating system are
 //! those of [`hvt_core`], which kernels that run guests themselves link alone.
 
 #[cfg(any(target_os = "linux", target_os = "redox"))]
@@ -54,6 +54,8 @@ pub mod cli {
     const FAILED: i32 = 1;
     const TIMED_OUT: i32 = 124;
 }
+#[cfg(any(target_os = "linux", target_os = "redox"))]
+pub mod cancel;
 #[cfg(unix)]
 pub mod config;
 #[cfg(target_os = "linux")]
@@ -84,8 +86,6 @@ pub mod ring;
 pub mod sandbox;
 #[cfg(target_os = "linux")]
 pub mod script;
-#[cfg(any(target_os = "linux", target_os = "redox"))]
-pub mod stop;
 mod sys;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod unikernel;

@@ -7,14 +7,14 @@ use std::path::Path;
 
 use nix::poll::PollTimeout;
 
+use crate::cancel::CancelToken;
 use crate::host_file::{open, wait};
-use crate::stop::Stop;
 
 /// File, FIFO or device that the tender writes a recording to.
 #[derive(Debug)]
 pub(crate) struct RecordFile {
     file: File,
-    stop: Option<Stop>,
+    stop: Option<CancelToken>,
 }
 
 impl RecordFile {
@@ -22,7 +22,7 @@ impl RecordFile {
     ///
     /// # Errors
     /// The error of open(2); [`io::ErrorKind::TimedOut`] if `stop` was requested.
-    pub(crate) fn create(path: &Path, stop: Option<&Stop>) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path, stop: Option<&CancelToken>) -> io::Result<Self> {
         let file = open(path, OpenOptions::new().write(true).create(true).truncate(true), stop)?;
         Ok(Self { file, stop: stop.cloned() })
     }
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_fifo_waits_for_its_reader_until_the_stop() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, stop) = (fifo(&folder), Stop::new().unwrap());
+        let (path, stop) = (fifo(&folder), CancelToken::new().unwrap());
         let waiting = thread::spawn({
             let (path, stop) = (path.clone(), stop.clone());
             move || RecordFile::create(&path, Some(&stop)).map(drop)
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn what_is_written_reaches_a_reader_that_comes_late() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, stop) = (fifo(&folder), Stop::new().unwrap());
+        let (path, stop) = (fifo(&folder), CancelToken::new().unwrap());
         // More than a pipe holds.
         let bytes: Vec<u8> = (0..300_000).map(|index| (index % 251) as u8).collect();
         let writing = thread::spawn({
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn the_stop_ends_the_wait_for_a_reader_that_does_not_read() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, stop) = (fifo(&folder), Stop::new().unwrap());
+        let (path, stop) = (fifo(&folder), CancelToken::new().unwrap());
         let mut reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
         let mut file = RecordFile::create(&path, Some(&stop)).unwrap();
         stop.request();

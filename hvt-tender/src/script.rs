@@ -43,11 +43,11 @@ use x86_64 as native;
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     devices: Vec<(String, Kind)>,
-    steps: Vec<Step>,
+    steps: Vec<ScriptStep>,
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum ScriptStep {
     Call(Call),
     Repeat(u32, Vec<Self>),
 }
@@ -144,7 +144,7 @@ impl Script {
         let Self { devices, steps } = steps(Self { devices: self.devices, steps: Vec::new() });
         self.devices = devices;
         if times > 0 {
-            self.steps.push(Step::Repeat(times, steps));
+            self.steps.push(ScriptStep::Repeat(times, steps));
         }
         self
     }
@@ -169,7 +169,7 @@ impl Script {
     }
 
     fn call(mut self, call: Call) -> Self {
-        self.steps.push(Step::Call(call));
+        self.steps.push(ScriptStep::Call(call));
         self
     }
 
@@ -225,11 +225,11 @@ impl Script {
 
     /// Bytes of the buffer that it reads into, a page at least.
     fn longest_read(&self) -> u64 {
-        fn longest(steps: &[Step]) -> u64 {
+        fn longest(steps: &[ScriptStep]) -> u64 {
             let each = steps.iter().map(|step| match step {
-                Step::Repeat(_, steps) => longest(steps),
-                Step::Call(Call::BlockRead { len, .. } | Call::NetRead { len, .. } | Call::PutsRead(len)) => *len,
-                Step::Call(_) => 0,
+                ScriptStep::Repeat(_, steps) => longest(steps),
+                ScriptStep::Call(Call::BlockRead { len, .. } | Call::NetRead { len, .. } | Call::PutsRead(len)) => *len,
+                ScriptStep::Call(_) => 0,
             });
             each.max().unwrap_or(0)
         }
@@ -260,18 +260,18 @@ struct Assembler {
 const STRIDE: usize = 256;
 
 impl Assembler {
-    fn run(steps: &[Step], places: Places) -> Self {
+    fn run(steps: &[ScriptStep], places: Places) -> Self {
         let mut this = Self { places, text: Vec::new(), arguments: Vec::new(), payload: Vec::new() };
         this.steps(steps);
         native::spin(&mut this.text);
         this
     }
 
-    fn steps(&mut self, steps: &[Step]) {
+    fn steps(&mut self, steps: &[ScriptStep]) {
         for step in steps {
             match step {
-                Step::Call(call) => self.call(call),
-                Step::Repeat(times, steps) => {
+                ScriptStep::Call(call) => self.call(call),
+                ScriptStep::Repeat(times, steps) => {
                     let start = native::begin_loop(&mut self.text, *times);
                     self.steps(steps);
                     native::end_loop(&mut self.text, start);

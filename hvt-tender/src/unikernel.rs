@@ -34,10 +34,10 @@ use self::host::{Extras, Waits};
 use self::linux as host;
 #[cfg(target_os = "redox")]
 use self::redox as host;
-use crate::backend::Stop;
+use crate::backend::CancelToken;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
-pub use crate::error::Error;
+pub use crate::error::UnikernelError;
 use crate::host_file::open_regular;
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
@@ -62,7 +62,7 @@ pub struct Unikernel {
     waits: Vec<(String, Waits)>,
     console: Option<Box<dyn Console + Send>>,
     clock: Box<dyn Clock + Send>,
-    stop: Option<Stop>,
+    stop: Option<CancelToken>,
     extras: Extras,
 }
 
@@ -86,17 +86,17 @@ impl Unikernel {
     ///
     /// # Errors
     /// When it cannot be read, or is no unikernel that this tender can run.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, UnikernelError> {
         Self::load_with_file(path.as_ref(), None).map(|(unikernel, _)| unikernel)
     }
 
     /// As [`load`](Self::load); leaves the file open. A wait for another process that has a lease of the file ends with
     /// an error when `stop` is requested.
-    pub(crate) fn load_with_file(path: &Path, stop: Option<&Stop>) -> Result<(Self, File), Error> {
+    pub(crate) fn load_with_file(path: &Path, stop: Option<&CancelToken>) -> Result<(Self, File), UnikernelError> {
         let extras = Extras::begin();
-        let (file, bytes) = read(path, stop).map_err(|source| Error::Read { path: path.into(), source })?;
+        let (file, bytes) = read(path, stop).map_err(|source| UnikernelError::Read { path: path.into(), source })?;
         let unikernel = Self::parse(bytes, extras);
-        Ok((unikernel.map_err(|source| Error::Image { path: path.into(), source })?, file))
+        Ok((unikernel.map_err(|source| UnikernelError::Image { path: path.into(), source })?, file))
     }
 
     /// Checks the bytes of a unikernel's file.
@@ -182,7 +182,7 @@ impl Unikernel {
 
     /// Makes its run end when `stop` is requested.
     #[must_use]
-    pub fn stop(mut self, stop: Stop) -> Self {
+    pub fn stop(mut self, stop: CancelToken) -> Self {
         self.stop = Some(stop);
         self
     }
@@ -198,13 +198,13 @@ impl Unikernel {
     ///
     /// # Errors
     /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
-    pub fn run(mut self) -> Result<Outcome, Error> {
+    pub fn run(mut self) -> Result<Outcome, UnikernelError> {
         let stop = self.take_stop()?;
         self.run_until(stop)
     }
 
-    fn take_stop(&mut self) -> Result<Stop, Error> {
-        let stop = self.stop.take().map_or_else(Stop::new, Ok).map_err(Error::Stop)?;
+    fn take_stop(&mut self) -> Result<CancelToken, UnikernelError> {
+        let stop = self.stop.take().map_or_else(CancelToken::new, Ok).map_err(UnikernelError::Stop)?;
         host_limit::make_room_for_descriptors(&stop);
         Ok(stop)
     }
@@ -217,7 +217,7 @@ fn with_handles<T>(manifest: &Manifest, named: Vec<(String, T)>) -> Vec<(u32, T)
 }
 
 /// Opens and reads the whole of a file, and nothing but a file: anything else may have no end.
-fn read(path: &Path, stop: Option<&Stop>) -> io::Result<(File, Vec<u8>)> {
+fn read(path: &Path, stop: Option<&CancelToken>) -> io::Result<(File, Vec<u8>)> {
     let mut file = open_regular(path, stop)?;
     if file.metadata()?.len() > MEM_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than any guest's memory"));

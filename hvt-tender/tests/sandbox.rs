@@ -23,7 +23,7 @@ use std::time::Duration;
 use hvt_tender::Unikernel;
 use hvt_tender::backend::kvm::Kvm;
 use hvt_tender::config::BackendChoice;
-use hvt_tender::device::{Capture, Console, Descriptor, Uses};
+use hvt_tender::device::{CapturedOutput, Console, Descriptor, Uses};
 use hvt_tender::gdb::Debugger;
 use hvt_tender::guest::Limits;
 use hvt_tender::memory::GuestSlice;
@@ -284,7 +284,7 @@ fn only_the_threads_of_the_guest_are_confined() {
     let limits = Limits::new().wall_time(Duration::from_secs(100)).cpu_time(Duration::from_secs(100));
     for backend in backends() {
         let choice = BackendChoice::from_name(&backend).unwrap();
-        let console = Capture::new();
+        let console = CapturedOutput::new();
         let guest =
             Unikernel::load(guests().join("hello")).unwrap().mem(16 << 20).backend(choice).limits(limits.clone());
         let guest = guest.console(console.clone()).sandbox(Sandbox::new()).spawn().unwrap();

@@ -25,7 +25,7 @@
 //! |---|---|---|---|
 //! | hypervisor | [`GetCapabilities`](Operation::GetCapabilities) | | 0, and [`Capabilities`] |
 //! | hypervisor | create VM | | a VM |
-//! | VM | [`Map`](Operation::Map) | [`MemoryMap`] | bytes mapped, from the start of the range |
+//! | VM | [`Map`](Operation::Map) | [`MemoryMapping`] | bytes mapped, from the start of the range |
 //! | VM | [`Unmap`](Operation::Unmap) | [`MemoryRange`] | bytes unmapped, from the start of the range |
 //! | VM | [`Protect`](Operation::Protect) | [`MemoryRange`] | bytes protected, from the start of the range |
 //! | VM | [`Pause`](Operation::Pause) | | how many vCPUs have not left the guest yet |
@@ -106,7 +106,7 @@ pub mod state;
 
 pub use error::Error;
 pub use exit::{Direction, EntryFailure, EntryField, Exit, ExitRecord, Io, MemoryViolation};
-pub use operation::{Capabilities, MemoryMap, MemoryRange, Obstacle, Operation, Technology};
+pub use operation::{Capabilities, MemoryMapping, MemoryRange, Obstacle, Operation, Technology};
 pub use run_page::{Request, RunPage};
 pub use state::{SegmentState, TableState, VcpuState};
 

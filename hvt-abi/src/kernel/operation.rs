@@ -31,7 +31,7 @@ numbered! {
     Operation: u64 {
         /// Hypervisor: writes [`Capabilities`].
         GetCapabilities = 1,
-        /// VM: shows the guest a range of the caller's memory ([`MemoryMap`]).
+        /// VM: shows the guest a range of the caller's memory ([`MemoryMapping`]).
         Map = 16,
         /// VM: takes guest memory away ([`MemoryRange`], whose permissions are 0) and unpins it. Pages that are not mapped
         /// are passed over.
@@ -119,7 +119,7 @@ pub struct Capabilities {
 /// What [`Operation::Map`] shows to the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct MemoryMap {
+pub struct MemoryMapping {
     /// Where the guest sees it.
     pub gpa: Gpa,
     /// Where the caller has it: an address in its own memory.
@@ -159,10 +159,10 @@ const _: () = {
     assert!(offset_of!(Capabilities, vms) == 44);
     assert!(offset_of!(Capabilities, vcpu_limit) == 48);
     assert!(offset_of!(Capabilities, execute_only) == 52);
-    assert!(size_of::<MemoryMap>() == 32 && align_of::<MemoryMap>() == 8);
-    assert!(offset_of!(MemoryMap, address) == 8);
-    assert!(offset_of!(MemoryMap, len) == 16);
-    assert!(offset_of!(MemoryMap, permissions) == 24);
+    assert!(size_of::<MemoryMapping>() == 32 && align_of::<MemoryMapping>() == 8);
+    assert!(offset_of!(MemoryMapping, address) == 8);
+    assert!(offset_of!(MemoryMapping, len) == 16);
+    assert!(offset_of!(MemoryMapping, permissions) == 24);
     assert!(size_of::<MemoryRange>() == 24 && align_of::<MemoryRange>() == 8);
     assert!(offset_of!(MemoryRange, len) == 8);
     assert!(offset_of!(MemoryRange, permissions) == 16);

@@ -4,7 +4,7 @@
 //! | module | input → output |
 //! |---|---|
 //! | [`image`] | bytes of an ELF file → segments, entry point, manifest |
-//! | [`boot`] | image and configuration → contents of guest memory, its [`Layout`](memory::Layout), entry state |
+//! | [`boot`] | image and configuration → contents of guest memory, its [`MemoryMap`](memory::MemoryMap), entry state |
 //! | [`memory`] | guest pointer → checked bytes of guest memory |
 //! | [`vcpu`] | [`Vcpu::run`] → [`Exit`]: the trait that every backend implements |
 //! | [`kernel`] | a virtual CPU of the hypervisor in a kernel, through [`hvt_abi::kernel`] |

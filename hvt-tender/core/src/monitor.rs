@@ -12,7 +12,7 @@ use hvt_abi::ring::NET_RING;
 use crate::device::{Devices, Doorbell};
 use crate::exit::{Cause, Exit, Fault};
 use crate::hypercall::{self, Flow, serve};
-use crate::memory::{GuestSpace, Layout};
+use crate::memory::{GuestSpace, MemoryMap};
 use crate::registers::Named;
 use crate::ring;
 use crate::vcpu::Vcpu;
@@ -64,13 +64,19 @@ pub trait Observer {
     /// The guest has made a hypercall, which is served next. Number and argument are allegations.
     fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>);
     /// The hypercall has been served, with this result.
-    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>);
+    fn served(
+        &mut self,
+        number: u32,
+        argument: Gpa,
+        guest: &GuestSpace<'_>,
+        result: &Result<Flow, hypercall::HypercallError>,
+    );
 }
 
 /// Sees nothing, at no cost.
 impl Observer for () {
     fn called(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>) {}
-    fn served(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, hypercall::Error>) {}
+    fn served(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, hypercall::HypercallError>) {}
 }
 
 impl<A: Observer, B: Observer> Observer for (A, B) {
@@ -79,7 +85,13 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.1.called(number, argument, guest);
     }
 
-    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>) {
+    fn served(
+        &mut self,
+        number: u32,
+        argument: Gpa,
+        guest: &GuestSpace<'_>,
+        result: &Result<Flow, hypercall::HypercallError>,
+    ) {
         self.0.served(number, argument, guest, result);
         self.1.served(number, argument, guest, result);
     }
@@ -90,7 +102,13 @@ impl<O: Observer> Observer for &mut O {
         (**self).called(number, argument, guest);
     }
 
-    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>) {
+    fn served(
+        &mut self,
+        number: u32,
+        argument: Gpa,
+        guest: &GuestSpace<'_>,
+        result: &Result<Flow, hypercall::HypercallError>,
+    ) {
         (**self).served(number, argument, guest, result);
     }
 }
@@ -102,7 +120,13 @@ impl<O: Observer> Observer for Option<O> {
         }
     }
 
-    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, hypercall::Error>) {
+    fn served(
+        &mut self,
+        number: u32,
+        argument: Gpa,
+        guest: &GuestSpace<'_>,
+        result: &Result<Flow, hypercall::HypercallError>,
+    ) {
         if let Some(observer) = self {
             observer.served(number, argument, guest, result);
         }
@@ -113,8 +137,8 @@ impl<O: Observer> Observer for Option<O> {
 ///
 /// # Errors
 /// Returns [`Vcpu::Error`] if the virtual CPU itself fails. Nothing that a guest does causes that.
-pub fn run<V: Vcpu + ?Sized>(vcpu: &mut V, layout: &Layout, devices: &mut Devices) -> Result<Outcome, V::Error> {
-    run_observed(vcpu, layout, devices, None, &mut ())
+pub fn run<V: Vcpu + ?Sized>(vcpu: &mut V, memory_map: &MemoryMap, devices: &mut Devices) -> Result<Outcome, V::Error> {
+    run_observed(vcpu, memory_map, devices, None, &mut ())
 }
 
 /// Runs a guest to its end. `observer` sees the guest's hypercalls. Kicks of the network ring ring `doorbell`; without one
@@ -127,13 +151,13 @@ pub fn run<V: Vcpu + ?Sized>(vcpu: &mut V, layout: &Layout, devices: &mut Device
 /// Returns [`Vcpu::Error`] if the virtual CPU itself fails. Nothing that a guest does causes that.
 pub fn run_observed<V: Vcpu + ?Sized>(
     vcpu: &mut V,
-    layout: &Layout,
+    memory_map: &MemoryMap,
     devices: &mut Devices,
     doorbell: Option<&dyn Doorbell>,
     observer: &mut impl Observer,
 ) -> Result<Outcome, V::Error> {
     loop {
-        if let Some(outcome) = step(vcpu, layout, devices, doorbell, observer)? {
+        if let Some(outcome) = step(vcpu, memory_map, devices, doorbell, observer)? {
             return Ok(outcome);
         }
     }
@@ -146,7 +170,7 @@ pub fn run_observed<V: Vcpu + ?Sized>(
 #[inline(always)]
 pub fn step<V: Vcpu + ?Sized>(
     vcpu: &mut V,
-    layout: &Layout,
+    memory_map: &MemoryMap,
     devices: &mut Devices,
     doorbell: Option<&dyn Doorbell>,
     observer: &mut impl Observer,
@@ -155,7 +179,7 @@ pub fn step<V: Vcpu + ?Sized>(
         Exit::Hypercall { number, argument } => (number, argument),
         exit => return Ok(end(vcpu, doorbell, exit)),
     };
-    let guest = GuestSpace::new(vcpu.memory(), layout);
+    let guest = GuestSpace::new(vcpu.memory(), memory_map);
     observer.called(number, argument, &guest);
     let mut result = serve(number, argument, &guest, devices);
     if let Ok(Flow::Continue) = result {
@@ -163,7 +187,7 @@ pub fn step<V: Vcpu + ?Sized>(
         return Ok(None);
     }
     if let Ok(Flow::Interrupted) = result {
-        result = serve_again(vcpu, layout, devices, observer, (number, argument))?;
+        result = serve_again(vcpu, memory_map, devices, observer, (number, argument))?;
     } else {
         observer.served(number, argument, &guest, &result);
     }
@@ -206,18 +230,18 @@ fn failed<V: Vcpu + ?Sized>(vcpu: &V, reason: Reason) -> Outcome {
 #[cold]
 fn serve_again<V: Vcpu + ?Sized>(
     vcpu: &mut V,
-    layout: &Layout,
+    memory_map: &MemoryMap,
     devices: &mut Devices,
     observer: &mut impl Observer,
     (number, argument): (u32, Gpa),
-) -> Result<Result<Flow, hypercall::Error>, V::Error> {
+) -> Result<Result<Flow, hypercall::HypercallError>, V::Error> {
     let mut result = Ok(Flow::Interrupted);
     while let Ok(Flow::Interrupted) = result
         && vcpu.serve_again()?
     {
-        result = serve(number, argument, &GuestSpace::new(vcpu.memory(), layout), devices);
+        result = serve(number, argument, &GuestSpace::new(vcpu.memory(), memory_map), devices);
     }
-    observer.served(number, argument, &GuestSpace::new(vcpu.memory(), layout), &result);
+    observer.served(number, argument, &GuestSpace::new(vcpu.memory(), memory_map), &result);
     Ok(result)
 }
 
@@ -236,11 +260,11 @@ pub enum Reason {
     /// Something that its machine does not allow.
     Fault(Cause),
     /// A hypercall that does not exist, or with pointers to what is not the guest's.
-    Hypercall(hypercall::Error),
+    Hypercall(hypercall::HypercallError),
     /// It kicked a ring of this number, where none is offered.
     RingKick(u32),
     /// It did with its network ring what it may not.
-    Ring(ring::Error),
+    Ring(ring::RingError),
     /// It waits for an interrupt, and there are none.
     Halted,
 }
@@ -316,9 +340,9 @@ mod tests {
         let memory = FakeMemory::new(SIZE, &[]);
         memory.write(Gpa(0x1000), argument).unwrap();
         let range = GuestRange::between(Gpa(0x1000), Gpa(SIZE)).unwrap();
-        let layout = Layout::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).unwrap();
+        let memory_map = MemoryMap::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).unwrap();
         let mut machine = Script { exits: exits.into_iter().collect(), memory };
-        run(&mut machine, &layout, &mut fake.devices())
+        run(&mut machine, &memory_map, &mut fake.devices())
     }
 
     fn hypercall(number: u32) -> Exit {

@@ -6,7 +6,7 @@ use crate::memory::Violation;
 
 /// What a guest did with its ring that it may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum RingError {
     /// It says that it has submitted more than the ring holds.
     #[error("it submitted {0} entries at once, more than there are")]
     Submissions(u32),

@@ -6,7 +6,7 @@ use hvt_core::device::Interrupted;
 use hvt_core::device::fake::Fake;
 use hvt_core::hypercall::serve;
 use hvt_core::memory::fake::FakeMemory;
-use hvt_core::memory::{GuestMemory, GuestSpace, Layout, Permissions, Region};
+use hvt_core::memory::{GuestMemory, GuestSpace, MemoryMap, Permissions, Region};
 
 use crate::outcome::outcome;
 
@@ -72,7 +72,7 @@ const NAMES: [&str; 9] =
 /// calls' outcomes.
 pub fn check(guest: Guest) -> Vec<String> {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-    let layout = Layout::new([
+    let memory_map = MemoryMap::new([
         region(READ_ONLY, CODE, Permissions::READ),
         region(CODE, WRITABLE, Permissions::EXECUTE),
         region(WRITABLE, SIZE, Permissions::READ | Permissions::WRITE),
@@ -101,7 +101,7 @@ pub fn check(guest: Guest) -> Vec<String> {
             let _ = memory.write(Gpa(argument), &words);
         }
         let before = memory.snapshot();
-        let result = serve(number, Gpa(argument), &GuestSpace::new(&memory, &layout), &mut devices);
+        let result = serve(number, Gpa(argument), &GuestSpace::new(&memory, &memory_map), &mut devices);
         let after = memory.snapshot();
         assert!(before[..WRITABLE as usize] == after[..WRITABLE as usize]);
         let name = NAMES.get(number as usize).unwrap_or(&"unknown");

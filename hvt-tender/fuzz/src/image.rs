@@ -3,7 +3,7 @@
 use arbitrary::Arbitrary;
 use hvt_abi::GuestRange;
 use hvt_abi::manifest::Kind;
-use hvt_core::boot::{BootConfig, CommandLine, Plan};
+use hvt_core::boot::{BootConfig, BootPlan, CommandLine};
 use hvt_core::image::Image;
 use hvt_core::image::fixture::Elf;
 use hvt_core::memory::Permissions;
@@ -89,7 +89,7 @@ pub fn check(file: File) -> Vec<String> {
     let mem_size = (end.0 + 1).next_multiple_of(hvt_abi::MEM_GRANULE).min(hvt_abi::MEM_MAX);
     let cmdline = CommandLine::default();
     let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
-    let plan = match Plan::new(&image, config) {
+    let plan = match BootPlan::new(&image, config) {
         Ok(plan) => plan,
         Err(error) => return vec![outcome("not placed", &error)],
     };

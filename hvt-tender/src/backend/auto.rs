@@ -10,11 +10,11 @@ use super::debug::DebugTarget;
 use super::frequency::Frequency;
 use super::kvm::{Kvm, KvmMachine};
 use super::process::{self, Process, ProcessMachine};
-use super::{CycleCounter, Error, Machine, Stop, Unavailable};
+use super::{BackendError, CancelToken, CycleCounter, Machine, Unavailable};
 use crate::Vcpu;
 use crate::config::BackendChoice;
 use crate::exit::Exit;
-use crate::memory::{GuestMemory, Layout, MapError, MappedMemory, Usage};
+use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap, Usage};
 use crate::sandbox::Calls;
 
 /// One of the backends of this host, open.
@@ -85,21 +85,21 @@ impl Backend {
     /// # Errors
     /// When the host's counter is of no use.
     #[must_use]
-    pub fn cycle_frequency(&self) -> Option<Result<Frequency, Error>> {
+    pub fn cycle_frequency(&self) -> Option<Result<Frequency, BackendError>> {
         match self {
             Self::Kvm(kvm) => Some(kvm.cycle_frequency()),
             Self::Process(_) => None,
         }
     }
 
-    /// Lets the guest's kicks of its network ring ring `bell` without ending a run, where the backend can. Where not, they
+    /// Lets the guest's kicks of its network ring ring `doorbell` without ending a run, where the backend can. Where not, they
     /// are exits.
     ///
     /// # Errors
     /// When the host refuses.
-    pub fn kick_rings(&self, bell: &impl AsFd) -> io::Result<()> {
+    pub fn kick_rings(&self, doorbell: &impl AsFd) -> io::Result<()> {
         match self {
-            Self::Kvm(kvm) => kvm.kick_rings(bell.as_fd()),
+            Self::Kvm(kvm) => kvm.kick_rings(doorbell.as_fd()),
             Self::Process(_) => Ok(()),
         }
     }
@@ -136,14 +136,14 @@ impl Backend {
     pub fn start(
         self,
         memory: MappedMemory,
-        layout: &Layout,
+        memory_map: &MemoryMap,
         entry: &EntryState,
-        stop: &Stop,
-    ) -> Result<HostMachine, Error> {
+        stop: &CancelToken,
+    ) -> Result<HostMachine, BackendError> {
         Ok(match self {
-            Self::Kvm(kvm) => HostMachine::Kvm(Box::new(kvm.start(memory, layout, entry, stop)?)),
+            Self::Kvm(kvm) => HostMachine::Kvm(Box::new(kvm.start(memory, memory_map, entry, stop)?)),
             Self::Process(process) => {
-                HostMachine::Process(Box::new(process.start(memory, layout.clone(), entry, stop)?))
+                HostMachine::Process(Box::new(process.start(memory, memory_map.clone(), entry, stop)?))
             }
         })
     }
@@ -168,15 +168,15 @@ macro_rules! either {
 }
 
 impl Vcpu for HostMachine {
-    type Error = Error;
+    type Error = BackendError;
 
     // So that the loop which calls it is KVM's own.
     #[inline(always)]
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run(&mut self) -> Result<Exit, BackendError> {
         either!(self, machine => machine.run())
     }
 
-    fn serve_again(&mut self) -> Result<bool, Error> {
+    fn serve_again(&mut self) -> Result<bool, BackendError> {
         either!(self, machine => machine.serve_again())
     }
 
@@ -185,13 +185,13 @@ impl Vcpu for HostMachine {
         either!(self, machine => machine.memory())
     }
 
-    fn registers(&self) -> Result<Registers, Error> {
+    fn registers(&self) -> Result<Registers, BackendError> {
         either!(self, machine => machine.registers())
     }
 }
 
 impl Machine for HostMachine {
-    fn cpu_clock(&self) -> Result<ClockId, Error> {
+    fn cpu_clock(&self) -> Result<ClockId, BackendError> {
         either!(self, machine => machine.cpu_clock())
     }
 

@@ -41,24 +41,26 @@ use crate::memory::Usage;
 use crate::sandbox::Calls;
 use crate::sys::host_limit::Advice;
 
-pub use crate::stop::{Kick, Stop};
+pub use crate::cancel::{CancelToken, Kick};
 
 /// A guest that is ready to run, on one virtual CPU.
 ///
 /// It belongs to the thread that made it: a backend may tie the guest's life to that thread.
-pub trait Machine: Vcpu<Error = Error> {
+pub trait Machine: Vcpu<Error = BackendError> {
     /// The clock of the CPU time that the guest's instructions take. Here it is that of the calling thread, which is
     /// right where the thread itself enters the guest.
     ///
     /// # Errors
     /// When there is none.
     #[cfg(target_os = "linux")]
-    fn cpu_clock(&self) -> Result<ClockId, Error> {
+    fn cpu_clock(&self) -> Result<ClockId, BackendError> {
         let mut clock = 0;
         // SAFETY: the thread is this one, which exists, and `clock` is a local that the call fills in.
         match unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) } {
             0 => Ok(ClockId::from_raw(clock)),
-            errno => Err(Error { what: "asking for a CPU clock", source: std::io::Error::from_raw_os_error(errno) }),
+            errno => {
+                Err(BackendError { what: "asking for a CPU clock", source: std::io::Error::from_raw_os_error(errno) })
+            }
         }
     }
 
@@ -119,14 +121,14 @@ pub struct Unavailable {
 /// A backend failed: its kernel or machine did not do what it must.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}{}", Advice::on(source))]
-pub struct Error {
+pub struct BackendError {
     /// What was being done.
     pub what: &'static str,
     /// What the host said.
     pub source: std::io::Error,
 }
 
-impl Error {
+impl BackendError {
     /// The system call error that has just been reported, while doing `what`.
     #[must_use]
     pub fn last_os_error(what: &'static str) -> Self {

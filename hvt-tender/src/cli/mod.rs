@@ -25,9 +25,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::descriptors::Descriptors;
-use self::devices::Plan;
+use self::devices::DevicePlan;
 use self::personality::Personality;
 use self::start::start;
+use crate::cancel::CancelToken;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
 use crate::device::{Descriptor, Uses};
@@ -36,7 +37,6 @@ use crate::measure::{Limit, Limits};
 use crate::monitor::Outcome;
 use crate::record_file::RecordFile;
 use crate::sandbox::{self, Sandbox};
-use crate::stop::Stop;
 use crate::sys::host_limit::{self, Advice};
 use crate::unikernel::{self, Unikernel};
 use crate::virtual_time::VirtualTime;
@@ -59,32 +59,32 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     start(args, |config, personality| {
         run(config, personality).unwrap_or_else(|error| {
             personality.report(&error);
-            if matches!(error, Error::TimedOut(_)) { TIMED_OUT } else { FAILED }
+            if matches!(error, CliError::TimedOut(_)) { TIMED_OUT } else { FAILED }
         })
     })
 }
 
 /// Runs a unikernel; returns the status to exit with.
-fn run(config: Config, personality: Personality) -> Result<i32, Error> {
+fn run(config: Config, personality: Personality) -> Result<i32, CliError> {
     host_limit::raise();
     // Before this program opens anything under the numbers that the user means.
     let descriptors = Descriptors::claim(&config)?;
     if config.sandbox {
         descriptors.close_others();
-        sandbox::explain(personality.name()).map_err(Error::Signals)?;
+        sandbox::explain(personality.name()).map_err(CliError::Signals)?;
     } else {
         ::log::warn!(
             "without its sandbox the tender keeps its capabilities, the file system, inherited descriptors and all system \
              calls: it can do all that its user can, should a guest get hold of it"
         );
     }
-    let stop = Stop::new().map_err(unikernel::Error::Stop)?;
-    signals::stop_on_signals(&stop).map_err(Error::Signals)?;
+    let stop = CancelToken::new().map_err(unikernel::UnikernelError::Stop)?;
+    signals::stop_on_signals(&stop).map_err(CliError::Signals)?;
     let timeout = config.timeout;
     let prepared = prepare(config, descriptors, &stop);
     // A wait of the set-up that a signal has ended is an error too.
     let (unikernel, file) =
-        prepared.map_err(|error| signals::received().map_or(error, |by| Error::Stopped(Some(by))))?;
+        prepared.map_err(|error| signals::received().map_or(error, |by| CliError::Stopped(Some(by))))?;
     match unikernel.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
@@ -92,24 +92,24 @@ fn run(config: Config, personality: Personality) -> Result<i32, Error> {
             fault::report(personality, &failure, &contents(&file).unwrap_or_default());
             Ok(FAILED)
         }
-        Outcome::Interrupted => Err(Error::Stopped(signals::received())),
-        Outcome::Asleep => Err(Error::Asleep),
-        Outcome::Exceeded(Limit::WallTime) => Err(Error::TimedOut(timeout.unwrap_or_default())),
-        Outcome::Exceeded(limit) => Err(Error::Limit(limit)),
+        Outcome::Interrupted => Err(CliError::Stopped(signals::received())),
+        Outcome::Asleep => Err(CliError::Asleep),
+        Outcome::Exceeded(Limit::WallTime) => Err(CliError::TimedOut(timeout.unwrap_or_default())),
+        Outcome::Exceeded(limit) => Err(CliError::Limit(limit)),
     }
 }
 
 /// The unikernel with everything that the user gives it, and its file, which stays open: its symbols are wanted when
 /// nothing can be opened any more.
-fn prepare(config: Config, mut descriptors: Descriptors, stop: &Stop) -> Result<(Unikernel, File), Error> {
+fn prepare(config: Config, mut descriptors: Descriptors, stop: &CancelToken) -> Result<(Unikernel, File), CliError> {
     let (unikernel, file) = Unikernel::load_with_file(&config.kernel, Some(stop))?;
     let mut sandbox = Sandbox::new().descriptor(Descriptor::new(&file, Uses::READ_AT | Uses::STAT));
     let dump = config.core_directory.map(|path| {
         let dump = CoreDump::into_directory(&path);
-        dump.map_err(|source| Error::CoreDirectory { path, source })
+        dump.map_err(|source| CliError::CoreDirectory { path, source })
     });
     let dump = dump.transpose()?;
-    let plan = Plan::new(&config.devices, unikernel.manifest())?;
+    let plan = DevicePlan::new(&config.devices, unikernel.manifest())?;
     let time = config.virtual_time.then(VirtualTime::new);
     let mut unikernel = plan.attach(unikernel, &mut descriptors, time.as_ref(), stop)?;
     if let Some(time) = &time {
@@ -119,7 +119,7 @@ fn prepare(config: Config, mut descriptors: Descriptors, stop: &Stop) -> Result<
         unikernel = unikernel.limits(Limits::new().wall_time(most));
     }
     if let Some(path) = config.trace {
-        let trace = RecordFile::create(&path, Some(stop)).map_err(|source| Error::Trace { path, source })?;
+        let trace = RecordFile::create(&path, Some(stop)).map_err(|source| CliError::Trace { path, source })?;
         sandbox = sandbox.descriptor(Descriptor::new(&trace, Uses::WRITE));
         unikernel = unikernel.trace(BufWriter::new(trace));
     }
@@ -139,15 +139,15 @@ fn prepare(config: Config, mut descriptors: Descriptors, stop: &Stop) -> Result<
 }
 
 /// A debugger that is awaited at this Unix socket, or else at this port.
-fn debugger(socket: Option<PathBuf>, port: u16) -> Result<Debugger, Error> {
+fn debugger(socket: Option<PathBuf>, port: u16) -> Result<Debugger, CliError> {
     let listening = match &socket {
         Some(path) => Debugger::listen_unix(path),
         None => Debugger::listen((Ipv4Addr::LOCALHOST, port)),
     };
     listening.map_err(|source| match (source.kind(), socket) {
-        (io::ErrorKind::Unsupported, _) => Error::NoDebugger(source),
-        (_, Some(path)) => Error::DebuggerSocket { path, source },
-        (_, None) => Error::Debugger { port, source },
+        (io::ErrorKind::Unsupported, _) => CliError::NoDebugger(source),
+        (_, Some(path)) => CliError::DebuggerSocket { path, source },
+        (_, None) => CliError::Debugger { port, source },
     })
 }
 
@@ -161,13 +161,13 @@ fn contents(mut file: &File) -> io::Result<Vec<u8>> {
 
 /// Why there is no exit status of a guest. The message is one line.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum CliError {
     #[error(transparent)]
     Descriptor(#[from] descriptors::DescriptorError),
     #[error(transparent)]
     Devices(#[from] devices::Mismatch),
     #[error(transparent)]
-    Open(#[from] open::Error),
+    Open(#[from] open::AttachError),
     #[error("{}: cannot be written: {source}{}", path.display(), Advice::on(source))]
     Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]
@@ -181,7 +181,7 @@ enum Error {
     #[error("--gdb: {0}")]
     NoDebugger(io::Error),
     #[error(transparent)]
-    Unikernel(#[from] unikernel::Error),
+    Unikernel(#[from] unikernel::UnikernelError),
     #[error("{0}")]
     Limit(Limit),
     #[error("the guest has not ended within {0:?} (--timeout)")]

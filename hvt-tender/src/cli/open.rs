@@ -4,9 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use super::descriptors::{DescriptorError, Descriptors};
-use super::devices::Plan;
+use super::devices::DevicePlan;
 use super::devices::block::BlockPlan;
 use super::devices::net::{NetPlan, UserOptions};
+use crate::cancel::CancelToken;
 use crate::config::{BlockSource, NetSource};
 use crate::device::{
     DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError, random_mac,
@@ -15,12 +16,11 @@ use crate::device::{
 use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
 use crate::record_file::RecordFile;
-use crate::stop::Stop;
 use crate::sys::host_limit::Advice;
 use crate::unikernel::Unikernel;
 use crate::virtual_time::VirtualTime;
 
-impl Plan {
+impl DevicePlan {
     /// Opens the devices and attaches them. With a virtual time, in which the guest lives, they live in it as well. A
     /// wait for the reader of a recording ends when `stop` is requested.
     pub(super) fn attach(
@@ -28,21 +28,21 @@ impl Plan {
         mut unikernel: Unikernel,
         descriptors: &mut Descriptors,
         time: Option<&VirtualTime>,
-        stop: &Stop,
-    ) -> Result<Unikernel, Error> {
+        stop: &CancelToken,
+    ) -> Result<Unikernel, AttachError> {
         for BlockPlan { name, source, options, direct } in self.blocks {
             let attached = match source {
                 BlockSource::File(path) if direct => {
                     DirectBlock::open(path, &options).map(|disk| unikernel.block(&name, disk))
                 }
                 BlockSource::File(path) => FileBlock::open(path, &options).map(|disk| unikernel.block(&name, disk)),
-                BlockSource::Copy(_) if options.read_only => return Err(Error::ReadOnlyCopy { name }),
-                BlockSource::Copy(_) if direct => return Err(Error::DirectCopy { name }),
+                BlockSource::Copy(_) if options.read_only => return Err(AttachError::ReadOnlyCopy { name }),
+                BlockSource::Copy(_) if direct => return Err(AttachError::DirectCopy { name }),
                 BlockSource::Copy(path) => {
                     Disk::copy_in_blocks(path, options.block_size).map(|disk| unikernel.block(&name, disk))
                 }
             };
-            unikernel = attached.map_err(|problem| Error::Block { name, problem })?;
+            unikernel = attached.map_err(|problem| AttachError::Block { name, problem })?;
         }
         for (number, net) in self.nets.into_iter().enumerate() {
             unikernel = net.attach(number, unikernel, descriptors, time, stop)?;
@@ -58,20 +58,20 @@ impl NetPlan {
         unikernel: Unikernel,
         descriptors: &mut Descriptors,
         time: Option<&VirtualTime>,
-        stop: &Stop,
-    ) -> Result<Unikernel, Error> {
+        stop: &CancelToken,
+    ) -> Result<Unikernel, AttachError> {
         let Self { name, source, mac, user: options, recording } = self;
         let plug = Plug { name: name.clone(), recording, stop };
         match source {
             NetSource::None | NetSource::Pcap(_) => plug.port(unikernel, alone(number, mac, time)?),
-            _ if time.is_some() => Err(Error::NotVirtual { name }),
+            _ if time.is_some() => Err(AttachError::NotVirtual { name }),
             NetSource::Unix(path) => match UnixNet::attach(path, mac) {
                 Ok(cable) => plug.device(unikernel, cable),
-                Err(problem) => Err(Error::Unix { name, problem }),
+                Err(problem) => Err(AttachError::Unix { name, problem }),
             },
             NetSource::User => match user(mac, options) {
                 Ok(device) => plug.device(unikernel, device),
-                Err(source) => Err(Error::User { name, source }),
+                Err(source) => Err(AttachError::User { name, source }),
             },
             NetSource::Interface(interface) => plug.tap(unikernel, Tap::attach(&interface, mac)),
             NetSource::Descriptor(number) => plug.tap(unikernel, Tap::from_fd(descriptors.take(number)?, mac)),
@@ -83,33 +83,37 @@ impl NetPlan {
 struct Plug<'s> {
     name: String,
     recording: Option<PathBuf>,
-    stop: &'s Stop,
+    stop: &'s CancelToken,
 }
 
 impl Plug<'_> {
-    fn device(self, unikernel: Unikernel, device: impl Net + Pollable + Send + 'static) -> Result<Unikernel, Error> {
+    fn device(
+        self,
+        unikernel: Unikernel,
+        device: impl Net + Pollable + Send + 'static,
+    ) -> Result<Unikernel, AttachError> {
         let Self { name, recording, stop } = self;
         let Some(path) = recording else { return Ok(unikernel.net(name, device)) };
         match RecordFile::create(&path, Some(stop)).and_then(|file| Recorded::to(device, file)) {
             Ok(recorded) => Ok(unikernel.net(name, recorded)),
-            Err(source) => Err(Error::Recording { name, path, source }),
+            Err(source) => Err(AttachError::Recording { name, path, source }),
         }
     }
 
     /// A port records itself, with the times that it lives in.
-    fn port(self, unikernel: Unikernel, port: Port) -> Result<Unikernel, Error> {
+    fn port(self, unikernel: Unikernel, port: Port) -> Result<Unikernel, AttachError> {
         let Self { name, recording, stop } = self;
         let Some(path) = recording else { return Ok(unikernel.net(name, port)) };
         match RecordFile::create(&path, Some(stop)).and_then(|file| port.recorded_to(file)) {
             Ok(port) => Ok(unikernel.net(name, port)),
-            Err(source) => Err(Error::Recording { name, path, source }),
+            Err(source) => Err(AttachError::Recording { name, path, source }),
         }
     }
 
-    fn tap(self, unikernel: Unikernel, attached: Result<Tap, TapError>) -> Result<Unikernel, Error> {
+    fn tap(self, unikernel: Unikernel, attached: Result<Tap, TapError>) -> Result<Unikernel, AttachError> {
         match attached {
             Ok(tap) => self.device(unikernel, tap),
-            Err(problem) => Err(Error::Net { name: self.name, problem }),
+            Err(problem) => Err(AttachError::Net { name: self.name, problem }),
         }
     }
 }
@@ -136,17 +140,17 @@ fn user(_: Option<[u8; 6]>, _: UserOptions) -> io::Result<Port> {
 
 /// A port with nobody on the other side. In a virtual time, where two runs are to be the same, it has the same hardware
 /// address each time.
-fn alone(number: usize, mac: Option<[u8; 6]>, time: Option<&VirtualTime>) -> Result<Port, Error> {
+fn alone(number: usize, mac: Option<[u8; 6]>, time: Option<&VirtualTime>) -> Result<Port, AttachError> {
     let (switch, mac) = match time {
         Some(time) => (Switch::in_virtual_time(time), mac.unwrap_or([2, 0, 0, 0, 0, number as u8 + 1])),
-        None => (Switch::new(), mac.map_or_else(random_mac, Ok).map_err(Error::Host)?),
+        None => (Switch::new(), mac.map_or_else(random_mac, Ok).map_err(AttachError::Host)?),
     };
-    Ok(switch.port().map_err(Error::Host)?.with_mac(mac))
+    Ok(switch.port().map_err(AttachError::Host)?.with_mac(mac))
 }
 
 /// Devices that cannot be opened. The message is one line.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(super) enum AttachError {
     /// A block device that cannot be opened.
     #[error("block device '{name}': {problem}")]
     Block { name: String, problem: OpenError },

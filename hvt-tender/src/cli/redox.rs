@@ -11,7 +11,7 @@ use super::devices::net::NetPlan;
 use super::personality::Personality;
 use super::start::start;
 use super::{FAILED, devices, fault, signals};
-use crate::backend::Stop;
+use crate::backend::CancelToken;
 use crate::config::{BlockSource, Config, DeviceOptions, NetSource};
 use crate::device::{FileBlock, SchemeNet};
 use crate::monitor::Outcome;
@@ -30,7 +30,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 
 /// Runs a unikernel; returns the status to exit with.
 fn run(config: Config, personality: Personality) -> Result<i32, Failed> {
-    let stop = Stop::new().map_err(Failed::of("preparing the run's end"))?;
+    let stop = CancelToken::new().map_err(Failed::of("preparing the run's end"))?;
     signals::stop_on_signals(&stop).map_err(Failed::of("handling signals"))?;
     let unikernel = Unikernel::load(&config.kernel).map_err(Failed::plain)?;
     let arguments = config.arguments.into_iter().map(OsString::into_vec);
@@ -52,7 +52,7 @@ fn run(config: Config, personality: Personality) -> Result<i32, Failed> {
 
 /// Opens and attaches the devices. The table of options has refused those that Redox has not.
 fn attach(mut unikernel: Unikernel, options: &DeviceOptions) -> Result<Unikernel, Failed> {
-    let devices = devices::Plan::new(options, unikernel.manifest()).map_err(Failed::plain)?;
+    let devices = devices::DevicePlan::new(options, unikernel.manifest()).map_err(Failed::plain)?;
     for BlockPlan { name, source, options, .. } in devices.blocks {
         let (BlockSource::File(path) | BlockSource::Copy(path)) = source;
         let device = FileBlock::open(path, &options);

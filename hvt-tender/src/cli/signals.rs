@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::stop::Stop;
+use crate::cancel::CancelToken;
 
 /// What the handler asks to stop.
-static STOP: OnceLock<Stop> = OnceLock::new();
+static STOP: OnceLock<CancelToken> = OnceLock::new();
 
 /// Number of the signal that has come, 0 before.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
@@ -33,7 +33,7 @@ pub(super) fn catch() -> io::Result<()> {
 }
 
 /// Makes the signals that are [caught](catch) request `stop`, also where one has come already. Works once in a process.
-pub(super) fn stop_on_signals(stop: &Stop) -> io::Result<()> {
+pub(super) fn stop_on_signals(stop: &CancelToken) -> io::Result<()> {
     STOP.set(stop.clone()).map_err(|_| io::ErrorKind::AlreadyExists)?;
     // Either the handler sees what it is to stop, or this sees that it has run.
     if RECEIVED.load(Ordering::SeqCst) != 0 {
@@ -81,7 +81,7 @@ mod tests {
         let requested = || {
             catch()?;
             raise(Signal::SIGTERM)?;
-            let stop = Stop::new()?;
+            let stop = CancelToken::new()?;
             stop_on_signals(&stop)?;
             io::Result::Ok(stop.requested())
         };

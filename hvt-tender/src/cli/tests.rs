@@ -27,14 +27,14 @@ impl Desk {
     }
 
     /// Does what `line` says, in which `%` stands for the folder.
-    fn prepare(&self, line: &str) -> Result<Unikernel, Error> {
+    fn prepare(&self, line: &str) -> Result<Unikernel, CliError> {
         let folder = self.folder.path().to_str().unwrap();
         let words = line.split(' ').map(|word| OsString::from(word.replace('%', folder)));
         let Ok(Command::Run(mut config)) = parse(words) else { panic!("{line}") };
         // This thread is to go on.
         config.sandbox = false;
         let descriptors = Descriptors::claim(&config)?;
-        prepare(*config, descriptors, &Stop::new().unwrap()).map(|(unikernel, _)| unikernel)
+        prepare(*config, descriptors, &CancelToken::new().unwrap()).map(|(unikernel, _)| unikernel)
     }
 
     fn error(&self, line: &str) -> String {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use super::io::{Complaint, read_all_at, write_all_at};
+use super::io::{RateLimitedWarning, read_all_at, write_all_at};
 use super::{Block, Descriptor, DeviceError, Uses};
 use crate::memory::GuestSlice;
 
@@ -55,7 +55,7 @@ pub struct FileBlock {
     writable: bool,
     /// Whether something was written that may not have reached the disk.
     dirty: bool,
-    complaint: Complaint,
+    warning: RateLimitedWarning,
 }
 
 impl FileBlock {
@@ -76,8 +76,8 @@ impl FileBlock {
             }
             Ok((file, capacity)) => {
                 let writable = !options.read_only;
-                let (dirty, complaint) = (false, Complaint::default());
-                Ok(Self { file, path, capacity, block_size, writable, dirty, complaint })
+                let (dirty, warning) = (false, RateLimitedWarning::default());
+                Ok(Self { file, path, capacity, block_size, writable, dirty, warning })
             }
             Err(problem) => Err(OpenError::Open { path, problem }),
         }
@@ -86,12 +86,12 @@ impl FileBlock {
     #[cold]
     fn failed(&mut self, error: &io::Error, what: fmt::Arguments<'_>) -> DeviceError {
         let path = self.path.display();
-        self.complaint.fails(format_args!("block device {path}: cannot {what}: {error}"));
+        self.warning.fails(format_args!("block device {path}: cannot {what}: {error}"));
         DeviceError
     }
 
     fn worked(&mut self) -> Result<(), DeviceError> {
-        self.complaint.works();
+        self.warning.works();
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::memory::GuestSlice;
 /// Keeps the guest's output in memory. Clones share it: the guest writes to one, the test reads another, while the guest
 /// runs or afterwards.
 #[derive(Clone, Debug, Default)]
-pub struct Capture {
+pub struct CapturedOutput {
     shared: Arc<Shared>,
 }
 
@@ -26,7 +26,7 @@ struct State {
     ended: bool,
 }
 
-impl Capture {
+impl CapturedOutput {
     /// A console without any output yet.
     #[must_use]
     pub fn new() -> Self {
@@ -83,7 +83,7 @@ impl Capture {
     }
 }
 
-impl Console for Capture {
+impl Console for CapturedOutput {
     fn write(&mut self, data: GuestSlice<'_>) {
         let mut state = self.lock();
         data.append_to(&mut state.output);
@@ -99,13 +99,13 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    fn write(console: &Capture, text: &str) {
+    fn write(console: &CapturedOutput, text: &str) {
         Buffer::of(text.as_bytes()).in_pieces(|slice| console.clone().write(slice));
     }
 
     #[test]
     fn words_are_waited_for() {
-        let console = Capture::new();
+        let console = CapturedOutput::new();
         let writer = console.clone();
         let writing = thread::spawn(move || ["Hel", "lo, Wor", "ld\n"].map(|part| write(&writer, part)));
         assert_eq!(console.wait_for("World", SOON).unwrap(), "Hello, World");
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn says_what_came_instead() {
-        let console = Capture::new();
+        let console = CapturedOutput::new();
         write(&console, "Hello");
         let error = console.wait_for("World", Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

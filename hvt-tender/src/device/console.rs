@@ -7,33 +7,33 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::io::{Complaint, write};
+use super::io::{RateLimitedWarning, write};
 use super::{Console, Descriptor, Uses};
+use crate::cancel::CancelToken;
 use crate::memory::{Chunk, GuestSlice};
-use crate::stop::Stop;
 
 /// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
 const PIECE: usize = 4096;
 
 /// Writes the guest's output to a descriptor as it comes, unbuffered.
 ///
-/// A reader that does not keep up makes the guest wait, until the run is [stopped](Stop). A reader that is gone, or a
+/// A reader that does not keep up makes the guest wait, until the run is [stopped](CancelToken). A reader that is gone, or a
 /// full disk, costs output and nothing else: the log says so once, and the guest goes on. What a guest does must not
 /// depend on whether somebody listens; who wants the run to end with its reader can stop it.
 pub struct FdConsole<F> {
     fd: F,
     /// Whether a write may take as long as somebody else likes.
     blocks: bool,
-    stop: Stop,
-    complaint: Complaint,
+    stop: CancelToken,
+    warning: RateLimitedWarning,
 }
 
 impl<F: AsFd> FdConsole<F> {
     /// Writes to `fd` until `stop` is requested.
     #[must_use]
-    pub fn new(fd: F, stop: Stop) -> Self {
+    pub fn new(fd: F, stop: CancelToken) -> Self {
         let file_type = fstat(fd.as_fd()).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
-        Self { fd, blocks: file_type != Ok(SFlag::S_IFREG), stop, complaint: Complaint::default() }
+        Self { fd, blocks: file_type != Ok(SFlag::S_IFREG), stop, warning: RateLimitedWarning::default() }
     }
 
     fn write_chunk(&self, chunk: Chunk<'_>) -> io::Result<()> {
@@ -72,8 +72,8 @@ impl<F: AsFd> FdConsole<F> {
 impl<F: AsFd> Console for FdConsole<F> {
     fn write(&mut self, data: GuestSlice<'_>) {
         match data.chunks().try_for_each(|chunk| self.write_chunk(chunk)) {
-            Ok(()) => self.complaint.works(),
-            Err(error) => self.complaint.fails(format_args!("console output is lost: {error}")),
+            Ok(()) => self.warning.works(),
+            Err(error) => self.warning.fails(format_args!("console output is lost: {error}")),
         }
     }
 
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn writes_all_of_it_to_a_file() {
         let mut file = tempfile::tempfile().unwrap();
-        let mut console = FdConsole::new(file.try_clone().unwrap(), Stop::new().unwrap());
+        let mut console = FdConsole::new(file.try_clone().unwrap(), CancelToken::new().unwrap());
         let text = pattern(100_000);
         Buffer::of(&text).with(|slice| console.write(slice));
         Buffer::of(b"").with(|slice| console.write(slice));
@@ -123,7 +123,7 @@ mod tests {
                 File::from(reader).read_to_end(&mut read).unwrap();
                 read
             });
-            let mut console = FdConsole::new(writer, Stop::new().unwrap());
+            let mut console = FdConsole::new(writer, CancelToken::new().unwrap());
             Buffer::of(&text).with(|slice| console.write(slice));
             drop(console);
             assert!(reader.join().unwrap() == text);
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_stop_ends_the_wait_for_a_reader_that_does_not_read() {
         let (_reader, writer) = pipe();
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut console = FdConsole::new(writer, stop.clone());
         let writing = thread::spawn(move || Buffer::of(&pattern(1 << 20)).with(|slice| console.write(slice)));
         stop.request();
@@ -144,18 +144,18 @@ mod tests {
     fn a_closed_pipe_costs_output_only() {
         let (reader, writer) = pipe();
         drop(reader);
-        let mut console = FdConsole::new(writer, Stop::new().unwrap());
+        let mut console = FdConsole::new(writer, CancelToken::new().unwrap());
         for _ in 0..3 {
             Buffer::of(b"nobody listens").with(|slice| console.write(slice));
         }
-        assert!(console.complaint.is_failing());
+        assert!(console.warning.is_failing());
     }
 
     #[test]
     fn a_full_disk_costs_output_only() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let mut console = FdConsole::new(full, Stop::new().unwrap());
+        let mut console = FdConsole::new(full, CancelToken::new().unwrap());
         Buffer::of(b"no room").with(|slice| console.write(slice));
-        assert!(console.complaint.is_failing());
+        assert!(console.warning.is_failing());
     }
 }

@@ -181,11 +181,11 @@ fn count(returned: libc::ssize_t) -> io::Result<usize> {
 /// Says once that something fails, and again only when it has worked in between: a guest can try as often as it likes,
 /// and must not fill the log with it.
 #[derive(Debug, Default)]
-pub(super) struct Complaint {
+pub(super) struct RateLimitedWarning {
     failing: bool,
 }
 
-impl Complaint {
+impl RateLimitedWarning {
     /// It failed.
     pub(super) fn fails(&mut self, what: fmt::Arguments<'_>) {
         if self.failing {

@@ -31,7 +31,7 @@ pub use block::DirectBlock;
 #[cfg(unix)]
 pub use block::{DEFAULT_BLOCK_SIZE, FileBlock, OpenError, Options as BlockOptions, Problem as BlockProblem};
 #[cfg(target_os = "linux")]
-pub use capture::Capture;
+pub use capture::CapturedOutput;
 pub use clock::{StartingClock, SystemClock};
 #[cfg(unix)]
 pub use console::FdConsole;

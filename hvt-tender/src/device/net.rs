@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hvt_abi::hypercall::FRAME_HEADER_SIZE;
 
 use super::interface::Interface;
-use super::io::{Complaint, receive, receive_behind, send, send_behind};
+use super::io::{RateLimitedWarning, receive, receive_behind, send, send_behind};
 use super::poll::{Endpoint, Pollable};
 use super::tap::{self, Attached, MAX_HEADERS, Problem};
 use super::{Descriptor, DeviceError, Net, Uses};
@@ -24,7 +24,7 @@ pub struct Tap {
     mtu: u16,
     /// Bytes before each frame.
     headers: usize,
-    complaint: Complaint,
+    warning: RateLimitedWarning,
 }
 
 impl Tap {
@@ -64,7 +64,7 @@ impl Tap {
                     log::warn!("{label}: a macvtap gets frames for its own hardware address only, and broadcasts");
                 }
                 let endpoint = Arc::new(Endpoint::new(fd));
-                Ok(Self { endpoint, label, mac, mtu, headers, complaint: Complaint::default() })
+                Ok(Self { endpoint, label, mac, mtu, headers, warning: RateLimitedWarning::default() })
             }
             Err(problem) => Err(TapError { label, problem }),
         }
@@ -96,7 +96,7 @@ impl Net for Tap {
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
         let label = &self.label;
         if frame.len() < FRAME_HEADER_SIZE {
-            self.complaint.fails(format_args!("{label}: {} bytes are no frame", frame.len()));
+            self.warning.fails(format_args!("{label}: {} bytes are no frame", frame.len()));
             return Err(DeviceError);
         }
         let fd = self.endpoint.as_fd();
@@ -106,19 +106,19 @@ impl Net for Tap {
         };
         match sent {
             Ok(sent) if sent as u64 == frame.len() => {
-                self.complaint.works();
+                self.warning.works();
                 Ok(())
             }
             Ok(sent) => {
-                self.complaint.fails(format_args!("{label}: sent {sent} bytes of a frame of {}", frame.len()));
+                self.warning.fails(format_args!("{label}: sent {sent} bytes of a frame of {}", frame.len()));
                 Err(DeviceError)
             }
             Err(error) if is_drop(&error) => {
-                self.complaint.fails(format_args!("{label}: drops frames: {error}"));
+                self.warning.fails(format_args!("{label}: drops frames: {error}"));
                 Ok(())
             }
             Err(error) => {
-                self.complaint.fails(format_args!("{label}: cannot send a frame of {} bytes: {error}", frame.len()));
+                self.warning.fails(format_args!("{label}: cannot send a frame of {} bytes: {error}", frame.len()));
                 Err(DeviceError)
             }
         }
@@ -127,7 +127,7 @@ impl Net for Tap {
     fn second_end(&self) -> Option<Box<dyn Net + Send>> {
         let (endpoint, label) = (Arc::clone(&self.endpoint), self.label.clone());
         let Self { mac, mtu, headers, .. } = *self;
-        Some(Box::new(Self { endpoint, label, mac, mtu, headers, complaint: Complaint::default() }))
+        Some(Box::new(Self { endpoint, label, mac, mtu, headers, warning: RateLimitedWarning::default() }))
     }
 
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
@@ -147,7 +147,7 @@ impl Net for Tap {
             Ok(received) => Ok(Some(received as u64)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => {
-                self.complaint.fails(format_args!("{}: cannot receive: {error}", self.label));
+                self.warning.fails(format_args!("{}: cannot receive: {error}", self.label));
                 Err(DeviceError)
             }
         }
@@ -190,9 +190,9 @@ pub struct TapError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cancel::CancelToken;
     use crate::device::testing::{Buffer, in_own_namespace, pipe};
     use crate::device::{FdPoller, Poller};
-    use crate::stop::Stop;
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
 
@@ -268,14 +268,14 @@ mod tests {
         for _ in 0..10_000 {
             frame.with(|slice| tap.send(slice)).unwrap();
         }
-        assert!(tap.complaint.is_failing());
+        assert!(tap.warning.is_failing());
         assert_eq!(network.recv(&mut [0; 2000]).unwrap(), 1000);
     }
 
     #[test]
     fn a_network_that_hung_up_wakes_nobody() {
         let (mut tap, network) = pair(SockType::SeqPacket);
-        let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, tap.endpoint())]);
+        let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, tap.endpoint())]);
         network.send(&[1; 60]).unwrap();
         drop(network);
         let buffer = Buffer::zeroed(100);
@@ -440,7 +440,7 @@ mod tests {
     /// Asks the kernel on the other side of a tap who has the address 10.0.`net`.1 (ARP, RFC 826), which it has.
     fn resolves(mut tap: Tap, net: u8) {
         let mac = tap.mac();
-        let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, tap.endpoint())]);
+        let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, tap.endpoint())]);
         let (us, them) = ([10, 0, net, 2], [10, 0, net, 1]);
         let arp = |operation: u8| [0, 1, 8, 0, 6, 4, 0, operation];
         let request = [&[0xff; 6], &mac[..], &[8, 6], &arp(1), &mac, &us, &[0; 6], &them].concat();
@@ -470,7 +470,7 @@ mod tests {
             ip("addr add 10.0.0.1/24 dev tap0");
             ip("link set tap0 up");
             let mut tap = attach("tap0").unwrap();
-            let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, tap.endpoint())]);
+            let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, tap.endpoint())]);
             let (us, them) = ([10, 0, 0, 2], [10, 0, 0, 1]);
             let arp = |operation: u8| [0, 1, 8, 0, 6, 4, 0, operation];
             let request = [&[0xff; 6], &MAC[..], &[8, 6], &arp(1), &MAC, &us, &[0; 6], &them].concat();
@@ -494,7 +494,7 @@ mod tests {
             // While the interface is down frames are lost, and nothing else is.
             ip("link set tap0 down");
             Buffer::of(&request).with(|slice| tap.send(slice)).unwrap();
-            assert!(tap.complaint.is_failing());
+            assert!(tap.warning.is_failing());
             // Once it is deleted nothing comes any more, and nobody is woken.
             ip("link del tap0");
             assert_eq!(poller.poll(1000), Ok(0));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Interrupted, Poller};
-use crate::stop::Stop;
+use crate::cancel::CancelToken;
 use crate::sys::sleep::{self, ppoll};
 
 /// The descriptor of a network device, shared by the device and the guest's [`FdPoller`]. It must be readable exactly
@@ -74,14 +74,14 @@ pub enum Senders {
     Anything,
 }
 
-/// Waits for frames, for time to pass, and for the run to be [stopped](Stop).
+/// Waits for frames, for time to pass, and for the run to be [stopped](CancelToken).
 ///
 /// On Linux, making one sets the timer slack of the calling thread, which is to be the one that polls, to 1 ns: with Linux's usual
 /// 50 us every sleep of a guest would be as much longer.
 pub struct FdPoller {
-    stop: Stop,
+    stop: CancelToken,
     watched: Vec<Watched>,
-    /// First that of `stop`, then those of `watched` in order, -1 once an endpoint is gone, then that of [`Stop::ended`] if there
+    /// First that of `stop`, then those of `watched` in order, -1 once an endpoint is gone, then that of [`CancelToken::ended`] if there
     /// is one. These keep the descriptors open.
     fds: Vec<libc::pollfd>,
 }
@@ -95,7 +95,7 @@ struct Watched {
 impl FdPoller {
     /// Watches these endpoints, each with the handle of its device. Those with a handle of 64 or more are left out.
     #[must_use]
-    pub fn new(stop: Stop, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
+    pub fn new(stop: CancelToken, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
         sleep::prepare();
         // A handle that no guest can be told of would end every sleep and be reported by none.
         let endpoints = endpoints.into_iter().filter(|(handle, _)| *handle < u64::BITS);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn poller(endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> FdPoller {
-        FdPoller::new(Stop::new().unwrap(), endpoints)
+        FdPoller::new(CancelToken::new().unwrap(), endpoints)
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_stop_ends_every_sleep() {
         let (endpoint, _writer) = endpoint();
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut poller = FdPoller::new(stop.clone(), [(1, endpoint)]);
         let sleeping = thread::spawn(move || {
             assert_eq!(poller.poll(u64::MAX), Err(Interrupted));
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn the_end_of_the_guests_process_ends_a_sleep() {
         let (process, alive) = pipe();
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut poller = FdPoller::new(stop.clone(), [(1, endpoint().0)]);
         stop.set_ended(Arc::new(process));
         assert_eq!(poller.begin(), Ok(()));

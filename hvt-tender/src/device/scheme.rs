@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use hvt_abi::hypercall::FRAME_HEADER_SIZE;
 
-use super::io::{Complaint, receive, send};
+use super::io::{RateLimitedWarning, receive, send};
 use super::poll::{Endpoint, Pollable};
 use super::{DeviceError, Net};
 use crate::memory::GuestSlice;
@@ -23,7 +23,7 @@ const MTU: u16 = 1500;
 pub struct SchemeNet {
     endpoint: Arc<Endpoint>,
     mac: [u8; 6],
-    complaint: Complaint,
+    warning: RateLimitedWarning,
 }
 
 impl SchemeNet {
@@ -39,7 +39,7 @@ impl SchemeNet {
             None => <[u8; 6]>::try_from(fs::read(path.join("mac"))?)
                 .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its file `mac` does not hold 6 bytes"))?,
         };
-        Ok(Self { endpoint: Arc::new(Endpoint::new(file.into())), mac, complaint: Complaint::default() })
+        Ok(Self { endpoint: Arc::new(Endpoint::new(file.into())), mac, warning: RateLimitedWarning::default() })
     }
 }
 
@@ -60,18 +60,18 @@ impl Net for SchemeNet {
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
         if frame.len() < FRAME_HEADER_SIZE {
-            self.complaint.fails(format_args!("network scheme: {} bytes are no frame", frame.len()));
+            self.warning.fails(format_args!("network scheme: {} bytes are no frame", frame.len()));
             return Err(DeviceError);
         }
         match send(self.endpoint.as_fd(), frame) {
             Ok(_) => {
-                self.complaint.works();
+                self.warning.works();
                 Ok(())
             }
             // There is no room: the network loses a frame, as networks do.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => {
-                self.complaint.fails(format_args!("network scheme: cannot send a frame: {error}"));
+                self.warning.fails(format_args!("network scheme: cannot send a frame: {error}"));
                 Err(DeviceError)
             }
         }
@@ -89,7 +89,7 @@ impl Net for SchemeNet {
             Ok(received) => Ok(Some(received as u64)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => {
-                self.complaint.fails(format_args!("network scheme: cannot receive: {error}"));
+                self.warning.fails(format_args!("network scheme: cannot receive: {error}"));
                 Err(DeviceError)
             }
         }

@@ -8,7 +8,7 @@ use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
-use crate::memory::{Chunk, GuestMemory, GuestSlice, GuestSpace, Layout, MappedMemory, Permissions, Region};
+use crate::memory::{Chunk, GuestMemory, GuestSlice, GuestSpace, MappedMemory, MemoryMap, Permissions, Region};
 
 /// Where a buffer starts in its guest's memory: not at the start of a page.
 const START: Gpa = Gpa(0x1003);
@@ -64,8 +64,8 @@ impl Buffer {
 
 fn slice<R>(memory: &dyn GuestMemory, start: Gpa, len: usize, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
     let range = GuestRange::new(Gpa(0), memory.size()).unwrap();
-    let layout = Layout::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).unwrap();
-    each(GuestSpace::new(memory, &layout).slice(start, len as u64, Permissions::READ | Permissions::WRITE).unwrap())
+    let memory_map = MemoryMap::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).unwrap();
+    each(GuestSpace::new(memory, &memory_map).slice(start, len as u64, Permissions::READ | Permissions::WRITE).unwrap())
 }
 
 struct Pieces<'m>(&'m MappedMemory);

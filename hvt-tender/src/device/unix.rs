@@ -19,7 +19,7 @@ use hvt_abi::hypercall::FRAME_HEADER_SIZE;
 
 use self::meeting::{Folder, PATIENCE, Plug, meet};
 use self::retry::Retry;
-use super::io::{Complaint, receive, send_message};
+use super::io::{RateLimitedWarning, receive, send_message};
 use super::net::random_mac;
 use super::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
@@ -50,7 +50,7 @@ pub struct UnixNet {
     plug: Plug,
     retry: Retry,
     mac: [u8; 6],
-    complaint: Complaint,
+    warning: RateLimitedWarning,
     /// Longest wait in milliseconds for the other end to receive.
     back_pressure: u16,
     /// Whether the last such wait was in vain.
@@ -92,7 +92,7 @@ impl UnixNet {
             Err(Problem::Locked) => None,
             Err(problem) => return Err(problem),
         };
-        let (path, complaint) = (path.into(), Complaint::default());
+        let (path, warning) = (path.into(), RateLimitedWarning::default());
         let this = Self {
             endpoint,
             epoll,
@@ -101,7 +101,7 @@ impl UnixNet {
             plug: Plug::Loose,
             retry,
             mac,
-            complaint,
+            warning,
             back_pressure: BACK_PRESSURE,
             stuck: false,
         };
@@ -143,7 +143,7 @@ impl UnixNet {
     fn meet_again(&mut self) {
         match meet(&self.path, &self.folder, Duration::ZERO) {
             Ok(plug) => {
-                self.complaint.works();
+                self.warning.works();
                 self.retry.clear();
                 self.plug_into(plug);
             }
@@ -153,7 +153,7 @@ impl UnixNet {
 
     /// No tender can be met for now.
     fn fail(&mut self, problem: &Problem) {
-        self.complaint.fails(format_args!("network socket {} {problem}; trying again", self.path.display()));
+        self.warning.fails(format_args!("network socket {} {problem}; trying again", self.path.display()));
         self.retry.schedule();
         self.plug_into(Plug::Loose);
     }

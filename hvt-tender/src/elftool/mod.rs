@@ -91,14 +91,14 @@ pub fn command() -> clap::Command {
 }
 
 impl Command {
-    fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, Error> {
+    fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, ElftoolError> {
         let name = [OsString::from(NAME)];
         let mut matches = match command().try_get_matches_from(name.into_iter().chain(args)) {
             Ok(matches) => matches,
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 return Ok(Self::Print(error.to_string()));
             }
-            Err(error) => return Err(Error::Usage(usage::problem(&error))),
+            Err(error) => return Err(ElftoolError::Usage(usage::problem(&error))),
         };
         let (name, mut files) = matches.remove_subcommand().unwrap_or_default();
         let mut file = |id| ArgMatches::remove_one(&mut files, id).unwrap_or_default();
@@ -109,11 +109,11 @@ impl Command {
         }
     }
 
-    fn run(self) -> Result<(), Error> {
+    fn run(self) -> Result<(), ElftoolError> {
         let text = match self {
             Self::GenerateManifest { source, output } => {
                 let json = read(&source)?;
-                let devices = devices(&json).map_err(|problem| Error::Source { path: source, problem })?;
+                let devices = devices(&json).map_err(|problem| ElftoolError::Source { path: source, problem })?;
                 return write(&output, &c_source(&devices));
             }
             Self::QueryAbi { unikernel } => abi(query(&unikernel, query_abi)?),
@@ -128,7 +128,7 @@ impl Command {
 const STDIO: &str = "-";
 
 /// The whole of a file, and no more than could be a unikernel.
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+fn read(path: &Path) -> Result<Vec<u8>, ElftoolError> {
     let mut contents = Vec::new();
     let read = if path == Path::new(STDIO) {
         io::stdin().take(MEM_MAX).read_to_end(&mut contents)
@@ -137,11 +137,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     };
     match read {
         Ok(_) => Ok(contents),
-        Err(source) => Err(Error::Read { path: path.into(), source }),
+        Err(source) => Err(ElftoolError::Read { path: path.into(), source }),
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+fn write(path: &Path, text: &str) -> Result<(), ElftoolError> {
     let written = if path == Path::new(STDIO) {
         let mut stdout = io::stdout();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
@@ -155,16 +155,16 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
             written
         })
     };
-    written.map_err(|source| Error::Write { path: path.into(), source })
+    written.map_err(|source| ElftoolError::Write { path: path.into(), source })
 }
 
-fn query<T>(path: &Path, ask: fn(&[u8]) -> Result<T, ImageError>) -> Result<T, Error> {
-    ask(&read(path)?).map_err(|problem| Error::Image { path: path.into(), problem })
+fn query<T>(path: &Path, ask: fn(&[u8]) -> Result<T, ImageError>) -> Result<T, ElftoolError> {
+    ask(&read(path)?).map_err(|problem| ElftoolError::Image { path: path.into(), problem })
 }
 
 /// Why it could not be done. The message is one line.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum ElftoolError {
     #[error("{0}; see --help")]
     Usage(String),
     #[error("cannot read {}: {source}", path.display())]

@@ -6,7 +6,7 @@ use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, output};
 use hvt_abi::hypercall::Number;
 
 use super::inferior::Inferior;
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::memory::Permissions;
 
 const HELP: &str = "\
@@ -17,11 +17,11 @@ cpu         system registers
 ";
 
 impl MonitorCmd for Inferior<'_> {
-    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Error> {
+    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), BackendError> {
         let text = match command {
             b"" | b"help" => HELP.to_owned(),
             b"hypercalls" => self.hypercalls(),
-            b"memory" => self.memory_map(),
+            b"memory" => self.memory_map_text(),
             b"cpu" => self.system_registers(),
             _ => format!("There is no command '{}'.\n{HELP}", command.escape_ascii()),
         };
@@ -41,9 +41,9 @@ impl Inferior<'_> {
         if text.is_empty() { "none yet\n".into() } else { text }
     }
 
-    fn memory_map(&self) -> String {
+    fn memory_map_text(&self) -> String {
         let mut text = String::new();
-        for region in self.layout().regions() {
+        for region in self.memory_map().regions() {
             let letter = |access, letter| if region.access.contains(access) { letter } else { '-' };
             let access =
                 [letter(Permissions::READ, 'r'), letter(Permissions::WRITE, 'w'), letter(Permissions::EXECUTE, 'x')];

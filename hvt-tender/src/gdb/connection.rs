@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::stream::Stream;
-use crate::backend::Stop;
+use crate::backend::CancelToken;
 use crate::sandbox::{Calls, Sandbox};
 
 /// A debugger that takes nothing for so long is gone.
@@ -34,7 +34,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the host has no thread or descriptor left, or the thread cannot be confined.
-    pub(crate) fn watch(self, stop: &Stop, confinement: Option<(Sandbox, Calls)>) -> io::Result<Line> {
+    pub(crate) fn watch(self, stop: &CancelToken, confinement: Option<(Sandbox, Calls)>) -> io::Result<Line> {
         let input = Input { stream: self.stream.try_clone()?, bytes: Vec::new() };
         let watcher = Watcher::start(self.stream.try_clone()?, stop.clone(), confinement)?;
         Ok(Line { input, output: Output { stream: self.stream, packet: Vec::new() }, watcher })
@@ -97,7 +97,7 @@ impl Input {
     }
 
     /// The next byte, waiting until it comes.
-    pub(super) fn wait(&mut self, stop: &Stop) -> Heard {
+    pub(super) fn wait(&mut self, stop: &CancelToken) -> Heard {
         loop {
             if stop.requested() {
                 return Heard::Stopped;
@@ -179,7 +179,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    fn start(stream: Stream, stop: Stop, confinement: Option<(Sandbox, Calls)>) -> io::Result<Self> {
+    fn start(stream: Stream, stop: CancelToken, confinement: Option<(Sandbox, Calls)>) -> io::Result<Self> {
         let armed = Arc::new(AtomicBool::new(false));
         let (again, orders) = unbounded();
         let (begun, confined) = bounded(1);
@@ -202,7 +202,7 @@ impl Watcher {
         Ok(Self { stream, armed, again: Some(again), thread: Some(thread) })
     }
 
-    /// The guest is about to run: makes it [pause](Stop::pause) as soon as the debugger says something. It may pause
+    /// The guest is about to run: makes it [pause](CancelToken::pause) as soon as the debugger says something. It may pause
     /// for nothing as well.
     pub(super) fn arm(&self) {
         if let (false, Some(again)) = (self.armed.swap(true, Ordering::SeqCst), &self.again) {

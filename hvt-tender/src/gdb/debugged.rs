@@ -5,14 +5,14 @@ use gdbstub::stub::state_machine::GdbStubStateMachine as Stub;
 use gdbstub::stub::{DisconnectReason, GdbStub, SingleThreadStopReason};
 use hvt_abi::native::Registers;
 
+use super::breakpoints::Kind;
 use super::connection::{Heard, Input, Line, Output, Watcher};
 use super::inferior::{Inferior, Resume};
-use super::plants::Kind;
 use crate::Vcpu;
 use crate::backend::debug::Halt;
-use crate::backend::{Error, Machine, Stop};
+use crate::backend::{BackendError, CancelToken, Machine};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{GuestMemory, Layout};
+use crate::memory::{GuestMemory, MemoryMap};
 use crate::monitor::Outcome;
 use crate::registers::Named;
 
@@ -20,7 +20,7 @@ use crate::registers::Named;
 pub(crate) struct Debugged<'m> {
     inferior: Inferior<'m>,
     session: Option<Session<'m>>,
-    stop: Stop,
+    stop: CancelToken,
     /// The guest's last act, which the debugger has seen and the loop has not.
     over: Option<Exit>,
     /// The guest runs without the debugger.
@@ -51,9 +51,14 @@ impl<'m> Debugged<'m> {
     ///
     /// # Errors
     /// When it cannot be debugged, or the host refuses.
-    pub(crate) fn new(machine: &'m mut dyn Machine, layout: &'m Layout, line: Line, stop: Stop) -> Result<Self, Error> {
-        let error = |source| Error { what: "talking to the debugger", source };
-        let inferior = Inferior::new(machine, layout).ok_or_else(|| error(std::io::ErrorKind::Unsupported.into()));
+    pub(crate) fn new(
+        machine: &'m mut dyn Machine,
+        memory_map: &'m MemoryMap,
+        line: Line,
+        stop: CancelToken,
+    ) -> Result<Self, BackendError> {
+        let error = |source| BackendError { what: "talking to the debugger", source };
+        let inferior = Inferior::new(machine, memory_map).ok_or_else(|| error(std::io::ErrorKind::Unsupported.into()));
         let mut inferior = inferior?;
         let Line { input, output, watcher } = line;
         let stub = GdbStub::new(output).run_state_machine(&mut inferior);
@@ -62,7 +67,7 @@ impl<'m> Debugged<'m> {
     }
 
     /// Tells the debugger how the run has ended, and takes everything out of the guest that belongs to the debugger.
-    pub(crate) fn end(&mut self, outcome: &Result<Outcome, Error>) {
+    pub(crate) fn end(&mut self, outcome: &Result<Outcome, BackendError>) {
         let reason = match outcome {
             // As a process's status: its lowest eight bits.
             Ok(Outcome::Exited { status, .. }) => StopReason::Exited(*status as u8),
@@ -86,7 +91,7 @@ impl<'m> Debugged<'m> {
     }
 
     /// Hands the debugger's bytes to the stub, for as long as they keep the guest from running.
-    fn converse(&mut self) -> Result<Talk, Error> {
+    fn converse(&mut self) -> Result<Talk, BackendError> {
         loop {
             let Some(mut session) = self.session.take() else { return Ok(Talk::Gone) };
             if matches!(session.stub, Stub::Running(_)) {
@@ -150,7 +155,7 @@ impl<'m> Debugged<'m> {
     }
 
     /// The guest has been paused because the debugger said something: finds out what.
-    fn hear(&mut self) -> Result<(), Error> {
+    fn hear(&mut self) -> Result<(), BackendError> {
         self.stop.unpause();
         while let Some(mut session) = self.session.take() {
             if !matches!(session.stub, Stub::Running(_)) {
@@ -177,7 +182,7 @@ impl<'m> Debugged<'m> {
     }
 
     /// Tells the debugger why the guest has stopped.
-    fn report(&mut self, reason: StopReason) -> Result<(), Error> {
+    fn report(&mut self, reason: StopReason) -> Result<(), BackendError> {
         self.inferior.look();
         let Some(Session { stub, input, watcher }) = self.session.take() else { return Ok(()) };
         let stub = match stub {
@@ -195,7 +200,7 @@ impl<'m> Debugged<'m> {
     }
 
     /// Runs the guest until the loop or the debugger must know of something; `None` when the latter.
-    fn run_once(&mut self) -> Result<Option<Exit>, Error> {
+    fn run_once(&mut self) -> Result<Option<Exit>, BackendError> {
         if let Some(exit) = self.over.take() {
             return Ok(Some(exit));
         }
@@ -217,8 +222,8 @@ impl<'m> Debugged<'m> {
             Halt::Exit(exit) => return self.exited(exit),
             Halt::Step if self.in_range()? => return Ok(None),
             Halt::Step => StopReason::DoneStep,
-            Halt::Planted if self.planted()? == Some(Kind::Hardware) => StopReason::HwBreak(()),
-            Halt::Planted => StopReason::SwBreak(()),
+            Halt::SoftwareBreakpoint if self.breakpoint_kind()? == Some(Kind::Hardware) => StopReason::HwBreak(()),
+            Halt::SoftwareBreakpoint => StopReason::SwBreak(()),
             Halt::Executed => StopReason::HwBreak(()),
             Halt::Watched(start) => StopReason::Watch { tid: (), kind: self.inferior.watch_kind(start), addr: start },
         };
@@ -227,7 +232,7 @@ impl<'m> Debugged<'m> {
     }
 
     /// What the loop must know, the debugger may have to know before.
-    fn exited(&mut self, exit: Exit) -> Result<Option<Exit>, Error> {
+    fn exited(&mut self, exit: Exit) -> Result<Option<Exit>, BackendError> {
         let signal = match &exit {
             Exit::Hypercall { number, .. } => {
                 self.inferior.count(*number);
@@ -248,26 +253,26 @@ impl<'m> Debugged<'m> {
     }
 
     /// The program counter.
-    fn pc(&mut self) -> Result<u64, Error> {
+    fn pc(&mut self) -> Result<u64, BackendError> {
         Ok(self.inferior.machine_ref().registers()?.pc())
     }
 
-    fn in_range(&mut self) -> Result<bool, Error> {
+    fn in_range(&mut self) -> Result<bool, BackendError> {
         let Resume::Range(start, end) = self.inferior.how() else { return Ok(false) };
         let pc = self.pc()?;
         Ok((start..end).contains(&pc) && !self.inferior.must_be_seen(pc))
     }
 
-    fn planted(&mut self) -> Result<Option<Kind>, Error> {
+    fn breakpoint_kind(&mut self) -> Result<Option<Kind>, BackendError> {
         let pc = self.pc()?;
-        Ok(self.inferior.planted(pc))
+        Ok(self.inferior.breakpoint_kind(pc))
     }
 }
 
 impl Vcpu for Debugged<'_> {
-    type Error = Error;
+    type Error = BackendError;
 
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run(&mut self) -> Result<Exit, BackendError> {
         loop {
             if self.session.is_none() {
                 if !std::mem::replace(&mut self.alone, true) {
@@ -292,7 +297,7 @@ impl Vcpu for Debugged<'_> {
         }
     }
 
-    fn serve_again(&mut self) -> Result<bool, Error> {
+    fn serve_again(&mut self) -> Result<bool, BackendError> {
         if self.stop.requested() || !self.stop.unpause() {
             // Not for the debugger: what runs the guest may have ended.
             return self.inferior.machine().serve_again();
@@ -309,7 +314,7 @@ impl Vcpu for Debugged<'_> {
         self.inferior.machine_ref().memory()
     }
 
-    fn registers(&self) -> Result<Registers, Error> {
+    fn registers(&self) -> Result<Registers, BackendError> {
         self.inferior.machine_ref().registers()
     }
 }

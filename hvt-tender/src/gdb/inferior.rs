@@ -19,10 +19,10 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use hvt_abi::{Gpa, PAGE_SIZE};
 
 use super::architecture::{GdbRegisters, Native, must_be_seen};
-use super::plants::{Kind, Plant, Plants};
-use crate::backend::debug::{DebugTarget, PLANT, Traps, Watch};
-use crate::backend::{Error, Machine};
-use crate::memory::Layout;
+use super::breakpoints::{Kind, SoftwareBreakpoint, SoftwareBreakpoints};
+use crate::backend::debug::{BREAKPOINT_INSTRUCTION, DebugTarget, Traps, Watch};
+use crate::backend::{BackendError, Machine};
+use crate::memory::MemoryMap;
 
 /// How the guest goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub(super) enum Resume {
 /// A guest with breakpoints.
 pub(crate) struct Inferior<'m> {
     machine: &'m mut dyn Machine,
-    layout: &'m Layout,
-    plants: Plants,
+    memory_map: &'m MemoryMap,
+    breakpoints: SoftwareBreakpoints,
     /// Addresses of hardware breakpoints that the machine has taken.
     executed: Vec<u64>,
     watches: Vec<Watched>,
@@ -64,12 +64,12 @@ const LONGEST_WATCH: u64 = 4096;
 
 impl<'m> Inferior<'m> {
     /// This guest, without any breakpoint; `None` where its machine cannot be debugged.
-    pub(super) fn new(machine: &'m mut dyn Machine, layout: &'m Layout) -> Option<Self> {
+    pub(super) fn new(machine: &'m mut dyn Machine, memory_map: &'m MemoryMap) -> Option<Self> {
         machine.debug()?;
         Some(Self {
             machine,
-            layout,
-            plants: Plants::default(),
+            memory_map,
+            breakpoints: SoftwareBreakpoints::default(),
             executed: Vec::new(),
             watches: Vec::new(),
             resume: Resume::Continue,
@@ -94,8 +94,8 @@ impl<'m> Inferior<'m> {
     }
 
     /// What the guest may do with its memory.
-    pub(super) fn layout(&self) -> &Layout {
-        self.layout
+    pub(super) fn memory_map(&self) -> &MemoryMap {
+        self.memory_map
     }
 
     /// How often the guest made each hypercall.
@@ -114,8 +114,8 @@ impl<'m> Inferior<'m> {
     }
 
     /// What the breakpoint at this address is, if there is one in memory.
-    pub(super) fn planted(&self, address: u64) -> Option<Kind> {
-        self.plants.kind(address)
+    pub(super) fn breakpoint_kind(&self, address: u64) -> Option<Kind> {
+        self.breakpoints.kind(address)
     }
 
     /// Whether the debugger must see the instruction at this address before it is stepped.
@@ -160,10 +160,10 @@ impl<'m> Inferior<'m> {
     }
 
     /// Tells the machine where the next run is to end.
-    pub(super) fn set_traps(&mut self) -> Result<bool, Error> {
+    pub(super) fn set_traps(&mut self) -> Result<bool, BackendError> {
         let traps = Traps {
             step: self.resume != Resume::Continue,
-            planted: self.plants.addresses(),
+            software_breakpoints: self.breakpoints.addresses(),
             executed: self.executed.clone(),
             watched: self.watches.iter().map(|watched| watched.watch).collect(),
         };
@@ -179,9 +179,9 @@ impl<'m> Inferior<'m> {
     }
 
     /// Takes everything back that the debugger has put into the guest.
-    pub(super) fn withdraw(&mut self) -> Result<(), Error> {
-        for plant in self.plants.clear() {
-            self.uproot(plant)?;
+    pub(super) fn withdraw(&mut self) -> Result<(), BackendError> {
+        for breakpoint in self.breakpoints.clear() {
+            self.remove_breakpoint(breakpoint)?;
         }
         self.executed.clear();
         self.watches.clear();
@@ -189,11 +189,11 @@ impl<'m> Inferior<'m> {
         self.set_traps().map(|_| ())
     }
 
-    fn uproot(&mut self, plant: Plant) -> Result<(), Error> {
-        self.poke(plant.at, &plant.original)
+    fn remove_breakpoint(&mut self, breakpoint: SoftwareBreakpoint) -> Result<(), BackendError> {
+        self.poke(breakpoint.at, &breakpoint.original)
     }
 
-    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), BackendError> {
         self.target().map_or(Ok(()), |target| target.poke(at, bytes))
     }
 
@@ -206,7 +206,7 @@ impl<'m> Inferior<'m> {
             if self.machine.memory().read(found, piece).is_err() {
                 break;
             }
-            self.plants.hide(found, piece);
+            self.breakpoints.hide(found, piece);
             done += len;
         }
         done
@@ -228,30 +228,30 @@ impl<'m> Inferior<'m> {
             return Err(UNMAPPED);
         }
         for (at, mut bytes) in pieces {
-            self.plants.keep(at, &mut bytes);
+            self.breakpoints.keep(at, &mut bytes);
             self.poke(at, &bytes).map_err(refused)?;
         }
         self.look();
         Ok(())
     }
 
-    fn plant(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
+    fn breakpoint(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
         // Where no instruction begins there is none, and two would overlap.
-        if !address.is_multiple_of(PLANT.len() as u64) {
+        if !address.is_multiple_of(BREAKPOINT_INSTRUCTION.len() as u64) {
             return Ok(false);
         }
         let at = self.target().and_then(|target| target.translate(address));
-        let mut original = [0; PLANT.len()];
+        let mut original = [0; BREAKPOINT_INSTRUCTION.len()];
         let Some(at) = at.filter(|at| self.machine.memory().read(*at, &mut original).is_ok()) else { return Ok(false) };
-        if self.plants.add(address, kind, at, original) {
-            self.poke(at, &PLANT).map_err(refused)?;
+        if self.breakpoints.add(address, kind, at, original) {
+            self.poke(at, &BREAKPOINT_INSTRUCTION).map_err(refused)?;
         }
         Ok(true)
     }
 
     fn remove_plant(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
-        match self.plants.remove(address, kind) {
-            Some(Some(plant)) => self.uproot(plant).map_err(refused).map(|()| true),
+        match self.breakpoints.remove(address, kind) {
+            Some(Some(breakpoint)) => self.remove_breakpoint(breakpoint).map_err(refused).map(|()| true),
             Some(None) => Ok(true),
             None => Ok(false),
         }
@@ -259,10 +259,10 @@ impl<'m> Inferior<'m> {
 }
 
 /// An address that is not mapped: EFAULT.
-const UNMAPPED: TargetError<Error> = TargetError::Errno(14);
+const UNMAPPED: TargetError<BackendError> = TargetError::Errno(14);
 
 /// The debugger asked for what cannot be done. It is told so, and goes on.
-fn refused(error: impl Display) -> TargetError<Error> {
+fn refused(error: impl Display) -> TargetError<BackendError> {
     log::debug!("for the debugger: {error}");
     TargetError::NonFatal
 }
@@ -282,9 +282,9 @@ fn pages(start: u64, len: usize) -> impl Iterator<Item = (u64, usize)> {
 
 impl Target for Inferior<'_> {
     type Arch = Native;
-    type Error = Error;
+    type Error = BackendError;
 
-    fn base_ops(&mut self) -> BaseOps<'_, Native, Error> {
+    fn base_ops(&mut self) -> BaseOps<'_, Native, BackendError> {
         BaseOps::SingleThread(self)
     }
 
@@ -329,7 +329,7 @@ impl SingleThreadBase for Inferior<'_> {
 
 /// Signals that the debugger sends along mean nothing: a guest has none.
 impl SingleThreadResume for Inferior<'_> {
-    fn resume(&mut self, _: Option<Signal>) -> Result<(), Error> {
+    fn resume(&mut self, _: Option<Signal>) -> Result<(), BackendError> {
         self.resume = Resume::Continue;
         Ok(())
     }
@@ -344,14 +344,14 @@ impl SingleThreadResume for Inferior<'_> {
 }
 
 impl SingleThreadSingleStep for Inferior<'_> {
-    fn step(&mut self, _: Option<Signal>) -> Result<(), Error> {
+    fn step(&mut self, _: Option<Signal>) -> Result<(), BackendError> {
         self.resume = Resume::Step;
         Ok(())
     }
 }
 
 impl SingleThreadRangeStepping for Inferior<'_> {
-    fn resume_range_step(&mut self, start: u64, end: u64) -> Result<(), Error> {
+    fn resume_range_step(&mut self, start: u64, end: u64) -> Result<(), BackendError> {
         self.resume = Resume::Range(start, end);
         Ok(())
     }
@@ -373,7 +373,7 @@ impl Breakpoints for Inferior<'_> {
 
 impl SwBreakpoint for Inferior<'_> {
     fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        self.plant(address, Kind::Software)
+        self.breakpoint(address, Kind::Software)
     }
 
     fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
@@ -392,7 +392,7 @@ impl HwBreakpoint for Inferior<'_> {
         }
         // The machine has none, or no more.
         self.executed.pop();
-        self.plant(address, Kind::Hardware)
+        self.breakpoint(address, Kind::Hardware)
     }
 
     fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {

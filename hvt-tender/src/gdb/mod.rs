@@ -6,7 +6,7 @@
 //! | `connection` | the connection, and the thread that notices when the debugger says something while the guest runs |
 //! | `architecture` | registers as gdb wants them |
 //! | `inferior` | what gdb asks of the guest: registers, memory, breakpoints |
-//! | `plants` | software breakpoints in guest memory |
+//! | `breakpoints` | software breakpoints in guest memory |
 //! | `commands` | `monitor` commands |
 //! | `debugged` | a [`Vcpu`] whose runs the debugger sees |
 //!
@@ -52,12 +52,12 @@
 //! [Unix socket](Debugger::listen_unix) is open to its user alone.
 
 mod architecture;
+mod breakpoints;
 mod commands;
 mod connection;
 mod debugged;
 mod inferior;
 mod listener;
-mod plants;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -76,9 +76,9 @@ use self::debugged::Debugged;
 pub(crate) use self::listener::is_waited_at;
 use self::listener::{Listener, TcpDoor, UnixDoor};
 use crate::Vcpu;
-use crate::backend::{Error, Machine, Stop};
+use crate::backend::{BackendError, CancelToken, Machine};
 use crate::descriptor::{Descriptor, Uses};
-use crate::memory::Layout;
+use crate::memory::MemoryMap;
 use crate::monitor::Outcome;
 
 /// A debugger that is awaited: a guest that is given one executes nothing before it has connected.
@@ -136,7 +136,7 @@ impl Debugger {
 
     /// Waits until a debugger connects; `None` when `stop` is requested before. There is one connection: whoever comes
     /// later is refused.
-    pub(crate) fn accept(self, stop: &Stop) -> io::Result<Option<Connection>> {
+    pub(crate) fn accept(self, stop: &CancelToken) -> io::Result<Option<Connection>> {
         log::warn!("the guest waits for a debugger: (gdb) target remote {}", self.listener);
         let mut fds =
             [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN), PollFd::new(stop.event(), PollFlags::POLLIN)];
@@ -163,12 +163,12 @@ impl Debugger {
 /// As `run`, and when the machine cannot be debugged.
 pub(crate) fn run(
     machine: &mut dyn Machine,
-    layout: &Layout,
+    memory_map: &MemoryMap,
     line: Line,
-    stop: &Stop,
-    run: impl FnOnce(&mut dyn Vcpu<Error = Error>) -> Result<Outcome, Error>,
-) -> Result<Outcome, Error> {
-    let mut debugged = Debugged::new(machine, layout, line, stop.clone())?;
+    stop: &CancelToken,
+    run: impl FnOnce(&mut dyn Vcpu<Error = BackendError>) -> Result<Outcome, BackendError>,
+) -> Result<Outcome, BackendError> {
+    let mut debugged = Debugged::new(machine, memory_map, line, stop.clone())?;
     let outcome = run(&mut debugged);
     debugged.end(&outcome);
     outcome

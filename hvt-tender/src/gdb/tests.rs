@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Vcpu;
-use crate::backend::debug::{CpuState, DebugTarget, Halt, PLANT, Traps};
+use crate::backend::debug::{BREAKPOINT_INSTRUCTION, CpuState, DebugTarget, Halt, Traps};
 use crate::exit::Exit;
 use crate::memory::fake::FakeMemory;
 use crate::memory::{GuestMemory, Permissions, Region};
@@ -33,15 +33,15 @@ impl Idle {
     }
 }
 
-fn layout() -> Layout {
+fn memory_map() -> MemoryMap {
     let range = GuestRange::between(Gpa(CODE), Gpa(0x2000)).unwrap();
-    Layout::new([Region { range, access: Permissions::READ | Permissions::EXECUTE }]).unwrap()
+    MemoryMap::new([Region { range, access: Permissions::READ | Permissions::EXECUTE }]).unwrap()
 }
 
 impl Vcpu for Idle {
-    type Error = Error;
+    type Error = BackendError;
 
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run(&mut self) -> Result<Exit, BackendError> {
         Ok(Exit::Halted)
     }
 
@@ -49,7 +49,7 @@ impl Vcpu for Idle {
         &self.memory
     }
 
-    fn registers(&self) -> Result<Registers, Error> {
+    fn registers(&self) -> Result<Registers, BackendError> {
         Ok(self.state.registers)
     }
 }
@@ -61,11 +61,11 @@ impl Machine for Idle {
 }
 
 impl DebugTarget for Idle {
-    fn state(&self) -> Result<CpuState, Error> {
+    fn state(&self) -> Result<CpuState, BackendError> {
         Ok(self.state)
     }
 
-    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+    fn set_state(&mut self, state: &CpuState) -> Result<(), BackendError> {
         self.state = *state;
         Ok(())
     }
@@ -74,29 +74,29 @@ impl DebugTarget for Idle {
         (CODE..0x2000).contains(&address).then_some(Gpa(address))
     }
 
-    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), BackendError> {
         let written = self.memory.write(at, bytes).map_err(io::Error::other);
-        written.map_err(|source| Error { what: "poking", source })
+        written.map_err(|source| BackendError { what: "poking", source })
     }
 
-    fn set_traps(&mut self, traps: &Traps) -> Result<bool, Error> {
+    fn set_traps(&mut self, traps: &Traps) -> Result<bool, BackendError> {
         self.traps = traps.clone();
         Ok(traps.executed.len() + traps.watched.len() <= 4)
     }
 
-    fn run_to_trap(&mut self) -> Result<Halt, Error> {
+    fn run_to_trap(&mut self) -> Result<Halt, BackendError> {
         self.left -= 1;
         Ok(match (self.left, &self.traps) {
             (0, _) => Halt::Exit(Exit::Halted),
             (_, Traps { step: true, .. }) => Halt::Step,
             (_, Traps { watched, .. }) if !watched.is_empty() => Halt::Watched(watched[0].start),
             (_, Traps { executed, .. }) if !executed.is_empty() => Halt::Executed,
-            (_, Traps { planted, .. }) if !planted.is_empty() => Halt::Planted,
+            (_, Traps { software_breakpoints, .. }) if !software_breakpoints.is_empty() => Halt::SoftwareBreakpoint,
             _ => Halt::Exit(Exit::Halted),
         })
     }
 
-    fn describe(&self) -> Result<String, Error> {
+    fn describe(&self) -> Result<String, BackendError> {
         Ok("nothing\n".into())
     }
 }
@@ -121,11 +121,11 @@ fn converse_about(code: &[u8], said: &[u8]) -> Vec<u8> {
             heard
         }
     });
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let line = debugger.accept(&stop).unwrap().unwrap().watch(&stop, None).unwrap();
     let mut machine = Idle::new();
     machine.memory.write(Gpa(CODE), code).unwrap();
-    let outcome = run(&mut machine, &layout(), line, &stop, |machine| {
+    let outcome = run(&mut machine, &memory_map(), line, &stop, |machine| {
         // As the monitor does: this guest makes no hypercalls.
         machine.run().map(|exit| match exit {
             Exit::Interrupted => Outcome::Interrupted,
@@ -156,8 +156,8 @@ fn answers_what_gdb_asks_first() {
         assert!(heard.contains(words), "{words}: {heard}");
     }
     assert_eq!(heard.matches("$000*\"#").count(), 2, "{heard}");
-    let planted = format!("{:02x}", PLANT[PLANT.len() - 1]);
-    assert!(!heard.contains(&planted), "the breakpoint is not seen: {heard}");
+    let software_breakpoints = format!("{:02x}", BREAKPOINT_INSTRUCTION[BREAKPOINT_INSTRUCTION.len() - 1]);
+    assert!(!heard.contains(&software_breakpoints), "the breakpoint is not seen: {heard}");
 }
 
 /// The guest never leaves the range: its machine ends it after a while. Where gdb must see the instruction it ends at once.

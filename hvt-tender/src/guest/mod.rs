@@ -27,10 +27,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::device::Capture;
-use crate::error::Error;
+use crate::cancel::CancelToken;
+use crate::device::CapturedOutput;
+use crate::error::UnikernelError;
 use crate::monitor::Outcome;
-use crate::stop::Stop;
 
 pub use crate::measure::{Calls, Limit, Limits, Tally};
 
@@ -73,9 +73,9 @@ impl Output {
 /// A guest that runs, on a thread of its own. Dropping this ends it and waits until nothing is left of it.
 #[derive(Debug)]
 pub struct Guest {
-    stop: Stop,
-    console: Capture,
-    end: Receiver<Result<Output, Error>>,
+    stop: CancelToken,
+    console: CapturedOutput,
+    end: Receiver<Result<Output, UnikernelError>>,
     output: Option<Output>,
     thread: Option<JoinHandle<()>>,
 }
@@ -84,13 +84,13 @@ impl Guest {
     /// Starts a guest by `start`; returns once it is about to execute its first instruction. The function that `start`
     /// returns runs the guest to its end, on the same thread.
     pub(crate) fn spawn<Run>(
-        stop: Stop,
-        start: impl FnOnce(Stop, Capture) -> Result<Run, Error> + Send + 'static,
-    ) -> Result<Self, Error>
+        stop: CancelToken,
+        start: impl FnOnce(CancelToken, CapturedOutput) -> Result<Run, UnikernelError> + Send + 'static,
+    ) -> Result<Self, UnikernelError>
     where
-        Run: FnOnce() -> Result<Output, Error>,
+        Run: FnOnce() -> Result<Output, UnikernelError>,
     {
-        let console = Capture::new();
+        let console = CapturedOutput::new();
         let (started, begun) = bounded(1);
         let (ended, end) = bounded(1);
         let (theirs, captured) = (stop.clone(), console.clone());
@@ -107,10 +107,10 @@ impl Guest {
                 }
             }
         };
-        let thread = thread::Builder::new().name("hvt-guest".into()).spawn(run).map_err(Error::Thread)?;
+        let thread = thread::Builder::new().name("hvt-guest".into()).spawn(run).map_err(UnikernelError::Thread)?;
         // From here on its drop joins the thread.
         let guest = Self { stop, console, end, output: None, thread: Some(thread) };
-        begun.recv().unwrap_or_else(|_| Err(Error::Thread(panicked())))?;
+        begun.recv().unwrap_or_else(|_| Err(UnikernelError::Thread(panicked())))?;
         Ok(guest)
     }
 
@@ -118,23 +118,23 @@ impl Guest {
     ///
     /// # Errors
     /// When the backend failed; what the guest does is an [`Outcome`].
-    pub fn wait(mut self) -> Result<Output, Error> {
+    pub fn wait(mut self) -> Result<Output, UnikernelError> {
         if let Some(output) = self.output.take() {
             return Ok(output);
         }
-        self.end.recv().unwrap_or_else(|_| Err(Error::Thread(panicked())))
+        self.end.recv().unwrap_or_else(|_| Err(UnikernelError::Thread(panicked())))
     }
 
     /// Waits until it ends, for `timeout` at most. `None` if it is still running then.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, Error> {
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, UnikernelError> {
         if self.output.is_none() {
             match self.end.recv_timeout(timeout) {
                 Ok(output) => self.output = Some(output?),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::Thread(panicked())),
+                Err(RecvTimeoutError::Disconnected) => return Err(UnikernelError::Thread(panicked())),
             }
         }
         Ok(self.output.clone())
@@ -144,7 +144,7 @@ impl Guest {
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
-    pub fn try_wait(&mut self) -> Result<Option<Output>, Error> {
+    pub fn try_wait(&mut self) -> Result<Option<Output>, UnikernelError> {
         self.wait_timeout(Duration::ZERO)
     }
 
@@ -155,13 +155,13 @@ impl Guest {
 
     /// What ends it, for other threads.
     #[must_use]
-    pub fn stop(&self) -> Stop {
+    pub fn stop(&self) -> CancelToken {
         self.stop.clone()
     }
 
     /// Its console output, as it comes.
     #[must_use]
-    pub fn console(&self) -> &Capture {
+    pub fn console(&self) -> &CapturedOutput {
         &self.console
     }
 }
@@ -177,7 +177,7 @@ impl Drop for Guest {
 }
 
 /// Tells who waits for words on the console that none will come, however the guest's thread ends.
-struct Ending(Capture);
+struct Ending(CapturedOutput);
 
 impl Drop for Ending {
     fn drop(&mut self) {

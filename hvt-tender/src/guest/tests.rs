@@ -127,21 +127,21 @@ fn every_limit_has_its_outcome() {
 #[test]
 fn what_cannot_start_says_so_at_once() {
     let error = guest(&[]).block("storage", crate::device::Disk::empty(512)).spawn().unwrap_err();
-    assert!(matches!(error, Error::Attach(_)), "{error}");
+    assert!(matches!(error, UnikernelError::Attach(_)), "{error}");
 }
 
 /// Output goes to the guest's own console as well.
 #[test]
 fn two_consoles_get_the_same() {
-    struct Bell(Sender<u64>);
-    impl Console for Bell {
+    struct BellConsole(Sender<u64>);
+    impl Console for BellConsole {
         fn write(&mut self, data: GuestSlice<'_>) {
             self.0.send(data.len()).unwrap();
         }
     }
-    let (bell, rings) = unbounded();
+    let (doorbell, rings) = unbounded();
     let said = puts(10);
-    let guest = guest(&[(Number::Puts, said.as_bytes())]).console(Bell(bell)).spawn().unwrap();
+    let guest = guest(&[(Number::Puts, said.as_bytes())]).console(BellConsole(doorbell)).spawn().unwrap();
     assert_eq!(rings.recv_timeout(LONG), Ok(10));
     guest.kill();
     assert_eq!(guest.wait().unwrap().console.len(), 10);
@@ -157,5 +157,5 @@ fn a_device_that_panics_ends_its_guest_alone() {
     }
     let said = puts(1);
     let bombed = guest(&[(Number::Puts, said.as_bytes())]).console(Bomb).spawn().unwrap();
-    assert!(matches!(bombed.wait(), Err(Error::Thread(_))));
+    assert!(matches!(bombed.wait(), Err(UnikernelError::Thread(_))));
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hvt_abi::Gpa;
 use hvt_abi::hypercall::Number;
 
-use crate::hypercall::{Error, Flow};
+use crate::hypercall::{Flow, HypercallError};
 use crate::memory::GuestSpace;
 use crate::monitor::Observer;
 
@@ -61,7 +61,7 @@ impl Observer for Counter {
         self.begin = Instant::now();
     }
 
-    fn served(&mut self, number: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, Error>) {
+    fn served(&mut self, number: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, HypercallError>) {
         let position = Number::ALL.iter().position(|known| *known as u32 == number);
         if let Some(tally) = position.and_then(|index| self.calls.tallies.get_mut(index)) {
             tally.count += 1;

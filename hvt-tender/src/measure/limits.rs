@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::Limit;
+use crate::cancel::CancelToken;
 use crate::device::{Console, Descriptor};
 use crate::memory::GuestSlice;
-use crate::stop::Stop;
 
 /// What a guest may use before it is ended. Nothing is limited unless it says so.
 ///
@@ -66,12 +66,12 @@ impl Limits {
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict {
     limit: Arc<OnceLock<Limit>>,
-    stop: Stop,
+    stop: CancelToken,
 }
 
 impl Verdict {
     /// None yet. The guest ends through `stop`.
-    pub(crate) fn new(stop: Stop) -> Self {
+    pub(crate) fn new(stop: CancelToken) -> Self {
         Self { limit: Arc::default(), stop }
     }
 

@@ -8,7 +8,7 @@ use hvt_abi::hypercall::{BlockIo, Halt, NetIo, Number, Poll, Puts, Status, Wallt
 use serde::{Serialize, Serializer};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::hypercall::{Error, Flow};
+use crate::hypercall::{Flow, HypercallError};
 use crate::memory::{GuestSpace, Permissions};
 use crate::monitor::Observer;
 use crate::virtual_time::VirtualTime;
@@ -85,7 +85,7 @@ impl Observer for Trace {
         self.line = Some(Line { number, name, time, argument: argument.0, arguments, result });
     }
 
-    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, Error>) {
+    fn served(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>, result: &Result<Flow, HypercallError>) {
         let Some(mut line) = self.line.take() else { return };
         line.result = match result {
             Ok(Flow::Continue) => results(number, argument, guest).unwrap_or(Results::None {}),

@@ -8,9 +8,9 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use nix::time::ClockId;
 
 use super::{Limit, Limits, Verdict};
+use crate::cancel::CancelToken;
 use crate::memory::Usage;
 use crate::sandbox::Sandbox;
-use crate::stop::Stop;
 
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -30,7 +30,7 @@ impl Watchdog {
         cpu: ClockId,
         memory: Option<Usage>,
         verdict: Verdict,
-        confinement: Option<(Sandbox, Stop)>,
+        confinement: Option<(Sandbox, CancelToken)>,
     ) -> io::Result<Option<Self>> {
         let memory = memory.zip(limits.memory);
         if limits.wall_time.is_none() && limits.cpu_time.is_none() && memory.is_none() {

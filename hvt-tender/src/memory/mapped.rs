@@ -13,7 +13,7 @@ use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 
 use crate::sys::host_limit;
 
-use super::{Chunk, GuestMemory, HostMemory, Layout, MapError, Permissions, Region, Usage};
+use super::{Chunk, GuestMemory, HostMemory, MapError, MemoryMap, Permissions, Region, Usage};
 
 /// Guest memory in one mapping of this process, zero at first and populated when touched. A clone is a handle to the
 /// same memory.
@@ -53,7 +53,7 @@ unsafe impl Sync for MappedMemory {}
 struct Mapping {
     region: MmapRegion,
     /// Layout that [`MappedMemory::protect`] has applied.
-    protected: OnceLock<Layout>,
+    protected: OnceLock<MemoryMap>,
 }
 
 impl MappedMemory {
@@ -124,21 +124,21 @@ impl MappedMemory {
         &self.mapping.region
     }
 
-    /// Makes this process's mapping read-only where `layout` forbids the guest to write, because KVM applies the
+    /// Makes this process's mapping read-only where `memory_map` forbids the guest to write, because KVM applies the
     /// mapping's permissions to the guest's accesses too. It must be called after everything is loaded: a
     /// [`vm_memory::VolatileSlice`] from before does not know that its pages are read-only now.
     ///
     /// # Errors
     /// Returns an [`io::Error`] if `mprotect` fails, or if another layout has been applied before.
-    pub fn protect(&self, layout: &Layout) -> io::Result<()> {
+    pub fn protect(&self, memory_map: &MemoryMap) -> io::Result<()> {
         // First, so that a concurrent write through `vm_memory` fails instead of faulting.
-        if self.mapping.protected.get_or_init(|| layout.clone()) != layout {
+        if self.mapping.protected.get_or_init(|| memory_map.clone()) != memory_map {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
                 "guest memory has the protection of another layout",
             ));
         }
-        self.make_read_only(layout)
+        self.make_read_only(memory_map)
     }
 
     /// Writes also to pages that [`protect`](Self::protect) made read-only, for a debugger. They are read-only again
@@ -148,18 +148,19 @@ impl MappedMemory {
     /// Returns an [`io::Error`] if a byte lies outside of memory or `mprotect` fails.
     pub fn poke(&self, at: Gpa, bytes: &[u8]) -> io::Result<()> {
         let write = || self.write(at, bytes).map_err(io::Error::other);
-        let Some(layout) = self.mapping.protected.get() else { return write() };
-        let range = GuestRange::new(at, bytes.len() as u64).filter(|range| !layout.allows(*range, Permissions::WRITE));
+        let Some(memory_map) = self.mapping.protected.get() else { return write() };
+        let range =
+            GuestRange::new(at, bytes.len() as u64).filter(|range| !memory_map.allows(*range, Permissions::WRITE));
         let Some(range) = range else { return write() };
         let end = range.end().checked_align_up(PAGE_SIZE).unwrap_or(range.end());
         let Some(pages) = GuestRange::between(at.align_down(PAGE_SIZE), end) else { return write() };
         self.set_protection(pages, libc::PROT_READ | libc::PROT_WRITE)?;
         let written = write();
-        self.make_read_only(layout).and(written)
+        self.make_read_only(memory_map).and(written)
     }
 
-    fn make_read_only(&self, layout: &Layout) -> io::Result<()> {
-        read_only(layout).try_for_each(|region| self.set_protection(region.range, libc::PROT_READ))
+    fn make_read_only(&self, memory_map: &MemoryMap) -> io::Result<()> {
+        read_only(memory_map).try_for_each(|region| self.set_protection(region.range, libc::PROT_READ))
     }
 
     /// Calls `mprotect` for the part of `pages`, which are whole pages, that lies inside of memory.
@@ -175,16 +176,16 @@ impl MappedMemory {
     pub(super) fn accessible(&self, at: u64, count: usize, write: bool) -> usize {
         let inside = self.len.saturating_sub(usize::try_from(at).unwrap_or(usize::MAX));
         let count = inside.min(count);
-        let Some(layout) = self.mapping.protected.get().filter(|_| write) else { return count };
-        let barrier = read_only(layout).find(|region| region.range.end().0 > at);
+        let Some(memory_map) = self.mapping.protected.get().filter(|_| write) else { return count };
+        let barrier = read_only(memory_map).find(|region| region.range.end().0 > at);
         let before = barrier.map(|region| region.range.start().0.saturating_sub(at));
         before.and_then(|before| usize::try_from(before).ok()).map_or(count, |before| before.min(count))
     }
 }
 
-/// Regions of `layout` that [`MappedMemory::protect`] makes read-only.
-fn read_only(layout: &Layout) -> impl Iterator<Item = &Region> {
-    layout.regions().iter().filter(|region| !region.access.contains(Permissions::WRITE))
+/// Regions of `memory_map` that [`MappedMemory::protect`] makes read-only.
+fn read_only(memory_map: &MemoryMap) -> impl Iterator<Item = &Region> {
+    memory_map.regions().iter().filter(|region| !region.access.contains(Permissions::WRITE))
 }
 
 impl GuestMemory for MappedMemory {
@@ -242,12 +243,12 @@ mod tests {
     fn a_debugger_writes_what_is_read_only_and_leaves_it_so() {
         let memory = MappedMemory::anonymous(0x20_0000).unwrap();
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-        let layout = Layout::new([
+        let memory_map = MemoryMap::new([
             region(0x10_0000, 0x10_1000, Permissions::READ | Permissions::EXECUTE),
             region(0x10_1000, 0x10_2000, Permissions::READ | Permissions::WRITE),
         ]);
-        let layout = layout.unwrap();
-        memory.protect(&layout).unwrap();
+        let memory_map = memory_map.unwrap();
+        memory.protect(&memory_map).unwrap();
         memory.poke(Gpa(0x10_0ffe), &[1, 2, 3]).unwrap();
         let mut back = [0; 4];
         memory.read(Gpa(0x10_0ffe), &mut back).unwrap();

@@ -172,7 +172,7 @@ mod tests {
     use vm_memory::GuestMemoryBackend;
 
     use super::*;
-    use crate::memory::{Layout, Permissions, Region};
+    use crate::memory::{MemoryMap, Permissions, Region};
 
     const SIZE: u64 = 0x20_0000;
     const CODE: u64 = 0x10_0000;
@@ -182,11 +182,11 @@ mod tests {
         let memory = MappedMemory::anonymous(SIZE).unwrap();
         memory.write_slice(&[7; 8], GuestAddress(CODE)).unwrap();
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-        let layout = Layout::new([
+        let memory_map = MemoryMap::new([
             region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
             region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
         ]);
-        memory.protect(&layout.unwrap()).unwrap();
+        memory.protect(&memory_map.unwrap()).unwrap();
         memory
     }
 

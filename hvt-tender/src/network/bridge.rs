@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{HEADER, Port, VLAN_TAG};
+use crate::cancel::CancelToken;
 use crate::device::{Pollable, Tap};
-use crate::stop::Stop;
 
 /// Carries frames between a [`Port`] and a tap of the host, on a thread of its own, until it is dropped: so guests on a
 /// link or a switch reach what the host does.
@@ -25,7 +25,7 @@ use crate::stop::Stop;
 /// ```
 #[derive(Debug)]
 pub struct Bridge {
-    stop: Stop,
+    stop: CancelToken,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,7 +43,7 @@ impl Bridge {
             let what = "a tap with headers before its frames cannot be bridged: attach it with IFF_NO_PI, without IFF_VNET_HDR";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let stop = Stop::new()?;
+        let stop = CancelToken::new()?;
         let ended = stop.clone();
         let carry = move || {
             if let Err(error) = carry(&port, &tap, &ended) {
@@ -66,7 +66,7 @@ impl Drop for Bridge {
 }
 
 /// Carries frames both ways until `stop` is requested, or the tap is gone.
-fn carry(port: &Port, tap: &Tap, stop: &Stop) -> io::Result<()> {
+fn carry(port: &Port, tap: &Tap, stop: &CancelToken) -> io::Result<()> {
     /// Longest frame of any MTU.
     const LONGEST: usize = HEADER + VLAN_TAG + u16::MAX as usize;
     let (inside, outside) = (port.endpoint(), tap.endpoint());
@@ -107,7 +107,7 @@ fn carry(port: &Port, tap: &Tap, stop: &Stop) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::device::testing::in_own_namespace;
-    use crate::network::{Conditions, Link, Switch};
+    use crate::network::{Impairment, Link, Switch};
     use crate::virtual_time::VirtualTime;
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
@@ -124,7 +124,7 @@ mod tests {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         let outside = UnixDatagram::from(theirs);
         outside.set_read_timeout(Some(LONG)).unwrap();
-        let (port, inside) = Link::new().conditions(Conditions::new().delay(Duration::from_micros(1))).ports().unwrap();
+        let (port, inside) = Link::new().impairment(Impairment::new().delay(Duration::from_micros(1))).ports().unwrap();
         let bridge = Bridge::new(port, Tap::from_fd(ours, None).unwrap()).unwrap();
         let mut received = [0; 2000];
         for number in 0..200 {

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::conditions::{Conditions, Way};
+use super::impairment::{Impairment, Way};
 use crate::device::{Endpoint, Senders};
 use crate::virtual_time::VirtualTime;
 
@@ -28,7 +28,7 @@ pub(super) struct Inbox {
     state: Mutex<State>,
     arrived: Condvar,
     endpoint: Arc<Endpoint>,
-    bell: Bell,
+    doorbell: InboxDoorbell,
     most: usize,
     time: Option<VirtualTime>,
     /// Wakes the sender that waits for room.
@@ -74,7 +74,7 @@ impl fmt::Debug for Waker {
 
 /// What makes the descriptor readable.
 #[derive(Debug)]
-enum Bell {
+enum InboxDoorbell {
     /// Frames arrive at once: an event, counting to one at most.
     Event,
     /// Frames take time: a timer that expires when the first one arrives.
@@ -83,20 +83,20 @@ enum Bell {
 
 impl Inbox {
     pub(super) fn new(
-        conditions: Conditions,
+        impairment: Impairment,
         number: usize,
         most: usize,
         time: Option<VirtualTime>,
     ) -> io::Result<Self> {
-        let (fd, bell) = if conditions.delays() && time.is_none() {
+        let (fd, doorbell) = if impairment.delays() && time.is_none() {
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
-            (timer.as_fd().try_clone_to_owned()?, Bell::Timer(timer))
+            (timer.as_fd().try_clone_to_owned()?, InboxDoorbell::Timer(timer))
         } else {
             let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-            (OwnedFd::from(event), Bell::Event)
+            (OwnedFd::from(event), InboxDoorbell::Event)
         };
         let state = State {
-            way: Way::new(conditions, number),
+            way: Way::new(impairment, number),
             frames: BTreeMap::new(),
             sent: 0,
             ringing: None,
@@ -108,7 +108,7 @@ impl Inbox {
             state: Mutex::new(state),
             arrived: Condvar::new(),
             endpoint,
-            bell,
+            doorbell,
             most,
             time,
             waker: OnceLock::new(),
@@ -219,16 +219,18 @@ impl Inbox {
     /// Makes the descriptor say what the queue holds.
     fn ring(&self, state: &mut State, now: Duration) {
         let first = state.frames.keys().next().map(|(arrival, _)| *arrival);
-        let done = match &self.bell {
-            Bell::Event => match (first, state.ringing) {
+        let done = match &self.doorbell {
+            InboxDoorbell::Event => match (first, state.ringing) {
                 (Some(_), None) => nix::unistd::write(self.endpoint.as_fd(), &1u64.to_ne_bytes()).map(drop),
                 (None, Some(_)) => nix::unistd::read(self.endpoint.as_fd(), &mut [0; 8]).map(drop),
                 _ => Ok(()),
             },
             // It rings already, and goes on.
-            Bell::Timer(_) if first.zip(state.ringing).is_some_and(|(first, rung)| first.max(rung) <= now) => return,
-            Bell::Timer(_) if first == state.ringing => return,
-            Bell::Timer(timer) => match first {
+            InboxDoorbell::Timer(_) if first.zip(state.ringing).is_some_and(|(first, rung)| first.max(rung) <= now) => {
+                return;
+            }
+            InboxDoorbell::Timer(_) if first == state.ringing => return,
+            InboxDoorbell::Timer(timer) => match first {
                 // A timer of 0 would be none at all; the host's clock has not shown that for long.
                 Some(at) => {
                     let at = TimeSpec::from_duration(at.min(LATEST));

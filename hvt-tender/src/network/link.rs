@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::inbox::Inbox;
 use super::port::Medium;
-use super::{Conditions, DEFAULT_MTU, DEFAULT_QUEUE, Port};
+use super::{DEFAULT_MTU, DEFAULT_QUEUE, Impairment, Port};
 use crate::device::Senders;
 use crate::virtual_time::VirtualTime;
 
 /// A cable between two ports.
 #[derive(Clone, Debug)]
 pub struct Link {
-    conditions: Conditions,
+    impairment: Impairment,
     mtu: u16,
     queue: usize,
     time: Option<VirtualTime>,
@@ -20,7 +20,7 @@ pub struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Self { conditions: Conditions::new(), mtu: DEFAULT_MTU, queue: DEFAULT_QUEUE, time: None }
+        Self { impairment: Impairment::new(), mtu: DEFAULT_MTU, queue: DEFAULT_QUEUE, time: None }
     }
 }
 
@@ -33,8 +33,8 @@ impl Link {
 
     /// Does this to the frames, in both directions, each with luck of its own.
     #[must_use]
-    pub fn conditions(mut self, conditions: Conditions) -> Self {
-        self.conditions = conditions;
+    pub fn impairment(mut self, impairment: Impairment) -> Self {
+        self.impairment = impairment;
         self
     }
 
@@ -64,7 +64,7 @@ impl Link {
     /// # Errors
     /// When the host has no descriptor left.
     pub fn ports(self) -> io::Result<(Port, Port)> {
-        let inbox = |number| Inbox::new(self.conditions.clone(), number, self.queue, self.time.clone()).map(Arc::new);
+        let inbox = |number| Inbox::new(self.impairment.clone(), number, self.queue, self.time.clone()).map(Arc::new);
         let inboxes = [inbox(0)?, inbox(1)?];
         let medium = Arc::new(Cable { inboxes: inboxes.clone() });
         let [first, second] = inboxes;

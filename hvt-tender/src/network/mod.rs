@@ -43,9 +43,9 @@
 //! in [user-mode networking](user), the way to the world outside that needs no rights.
 
 mod bridge;
-mod conditions;
 #[cfg(feature = "smoltcp")]
 mod host;
+mod impairment;
 mod inbox;
 #[cfg(feature = "smoltcp")]
 mod ip;
@@ -60,9 +60,9 @@ mod tests;
 pub mod user;
 
 pub use bridge::Bridge;
-pub use conditions::Conditions;
 #[cfg(feature = "smoltcp")]
 pub use host::{Host, HostBuilder, HostHold, HostListener, HostStream};
+pub use impairment::Impairment;
 pub use link::Link;
 pub use port::Port;
 pub use recorded::Recorded;

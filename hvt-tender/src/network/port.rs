@@ -242,7 +242,7 @@ impl Net for Port {
     fn descriptors(&self) -> Vec<Descriptor> {
         let pcap = self.pcap.lock().unwrap_or_else(PoisonError::into_inner);
         let recording = pcap.as_ref().map(|pcap| Descriptor::new(pcap.file(), Uses::WRITE));
-        let bell = Descriptor::new(&*self.inbox.endpoint(), Uses::READ | Uses::WRITE);
-        recording.into_iter().chain([bell]).collect()
+        let doorbell = Descriptor::new(&*self.inbox.endpoint(), Uses::READ | Uses::WRITE);
+        recording.into_iter().chain([doorbell]).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::inbox::Inbox;
 use super::port::Medium;
-use super::{Conditions, DEFAULT_MTU, DEFAULT_QUEUE, Port};
+use super::{DEFAULT_MTU, DEFAULT_QUEUE, Impairment, Port};
 use crate::device::Senders;
 use crate::virtual_time::VirtualTime;
 
@@ -67,17 +67,17 @@ impl Switch {
     /// # Errors
     /// When the host has no descriptor left.
     pub fn port(&self) -> io::Result<Port> {
-        self.port_with(Conditions::new())
+        self.port_with(Impairment::new())
     }
 
     /// Adds a port on the way to which this happens to frames.
     ///
     /// # Errors
     /// When the host has no descriptor left.
-    pub fn port_with(&self, conditions: Conditions) -> io::Result<Port> {
+    pub fn port_with(&self, impairment: Impairment) -> io::Result<Port> {
         let mut state = self.fabric.lock();
         let number = state.made;
-        let inbox = Arc::new(Inbox::new(conditions, number, DEFAULT_QUEUE, self.handle.time.clone())?);
+        let inbox = Arc::new(Inbox::new(impairment, number, DEFAULT_QUEUE, self.handle.time.clone())?);
         state.made += 1;
         state.ports.insert(number, Arc::downgrade(&inbox));
         Ok(Port::new(number, inbox, self.fabric.clone(), DEFAULT_MTU))

@@ -3,9 +3,9 @@ use super::*;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cancel::CancelToken;
 use crate::device::testing::Buffer;
 use crate::device::{FdPoller, Net, Pollable, Poller};
-use crate::stop::Stop;
 use crate::virtual_time::VirtualTime;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -18,20 +18,20 @@ fn number(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[14..18].try_into().unwrap())
 }
 
-fn pair(conditions: Conditions) -> (Port, Port) {
-    Link::new().conditions(conditions).queue(100_000).ports().unwrap()
+fn pair(impairment: Impairment) -> (Port, Port) {
+    Link::new().impairment(impairment).queue(100_000).ports().unwrap()
 }
 
 /// Sends so many frames; returns the numbers of those that arrive, as they do.
-fn exchange(conditions: Conditions, frames: u32) -> Vec<u32> {
-    let (a, b) = pair(conditions);
+fn exchange(impairment: Impairment, frames: u32) -> Vec<u32> {
+    let (a, b) = pair(impairment);
     (0..frames).for_each(|number| a.send(&frame(b.mac(), a.mac(), number)).unwrap());
     std::iter::from_fn(|| b.receive(Duration::from_millis(20)).ok()).map(|frame| number(&frame)).collect()
 }
 
 #[test]
 fn a_link_carries_frames_both_ways() {
-    let (a, b) = pair(Conditions::new());
+    let (a, b) = pair(Impairment::new());
     assert_ne!(a.mac(), b.mac());
     a.send(&frame(b.mac(), a.mac(), 1)).unwrap();
     b.send(&frame(a.mac(), b.mac(), 2)).unwrap();
@@ -53,14 +53,14 @@ fn full_queues_lose_what_comes() {
 
 #[test]
 fn a_seed_decides_the_fate_of_every_frame() {
-    let conditions = Conditions::new().loss(0.1).duplication(0.05).seed(7);
-    let first = exchange(conditions.clone(), 10_000);
+    let impairment = Impairment::new().loss(0.1).duplication(0.05).seed(7);
+    let first = exchange(impairment.clone(), 10_000);
     assert!((9_000..10_000).contains(&first.len()), "{}", first.len());
     assert!(first.windows(2).any(|two| two[0] == two[1]) && first.is_sorted());
-    assert!(first == exchange(conditions.clone(), 10_000));
-    assert!(first != exchange(conditions.seed(8), 10_000));
-    assert!(exchange(Conditions::new().loss(1.0), 100).is_empty());
-    assert_eq!(exchange(Conditions::new().duplication(1.0), 2), [0, 0, 1, 1]);
+    assert!(first == exchange(impairment.clone(), 10_000));
+    assert!(first != exchange(impairment.seed(8), 10_000));
+    assert!(exchange(Impairment::new().loss(1.0), 100).is_empty());
+    assert_eq!(exchange(Impairment::new().duplication(1.0), 2), [0, 0, 1, 1]);
 }
 
 /// No value panics, and a frame that takes for ever has not arrived.
@@ -69,24 +69,24 @@ fn conditions_beyond_all_measure() {
     let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 2.0, f64::MIN_POSITIVE];
     let longest = [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(i64::MAX as u64)];
     for (number, delay) in longest.into_iter().enumerate() {
-        let share = odd[number];
-        let conditions = Conditions::new().delay(delay).reordering(1.0).duplication(share).seed(u64::MAX);
+        let probability = odd[number];
+        let impairment = Impairment::new().delay(delay).reordering(1.0).duplication(probability).seed(u64::MAX);
         for time in [None, Some(VirtualTime::new())] {
-            let link = Link::new().conditions(conditions.clone()).mtu(u16::MAX).queue(usize::MAX);
+            let link = Link::new().impairment(impairment.clone()).mtu(u16::MAX).queue(usize::MAX);
             let link = time.iter().fold(link, |link, time| link.virtual_time(time));
             let (a, b) = link.ports().unwrap();
             a.send(&[1; 60]).unwrap();
             assert_eq!(b.try_receive(), None);
             if time.is_none() {
-                let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, b.endpoint())]);
+                let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, b.endpoint())]);
                 assert_eq!(poller.poll(1_000_000), Ok(0));
             }
             assert!(b.arrivals().is_none_or(|arrivals| arrivals.next().is_none()));
         }
     }
-    for share in odd {
-        let conditions = Conditions::new().loss(share).duplication(share).reordering(share);
-        let (a, b) = Link::new().conditions(conditions).queue(0).mtu(0).ports().unwrap();
+    for probability in odd {
+        let impairment = Impairment::new().loss(probability).duplication(probability).reordering(probability);
+        let (a, b) = Link::new().impairment(impairment).queue(0).mtu(0).ports().unwrap();
         a.send(&[1; 14]).unwrap();
         assert_eq!(b.receive(Duration::ZERO).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     }
@@ -97,15 +97,15 @@ fn conditions_beyond_all_measure() {
 
 #[test]
 fn frames_overtake_each_other() {
-    let numbers = exchange(Conditions::new().reordering(0.3).seed(1), 50);
+    let numbers = exchange(Impairment::new().reordering(0.3).seed(1), 50);
     assert!(!numbers.is_sorted() && numbers.len() == 50, "{numbers:?}");
 }
 
 #[test]
 fn a_delayed_frame_wakes_who_polls_when_it_arrives() {
     const DELAY: Duration = Duration::from_millis(20);
-    let (a, mut b) = pair(Conditions::new().delay(DELAY));
-    let mut poller = FdPoller::new(Stop::new().unwrap(), [(3, b.endpoint())]);
+    let (a, mut b) = pair(Impairment::new().delay(DELAY));
+    let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(3, b.endpoint())]);
     let start = Instant::now();
     a.send(&frame(b.mac(), a.mac(), 1)).unwrap();
     a.send(&frame(b.mac(), a.mac(), 2)).unwrap();
@@ -124,7 +124,7 @@ fn a_delayed_frame_wakes_who_polls_when_it_arrives() {
 fn readiness_follows_the_queue() {
     const FRAMES: u32 = 20_000;
     let (a, b) = Link::new().queue(4).ports().unwrap();
-    let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, b.endpoint())]);
+    let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, b.endpoint())]);
     let to = b.mac();
     let sender = thread::spawn(move || {
         (0..=FRAMES).for_each(|number| a.send(&frame(to, a.mac(), number)).unwrap());
@@ -183,7 +183,7 @@ fn a_switch_learns_where_addresses_are() {
 #[test]
 fn a_recording_holds_what_passed() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let (a, b) = pair(Conditions::new());
+    let (a, b) = pair(Impairment::new());
     let a = a.with_pcap(file.path()).unwrap();
     let (sent, received) = (frame(b.mac(), a.mac(), 1), frame(a.mac(), b.mac(), 2));
     a.send(&sent).unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use hvt_abi::ring::{MASK, SIZE};
 
-use super::Error;
+use super::RingError;
 
 /// A 32-bit word that both ends see.
 pub(super) trait Word {
@@ -54,12 +54,12 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Slot of the next submission, if there is one.
-    pub(super) fn next<W: Word>(&self, lines: &Lines<'_, W>) -> Result<Option<usize>, Error> {
+    pub(super) fn next<W: Word>(&self, lines: &Lines<'_, W>) -> Result<Option<usize>, RingError> {
         // What the guest wrote before it moved its tail is seen from here on.
         let waiting = lines.ent_tail.load(Ordering::Acquire).wrapping_sub(self.taken);
         match waiting {
             0 => Ok(None),
-            _ if waiting as usize > SIZE => Err(Error::Submissions(waiting)),
+            _ if waiting as usize > SIZE => Err(RingError::Submissions(waiting)),
             _ => Ok(Some((self.taken & MASK) as usize)),
         }
     }
@@ -71,9 +71,9 @@ impl Progress {
     }
 
     /// Slot for the next commit.
-    pub(super) fn commit_slot<W: Word>(&self, lines: &Lines<'_, W>) -> Result<usize, Error> {
+    pub(super) fn commit_slot<W: Word>(&self, lines: &Lines<'_, W>) -> Result<usize, RingError> {
         let left = self.committed.wrapping_sub(lines.com_head.load(Ordering::Acquire));
-        if left as usize >= SIZE { Err(Error::Commits(left)) } else { Ok((self.committed & MASK) as usize) }
+        if left as usize >= SIZE { Err(RingError::Commits(left)) } else { Ok((self.committed & MASK) as usize) }
     }
 
     /// Shows the guest the commit that has just been written.
@@ -84,7 +84,7 @@ impl Progress {
 
     /// Asks the guest for a kick at its next submission. Whether to wait for it: not where a submission came meanwhile,
     /// whose guest may not have seen the wish.
-    pub(super) fn ask_for_kick<W: Word>(&self, lines: &Lines<'_, W>) -> Result<bool, Error> {
+    pub(super) fn ask_for_kick<W: Word>(&self, lines: &Lines<'_, W>) -> Result<bool, RingError> {
         lines.needs_kick.store(1, Ordering::Relaxed);
         // Either this sees the guest's tail, or the guest, which has a fence between its own two accesses, sees the wish.
         W::fence();
@@ -141,7 +141,7 @@ mod tests {
         words: &Words<LoomWord>,
         slots: &[LoomWord],
         number: u32,
-        bell: &Notify,
+        doorbell: &Notify,
         kicked: &mut u32,
         sparing: bool,
     ) {
@@ -151,7 +151,7 @@ mod tests {
         let wanted = words.needs_kick.load(Ordering::Relaxed) != 0;
         if wanted && (!sparing || words.ent_head.load(Ordering::Acquire) >= *kicked) {
             *kicked = number + 1;
-            bell.notify();
+            doorbell.notify();
         }
     }
 
@@ -175,13 +175,13 @@ mod tests {
         model.check(move || {
             let words: Arc<Words<LoomWord>> = Arc::default();
             let slots: Arc<[LoomWord; SUBMISSIONS as usize]> = Arc::default();
-            let bell = Arc::new(Notify::new());
+            let doorbell = Arc::new(Notify::new());
             let guest = {
-                let (words, slots, bell) = (words.clone(), slots.clone(), bell.clone());
+                let (words, slots, doorbell) = (words.clone(), slots.clone(), doorbell.clone());
                 loom::thread::spawn(move || {
                     let mut kicked = 0;
                     for number in 0..SUBMISSIONS {
-                        submit(&words, slots.as_slice(), number, &bell, &mut kicked, sparing);
+                        submit(&words, slots.as_slice(), number, &doorbell, &mut kicked, sparing);
                     }
                 })
             };
@@ -193,7 +193,7 @@ mod tests {
                     progress.taken(&lines);
                 } else {
                     if progress.ask_for_kick(&lines).unwrap() {
-                        bell.wait();
+                        doorbell.wait();
                     }
                     Progress::awake(&lines);
                 }
@@ -225,14 +225,14 @@ mod tests {
         let progress = Progress { taken: 5, committed: 5 };
         for tail in [4, 0, 5 + SIZE as u32 + 1, 0x8000_0000, u32::MAX] {
             words.ent_tail.store(tail, Ordering::Relaxed);
-            assert_eq!(progress.next(&lines), Err(Error::Submissions(tail.wrapping_sub(5))));
-            assert_eq!(progress.ask_for_kick(&lines), Err(Error::Submissions(tail.wrapping_sub(5))));
+            assert_eq!(progress.next(&lines), Err(RingError::Submissions(tail.wrapping_sub(5))));
+            assert_eq!(progress.ask_for_kick(&lines), Err(RingError::Submissions(tail.wrapping_sub(5))));
         }
         words.ent_tail.store(5 + SIZE as u32, Ordering::Relaxed);
         assert_eq!(progress.next(&lines), Ok(Some(5)));
         for head in [6, 5_u32.wrapping_sub(SIZE as u32), 0x8000_0000] {
             words.com_head.store(head, Ordering::Relaxed);
-            assert_eq!(progress.commit_slot(&lines), Err(Error::Commits(5_u32.wrapping_sub(head))));
+            assert_eq!(progress.commit_slot(&lines), Err(RingError::Commits(5_u32.wrapping_sub(head))));
         }
     }
 }

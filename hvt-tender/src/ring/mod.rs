@@ -13,7 +13,7 @@
 //! | `worker` | the thread: spins, sleeps, ends |
 //!
 //! Nothing in the ring is trusted. A submission is copied once, and its buffer is checked as that of a hypercall; what a
-//! guest may not do ends the guest with an [`Error`]. It can lose its own frames and waste its own time, and that is all.
+//! guest may not do ends the guest with an [`RingError`]. It can lose its own frames and waste its own time, and that is all.
 //!
 //! A ring is offered to guests whose network devices all can be used [from two threads](crate::device::Net::second_end),
 //! by backends that [gain by it](crate::backend::auto::Backend::gains_by_rings), on hosts with a CPU to spare for the second
@@ -27,8 +27,8 @@ mod worker;
 use hvt_abi::ring::Ring;
 use hvt_abi::{Gpa, MEM_MAX, PAGE_SIZE};
 
-pub use hvt_core::ring::Error;
-pub use worker::{Bell, Counts, Offer, Worker};
+pub use hvt_core::ring::RingError;
+pub use worker::{Counts, Offer, RingDoorbell, Worker};
 
 use crate::device::{Net, Slot};
 

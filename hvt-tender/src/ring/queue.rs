@@ -7,7 +7,7 @@ use hvt_abi::ring::{Commit, Entry, Ring};
 use hvt_abi::{Gpa, GuestRange};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::Error;
+use super::RingError;
 use super::end::{Lines, Progress};
 use crate::memory::{Chunk, GuestMemory, MappedMemory};
 
@@ -33,7 +33,7 @@ impl Queue {
     }
 
     /// A copy of the next submission, if there is one.
-    pub(super) fn next(&self) -> Result<Option<Entry>, Error> {
+    pub(super) fn next(&self) -> Result<Option<Entry>, RingError> {
         let Some(slot) = self.progress.next(&self.lines())? else { return Ok(None) };
         let mut entry = Entry::new_zeroed();
         let offset = offset_of!(Ring, entries) + slot * size_of::<Entry>();
@@ -48,7 +48,7 @@ impl Queue {
     }
 
     /// Answers a submission.
-    pub(super) fn commit(&mut self, commit: Commit) -> Result<(), Error> {
+    pub(super) fn commit(&mut self, commit: Commit) -> Result<(), RingError> {
         let slot = self.progress.commit_slot(&self.lines())?;
         let offset = offset_of!(Ring, commits) + slot * size_of::<Commit>();
         let _ = self.ring().skip(offset).write(commit.as_bytes());
@@ -58,7 +58,7 @@ impl Queue {
     }
 
     /// As [`Progress::ask_for_kick`].
-    pub(super) fn ask_for_kick(&self) -> Result<bool, Error> {
+    pub(super) fn ask_for_kick(&self) -> Result<bool, RingError> {
         self.progress.ask_for_kick(&self.lines())
     }
 

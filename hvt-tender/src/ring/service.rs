@@ -3,15 +3,15 @@
 use hvt_abi::hypercall::{FRAME_HEADER_SIZE, Status};
 use hvt_abi::ring::{BUFFER_SIZE, Commit, Entry, NET_READ, NET_WRITE};
 
-use super::Error;
+use super::RingError;
 use super::queue::Queue;
 use crate::device::Net;
-use crate::memory::{GuestSlice, GuestSpace, Layout, Permissions};
+use crate::memory::{GuestSlice, GuestSpace, MemoryMap, Permissions};
 
 /// Serves the submissions of a ring.
 pub(super) struct Service {
     pub(super) queue: Queue,
-    pub(super) layout: Layout,
+    pub(super) memory_map: MemoryMap,
     /// By handle.
     pub(super) devices: Vec<Option<Box<dyn Net + Send>>>,
 }
@@ -21,7 +21,7 @@ impl Service {
     ///
     /// # Errors
     /// When the guest did what it may not: it must be stopped, and its ring not be served any more.
-    pub(super) fn serve(&mut self) -> Result<u64, Error> {
+    pub(super) fn serve(&mut self) -> Result<u64, RingError> {
         let mut served = 0;
         while let Some(entry) = self.queue.next()? {
             let commit = self.act(&entry)?;
@@ -36,16 +36,16 @@ impl Service {
     }
 
     /// Does what a submission asks for. The answer, if it gets one: status and length.
-    fn act(&mut self, entry: &Entry) -> Result<Option<(Status, u32)>, Error> {
+    fn act(&mut self, entry: &Entry) -> Result<Option<(Status, u32)>, RingError> {
         let access = match entry.operation {
             NET_WRITE => Permissions::READ,
             NET_READ => Permissions::WRITE,
-            other => return Err(Error::Operation(other)),
+            other => return Err(RingError::Operation(other)),
         };
         if entry.len as usize > BUFFER_SIZE {
-            return Err(Error::Length(entry.len));
+            return Err(RingError::Length(entry.len));
         }
-        let guest = GuestSpace::new(self.queue.memory(), &self.layout);
+        let guest = GuestSpace::new(self.queue.memory(), &self.memory_map);
         let buffer = guest.slice(entry.data, entry.len.into(), access)?;
         let device = usize::try_from(entry.handle).ok().and_then(|handle| self.devices.get_mut(handle)?.as_mut());
         Ok(match (entry.operation, device) {

@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
+use crate::cancel::CancelToken;
 use crate::device::{DeviceError, Doorbell, Slot};
 use crate::memory::{GuestMemory, MappedMemory, Region};
 use crate::ring::{Offer, SIZE, Worker, place, second_ends};
-use crate::stop::Stop;
 
 const MEMORY: u64 = 0x20_0000;
 const DATA: u64 = 0x10_0000;
@@ -78,7 +78,7 @@ impl Guest {
     fn new() -> (Self, Service) {
         let guest = Self { memory: MappedMemory::anonymous(MEMORY + SIZE).unwrap(), wire: Wire::default(), tail: 0 };
         let queue = Queue::new(guest.memory.clone(), Gpa(MEMORY)).unwrap();
-        let service = Service { queue, layout: layout(), devices: guest.devices() };
+        let service = Service { queue, memory_map: memory_map(), devices: guest.devices() };
         (guest, service)
     }
 
@@ -117,10 +117,10 @@ impl Guest {
     }
 }
 
-fn layout() -> Layout {
+fn memory_map() -> MemoryMap {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let both = Permissions::READ | Permissions::WRITE;
-    Layout::new([region(0x1_0000, 0x1_1000, Permissions::READ), region(DATA, MEMORY, both)]).unwrap()
+    MemoryMap::new([region(0x1_0000, 0x1_1000, Permissions::READ), region(DATA, MEMORY, both)]).unwrap()
 }
 
 fn write(len: u32) -> Entry {
@@ -231,7 +231,7 @@ fn a_guest_that_takes_no_commits_is_stopped() {
         assert_eq!(service.serve(), Ok(1));
     }
     guest.submit(read(60));
-    assert_eq!(service.serve(), Err(Error::Commits(ring::SIZE as u32)));
+    assert_eq!(service.serve(), Err(RingError::Commits(ring::SIZE as u32)));
 }
 
 #[test]
@@ -265,13 +265,13 @@ fn what_a_guest_may_not_do_is_named() {
 fn a_thread_serves_what_comes_and_all_of_it_before_it_ends() {
     let (mut guest, _) = Guest::new();
     let offer = Offer::new(guest.memory.clone(), Gpa(MEMORY), guest.devices()).unwrap();
-    let (bell, stop) = (offer.bell().clone(), Stop::new().unwrap());
-    let worker = Worker::start(offer, layout(), stop.clone(), None).unwrap();
+    let (doorbell, stop) = (offer.doorbell().clone(), CancelToken::new().unwrap());
+    let worker = Worker::start(offer, memory_map(), stop.clone(), None).unwrap();
     for sent in 1..=500 {
         guest.submit(write(60));
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         if guest.word(offset_of!(Ring, needs_kick)) != 0 {
-            bell.ring();
+            doorbell.ring();
         }
         // Now and then the thread is given the time to go to sleep.
         while sent % 100 == 0 && guest.word(offset_of!(Ring, ent_head)) < sent {
@@ -288,14 +288,14 @@ fn a_thread_serves_what_comes_and_all_of_it_before_it_ends() {
 fn a_thread_ends_the_run_of_a_guest_that_breaks_its_ring() {
     let (guest, _) = Guest::new();
     let offer = Offer::new(guest.memory.clone(), Gpa(MEMORY), guest.devices()).unwrap();
-    let (bell, stop) = (offer.bell().clone(), Stop::new().unwrap());
-    let worker = Worker::start(offer, layout(), stop.clone(), None).unwrap();
+    let (doorbell, stop) = (offer.doorbell().clone(), CancelToken::new().unwrap());
+    let worker = Worker::start(offer, memory_map(), stop.clone(), None).unwrap();
     guest.set_word(offset_of!(Ring, ent_tail), 5_000);
-    bell.ring();
+    doorbell.ring();
     while !stop.requested() {
         std::thread::yield_now();
     }
-    assert_eq!(worker.end(), Err(Error::Submissions(5_000)));
+    assert_eq!(worker.end(), Err(RingError::Submissions(5_000)));
 }
 
 proptest! {

@@ -9,19 +9,19 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 use hvt_abi::Gpa;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::Error;
+use super::RingError;
 use super::queue::Queue;
 use super::service::Service;
+use crate::cancel::CancelToken;
 use crate::device::{Descriptor, Doorbell, Net, Uses};
-use crate::memory::{Layout, MappedMemory};
+use crate::memory::{MappedMemory, MemoryMap};
 use crate::sandbox::{Sandbox, SandboxError};
-use crate::stop::Stop;
 
 /// What wakes a ring's thread. The guest rings it by a kick.
 #[derive(Clone, Debug)]
-pub struct Bell(Arc<EventFd>);
+pub struct RingDoorbell(Arc<EventFd>);
 
-impl Bell {
+impl RingDoorbell {
     /// A new one.
     ///
     /// # Errors
@@ -41,23 +41,28 @@ impl Bell {
     }
 }
 
-impl Doorbell for Bell {
+impl Doorbell for RingDoorbell {
     fn ring(&self) {
         // Fails only when the counter is full, and then nobody sleeps.
         let _ = self.0.write(1);
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for RingDoorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
 /// Takes from the calling thread all system calls that serving a ring does not need.
-fn confine(sandbox: &Sandbox, service: &Service, bell: &Bell, stop: &Stop) -> Result<(), SandboxError> {
+fn confine(
+    sandbox: &Sandbox,
+    service: &Service,
+    doorbell: &RingDoorbell,
+    stop: &CancelToken,
+) -> Result<(), SandboxError> {
     let mut calls = sandbox.calls(stop);
-    calls.allow_uses([Descriptor::new(bell, Uses::READ | Uses::WRITE)]);
+    calls.allow_uses([Descriptor::new(doorbell, Uses::READ | Uses::WRITE)]);
     calls.allow_uses(service.devices.iter().flatten().flat_map(|device| device.descriptors()));
     sandbox.confine(calls)
 }
@@ -67,7 +72,7 @@ pub struct Offer {
     memory: MappedMemory,
     place: Gpa,
     devices: Vec<Option<Box<dyn Net + Send>>>,
-    bell: Bell,
+    doorbell: RingDoorbell,
 }
 
 impl Offer {
@@ -76,20 +81,20 @@ impl Offer {
     /// # Errors
     /// When the host has no descriptor left.
     pub fn new(memory: MappedMemory, place: Gpa, devices: Vec<Option<Box<dyn Net + Send>>>) -> io::Result<Self> {
-        Ok(Self { memory, place, devices, bell: Bell::new()? })
+        Ok(Self { memory, place, devices, doorbell: RingDoorbell::new()? })
     }
 
     /// What the guest's kicks ring.
     #[must_use]
-    pub fn bell(&self) -> &Bell {
-        &self.bell
+    pub fn doorbell(&self) -> &RingDoorbell {
+        &self.doorbell
     }
 }
 
 /// A thread that serves a ring, until it is ended.
 #[derive(Debug)]
 pub struct Worker {
-    bell: Bell,
+    doorbell: RingDoorbell,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Counts>>,
 }
@@ -97,7 +102,7 @@ pub struct Worker {
 #[derive(Debug, Default)]
 struct Shared {
     ending: AtomicBool,
-    error: OnceLock<Error>,
+    error: OnceLock<RingError>,
 }
 
 /// What a ring has carried.
@@ -121,40 +126,40 @@ impl Worker {
     ///
     /// # Errors
     /// When the host refuses.
-    pub fn start(offer: Offer, layout: Layout, stop: Stop, sandbox: Option<Sandbox>) -> io::Result<Self> {
-        let Offer { memory, place, devices, bell } = offer;
+    pub fn start(offer: Offer, memory_map: MemoryMap, stop: CancelToken, sandbox: Option<Sandbox>) -> io::Result<Self> {
+        let Offer { memory, place, devices, doorbell } = offer;
         let queue = Queue::new(memory, place).ok_or(io::ErrorKind::InvalidInput)?;
         // Before the guest's first instruction: its first submission may come before the thread runs.
         let _ = queue.ask_for_kick();
-        let service = Service { queue, layout, devices };
+        let service = Service { queue, memory_map, devices };
         let shared = Arc::new(Shared::default());
         let thread = Builder::new().name("net-ring".into()).spawn({
-            let (bell, shared) = (bell.clone(), shared.clone());
+            let (doorbell, shared) = (doorbell.clone(), shared.clone());
             move || {
-                if let Some(Err(error)) = sandbox.map(|sandbox| confine(&sandbox, &service, &bell, &stop)) {
+                if let Some(Err(error)) = sandbox.map(|sandbox| confine(&sandbox, &service, &doorbell, &stop)) {
                     // A guest whose ring is served by a thread that can do more must not run.
                     log::error!("{error}");
                     stop.request();
                     return Counts::default();
                 }
-                Run { service, bell, stop, shared, patience: Patience::default(), counts: Counts::default() }.run()
+                Run { service, doorbell, stop, shared, patience: Patience::default(), counts: Counts::default() }.run()
             }
         })?;
-        Ok(Self { bell, shared, thread: Some(thread) })
+        Ok(Self { doorbell, shared, thread: Some(thread) })
     }
 
     /// Ends the thread, once it has served what the guest has submitted. The guest does not run any more.
     ///
     /// # Errors
     /// When the guest did what it may not.
-    pub fn end(mut self) -> Result<Counts, Error> {
+    pub fn end(mut self) -> Result<Counts, RingError> {
         let counts = self.finish();
         self.shared.error.get().map_or(Ok(counts), |error| Err(*error))
     }
 
     fn finish(&mut self) -> Counts {
         self.shared.ending.store(true, Ordering::SeqCst);
-        self.bell.ring();
+        self.doorbell.ring();
         // It does not panic.
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
@@ -168,8 +173,8 @@ impl Drop for Worker {
 
 struct Run {
     service: Service,
-    bell: Bell,
-    stop: Stop,
+    doorbell: RingDoorbell,
+    stop: CancelToken,
     shared: Arc<Shared>,
     patience: Patience,
     counts: Counts,
@@ -184,7 +189,7 @@ impl Run {
         self.counts
     }
 
-    fn serve(&mut self) -> Result<(), Error> {
+    fn serve(&mut self) -> Result<(), RingError> {
         loop {
             // Looked at first: what was submitted before the end is served.
             let ending = self.shared.ending.load(Ordering::SeqCst);
@@ -200,7 +205,7 @@ impl Run {
                 continue;
             }
             if self.service.queue.ask_for_kick()? {
-                let rung = self.bell.wait();
+                let rung = self.doorbell.wait();
                 // The last one is that of whoever ends the thread.
                 let ended = u64::from(self.shared.ending.load(Ordering::SeqCst));
                 self.counts.kicks += rung.saturating_sub(ended);
@@ -210,7 +215,7 @@ impl Run {
     }
 
     /// Waits awake for a while. Whether something has been submitted.
-    fn spin(&mut self) -> Result<bool, Error> {
+    fn spin(&mut self) -> Result<bool, RingError> {
         for _ in 0..self.patience.turns() {
             if self.service.queue.next()?.is_some() {
                 self.patience.rewarded();

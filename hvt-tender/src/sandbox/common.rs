@@ -4,8 +4,8 @@ use libc::c_long;
 
 use super::calls::{Calls, OPENS_TO_READ};
 use super::condition::Condition;
+use crate::cancel::CancelToken;
 use crate::descriptor::{Descriptor, Uses};
-use crate::stop::Stop;
 
 /// Calls that reach nothing but the thread itself, its memory, and clocks.
 const ALWAYS: &[c_long] = &[
@@ -34,7 +34,7 @@ const ALWAYS: &[c_long] = &[
 ];
 
 /// The calls of a thread that may ask for a stop, but has no other work.
-pub(super) fn calls(stop: &Stop) -> Calls {
+pub(super) fn calls(stop: &CancelToken) -> Calls {
     let mut calls = Calls::none();
     ALWAYS.iter().for_each(|number| calls.allow(*number));
     // Memory that is nobody else's, and nothing that could be executed.

@@ -10,7 +10,7 @@ use crate::config::{Identity, User};
 
 impl Identity {
     /// Becomes it, for good.
-    pub(crate) fn assume(&self) -> Result<(), IdentityError> {
+    pub(crate) fn drop_privileges(&self) -> Result<(), IdentityError> {
         // The root first: a user without rights cannot change it.
         if let Some(root) = &self.root {
             // Filters of service managers may end the process for it.
@@ -20,7 +20,7 @@ impl Identity {
                 .map_err(|source| IdentityError::Root { root: root.clone(), source })?;
         }
         if let Some(user) = self.user {
-            user.assume()?;
+            user.drop_privileges()?;
         }
         Ok(())
     }
@@ -33,7 +33,7 @@ fn change_root(root: &Path) -> io::Result<()> {
 }
 
 impl User {
-    fn assume(self) -> Result<(), IdentityError> {
+    fn drop_privileges(self) -> Result<(), IdentityError> {
         let Self { uid, gid } = self;
         let error = |what| move |errno: nix::Error| IdentityError::User { uid, gid, what, source: errno.into() };
         if self.is_current().map_err(error("find out who it is"))? {

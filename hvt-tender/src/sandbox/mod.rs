@@ -43,9 +43,9 @@ pub use self::condition::Condition;
 pub use self::denial::explain;
 pub use self::identity::IdentityError;
 use self::rights::{Directories, Landlock, Reach};
+use crate::cancel::CancelToken;
 pub use crate::config::{Identity, User};
 use crate::descriptor::{Descriptor, Uses};
-use crate::stop::Stop;
 
 /// That the threads of a tender are to be confined, and what they use that no device tells of.
 #[derive(Clone, Debug, Default)]
@@ -74,10 +74,10 @@ impl Sandbox {
         descriptors: &[Descriptor],
         directory: Option<BorrowedFd<'_>>,
     ) -> Result<(), SandboxError> {
-        self.give_up(directory, descriptors, Reach::Open)
+        self.restrict(directory, descriptors, Reach::Open)
     }
 
-    fn give_up(
+    fn restrict(
         &self,
         directory: Option<BorrowedFd<'_>>,
         descriptors: &[Descriptor],
@@ -111,7 +111,7 @@ impl Sandbox {
     }
 
     /// The calls that every thread makes, and those on the descriptors of this sandbox.
-    pub(crate) fn calls(&self, stop: &Stop) -> Calls {
+    pub(crate) fn calls(&self, stop: &CancelToken) -> Calls {
         let mut calls = common::calls(stop);
         calls.allow_uses(self.descriptors.iter().copied());
         calls

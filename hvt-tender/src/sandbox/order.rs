@@ -4,8 +4,8 @@ use crossbeam_channel::bounded;
 
 use super::rights::Reach;
 use super::{Sandbox, SandboxError};
+use crate::cancel::CancelToken;
 use crate::device::HelperThread;
-use crate::stop::Stop;
 
 impl Sandbox {
     /// Confines a thread that was started before the tender dropped its privileges: to change the user, the C library
@@ -13,7 +13,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// Returns the [`SandboxError`] of the thread. A thread that has ended needs no sandbox.
-    pub(crate) fn confine_helper(&self, thread: &dyn HelperThread, stop: &Stop) -> Result<(), SandboxError> {
+    pub(crate) fn confine_helper(&self, thread: &dyn HelperThread, stop: &CancelToken) -> Result<(), SandboxError> {
         let mut calls = self.calls(stop);
         calls.allow_uses(thread.descriptors());
         let reach = if thread.uses_internet() { Reach::Internet } else { Reach::Open };
@@ -23,7 +23,7 @@ impl Sandbox {
         let (sandbox, (done, result)) = (self.clone(), bounded(1));
         thread.execute(Box::new(move || {
             // `confine_helper` waits for the result.
-            let _ = done.send(sandbox.give_up(None, &[], reach).and_then(|()| sandbox.confine(calls)));
+            let _ = done.send(sandbox.restrict(None, &[], reach).and_then(|()| sandbox.confine(calls)));
         }));
         result.recv().unwrap_or(Ok(()))
     }

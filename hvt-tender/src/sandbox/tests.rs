@@ -23,7 +23,7 @@ const BLOCK: usize = 64 << 10;
 /// Blocks that go from one thread to the other at once. Together they are larger than what `free` keeps in an arena.
 const BLOCKS: usize = 64;
 
-fn calls(kind: &str, stop: &Stop) -> Calls {
+fn calls(kind: &str, stop: &CancelToken) -> Calls {
     let mut calls = Sandbox::new().calls(stop);
     match kind {
         "guest" => calls.allow_uses([Descriptor::new(stop.event(), Uses::READ)]),
@@ -35,7 +35,7 @@ fn calls(kind: &str, stop: &Stop) -> Calls {
     calls
 }
 
-fn confine(kind: &str, stop: &Stop) {
+fn confine(kind: &str, stop: &CancelToken) {
     Sandbox::new().confine(calls(kind, stop)).unwrap();
 }
 
@@ -80,7 +80,7 @@ fn free(blocks: &Receiver<Vec<Vec<u8>>>) {
 /// Runs the case in the only thread of a process, and in threads that it makes.
 fn run(kind: &str, freeing: &str) {
     rights::gain_none().unwrap();
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let (to, blocks) = bounded(1);
     thread::scope(|scope| {
         let stop = &stop;

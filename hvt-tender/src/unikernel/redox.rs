@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Error, Unikernel, with_handles};
+use super::{Unikernel, UnikernelError, with_handles};
 use crate::backend::redox::{Redox, System, cycle_frequency};
-use crate::backend::{Stop, Unavailable};
-use crate::boot::{BootConfig, CommandLine, Plan};
+use crate::backend::{CancelToken, Unavailable};
+use crate::boot::{BootConfig, BootPlan, CommandLine};
 use crate::config::{BackendChoice, memory_size};
 use crate::device::{Attached, Console, Devices, Endpoint, FdConsole, FdPoller, Interrupted, Pollable, Slot, attach};
 use crate::memory::PrivateMemory;
@@ -34,7 +34,7 @@ impl Extras {
 
 impl Unikernel {
     /// Runs it to its end, on this thread, or until `stop` is requested.
-    pub(super) fn run_until(self, stop: Stop) -> Result<Outcome, Error> {
+    pub(super) fn run_until(self, stop: CancelToken) -> Result<Outcome, UnikernelError> {
         let Self { loaded, memory, arguments, backend, attachments, waits, console, clock, extras: Extras, .. } = self;
         let image = loaded.borrow_dependent();
         let mem_size = memory_size(memory)?;
@@ -58,17 +58,17 @@ impl Unikernel {
             cpu_cycle_freq: cycle_frequency(),
             net_ring: None,
         };
-        let booted = Plan::new(image, config)?.load(&memory)?;
+        let booted = BootPlan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(loaded);
-        let mut machine = hypervisor.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let mut machine = hypervisor.start(memory, &booted.memory_map, &booted.entry, &stop)?;
         let outcome = match devices.poller.begin() {
-            Ok(()) => monitor::run(&mut machine, &booted.layout, &mut devices),
+            Ok(()) => monitor::run(&mut machine, &booted.memory_map, &mut devices),
             Err(Interrupted) => Ok(Outcome::Interrupted),
         };
         match (outcome, devices.sync()) {
             // What a guest takes for written must not be lost in silence.
-            (Ok(Outcome::Exited { .. }), Err(_)) => Err(Error::Unsynced),
+            (Ok(Outcome::Exited { .. }), Err(_)) => Err(UnikernelError::Unsynced),
             (outcome, _) => Ok(outcome?),
         }
     }

@@ -8,7 +8,7 @@ use hvt_abi::manifest::Kind;
 use zerocopy::IntoBytes;
 
 use crate::backend::auto::FOR_TESTS;
-use crate::device::{Capture, DeviceError, Disk};
+use crate::device::{CapturedOutput, DeviceError, Disk};
 use crate::image::fixture::manifest;
 use crate::memory::GuestSlice;
 use crate::script::fixture::{CALLS_DATA, calls};
@@ -23,7 +23,7 @@ fn guest(devices: &[(&str, Kind)], made: &[(Number, &[u8])]) -> Unikernel {
 #[test]
 fn runs_with_the_devices_that_it_is_given() {
     let contents: Vec<u8> = (0..4096).map(|index| (index / 512 + index) as u8).collect();
-    let (disk, console) = (Disk::from_bytes(contents.clone()), Capture::new());
+    let (disk, console) = (Disk::from_bytes(contents.clone()), CapturedOutput::new());
     let read = BlockIo { handle: 1, offset: 512, data: Gpa(BUFFER), len: 1024, ..BlockIo::default() };
     let puts = Puts { data: Gpa(BUFFER), len: 1024 };
     let halt = Halt { exit_status: -2, ..Halt::default() };
@@ -37,9 +37,9 @@ fn runs_with_the_devices_that_it_is_given() {
 }
 
 /// A console that passes on that something was written.
-struct Bell(Sender<()>);
+struct BellConsole(Sender<()>);
 
-impl Console for Bell {
+impl Console for BellConsole {
     fn write(&mut self, _: GuestSlice<'_>) {
         self.0.send(()).unwrap();
     }
@@ -52,9 +52,9 @@ fn a_stop_ends_a_guest_that_spins_or_sleeps() {
     let spinning = &[(Number::Puts, puts.as_bytes())][..];
     let sleeping = &[(Number::Puts, puts.as_bytes()), (Number::Poll, sleep.as_bytes())];
     for calls in [spinning, sleeping] {
-        let stop = Stop::new().unwrap();
-        let (bell, rings) = unbounded();
-        let unikernel = guest(&[], calls).stop(stop.clone()).console(Bell(bell));
+        let stop = CancelToken::new().unwrap();
+        let (doorbell, rings) = unbounded();
+        let unikernel = guest(&[], calls).stop(stop.clone()).console(BellConsole(doorbell));
         let stopper = thread::spawn(move || {
             rings.recv().unwrap();
             stop.request();
@@ -66,7 +66,7 @@ fn a_stop_ends_a_guest_that_spins_or_sleeps() {
 
 #[test]
 fn a_stop_that_comes_early_is_not_lost() {
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let unikernel = guest(&[], &[]).stop(stop.clone());
     stop.request();
     assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);
@@ -80,7 +80,7 @@ fn a_device_that_is_missing_is_an_error() {
 
 #[test]
 fn is_checked_when_it_is_loaded() {
-    assert!(matches!(Unikernel::load("/dev/null"), Err(Error::Read { .. })));
+    assert!(matches!(Unikernel::load("/dev/null"), Err(UnikernelError::Read { .. })));
     assert!(Unikernel::from_bytes(Vec::new()).is_err());
     assert!(Unikernel::from_bytes(manifest(&[])).is_err());
 }
@@ -124,11 +124,11 @@ fn disks_are_synchronised_however_a_guest_ends() {
         (unikernel.run(), done.into_iter().collect::<Vec<_>>())
     };
     let (ended, done) = run(halt);
-    assert!(matches!(ended, Err(Error::Unsynced)) && done == ["write", "sync"], "{done:?}");
+    assert!(matches!(ended, Err(UnikernelError::Unsynced)) && done == ["write", "sync"], "{done:?}");
     let (ended, done) = run((Number::Puts, puts.as_bytes()));
     assert!(matches!(ended, Ok(Outcome::Failed(_))) && done == ["write", "sync"], "{done:?}");
     let (sender, done) = unbounded();
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     stop.request();
     let unikernel = guest(&[("storage", Kind::Block)], &[]).block("storage", Lossy(sender)).stop(stop);
     assert_eq!(unikernel.run().unwrap(), Outcome::Interrupted);

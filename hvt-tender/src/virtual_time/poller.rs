@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::VirtualTime;
 use super::schedule::{Seat, Wait};
+use crate::cancel::CancelToken;
 use crate::device::{Arrivals, Descriptor, Interrupted, Poller};
-use crate::stop::Stop;
 
 /// One guest's part in a virtual time. Dropping it takes the guest out.
 pub(crate) struct VirtualPoller {
@@ -19,7 +19,11 @@ pub(crate) struct VirtualPoller {
 
 impl VirtualPoller {
     /// Adds a guest with these devices, each with its handle. It may execute nothing before [`begin`](Self::begin).
-    pub(crate) fn new(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop) -> io::Result<Self> {
+    pub(crate) fn new(
+        time: VirtualTime,
+        arrivals: Vec<(u32, Arc<dyn Arrivals>)>,
+        stop: CancelToken,
+    ) -> io::Result<Self> {
         let this = Self::add(time, arrivals, stop, false)?;
         this.arrivals.iter().for_each(|(_, arrivals)| arrivals.set_in_guest(true));
         Ok(this)
@@ -27,11 +31,20 @@ impl VirtualPoller {
 
     /// Adds a host in memory. It may wait for ever: its user may give it something to do at any time.
     #[cfg(feature = "smoltcp")]
-    pub(crate) fn for_host(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop) -> io::Result<Self> {
+    pub(crate) fn for_host(
+        time: VirtualTime,
+        arrivals: Vec<(u32, Arc<dyn Arrivals>)>,
+        stop: CancelToken,
+    ) -> io::Result<Self> {
         Self::add(time, arrivals, stop, true)
     }
 
-    fn add(time: VirtualTime, arrivals: Vec<(u32, Arc<dyn Arrivals>)>, stop: Stop, is_host: bool) -> io::Result<Self> {
+    fn add(
+        time: VirtualTime,
+        arrivals: Vec<(u32, Arc<dyn Arrivals>)>,
+        stop: CancelToken,
+        is_host: bool,
+    ) -> io::Result<Self> {
         let seat = Arc::new(Seat::new(stop)?);
         let number = time.lock().add(seat.clone(), is_host);
         Ok(Self { time, number, seat, arrivals: arrivals.into(), is_host })

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::cancel::CancelToken;
 use crate::device::{Arrivals, Descriptor, Interrupted, Senders, Uses};
-use crate::stop::Stop;
 
 /// Moments beyond this many nanoseconds, 146 years, never come. The largest deadline that a guest can express in signed
 /// nanoseconds of its wall clock is one of them.
@@ -43,14 +43,14 @@ struct Guest {
 pub(super) struct Seat {
     /// Readable once it is this guest's turn.
     turn: OwnedFd,
-    stop: Stop,
+    stop: CancelToken,
     /// Whether the guest was ended because nothing will ever wake it.
     asleep: AtomicBool,
 }
 
 impl Seat {
     /// A seat that is left as well when `stop` is requested.
-    pub(super) fn new(stop: Stop) -> io::Result<Self> {
+    pub(super) fn new(stop: CancelToken) -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self { turn: event.into(), stop, asleep: AtomicBool::new(false) })
     }

@@ -1,8 +1,8 @@
 use super::*;
+use crate::cancel::CancelToken;
 use crate::device::testing::Buffer;
 use crate::device::{Arrivals, Block, Disk, Interrupted, Pollable, Poller};
 use crate::network::{Link, Port, Switch};
-use crate::stop::Stop;
 use std::thread;
 
 const HOUR: u64 = 3_600_000_000_000;
@@ -15,8 +15,8 @@ impl Arrivals for At {
     }
 }
 
-fn guest(time: &VirtualTime, devices: &[(u32, Arc<At>)]) -> (VirtualPoller, Stop) {
-    let stop = Stop::new().unwrap();
+fn guest(time: &VirtualTime, devices: &[(u32, Arc<At>)]) -> (VirtualPoller, CancelToken) {
+    let stop = CancelToken::new().unwrap();
     let devices = devices.iter().map(|(handle, at)| (*handle, at.clone() as Arc<dyn Arrivals>)).collect();
     (VirtualPoller::new(time.clone(), devices, stop.clone()).unwrap(), stop)
 }
@@ -125,7 +125,7 @@ fn linked(time: &VirtualTime) -> (Port, Port) {
 /// A guest that has this port, and polls for ever.
 fn waits_for_ever(time: &VirtualTime, port: Option<Port>) -> thread::JoinHandle<bool> {
     let arrivals = port.iter().map(|port| (1, port.arrivals().unwrap())).collect();
-    let mut poller = VirtualPoller::new(time.clone(), arrivals, Stop::new().unwrap()).unwrap();
+    let mut poller = VirtualPoller::new(time.clone(), arrivals, CancelToken::new().unwrap()).unwrap();
     thread::spawn(move || {
         let _port = port;
         poller.begin().unwrap();
@@ -199,7 +199,7 @@ fn guests_that_wait_for_each_other_end_together() {
     let hold = time.hold();
     let (mut busy, _stop) = {
         let arrivals = vec![(1, second.arrivals().unwrap())];
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         (VirtualPoller::new(time.clone(), arrivals, stop.clone()).unwrap(), stop)
     };
     let sleeping = waits_for_ever(&time, Some(first));

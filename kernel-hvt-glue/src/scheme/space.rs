@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use hvt_abi::{
     Gpa, GuestRange, Permissions,
-    kernel::{Error, MemoryMap, MemoryRange},
+    kernel::{Error, MemoryMapping, MemoryRange},
 };
 
 use super::{
@@ -43,8 +43,8 @@ impl<K: Kernel> Space<K> {
     }
 
     /// Shows the guest the caller's memory, as much of it as one step allows and as can be had, and returns how much.
-    pub(super) fn map(&mut self, map: &MemoryMap, caller: &mut impl Caller<K>) -> Result<u64, Error> {
-        let MemoryMap { gpa, address, len, permissions, reserved } = *map;
+    pub(super) fn map(&mut self, map: &MemoryMapping, caller: &mut impl Caller<K>) -> Result<u64, Error> {
+        let MemoryMapping { gpa, address, len, permissions, reserved } = *map;
         let permissions = allowed(permissions)?;
         let range = step(gpa, len, reserved)?;
         if !address.is_multiple_of(FRAME_SIZE) || address.checked_add(len).is_none() {

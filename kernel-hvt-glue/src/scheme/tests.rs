@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use hvt_abi::{
     Gpa, Permissions,
-    kernel::{Capabilities, Error, Exit, MemoryMap, MemoryRange, Operation, RunPage, VcpuState, run_page},
+    kernel::{Capabilities, Error, Exit, MemoryMapping, MemoryRange, Operation, RunPage, VcpuState, run_page},
     native::EntryState,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -260,7 +260,8 @@ impl Monitor {
         pages: u64,
         permissions: u32,
     ) -> Result<u64, Error> {
-        let map = MemoryMap { gpa: Gpa(gpa), address: USER + from * PAGE, len: pages * PAGE, permissions, reserved: 0 };
+        let map =
+            MemoryMapping { gpa: Gpa(gpa), address: USER + from * PAGE, len: pages * PAGE, permissions, reserved: 0 };
         self.call(vm, Operation::Map, map.as_bytes())
     }
 

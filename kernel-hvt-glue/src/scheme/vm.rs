@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use hvt_abi::kernel::{Error, MemoryMap, MemoryRange};
+use hvt_abi::kernel::{Error, MemoryMapping, MemoryRange};
 
 use super::{
     account::{Account, Charge},
@@ -41,7 +41,7 @@ impl<K: Kernel> VmObject<K> {
         })
     }
 
-    pub(super) fn map(&self, map: &MemoryMap, caller: &mut impl Caller<K>) -> Result<u64, Error> {
+    pub(super) fn map(&self, map: &MemoryMapping, caller: &mut impl Caller<K>) -> Result<u64, Error> {
         self.change()?.as_mut().ok_or(Error::Destroyed)?.map(map, caller)
     }
 

@@ -1,7 +1,7 @@
 //! Image and configuration become the contents of guest memory and the state of the virtual CPU at entry.
 //!
-//! [`Plan::new`] decides everything without touching memory, so that what cannot be booted is found before memory is
-//! had; [`Plan::load`] writes it. Below 1 MiB the guest's memory is the tender's:
+//! [`BootPlan::new`] decides everything without touching memory, so that what cannot be booted is found before memory is
+//! had; [`BootPlan::load`] writes it. Below 1 MiB the guest's memory is the tender's:
 //!
 //! | guest address | what | for the guest |
 //! |---|---|---|
@@ -18,7 +18,7 @@
 mod aarch64;
 mod cmdline;
 mod error;
-mod layout;
+mod memory_map;
 mod paging;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod x86_64;
@@ -32,7 +32,7 @@ use hvt_abi::{BOOT_INFO_BASE, BootInfo, Gpa, MEM_GRANULE, MEM_MAX, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
 use crate::image::Image;
-use crate::memory::{GuestMemory, Layout, OutOfMemory};
+use crate::memory::{GuestMemory, MemoryMap, OutOfMemory};
 
 pub use cmdline::{CommandLine, CommandLineError};
 pub use error::BootError;
@@ -65,22 +65,22 @@ pub struct BootConfig<'a> {
 #[derive(Clone, Debug)]
 pub struct Booted {
     /// What the guest may do with which part of its memory. Its page tables say the same as far as they can.
-    pub layout: Layout,
+    pub memory_map: MemoryMap,
     /// State of the virtual CPU at entry.
     pub entry: EntryState,
 }
 
 /// Everything that will be written to guest memory, decided.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct BootPlan<'a> {
     image: &'a Image<'a>,
     config: BootConfig<'a>,
     area: InfoArea,
-    layout: Layout,
+    memory_map: MemoryMap,
     tables: Tables,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> BootPlan<'a> {
     /// Decides how `image` is booted.
     ///
     /// # Errors
@@ -92,15 +92,15 @@ impl<'a> Plan<'a> {
     fn with_tables<F: Format>(image: &'a Image<'a>, config: BootConfig<'a>) -> Result<Self, BootError> {
         check_memory(image, config.mem_size)?;
         let area = InfoArea::new(&config, F::LOW_END)?;
-        let regions = layout::above_1_mib(image, &config)?;
-        let (layout, tables) = Tables::map::<F>(regions, area.end)?;
-        Ok(Self { image, config, area, layout, tables })
+        let regions = memory_map::above_1_mib(image, &config)?;
+        let (memory_map, tables) = Tables::map::<F>(regions, area.end)?;
+        Ok(Self { image, config, area, memory_map, tables })
     }
 
     /// What the guest may do with which part of its memory.
     #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    pub fn memory_map(&self) -> &MemoryMap {
+        &self.memory_map
     }
 
     /// Writes to `memory` what a guest finds there at entry. The memory must be zero.
@@ -121,16 +121,16 @@ impl<'a> Plan<'a> {
         // Its NUL is there already.
         memory.write(area.cmdline, config.cmdline.as_bytes())?;
         self.tables.write(memory)?;
-        Ok(Booted { entry: EntryState::new(config.mem_size, image.entry()), layout: self.layout })
+        Ok(Booted { entry: EntryState::new(config.mem_size, image.entry()), memory_map: self.memory_map })
     }
 }
 
-/// Boots `image` in `memory`: [`Plan::new`] and [`Plan::load`] at once.
+/// Boots `image` in `memory`: [`BootPlan::new`] and [`BootPlan::load`] at once.
 ///
 /// # Errors
 /// [`BootError`], when image, configuration and memory do not go together; it says what to change.
 pub fn load(image: &Image<'_>, config: BootConfig<'_>, memory: &dyn GuestMemory) -> Result<Booted, BootError> {
-    Plan::new(image, config)?.load(memory)
+    BootPlan::new(image, config)?.load(memory)
 }
 
 fn check_memory(image: &Image<'_>, mem_size: u64) -> Result<(), BootError> {

@@ -15,7 +15,7 @@ use hvt_abi::{GUEST_MIN_BASE, GUEST_VISIBLE_BASE, Gpa, GuestRange, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
 use super::BootError;
-use crate::memory::{GuestMemory, Layout, OutOfMemory, Permissions, Region};
+use crate::memory::{GuestMemory, MemoryMap, OutOfMemory, Permissions, Region};
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
@@ -65,9 +65,9 @@ pub(super) struct Tables {
 impl Tables {
     /// Maps `regions`, which ascend and lie above 1 MiB, and what the guest can see below 1 MiB: for reading from 0x10000 to
     /// `info_end` at least, and what it executes there.
-    pub(super) fn map<F: Format>(regions: Vec<Region>, info_end: Gpa) -> Result<(Layout, Self), BootError> {
+    pub(super) fn map<F: Format>(regions: Vec<Region>, info_end: Gpa) -> Result<(MemoryMap, Self), BootError> {
         // Neighbours of equal access are one region now, so that a 2 MiB page can cover both.
-        let above = Layout::new(regions).ok_or(BootError::Regions)?;
+        let above = MemoryMap::new(regions).ok_or(BootError::Regions)?;
         let mut builder = Builder::<F>::new(info_end);
         for region in above.regions() {
             builder.map(region)?;
@@ -81,9 +81,9 @@ impl Tables {
         for region in low.clone() {
             builder.map(&region)?;
         }
-        let layout = Layout::new(low.chain(above.regions().iter().copied()));
-        let layout = layout.ok_or(BootError::Regions)?;
-        Ok((layout, builder.finish()))
+        let memory_map = MemoryMap::new(low.chain(above.regions().iter().copied()));
+        let memory_map = memory_map.ok_or(BootError::Regions)?;
+        Ok((memory_map, builder.finish()))
     }
 
     /// Writes the tables. What they do not fill of their pages must be zero.

@@ -85,15 +85,15 @@ fn boot_in<M: Mmu>(elf: &Elf, mem_size: u64, net_ring: Option<Gpa>, memory: &Fak
     let cmdline = CommandLine::from_args(["one", "two"]).unwrap();
     let config =
         BootConfig { mem_size, cmdline: &cmdline, manifest: &MANIFEST, cpu_cycle_freq: 3_000_000_000, net_ring };
-    Plan::with_tables::<M>(&image, config)?.load(memory)
+    BootPlan::with_tables::<M>(&image, config)?.load(memory)
 }
 
 const MANIFEST: [u8; 112] = [0x5a; 112];
 
 /// Checks every page below `mem_size` and a few above against the layout and against what the file asks for.
 fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
-    let layout = &guest.booted.layout;
-    let visible_end = layout.region_at(Gpa(0x1_0000)).unwrap().range.end().0.min(MIB);
+    let memory_map = &guest.booted.memory_map;
+    let visible_end = memory_map.region_at(Gpa(0x1_0000)).unwrap().range.end().0.min(MIB);
     assert!(visible_end >= 0x1_1000);
     let memory = guest.memory.snapshot();
     let large: Vec<bool> =
@@ -101,7 +101,7 @@ fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
     let beyond = [mem_size, mem_size + 2 * MIB].into_iter().chain(M::BEYOND.iter().copied());
     for address in (0..mem_size).step_by(PAGE as usize).chain(beyond) {
         let expected = expected::<M>(segments, mem_size, visible_end, address);
-        assert_eq!(layout.region_at(Gpa(address)).map(|region| region.access), expected, "layout at {address:#x}");
+        assert_eq!(memory_map.region_at(Gpa(address)).map(|region| region.access), expected, "layout at {address:#x}");
         let page = M::walk(&memory, address);
         assert_eq!(page.is_some(), expected.is_some(), "presence of {address:#x}");
         let (Some(page), Some(expected)) = (page, expected) else { continue };
@@ -214,7 +214,7 @@ fn the_largest_memory<M: Mmu>() {
     let cmdline = CommandLine::default();
     let config =
         BootConfig { mem_size: 4096 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
-    let plan = Plan::with_tables::<M>(&image, config).unwrap();
+    let plan = BootPlan::with_tables::<M>(&image, config).unwrap();
     let memory = FakeMemory::new(2 * MIB, &[]);
     plan.tables.write(&memory).unwrap();
     let memory = memory.snapshot();
@@ -236,7 +236,7 @@ fn further_page_tables_go_where_the_guest_cannot_see_them<M: Mmu>() {
         let mem_size = (count + 1) * 2 * MIB;
         let guest = boot::<M>(&Elf::with_segments(scattered(count)), mem_size).unwrap();
         check_pages::<M>(&guest, &scattered(count), mem_size);
-        guest.booted.layout.regions()[0].range.end().0
+        guest.booted.memory_map.regions()[0].range.end().0
     };
     let end = M::LOW_END.0;
     assert_eq!(visible_end(M::FURTHER), end, "all below 0x10000");
@@ -252,7 +252,7 @@ fn page_tables_that_do_not_fit<M: Mmu>() {
         let cmdline = CommandLine::default();
         let config =
             BootConfig { mem_size: 4096 * MIB, cmdline: &cmdline, manifest: &[], cpu_cycle_freq: 1, net_ring: None };
-        Plan::with_tables::<M>(&image, config).map(|plan| plan.layout().regions()[0].range.end())
+        BootPlan::with_tables::<M>(&image, config).map(|plan| plan.memory_map().regions()[0].range.end())
     };
     let room = (M::LOW_END.0 - 0x1_1000) / PAGE;
     assert!([238, 239].contains(&room));
@@ -267,7 +267,7 @@ fn manifest_must_fit_below_1_mib() {
     let cmdline = CommandLine::from_args([[b'x'; 8191]]).unwrap();
     let plan = |manifest: &[u8]| {
         let config = BootConfig { mem_size: 4 * MIB, cmdline: &cmdline, manifest, cpu_cycle_freq: 1, net_ring: None };
-        Plan::new(&image, config).map(|_| ())
+        BootPlan::new(&image, config).map(|_| ())
     };
     assert_eq!(plan(&[0; 8 + 64 * 104]), Ok(()));
     assert_eq!(plan(&vec![0; MIB as usize]), Err(BootError::Manifest { len: MIB as usize }));
@@ -294,8 +294,8 @@ fn ring_lies_behind_memory<M: Mmu>() {
     let info = BootInfo::read_from_bytes(&memory.bytes(0x1_0000, 56)).unwrap();
     assert_eq!((info.mem_size, info.host_features, info.net_ring), (4 * MIB, 1, Gpa(5 * MIB)));
     let range = GuestRange::new(Gpa(5 * MIB), (size_of::<Ring>() as u64).next_multiple_of(PAGE)).unwrap();
-    assert!(booted.layout.allows(range, Permissions::READ | Permissions::WRITE));
-    assert!(booted.layout.region_at(range.end()).is_none() && booted.layout.region_at(Gpa(4 * MIB)).is_none());
+    assert!(booted.memory_map.allows(range, Permissions::READ | Permissions::WRITE));
+    assert!(booted.memory_map.region_at(range.end()).is_none() && booted.memory_map.region_at(Gpa(4 * MIB)).is_none());
     let page = Page { physical: 5 * MIB, writable: true, executable: false, large: false };
     assert_eq!(M::walk(&memory.snapshot(), 5 * MIB), Some(page));
     for wrong in [4 * MIB - PAGE, 5 * MIB + 8, 4096 * MIB - PAGE, !0xfff] {
@@ -353,7 +353,7 @@ fn exception_vectors_are_executed_and_not_the_guests_to_write() {
     let guest = boot::<Paging>(&Elf::with_segments(segments()), 4 * MIB).unwrap();
     let vectors: Vec<u8> = hvt_abi::aarch64::VECTORS.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(guest.memory.bytes(0xf_f000, 2048), vectors);
-    let region = guest.booted.layout.region_at(Gpa(0xf_f000)).unwrap();
+    let region = guest.booted.memory_map.region_at(Gpa(0xf_f000)).unwrap();
     let range = GuestRange::between(Gpa(0xf_f000), Gpa(MIB)).unwrap();
     // The code of this guest, which follows, cannot be read.
     assert_eq!((region.range, region.access), (range, Permissions::READ | Permissions::EXECUTE));

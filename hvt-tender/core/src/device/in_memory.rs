@@ -160,12 +160,12 @@ impl Net for WireNet {
 
 /// A console that keeps what the guest writes, up to a limit. Clones are the same console.
 #[derive(Clone, Default)]
-pub struct CapturedOutput(Arc<Mutex<Vec<u8>>>);
+pub struct ConsoleBuffer(Arc<Mutex<Vec<u8>>>);
 
 /// Bytes of a guest's output that are kept; more are dropped.
 const OUTPUT_MAX: usize = 1 << 20;
 
-impl CapturedOutput {
+impl ConsoleBuffer {
     /// The bytes so far.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
@@ -173,7 +173,7 @@ impl CapturedOutput {
     }
 }
 
-impl Console for CapturedOutput {
+impl Console for ConsoleBuffer {
     fn write(&mut self, data: GuestSlice<'_>) {
         let mut bytes = self.0.lock();
         let left = OUTPUT_MAX - bytes.len();
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
     use crate::memory::fake::FakeMemory;
-    use crate::memory::{GuestSpace, Layout, Permissions, Region};
+    use crate::memory::{GuestSpace, MemoryMap, Permissions, Region};
 
     /// Guest memory of two pages that do not lie side by side in the host.
     fn pages() -> FakeMemory {
@@ -197,8 +197,9 @@ mod tests {
     /// Hands `act` a guest's buffer of `len` bytes that reaches from one page into the other.
     fn with_buffer<R>(memory: &FakeMemory, len: u64, act: impl FnOnce(GuestSlice<'_>) -> R) -> R {
         let access = Permissions::READ | Permissions::WRITE;
-        let layout = Layout::new([Region { range: GuestRange::new(Gpa(0), 2 * PAGE_SIZE).unwrap(), access }]).unwrap();
-        let slice = GuestSpace::new(memory, &layout).slice(Gpa(PAGE_SIZE - len / 2), len, access).unwrap();
+        let memory_map =
+            MemoryMap::new([Region { range: GuestRange::new(Gpa(0), 2 * PAGE_SIZE).unwrap(), access }]).unwrap();
+        let slice = GuestSpace::new(memory, &memory_map).slice(Gpa(PAGE_SIZE - len / 2), len, access).unwrap();
         act(slice)
     }
 
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn output_is_kept_up_to_a_limit() {
         let memory = pages();
-        let mut console = CapturedOutput::default();
+        let mut console = ConsoleBuffer::default();
         let kept = console.clone();
         for _ in 0..=OUTPUT_MAX / 1024 {
             with_buffer(&memory, 1024, |buffer| {

@@ -4,19 +4,19 @@ use core::mem::offset_of;
 
 use hvt_abi::hypercall::{BlockIo, Number, Status};
 
-use super::{Call, Error, Flow, IN_OUT, ret};
+use super::{Call, Flow, HypercallError, IN_OUT, ret};
 use crate::device::{Devices, Slot};
 use crate::memory::Permissions;
 
 #[inline(never)]
-pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, HypercallError> {
     let argument = call.argument::<BlockIo>(IN_OUT)?;
     let status = transfer(call, &argument.load(), devices)?;
     argument.store(offset_of!(BlockIo, ret), &ret(status));
     Ok(Flow::Continue)
 }
 
-fn transfer(call: &Call<'_>, io: &BlockIo, devices: &mut Devices) -> Result<Status, Error> {
+fn transfer(call: &Call<'_>, io: &BlockIo, devices: &mut Devices) -> Result<Status, HypercallError> {
     let slot = usize::try_from(io.handle).ok().and_then(|handle| devices.slots.get_mut(handle));
     let Some(Slot::Block(device)) = slot else {
         return Ok(Status::Invalid);

@@ -6,7 +6,7 @@
 //!
 //! Two kinds of mistake are told apart, as Solo5 does. A handle, an offset or a length that does not fit the device is
 //! answered with [`Status::Invalid`], and the guest goes on. An unknown number, or a pointer to memory that the guest
-//! itself may not access in that way, is an [`Error`]: the guest must be stopped.
+//! itself may not access in that way, is an [`HypercallError`]: the guest must be stopped.
 
 mod block;
 mod net;
@@ -20,7 +20,7 @@ use hvt_abi::Gpa;
 use hvt_abi::hypercall::{HALT_COOKIE_SIZE, Halt, Number, Poll, Puts, Status, Walltime};
 
 use crate::device::{Devices, Interrupted};
-use crate::memory::{GuestSlice, GuestSpace, Permissions, Place, Violation};
+use crate::memory::{GuestPtr, GuestSlice, GuestSpace, Permissions, Violation};
 
 /// How it goes on after a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum Flow {
 
 /// A guest's mistake after which it cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum HypercallError {
     /// There is no such hypercall.
     #[error("unknown hypercall {0}")]
     Unknown(u32),
@@ -63,8 +63,13 @@ pub enum Error {
 /// When the guest made a mistake after which it must be stopped. Nothing in its memory has been changed then.
 // Inlined, and of what it calls only the shortest: that does not pay for the registers that a long one uses.
 #[inline(always)]
-pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut Devices) -> Result<Flow, Error> {
-    let Some(number) = Number::from_u32(number) else { return Err(Error::Unknown(number)) };
+pub fn serve(
+    number: u32,
+    argument: Gpa,
+    guest: &GuestSpace<'_>,
+    devices: &mut Devices,
+) -> Result<Flow, HypercallError> {
+    let Some(number) = Number::from_u32(number) else { return Err(HypercallError::Unknown(number)) };
     let call = Call { number, argument, guest };
     match number {
         Number::Walltime => walltime(&call, devices),
@@ -77,7 +82,7 @@ pub fn serve(number: u32, argument: Gpa, guest: &GuestSpace<'_>, devices: &mut D
 }
 
 #[inline(always)]
-fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, HypercallError> {
     // Before all else: what is known of the argument need not outlast a call.
     let nsecs = devices.clock.now();
     call.argument::<Walltime>(Permissions::WRITE)?.store(0, &Walltime { nsecs });
@@ -85,7 +90,7 @@ fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 }
 
 #[inline(never)]
-fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, HypercallError> {
     let puts: Puts = call.argument(Permissions::READ)?.load();
     let data = call.buffer("data", puts.data, puts.len, Permissions::READ)?;
     if !data.is_empty() {
@@ -95,7 +100,7 @@ fn puts(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 }
 
 #[inline(never)]
-fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, HypercallError> {
     let argument = call.argument::<Poll>(IN_OUT)?;
     let poll = argument.load();
     match devices.poller.poll(poll.timeout_nsecs) {
@@ -109,7 +114,7 @@ fn poll(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
 }
 
 #[inline(never)]
-fn halt(call: &Call<'_>) -> Result<Flow, Error> {
+fn halt(call: &Call<'_>) -> Result<Flow, HypercallError> {
     let halt: Halt = call.argument(Permissions::READ)?.load();
     let cookie = (halt.cookie != Gpa(0)).then_some(halt.cookie);
     if let Some(cookie) = cookie {
@@ -132,19 +137,25 @@ struct Call<'g> {
 impl<'g> Call<'g> {
     /// A buffer that the guest names in its argument as `field`.
     #[inline]
-    fn buffer(&self, field: &'static str, at: Gpa, len: u64, access: Permissions) -> Result<GuestSlice<'g>, Error> {
+    fn buffer(
+        &self,
+        field: &'static str,
+        at: Gpa,
+        len: u64,
+        access: Permissions,
+    ) -> Result<GuestSlice<'g>, HypercallError> {
         match self.guest.slice(at, len, access) {
             Ok(slice) => Ok(slice),
-            Err(violation) => Err(Error::Pointer { call: self.number, field, violation }),
+            Err(violation) => Err(HypercallError::Pointer { call: self.number, field, violation }),
         }
     }
 
     /// The guest's argument, a structure `T` all of which the guest must be able to access like that. What is checked
     /// and acted on is a copy of it, taken once; results go into its fields.
     #[inline]
-    fn argument<T>(&self, access: Permissions) -> Result<Place<'g, T>, Error> {
+    fn argument<T>(&self, access: Permissions) -> Result<GuestPtr<'g, T>, HypercallError> {
         let place = self.guest.place(self.argument, access);
-        place.map_err(|violation| Error::Pointer { call: self.number, field: "argument", violation })
+        place.map_err(|violation| HypercallError::Pointer { call: self.number, field: "argument", violation })
     }
 }
 

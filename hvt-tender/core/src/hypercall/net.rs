@@ -4,12 +4,12 @@ use core::mem::offset_of;
 
 use hvt_abi::hypercall::{FRAME_HEADER_SIZE, NetIo, Number, Status};
 
-use super::{Call, Error, Flow, IN_OUT, ret};
+use super::{Call, Flow, HypercallError, IN_OUT, ret};
 use crate::device::{Devices, Net, Slot};
-use crate::memory::{Permissions, Place};
+use crate::memory::{GuestPtr, Permissions};
 
 #[inline(never)]
-pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Error> {
+pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, HypercallError> {
     let argument = call.argument::<NetIo>(IN_OUT)?;
     let io: NetIo = argument.load();
     let slot = usize::try_from(io.handle).ok().and_then(|handle| devices.slots.get_mut(handle));
@@ -23,7 +23,7 @@ pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Erro
 }
 
 /// Sends a frame. As in Solo5, one that exceeds the MTU is the network's affair: a VLAN tag alone makes it so.
-fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
+fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, HypercallError> {
     let frame = call.buffer("buffer", io.data, io.len, Permissions::READ)?;
     if frame.len() < FRAME_HEADER_SIZE {
         return Ok(Status::Invalid);
@@ -32,7 +32,12 @@ fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Err
 }
 
 /// Receives a frame. A guest that has no room for a single byte gets none, and the frame stays.
-fn receive(call: &Call<'_>, argument: &Place<'_, NetIo>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Error> {
+fn receive(
+    call: &Call<'_>,
+    argument: &GuestPtr<'_, NetIo>,
+    io: &NetIo,
+    device: &mut dyn Net,
+) -> Result<Status, HypercallError> {
     let buffer = call.buffer("buffer", io.data, io.len, Permissions::WRITE)?;
     if buffer.is_empty() {
         return Ok(Status::Again);

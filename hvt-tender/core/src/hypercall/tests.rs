@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::*;
 use crate::device::fake::Fake;
 use crate::memory::fake::FakeMemory;
-use crate::memory::{GuestMemory, Layout, Region};
+use crate::memory::{GuestMemory, MemoryMap, Region};
 
 /// Size of the guest's memory: of its pages the first is not mapped, the second read-only, the third execute-only, the
 /// rest writable.
@@ -26,25 +26,25 @@ const DATA: u64 = 0x4ff8;
 
 struct Guest {
     memory: FakeMemory,
-    layout: Layout,
+    memory_map: MemoryMap,
     fake: Fake,
 }
 
 impl Guest {
     fn new() -> Self {
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-        let layout = Layout::new([
+        let memory_map = MemoryMap::new([
             region(READ_ONLY, CODE, Permissions::READ),
             region(CODE, WRITABLE.start, Permissions::EXECUTE),
             region(WRITABLE.start, WRITABLE.end, Permissions::READ | Permissions::WRITE),
         ]);
         // Pieces end inside the argument and inside the data.
         let memory = FakeMemory::new(SIZE, &[0x3ff3, 0x3ffc, 0x4000, 0x4fff, 0x5001]);
-        Self { memory, layout: layout.unwrap(), fake: Fake::new() }
+        Self { memory, memory_map: memory_map.unwrap(), fake: Fake::new() }
     }
 
-    fn serve(&self, number: u32, argument: u64) -> Result<Flow, Error> {
-        serve(number, Gpa(argument), &GuestSpace::new(&self.memory, &self.layout), &mut self.fake.devices())
+    fn serve(&self, number: u32, argument: u64) -> Result<Flow, HypercallError> {
+        serve(number, Gpa(argument), &GuestSpace::new(&self.memory, &self.memory_map), &mut self.fake.devices())
     }
 
     /// Serves a call with this argument, which must go well, and returns the argument as the guest finds it then.
@@ -238,7 +238,7 @@ fn halt_tells_status_and_cookie() {
 fn unknown_hypercalls_stop_the_guest() {
     let guest = Guest::new();
     for number in [0, 9, 255, u32::MAX] {
-        assert_eq!(guest.serve(number, ARGUMENT), Err(Error::Unknown(number)));
+        assert_eq!(guest.serve(number, ARGUMENT), Err(HypercallError::Unknown(number)));
     }
 }
 

@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard};
 
 use hvt_abi::kernel::{
-    Capabilities, Error, Exit, ExitRecord, MemoryMap, Operation, RunPage, VERSION, VcpuState, redox,
+    Capabilities, Error, Exit, ExitRecord, MemoryMapping, Operation, RunPage, VERSION, VcpuState, redox,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -25,7 +25,7 @@ pub struct Account {
     /// What was closed, in order.
     pub closed: Vec<&'static str>,
     /// What was mapped, piece by piece, as the kernel accepted it.
-    pub mapped: Vec<MemoryMap>,
+    pub mapped: Vec<MemoryMapping>,
     /// Registers of the virtual CPU.
     pub state: Option<VcpuState>,
     /// How the next runs end.
@@ -146,7 +146,7 @@ impl FakeKernel {
 
     fn map(&self, bytes: &[u8]) -> usize {
         let mut account = self.account();
-        let mut map = MemoryMap::read_from_bytes(bytes).unwrap();
+        let mut map = MemoryMapping::read_from_bytes(bytes).unwrap();
         map.len = if account.maps_nothing { 0 } else { map.len.min(MAP_STEP) };
         account.mapped.push(map);
         map.len as usize

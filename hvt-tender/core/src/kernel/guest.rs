@@ -5,14 +5,14 @@ use alloc::format;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
 
-use hvt_abi::kernel::{Capabilities, ExitRecord, MemoryMap, Obstacle, Operation, VcpuState, redox};
+use hvt_abi::kernel::{Capabilities, ExitRecord, MemoryMapping, Obstacle, Operation, VcpuState, redox};
 use hvt_abi::native::{EntryState, Registers};
 use hvt_abi::{Gpa, GuestRange, Permissions};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::calls::{Calls, Errno, Page, Payload, Refused};
 use crate::exit::{Cause, Exit, Fault, from_kernel};
-use crate::memory::Layout;
+use crate::memory::MemoryMap;
 
 /// The kernel's hypervisor, open.
 pub struct Hypervisor<C: Calls> {
@@ -79,7 +79,7 @@ pub struct Guest<C: Calls> {
 
 impl<C: Calls + Clone> Guest<C> {
     /// Makes a guest of `size` bytes of memory at `memory`, which are loaded already, at its entry point. The guest may do
-    /// with its memory what `layout` says; in what the layout leaves out it may read and write data.
+    /// with its memory what `memory_map` says; in what the layout leaves out it may read and write data.
     ///
     /// The kernel keeps the memory until the guest is dropped, whatever becomes of the mapping.
     ///
@@ -93,13 +93,13 @@ impl<C: Calls + Clone> Guest<C> {
         hypervisor: &Hypervisor<C>,
         memory: NonNull<u8>,
         size: u64,
-        layout: &Layout,
+        memory_map: &MemoryMap,
         entry: &EntryState,
     ) -> Result<Self, Refused> {
         let calls = hypervisor.calls.clone();
         let vm = calls.dup(&hypervisor.handle, redox::VM).map_err(Refused::new("creating a virtual machine"))?;
         let host = memory.as_ptr().expose_provenance() as u64;
-        for (range, permissions) in pieces(size, layout) {
+        for (range, permissions) in pieces(size, memory_map) {
             map(&calls, &vm, host, range, permissions).map_err(Refused::new("giving the guest its memory"))?;
         }
         let vcpu = calls.dup(&vm, redox::VCPU).map_err(Refused::new("creating a virtual CPU"))?;
@@ -173,8 +173,8 @@ impl<C: Calls> Interrupter<C> {
 }
 
 /// All of a guest's memory, in pieces of equal permissions.
-fn pieces(size: u64, layout: &Layout) -> impl Iterator<Item = (GuestRange, Permissions)> {
-    let gaps = layout.regions().iter().map(|region| Some((region.range, region.access))).chain([None]);
+fn pieces(size: u64, memory_map: &MemoryMap) -> impl Iterator<Item = (GuestRange, Permissions)> {
+    let gaps = memory_map.regions().iter().map(|region| Some((region.range, region.access))).chain([None]);
     let mut at = Gpa(0);
     gaps.flat_map(move |region| {
         let (start, next) = region.map_or((Gpa(size), Gpa(size)), |(range, _)| (range.start(), range.end()));
@@ -196,8 +196,13 @@ fn map<C: Calls>(
 ) -> Result<(), Errno> {
     let (mut at, end) = (range.start().0, range.end().0);
     while at < end {
-        let piece =
-            MemoryMap { gpa: Gpa(at), address: host + at, len: end - at, permissions: permissions.bits(), reserved: 0 };
+        let piece = MemoryMapping {
+            gpa: Gpa(at),
+            address: host + at,
+            len: end - at,
+            permissions: permissions.bits(),
+            reserved: 0,
+        };
         match calls.call(vm, Operation::Map as u64, Payload::Read(piece.as_bytes()))? {
             // A kernel that neither maps nor refuses would be asked for ever.
             0 => return Err(Errno(redox::errno(hvt_abi::kernel::Error::BadArgument))),

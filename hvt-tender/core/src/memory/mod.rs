@@ -1,19 +1,19 @@
 //! Guest memory as the tender sees it.
 //!
 //! The guest changes its memory whenever it likes, so the tender never holds a reference to a byte of it: it copies
-//! in, checks the copy, and copies out. [`GuestMemory`] is where the bytes are, [`Layout`] is what the guest may do
+//! in, checks the copy, and copies out. [`GuestMemory`] is where the bytes are, [`MemoryMap`] is what the guest may do
 //! with them, and [`GuestSpace`] is both: the only place where a pointer that a guest handed over turns into bytes.
 
 mod chunk;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fake;
-mod layout;
+mod map;
 mod space;
 
 pub use chunk::{Chunk, ChunkOf};
 pub use hvt_abi::Permissions;
-pub use layout::{Layout, Region};
-pub use space::{GuestSlice, GuestSpace, Place, Violation};
+pub use map::{MemoryMap, Region};
+pub use space::{GuestPtr, GuestSlice, GuestSpace, Violation};
 
 use core::ptr::NonNull;
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use hvt_abi::{Gpa, GuestRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Chunk, ChunkOf, GuestMemory, Layout, Permissions};
+use super::{Chunk, ChunkOf, GuestMemory, MemoryMap, Permissions};
 
 /// A guest's memory together with what the guest may do with it.
 ///
@@ -16,15 +16,15 @@ pub struct GuestSpace<'m> {
     memory: &'m dyn GuestMemory,
     /// All of `memory`, where it is one piece for the host: nearly always, and to ask again costs a call.
     whole: Option<Chunk<'m>>,
-    layout: &'m Layout,
+    memory_map: &'m MemoryMap,
 }
 
 impl<'m> GuestSpace<'m> {
     /// The space of a guest whose memory is laid out like this.
     #[must_use]
     #[inline]
-    pub fn new(memory: &'m dyn GuestMemory, layout: &'m Layout) -> Self {
-        Self { memory, whole: memory.whole(), layout }
+    pub fn new(memory: &'m dyn GuestMemory, memory_map: &'m MemoryMap) -> Self {
+        Self { memory, whole: memory.whole(), memory_map }
     }
 
     /// The buffer of `len` bytes at `at` that the guest alleges to have, once it is known that the guest may access
@@ -52,13 +52,13 @@ impl<'m> GuestSpace<'m> {
     /// # Errors
     /// As [`slice`](Self::slice).
     #[inline]
-    pub fn place<T>(&self, at: Gpa, access: Permissions) -> Result<Place<'m, T>, Violation> {
+    pub fn place<T>(&self, at: Gpa, access: Permissions) -> Result<GuestPtr<'m, T>, Violation> {
         let len = size_of::<T>() as u64;
         let place = match (self.allowed(at, len, access), self.whole) {
-            (Some(range), Some(whole)) => within(whole, range).and_then(|part| part.exactly()).map(Place::Whole),
+            (Some(range), Some(whole)) => within(whole, range).and_then(|part| part.exactly()).map(GuestPtr::Whole),
             (Some(range), None) => self.pieces(range).map(|slice| {
                 let one = slice.whole.and_then(|whole| whole.exactly());
-                one.map_or(Place::Pieces(slice), Place::Whole)
+                one.map_or(GuestPtr::Pieces(slice), GuestPtr::Whole)
             }),
             (None, _) => None,
         };
@@ -77,9 +77,9 @@ impl<'m> GuestSpace<'m> {
         let range = GuestRange::new(at, len)?;
         let allowed = match access {
             Permissions::READ => {
-                self.layout.all(range, |region| region.access.intersects(Permissions::READ | Permissions::EXECUTE))
+                self.memory_map.all(range, |region| region.access.intersects(Permissions::READ | Permissions::EXECUTE))
             }
-            _ => self.layout.allows(range, access),
+            _ => self.memory_map.allows(range, access),
         };
         allowed.then_some(range)
     }
@@ -242,14 +242,14 @@ impl<'m> GuestSlice<'m> {
 
 /// Where a structure `T` lies in guest memory that has been checked.
 #[derive(Clone, Copy)]
-pub enum Place<'m, T> {
+pub enum GuestPtr<'m, T> {
     /// In one piece for the host.
     Whole(ChunkOf<'m, T>),
     /// In several.
     Pieces(GuestSlice<'m>),
 }
 
-impl<T: FromBytes + IntoBytes> Place<'_, T> {
+impl<T: FromBytes + IntoBytes> GuestPtr<'_, T> {
     /// A copy of the structure.
     #[must_use]
     #[inline]

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The instruction of a software breakpoint: `brk #0` (Arm ARM, C6.2.50). A guest's own leaves the guest too while there
 /// are breakpoints, and is handed back to it: the two are told apart by their places.
-pub const PLANT: [u8; 4] = 0xd420_0000_u32.to_le_bytes();
+pub const BREAKPOINT_INSTRUCTION: [u8; 4] = 0xd420_0000_u32.to_le_bytes();
 
 /// All registers of a virtual CPU that a program uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use hvt_abi::Gpa;
 pub(crate) use self::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::x86_64::*;
-use super::{CpuState, DebugTarget, Halt, PLANT, Traps, Watch};
-use crate::backend::{Machine, Stop};
+use super::{BREAKPOINT_INSTRUCTION, CpuState, DebugTarget, Halt, Traps, Watch};
+use crate::backend::{CancelToken, Machine};
 use crate::exit::Exit;
 use crate::registers::Named;
 
@@ -25,14 +25,14 @@ pub(crate) const CODE: u64 = 0x10_0000;
 pub(crate) const DATA: u64 = 0x10_1000;
 
 /// A guest that is about to execute this code.
-pub(crate) type Start<'a> = &'a dyn Fn(&[u8], &Stop) -> Box<dyn Machine>;
+pub(crate) type Start<'a> = &'a dyn Fn(&[u8], &CancelToken) -> Box<dyn Machine>;
 
 /// A guest under a debugger.
 struct Guest(Box<dyn Machine>);
 
 impl Guest {
     fn new(start: Start<'_>, code: &[u8]) -> Self {
-        Self(start(code, &Stop::new().unwrap()))
+        Self(start(code, &CancelToken::new().unwrap()))
     }
 
     fn target(&mut self) -> &mut dyn DebugTarget {
@@ -62,8 +62,8 @@ impl Guest {
     }
 
     fn plant(&mut self, offset: u64) -> Traps {
-        self.poke(CODE + offset, &PLANT);
-        Traps { planted: vec![CODE + offset], ..Traps::default() }
+        self.poke(CODE + offset, &BREAKPOINT_INSTRUCTION);
+        Traps { software_breakpoints: vec![CODE + offset], ..Traps::default() }
     }
 }
 
@@ -77,7 +77,7 @@ fn watch(start: u64, len: u64, reads: bool) -> Traps {
 
 /// A guest that spins comes back when it is paused, can be looked at, and goes on.
 pub(crate) fn pauses(start: Start<'_>) {
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let code = counting();
     let mut guest = Guest(start(code, &stop));
     let mut before = 0;

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// The instruction of a software breakpoint: `hlt`, a single byte that leaves the guest on every backend, and that no
 /// guest of a tender has a use for. So `int3` remains the guest's own.
-pub const PLANT: [u8; 1] = [0xf4];
+pub const BREAKPOINT_INSTRUCTION: [u8; 1] = [0xf4];
 
 /// All registers of a virtual CPU that a program uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

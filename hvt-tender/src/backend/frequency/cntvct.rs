@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::io;
 
 use super::{Frequency, Source};
-use crate::backend::Error;
+use crate::backend::BackendError;
 
 /// A search for the frequency of the counter. Here there is nothing to be measured, and it takes no time.
 pub struct Search(());
@@ -20,9 +20,9 @@ impl Search {
     ///
     /// # Errors
     /// When the firmware has not said it.
-    pub fn finish(self) -> Result<Frequency, Error> {
+    pub fn finish(self) -> Result<Frequency, BackendError> {
         match frequency() {
-            0 => Err(Error {
+            0 => Err(BackendError {
                 what: "asking the CPU for the frequency of its counter",
                 source: io::Error::other("the firmware has not set CNTFRQ_EL0, and the guest's clock depends on it"),
             }),

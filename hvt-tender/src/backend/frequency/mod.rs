@@ -7,7 +7,7 @@ mod tsc;
 
 use std::fmt;
 
-use super::Error;
+use super::BackendError;
 #[cfg(target_arch = "aarch64")]
 pub use cntvct::Search;
 #[cfg(target_arch = "x86_64")]
@@ -53,6 +53,6 @@ impl fmt::Display for Source {
 ///
 /// # Errors
 /// When the counter cannot be measured.
-pub fn cycle_frequency() -> Result<Frequency, Error> {
+pub fn cycle_frequency() -> Result<Frequency, BackendError> {
     Search::begin().finish()
 }

@@ -22,7 +22,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Frequency, Source};
-use crate::backend::Error;
+use crate::backend::BackendError;
 
 /// A search for the frequency of the TSC that lasts from [`begin`](Self::begin) to [`finish`](Self::finish), with
 /// something useful between.
@@ -46,14 +46,14 @@ impl Search {
     ///
     /// # Errors
     /// When the counter cannot be measured.
-    pub fn finish(self) -> Result<Frequency, Error> {
+    pub fn finish(self) -> Result<Frequency, BackendError> {
         match enumerated() {
             Some(frequency) => Ok(frequency),
             None => self.measure(),
         }
     }
 
-    fn measure(self) -> Result<Frequency, Error> {
+    fn measure(self) -> Result<Frequency, BackendError> {
         // What a reading is off by is a fraction of its width: a slow clock calls for a longer measurement.
         const WIDTHS: u32 = 1000;
         let wanted = (self.begin.width * WIDTHS).clamp(Self::SHORTEST, Self::LONGEST);
@@ -67,7 +67,7 @@ impl Search {
         // No TSC has ever run slower than 1 MHz: this one stands still.
         if hz < 1e6 {
             let source = io::Error::other(format!("it counts {hz:.0} cycles a second"));
-            return Err(Error { what: "measuring the frequency of the TSC", source });
+            return Err(BackendError { what: "measuring the frequency of the TSC", source });
         }
         Ok(Frequency { hz: hz.round() as u64, source: Source::Clock })
     }

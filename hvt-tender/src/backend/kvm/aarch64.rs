@@ -29,7 +29,7 @@ use self::registers::{
 pub(super) use self::state::{describe, registers, set_state, state};
 use super::exit::hex;
 use super::{Kvm, kvm_error};
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::frequency::{self, Frequency};
 use crate::exit::{Cause, Exit};
 use crate::memory::{MappedMemory, Permissions};
@@ -159,7 +159,7 @@ pub(super) fn not_emulated(_vcpu: &VcpuFd, _memory: &MappedMemory, bytes: Vec<u8
 }
 
 /// Puts the vCPU at the guest's entry point.
-pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
+pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), BackendError> {
     let Kvm { vm, vcpu, model, .. } = kvm;
     // Without it, a load or store of more than one register where there is no memory makes `KVM_RUN` fail, and says
     // nothing.
@@ -193,6 +193,6 @@ pub(super) fn translate(vcpu: &VcpuFd, memory: &MappedMemory, address: u64) -> O
 }
 
 /// Frequency of the vCPU's counter, which is the host's.
-pub(super) fn cycle_frequency(_vcpu: &VcpuFd) -> Result<Frequency, Error> {
+pub(super) fn cycle_frequency(_vcpu: &VcpuFd) -> Result<Frequency, BackendError> {
     frequency::cycle_frequency()
 }

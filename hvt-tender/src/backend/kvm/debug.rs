@@ -15,7 +15,7 @@ use self::aarch64 as cpu;
 use self::x86_64 as cpu;
 use super::{KvmMachine, arch, kvm_error};
 use crate::Vcpu;
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps};
 use crate::memory::GuestMemory;
 use crate::sandbox::Calls;
@@ -40,11 +40,11 @@ impl Debugging {
 
 impl KvmMachine {
     /// Tells KVM what the traps are, with what the architecture's module wants of it besides.
-    fn apply(&self, more: u32) -> Result<(), Error> {
+    fn apply(&self, more: u32) -> Result<(), BackendError> {
         let Debugging { traps, registers, .. } = &self.debugging;
         let mut control = more | registers.control() | if traps.step { KVM_GUESTDBG_SINGLESTEP } else { 0 };
-        if !traps.planted.is_empty() {
-            control |= cpu::PLANTED;
+        if !traps.software_breakpoints.is_empty() {
+            control |= cpu::SOFTWARE_BREAKPOINTS;
         }
         if control != 0 {
             control |= KVM_GUESTDBG_ENABLE;
@@ -55,16 +55,16 @@ impl KvmMachine {
 
     /// Whether the debugger has put a breakpoint into the code here.
     fn is_planted(&self, address: u64) -> bool {
-        self.debugging.traps.planted.binary_search(&address).is_ok()
+        self.debugging.traps.software_breakpoints.binary_search(&address).is_ok()
     }
 }
 
 impl DebugTarget for KvmMachine {
-    fn state(&self) -> Result<CpuState, Error> {
+    fn state(&self) -> Result<CpuState, BackendError> {
         arch::state(&self.vcpu)
     }
 
-    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+    fn set_state(&mut self, state: &CpuState) -> Result<(), BackendError> {
         let before = arch::state(&self.vcpu)?;
         self.before_change(&before, state)?;
         arch::set_state(&self.vcpu, &before, state)
@@ -74,20 +74,20 @@ impl DebugTarget for KvmMachine {
         arch::translate(&self.vcpu, &self.memory, address).filter(|at| at.0 < self.memory.size())
     }
 
-    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), BackendError> {
         let written = self.memory.poke(at, bytes);
         cpu::synchronise(&self.memory, at, bytes.len());
-        written.map_err(|source| Error { what: "writing guest memory", source })
+        written.map_err(|source| BackendError { what: "writing guest memory", source })
     }
 
-    fn set_traps(&mut self, traps: &Traps) -> Result<bool, Error> {
+    fn set_traps(&mut self, traps: &Traps) -> Result<bool, BackendError> {
         let Some(registers) = cpu::Breakpoints::new(traps, self.debugging.capacity) else { return Ok(false) };
         self.debugging.traps = traps.clone();
         self.debugging.registers = registers;
         self.apply(0).map(|()| true)
     }
 
-    fn run_to_trap(&mut self) -> Result<Halt, Error> {
+    fn run_to_trap(&mut self) -> Result<Halt, BackendError> {
         loop {
             let exit = self.run()?;
             let halt = match self.debugging.trap.take() {
@@ -105,7 +105,7 @@ impl DebugTarget for KvmMachine {
         self.allow(calls, &arch::WHILE_DEBUGGED);
     }
 
-    fn describe(&self) -> Result<String, Error> {
+    fn describe(&self) -> Result<String, BackendError> {
         arch::describe(&self.vcpu)
     }
 }

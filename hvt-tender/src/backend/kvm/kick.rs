@@ -14,13 +14,13 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use nix::unistd::{Pid, getpid, gettid};
 
-use crate::backend::{Error, Kick, Stop};
+use crate::backend::{BackendError, CancelToken, Kick};
 
 /// Lets `stop` end the runs of this vCPU, which belongs to the calling thread.
-pub(super) fn install(vcpu: &VcpuFd, stop: &Stop) -> Result<(), Error> {
+pub(super) fn install(vcpu: &VcpuFd, stop: &CancelToken) -> Result<(), BackendError> {
     let what = "preparing to be stopped";
-    let signal = signal().map_err(|source| Error { what, source })?;
-    let page = RunPage::map(vcpu).map_err(|source| Error { what, source })?;
+    let signal = signal().map_err(|source| BackendError { what, source })?;
+    let page = RunPage::map(vcpu).map_err(|source| BackendError { what, source })?;
     let kick = VcpuKick { page, signal, process: getpid(), thread: gettid() };
     stop.set_kick(Box::new(kick));
     // Either the request sees the kick, or this sees the request.

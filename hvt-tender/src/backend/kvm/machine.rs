@@ -15,7 +15,7 @@ use super::exit::{InternalError, internal_error};
 use super::{arch, exit, request};
 use crate::Vcpu;
 use crate::backend::debug::DebugTarget;
-use crate::backend::{Error, Machine, Stop};
+use crate::backend::{BackendError, CancelToken, Machine};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{GuestMemory, MappedMemory, Usage};
 use crate::sandbox::Calls;
@@ -26,13 +26,13 @@ pub struct KvmMachine {
     /// What the virtual machine's only memory slot points to.
     pub(super) memory: MappedMemory,
     pub(super) debugging: Debugging,
-    pub(super) stop: Stop,
+    pub(super) stop: CancelToken,
     /// The kick signals the thread that started the guest, so no other may run it: not `Send`.
     _thread: PhantomData<*const ()>,
 }
 
 impl KvmMachine {
-    pub(super) fn new(vcpu: VcpuFd, memory: MappedMemory, capacity: Capacity, stop: Stop) -> Self {
+    pub(super) fn new(vcpu: VcpuFd, memory: MappedMemory, capacity: Capacity, stop: CancelToken) -> Self {
         Self { vcpu, memory, debugging: Debugging::new(capacity), stop, _thread: PhantomData }
     }
 
@@ -60,7 +60,7 @@ impl KvmMachine {
 
     /// Goes on after the guest came back for another reason than a hypercall.
     #[cold]
-    fn run_on(&mut self, mut entered: usize) -> Result<Exit, Error> {
+    fn run_on(&mut self, mut entered: usize) -> Result<Exit, BackendError> {
         loop {
             match Errno::from_ret(entered) {
                 Ok(_) => match self.vcpu.get_kvm_run().exit_reason {
@@ -81,7 +81,7 @@ impl KvmMachine {
                 }
                 Err(error) => {
                     let source = io::Error::from_raw_os_error(error.into_raw());
-                    return Err(Error { what: "running the vCPU", source });
+                    return Err(BackendError { what: "running the vCPU", source });
                 }
             }
             entered = self.enter();
@@ -125,11 +125,11 @@ impl KvmMachine {
 }
 
 impl Vcpu for KvmMachine {
-    type Error = Error;
+    type Error = BackendError;
 
     // Every hypercall comes through here, and through no more than this.
     #[inline]
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run(&mut self) -> Result<Exit, BackendError> {
         let entered = self.enter();
         match self.hypercall(entered) {
             Some(exit) => Ok(exit),
@@ -141,7 +141,7 @@ impl Vcpu for KvmMachine {
         &self.memory
     }
 
-    fn registers(&self) -> Result<Registers, Error> {
+    fn registers(&self) -> Result<Registers, BackendError> {
         arch::registers(&self.vcpu)
     }
 }

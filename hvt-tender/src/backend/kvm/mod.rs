@@ -43,8 +43,8 @@ pub use machine::KvmMachine;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
-use super::{Error, Stop, Unavailable};
-use crate::memory::{GuestMemory, Layout, MapError, MappedMemory};
+use super::{BackendError, CancelToken, Unavailable};
+use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
 
 /// The stable version of the KVM API; every kernel since 2.6.22 reports it, and no other is to be used.
 const API_VERSION: i32 = 12;
@@ -98,7 +98,7 @@ impl Kvm {
     ///
     /// # Errors
     /// When the counter of this host does not run evenly.
-    pub fn cycle_frequency(&self) -> Result<super::frequency::Frequency, Error> {
+    pub fn cycle_frequency(&self) -> Result<super::frequency::Frequency, BackendError> {
         arch::cycle_frequency(&self.vcpu)
     }
 
@@ -130,18 +130,18 @@ impl Kvm {
 
     /// Makes a guest of this memory, at its entry point, run by the calling thread from now on.
     ///
-    /// What `layout` makes read-only becomes so for this process too.
+    /// What `memory_map` makes read-only becomes so for this process too.
     ///
     /// # Errors
     /// When KVM refuses.
     pub fn start(
         self,
         memory: MappedMemory,
-        layout: &Layout,
+        memory_map: &MemoryMap,
         entry: &EntryState,
-        stop: &Stop,
-    ) -> Result<KvmMachine, Error> {
-        memory.protect(layout).map_err(|source| Error { what: "making guest memory read-only", source })?;
+        stop: &CancelToken,
+    ) -> Result<KvmMachine, BackendError> {
+        memory.protect(memory_map).map_err(|source| BackendError { what: "making guest memory read-only", source })?;
         let slot = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
@@ -193,8 +193,8 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, kvm_ioctls::Error>) -> io::Resul
     }
 }
 
-fn kvm_error(what: &'static str, error: kvm_ioctls::Error) -> Error {
-    Error { what, source: error.into() }
+fn kvm_error(what: &'static str, error: kvm_ioctls::Error) -> BackendError {
+    BackendError { what, source: error.into() }
 }
 
 fn unavailable(reason: String) -> Unavailable {

@@ -30,9 +30,9 @@ use self::aarch64 as cpu;
 use self::x86_64 as cpu;
 use super::{Kvm, KvmMachine};
 use crate::Vcpu;
-use crate::backend::{Machine, Stop};
+use crate::backend::{CancelToken, Machine};
 use crate::exit::{Exit, Fault};
-use crate::memory::{GuestMemory, Layout, Permissions, Region};
+use crate::memory::{GuestMemory, MemoryMap, Permissions, Region};
 
 /// Memory of the guests here. Their page tables map 2 MiB more, where there is none.
 const SIZE: u64 = 0x40_0000;
@@ -40,25 +40,25 @@ const CODE: u64 = 0x10_0000;
 const DATA: u64 = 0x10_1000;
 
 /// A guest that is about to run `code`, its stack below it.
-fn start(code: &[u8], stop: &Stop) -> KvmMachine {
+fn start(code: &[u8], stop: &CancelToken) -> KvmMachine {
     start_on(Kvm::open().unwrap(), code, stop)
 }
 
-fn start_on(kvm: Kvm, code: &[u8], stop: &Stop) -> KvmMachine {
+fn start_on(kvm: Kvm, code: &[u8], stop: &CancelToken) -> KvmMachine {
     let memory = kvm.memory(SIZE).unwrap();
     cpu::write_tables(|at, value| memory.write(at, &value.to_le_bytes()).unwrap());
     memory.write(Gpa(CODE), code).unwrap();
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-    let layout = Layout::new([
+    let memory_map = MemoryMap::new([
         region(0x1_0000, CODE, Permissions::READ),
         region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
         region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
     ]);
-    kvm.start(memory, &layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), stop).unwrap()
+    kvm.start(memory, &memory_map.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), stop).unwrap()
 }
 
 fn guest(code: &[u8]) -> KvmMachine {
-    start(code, &Stop::new().unwrap())
+    start(code, &CancelToken::new().unwrap())
 }
 
 /// What a guest that may run only once is stopped for.
@@ -84,7 +84,7 @@ fn available() -> bool {
 
 kvm_tests! {
     fn a_stop_ends_a_guest_that_spins() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut guest = start(cpu::spin(), &stop);
         let stopper = thread::spawn({
             let stop = stop.clone();
@@ -98,13 +98,13 @@ kvm_tests! {
     }
 
     fn a_stop_made_before_the_start_counts() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         stop.request();
         assert_eq!(start(cpu::spin(), &stop).run().unwrap(), Exit::Interrupted);
     }
 
     fn other_signals_do_not_end_a_run() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut guest = start(cpu::spin(), &stop);
         // SAFETY: it has no conditions.
         let runner = unsafe { libc::pthread_self() };
@@ -128,7 +128,7 @@ kvm_tests! {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
         let kvm = Kvm::open().unwrap();
         kvm.kick_rings(event.as_fd()).unwrap();
-        let mut guest = start_on(kvm, cpu::kick_two_rings(), &Stop::new().unwrap());
+        let mut guest = start_on(kvm, cpu::kick_two_rings(), &CancelToken::new().unwrap());
         assert!(event.read().is_err());
         assert_eq!(guest.run().unwrap(), Exit::RingKick { ring: 1 }, "there is no such ring");
         assert!(event.read().is_ok());

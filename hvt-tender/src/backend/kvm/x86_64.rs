@@ -20,7 +20,7 @@ use zerocopy::IntoBytes;
 pub(super) use self::restrict::restrict;
 use super::exit::hex;
 use super::{Kvm, cpuid, kvm_error};
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, FxState, Segments};
 use crate::backend::frequency::{Frequency, Source};
 use crate::exit::{Cause, Exit};
@@ -163,7 +163,7 @@ pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<
 ///
 /// The FPU is as KVM makes it: as after FNINIT, with the MXCSR of a reset. `KVM_SET_FPU` could not change the latter. The
 /// APIC is off: there is none, and CPUID says so.
-pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
+pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), BackendError> {
     let Kvm { vcpu, model, .. } = kvm;
     vcpu.set_cpuid2(model).map_err(|error| kvm_error("setting the vCPU's CPUID", error))?;
     vcpu.set_sregs(&special_registers(entry))
@@ -174,7 +174,7 @@ pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), Error> {
 /// The vCPU's registers.
 ///
 /// While a hypercall is being served, RIP still points at its `out`.
-pub(super) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
+pub(super) fn registers(vcpu: &VcpuFd) -> Result<Registers, BackendError> {
     let kvm = vcpu.get_regs().map_err(|error| kvm_error("reading the vCPU's registers", error))?;
     Ok(Registers {
         rax: kvm.rax,
@@ -199,7 +199,7 @@ pub(super) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
 }
 
 /// All registers of the vCPU.
-pub(super) fn state(vcpu: &VcpuFd) -> Result<CpuState, Error> {
+pub(super) fn state(vcpu: &VcpuFd) -> Result<CpuState, BackendError> {
     let registers = registers(vcpu)?;
     let special = vcpu.get_sregs().map_err(|error| kvm_error("reading the vCPU's system registers", error))?;
     let segments = Segments {
@@ -220,7 +220,7 @@ pub(super) fn state(vcpu: &VcpuFd) -> Result<CpuState, Error> {
 }
 
 /// Changes the registers from `before` to `after`; selectors stay as they are.
-pub(super) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> Result<(), Error> {
+pub(super) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> Result<(), BackendError> {
     if after.registers != before.registers {
         vcpu.set_regs(&kvm_registers(&after.registers))
             .map_err(|error| kvm_error("setting the vCPU's registers", error))?;
@@ -250,7 +250,7 @@ pub(super) fn translate(vcpu: &VcpuFd, _memory: &MappedMemory, address: u64) -> 
 }
 
 /// System registers, for people.
-pub(super) fn describe(vcpu: &VcpuFd) -> Result<String, Error> {
+pub(super) fn describe(vcpu: &VcpuFd) -> Result<String, BackendError> {
     let special = vcpu.get_sregs().map_err(|error| kvm_error("reading the vCPU's system registers", error))?;
     let kvm_sregs { cr0, cr2, cr3, cr4, efer, gdt, idt, tr, .. } = special;
     Ok(format!(
@@ -261,12 +261,12 @@ pub(super) fn describe(vcpu: &VcpuFd) -> Result<String, Error> {
 }
 
 /// Frequency of the vCPU's TSC, as KVM knows it.
-pub(super) fn cycle_frequency(vcpu: &VcpuFd) -> Result<Frequency, Error> {
+pub(super) fn cycle_frequency(vcpu: &VcpuFd) -> Result<Frequency, BackendError> {
     const HZ_PER_KHZ: u64 = 1000;
     match vcpu.get_tsc_khz() {
         Ok(khz) if khz != 0 => Ok(Frequency { hz: u64::from(khz) * HZ_PER_KHZ, source: Source::Kvm }),
         // KVM says EIO where the host's TSC does not run evenly.
-        _ => Err(Error {
+        _ => Err(BackendError {
             what: "asking KVM for the frequency of the TSC",
             source: io::Error::other("the host's TSC is not stable, and it is the guest's clock"),
         }),

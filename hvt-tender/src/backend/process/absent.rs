@@ -4,10 +4,10 @@ use std::convert::Infallible;
 
 use hvt_abi::native::{EntryState, Registers};
 
-use super::{CycleCounter, Error, Machine, Stop, Unavailable};
+use super::{BackendError, CancelToken, CycleCounter, Machine, Unavailable};
 use crate::Vcpu;
 use crate::exit::Exit;
-use crate::memory::{GuestMemory, Layout, MapError, MappedMemory};
+use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
 
 /// Whether a guest can run without hardware virtualization on CPUs of this architecture.
 pub(crate) const EXISTS: bool = false;
@@ -37,7 +37,13 @@ impl Process {
         match self.0 {}
     }
 
-    pub(super) fn start(self, _: MappedMemory, _: Layout, _: &EntryState, _: &Stop) -> Result<ProcessMachine, Error> {
+    pub(super) fn start(
+        self,
+        _: MappedMemory,
+        _: MemoryMap,
+        _: &EntryState,
+        _: &CancelToken,
+    ) -> Result<ProcessMachine, BackendError> {
         match self.0 {}
     }
 }
@@ -47,9 +53,9 @@ impl Process {
 pub struct ProcessMachine(Infallible);
 
 impl Vcpu for ProcessMachine {
-    type Error = Error;
+    type Error = BackendError;
 
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run(&mut self) -> Result<Exit, BackendError> {
         match self.0 {}
     }
 
@@ -57,7 +63,7 @@ impl Vcpu for ProcessMachine {
         match self.0 {}
     }
 
-    fn registers(&self) -> Result<Registers, Error> {
+    fn registers(&self) -> Result<Registers, BackendError> {
         match self.0 {}
     }
 }

@@ -14,10 +14,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use super::exchange::Exchange;
 use super::protocol::turn;
-use crate::backend::Error;
+use crate::backend::BackendError;
+use crate::cancel::CancelToken;
 use crate::open_descriptors;
 use crate::sandbox::{Calls, Condition};
-use crate::stop::Stop;
 
 /// The signal that makes the child hand over as soon as it can, like every one that it handles.
 pub(super) const PAUSE: libc::c_int = libc::SIGTRAP;
@@ -71,13 +71,13 @@ impl Child {
     /// It ends with the calling *thread*: PR_SET_PDEATHSIG counts threads.
     ///
     /// # Errors
-    /// Returns [`Error`], which names the system call, if the host refuses one.
-    pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>, close_range: bool) -> Result<Self, Error> {
-        let error = |what| move |source: Errno| Error { what, source: source.into() };
+    /// Returns [`BackendError`], which names the system call, if the host refuses one.
+    pub(super) fn spawn(exchange: &Exchange, memory: BorrowedFd<'_>, close_range: bool) -> Result<Self, BackendError> {
+        let error = |what| move |source: Errno| BackendError { what, source: source.into() };
         let stub = exchange.file().ok_or(Errno::EINVAL).map_err(error("making the child process"))?;
         exchange.header().turn.store(turn::STARTING, Ordering::SeqCst);
         let closed = if close_range { 0 } else { open_descriptors::table_size() };
-        let mut plan = Plan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), closed, failed: 0, error: 0 };
+        let mut plan = ChildPlan { stub: stub.as_raw_fd(), memory: memory.as_raw_fd(), closed, failed: 0, error: 0 };
         let mut stack = MaybeUninit::<Stack>::uninit();
         let mut pidfd: RawFd = -1;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
@@ -101,7 +101,7 @@ impl Child {
         // SAFETY: the child wrote them, if at all, before this thread went on; the compiler must not assume the 0.
         match unsafe { ((&raw const plan.failed).read_volatile(), (&raw const plan.error).read_volatile()) } {
             (0, _) => Ok(child),
-            (Plan::FCNTL, errno) => Err(error("making the child process: fcntl")(Errno::from_raw(errno))),
+            (ChildPlan::FCNTL, errno) => Err(error("making the child process: fcntl")(Errno::from_raw(errno))),
             (_, errno) => Err(error("making the child process: execveat")(Errno::from_raw(errno))),
         }
     }
@@ -122,16 +122,16 @@ impl Child {
     }
 
     /// Waits until it is gone, at most this long, and no longer than until `stop` requests the end of the run.
-    pub(super) fn gone_within(&self, at_most: Duration, stop: Option<&Stop>) -> io::Result<Wait> {
+    pub(super) fn gone_within(&self, at_most: Duration, stop: Option<&CancelToken>) -> io::Result<Wait> {
         let start = Instant::now();
         loop {
-            if stop.is_some_and(Stop::requested) {
+            if stop.is_some_and(CancelToken::requested) {
                 return Ok(Wait::Stopped);
             }
             let left = at_most.saturating_sub(start.elapsed());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             // The event is readable as well while the run only pauses, which is no reason to come back.
-            let event = stop.filter(|stop| !stop.interrupts()).map_or(self.pidfd.as_fd(), Stop::event);
+            let event = stop.filter(|stop| !stop.interrupts()).map_or(self.pidfd.as_fd(), CancelToken::event);
             let mut fds = [self.pidfd.as_fd(), event].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, timeout) {
                 Ok(_) if fds[0].any() == Some(true) => return Ok(Wait::Gone),
@@ -223,7 +223,7 @@ impl Drop for Child {
 }
 
 /// What the child is told, and tells.
-struct Plan {
+struct ChildPlan {
     stub: RawFd,
     memory: RawFd,
     /// Descriptors below this number are closed.
@@ -234,7 +234,7 @@ struct Plan {
     error: i32,
 }
 
-impl Plan {
+impl ChildPlan {
     const FCNTL: u32 = 1;
     const EXECVEAT: u32 = 2;
 }
@@ -245,7 +245,7 @@ struct Stack(#[expect(dead_code, reason = "it is memory")] [u8; 8192]);
 
 /// All that runs in the child before the stub: keeps the two files, and executes the first.
 extern "C" fn execute(plan: *mut c_void) -> libc::c_int {
-    let plan = plan.cast::<Plan>();
+    let plan = plan.cast::<ChildPlan>();
     let nothing = [ptr::null::<libc::c_char>()];
     // SAFETY: `spawn` passes a pointer to its plan and waits meanwhile. The calls take descriptors and constant
     // strings; the descriptors' flags are changed in the child's own table.
@@ -260,7 +260,7 @@ extern "C" fn execute(plan: *mut c_void) -> libc::c_int {
             libc::syscall(libc::SYS_execveat, stub, path, none, none, libc::AT_EMPTY_PATH);
         }
         (&raw mut (*plan).error).write_volatile(*libc::__errno_location());
-        (&raw mut (*plan).failed).write_volatile(if kept { Plan::EXECVEAT } else { Plan::FCNTL });
+        (&raw mut (*plan).failed).write_volatile(if kept { ChildPlan::EXECVEAT } else { ChildPlan::FCNTL });
         libc::_exit(1)
     }
 }

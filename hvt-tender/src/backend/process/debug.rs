@@ -18,7 +18,7 @@ use super::guards::Guards;
 use super::protocol::command;
 use super::setup::Script;
 use super::{ProcessMachine, RELAXED};
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps, Watch};
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{GuestMemory, Permissions};
@@ -54,8 +54,8 @@ struct Opened {
 
 impl ProcessMachine {
     /// Runs the guest until the child hands over, with these pages open, and for one instruction if `step`.
-    fn run_debugged(&mut self, opened: &[u64], step: bool) -> Result<Option<Exit>, Error> {
-        let changes = self.debugging.guards.changes(opened, &self.layout);
+    fn run_debugged(&mut self, opened: &[u64], step: bool) -> Result<Option<Exit>, BackendError> {
+        let changes = self.debugging.guards.changes(opened, &self.memory_map);
         if !changes.is_empty() {
             // As many as `Guards` admits fit.
             self.exchange.write_script(Script::protect(&changes).words());
@@ -119,7 +119,7 @@ impl ProcessMachine {
     fn open(&self, signal: &Signal, rip: u64, opened: &mut Opened) -> bool {
         let page = signal.cr2 & !(PAGE_SIZE - 1);
         let is_page_fault = signal.number == libc::SIGSEGV && signal.vector == Vector::PageFault as u64;
-        let allowed = self.layout.region_at(Gpa(page)).is_some_and(|region| region.access.contains(access(signal)));
+        let allowed = self.memory_map.region_at(Gpa(page)).is_some_and(|region| region.access.contains(access(signal)));
         if !is_page_fault || !allowed || !self.debugging.guards.contains(page) || opened.pages.contains(&page) {
             return false;
         }
@@ -127,7 +127,7 @@ impl ProcessMachine {
             opened.before = self.watched();
         }
         let mut bytes = [0; emulate::LONGEST as usize];
-        let space = crate::memory::GuestSpace::new(&self.memory, &self.layout);
+        let space = crate::memory::GuestSpace::new(&self.memory, &self.memory_map);
         let len = emulate::fetch(rip, &space, &mut bytes).and_then(|len| emulate::accessed(&bytes[..len]));
         let end = signal.cr2.saturating_add(len.unwrap_or(LONGEST_ACCESS));
         let touches = |watch: &&Watch| watch.reads && watch.start < end && signal.cr2 < watch.end();
@@ -177,14 +177,14 @@ fn is_step(signal: &Signal) -> bool {
 }
 
 impl DebugTarget for ProcessMachine {
-    fn state(&self) -> Result<CpuState, Error> {
+    fn state(&self) -> Result<CpuState, BackendError> {
         let frame = self.frame()?;
         let mut registers = frame.registers();
         registers.rflags = self.cpu.rflags(registers.rflags);
         Ok(CpuState { registers, segments: self.cpu.segments(), fpu: frame.fpu() })
     }
 
-    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+    fn set_state(&mut self, state: &CpuState) -> Result<(), BackendError> {
         let frame = self.frame()?;
         // The kernel keeps the flags that are not the guest's.
         frame.set_registers(&state.registers);
@@ -212,27 +212,27 @@ impl DebugTarget for ProcessMachine {
 
     /// Guest-virtual and guest-physical addresses are the same here, where anything is mapped.
     fn translate(&self, address: u64) -> Option<Gpa> {
-        self.layout.region_at(Gpa(address)).map(|_| Gpa(address))
+        self.memory_map.region_at(Gpa(address)).map(|_| Gpa(address))
     }
 
-    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), Error> {
+    fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), BackendError> {
         // The tender's own mapping of it is never read-only.
         let written = self.memory.write(at, bytes).map_err(std::io::Error::other);
-        written.map_err(|source| Error { what: "writing guest memory", source })
+        written.map_err(|source| BackendError { what: "writing guest memory", source })
     }
 
-    fn set_traps(&mut self, traps: &Traps) -> Result<bool, Error> {
+    fn set_traps(&mut self, traps: &Traps) -> Result<bool, BackendError> {
         if !traps.executed.is_empty() || !traps.watched.is_empty() && !self.debugging.watchpoints {
             return Ok(false);
         }
-        let guarded = self.debugging.guards.set(&traps.watched, &self.layout);
+        let guarded = self.debugging.guards.set(&traps.watched, &self.memory_map);
         if guarded {
             self.debugging.traps = traps.clone();
         }
         Ok(guarded)
     }
 
-    fn run_to_trap(&mut self) -> Result<Halt, Error> {
+    fn run_to_trap(&mut self) -> Result<Halt, BackendError> {
         if mem::take(&mut self.debugging.stepped) && self.debugging.traps.step {
             return Ok(Halt::Step);
         }
@@ -259,8 +259,8 @@ impl DebugTarget for ProcessMachine {
                 }
             }
             let is_privileged = signal.number == libc::SIGSEGV && signal.vector == Vector::GeneralProtection as u64;
-            if is_privileged && self.debugging.traps.planted.binary_search(&rip).is_ok() {
-                return Ok(Halt::Planted);
+            if is_privileged && self.debugging.traps.software_breakpoints.binary_search(&rip).is_ok() {
+                return Ok(Halt::SoftwareBreakpoint);
             }
             if self.open(&signal, rip, &mut opened) {
                 continue;
@@ -288,7 +288,7 @@ impl DebugTarget for ProcessMachine {
         self.child.calls_to_pause(calls);
     }
 
-    fn describe(&self) -> Result<String, Error> {
+    fn describe(&self) -> Result<String, BackendError> {
         let cpu = &self.cpu;
         Ok(format!(
             "cr0 {:#x}\ncr2 {:#x}\ncr3 {:#x}\ncr4 {:#x}\nefer {:#x}\n\

@@ -7,7 +7,7 @@ use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 use super::protocol::protection;
 use super::setup::{PROTECTIONS_MAX, Protection};
 use crate::backend::debug::Watch;
-use crate::memory::{Layout, Permissions};
+use crate::memory::{MemoryMap, Permissions};
 
 /// The closed pages, by their guest addresses, each with what is left of its protection.
 #[derive(Debug, Default)]
@@ -20,13 +20,13 @@ pub(super) struct Guards {
 impl Guards {
     /// Closes the pages of these watchpoints, and no others, from the next run on. Returns whether that can be done: all
     /// of them must be mapped, and be no more than one script can change.
-    pub(super) fn set(&mut self, watches: &[Watch], layout: &Layout) -> bool {
+    pub(super) fn set(&mut self, watches: &[Watch], memory_map: &MemoryMap) -> bool {
         let mut wanted = BTreeMap::new();
         for watch in watches {
             let first = watch.start & !(PAGE_SIZE - 1);
             let pages = (first..watch.end()).step_by(PAGE_SIZE as usize);
             for page in pages.take(PROTECTIONS_MAX + 1) {
-                let Some(region) = layout.region_at(Gpa(page)) else { return false };
+                let Some(region) = memory_map.region_at(Gpa(page)) else { return false };
                 let left = if watch.reads { libc::PROT_NONE } else { protection(region.access - Permissions::WRITE) };
                 *wanted.entry(page).or_insert(left) &= left;
             }
@@ -45,7 +45,7 @@ impl Guards {
     }
 
     /// What the child must change before the guest runs with the pages `opened` open. It is taken as done.
-    pub(super) fn changes(&mut self, opened: &[u64], layout: &Layout) -> Vec<Protection> {
+    pub(super) fn changes(&mut self, opened: &[u64], memory_map: &MemoryMap) -> Vec<Protection> {
         if self.wanted.is_empty() && self.applied.is_empty() {
             return Vec::new();
         }
@@ -53,7 +53,7 @@ impl Guards {
         let wanted: BTreeMap<_, _> =
             self.wanted.iter().filter(|(page, _)| is_open(page)).map(|(page, bits)| (*page, *bits)).collect();
         let open = self.applied.keys().filter(|page| !wanted.contains_key(page)).map(|page| {
-            let access = layout.region_at(Gpa(*page)).map_or(Permissions::empty(), |region| region.access);
+            let access = memory_map.region_at(Gpa(*page)).map_or(Permissions::empty(), |region| region.access);
             (*page, protection(access))
         });
         let close = wanted.iter().filter(|(page, bits)| self.applied.get(page) != Some(bits));
@@ -72,9 +72,9 @@ mod tests {
     use crate::memory::Region;
     use libc::{PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE};
 
-    fn layout() -> Layout {
+    fn memory_map() -> MemoryMap {
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-        Layout::new([
+        MemoryMap::new([
             region(0x10_0000, 0x10_2000, Permissions::READ | Permissions::EXECUTE),
             region(0x10_2000, 0x20_0000, Permissions::READ | Permissions::WRITE),
         ])
@@ -91,32 +91,35 @@ mod tests {
 
     #[test]
     fn a_page_is_closed_opened_and_closed_again() {
-        let (mut guards, layout) = (Guards::default(), layout());
-        assert!(guards.changes(&[], &layout).is_empty());
+        let (mut guards, memory_map) = (Guards::default(), memory_map());
+        assert!(guards.changes(&[], &memory_map).is_empty());
         assert!(
-            guards.set(&[watch(0x10_2ff8, 16, false), watch(0x10_3800, 1, true), watch(0x10_1000, 1, false)], &layout)
+            guards.set(
+                &[watch(0x10_2ff8, 16, false), watch(0x10_3800, 1, true), watch(0x10_1000, 1, false)],
+                &memory_map
+            )
         );
         let closed = [(0x10_1000, PROT_READ | PROT_EXEC), (0x10_2000, PROT_READ), (0x10_3000, PROT_NONE)];
-        assert_eq!(pairs(&guards.changes(&[], &layout)), closed);
-        assert!(guards.changes(&[], &layout).is_empty(), "it has been done");
-        assert_eq!(pairs(&guards.changes(&[0x10_3000], &layout)), [(0x10_3000, PROT_READ | PROT_WRITE)]);
-        assert_eq!(pairs(&guards.changes(&[], &layout)), [(0x10_3000, PROT_NONE)]);
-        assert!(guards.set(&[], &layout));
+        assert_eq!(pairs(&guards.changes(&[], &memory_map)), closed);
+        assert!(guards.changes(&[], &memory_map).is_empty(), "it has been done");
+        assert_eq!(pairs(&guards.changes(&[0x10_3000], &memory_map)), [(0x10_3000, PROT_READ | PROT_WRITE)]);
+        assert_eq!(pairs(&guards.changes(&[], &memory_map)), [(0x10_3000, PROT_NONE)]);
+        assert!(guards.set(&[], &memory_map));
         let open = [
             (0x10_1000, PROT_READ | PROT_EXEC),
             (0x10_2000, PROT_READ | PROT_WRITE),
             (0x10_3000, PROT_READ | PROT_WRITE),
         ];
-        assert_eq!(pairs(&guards.changes(&[], &layout)), open);
+        assert_eq!(pairs(&guards.changes(&[], &memory_map)), open);
     }
 
     #[test]
     fn what_cannot_be_watched_is_refused_and_changes_nothing() {
-        let (mut guards, layout) = (Guards::default(), layout());
+        let (mut guards, memory_map) = (Guards::default(), memory_map());
         for bad in [watch(0xf_ffff, 8, false), watch(0x1f_fffc, 8, false), watch(0x10_2000, 1 << 20, false)] {
-            assert!(!guards.set(&[bad], &layout), "{bad:?}");
+            assert!(!guards.set(&[bad], &memory_map), "{bad:?}");
         }
-        assert!(!guards.set(&[watch(u64::MAX - 3, 16, true)], &layout));
-        assert!(guards.changes(&[], &layout).is_empty());
+        assert!(!guards.set(&[watch(u64::MAX - 3, 16, true)], &memory_map));
+        assert!(guards.changes(&[], &memory_map).is_empty());
     }
 }

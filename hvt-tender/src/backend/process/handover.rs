@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use super::child::{self, Child, Wait};
 use super::exchange::Exchange;
 use super::protocol::turn::{ASLEEP, STARTING, TENDERS_TURN};
-use crate::stop::{Kick, Stop};
+use crate::cancel::{CancelToken, Kick};
 
 /// Set in the word by a [`Kick`]: no thread id is this large (`PID_MAX_LIMIT` is 2²²).
 const KICKED: u32 = 1 << 29;
@@ -110,7 +110,7 @@ impl Handover {
     }
 
     /// Waits until it is the tender's turn.
-    pub(super) fn wait(&mut self, child: &Child, stop: &Stop) -> io::Result<Turn> {
+    pub(super) fn wait(&mut self, child: &Child, stop: &CancelToken) -> io::Result<Turn> {
         let _running = Running::begin();
         if self.spin.enter() {
             let found = self.look_for(stop, SPIN_CYCLES);
@@ -143,7 +143,7 @@ impl Handover {
     }
 
     /// What the word says is an allegation of the guest's: where it matters, the kernel is asked.
-    fn believe(&self, found: Found, child: &Child, stop: &Stop) -> io::Result<Turn> {
+    fn believe(&self, found: Found, child: &Child, stop: &CancelToken) -> io::Result<Turn> {
         match found {
             Found::Stop => Ok(Turn::Interrupted),
             // At worst the guest goes on while the tender acts, and spoils its own registers.
@@ -156,7 +156,7 @@ impl Handover {
         }
     }
 
-    fn look(&self, stop: &Stop) -> Option<Found> {
+    fn look(&self, stop: &CancelToken) -> Option<Found> {
         if stop.requested() {
             return Some(Found::Stop);
         }
@@ -167,7 +167,7 @@ impl Handover {
         }
     }
 
-    fn look_for(&self, stop: &Stop, cycles: u64) -> Option<Found> {
+    fn look_for(&self, stop: &CancelToken, cycles: u64) -> Option<Found> {
         let start = cycle_counter();
         loop {
             if let Some(found) = self.look(stop) {

@@ -61,11 +61,11 @@ use self::handover::{Handover, Turn};
 use self::protocol::command;
 use self::setup::Script;
 use super::debug::DebugTarget;
-use super::{CycleCounter, Error, Machine, Stop, Unavailable};
+use super::{BackendError, CancelToken, CycleCounter, Machine, Unavailable};
 use crate::Vcpu;
 use crate::descriptor::{Descriptor, Uses};
 use crate::exit::{Cause, Exit, Fault};
-use crate::memory::{GuestMemory, GuestSpace, Layout, MapError, MappedMemory, Permissions, Usage};
+use crate::memory::{GuestMemory, GuestSpace, MapError, MappedMemory, MemoryMap, Permissions, Usage};
 use crate::sandbox::{Calls, outer};
 
 /// Accesses to the exchange pages need no ordering of their own: the turn orders them.
@@ -136,28 +136,28 @@ impl Process {
         MappedMemory::shared(size, file)
     }
 
-    /// Makes the child, with guest memory mapped as `layout` says, ready to run from `entry`.
+    /// Makes the child, with guest memory mapped as `memory_map` says, ready to run from `entry`.
     ///
     /// # Errors
     /// When the host refuses one of the steps; the error names it.
     pub fn start(
         self,
         memory: MappedMemory,
-        layout: Layout,
+        memory_map: MemoryMap,
         entry: &EntryState,
-        stop: &Stop,
-    ) -> Result<ProcessMachine, Error> {
-        let error = |what| move |source| Error { what, source };
+        stop: &CancelToken,
+    ) -> Result<ProcessMachine, BackendError> {
+        let error = |what| move |source| BackendError { what, source };
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
         let file = file.map_err(error("guest memory is not of this backend"))?;
-        let watched = self.debugged && layout.regions().len() <= sandbox::WATCHED_REGIONS_MAX;
+        let watched = self.debugged && memory_map.regions().len() <= sandbox::WATCHED_REGIONS_MAX;
         let options = setup::Options { cycles_trap: self.cycles.is_some(), watched, close_range: self.close_range };
         let (parent, memory_file) = (std::process::id(), file.as_raw_fd());
-        let plan = setup::Plan { parent, memory: memory_file, stub: -1, layout: &layout, options };
+        let plan = setup::SetupPlan { parent, memory: memory_file, stub: -1, memory_map: &memory_map, options };
         let (steps, places) = Script::measure(&plan);
         let exchange = Arc::new(Exchange::new(places).map_err(error("making the exchange pages"))?);
         let stub = exchange.file().map_or(-1, |file| file.as_raw_fd());
-        let script = Script::new(&setup::Plan { stub, ..plan }, steps, places);
+        let script = Script::new(&setup::SetupPlan { stub, ..plan }, steps, places);
         exchange.write_script(script.words());
         exchange.header().reads_bases.store(u32::from(!self.by_system_call), RELAXED);
         let child = Child::spawn(&exchange, file, self.close_range)?;
@@ -171,7 +171,7 @@ impl Process {
             stop: stop.clone(),
             exchange,
             memory,
-            layout,
+            memory_map,
             by_system_call: self.by_system_call,
             debugging: Debugging::new(watched),
             thread: PhantomData,
@@ -240,10 +240,10 @@ pub struct ProcessMachine {
     handover: Handover,
     child: Child,
     cpu: Cpu,
-    stop: Stop,
+    stop: CancelToken,
     exchange: Arc<Exchange>,
     memory: MappedMemory,
-    layout: Layout,
+    memory_map: MemoryMap,
     /// FS and GS base are set by `arch_prctl`.
     by_system_call: bool,
     debugging: Debugging,
@@ -258,17 +258,17 @@ impl ProcessMachine {
     }
 
     /// Waits for the child's first hand-over, and makes its frame the guest's entry state.
-    fn enter(&mut self, entry: &EntryState, script: &Script) -> Result<(), Error> {
-        let error = |what| move |source| Error { what, source };
+    fn enter(&mut self, entry: &EntryState, script: &Script) -> Result<(), BackendError> {
+        let error = |what| move |source| BackendError { what, source };
         match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
             // `run` will say so.
             Turn::Interrupted => return Ok(()),
             Turn::Died => {
                 let source = io::Error::other(self.child.end().to_string());
-                return Err(Error { what: "the child process ended during its set-up", source });
+                return Err(BackendError { what: "the child process ended during its set-up", source });
             }
             Turn::Broken(what) => {
-                return Err(Error { what: "setting up the child process", source: io::Error::other(what) });
+                return Err(BackendError { what: "setting up the child process", source: io::Error::other(what) });
             }
             Turn::Tenders => {}
         }
@@ -276,7 +276,7 @@ impl ProcessMachine {
         let failed = header.failed_step.load(RELAXED);
         let errno = (header.failed_result.load(RELAXED) as i64).wrapping_neg() as i32;
         if failed != 0 {
-            return Err(Error { what: script.name_at(failed), source: io::Error::from_raw_os_error(errno) });
+            return Err(BackendError { what: script.name_at(failed), source: io::Error::from_raw_os_error(errno) });
         }
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
         frame.map_err(error("the child's first hand-over"))?.set_entry_state(entry);
@@ -285,8 +285,8 @@ impl ProcessMachine {
 
     /// Lets the guest run until the child hands over; what came instead if it does not.
     #[inline]
-    fn run_child(&mut self) -> Result<Option<Exit>, Error> {
-        let error = |what| move |source| Error { what, source };
+    fn run_child(&mut self) -> Result<Option<Exit>, BackendError> {
+        let error = |what| move |source| BackendError { what, source };
         self.handover.resume().map_err(error("waking the child process"))?;
         match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
             Turn::Interrupted => return Ok(Some(Exit::Interrupted)),
@@ -312,9 +312,9 @@ impl ProcessMachine {
     }
 
     /// The frame with the guest's registers.
-    fn frame(&self) -> Result<Frame<'_>, Error> {
+    fn frame(&self) -> Result<Frame<'_>, BackendError> {
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
-        frame.map_err(|source| Error { what: "reading the guest's registers", source })
+        frame.map_err(|source| BackendError { what: "reading the guest's registers", source })
     }
 
     /// Acts on the signal that made the child hand over; `None` when the guest simply goes on.
@@ -335,8 +335,8 @@ impl ProcessMachine {
             }
         }
         let mut registers = frame.registers();
-        let space = GuestSpace::new(&self.memory, &self.layout);
-        let step = react(&signal, &mut self.cpu, &mut registers, &space, &self.layout);
+        let space = GuestSpace::new(&self.memory, &self.memory_map);
+        let step = react(&signal, &mut self.cpu, &mut registers, &space, &self.memory_map);
         let header = self.exchange.header();
         let how = if self.by_system_call { command::BY_SYSTEM_CALL } else { 0 };
         let exit = match step {
@@ -370,7 +370,7 @@ impl ProcessMachine {
     /// Whether the guest is about to execute `out dx, eax`, the hypercall instruction.
     fn is_out_dx_eax(&self, rip: u64) -> bool {
         const OUT_DX_EAX: [u8; 1] = [0xef];
-        let space = GuestSpace::new(&self.memory, &self.layout);
+        let space = GuestSpace::new(&self.memory, &self.memory_map);
         let Ok(byte) = space.slice(Gpa(rip), 1, Permissions::EXECUTE) else { return false };
         let mut found = [0];
         byte.read(&mut found);
@@ -379,7 +379,13 @@ impl ProcessMachine {
 }
 
 /// What a signal means for the guest.
-fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<'_>, layout: &Layout) -> Step {
+fn react(
+    signal: &Signal,
+    cpu: &mut Cpu,
+    registers: &mut Registers,
+    space: &GuestSpace<'_>,
+    memory_map: &MemoryMap,
+) -> Step {
     if signal.number == libc::SIGSYS {
         return system_call(cpu, registers, space);
     }
@@ -393,12 +399,12 @@ fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &Gues
             let what = format!("the host has no memory left for guest address {:#x}", signal.cr2);
             return Step::Refuse(Cause::Killed { what });
         }
-        PAGE_FAULT if is_write_to_code(signal, layout) => {
+        PAGE_FAULT if is_write_to_code(signal, memory_map) => {
             return Step::Refuse(Cause::Memory { address: Some(Gpa(signal.cr2)), access: Permissions::WRITE });
         }
         PAGE_FAULT => {
             cpu.cr2 = signal.cr2;
-            Exception::new(Vector::PageFault, page_fault_error(signal, layout))
+            Exception::new(Vector::PageFault, page_fault_error(signal, memory_map))
         }
         0 => Exception::new(Vector::DivideError, 0),
         1 => Exception::new(Vector::Debug, 0),
@@ -425,19 +431,20 @@ fn react(signal: &Signal, cpu: &mut Cpu, registers: &mut Registers, space: &Gues
 }
 
 /// Whether it is a write to code, which the guest's own page tables do not keep it from: what lies below them does.
-fn is_write_to_code(signal: &Signal, layout: &Layout) -> bool {
+fn is_write_to_code(signal: &Signal, memory_map: &MemoryMap) -> bool {
     const WRITE: u64 = 1 << 1;
-    let is_code = layout.region_at(Gpa(signal.cr2)).is_some_and(|region| region.access.contains(Permissions::EXECUTE));
+    let is_code =
+        memory_map.region_at(Gpa(signal.cr2)).is_some_and(|region| region.access.contains(Permissions::EXECUTE));
     is_code && signal.error & WRITE != 0
 }
 
 /// The error code of a #PF (SDM figure 4-12) as the guest's own page tables would give it: the guest runs at CPL 0, and
 /// every page of its layout is present.
-fn page_fault_error(signal: &Signal, layout: &Layout) -> u64 {
+fn page_fault_error(signal: &Signal, memory_map: &MemoryMap) -> u64 {
     const PRESENT: u64 = 1 << 0;
     const WRITE: u64 = 1 << 1;
     const FETCH: u64 = 1 << 4;
-    let present = layout.region_at(Gpa(signal.cr2)).is_some();
+    let present = memory_map.region_at(Gpa(signal.cr2)).is_some();
     (signal.error & (WRITE | FETCH)) | if present { PRESENT } else { 0 }
 }
 
@@ -465,10 +472,10 @@ fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> 
 }
 
 impl Vcpu for ProcessMachine {
-    type Error = Error;
+    type Error = BackendError;
 
     #[inline(never)]
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run(&mut self) -> Result<Exit, BackendError> {
         loop {
             if self.stop.requested() {
                 return Ok(Exit::Interrupted);
@@ -482,8 +489,8 @@ impl Vcpu for ProcessMachine {
         }
     }
 
-    fn serve_again(&mut self) -> Result<bool, Error> {
-        let error = |source| Error { what: "running the guest", source };
+    fn serve_again(&mut self) -> Result<bool, BackendError> {
+        let error = |source| BackendError { what: "running the guest", source };
         match self.child.has_ended() {
             Ok(true) => Err(error(io::Error::other(format!("its process ended ({})", self.child.end())))),
             Ok(false) => Ok(false),
@@ -495,7 +502,7 @@ impl Vcpu for ProcessMachine {
         &self.memory
     }
 
-    fn registers(&self) -> Result<Registers, Error> {
+    fn registers(&self) -> Result<Registers, BackendError> {
         let registers = self.frame()?.registers();
         Ok(Registers { rflags: self.cpu.rflags(registers.rflags), ..registers })
     }
@@ -506,9 +513,9 @@ impl Machine for ProcessMachine {
         Some(self)
     }
 
-    fn cpu_clock(&self) -> Result<ClockId, Error> {
+    fn cpu_clock(&self) -> Result<ClockId, BackendError> {
         let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(self.child.pid() as libc::pid_t));
-        clock.map_err(|errno| Error { what: "asking for the child's CPU clock", source: errno.into() })
+        clock.map_err(|errno| BackendError { what: "asking for the child's CPU clock", source: errno.into() })
     }
 
     fn memory_usage(&self) -> io::Result<Usage> {

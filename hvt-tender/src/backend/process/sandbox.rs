@@ -13,7 +13,7 @@ use std::mem::offset_of;
 use super::exchange::Exchange;
 use super::protocol::{STUB_ADDRESS, protection};
 use super::stub::{ARCH_SET_FS, ARCH_SET_GS};
-use crate::memory::Layout;
+use crate::memory::MemoryMap;
 
 /// Regions of guest memory at most, for a filter that knows them: it must not be longer than the kernel takes
 /// (`BPF_MAXINSNS`).
@@ -22,7 +22,7 @@ pub(super) const WATCHED_REGIONS_MAX: usize = 1000;
 /// The filter program, `struct sock_filter` after `struct sock_filter`. Where pages of a `watched` guest are closed and
 /// opened for a debugger, the child may change their protection: the guest could as well, by a jump into the stub, so no
 /// page ever gets more than its region has.
-pub(super) fn filter(watched: Option<&Layout>) -> Vec<sock_filter> {
+pub(super) fn filter(watched: Option<&MemoryMap>) -> Vec<sock_filter> {
     let page = !(hvt_abi::PAGE_SIZE as u32 - 1);
     let mut program = Program::default();
     program.require(offset_of!(seccomp_data, arch), u32::MAX, &[AUDIT_ARCH_X86_64]);
@@ -39,9 +39,9 @@ pub(super) fn filter(watched: Option<&Layout>) -> Vec<sock_filter> {
     program.allow_if(libc::SYS_rt_sigreturn, &[]);
     program.allow_if(libc::SYS_arch_prctl, &[(argument(0), &[ARCH_SET_FS as u32, ARCH_SET_GS as u32])]);
     let mut protects = Program::default();
-    if let Some(layout) = watched {
+    if let Some(memory_map) = watched {
         program.go_on_if(libc::SYS_mprotect);
-        protects.check_protection(layout);
+        protects.check_protection(memory_map);
     }
     program.end(protects)
 }
@@ -103,7 +103,7 @@ impl Program {
     }
 
     /// The arguments of mprotect: one page, and no more bits of protection than its region has.
-    fn check_protection(&mut self, layout: &Layout) {
+    fn check_protection(&mut self, memory_map: &MemoryMap) {
         let page = hvt_abi::PAGE_SIZE as u32;
         let words = [(argument(0) + 4, 0), (argument(1), page), (argument(1) + 4, 0), (argument(2) + 4, 0)];
         for (offset, value) in words {
@@ -115,7 +115,7 @@ impl Program {
         // addresses of pages alone.
         self.push(BPF_LD | BPF_W | BPF_ABS, argument(0) as u32, 0, 0);
         let mut boundaries = Vec::new();
-        for region in layout.regions() {
+        for region in memory_map.regions() {
             boundaries.push((region.range.start().0, Some(protection(region.access) as u32)));
             boundaries.push((region.range.end().0, None));
         }
@@ -228,7 +228,7 @@ mod tests {
             region(0x10_2000, 0x20_0000, read | write),
             region(0x30_0000, 1 << 32, read | write),
         ];
-        let watched = filter(Some(&Layout::new(regions).unwrap()));
+        let watched = filter(Some(&MemoryMap::new(regions).unwrap()));
         for (page, most) in [
             (0, None),
             (0xf000, None),
@@ -264,8 +264,8 @@ mod tests {
     fn the_kernel_takes_a_filter_of_as_many_regions_as_are_promised() {
         const BPF_MAXINSNS: usize = 4096;
         let page = |index| region(0x10_0000 + index * 0x2000, 0x10_1000 + index * 0x2000, Permissions::READ);
-        let layout = Layout::new((0..WATCHED_REGIONS_MAX as u64).map(page)).unwrap();
-        assert!(filter(Some(&layout)).len() <= BPF_MAXINSNS);
+        let memory_map = MemoryMap::new((0..WATCHED_REGIONS_MAX as u64).map(page)).unwrap();
+        assert!(filter(Some(&memory_map)).len() <= BPF_MAXINSNS);
     }
 
     #[test]

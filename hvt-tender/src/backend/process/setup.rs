@@ -11,7 +11,7 @@ use hvt_abi::GuestRange;
 use super::exchange::{Exchange, Places};
 use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, Step, protection};
 use super::{sandbox, stub};
-use crate::memory::Layout;
+use crate::memory::MemoryMap;
 
 /// The signals that a guest can cause: those its child handles. All others stay blocked in the child.
 pub(super) const GUEST_SIGNALS: [libc::c_int; 6] =
@@ -33,14 +33,14 @@ pub(super) struct Script {
 
 /// What the set-up of a child depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan<'a> {
+pub(super) struct SetupPlan<'a> {
     /// Process id of the tender.
     pub(super) parent: u32,
     /// The file that is guest memory.
     pub(super) memory: RawFd,
     /// The file of the stub and the exchange pages.
     pub(super) stub: RawFd,
-    pub(super) layout: &'a Layout,
+    pub(super) memory_map: &'a MemoryMap,
     pub(super) options: Options,
 }
 
@@ -67,22 +67,22 @@ pub(super) const PROTECTIONS_MAX: usize = SCRIPT_WORDS_MIN / Step::WORDS - 1;
 
 impl Script {
     /// Number of steps of the set-up script, and the places that it is for. They do not depend on the stub's file.
-    pub(super) fn measure(plan: &Plan<'_>) -> (usize, Places) {
+    pub(super) fn measure(plan: &SetupPlan<'_>) -> (usize, Places) {
         let counted = Self::build(plan, Places::around(0), 0);
         (counted.steps.len(), Places::around(counted.words().count()))
     }
 
     /// The script that makes a child a guest's address space. `steps` and `places` are measured.
-    pub(super) fn new(plan: &Plan<'_>, steps: usize, places: Places) -> Self {
+    pub(super) fn new(plan: &SetupPlan<'_>, steps: usize, places: Places) -> Self {
         Self::build(plan, places, steps)
     }
 
-    fn build(plan: &Plan<'_>, places: Places, all_steps: usize) -> Self {
+    fn build(plan: &SetupPlan<'_>, places: Places, all_steps: usize) -> Self {
         let mut script = Self { steps: Vec::new(), names: Vec::new(), data: Vec::new(), all_steps };
         script.die_with_the_tender(plan.parent);
         script.handle_signals(places.signal_stack());
         script.empty_the_address_space(places.end());
-        script.map_guest(plan.memory, plan.layout);
+        script.map_guest(plan.memory, plan.memory_map);
         if plan.options.cycles_trap {
             let mode = libc::PR_TSC_SIGSEGV as u64;
             script.call("prctl(PR_SET_TSC)", libc::SYS_prctl, [libc::PR_SET_TSC as u64, mode]);
@@ -146,9 +146,9 @@ impl Script {
         self.call("munmap", libc::SYS_munmap, [exchange_end, USER_END - exchange_end]);
     }
 
-    fn map_guest(&mut self, memory: RawFd, layout: &Layout) {
+    fn map_guest(&mut self, memory: RawFd, memory_map: &MemoryMap) {
         let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        for region in layout.regions() {
+        for region in memory_map.regions() {
             let start = region.range.start().0;
             let bits = protection(region.access);
             let arguments = [start, region.range.len(), bits as u64, flags as u64, memory as u64, start];
@@ -156,7 +156,7 @@ impl Script {
         }
     }
 
-    fn give_everything_up(&mut self, plan: &Plan<'_>) {
+    fn give_everything_up(&mut self, plan: &SetupPlan<'_>) {
         let name = self.data(&[u64::from_le_bytes(*b"hvt-gues"), u64::from_le_bytes(*b"t\0\0\0\0\0\0\0")]);
         self.call("prctl(PR_SET_NAME)", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name]);
         let no_core = self.data(&[0, 0]);
@@ -170,7 +170,7 @@ impl Script {
         }
         let set = libc::PR_SET_NO_NEW_PRIVS as u64;
         self.call("prctl(PR_SET_NO_NEW_PRIVS)", libc::SYS_prctl, [set, 1, 0, 0, 0]);
-        let filter = sandbox::filter(plan.options.watched.then_some(plan.layout));
+        let filter = sandbox::filter(plan.options.watched.then_some(plan.memory_map));
         let instructions: Vec<u64> = filter
             .iter()
             .map(|one| u64::from(one.code) | u64::from(one.jt) << 16 | u64::from(one.jf) << 24 | u64::from(one.k) << 32)
@@ -219,9 +219,9 @@ mod tests {
             access: Permissions::READ,
         };
         for regions in [1, 40, 1000] {
-            let layout = Layout::new((0..regions).map(page)).unwrap();
+            let memory_map = MemoryMap::new((0..regions).map(page)).unwrap();
             let options = Options { close_range: regions == 40, ..Options::default() };
-            let plan = Plan { parent: 1, memory: 3, stub: 4, layout: &layout, options };
+            let plan = SetupPlan { parent: 1, memory: 3, stub: 4, memory_map: &memory_map, options };
             let (steps, places) = Script::measure(&plan);
             let script = Script::new(&plan, steps, places);
             let words = script.words().count();

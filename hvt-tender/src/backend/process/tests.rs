@@ -15,24 +15,24 @@ const DATA: u64 = 0x10_1000;
 const SIZE: u64 = 0x20_0000;
 
 /// A guest with this code, one page of data, and memory up to [`SIZE`].
-fn guest(code: &[u8], stop: &Stop) -> ProcessMachine {
+fn guest(code: &[u8], stop: &CancelToken) -> ProcessMachine {
     guest_on(Process::open().unwrap(), code, stop)
 }
 
-fn guest_on(process: Process, code: &[u8], stop: &Stop) -> ProcessMachine {
+fn guest_on(process: Process, code: &[u8], stop: &CancelToken) -> ProcessMachine {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-    let layout = Layout::new([
+    let memory_map = MemoryMap::new([
         region(0x1_0000, CODE, Permissions::READ),
         region(CODE, DATA, Permissions::EXECUTE),
         region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
     ]);
     let memory = process.memory(SIZE).unwrap();
     memory.write(Gpa(CODE), code).unwrap();
-    process.start(memory, layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), stop).unwrap()
+    process.start(memory, memory_map.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), stop).unwrap()
 }
 
 fn run(code: &[u8]) -> (Exit, ProcessMachine) {
-    let mut machine = guest(code, &Stop::new().unwrap());
+    let mut machine = guest(code, &CancelToken::new().unwrap());
     let exit = machine.run().unwrap();
     (exit, machine)
 }
@@ -77,9 +77,9 @@ fn address_space_holds_the_guest_alone() {
 
 #[test]
 fn the_set_up_leaves_nothing_of_the_tender() {
-    let machine = guest(b"\xf4", &Stop::new().unwrap());
+    let machine = guest(b"\xf4", &CancelToken::new().unwrap());
     let options = setup::Options::default();
-    let plan = setup::Plan { parent: 0, memory: 0, stub: 0, layout: &machine.layout, options };
+    let plan = setup::SetupPlan { parent: 0, memory: 0, stub: 0, memory_map: &machine.memory_map, options };
     let script = Exchange::SCRIPT..Script::measure(&plan).1.signal_stack().0;
     for address in script.step_by(8) {
         assert_eq!(machine.exchange.word(address).unwrap().load(RELAXED), 0, "{address:#x}");
@@ -150,7 +150,7 @@ fn segment_bases_are_loaded_either_way() {
     let with_instructions = Process::open().unwrap().by_system_call;
     for by_system_call in [with_instructions, true] {
         let process = Process { by_system_call, ..Process::open().unwrap() };
-        let mut machine = guest_on(process, code, &Stop::new().unwrap());
+        let mut machine = guest_on(process, code, &CancelToken::new().unwrap());
         machine.memory().write(Gpa(DATA), &[1, 0, 0, 0, 0, 0, 0, 0, 2]).unwrap();
         assert_eq!(machine.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(1) });
         assert_eq!(machine.registers().unwrap().rbx, 2);
@@ -180,7 +180,7 @@ fn a_child_has_no_descriptors() {
     for close_range in [true, false] {
         let process = Process { close_range, ..Process::open().unwrap() };
         // jmp $
-        let machine = guest_on(process, b"\xeb\xfe", &Stop::new().unwrap());
+        let machine = guest_on(process, b"\xeb\xfe", &CancelToken::new().unwrap());
         let open = fs::read_dir(format!("/proc/{}/fd", machine.child())).unwrap();
         assert_eq!(open.count(), 0, "{close_range}");
     }
@@ -236,7 +236,7 @@ fn guest_that_attacks_stub_and_exchange_harms_itself_alone() {
 fn stop_ends_a_guest_that_spins() {
     // The tender spins at first and sleeps later; it must be found at any moment.
     for delay in [0, 5, 20, 100, 2000].map(Duration::from_micros) {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let (entered, when_entered) = crossbeam_channel::unbounded();
         let spinning = {
             let stop = stop.clone();
@@ -257,14 +257,14 @@ fn stop_ends_a_guest_that_spins() {
 
 #[test]
 fn stop_before_the_start_is_not_lost() {
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     stop.request();
     assert_eq!(guest(b"\xeb\xfe", &stop).run().unwrap(), Exit::Interrupted);
 }
 
 #[test]
 fn killed_child_is_reported() {
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let mut machine = guest(b"\xba\x01\x05\0\0\xef\xeb\xfe", &stop);
     assert!(matches!(machine.run().unwrap(), Exit::Hypercall { .. }));
     child::send(&machine.child.pidfd(), libc::SIGKILL).unwrap();
@@ -286,7 +286,7 @@ fn reading_the_tsc_traps_where_another_counter_is_given() {
     use crate::backend::CycleCounter;
 
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-    let layout = Layout::new([
+    let memory_map = MemoryMap::new([
         region(CODE, DATA, Permissions::EXECUTE),
         region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
     ]);
@@ -294,8 +294,8 @@ fn reading_the_tsc_traps_where_another_counter_is_given() {
     let memory = process.memory(SIZE).unwrap();
     // rdtsc; mov ebx, eax; mov esi, edx; rdtscp; hlt
     memory.write(Gpa(CODE), b"\x0f\x31\x89\xc3\x89\xd6\x0f\x01\xf9\xf4").unwrap();
-    let stop = Stop::new().unwrap();
-    let mut machine = process.start(memory, layout.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), &stop).unwrap();
+    let stop = CancelToken::new().unwrap();
+    let mut machine = process.start(memory, memory_map.unwrap(), &EntryState::new(SIZE, Gpa(CODE)), &stop).unwrap();
     assert_eq!(machine.run().unwrap(), Exit::Halted);
     let registers = machine.registers().unwrap();
     assert_eq!((registers.rbx, registers.rsi), (0x42, 1));
@@ -308,21 +308,21 @@ mod debugger {
     use crate::backend::debug::conformance::{self, Start};
 
     /// Segments of the conformance guests: code, then data to the end of memory.
-    fn layout() -> Layout {
+    fn memory_map() -> MemoryMap {
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
-        let layout = Layout::new([
+        let memory_map = MemoryMap::new([
             region(CODE, DATA, Permissions::READ | Permissions::EXECUTE),
             region(DATA, SIZE, Permissions::READ | Permissions::WRITE),
         ]);
-        layout.unwrap()
+        memory_map.unwrap()
     }
 
-    fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
+    fn start(code: &[u8], stop: &CancelToken) -> Box<dyn Machine> {
         let process = Process::open().unwrap().with_watchpoints();
         let memory = process.memory(SIZE).unwrap();
         memory.write(Gpa(CODE), code).unwrap();
         let entry = EntryState::new(SIZE, Gpa(CODE));
-        Box::new(process.start(memory, layout(), &entry, stop).unwrap())
+        Box::new(process.start(memory, memory_map(), &entry, stop).unwrap())
     }
 
     macro_rules! conforms {
@@ -365,7 +365,7 @@ mod debugger {
             code.extend(b"\x49\xb9");
             code.extend((protocol::STUB_ADDRESS + call as u64).to_le_bytes());
             code.extend(b"\x41\xff\xe1");
-            let mut machine = start(&code, &Stop::new().unwrap());
+            let mut machine = start(&code, &CancelToken::new().unwrap());
             match machine.run().unwrap() {
                 Exit::Fault(Fault { cause: Cause::TripleFault, registers: Some(registers) }) => registers.rip,
                 exit => panic!("{exit:?}"),
@@ -382,7 +382,7 @@ mod debugger {
     #[test]
     fn there_are_no_hardware_breakpoints_and_no_watchpoints_unasked() {
         use crate::backend::debug::{Traps, Watch};
-        let mut machine = guest(b"\xeb\xfe", &Stop::new().unwrap());
+        let mut machine = guest(b"\xeb\xfe", &CancelToken::new().unwrap());
         let target = machine.debug().unwrap();
         let executed = Traps { executed: vec![CODE], ..Traps::default() };
         let watched = Traps { watched: vec![Watch { start: DATA, len: 1, reads: false }], ..Traps::default() };

@@ -6,9 +6,9 @@ use hvt_abi::kernel::Error as KernelError;
 use hvt_abi::native::{EntryState, Registers};
 
 use crate::Vcpu;
-use crate::backend::{Error, Kick, Machine, Stop, Unavailable};
+use crate::backend::{BackendError, CancelToken, Kick, Machine, Unavailable};
 use crate::exit::Exit;
-use crate::memory::{GuestMemory, HostMemory, Layout};
+use crate::memory::{GuestMemory, HostMemory, MemoryMap};
 use hvt_core::kernel::{Calls, Errno, Guest, Hypervisor, Interrupter, Refused};
 
 /// The Redox kernel's hypervisor, on a machine that can run guests.
@@ -38,13 +38,13 @@ where
     pub fn start<M: HostMemory>(
         self,
         memory: M,
-        layout: &Layout,
+        memory_map: &MemoryMap,
         entry: &EntryState,
-        stop: &Stop,
-    ) -> Result<RedoxMachine<C, M>, Error> {
+        stop: &CancelToken,
+    ) -> Result<RedoxMachine<C, M>, BackendError> {
         // SAFETY: the memory is the machine's own from now on, which keeps it for longer than the guest, and is reached
         // through chunks alone.
-        let guest = unsafe { Guest::start(&self.0, memory.host_address(), memory.size(), layout, entry) };
+        let guest = unsafe { Guest::start(&self.0, memory.host_address(), memory.size(), memory_map, entry) };
         let guest = guest.map_err(error)?;
         let kick = Interrupt(guest.interrupter());
         if stop.requested() {
@@ -61,13 +61,13 @@ pub struct RedoxMachine<C: Calls, M> {
     // Goes first: it changes the memory.
     guest: Guest<C>,
     memory: M,
-    stop: Stop,
+    stop: CancelToken,
 }
 
 impl<C: Calls, M: HostMemory> Vcpu for RedoxMachine<C, M> {
-    type Error = Error;
+    type Error = BackendError;
 
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run(&mut self) -> Result<Exit, BackendError> {
         loop {
             match self.guest.run().map_err(error)? {
                 // The host needed the CPU, and has had it.
@@ -81,7 +81,7 @@ impl<C: Calls, M: HostMemory> Vcpu for RedoxMachine<C, M> {
         &self.memory
     }
 
-    fn registers(&self) -> Result<Registers, Error> {
+    fn registers(&self) -> Result<Registers, BackendError> {
         self.guest.registers().map_err(error)
     }
 }
@@ -100,12 +100,12 @@ where
     }
 }
 
-fn error(refused: Refused) -> Error {
+fn error(refused: Refused) -> BackendError {
     let source = match refused.errno.meaning() {
         Some(meaning) => io::Error::other(meaning),
         None => io::Error::from_raw_os_error(refused.errno.0),
     };
-    Error { what: refused.what, source }
+    BackendError { what: refused.what, source }
 }
 
 /// What would help.

@@ -14,12 +14,12 @@ use crate::image::{DeviceKind, Manifest};
 
 /// Devices to open, by name. They match the manifest one to one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct DevicePlan {
     pub(super) nets: Vec<NetPlan>,
     pub(super) blocks: Vec<BlockPlan>,
 }
 
-impl Plan {
+impl DevicePlan {
     /// Finds the device of the manifest that each option means.
     ///
     /// # Errors

@@ -3,8 +3,8 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
+use crate::cancel::CancelToken;
 use crate::device::testing::Buffer;
-use crate::stop::Stop;
 
 fn write(disk: &Disk, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
     let buffer = Buffer::of(bytes);
@@ -72,7 +72,7 @@ fn faults_come_when_they_are_due() {
 /// The longest delay there is, and a stop before and in the middle of it.
 #[test]
 fn a_stop_ends_a_delay() {
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let disk = Disk::from_bytes([7; 512]);
     disk.slow_down(Duration::MAX);
     let mut slow = disk.clone();

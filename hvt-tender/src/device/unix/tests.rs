@@ -1,7 +1,7 @@
 use super::*;
+use crate::cancel::CancelToken;
 use crate::device::testing::Buffer;
 use crate::device::{FdPoller, Poller};
-use crate::stop::Stop;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
@@ -28,7 +28,7 @@ fn send(from: &mut UnixNet, byte: u8) {
 
 /// Whether a frame of these bytes comes within a minute, for a guest that waits for it.
 fn comes(to: &mut UnixNet, byte: u8) -> bool {
-    let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, to.endpoint())]);
+    let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, to.endpoint())]);
     let buffer = Buffer::zeroed(100);
     while poller.poll(60_000_000_000).unwrap() != 0 {
         if let Some(len) = buffer.in_pieces(|slice| to.receive(slice)).unwrap() {
@@ -40,7 +40,7 @@ fn comes(to: &mut UnixNet, byte: u8) -> bool {
 
 fn is_quiet(net: &mut UnixNet) -> bool {
     Buffer::zeroed(100).with(|slice| net.receive(slice)) == Ok(None)
-        && FdPoller::new(Stop::new().unwrap(), [(1, net.endpoint())]).poll(1000) == Ok(0)
+        && FdPoller::new(CancelToken::new().unwrap(), [(1, net.endpoint())]).poll(1000) == Ok(0)
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn another_programs_lock_holds_up_the_cable_and_nothing_else() {
     let mut first = attach(&path);
     send(&mut first, 1);
     assert!(!path.exists() && matches!(first.plug, Plug::Loose));
-    assert!(first.complaint.is_failing());
+    assert!(first.warning.is_failing());
     let waiting = thread::spawn(move || (comes(&mut first, 2), first));
     lock.unlock().unwrap();
     // The guest that sleeps comes to the path, too.
@@ -183,7 +183,7 @@ fn another_programs_lock_holds_up_the_cable_and_nothing_else() {
     }
     send(&mut second, 2);
     let (came, first) = waiting.join().unwrap();
-    assert!(came && !first.complaint.is_failing());
+    assert!(came && !first.warning.is_failing());
     // The same when the other end goes away: once while the lock is held, once at the end of both.
     lock.lock().unwrap();
     let mut left = second;
@@ -236,7 +236,7 @@ fn the_slower_end_sets_the_pace() {
         }
         sender
     });
-    let mut poller = FdPoller::new(Stop::new().unwrap(), [(1, receiver.endpoint())]);
+    let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, receiver.endpoint())]);
     let buffer = Buffer::zeroed(1514);
     let mut next = 0;
     while next < FRAMES {

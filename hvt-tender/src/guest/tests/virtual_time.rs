@@ -8,7 +8,7 @@ use hvt_abi::manifest::Kind;
 use super::*;
 use crate::config::BackendChoice;
 use crate::device::Disk;
-use crate::network::{Conditions, Link};
+use crate::network::{Impairment, Link};
 use crate::script::fixture::looping;
 use crate::virtual_time::VirtualTime;
 
@@ -186,8 +186,8 @@ fn a_trace_tells_what_went_and_what_came() {
 /// The traces of two guests that send each other so many frames each.
 fn exchange(frames: u32, seed: u64) -> [String; 2] {
     let time = VirtualTime::new();
-    let conditions = Conditions::new().loss(0.1).duplication(0.01).delay(Duration::from_micros(50)).seed(seed);
-    let (a, b) = Link::new().conditions(conditions).virtual_time(&time).ports().unwrap();
+    let impairment = Impairment::new().loss(0.1).duplication(0.01).delay(Duration::from_micros(50)).seed(seed);
+    let (a, b) = Link::new().impairment(impairment).virtual_time(&time).ports().unwrap();
     let frame = NetIo { handle: 1, data: Gpa(CALLS_DATA + 0x1000), len: 60, ..NetIo::default() };
     let nap = Poll { timeout_nsecs: 100_000, ..Poll::default() };
     let halt = Halt::default();

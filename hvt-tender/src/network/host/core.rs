@@ -10,7 +10,7 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 
 use super::rest::Rest;
-use crate::network::ip::{Admission, Bell, Flow, Gate, Stack, dhcp, dns};
+use crate::network::ip::{Admission, Flow, Gate, Stack, StackDoorbell, dhcp, dns};
 use crate::virtual_time::{Hold, VirtualTime};
 
 /// Connections to a port that wait to be accepted, complete or not.
@@ -23,7 +23,7 @@ pub(super) struct Shared {
     /// `None` once the host has left the network.
     core: Mutex<Option<Core>>,
     moved: Condvar,
-    bell: Arc<Bell>,
+    doorbell: Arc<StackDoorbell>,
     time: Option<VirtualTime>,
     start: Instant,
 }
@@ -103,15 +103,15 @@ impl Core {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, bell: Arc<Bell>, time: Option<VirtualTime>) -> Self {
-        Self { core: Mutex::new(Some(core)), moved: Condvar::new(), bell, time, start: Instant::now() }
+    pub(super) fn new(core: Core, doorbell: Arc<StackDoorbell>, time: Option<VirtualTime>) -> Self {
+        Self { core: Mutex::new(Some(core)), moved: Condvar::new(), doorbell, time, start: Instant::now() }
     }
 
     /// Serves the stack until the bell says that it is over.
     pub(super) fn serve(&self, mut rest: Rest) {
         let mut rested = rest.begin();
-        while rested.is_ok() && !self.bell.is_over() {
-            self.bell.silence();
+        while rested.is_ok() && !self.doorbell.is_over() {
+            self.doorbell.silence();
             let idle = self.lock().as_mut().and_then(|core| {
                 let idle = core.turn();
                 if let (Some(time), Pace::Lent) = (&self.time, &core.pace) {
@@ -121,7 +121,7 @@ impl Shared {
                 core.deadlines.iter().map(|deadline| deadline.saturating_sub(now)).chain(idle).min()
             });
             self.moved.notify_all();
-            rested = rest.wait(&self.bell, idle);
+            rested = rest.wait(&self.doorbell, idle);
         }
         if let Err(error) = rested {
             // Nothing that a guest does leads here: the kernel has no memory left, say.
@@ -161,7 +161,7 @@ impl Shared {
     /// [`io::ErrorKind::NotConnected`] when the host is gone.
     pub(super) fn act<R>(&self, action: impl FnOnce(&mut Core) -> R) -> io::Result<R> {
         let result = action(self.lock().as_mut().ok_or_else(gone)?);
-        self.bell.ring();
+        self.doorbell.ring();
         Ok(result)
     }
 
@@ -181,7 +181,7 @@ impl Shared {
             core.deadlines.push(deadline);
             // The host needs the deadline. It must be rung for before time may move: only then is its turn at this
             // moment, whether its thread waits already or not.
-            self.bell.ring();
+            self.doorbell.ring();
         }
         let result = loop {
             let Some(core) = guard.as_mut() else { break Err(gone()) };
@@ -206,7 +206,7 @@ impl Shared {
             core.deadlines.swap_remove(position);
         }
         // There is room again, or something to send.
-        self.bell.ring();
+        self.doorbell.ring();
         result
     }
 

@@ -221,11 +221,11 @@ impl HostBuilder {
         if !self.names.is_empty() {
             core.dns = Some(dns::Server::start(&mut core.stack, self.names)?);
         }
-        let (rest, bell, time) = Rest::new(&core.stack)?;
-        core.stack.wake_by(bell.clone());
-        let shared = Arc::new(Shared::new(core, bell.clone(), time));
+        let (rest, doorbell, time) = Rest::new(&core.stack)?;
+        core.stack.wake_by(doorbell.clone());
+        let shared = Arc::new(Shared::new(core, doorbell.clone(), time));
         let theirs = shared.clone();
-        let worker = Worker::start("hvt-host", bell, move || theirs.serve(rest))?;
+        let worker = Worker::start("hvt-host", doorbell, move || theirs.serve(rest))?;
         Ok(Host { shared, address, timeout: self.timeout, pings: AtomicU16::new(1), _worker: worker })
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 
+use crate::cancel::CancelToken;
 use crate::device::{Endpoint, Interrupted, Poller as _};
-use crate::network::ip::{Bell, Stack, wait};
-use crate::stop::Stop;
+use crate::network::ip::{Stack, StackDoorbell, wait};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 /// How a host's thread waits: for real, or by taking turns with the guests of a virtual time.
@@ -20,14 +20,14 @@ pub(super) enum Rest {
 
 impl Rest {
     /// How the thread of this stack waits, what wakes it, and its virtual time if it lives in one.
-    pub(super) fn new(stack: &Stack) -> io::Result<(Self, Arc<Bell>, Option<VirtualTime>)> {
+    pub(super) fn new(stack: &Stack) -> io::Result<(Self, Arc<StackDoorbell>, Option<VirtualTime>)> {
         let Some((time, frames)) = stack.arrivals() else {
-            return Ok((Self::Real(stack.endpoint()), Bell::new()?, None));
+            return Ok((Self::Real(stack.endpoint()), StackDoorbell::new()?, None));
         };
-        let stop = Stop::new()?;
-        let bell = Bell::in_virtual_time(&time, &stop);
-        let poller = VirtualPoller::for_host(time.clone(), vec![(0, frames), (1, bell.clone())], stop)?;
-        Ok((Self::Virtual(poller), bell, Some(time)))
+        let stop = CancelToken::new()?;
+        let doorbell = StackDoorbell::in_virtual_time(&time, &stop);
+        let poller = VirtualPoller::for_host(time.clone(), vec![(0, frames), (1, doorbell.clone())], stop)?;
+        Ok((Self::Virtual(poller), doorbell, Some(time)))
     }
 
     /// Waits until the thread may begin.
@@ -39,10 +39,10 @@ impl Rest {
     }
 
     /// Waits until a frame has arrived, the bell has rung, or `idle` is over.
-    pub(super) fn wait(&mut self, bell: &Bell, idle: Option<Duration>) -> io::Result<()> {
+    pub(super) fn wait(&mut self, doorbell: &StackDoorbell, idle: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Real(endpoint) => {
-                let mut fds = [bell.as_fd(), endpoint.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                let mut fds = [doorbell.as_fd(), endpoint.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                 wait(&mut fds, idle)
             }
             Self::Virtual(poller) => {

@@ -4,16 +4,16 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::Instant;
 
-use crate::network::{Conditions, Link, Switch};
+use crate::network::{Impairment, Link, Switch};
 use crate::virtual_time::VirtualTime;
 
 const SERVER: [u8; 4] = [10, 0, 0, 1];
 const CLIENT: [u8; 4] = [10, 0, 0, 2];
 
 /// Two hosts on a switch, to each of which this happens to frames.
-fn pair(conditions: &Conditions) -> (Host, Host) {
+fn pair(impairment: &Impairment) -> (Host, Host) {
     let switch = Switch::new();
-    let host = |address: [u8; 4]| Host::new(switch.port_with(conditions.clone()).unwrap(), address).unwrap();
+    let host = |address: [u8; 4]| Host::new(switch.port_with(impairment.clone()).unwrap(), address).unwrap();
     (host(SERVER), host(CLIENT))
 }
 
@@ -42,7 +42,7 @@ fn echo(server: &Host, client: &Host, len: usize) {
 
 #[test]
 fn streams_carry_what_is_written() {
-    let (server, client) = pair(&Conditions::new());
+    let (server, client) = pair(&Impairment::new());
     for len in [0, 1, 100_000, 1_000_000] {
         echo(&server, &client, len);
     }
@@ -50,15 +50,15 @@ fn streams_carry_what_is_written() {
 
 #[test]
 fn streams_survive_a_bad_network() {
-    let conditions = Conditions::new().loss(0.1).duplication(0.05).reordering(0.1).seed(1);
-    let (server, client) = pair(&conditions);
+    let impairment = Impairment::new().loss(0.1).duplication(0.05).reordering(0.1).seed(1);
+    let (server, client) = pair(&impairment);
     echo(&server, &client, 8_000);
 }
 
 #[test]
 fn pings_are_answered() {
     const DELAY: Duration = Duration::from_millis(3);
-    let (server, client) = pair(&Conditions::new().delay(DELAY));
+    let (server, client) = pair(&Impairment::new().delay(DELAY));
     assert!(client.ping(SERVER).unwrap() >= 2 * DELAY);
     assert!(server.ping(CLIENT).unwrap() >= 2 * DELAY);
     let nobody = client.ping_timeout([10, 0, 0, 3], Duration::from_millis(50)).unwrap_err();
@@ -101,7 +101,7 @@ fn errors_say_what_happened() {
 
 #[test]
 fn a_host_that_leaves_wakes_who_waits() {
-    let (server, client) = pair(&Conditions::new());
+    let (server, client) = pair(&Impairment::new());
     let listener = server.listen(7).unwrap();
     let mut stream = client.connect(SERVER, 7).unwrap();
     let start = Instant::now();
@@ -121,7 +121,7 @@ fn a_host_that_leaves_wakes_who_waits() {
 
 #[test]
 fn a_full_backlog_makes_others_wait() {
-    let (server, client) = pair(&Conditions::new());
+    let (server, client) = pair(&Impairment::new());
     let listener = server.listen(7).unwrap();
     let streams: Vec<_> = (0..64).map(|_| client.connect(SERVER, 7).unwrap()).collect();
     thread::scope(|scope| {
@@ -171,8 +171,8 @@ fn virtual_time_passes_in_no_time() {
     let run = || {
         let time = VirtualTime::new();
         let switch = Switch::in_virtual_time(&time);
-        let conditions = Conditions::new().delay(Duration::from_millis(300)).loss(0.1).seed(4);
-        let port = || switch.port_with(conditions.clone()).unwrap();
+        let impairment = Impairment::new().delay(Duration::from_millis(300)).loss(0.1).seed(4);
+        let port = || switch.port_with(impairment.clone()).unwrap();
         let world = time.hold();
         let (server, client) = (Host::new(port(), SERVER).unwrap(), Host::new(port(), CLIENT).unwrap());
         let listener = server.listen(7).unwrap();

@@ -18,4 +18,4 @@ mod stack;
 mod worker;
 
 pub(super) use stack::{Admission, BURST, Flow, Gate, Stack};
-pub(super) use worker::{Bell, Worker, wait};
+pub(super) use worker::{StackDoorbell, Worker, wait};

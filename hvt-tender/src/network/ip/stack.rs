@@ -14,7 +14,7 @@ use smoltcp::wire::{
 };
 
 use super::device::PortDevice;
-use super::worker::Bell;
+use super::worker::StackDoorbell;
 use crate::device::{Arrivals, Endpoint, Pollable};
 use crate::network::Port;
 use crate::virtual_time::VirtualTime;
@@ -236,9 +236,9 @@ impl Stack {
         self.blocked
     }
 
-    /// Has `bell` ring when there is room again at the other end.
-    pub(in crate::network) fn wake_by(&self, bell: Arc<Bell>) {
-        self.device.port.wake_by(move || bell.ring());
+    /// Has `doorbell` ring when there is room again at the other end.
+    pub(in crate::network) fn wake_by(&self, doorbell: Arc<StackDoorbell>) {
+        self.device.port.wake_by(move || doorbell.ring());
     }
 
     /// Ends all connections at once.

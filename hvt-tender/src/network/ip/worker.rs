@@ -12,13 +12,13 @@ use nix::poll::{PollFd, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
+use crate::cancel::CancelToken;
 use crate::device::Arrivals;
-use crate::stop::Stop;
 use crate::virtual_time::VirtualTime;
 
 /// Wakes a worker.
 #[derive(Debug)]
-pub(in crate::network) struct Bell {
+pub(in crate::network) struct StackDoorbell {
     over: AtomicBool,
     way: Way,
 }
@@ -29,17 +29,17 @@ enum Way {
     /// It makes a descriptor readable.
     Event(EventFd),
     /// It is an arrival, for who takes turns with the guests of a virtual time.
-    Arrival { rung: AtomicBool, time: VirtualTime, stop: Stop },
+    Arrival { rung: AtomicBool, time: VirtualTime, stop: CancelToken },
 }
 
-impl Bell {
+impl StackDoorbell {
     pub(in crate::network) fn new() -> io::Result<Arc<Self>> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Arc::new(Self { over: AtomicBool::new(false), way: Way::Event(event) }))
     }
 
     /// One for a worker that lives in this time, whose turns `stop` ends.
-    pub(in crate::network) fn in_virtual_time(time: &VirtualTime, stop: &Stop) -> Arc<Self> {
+    pub(in crate::network) fn in_virtual_time(time: &VirtualTime, stop: &CancelToken) -> Arc<Self> {
         let way = Way::Arrival { rung: AtomicBool::new(false), time: time.clone(), stop: stop.clone() };
         Arc::new(Self { over: AtomicBool::new(false), way })
     }
@@ -80,7 +80,7 @@ impl Bell {
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for StackDoorbell {
     /// What is readable once it has rung; in virtual time, once it is over.
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.way {
@@ -90,7 +90,7 @@ impl AsFd for Bell {
     }
 }
 
-impl Arrivals for Bell {
+impl Arrivals for StackDoorbell {
     fn next(&self) -> Option<u64> {
         match &self.way {
             // It has rung already.
@@ -103,25 +103,25 @@ impl Arrivals for Bell {
 /// A thread that ends when this is dropped, and has ended once it is.
 #[derive(Debug)]
 pub(in crate::network) struct Worker {
-    bell: Arc<Bell>,
+    doorbell: Arc<StackDoorbell>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts a thread, which must return once `bell` says that it [is over](Bell::is_over).
+    /// Starts a thread, which must return once `doorbell` says that it [is over](StackDoorbell::is_over).
     pub(in crate::network) fn start(
         name: &str,
-        bell: Arc<Bell>,
+        doorbell: Arc<StackDoorbell>,
         run: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let thread = thread::Builder::new().name(name.into()).spawn(run)?;
-        Ok(Self { bell, thread: Some(thread) })
+        Ok(Self { doorbell, thread: Some(thread) })
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.bell.end();
+        self.doorbell.end();
         if let Some(thread) = self.thread.take() {
             // One that panicked has said so.
             let _ = thread.join();

@@ -84,7 +84,7 @@ use crossbeam_channel::{Sender, unbounded};
 use self::addresses::Policy;
 use self::forward::Door;
 use self::proxy::Proxy;
-use super::ip::{Bell, Worker};
+use super::ip::{StackDoorbell, Worker};
 use super::{Link, Port};
 use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, HelperThread, Job, Net, Pollable, Uses};
 use crate::memory::GuestSlice;
@@ -163,12 +163,12 @@ impl UserNetwork {
         let seed = RandomState::new().build_hasher().finish();
         let resolver = self.resolver.unwrap_or_else(addresses::host_resolver);
         let policy = Policy { resolver, loopback: self.loopback, opened: self.opened };
-        let bell = Bell::new()?;
+        let doorbell = StackDoorbell::new()?;
         let ours = ours.with_mac(addresses::gateway_mac(guest.mac()));
-        let mut proxy = Proxy::new(ours, doors, policy, bell.clone(), seed)?;
-        let (jobs, theirs) = (unbounded(), bell.clone());
-        let worker = Worker::start("hvt-net", bell.clone(), move || proxy.serve(&theirs, &jobs.1))?;
-        Ok(UserNet { guest, gateway, forwarded, bell, jobs: jobs.0, _worker: worker })
+        let mut proxy = Proxy::new(ours, doors, policy, doorbell.clone(), seed)?;
+        let (jobs, theirs) = (unbounded(), doorbell.clone());
+        let worker = Worker::start("hvt-net", doorbell.clone(), move || proxy.serve(&theirs, &jobs.1))?;
+        Ok(UserNet { guest, gateway, forwarded, doorbell, jobs: jobs.0, _worker: worker })
     }
 }
 
@@ -179,7 +179,7 @@ pub struct UserNet {
     /// What is readable while a frame of the guest's waits.
     gateway: Arc<Endpoint>,
     forwarded: Vec<SocketAddr>,
-    bell: Arc<Bell>,
+    doorbell: Arc<StackDoorbell>,
     /// To the thread.
     jobs: Sender<Job>,
     // Ends the thread.
@@ -225,7 +225,7 @@ impl Net for UserNet {
     fn descriptors(&self) -> Vec<Descriptor> {
         let uses = Uses::READ | Uses::WRITE;
         let mut all = self.guest.descriptors();
-        all.extend([Descriptor::new(&*self.gateway, uses), Descriptor::new(&*self.bell, uses)]);
+        all.extend([Descriptor::new(&*self.gateway, uses), Descriptor::new(&*self.doorbell, uses)]);
         all
     }
 
@@ -246,6 +246,6 @@ impl HelperThread for UserNet {
     fn execute(&self, job: Job) {
         // A thread that has ended has logged the reason.
         let _ = self.jobs.send(job);
-        self.bell.ring();
+        self.doorbell.ring();
     }
 }

@@ -17,7 +17,7 @@ use super::tcp::{Asked, Connection};
 use super::udp::Datagrams;
 use crate::device::Job;
 use crate::network::Port;
-use crate::network::ip::{Bell, Flow, Stack, dhcp, wait};
+use crate::network::ip::{Flow, Stack, StackDoorbell, dhcp, wait};
 
 /// TCP connections at a time.
 const CONNECTIONS: usize = 256;
@@ -48,11 +48,17 @@ pub(super) struct Ready {
 }
 
 impl Proxy {
-    /// Everything that is between the guest behind `port` and the host. `bell` rings when the guest has room for frames again.
-    pub(super) fn new(port: Port, doors: Vec<Door>, policy: Policy, bell: Arc<Bell>, seed: u64) -> io::Result<Self> {
+    /// Everything that is between the guest behind `port` and the host. `doorbell` rings when the guest has room for frames again.
+    pub(super) fn new(
+        port: Port,
+        doors: Vec<Door>,
+        policy: Policy,
+        doorbell: Arc<StackDoorbell>,
+        seed: u64,
+    ) -> io::Result<Self> {
         let (mtu, policy) = (port.mtu(), Arc::new(policy));
         let mut stack = Stack::new(port, &[(GATEWAY, PREFIX), (DNS, PREFIX)], true, seed)?;
-        stack.wake_by(bell);
+        stack.wake_by(doorbell);
         let offer = dhcp::Offer {
             server: GATEWAY,
             prefix: PREFIX,
@@ -76,12 +82,12 @@ impl Proxy {
     }
 
     /// Serves the guest until the bell says that it is over, and executes the jobs that come with it.
-    pub(super) fn serve(&mut self, bell: &Bell, jobs: &Receiver<Job>) {
+    pub(super) fn serve(&mut self, doorbell: &StackDoorbell, jobs: &Receiver<Job>) {
         let mut ready = Ready::default();
-        while !bell.is_over() {
+        while !doorbell.is_over() {
             jobs.try_iter().for_each(|job| job());
             self.turn(&ready);
-            ready = match self.wait(bell) {
+            ready = match self.wait(doorbell) {
                 Ok(ready) => ready,
                 Err(error) => {
                     // Nothing that a guest does leads here: the kernel has no memory left, say.
@@ -89,7 +95,7 @@ impl Proxy {
                     break;
                 }
             };
-            bell.silence();
+            doorbell.silence();
         }
         for connection in self.connections.drain(..) {
             connection.end(&mut self.stack.sockets);
@@ -189,12 +195,12 @@ impl Proxy {
     }
 
     /// Waits until there is something to do.
-    pub(super) fn wait(&mut self, bell: &Bell) -> io::Result<Ready> {
+    pub(super) fn wait(&mut self, doorbell: &StackDoorbell) -> io::Result<Ready> {
         let retry = self.doors.iter().any(Door::is_failing).then_some(RETRY);
         let idle = [self.stack.idle(), self.datagrams.idle(), retry].into_iter().flatten().min();
         let endpoint = self.stack.endpoint();
         let mut fds =
-            vec![PollFd::new(bell.as_fd(), PollFlags::POLLIN), PollFd::new(endpoint.as_fd(), PollFlags::POLLIN)];
+            vec![PollFd::new(doorbell.as_fd(), PollFlags::POLLIN), PollFd::new(endpoint.as_fd(), PollFlags::POLLIN)];
         let doors = fds.len();
         if self.room() > 0 {
             let open = self.doors.iter().filter(|door| !door.is_failing());

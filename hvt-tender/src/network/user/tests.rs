@@ -337,7 +337,7 @@ fn addresses_that_cannot_be_opened() {
 struct ByHand {
     proxy: Proxy,
     guest: Port,
-    bell: Arc<Bell>,
+    doorbell: Arc<StackDoorbell>,
     ready: proxy::Ready,
 }
 
@@ -347,10 +347,10 @@ impl ByHand {
         let (guest, ours) = Link::new().queue(queue).ports().unwrap();
         let resolver = (Ipv4Addr::LOCALHOST, 53).into();
         let policy = Policy { resolver, loopback: HostLoopback::All, opened: Vec::new() };
-        let bell = Bell::new().unwrap();
+        let doorbell = StackDoorbell::new().unwrap();
         let ours = ours.with_mac(addresses::gateway_mac(guest.mac()));
-        let proxy = Proxy::new(ours, Vec::new(), policy, bell.clone(), 7).unwrap();
-        let by_hand = Self { proxy, guest, bell, ready: proxy::Ready::default() };
+        let proxy = Proxy::new(ours, Vec::new(), policy, doorbell.clone(), 7).unwrap();
+        let by_hand = Self { proxy, guest, doorbell, ready: proxy::Ready::default() };
         // From this question the network knows the guest's hardware address.
         let arp = [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2];
         by_hand.send([8, 6], &arp);
@@ -369,9 +369,9 @@ impl ByHand {
 
     fn turn(&mut self) {
         self.proxy.turn(&self.ready);
-        self.bell.ring();
-        self.ready = self.proxy.wait(&self.bell).unwrap();
-        self.bell.silence();
+        self.doorbell.ring();
+        self.ready = self.proxy.wait(&self.doorbell).unwrap();
+        self.doorbell.silence();
     }
 
     /// Takes the IPv4 packets that have come.
@@ -445,12 +445,12 @@ fn a_guest_that_takes_nothing_costs_nothing() {
     (0..10).for_each(|_| network.turn());
     network.proxy.turn(&network.ready);
     let start = std::time::Instant::now();
-    network.ready = network.proxy.wait(&network.bell).unwrap();
+    network.ready = network.proxy.wait(&network.doorbell).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
     // It is woken as soon as there is room.
     network.proxy.turn(&network.ready);
     assert_ne!(network.packets(), 0);
     let start = std::time::Instant::now();
-    network.proxy.wait(&network.bell).unwrap();
+    network.proxy.wait(&network.doorbell).unwrap();
     assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
 }

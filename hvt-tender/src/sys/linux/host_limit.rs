@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-use crate::stop::Stop;
+use crate::cancel::CancelToken;
 
 /// Raises the soft limits that a tender meets to the hard limits, for the rest of the process.
 pub(crate) fn raise() {
@@ -24,7 +24,7 @@ pub(crate) fn raise_memory() -> bool {
 }
 
 /// Raises the soft limit on descriptors if `newest` is the descriptor of a process that has half of them open.
-pub(crate) fn make_room_for_descriptors(newest: &Stop) {
+pub(crate) fn make_room_for_descriptors(newest: &CancelToken) {
     /// No limit is so low that a guest cannot start with this many descriptors open.
     const FEW: u64 = 32;
     let number = u64::from(newest.event().as_fd().as_raw_fd().unsigned_abs());
@@ -108,7 +108,7 @@ mod tests {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
             setrlimit(Resource::RLIMIT_NOFILE, 100, hard).unwrap();
             let files = [(); 60].map(|()| std::fs::File::open("/dev/null").unwrap());
-            make_room_for_descriptors(&Stop::new().unwrap());
+            make_room_for_descriptors(&CancelToken::new().unwrap());
             drop(files);
             getrlimit(Resource::RLIMIT_NOFILE) == Ok((hard, hard))
         });

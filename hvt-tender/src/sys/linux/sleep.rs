@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hvt_core::device::Sleep;
 
-use crate::stop::Stop;
+use crate::cancel::CancelToken;
 
 /// Makes sleeps of the calling thread exact.
 pub(crate) fn prepare() {
@@ -27,7 +27,7 @@ pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<l
     }
 }
 
-impl Sleep for Stop {
+impl Sleep for CancelToken {
     fn sleep(&self, nanoseconds: u64) {
         let (start, time) = (Instant::now(), Duration::from_nanos(nanoseconds));
         let mut stopped = [libc::pollfd { fd: self.event().as_raw_fd(), events: libc::POLLIN, revents: 0 }];

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::stop::Stop;
+use crate::cancel::CancelToken;
 
 /// No advice.
 pub(crate) struct Advice;
@@ -20,4 +20,4 @@ impl fmt::Display for Advice {
 }
 
 /// Raises nothing.
-pub(crate) fn make_room_for_descriptors(_: &Stop) {}
+pub(crate) fn make_room_for_descriptors(_: &CancelToken) {}

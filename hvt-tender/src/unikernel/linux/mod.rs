@@ -7,12 +7,12 @@ use std::io::Write;
 use std::sync::Arc;
 
 pub(crate) use self::started::Started;
-use super::{Error, Unikernel};
-use crate::backend::Stop;
+use super::{Unikernel, UnikernelError};
+use crate::backend::CancelToken;
 use crate::backend::frequency::Search;
 use crate::config::NetRing;
 use crate::core_dump::CoreDump;
-use crate::device::{Arrivals, Capture, Endpoint, Pollable};
+use crate::device::{Arrivals, CapturedOutput, Endpoint, Pollable};
 use crate::gdb::Debugger;
 use crate::guest::{Guest, Output};
 use crate::measure::Limits;
@@ -171,9 +171,9 @@ impl Unikernel {
     ///
     /// # Errors
     /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
-    pub fn output(mut self) -> Result<Output, Error> {
+    pub fn output(mut self) -> Result<Output, UnikernelError> {
         let stop = self.take_stop()?;
-        self.start(stop, Some(Capture::new()))?.run_to_end()
+        self.start(stop, Some(CapturedOutput::new()))?.run_to_end()
     }
 
     /// Starts it on a thread of its own. Returns once it is about to execute its first instruction. Its output is kept,
@@ -184,7 +184,7 @@ impl Unikernel {
     ///
     /// # Errors
     /// When it cannot be run.
-    pub fn spawn(mut self) -> Result<Guest, Error> {
+    pub fn spawn(mut self) -> Result<Guest, UnikernelError> {
         let stop = self.take_stop()?;
         Guest::spawn(stop, |stop, console| {
             let started = self.start(stop, Some(console))?;
@@ -193,7 +193,7 @@ impl Unikernel {
     }
 
     /// Runs it to its end, on this thread, or until `stop` is requested.
-    pub(super) fn run_until(self, stop: Stop) -> Result<Outcome, Error> {
+    pub(super) fn run_until(self, stop: CancelToken) -> Result<Outcome, UnikernelError> {
         self.start(stop, None)?.run(&mut ())
     }
 }

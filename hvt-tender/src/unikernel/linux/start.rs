@@ -11,21 +11,21 @@ use super::{Extras, Started, Waits};
 use crate::Vcpu;
 use crate::backend::auto::Backend;
 use crate::backend::frequency::{Frequency, Source};
-use crate::backend::{self, CycleCounter, Machine, Stop, process};
-use crate::boot::{BootConfig, BootError, CommandLine, Plan};
+use crate::backend::{self, CancelToken, CycleCounter, Machine, process};
+use crate::boot::{BootConfig, BootError, BootPlan, CommandLine};
 use crate::config::{BackendChoice, NetRing, memory_size};
 use crate::core_dump::CoreDump;
-use crate::device::{Attached, Capture, Console, Devices, FdConsole, FdPoller, Poller, Slot, attach};
+use crate::device::{Attached, CapturedOutput, Console, Devices, FdConsole, FdPoller, Poller, Slot, attach};
 use crate::gdb::Debugger;
 use crate::image::Manifest;
 use crate::measure::{LimitedConsole, Trace, Verdict};
 use crate::ring::{self, Offer};
-use crate::unikernel::{Error, Unikernel, with_handles};
+use crate::unikernel::{Unikernel, UnikernelError, with_handles};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 impl Unikernel {
     /// Makes everything ready for its first instruction, which is to be executed on this thread.
-    pub(crate) fn start(self, stop: Stop, capture: Option<Capture>) -> Result<Started, Error> {
+    pub(crate) fn start(self, stop: CancelToken, capture: Option<CapturedOutput>) -> Result<Started, UnikernelError> {
         let Extras { limits, virtual_time, trace, core_dump, debugger, net_ring, identity, sandbox, cycle_frequency } =
             self.extras;
         let image = self.loaded.borrow_dependent();
@@ -68,7 +68,7 @@ impl Unikernel {
         let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
         let devices = Devices { console, clock, poller, slots };
         // All is open. What is made from here on, a child process above all, has no more rights than are left.
-        identity.assume()?;
+        identity.drop_privileges()?;
         if let Some(sandbox) = &sandbox {
             let mut descriptors = devices.descriptors();
             descriptors.extend(debugger.as_ref().and_then(Debugger::descriptor));
@@ -83,26 +83,27 @@ impl Unikernel {
         if let Some(time) = virtual_time.clone() {
             known = Some(Frequency { hz: VirtualTime::FREQUENCY, source: Source::Virtual });
             let counter = CycleCounter::new(move || time.read());
-            let unsupported = Error::Unsupported { backend: backend_name, what: "a virtual time" };
+            let unsupported = UnikernelError::Unsupported { backend: backend_name, what: "a virtual time" };
             backend = backend.with_cycle_counter(counter).ok_or(unsupported)?;
         }
         let memory = backend.memory(mem_size + ends.as_ref().map_or(0, |_| ring::SIZE))?;
         let ring = ends.map(|(ends, place)| {
             let offer = Offer::new(memory.clone(), place, ends)?;
-            backend.kick_rings(offer.bell())?;
+            backend.kick_rings(offer.doorbell())?;
             Ok((offer, place))
         });
-        let ring = ring.transpose().map_err(|source| backend::Error { what: "making a network ring", source })?;
+        let ring =
+            ring.transpose().map_err(|source| backend::BackendError { what: "making a network ring", source })?;
         let net_ring = ring.as_ref().map(|(_, place)| *place);
         if known.is_none() {
             known = backend.cycle_frequency().transpose()?;
         }
         let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
         let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring };
-        let booted = Plan::new(image, config)?.load(&memory)?;
+        let booted = BootPlan::new(image, config)?.load(&memory)?;
         // The guest's file is in the guest's memory by now.
         drop(self.loaded);
-        let mut machine = backend.start(memory, &booted.layout, &booted.entry, &stop)?;
+        let mut machine = backend.start(memory, &booted.memory_map, &booted.entry, &stop)?;
         let frequency = match known {
             Some(frequency) => frequency,
             None => {
@@ -115,19 +116,19 @@ impl Unikernel {
         };
         log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
         if limits.memory.is_some() && machine.memory_usage().is_err() {
-            return Err(Error::Unsupported {
+            return Err(UnikernelError::Unsupported {
                 backend: backend_name,
                 what: "a limit of the memory that a guest touches",
             });
         }
         if debugger.is_some() && machine.debug().is_none() {
-            return Err(Error::Unsupported { backend: backend_name, what: "a debugger" });
+            return Err(UnikernelError::Unsupported { backend: backend_name, what: "a debugger" });
         }
         let trace = trace.map(|to| Trace::new(to, virtual_time));
         Ok(Started {
             machine,
             // Hypercalls know nothing of the ring behind memory.
-            layout: booted.layout.below(Gpa(mem_size)),
+            memory_map: booted.memory_map.below(Gpa(mem_size)),
             devices,
             limits,
             verdict,
@@ -144,7 +145,11 @@ impl Unikernel {
 }
 
 /// Where its output goes.
-fn console(own: Option<Box<dyn Console + Send>>, capture: Option<Capture>, stop: &Stop) -> Box<dyn Console> {
+fn console(
+    own: Option<Box<dyn Console + Send>>,
+    capture: Option<CapturedOutput>,
+    stop: &CancelToken,
+) -> Box<dyn Console> {
     match (own, capture) {
         (None, None) => Box::new(FdConsole::new(io::stdout(), stop.clone())),
         (None, Some(capture)) => Box::new(capture),
@@ -158,8 +163,8 @@ fn poller(
     waits: Vec<(String, Waits)>,
     manifest: &Manifest,
     time: Option<&VirtualTime>,
-    stop: &Stop,
-) -> Result<Box<dyn Poller>, Error> {
+    stop: &CancelToken,
+) -> Result<Box<dyn Poller>, UnikernelError> {
     let waits = with_handles(manifest, waits);
     Ok(match time {
         Some(time) => Box::new(virtual_poller(time, waits, manifest, stop)?),
@@ -175,12 +180,13 @@ fn virtual_poller(
     time: &VirtualTime,
     waits: Vec<(u32, Waits)>,
     manifest: &Manifest,
-    stop: &Stop,
-) -> Result<VirtualPoller, Error> {
+    stop: &CancelToken,
+) -> Result<VirtualPoller, UnikernelError> {
     let arrivals = waits.into_iter().map(|(handle, waits)| {
         let name = || manifest.devices().get(handle as usize - 1).map(|device| device.name.clone());
-        let arrivals = waits.arrivals.ok_or_else(|| Error::NotVirtual { name: name().unwrap_or_default() })?;
+        let arrivals = waits.arrivals.ok_or_else(|| UnikernelError::NotVirtual { name: name().unwrap_or_default() })?;
         Ok((handle, arrivals))
     });
-    VirtualPoller::new(time.clone(), arrivals.collect::<Result<_, Error>>()?, stop.clone()).map_err(Error::Stop)
+    VirtualPoller::new(time.clone(), arrivals.collect::<Result<_, UnikernelError>>()?, stop.clone())
+        .map_err(UnikernelError::Stop)
 }

@@ -3,30 +3,30 @@
 use std::time::Instant;
 
 use crate::Vcpu;
-use crate::backend::{self, Machine, Stop};
+use crate::backend::{self, CancelToken, Machine};
 use crate::core_dump::CoreDump;
-use crate::device::{Capture, Console, Descriptor, Devices, Doorbell, Interrupted, Slot, Uses};
+use crate::device::{CapturedOutput, Console, Descriptor, Devices, Doorbell, Interrupted, Slot, Uses};
 use crate::gdb::{self, Connection, Debugger, Line};
 use crate::guest::Output;
 use crate::measure::{Counter, Limits, Trace, Verdict, Watchdog, cpu_time};
-use crate::memory::{GuestSlice, Layout, Usage};
+use crate::memory::{GuestSlice, MemoryMap, Usage};
 use crate::monitor::{self, Failure, Observer, Outcome, Reason};
-use crate::ring::{Bell, Counts, Offer, Worker};
+use crate::ring::{Counts, Offer, RingDoorbell, Worker};
 use crate::sandbox::Sandbox;
-use crate::unikernel::Error;
+use crate::unikernel::UnikernelError;
 
 /// A guest that is about to execute its first instruction.
 pub(crate) struct Started {
     pub(super) machine: backend::auto::HostMachine,
-    pub(super) layout: Layout,
+    pub(super) memory_map: MemoryMap,
     pub(super) devices: Devices,
     pub(super) limits: Limits,
     pub(super) verdict: Verdict,
-    pub(super) capture: Option<Capture>,
+    pub(super) capture: Option<CapturedOutput>,
     pub(super) trace: Option<Trace>,
     pub(super) core_dump: Option<CoreDump>,
     pub(super) debugger: Option<Debugger>,
-    pub(super) stop: Stop,
+    pub(super) stop: CancelToken,
     pub(super) ring: Option<Offer>,
     pub(super) sandbox: Option<Sandbox>,
     /// Of its memory, where that is wanted when it has ended.
@@ -35,14 +35,14 @@ pub(crate) struct Started {
 
 impl Started {
     /// Runs it to its end.
-    pub(in crate::unikernel) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, Error> {
+    pub(in crate::unikernel) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, UnikernelError> {
         let debugger = match self.debugger.take().map(|debugger| debugger.accept(&self.stop)).transpose() {
             Ok(Some(None)) => return Ok(Outcome::Interrupted),
             Ok(connection) => connection.flatten(),
-            Err(source) => return Err(backend::Error { what: "waiting for a debugger", source }.into()),
+            Err(source) => return Err(backend::BackendError { what: "waiting for a debugger", source }.into()),
         };
         let watchdog = {
-            let error = |what| move |source| backend::Error { what, source };
+            let error = |what| move |source| backend::BackendError { what, source };
             let memory = self.limits.memory.map(|_| self.machine.memory_usage()).transpose();
             let memory = memory.map_err(error("watching the guest's memory"))?;
             let clock = self.machine.cpu_clock()?;
@@ -50,27 +50,27 @@ impl Started {
             let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone(), confinement);
             started.map_err(error("watching the guest"))?
         };
-        let bell = self.ring.as_ref().map(|offer| offer.bell().clone());
+        let doorbell = self.ring.as_ref().map(|offer| offer.doorbell().clone());
         let worker = self
             .ring
             .take()
-            .map(|offer| Worker::start(offer, self.layout.clone(), self.stop.clone(), self.sandbox.clone()));
+            .map(|offer| Worker::start(offer, self.memory_map.clone(), self.stop.clone(), self.sandbox.clone()));
         let worker =
-            worker.transpose().map_err(|source| backend::Error { what: "serving the network ring", source })?;
+            worker.transpose().map_err(|source| backend::BackendError { what: "serving the network ring", source })?;
         let line = debugger.map(|connection| self.watch(connection)).transpose()?;
-        self.confine(bell.as_ref(), line.as_ref())?;
+        self.confine(doorbell.as_ref(), line.as_ref())?;
         let begun = self.devices.poller.begin();
-        let bell = bell.as_ref().map(|bell| bell as &dyn Doorbell);
-        let (layout, devices, trace) = (&self.layout, &mut self.devices, self.trace.as_mut());
+        let doorbell = doorbell.as_ref().map(|doorbell| doorbell as &dyn Doorbell);
+        let (memory_map, devices, trace) = (&self.memory_map, &mut self.devices, self.trace.as_mut());
         let outcome = match (begun, line) {
-            (Ok(()), Some(line)) => gdb::run(&mut self.machine, layout, line, &self.stop, |machine| {
-                monitor::run_observed(machine, layout, devices, bell, &mut (observer, trace))
+            (Ok(()), Some(line)) => gdb::run(&mut self.machine, memory_map, line, &self.stop, |machine| {
+                monitor::run_observed(machine, memory_map, devices, doorbell, &mut (observer, trace))
             }),
             (Ok(()), None) if trace.is_some() => {
-                monitor::run_observed(&mut self.machine, layout, devices, bell, &mut (observer, trace))
+                monitor::run_observed(&mut self.machine, memory_map, devices, doorbell, &mut (observer, trace))
             }
             // A loop of its own, which looks for no trace.
-            (Ok(()), None) => monitor::run_observed(&mut self.machine, layout, devices, bell, observer),
+            (Ok(()), None) => monitor::run_observed(&mut self.machine, memory_map, devices, doorbell, observer),
             (Err(Interrupted), _) => Ok(Outcome::Interrupted),
         };
         let ring = worker.map_or_else(|| Ok(Counts::default()), Worker::end);
@@ -92,7 +92,7 @@ impl Started {
         }
         match (outcome?, self.verdict.limit(), synced) {
             // What a guest takes for written must not be lost in silence.
-            (Outcome::Exited { .. }, _, Err(_)) => Err(Error::Unsynced),
+            (Outcome::Exited { .. }, _, Err(_)) => Err(UnikernelError::Unsynced),
             (Outcome::Interrupted, None, _) if self.devices.poller.asleep() => Ok(Outcome::Asleep),
             (Outcome::Interrupted, Some(limit), _) => Ok(Outcome::Exceeded(limit)),
             (outcome, _, _) => Ok(outcome),
@@ -100,7 +100,7 @@ impl Started {
     }
 
     /// Has a thread watch the connection to a debugger, confined as this one will be.
-    fn watch(&mut self, connection: Connection) -> Result<Line, Error> {
+    fn watch(&mut self, connection: Connection) -> Result<Line, UnikernelError> {
         let mut confinement = self.sandbox.clone().map(|sandbox| {
             let calls = sandbox.calls(&self.stop);
             (sandbox, calls)
@@ -109,11 +109,11 @@ impl Started {
             target.calls_to_pause(calls);
         }
         let line = connection.watch(&self.stop, confinement);
-        Ok(line.map_err(|source| backend::Error { what: "watching the connection to the debugger", source })?)
+        Ok(line.map_err(|source| backend::BackendError { what: "watching the connection to the debugger", source })?)
     }
 
     /// Takes from this thread, for good, all system calls that the rest of the guest's life does not need.
-    fn confine(&mut self, ring: Option<&Bell>, debugger: Option<&Line>) -> Result<(), Error> {
+    fn confine(&mut self, ring: Option<&RingDoorbell>, debugger: Option<&Line>) -> Result<(), UnikernelError> {
         let Some(sandbox) = &self.sandbox else { return Ok(()) };
         for slot in &self.devices.slots {
             if let Slot::Net(device) = slot {
@@ -125,7 +125,7 @@ impl Started {
         }
         let mut calls = sandbox.calls(&self.stop);
         calls.allow_uses(self.devices.descriptors());
-        calls.allow_uses(ring.map(|bell| Descriptor::new(bell, Uses::WRITE)));
+        calls.allow_uses(ring.map(|doorbell| Descriptor::new(doorbell, Uses::WRITE)));
         self.machine.system_calls(&mut calls);
         if let (Some(line), Some(target)) = (debugger, self.machine.debug()) {
             line.system_calls(&mut calls);
@@ -143,7 +143,7 @@ impl Started {
     }
 
     /// Runs it to its end, and keeps what is known of it.
-    pub(crate) fn run_to_end(mut self) -> Result<Output, Error> {
+    pub(crate) fn run_to_end(mut self) -> Result<Output, UnikernelError> {
         let clock = self.machine.cpu_clock()?;
         let (start, cpu_start) = (Instant::now(), cpu_time(clock));
         let mut counter = Counter::new();
@@ -161,7 +161,7 @@ impl Started {
 }
 
 /// Two consoles for the same output.
-pub(super) struct Both(pub(super) Box<dyn Console + Send>, pub(super) Capture);
+pub(super) struct Both(pub(super) Box<dyn Console + Send>, pub(super) CapturedOutput);
 
 impl Console for Both {
     fn write(&mut self, data: GuestSlice<'_>) {

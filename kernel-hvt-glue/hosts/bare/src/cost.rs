@@ -6,8 +6,8 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};
 use hvt_bare::frames::{CHUNK_SIZE, FRAME_SIZE};
 use hvt_core::{
-    device::{Devices, Slot, in_memory::CapturedOutput},
-    memory::{Layout, Region},
+    device::{Devices, Slot, in_memory::ConsoleBuffer},
+    memory::{MemoryMap, Region},
     monitor,
 };
 use hvt_harness::{clock::tsc, suite::Wires};
@@ -102,9 +102,10 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
         registers.rax = DATA.0;
     });
     let range = GuestRange::new(Gpa(0x10_0000), 0x10_0000).ok_or("wraps around")?;
-    let layout = Layout::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).ok_or("no layout")?;
+    let memory_map =
+        MemoryMap::new([Region { range, access: Permissions::READ | Permissions::WRITE }]).ok_or("no memory map")?;
     let mut devices = Devices {
-        console: Box::new(CapturedOutput::default()),
+        console: Box::new(ConsoleBuffer::default()),
         clock: Box::new(clock::get()),
         poller: Box::new(Sleeper::new(Wires::default(), u64::MAX)),
         slots: Vec::from([Slot::Reserved]),
@@ -113,7 +114,7 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     host::set_time_slice(u64::MAX);
     let bound = machine.vcpu.bind(context.cpu, &machine.vm).map_err(text)?;
     let mut running = Running::new(bound, GuestRam::new(&machine.vm, &blocks), u64::MAX);
-    mean(|| match monitor::step(&mut running, &layout, &mut devices, None, &mut ()) {
+    mean(|| match monitor::step(&mut running, &memory_map, &mut devices, None, &mut ()) {
         Ok(None) => Ok(()),
         Ok(Some(outcome)) => Err(text(outcome)),
     })

@@ -47,7 +47,7 @@ impl Unikernel {
         vm.allocate(range, Permissions::READ | Permissions::WRITE).map_err(text)?;
         let blocks = Blocks::of(&vm, memory);
         let loaded = Loaded::new(file, config, &GuestRam::new(&vm, &blocks))?;
-        for region in loaded.layout.regions() {
+        for region in loaded.memory_map.regions() {
             vm.protect(region.range, region.access).map_err(text)?;
         }
         let vcpu = vm.create_vcpu(&loaded.entry).map_err(text)?;
@@ -63,7 +63,7 @@ impl Unikernel {
         let Self { vm, vcpu, blocks, loaded, counts, deadline } = self;
         let bound = vcpu.bind(cpu, vm).map_err(text)?;
         let mut running = Running::new(bound, GuestRam::new(vm, blocks), *deadline);
-        let Ok(outcome) = monitor::run_observed(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        let Ok(outcome) = monitor::run_observed(&mut running, &loaded.memory_map, &mut loaded.devices, None, counts);
         counts.interrupted += running.interrupted;
         Ok(outcome)
     }
@@ -77,7 +77,7 @@ impl Unikernel {
         let bound = vcpu.bind(cpu, vm).map_err(text)?;
         // The end of a time slice ends the step.
         let mut running = Running::new(bound, GuestRam::new(vm, blocks), 0);
-        let Ok(outcome) = monitor::step(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        let Ok(outcome) = monitor::step(&mut running, &loaded.memory_map, &mut loaded.devices, None, counts);
         Ok(outcome.filter(|outcome| *outcome != Outcome::Interrupted || interrupts::ticks() >= *deadline))
     }
 

@@ -5,11 +5,11 @@ use core::fmt;
 
 use hvt_abi::{Gpa, hypercall::Number, native::EntryState};
 use hvt_core::{
-    boot::{BootConfig, CommandLine, Plan},
-    device::{Clock, Devices, Poller, Slot, attach, in_memory::CapturedOutput},
+    boot::{BootConfig, BootPlan, CommandLine},
+    device::{Clock, Devices, Poller, Slot, attach, in_memory::ConsoleBuffer},
     hypercall::{self, Flow},
     image::{Image, Manifest},
-    memory::{GuestMemory, GuestSpace, Layout},
+    memory::{GuestMemory, GuestSpace, MemoryMap},
     monitor::Observer,
 };
 
@@ -30,13 +30,13 @@ pub struct Config<'a> {
 /// A unikernel in guest memory, with its devices.
 pub struct Loaded {
     /// Permissions of guest memory.
-    pub layout: Layout,
+    pub memory_map: MemoryMap,
     /// Registers at the entry point.
     pub entry: EntryState,
     /// Devices for the monitor.
     pub devices: Devices,
     /// Output of the console.
-    pub console: CapturedOutput,
+    pub console: ConsoleBuffer,
 }
 
 impl Loaded {
@@ -55,15 +55,15 @@ impl Loaded {
             cpu_cycle_freq: config.cycle_frequency,
             net_ring: None,
         };
-        let booted = Plan::new(&image, boot_config).map_err(text)?.load(memory).map_err(text)?;
-        let console = CapturedOutput::default();
+        let booted = BootPlan::new(&image, boot_config).map_err(text)?.load(memory).map_err(text)?;
+        let console = ConsoleBuffer::default();
         let devices = Devices {
             console: Box::new(console.clone()),
             clock: config.clock,
             poller: config.poller,
             slots: attached.slots,
         };
-        Ok(Self { layout: booted.layout, entry: booted.entry, devices, console })
+        Ok(Self { memory_map: booted.memory_map, entry: booted.entry, devices, console })
     }
 }
 
@@ -103,7 +103,7 @@ impl Observer for Counts {
         self.hypercalls[counter] += 1;
     }
 
-    fn served(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, hypercall::Error>) {}
+    fn served(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, hypercall::HypercallError>) {}
 }
 
 /// The devices that the unikernel in `file` names.

@@ -232,8 +232,8 @@ fn judge(case: &Case, outcome: &Outcome, console: &[u8]) -> Result<(), String> {
 fn is(reason: &Reason, expected: test_suite::Reason) -> bool {
     use test_suite::Reason as Expected;
     match expected {
-        Expected::Pointer => matches!(reason, Reason::Hypercall(hypercall::Error::Pointer { .. })),
-        Expected::Hypercall => matches!(reason, Reason::Hypercall(hypercall::Error::Unknown(_))),
+        Expected::Pointer => matches!(reason, Reason::Hypercall(hypercall::HypercallError::Pointer { .. })),
+        Expected::Hypercall => matches!(reason, Reason::Hypercall(hypercall::HypercallError::Unknown(_))),
         Expected::Port => matches!(reason, Reason::Fault(Cause::Port { .. })),
         // No machine here has device memory.
         Expected::Device => false,

@@ -5,7 +5,7 @@ use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use hvt_abi::{
     Gpa, Permissions,
-    kernel::{Error, Exit, ExitRecord, MemoryMap, MemoryRange, Operation, VcpuState, redox, run_page},
+    kernel::{Error, Exit, ExitRecord, MemoryMapping, MemoryRange, Operation, VcpuState, redox, run_page},
     native::EntryState,
 };
 use hvt_core::kernel::{Calls, Errno, Payload, calls::Page};
@@ -209,8 +209,8 @@ impl Victim {
     }
 
     /// Maps its memory at guest address 0, but for what `change` changes about that.
-    fn map(&self, change: impl FnOnce(&mut MemoryMap)) -> Answer {
-        let mut map = MemoryMap {
+    fn map(&self, change: impl FnOnce(&mut MemoryMapping)) -> Answer {
+        let mut map = MemoryMapping {
             gpa: Gpa(0),
             address: self.memory.start().as_ptr().expose_provenance() as u64,
             len: SIZE as u64,
@@ -364,7 +364,7 @@ fn too_much(runner: &Runner) -> Result<(), String> {
         // The same memory again and again: it counts every time.
         let mut gpa = 0x1_0000_0000;
         while gpa < 0x1_0000_0000 + 2 * limit {
-            let map = |map: &mut MemoryMap| {
+            let map = |map: &mut MemoryMapping| {
                 (map.gpa, map.address, map.len) = (Gpa(gpa), address, step as u64);
             };
             match victim.map(map) {

@@ -85,7 +85,8 @@ impl Loaded {
     pub(crate) fn start<C: Calls + Clone>(self, hypervisor: &Hypervisor<C>) -> Result<Unikernel<C>, String> {
         let Self { memory, loaded, deadline } = self;
         // SAFETY: this memory is this unikernel's own, and it is reached through chunks alone.
-        let guest = unsafe { Guest::start(hypervisor, memory.start(), memory.size(), &loaded.layout, &loaded.entry) };
+        let guest =
+            unsafe { Guest::start(hypervisor, memory.start(), memory.size(), &loaded.memory_map, &loaded.entry) };
         Ok(Unikernel { guest: guest.map_err(text)?, memory, loaded, counts: Counts::default(), deadline })
     }
 }
@@ -115,7 +116,7 @@ impl<C: Calls + Clone> Unikernel<C> {
         let Self { guest, memory, loaded, counts, deadline } = self;
         let over = || over() || clock::get().now() >= *deadline;
         let mut running = Running { guest, memory, over, interrupted: 0 };
-        let outcome = monitor::run_observed(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        let outcome = monitor::run_observed(&mut running, &loaded.memory_map, &mut loaded.devices, None, counts);
         counts.interrupted += running.interrupted;
         outcome.map_err(text)
     }
@@ -127,7 +128,7 @@ impl<C: Calls + Clone> Unikernel<C> {
     pub(crate) fn step(&mut self) -> Result<Option<Outcome>, String> {
         let Self { guest, memory, loaded, counts, .. } = self;
         let mut running = Running { guest, memory, over: || true, interrupted: 0 };
-        let outcome = monitor::step(&mut running, &loaded.layout, &mut loaded.devices, None, counts);
+        let outcome = monitor::step(&mut running, &loaded.memory_map, &mut loaded.devices, None, counts);
         outcome.map_err(text)
     }
 

@@ -71,7 +71,7 @@ fn structures_have_their_size_and_lie_in_the_callers_memory() {
     let mut monitor = monitor();
     let (vm, vcpu) = monitor.guest();
     for (handle, operation, len) in [
-        (&vm, Operation::Map, size_of::<MemoryMap>() - 1),
+        (&vm, Operation::Map, size_of::<MemoryMapping>() - 1),
         (&vm, Operation::Unmap, size_of::<MemoryRange>() + 1),
         (&vm, Operation::Pause, 1),
         (&vcpu, Operation::Run, 8),
@@ -89,21 +89,21 @@ fn structures_have_their_size_and_lie_in_the_callers_memory() {
 fn ranges_are_checked() {
     let mut monitor = monitor();
     let (vm, _vcpu) = monitor.guest();
-    let good = MemoryMap { gpa: Gpa(0), address: USER, len: PAGE, permissions: RW, reserved: 0 };
+    let good = MemoryMapping { gpa: Gpa(0), address: USER, len: PAGE, permissions: RW, reserved: 0 };
     for (error, bad) in [
-        (Error::BadArgument, MemoryMap { gpa: Gpa(1), ..good }),
-        (Error::BadArgument, MemoryMap { address: USER + 1, ..good }),
-        (Error::BadArgument, MemoryMap { len: PAGE + 1, ..good }),
-        (Error::BadArgument, MemoryMap { len: 0, ..good }),
-        (Error::BadArgument, MemoryMap { gpa: Gpa(0u64.wrapping_sub(PAGE)), len: 2 * PAGE, ..good }),
-        (Error::BadArgument, MemoryMap { address: 0u64.wrapping_sub(PAGE), len: 2 * PAGE, ..good }),
-        (Error::BadArgument, MemoryMap { permissions: 0, ..good }),
-        (Error::BadArgument, MemoryMap { permissions: 1 << 3 | RW, ..good }),
-        (Error::BadArgument, MemoryMap { reserved: 1, ..good }),
-        (Error::WriteAndExecute, MemoryMap { permissions: RW | RX, ..good }),
-        (Error::OutOfRange, MemoryMap { gpa: Gpa(1 << 40), ..good }),
-        (Error::NotOwnMemory, MemoryMap { address: USER + 32 * PAGE, ..good }),
-        (Error::NotOwnMemory, MemoryMap { address: 0, ..good }),
+        (Error::BadArgument, MemoryMapping { gpa: Gpa(1), ..good }),
+        (Error::BadArgument, MemoryMapping { address: USER + 1, ..good }),
+        (Error::BadArgument, MemoryMapping { len: PAGE + 1, ..good }),
+        (Error::BadArgument, MemoryMapping { len: 0, ..good }),
+        (Error::BadArgument, MemoryMapping { gpa: Gpa(0u64.wrapping_sub(PAGE)), len: 2 * PAGE, ..good }),
+        (Error::BadArgument, MemoryMapping { address: 0u64.wrapping_sub(PAGE), len: 2 * PAGE, ..good }),
+        (Error::BadArgument, MemoryMapping { permissions: 0, ..good }),
+        (Error::BadArgument, MemoryMapping { permissions: 1 << 3 | RW, ..good }),
+        (Error::BadArgument, MemoryMapping { reserved: 1, ..good }),
+        (Error::WriteAndExecute, MemoryMapping { permissions: RW | RX, ..good }),
+        (Error::OutOfRange, MemoryMapping { gpa: Gpa(1 << 40), ..good }),
+        (Error::NotOwnMemory, MemoryMapping { address: USER + 32 * PAGE, ..good }),
+        (Error::NotOwnMemory, MemoryMapping { address: 0, ..good }),
     ] {
         assert_eq!(monitor.call(&vm, Operation::Map, bad.as_bytes()), Err(error), "{bad:?}");
     }

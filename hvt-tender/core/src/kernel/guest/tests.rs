@@ -12,20 +12,20 @@ use crate::memory::Region;
 const SIZE: u64 = 0x20_0000;
 const HOST: usize = 0x7000_0000;
 
-fn layout(regions: &[(u64, u64, Permissions)]) -> Layout {
+fn memory_map(regions: &[(u64, u64, Permissions)]) -> MemoryMap {
     let region = |&(start, end, access): &(u64, u64, Permissions)| {
         let range = GuestRange::between(Gpa(start), Gpa(end)).unwrap();
         Region { range, access }
     };
-    Layout::new(regions.iter().map(region)).unwrap()
+    MemoryMap::new(regions.iter().map(region)).unwrap()
 }
 
 /// A guest whose memory nobody touches.
-fn start(kernel: &FakeKernel, layout: &Layout) -> Result<Guest<FakeKernel>, Refused> {
+fn start(kernel: &FakeKernel, memory_map: &MemoryMap) -> Result<Guest<FakeKernel>, Refused> {
     let hypervisor = Hypervisor::open(kernel.clone())?;
     let memory = NonNull::new(core::ptr::without_provenance_mut(HOST)).unwrap();
     // SAFETY: the kernel is none: nobody follows the address.
-    unsafe { Guest::start(&hypervisor, memory, SIZE, layout, &EntryState::new(SIZE, Gpa(0x10_1000))) }
+    unsafe { Guest::start(&hypervisor, memory, SIZE, memory_map, &EntryState::new(SIZE, Gpa(0x10_1000))) }
 }
 
 fn io(port: u16, value: u32) -> KernelExit {
@@ -51,8 +51,9 @@ fn memory_is_mapped_with_the_permissions_of_the_layout() {
     let kernel = FakeKernel::new();
     let (read, text, data) =
         (Permissions::READ, Permissions::READ | Permissions::EXECUTE, Permissions::READ | Permissions::WRITE);
-    let layout = layout(&[(0x1_0000, 0x10_0000, read), (0x10_0000, 0x10_3000, text), (0x10_5000, 0x1f_0000, data)]);
-    let guest = start(&kernel, &layout).unwrap();
+    let memory_map =
+        memory_map(&[(0x1_0000, 0x10_0000, read), (0x10_0000, 0x10_3000, text), (0x10_5000, 0x1f_0000, data)]);
+    let guest = start(&kernel, &memory_map).unwrap();
     let expected = [(0, 0x1_0000, 3), (0x1_0000, 0x10_0000, 1), (0x10_0000, 0x10_3000, 5), (0x10_3000, SIZE, 3)];
     assert_eq!(mapped(&kernel), expected);
     let state = kernel.account().state.unwrap();
@@ -78,7 +79,7 @@ proptest! {
             .map(|(ends, kind)| (ends[0], ends[1], access(kind)))
             .collect();
         let mut at = 0;
-        for (range, permissions) in pieces(SIZE, &layout(&regions)) {
+        for (range, permissions) in pieces(SIZE, &memory_map(&regions)) {
             prop_assert_eq!(range.start().0, at);
             prop_assert!(!permissions.contains(Permissions::WRITE | Permissions::EXECUTE));
             at = range.end().0;
@@ -90,7 +91,7 @@ proptest! {
 #[test]
 fn exits_are_told_in_the_tenders_terms() {
     let kernel = FakeKernel::new();
-    let mut guest = start(&kernel, &layout(&[])).unwrap();
+    let mut guest = start(&kernel, &memory_map(&[])).unwrap();
     let violation =
         MemoryViolation { gpa: Gpa(0x4000), access: hvt_abi::Permissions::WRITE, page_walk: false, gva: None };
     kernel.exits_with([io(0x501, 0x1000), KernelExit::Interrupted, KernelExit::MemoryViolation(violation)]);
@@ -104,7 +105,7 @@ fn exits_are_told_in_the_tenders_terms() {
 #[test]
 fn a_record_that_nobody_knows_ends_the_guest() {
     let kernel = FakeKernel::new();
-    let mut guest = start(&kernel, &layout(&[])).unwrap();
+    let mut guest = start(&kernel, &memory_map(&[])).unwrap();
     kernel.account().exits.push_back(ExitRecord { reason: 99, ..ExitRecord::default() });
     let Ok(Exit::Fault(Fault { cause: Cause::Unknown { what }, .. })) = guest.run() else { panic!("no fault") };
     assert!(what.contains("exit 99"), "{what}");
@@ -113,7 +114,7 @@ fn a_record_that_nobody_knows_ends_the_guest() {
 #[test]
 fn an_interrupt_reaches_the_virtual_cpu_from_elsewhere() {
     let kernel = FakeKernel::new();
-    let interrupter = start(&kernel, &layout(&[])).unwrap().interrupter();
+    let interrupter = start(&kernel, &memory_map(&[])).unwrap().interrupter();
     interrupter.interrupt().unwrap();
     assert_eq!(kernel.interrupts(), 1);
 }
@@ -121,7 +122,7 @@ fn an_interrupt_reaches_the_virtual_cpu_from_elsewhere() {
 #[test]
 fn everything_is_closed_whenever_it_ends() {
     let kernel = FakeKernel::new();
-    drop(start(&kernel, &layout(&[])).unwrap());
+    drop(start(&kernel, &memory_map(&[])).unwrap());
     assert_eq!(kernel.account().open, [""; 0]);
     // The virtual CPU goes before its machine.
     let closed = kernel.account().closed.clone();
@@ -138,7 +139,7 @@ fn everything_is_closed_whenever_it_ends() {
         let kernel = FakeKernel::new();
         let errno = Errno(redox::errno(Error::LimitReached));
         kernel.fail(asked, errno);
-        let Err(error) = start(&kernel, &layout(&[])) else { panic!("{asked:?}") };
+        let Err(error) = start(&kernel, &memory_map(&[])) else { panic!("{asked:?}") };
         assert_eq!(error, Refused { what, errno });
         assert!(error.to_string().contains("a limit is reached"), "{error}");
         assert_eq!(kernel.account().open, [""; 0]);
@@ -149,7 +150,7 @@ fn everything_is_closed_whenever_it_ends() {
 fn a_kernel_that_maps_nothing_is_not_asked_for_ever() {
     let kernel = FakeKernel::new();
     kernel.account().maps_nothing = true;
-    assert!(start(&kernel, &layout(&[])).is_err());
+    assert!(start(&kernel, &memory_map(&[])).is_err());
     assert_eq!(kernel.account().mapped.len(), 1);
 }
 

@@ -54,14 +54,14 @@ pub(crate) fn planted_breakpoints(start: Start<'_>) {
     let mut original = [0; 4];
     guest.0.memory().read(Gpa(CODE + 4), &mut original).unwrap();
     let traps = guest.plant(4);
-    assert_eq!((guest.run(&traps), guest.pc()), (Halt::Planted, 4));
-    assert_eq!(guest.run(&traps), Halt::Planted, "it is still there");
+    assert_eq!((guest.run(&traps), guest.pc()), (Halt::SoftwareBreakpoint, 4));
+    assert_eq!(guest.run(&traps), Halt::SoftwareBreakpoint, "it is still there");
     assert_eq!(guest.state().registers.x[2], 0);
     guest.poke(CODE + 4, &original);
     assert_eq!((guest.step(), guest.pc()), (Halt::Step, 8));
     let traps = guest.plant(4);
     assert_eq!(guest.run(&traps), hypercall(1));
-    assert_eq!((guest.run(&traps), guest.state().registers.x[2]), (Halt::Planted, 1));
+    assert_eq!((guest.run(&traps), guest.state().registers.x[2]), (Halt::SoftwareBreakpoint, 1));
     guest.poke(CODE + 4, &original);
     assert_eq!(guest.run(&Traps::default()), hypercall(1));
 }
@@ -94,7 +94,7 @@ pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     assert_eq!(guest.run(&traps), hypercall(0x3c));
     let registers = guest.state().registers;
     assert_eq!((registers.x[4], registers.x[6]), (CODE + 0x14, Pstate::ENTRY.bits()));
-    assert_eq!((guest.run(&traps), guest.pc()), (Halt::Planted, 0x1c));
+    assert_eq!((guest.run(&traps), guest.pc()), (Halt::SoftwareBreakpoint, 0x1c));
     // To be taken to the vector is a step.
     let mut guest = Guest::new(start, code);
     for place in [4, 8, 0xc, 0x10, 0x14, 0xa00, 0xa04] {

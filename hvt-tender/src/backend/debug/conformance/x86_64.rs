@@ -40,14 +40,14 @@ pub(crate) fn planted_breakpoints(start: Start<'_>) {
     // 0: inc eax; 2: inc ebx; 4: mov edx, 0x501; 9: out dx, eax; a: jmp 2
     let mut guest = Guest::new(start, b"\xff\xc0\xff\xc3\xba\x01\x05\0\0\xef\xeb\xf6");
     let traps = guest.plant(2);
-    assert_eq!((guest.run(&traps), guest.pc()), (Halt::Planted, 2));
-    assert_eq!(guest.run(&traps), Halt::Planted, "it is still there");
+    assert_eq!((guest.run(&traps), guest.pc()), (Halt::SoftwareBreakpoint, 2));
+    assert_eq!(guest.run(&traps), Halt::SoftwareBreakpoint, "it is still there");
     assert_eq!(guest.state().registers.rbx, 0);
     guest.poke(CODE + 2, &[0xff]);
     assert_eq!((guest.step(), guest.pc()), (Halt::Step, 4));
     let traps = guest.plant(2);
     assert_eq!(guest.run(&traps), hypercall(1));
-    assert_eq!((guest.run(&traps), guest.state().registers.rbx), (Halt::Planted, 1));
+    assert_eq!((guest.run(&traps), guest.state().registers.rbx), (Halt::SoftwareBreakpoint, 1));
     guest.poke(CODE + 2, &[0xff]);
     assert_eq!(guest.run(&Traps::default()), hypercall(1));
 }
@@ -63,7 +63,7 @@ pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     let mut guest = Guest::new(start, b"\x90\xf4\x90\xeb\xfe");
     let traps = guest.plant(2);
     assert_eq!(guest.run(&traps), Halt::Exit(Exit::Halted));
-    assert_eq!((guest.run(&traps), guest.pc()), (Halt::Planted, 2));
+    assert_eq!((guest.run(&traps), guest.pc()), (Halt::SoftwareBreakpoint, 2));
 }
 
 /// A write next to what is watched does not matter, nor does a read of it.

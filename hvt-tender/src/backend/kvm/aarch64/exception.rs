@@ -5,7 +5,7 @@ use hvt_abi::aarch64::{Pstate, Registers, Sctlr, UNHANDLED_STORE, VECTOR_SIZE, V
 use kvm_ioctls::VcpuFd;
 
 use super::registers::{ELR_EL1, ESR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL0, SPSR_EL1, TPIDR_EL1, VBAR_EL1, read, write};
-use crate::backend::Error;
+use crate::backend::BackendError;
 
 /// What of PSTATE remains when an exception is taken: flags, DIT and PAN.
 const KEPT: u64 = 0xf << 28 | 1 << 24 | PAN;
@@ -18,7 +18,7 @@ const DSSBS: u64 = 1 << 44;
 const NRW: u64 = 1 << 4;
 
 /// Has the vCPU take a synchronous exception to EL1, with this syndrome.
-pub(in crate::backend::kvm) fn take(vcpu: &VcpuFd, syndrome: u64) -> Result<(), Error> {
+pub(in crate::backend::kvm) fn take(vcpu: &VcpuFd, syndrome: u64) -> Result<(), BackendError> {
     // The debugger's step is not the guest's to see.
     let from = read(vcpu, PSTATE)? & !Pstate::SS.bits();
     let control = read(vcpu, SCTLR_EL1)?;
@@ -61,7 +61,7 @@ pub(super) fn is_unhandled(pc: u64) -> bool {
 }
 
 /// The registers as they were when the exception was taken: of those of a vCPU at that store.
-pub(super) fn before_exception(vcpu: &VcpuFd, now: Registers) -> Result<Registers, Error> {
+pub(super) fn before_exception(vcpu: &VcpuFd, now: Registers) -> Result<Registers, BackendError> {
     let pstate = read(vcpu, SPSR_EL1)?;
     // M\[0\]: the stack pointer was that of the exception level, and that of EL0 otherwise.
     let sp = if pstate & 1 == 1 { now.sp } else { read(vcpu, SP_EL0)? };

@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::kvm::kvm_error;
 
 /// Id of the core register at `offset` in `struct kvm_regs` (Linux, Documentation/virt/kvm/api.rst, 4.68).
@@ -82,23 +82,23 @@ system_registers! {
 }
 
 /// Reads a register of as many bytes.
-pub(super) fn get<const SIZE: usize>(vcpu: &VcpuFd, id: u64) -> Result<[u8; SIZE], Error> {
+pub(super) fn get<const SIZE: usize>(vcpu: &VcpuFd, id: u64) -> Result<[u8; SIZE], BackendError> {
     let mut value = [0; SIZE];
     vcpu.get_one_reg(id, &mut value).map_err(|error| kvm_error("reading the vCPU's registers", error))?;
     Ok(value)
 }
 
 /// Writes a register of as many bytes.
-pub(super) fn set(vcpu: &VcpuFd, id: u64, value: &[u8]) -> Result<(), Error> {
+pub(super) fn set(vcpu: &VcpuFd, id: u64, value: &[u8]) -> Result<(), BackendError> {
     vcpu.set_one_reg(id, value).map(|_| ()).map_err(|error| kvm_error("setting the vCPU's registers", error))
 }
 
 /// Reads a register of 64 bits.
-pub(super) fn read(vcpu: &VcpuFd, id: u64) -> Result<u64, Error> {
+pub(super) fn read(vcpu: &VcpuFd, id: u64) -> Result<u64, BackendError> {
     get(vcpu, id).map(u64::from_le_bytes)
 }
 
 /// Writes a register of 64 bits.
-pub(super) fn write(vcpu: &VcpuFd, id: u64, value: u64) -> Result<(), Error> {
+pub(super) fn write(vcpu: &VcpuFd, id: u64, value: u64) -> Result<(), BackendError> {
     set(vcpu, id, &value.to_le_bytes())
 }

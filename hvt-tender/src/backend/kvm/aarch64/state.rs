@@ -8,14 +8,14 @@ use super::registers::{
     CPACR_EL1, ELR_EL1, ESR_EL1, FAR_EL1, FPCR, FPSR, MAIR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1,
     TCR_EL1, TPIDR_EL0, TPIDR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, general, get, read, set, vector, write,
 };
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, FpState};
 
 /// The vCPU's registers.
 ///
 /// While a hypercall is being served, PC still points at its store. Where the guest took an exception that it has no
 /// vectors for, they are those of that moment.
-pub(in crate::backend::kvm) fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
+pub(in crate::backend::kvm) fn registers(vcpu: &VcpuFd) -> Result<Registers, BackendError> {
     let mut registers = Registers::default();
     for (number, register) in registers.x.iter_mut().enumerate() {
         *register = read(vcpu, general(number))?;
@@ -30,7 +30,7 @@ pub(in crate::backend::kvm) fn registers(vcpu: &VcpuFd) -> Result<Registers, Err
 }
 
 /// All registers of the vCPU.
-pub(in crate::backend::kvm) fn state(vcpu: &VcpuFd) -> Result<CpuState, Error> {
+pub(in crate::backend::kvm) fn state(vcpu: &VcpuFd) -> Result<CpuState, BackendError> {
     let mut fpu = FpState::default();
     for (number, register) in fpu.v.iter_mut().enumerate() {
         *register = get(vcpu, vector(number)).map(u128::from_le_bytes)?;
@@ -41,7 +41,11 @@ pub(in crate::backend::kvm) fn state(vcpu: &VcpuFd) -> Result<CpuState, Error> {
 }
 
 /// Changes the registers from `before` to `after`.
-pub(in crate::backend::kvm) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> Result<(), Error> {
+pub(in crate::backend::kvm) fn set_state(
+    vcpu: &VcpuFd,
+    before: &CpuState,
+    after: &CpuState,
+) -> Result<(), BackendError> {
     let change = |id, before: u64, after: u64| if before == after { Ok(()) } else { write(vcpu, id, after) };
     let (old, new) = (&before.registers, &after.registers);
     for (number, (before, after)) in old.x.into_iter().zip(new.x).enumerate() {
@@ -65,7 +69,7 @@ pub(in crate::backend::kvm) fn set_state(vcpu: &VcpuFd, before: &CpuState, after
 }
 
 /// System registers, for people.
-pub(in crate::backend::kvm) fn describe(vcpu: &VcpuFd) -> Result<String, Error> {
+pub(in crate::backend::kvm) fn describe(vcpu: &VcpuFd) -> Result<String, BackendError> {
     const SHOWN: [(&str, u64); 14] = [
         ("sctlr_el1", SCTLR_EL1),
         ("tcr_el1", TCR_EL1),

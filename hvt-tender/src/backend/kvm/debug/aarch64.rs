@@ -14,14 +14,14 @@ use kvm_bindings::{
 
 use super::Debugging;
 use crate::Vcpu;
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, Halt, Traps, Watch};
 use crate::backend::kvm::{KvmMachine, arch};
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, MappedMemory};
 
 /// What `KVM_SET_GUEST_DEBUG` must be told for software breakpoints.
-pub(super) const PLANTED: u32 = KVM_GUESTDBG_USE_SW_BP;
+pub(super) const SOFTWARE_BREAKPOINTS: u32 = KVM_GUESTDBG_USE_SW_BP;
 
 /// How many breakpoints and watchpoints the CPU has for guests.
 #[derive(Clone, Copy, Debug)]
@@ -193,7 +193,7 @@ mod class {
 impl KvmMachine {
     /// Before PC is changed, what moves it must be over: KVM goes behind a hypercall's store when the guest runs again,
     /// from wherever PC is then.
-    pub(super) fn before_change(&mut self, before: &CpuState, after: &CpuState) -> Result<(), Error> {
+    pub(super) fn before_change(&mut self, before: &CpuState, after: &CpuState) -> Result<(), BackendError> {
         if before.registers.pc == after.registers.pc || self.vcpu.get_kvm_run().exit_reason != KVM_EXIT_MMIO {
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl KvmMachine {
         self.stop.unpause();
         match exit? {
             Exit::Interrupted => Ok(()),
-            other => Err(Error {
+            other => Err(BackendError {
                 what: "finishing a hypercall",
                 source: std::io::Error::other(format!("the guest has run: {other:?}")),
             }),
@@ -211,12 +211,12 @@ impl KvmMachine {
     }
 
     /// What the end of a run that was not for the debugger is to the debugger.
-    pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, Error> {
+    pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
         Ok(Halt::Exit(exit))
     }
 
     /// What a trap is to the debugger; `None` where it is the guest's own, which has it now.
-    pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, Error> {
+    pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
         let Debugging { traps, .. } = &self.debugging;
         let step = traps.step.then_some(Halt::Step);
         match trap.hsr >> 26 {
@@ -224,7 +224,7 @@ impl KvmMachine {
             class::BREAKPOINT => Ok(Some(Halt::Executed)),
             class::WATCHPOINT => Ok(nearest(&traps.watched, trap.far).map(|watch| Halt::Watched(watch.start))),
             // A breakpoint instruction.
-            _ if self.is_planted(self.registers()?.pc) => Ok(Some(Halt::Planted)),
+            _ if self.is_planted(self.registers()?.pc) => Ok(Some(Halt::SoftwareBreakpoint)),
             // For the guest to be taken to its vector is the step.
             _ => arch::take(&self.vcpu, u64::from(trap.hsr_high) << 32 | u64::from(trap.hsr)).map(|()| step),
         }

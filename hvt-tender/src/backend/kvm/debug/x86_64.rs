@@ -7,14 +7,14 @@ use hvt_abi::Gpa;
 use kvm_bindings::{KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_USE_HW_BP, kvm_debug_exit_arch, kvm_guest_debug_arch};
 
 use super::Debugging;
-use crate::backend::Error;
+use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, Halt, Traps};
 use crate::backend::kvm::{KvmMachine, kvm_error};
 use crate::exit::Exit;
 use crate::memory::MappedMemory;
 
 /// What `KVM_SET_GUEST_DEBUG` must be told for software breakpoints: nothing.
-pub(super) const PLANTED: u32 = 0;
+pub(super) const SOFTWARE_BREAKPOINTS: u32 = 0;
 
 /// How many breakpoints the CPU has: four.
 #[derive(Clone, Copy, Debug)]
@@ -98,12 +98,12 @@ pub(super) fn synchronise(_memory: &MappedMemory, _at: Gpa, _len: usize) {}
 
 impl KvmMachine {
     /// Registers can be changed at any time.
-    pub(super) fn before_change(&mut self, _before: &CpuState, _after: &CpuState) -> Result<(), Error> {
+    pub(super) fn before_change(&mut self, _before: &CpuState, _after: &CpuState) -> Result<(), BackendError> {
         Ok(())
     }
 
     /// What the end of a run that was not for the debugger is to the debugger.
-    pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, Error> {
+    pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
         if exit != Exit::Halted {
             return Ok(Halt::Exit(exit));
         }
@@ -115,11 +115,11 @@ impl KvmMachine {
         }
         registers.rip = at;
         self.vcpu.set_regs(&registers).map_err(|error| kvm_error("setting the vCPU's registers", error))?;
-        Ok(Halt::Planted)
+        Ok(Halt::SoftwareBreakpoint)
     }
 
     /// What a trap is to the debugger; `None` where it is the guest's own, which has it now.
-    pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, Error> {
+    pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
         let Debugging { traps, registers, .. } = &self.debugging;
         let hit = (0..).zip(&registers.0).find(|(index, _)| trap.dr6 >> index & 1 == 1);
         let halt = match hit.map(|(_, breakpoint)| breakpoint.halt) {

@@ -186,7 +186,7 @@ kvm_tests! {
 
     /// It sleeps in KVM, which says nothing.
     fn a_stop_ends_a_guest_that_waits_for_an_interrupt() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut guest = start(code!("mov x1, #0x100000000", "str wzr, [x1]", "2: wfi", "b 2b"), &stop);
         assert_eq!(guest.run().unwrap(), DONE);
         thread::scope(|scope| {
@@ -197,7 +197,7 @@ kvm_tests! {
 
     /// PSCI: this vCPU is the only one, and it is off for good.
     fn a_stop_ends_a_guest_that_turns_its_cpu_off() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut guest = start(
             code!("mov x1, #0x100000000", "str wzr, [x1]", "movz w0, #0xba5f", "movk w0, #0x95c1, lsl #16", "hvc #0", "b ."),
             &stop,
@@ -215,7 +215,7 @@ mod debugger {
     use super::*;
     use crate::backend::debug::conformance;
 
-    fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
+    fn start(code: &[u8], stop: &CancelToken) -> Box<dyn Machine> {
         Box::new(super::start(code, stop))
     }
 

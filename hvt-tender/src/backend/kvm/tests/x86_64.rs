@@ -137,7 +137,7 @@ mod debugger {
     use super::*;
     use crate::backend::debug::conformance;
 
-    fn start(code: &[u8], stop: &Stop) -> Box<dyn Machine> {
+    fn start(code: &[u8], stop: &CancelToken) -> Box<dyn Machine> {
         Box::new(super::start(code, stop))
     }
 

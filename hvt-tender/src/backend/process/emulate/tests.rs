@@ -5,7 +5,7 @@ use hvt_abi::x86_64::EntryState;
 
 use super::super::exception::deliver;
 use super::*;
-use crate::memory::{GuestMemory, Layout, MappedMemory, Region};
+use crate::memory::{GuestMemory, MappedMemory, MemoryMap, Region};
 
 const CODE: u64 = 0x10_0000;
 const DATA: u64 = 0x10_1000;
@@ -18,7 +18,7 @@ const STACK: u64 = DATA + 0x1000;
 
 struct Lab {
     memory: MappedMemory,
-    layout: Layout,
+    memory_map: MemoryMap,
     cpu: Cpu,
     registers: Registers,
 }
@@ -28,13 +28,14 @@ impl Lab {
         let memory = MappedMemory::anonymous(SIZE).unwrap();
         let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
         let read_write = Permissions::READ | Permissions::WRITE;
-        let layout = Layout::new([region(CODE, DATA, Permissions::EXECUTE), region(DATA, SIZE, read_write)]).unwrap();
+        let memory_map =
+            MemoryMap::new([region(CODE, DATA, Permissions::EXECUTE), region(DATA, SIZE, read_write)]).unwrap();
         let mut cpu = Cpu::new(&EntryState::new(SIZE, Gpa(CODE)));
         cpu.gdtr = TableRegister { base: GDT, limit: 5 * 8 - 1 };
         let tss_low = TSS << 16 & 0xff_ffff_0000 | 0x67 | 0x89 << 40 | (TSS >> 24 & 0xff) << 56;
         let gdt = [0, 0x00af_9900_0000_ffff, 0x00cf_9300_0000_ffff, tss_low, TSS >> 32];
         let registers = Registers { rsp: STACK, ..Registers::default() };
-        let lab = Self { memory, layout, cpu, registers };
+        let lab = Self { memory, memory_map, cpu, registers };
         lab.write(GDT, &gdt);
         lab
     }
@@ -53,7 +54,7 @@ impl Lab {
     fn step(&mut self, code: &[u8]) -> Step {
         self.memory.write(Gpa(CODE), code).unwrap();
         self.registers.rip = CODE;
-        let space = GuestSpace::new(&self.memory, &self.layout);
+        let space = GuestSpace::new(&self.memory, &self.memory_map);
         step(&mut self.cpu, &mut self.registers, &space, 0)
     }
 }
@@ -265,7 +266,7 @@ fn stac_and_clac_are_those_of_cpl_0() {
     let mut undefined = |code: &[u8]| {
         lab.memory.write(Gpa(CODE), code).unwrap();
         lab.registers.rip = CODE;
-        let space = GuestSpace::new(&lab.memory, &lab.layout);
+        let space = GuestSpace::new(&lab.memory, &lab.memory_map);
         (super::undefined(&mut lab.registers, &space), lab.registers.rip - CODE, lab.registers.rflags & RFLAGS_AC)
     };
     assert_eq!(undefined(b"\x0f\x0b"), (Step::Raise(Exception::invalid_opcode()), 0, 0));
@@ -298,7 +299,7 @@ fn what_is_not_privileged_is_the_guests_own_fault() {
     // mov eax, [rcx]: a non-canonical address
     assert_eq!(lab.step(b"\x8b\x01"), general_protection(0));
     lab.registers.rip = SIZE;
-    let space = GuestSpace::new(&lab.memory, &lab.layout);
+    let space = GuestSpace::new(&lab.memory, &lab.memory_map);
     let outside = step(&mut lab.cpu, &mut lab.registers, &space, 0x10);
     assert_eq!(outside, general_protection(0x10));
 }
@@ -317,7 +318,7 @@ fn exceptions_go_through_the_idt() {
     lab.registers.rflags = 0x202;
     lab.cpu.task = (TSS, 0x67);
     lab.write(TSS + 36 + 8, &[DATA + 0xf08]);
-    let space = GuestSpace::new(&lab.memory, &lab.layout);
+    let space = GuestSpace::new(&lab.memory, &lab.memory_map);
     deliver(Exception::general_protection(0x18), &mut lab.cpu, &mut lab.registers, &space).unwrap();
     assert_eq!(lab.registers.rip, 0x10_0abc);
     let frame: Vec<u64> = (0..6).map(|index| lab.word(lab.registers.rsp + index * 8)).collect();

@@ -6,10 +6,10 @@ use hvt_abi::{Gpa, kernel};
 use crate::memory::MappedMemory;
 use hvt_core::kernel::fake::{Asked, FakeKernel};
 
-fn start(kernel: &FakeKernel, stop: &Stop) -> RedoxMachine<FakeKernel, MappedMemory> {
+fn start(kernel: &FakeKernel, stop: &CancelToken) -> RedoxMachine<FakeKernel, MappedMemory> {
     let memory = MappedMemory::anonymous(0x20_0000).unwrap();
-    let (layout, entry) = (Layout::new([]).unwrap(), EntryState::new(0x20_0000, Gpa(0x10_0000)));
-    Redox::open(kernel.clone()).unwrap().start(memory, &layout, &entry, stop).unwrap()
+    let (memory_map, entry) = (MemoryMap::new([]).unwrap(), EntryState::new(0x20_0000, Gpa(0x10_0000)));
+    Redox::open(kernel.clone()).unwrap().start(memory, &memory_map, &entry, stop).unwrap()
 }
 
 fn walltime() -> KernelExit {
@@ -19,7 +19,7 @@ fn walltime() -> KernelExit {
 #[test]
 fn what_the_host_needed_the_cpu_for_is_no_exit() {
     let kernel = FakeKernel::new();
-    let mut machine = start(&kernel, &Stop::new().unwrap());
+    let mut machine = start(&kernel, &CancelToken::new().unwrap());
     kernel.exits_with([KernelExit::Interrupted, KernelExit::Interrupted, walltime()]);
     assert_eq!(machine.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0x1000) });
     assert_eq!(machine.registers().unwrap().rip, 0x10_0000);
@@ -28,7 +28,7 @@ fn what_the_host_needed_the_cpu_for_is_no_exit() {
 #[test]
 fn a_stop_interrupts_the_guest_whenever_it_comes() {
     let kernel = FakeKernel::new();
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let mut machine = start(&kernel, &stop);
     stop.request();
     assert_eq!(kernel.interrupts(), 1);
@@ -36,7 +36,7 @@ fn a_stop_interrupts_the_guest_whenever_it_comes() {
     assert_eq!(machine.run().unwrap(), Exit::Interrupted);
     // A stop that came first.
     drop(machine);
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     stop.request();
     let _machine = start(&kernel, &stop);
     assert_eq!(kernel.interrupts(), 2);

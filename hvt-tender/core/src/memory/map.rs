@@ -18,11 +18,11 @@ pub struct Region {
 /// The regions of a guest's memory: ascending, not overlapping, none empty. What lies in no region is not mapped for
 /// the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct MemoryMap {
     regions: Vec<Region>,
 }
 
-impl Layout {
+impl MemoryMap {
     /// A layout of these regions, neighbours with equal access joined; `None` unless they ascend, do not overlap and
     /// are page-aligned. Empty ones are dropped.
     #[must_use]
@@ -115,27 +115,27 @@ mod tests {
     #[test]
     fn rejects_what_is_not_a_layout() {
         let read = Permissions::READ;
-        assert!(Layout::new([region(0x1000, 0x3000, read), region(0x2000, 0x4000, read)]).is_none());
-        assert!(Layout::new([region(0x2000, 0x3000, read), region(0x1000, 0x2000, read)]).is_none());
-        assert!(Layout::new([region(0x1000, 0x1001, read)]).is_none());
+        assert!(MemoryMap::new([region(0x1000, 0x3000, read), region(0x2000, 0x4000, read)]).is_none());
+        assert!(MemoryMap::new([region(0x2000, 0x3000, read), region(0x1000, 0x2000, read)]).is_none());
+        assert!(MemoryMap::new([region(0x1000, 0x1001, read)]).is_none());
     }
 
     #[test]
     fn joins_neighbours_and_drops_empty_regions() {
-        let layout = Layout::new([
+        let memory_map = MemoryMap::new([
             region(0x1000, 0x2000, Permissions::READ),
             region(0x2000, 0x2000, Permissions::WRITE),
             region(0x2000, 0x3000, Permissions::READ),
         ]);
-        assert_eq!(layout.unwrap().regions(), [region(0x1000, 0x3000, Permissions::READ)]);
+        assert_eq!(memory_map.unwrap().regions(), [region(0x1000, 0x3000, Permissions::READ)]);
     }
 
     #[test]
     fn what_lies_below_is_clipped() {
         let read = Permissions::READ;
-        let layout = Layout::new([region(0x1000, 0x2000, read), region(0x3000, 0x6000, read)]).unwrap();
-        let below = |end| layout.below(Gpa(end)).regions().to_vec();
-        assert_eq!(below(0x6000), layout.regions());
+        let memory_map = MemoryMap::new([region(0x1000, 0x2000, read), region(0x3000, 0x6000, read)]).unwrap();
+        let below = |end| memory_map.below(Gpa(end)).regions().to_vec();
+        assert_eq!(below(0x6000), memory_map.regions());
         assert_eq!(below(0x5000), [region(0x1000, 0x2000, read), region(0x3000, 0x5000, read)]);
         assert_eq!(below(0x3000), [region(0x1000, 0x2000, read)]);
         assert_eq!(below(0x1000), []);
@@ -144,18 +144,18 @@ mod tests {
     #[test]
     fn allows_looks_at_every_page() {
         let both = Permissions::READ | Permissions::WRITE;
-        let layout = Layout::new([
+        let memory_map = MemoryMap::new([
             region(0x1000, 0x2000, Permissions::READ),
             region(0x2000, 0x3000, both),
             region(0x4000, 0x5000, both),
         ])
         .unwrap();
-        assert!(layout.allows(range(0x1fff, 0x1001), Permissions::READ));
-        assert!(!layout.allows(range(0x1fff, 2), Permissions::WRITE));
-        assert!(!layout.allows(range(0x2fff, 2), Permissions::READ), "the hole at 0x3000");
-        assert!(!layout.allows(range(0xfff, 1), Permissions::READ));
-        assert!(layout.allows(range(0x4fff, 1), both));
-        assert!(!layout.allows(range(0x4fff, 2), both));
-        assert!(layout.allows(range(0x9000, 0), both), "an empty range touches nothing");
+        assert!(memory_map.allows(range(0x1fff, 0x1001), Permissions::READ));
+        assert!(!memory_map.allows(range(0x1fff, 2), Permissions::WRITE));
+        assert!(!memory_map.allows(range(0x2fff, 2), Permissions::READ), "the hole at 0x3000");
+        assert!(!memory_map.allows(range(0xfff, 1), Permissions::READ));
+        assert!(memory_map.allows(range(0x4fff, 1), both));
+        assert!(!memory_map.allows(range(0x4fff, 2), both));
+        assert!(memory_map.allows(range(0x9000, 0), both), "an empty range touches nothing");
     }
 }

@@ -19,7 +19,7 @@ use pipe::Event;
 ///
 /// Once made it stays: every run and every sleep of the guest ends at once from then on.
 #[derive(Clone)]
-pub struct Stop {
+pub struct CancelToken {
     state: Arc<State>,
 }
 
@@ -36,7 +36,7 @@ const REQUESTED: u8 = 1 << 0;
 /// The run is to come back, and to go on when whoever runs it wants that.
 const PAUSED: u8 = 1 << 1;
 
-/// How a backend is made to look at [`Stop::requested`].
+/// How a backend is made to look at [`CancelToken::requested`].
 pub trait Kick: Send + Sync {
     /// Makes a run that is under way, or about to begin, come back. Called from signal handlers, so it may use atomics
     /// and async-signal-safe system calls only.
@@ -51,13 +51,13 @@ pub trait Kick: Send + Sync {
     fn unpause(&self) {}
 }
 
-impl fmt::Debug for Stop {
+impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stop").field("requested", &self.requested()).finish_non_exhaustive()
+        f.debug_struct("CancelToken").field("requested", &self.requested()).finish_non_exhaustive()
     }
 }
 
-impl Stop {
+impl CancelToken {
     /// A request not yet made.
     ///
     /// # Errors
@@ -170,7 +170,7 @@ mod tests {
             }
         }
         let kicks = Arc::new(AtomicU32::new(0));
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         stop.set_kick(Box::new(Count(kicks.clone())));
         assert!(!stop.requested());
         stop.clone().request();
@@ -183,14 +183,14 @@ mod tests {
     /// Whoever is woken by the event finds the backend kicked already.
     #[test]
     fn the_backend_is_kicked_before_anybody_wakes() {
-        struct Looks(Stop, Arc<AtomicU32>);
+        struct Looks(CancelToken, Arc<AtomicU32>);
         impl Kick for Looks {
             fn kick(&self) {
                 let sleeps = nix::unistd::read(self.0.event(), &mut [0; 8]).is_err();
                 self.1.fetch_add(u32::from(sleeps), Ordering::SeqCst);
             }
         }
-        let (stop, asleep) = (Stop::new().unwrap(), Arc::new(AtomicU32::new(0)));
+        let (stop, asleep) = (CancelToken::new().unwrap(), Arc::new(AtomicU32::new(0)));
         stop.set_kick(Box::new(Looks(stop.clone(), asleep.clone())));
         stop.pause();
         assert!(stop.unpause());
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_pause_can_be_taken_back_and_a_request_cannot() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         assert!(!stop.unpause());
         stop.pause();
         assert!(stop.paused() && stop.interrupts() && !stop.requested());

@@ -8,7 +8,7 @@ use fastrand::Rng;
 ///
 /// All chances come from a seed: the same frames in the same order meet the same fate.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Conditions {
+pub struct Impairment {
     loss: f64,
     duplication: f64,
     reordering: f64,
@@ -16,7 +16,7 @@ pub struct Conditions {
     seed: u64,
 }
 
-impl Conditions {
+impl Impairment {
     /// How much longer a frame takes that others are to overtake.
     const DETOUR: Duration = Duration::from_millis(1);
 
@@ -28,22 +28,22 @@ impl Conditions {
 
     /// Share of the frames that are lost, from 0 to 1.
     #[must_use]
-    pub fn loss(mut self, share: f64) -> Self {
-        self.loss = share;
+    pub fn loss(mut self, probability: f64) -> Self {
+        self.loss = probability;
         self
     }
 
     /// Share of the frames that arrive twice, from 0 to 1.
     #[must_use]
-    pub fn duplication(mut self, share: f64) -> Self {
-        self.duplication = share;
+    pub fn duplication(mut self, probability: f64) -> Self {
+        self.duplication = probability;
         self
     }
 
     /// Share of the frames that take 1 ms longer than the others, so that those overtake them; from 0 to 1.
     #[must_use]
-    pub fn reordering(mut self, share: f64) -> Self {
-        self.reordering = share;
+    pub fn reordering(mut self, probability: f64) -> Self {
+        self.reordering = probability;
         self
     }
 
@@ -70,28 +70,28 @@ impl Conditions {
 /// The conditions on the way to one port.
 #[derive(Debug)]
 pub(super) struct Way {
-    conditions: Conditions,
+    impairment: Impairment,
     chance: Rng,
 }
 
 impl Way {
     /// The way to the port of this number.
-    pub(super) fn new(conditions: Conditions, number: usize) -> Self {
+    pub(super) fn new(impairment: Impairment, number: usize) -> Self {
         // The ways of a network share a seed but not their luck.
         let chance =
-            Rng::with_seed(conditions.seed.wrapping_add((number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        Self { conditions, chance }
+            Rng::with_seed(impairment.seed.wrapping_add((number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        Self { impairment, chance }
     }
 
     /// How long each copy of the next frame takes: none, one, or two of them.
     ///
     /// Every frame takes as many draws as any other, so that changing one share leaves the others' luck as it is.
     pub(super) fn next(&mut self) -> [Option<Duration>; 2] {
-        let mut drawn = |share: f64| self.chance.f64() < share;
+        let mut drawn = |probability: f64| self.chance.f64() < probability;
         let (lost, twice, late) =
-            (drawn(self.conditions.loss), drawn(self.conditions.duplication), drawn(self.conditions.reordering));
-        let detour = if late { Conditions::DETOUR } else { Duration::ZERO };
-        let arrives = (!lost).then_some(self.conditions.delay.saturating_add(detour));
+            (drawn(self.impairment.loss), drawn(self.impairment.duplication), drawn(self.impairment.reordering));
+        let detour = if late { Impairment::DETOUR } else { Duration::ZERO };
+        let arrives = (!lost).then_some(self.impairment.delay.saturating_add(detour));
         [arrives, arrives.filter(|_| twice)]
     }
 }
