@@ -1,12 +1,13 @@
 //! The headers of a core file: those of the ELF gABI, and Linux's notes about registers (`sys/procfs.h`).
 
-use goblin::elf::header::{ELFCLASS64, ELFDATA2LSB, ELFMAG, ET_CORE, EV_CURRENT};
+use goblin::elf::header::ET_CORE;
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use hvt_abi::PAGE_SIZE;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::arch;
 use crate::backend::debug::CpuState;
+use crate::image::write::{FileHeader, ProgramHeader};
 
 /// Where guest memory begins in the file: on a page of its own, so that its holes are the file's.
 pub(super) const MEMORY_OFFSET: u64 = PAGE_SIZE;
@@ -18,40 +19,6 @@ pub(super) enum Cause {
     Abort,
     /// It did something after which it cannot go on.
     Fault,
-}
-
-/// `Elf64_Ehdr`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct Header {
-    identification: [u8; 16],
-    kind: u16,
-    machine: u16,
-    version: u32,
-    entry: u64,
-    program_headers: u64,
-    section_headers: u64,
-    flags: u32,
-    size: u16,
-    program_header_size: u16,
-    program_header_count: u16,
-    section_header_size: u16,
-    section_header_count: u16,
-    names: u16,
-}
-
-/// `Elf64_Phdr`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    virtual_address: u64,
-    physical_address: u64,
-    file_size: u64,
-    memory_size: u64,
-    alignment: u64,
 }
 
 /// `Elf64_Nhdr`, and the owner "CORE", padded.
@@ -101,12 +68,12 @@ struct ProcessStatusEnd {
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 64 && size_of::<ProgramHeader>() == 56 && size_of::<Note>() == 20);
+    assert!(size_of::<Note>() == 20);
     assert!(size_of::<ProcessStatus>() == 112 && size_of::<ProcessStatusEnd>() == 8);
     assert!(NOTES_OFFSET + arch::NOTES_SIZE as u64 <= MEMORY_OFFSET);
 };
 
-const NOTES_OFFSET: u64 = (size_of::<Header>() + 2 * size_of::<ProgramHeader>()) as u64;
+const NOTES_OFFSET: u64 = (size_of::<FileHeader>() + 2 * size_of::<ProgramHeader>()) as u64;
 
 /// Bytes of the note about a process that has so many bytes of general registers.
 pub(super) const fn status_note_size(registers: usize) -> usize {
@@ -148,46 +115,21 @@ pub(super) fn status_note(cause: Cause, registers: &[u8]) -> Vec<u8> {
 pub(super) fn headers(state: &CpuState, cause: Cause, memory: u64) -> Vec<u8> {
     let notes = arch::notes(state, cause);
     let note = ProgramHeader {
-        kind: PT_NOTE,
-        flags: 0,
-        offset: NOTES_OFFSET,
-        virtual_address: 0,
-        physical_address: 0,
-        file_size: notes.len() as u64,
-        memory_size: 0,
-        alignment: 4,
+        p_type: PT_NOTE,
+        p_offset: NOTES_OFFSET,
+        p_filesz: notes.len() as u64,
+        p_align: 4,
+        ..ProgramHeader::default()
     };
     let load = ProgramHeader {
-        kind: PT_LOAD,
-        flags: PF_R | PF_W | PF_X,
-        offset: MEMORY_OFFSET,
-        virtual_address: 0,
-        physical_address: 0,
-        file_size: memory,
-        memory_size: memory,
-        alignment: PAGE_SIZE,
+        p_type: PT_LOAD,
+        p_flags: PF_R | PF_W | PF_X,
+        p_offset: MEMORY_OFFSET,
+        p_filesz: memory,
+        p_memsz: memory,
+        p_align: PAGE_SIZE,
+        ..ProgramHeader::default()
     };
-    [header().as_bytes(), note.as_bytes(), load.as_bytes(), &notes].concat()
-}
-
-fn header() -> Header {
-    let mut identification = [0; 16];
-    identification[..4].copy_from_slice(ELFMAG);
-    identification[4..7].copy_from_slice(&[ELFCLASS64, ELFDATA2LSB, EV_CURRENT]);
-    Header {
-        identification,
-        kind: ET_CORE,
-        machine: arch::MACHINE,
-        version: u32::from(EV_CURRENT),
-        entry: 0,
-        program_headers: size_of::<Header>() as u64,
-        section_headers: 0,
-        flags: 0,
-        size: size_of::<Header>() as u16,
-        program_header_size: size_of::<ProgramHeader>() as u16,
-        program_header_count: 2,
-        section_header_size: 0,
-        section_header_count: 0,
-        names: 0,
-    }
+    let header = FileHeader::new(ET_CORE, arch::MACHINE, 0, 2);
+    [header.as_bytes(), note.as_bytes(), load.as_bytes(), &notes].concat()
 }

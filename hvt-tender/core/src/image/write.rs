@@ -1,12 +1,76 @@
-//! Writes the files of unikernels.
+//! Structures of 64-bit little-endian ELF files for those who write one, and a writer of unikernels.
 
 use alloc::vec::Vec;
 
-use goblin::elf::header::{EM_AARCH64, EM_X86_64, ET_EXEC};
+use goblin::elf::header::{ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_AARCH64, EM_X86_64, ET_EXEC, EV_CURRENT};
 use goblin::elf::program_header::{PF_R, PT_LOAD, PT_NOTE};
 use hvt_abi::manifest::{Entry, Header, Kind, NAME_SIZE, VERSION};
 use hvt_abi::note::{Abi1, NoteHeader, OWNER, OWNER_PADDED, TYPE_ABI1, TYPE_MFT1, Target};
-use zerocopy::IntoBytes;
+use zerocopy::{Immutable, IntoBytes};
+
+/// `Elf64_Ehdr` (System V gABI, chapter 4), with the names of its fields. Bytes of goblin's structure need `unsafe` or scroll.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the gABI's names")]
+pub struct FileHeader {
+    pub e_ident: [u8; 16],
+    pub e_type: u16,
+    pub e_machine: u16,
+    pub e_version: u32,
+    pub e_entry: u64,
+    pub e_phoff: u64,
+    pub e_shoff: u64,
+    pub e_flags: u32,
+    pub e_ehsize: u16,
+    pub e_phentsize: u16,
+    pub e_phnum: u16,
+    pub e_shentsize: u16,
+    pub e_shnum: u16,
+    pub e_shstrndx: u16,
+}
+
+impl FileHeader {
+    /// Header of a file without sections, directly followed by `e_phnum` program headers.
+    #[must_use]
+    pub fn new(e_type: u16, e_machine: u16, e_entry: u64, e_phnum: u16) -> Self {
+        let mut e_ident = [0; 16];
+        e_ident[..4].copy_from_slice(ELFMAG);
+        e_ident[4..7].copy_from_slice(&[ELFCLASS64, ELFDATA2LSB, EV_CURRENT]);
+        Self {
+            e_ident,
+            e_type,
+            e_machine,
+            e_version: u32::from(EV_CURRENT),
+            e_entry,
+            e_phoff: size_of::<Self>() as u64,
+            e_shoff: 0,
+            e_flags: 0,
+            e_ehsize: size_of::<Self>() as u16,
+            e_phentsize: size_of::<ProgramHeader>() as u16,
+            e_phnum,
+            e_shentsize: 0,
+            e_shnum: 0,
+            e_shstrndx: 0,
+        }
+    }
+}
+
+/// `Elf64_Phdr` (System V gABI, chapter 5), with the names of its fields.
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the gABI's names")]
+pub struct ProgramHeader {
+    pub p_type: u32,
+    pub p_flags: u32,
+    pub p_offset: u64,
+    pub p_vaddr: u64,
+    pub p_paddr: u64,
+    pub p_filesz: u64,
+    pub p_memsz: u64,
+    pub p_align: u64,
+}
+
+const _: () = assert!(size_of::<FileHeader>() == 64 && size_of::<ProgramHeader>() == 56);
 
 /// A program header and the bytes it describes.
 #[derive(Clone, Debug)]
@@ -103,22 +167,22 @@ impl Elf {
 
     /// The file's bytes.
     pub fn build(&self) -> Vec<u8> {
-        let mut file = Vec::new();
-        file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-        file.extend(self.kind.to_le_bytes());
-        file.extend(self.machine.to_le_bytes());
-        file.extend(1_u32.to_le_bytes());
-        file.extend([self.entry, 64, 0].iter().flat_map(|field| field.to_le_bytes()));
-        file.extend(0_u32.to_le_bytes());
         let count = self.parts.len() as u16;
-        file.extend([64, 56, count, 64, 0, 0].iter().flat_map(|field: &u16| field.to_le_bytes()));
-        let mut offset = 64 + 56 * u64::from(count);
+        let mut file = FileHeader::new(self.kind, self.machine, self.entry, count).as_bytes().to_vec();
+        let mut offset = (size_of::<FileHeader>() + self.parts.len() * size_of::<ProgramHeader>()) as u64;
         for part in &self.parts {
-            file.extend([part.kind, part.flags].iter().flat_map(|field| field.to_le_bytes()));
-            let len = part.bytes.len() as u64;
-            let fields = [offset, part.address, part.address, len, part.memory, part.alignment];
-            file.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
-            offset += len;
+            let header = ProgramHeader {
+                p_type: part.kind,
+                p_flags: part.flags,
+                p_offset: offset,
+                p_vaddr: part.address,
+                p_paddr: part.address,
+                p_filesz: part.bytes.len() as u64,
+                p_memsz: part.memory,
+                p_align: part.alignment,
+            };
+            file.extend(header.as_bytes());
+            offset += header.p_filesz;
         }
         file.extend(self.parts.iter().flat_map(|part| part.bytes.iter().copied()));
         file

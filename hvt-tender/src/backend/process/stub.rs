@@ -16,6 +16,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::protocol::turn::{ASLEEP, TENDERS_TURN};
 use super::protocol::{EXCHANGE_ADDRESS, Header, SCRIPT_OFFSET, STUB_ADDRESS, Step, command};
+use crate::image::write::{FileHeader, ProgramHeader};
 use crate::memory::{GuestMemory, MappedMemory, OutOfMemory};
 
 global_asm!(
@@ -233,39 +234,13 @@ struct Parameters {
 /// Offset of [`Parameters`] in the stub page.
 const PARAMETERS: usize = PAGE_SIZE as usize - size_of::<Parameters>();
 
-/// Elf64_Ehdr and two Elf64_Phdr (System V ABI, chapters 4 and 5).
+/// Headers of the executable: the code, and a stack that is neither used nor executable.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Headers {
-    ident: [u8; 16],
-    kind: u16,
-    machine: u16,
-    version: u32,
-    entry: u64,
-    program_headers: u64,
-    section_headers: u64,
-    flags: u32,
-    header_size: u16,
-    program_header_size: u16,
-    program_header_count: u16,
-    section_header_size: u16,
-    section_header_count: u16,
-    section_names: u16,
+    file: FileHeader,
     code: ProgramHeader,
     stack: ProgramHeader,
-}
-
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    virtual_address: u64,
-    physical_address: u64,
-    file_size: u64,
-    memory_size: u64,
-    alignment: u64,
 }
 
 /// Offset of the code in the stub page.
@@ -275,40 +250,23 @@ const _: () = assert!(size_of::<Headers>() <= CODE);
 /// The stub page: an executable that maps itself at [`STUB_ADDRESS`], with an unused and not executable stack.
 /// `file` is the descriptor, in the child, of a file with `size` bytes of exchange pages behind the stub page.
 pub(super) fn page(file: RawFd, size: u64) -> [u8; PAGE_SIZE as usize] {
-    let nothing = ProgramHeader {
-        kind: libc::PT_NULL,
-        flags: 0,
-        offset: 0,
-        virtual_address: 0,
-        physical_address: 0,
-        file_size: 0,
-        memory_size: 0,
-        alignment: PAGE_SIZE,
-    };
     let headers = Headers {
-        ident: *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0",
-        kind: libc::ET_EXEC,
-        machine: libc::EM_X86_64,
-        version: 1,
-        entry: STUB_ADDRESS + CODE as u64,
-        program_headers: offset_of!(Headers, code) as u64,
-        section_headers: 0,
-        flags: 0,
-        header_size: offset_of!(Headers, code) as u16,
-        program_header_size: size_of::<ProgramHeader>() as u16,
-        program_header_count: 2,
-        section_header_size: 0,
-        section_header_count: 0,
-        section_names: 0,
+        file: FileHeader::new(libc::ET_EXEC, libc::EM_X86_64, STUB_ADDRESS + CODE as u64, 2),
         code: ProgramHeader {
-            kind: libc::PT_LOAD,
-            flags: libc::PF_R | libc::PF_X,
-            virtual_address: STUB_ADDRESS,
-            file_size: PAGE_SIZE,
-            memory_size: PAGE_SIZE,
-            ..nothing
+            p_type: libc::PT_LOAD,
+            p_flags: libc::PF_R | libc::PF_X,
+            p_vaddr: STUB_ADDRESS,
+            p_filesz: PAGE_SIZE,
+            p_memsz: PAGE_SIZE,
+            p_align: PAGE_SIZE,
+            ..ProgramHeader::default()
         },
-        stack: ProgramHeader { kind: libc::PT_GNU_STACK, flags: libc::PF_R | libc::PF_W, ..nothing },
+        stack: ProgramHeader {
+            p_type: libc::PT_GNU_STACK,
+            p_flags: libc::PF_R | libc::PF_W,
+            p_align: PAGE_SIZE,
+            ..ProgramHeader::default()
+        },
     };
     let parameters = Parameters { file: file as u64, size };
     let mut page = [0; PAGE_SIZE as usize];
