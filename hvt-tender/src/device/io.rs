@@ -50,7 +50,6 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
 }
 
 /// As [`send`], with a header of zeros before the frame. Returns the bytes of the frame that were taken.
-#[cfg(target_os = "linux")]
 pub(super) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'_>) -> io::Result<usize> {
     let first = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(frame.chunks().map(vector)).collect();
@@ -61,7 +60,6 @@ pub(super) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'
 
 /// As [`receive`], with a header before the frame, which goes to `header`. Returns the bytes of the frame; 0 where nothing
 /// came.
-#[cfg(target_os = "linux")]
 pub(super) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestSlice<'_>) -> io::Result<usize> {
     let first = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(into.chunks().map(vector)).collect();

@@ -9,6 +9,8 @@ mod clock;
 mod console;
 #[cfg(target_os = "linux")]
 mod disk;
+#[cfg(any(target_os = "linux", target_os = "redox"))]
+mod frame_fd;
 #[cfg(target_os = "linux")]
 mod interface;
 #[cfg(unix)]

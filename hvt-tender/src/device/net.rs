@@ -5,26 +5,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use hvt_abi::hypercall::FRAME_HEADER_SIZE;
-
+use super::frame_fd::FrameFd;
 use super::interface::Interface;
-use super::io::{RateLimitedWarning, receive, receive_behind, send, send_behind};
 use super::poll::{Endpoint, Pollable};
-use super::tap::{self, Attached, MAX_HEADERS, Problem};
+use super::tap::{self, Attached, Problem};
 use super::{Descriptor, DeviceError, Net, Uses};
 use crate::memory::GuestSlice;
 
 /// A tap interface of the host, or a socket that carries one frame a message, as a network device of the guest.
 #[derive(Debug)]
 pub struct Tap {
-    endpoint: Arc<Endpoint>,
-    /// What it is called in the log.
-    label: String,
+    frames: FrameFd,
     mac: [u8; 6],
     mtu: u16,
-    /// Bytes before each frame.
-    headers: usize,
-    warning: RateLimitedWarning,
 }
 
 impl Tap {
@@ -63,8 +56,7 @@ impl Tap {
                 if own.is_some_and(|own| own != mac) {
                     log::warn!("{label}: a macvtap gets frames for its own hardware address only, and broadcasts");
                 }
-                let endpoint = Arc::new(Endpoint::new(fd));
-                Ok(Self { endpoint, label, mac, mtu, headers, warning: RateLimitedWarning::default() })
+                Ok(Self { frames: FrameFd::new(fd, label, headers), mac, mtu })
             }
             Err(problem) => Err(TapError { label, problem }),
         }
@@ -74,13 +66,13 @@ impl Tap {
 impl Tap {
     /// Whether its descriptor carries frames and nothing else.
     pub(crate) fn is_plain(&self) -> bool {
-        self.headers == 0
+        self.frames.headers() == 0
     }
 }
 
 impl Pollable for Tap {
     fn endpoint(&self) -> Arc<Endpoint> {
-        Arc::clone(&self.endpoint)
+        Arc::clone(self.frames.endpoint())
     }
 }
 
@@ -94,75 +86,20 @@ impl Net for Tap {
     }
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
-        let label = &self.label;
-        if frame.len() < FRAME_HEADER_SIZE {
-            self.warning.fails(format_args!("{label}: {} bytes are no frame", frame.len()));
-            return Err(DeviceError);
-        }
-        let fd = self.endpoint.as_fd();
-        let sent = match self.headers {
-            0 => send(fd, frame),
-            headers => send_behind(fd, &[0; MAX_HEADERS][..headers], frame),
-        };
-        match sent {
-            Ok(sent) if sent as u64 == frame.len() => {
-                self.warning.works();
-                Ok(())
-            }
-            Ok(sent) => {
-                self.warning.fails(format_args!("{label}: sent {sent} bytes of a frame of {}", frame.len()));
-                Err(DeviceError)
-            }
-            Err(error) if is_drop(&error) => {
-                self.warning.fails(format_args!("{label}: drops frames: {error}"));
-                Ok(())
-            }
-            Err(error) => {
-                self.warning.fails(format_args!("{label}: cannot send a frame of {} bytes: {error}", frame.len()));
-                Err(DeviceError)
-            }
-        }
+        self.frames.send(frame)
     }
 
     fn second_end(&self) -> Option<Box<dyn Net + Send>> {
-        let (endpoint, label) = (Arc::clone(&self.endpoint), self.label.clone());
-        let Self { mac, mtu, headers, .. } = *self;
-        Some(Box::new(Self { endpoint, label, mac, mtu, headers, warning: RateLimitedWarning::default() }))
+        Some(Box::new(Self { frames: self.frames.second_end(), mac: self.mac, mtu: self.mtu }))
     }
 
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
-        if into.is_empty() {
-            return Ok(None);
-        }
-        let fd = self.endpoint.as_fd();
-        let received = match self.headers {
-            0 => receive(fd, into),
-            headers => receive_behind(fd, &mut [0; MAX_HEADERS][..headers], into),
-        };
-        match received {
-            Ok(0) => {
-                self.endpoint.set_gone();
-                Ok(None)
-            }
-            Ok(received) => Ok(Some(received as u64)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => {
-                self.warning.fails(format_args!("{}: cannot receive: {error}", self.label));
-                Err(DeviceError)
-            }
-        }
+        self.frames.receive(into)
     }
 
     fn descriptors(&self) -> Vec<Descriptor> {
-        vec![Descriptor::new(&*self.endpoint, Uses::READ | Uses::WRITE)]
+        vec![Descriptor::new(&**self.frames.endpoint(), Uses::READ | Uses::WRITE)]
     }
-}
-
-/// Whether an error of sending means that the network has lost a frame, as networks do: no room in a queue, or the
-/// interface is down (EIO is what a tap says then).
-fn is_drop(error: &io::Error) -> bool {
-    const DROPS: [i32; 4] = [libc::EAGAIN, libc::ENOBUFS, libc::ENETDOWN, libc::EIO];
-    error.raw_os_error().is_some_and(|errno| DROPS.contains(&errno))
 }
 
 /// A random hardware address: locally administered, unicast (IEEE 802, bits 1 and 0 of the first byte).
@@ -268,7 +205,7 @@ mod tests {
         for _ in 0..10_000 {
             frame.with(|slice| tap.send(slice)).unwrap();
         }
-        assert!(tap.warning.is_failing());
+        assert!(tap.frames.is_failing());
         assert_eq!(network.recv(&mut [0; 2000]).unwrap(), 1000);
     }
 
@@ -317,7 +254,7 @@ mod tests {
             let fd = tap.endpoint().as_fd().try_clone_to_owned().unwrap();
             let tap = Tap::from_fd(fd, None).unwrap();
             assert_eq!(tap.mtu(), 1400);
-            assert!(tap.label.contains("tap0"), "{}", tap.label);
+            assert!(tap.frames.label().contains("tap0"), "{}", tap.frames.label());
             // From where its name means another interface, and from where it means none.
             let mtu_elsewhere = |make: &'static str| {
                 let fd = tap.endpoint().as_fd().try_clone_to_owned().unwrap();
@@ -365,7 +302,7 @@ mod tests {
                 let name = format!("tap{number}");
                 let tap = Tap::from_fd(tap::attached_with(&name, libc::IFF_TAP | flags), Some(MAC)).unwrap();
                 let headers = [0, 4, 10, 14, 4][number];
-                assert_eq!((tap.headers, tap.is_plain()), (headers, headers == 0), "{name}");
+                assert_eq!((tap.frames.headers(), tap.is_plain()), (headers, headers == 0), "{name}");
                 ip(&format!("addr add 10.0.{number}.1/24 dev {name}"));
                 ip(&format!("link set {name} up"));
                 resolves(tap, number as u8);
@@ -404,7 +341,7 @@ mod tests {
                 |fd: &OwnedFd| Interface::of(fd.as_fd()).is_ok_and(|(interface, _)| interface.name() == "mvt0");
             let fd = opened.filter_map(|node| Some(OwnedFd::from(node.ok()?))).find(is_ours).expect("a node");
             let tap = Tap::from_fd(fd, None).unwrap();
-            assert_eq!((tap.headers, tap.mtu()), (0, 1400));
+            assert_eq!((tap.frames.headers(), tap.mtu()), (0, 1400));
             resolves(tap, 0);
             ip("link set mvt0 down");
             assert!(matches!(problem(attach("mvt0")), Problem::Down(_)));
@@ -494,7 +431,7 @@ mod tests {
             // While the interface is down frames are lost, and nothing else is.
             ip("link set tap0 down");
             Buffer::of(&request).with(|slice| tap.send(slice)).unwrap();
-            assert!(tap.warning.is_failing());
+            assert!(tap.frames.is_failing());
             // Once it is deleted nothing comes any more, and nobody is woken.
             ip("link del tap0");
             assert_eq!(poller.poll(1000), Ok(0));

@@ -3,14 +3,11 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use hvt_abi::hypercall::FRAME_HEADER_SIZE;
-
-use super::io::{RateLimitedWarning, receive, send};
+use super::frame_fd::FrameFd;
 use super::poll::{Endpoint, Pollable};
 use super::{DeviceError, Net};
 use crate::memory::GuestSlice;
@@ -21,9 +18,8 @@ const MTU: u16 = 1500;
 /// A network scheme as a network device of the guest.
 #[derive(Debug)]
 pub struct SchemeNet {
-    endpoint: Arc<Endpoint>,
+    frames: FrameFd,
     mac: [u8; 6],
-    warning: RateLimitedWarning,
 }
 
 impl SchemeNet {
@@ -39,13 +35,13 @@ impl SchemeNet {
             None => <[u8; 6]>::try_from(fs::read(path.join("mac"))?)
                 .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its file `mac` does not hold 6 bytes"))?,
         };
-        Ok(Self { endpoint: Arc::new(Endpoint::new(file.into())), mac, warning: RateLimitedWarning::default() })
+        Ok(Self { frames: FrameFd::new(file.into(), format!("network scheme {}", path.display()), 0), mac })
     }
 }
 
 impl Pollable for SchemeNet {
     fn endpoint(&self) -> Arc<Endpoint> {
-        Arc::clone(&self.endpoint)
+        Arc::clone(self.frames.endpoint())
     }
 }
 
@@ -59,39 +55,10 @@ impl Net for SchemeNet {
     }
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
-        if frame.len() < FRAME_HEADER_SIZE {
-            self.warning.fails(format_args!("network scheme: {} bytes are no frame", frame.len()));
-            return Err(DeviceError);
-        }
-        match send(self.endpoint.as_fd(), frame) {
-            Ok(_) => {
-                self.warning.works();
-                Ok(())
-            }
-            // There is no room: the network loses a frame, as networks do.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => {
-                self.warning.fails(format_args!("network scheme: cannot send a frame: {error}"));
-                Err(DeviceError)
-            }
-        }
+        self.frames.send(frame)
     }
 
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
-        if into.is_empty() {
-            return Ok(None);
-        }
-        match receive(self.endpoint.as_fd(), into) {
-            Ok(0) => {
-                self.endpoint.set_gone();
-                Ok(None)
-            }
-            Ok(received) => Ok(Some(received as u64)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => {
-                self.warning.fails(format_args!("network scheme: cannot receive: {error}"));
-                Err(DeviceError)
-            }
-        }
+        self.frames.receive(into)
     }
 }

@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
+use super::frame_fd::MAX_HEADERS;
 use super::interface::{self, Interface};
 
 /// The device that hands out taps.
@@ -203,9 +204,6 @@ impl Frames {
 
 /// Bytes of `struct tun_pi`.
 const PACKET_INFORMATION: usize = 4;
-
-/// Most bytes of headers before a frame. A virtio header has 10, 12 or 20 bytes.
-pub(super) const MAX_HEADERS: usize = 64;
 
 /// Whether a tap has packet information before each frame. TUNGETIFF does not tell: IFF_NO_PI is the bit of IFF_NOFILTER.
 ///
