@@ -70,6 +70,8 @@ pub mod gdb;
 pub mod guest;
 #[cfg(any(target_os = "linux", target_os = "redox"))]
 mod host_file;
+#[cfg(any(target_os = "linux", target_os = "redox"))]
+mod interrupted;
 #[cfg(target_os = "linux")]
 pub mod measure;
 pub mod memory;

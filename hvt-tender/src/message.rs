@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::interrupted::retry;
+
 /// Writes one line at once. Control characters, which a file's name may hold, are shown, not sent to the terminal.
 pub(crate) fn line(to: &mut dyn Write, program: &str, text: &dyn fmt::Display) {
     let mut line = String::new();
@@ -40,13 +42,8 @@ fn write_in_time(to: impl AsFd, bytes: &[u8], stuck: &AtomicBool) -> io::Result<
     /// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
     const PIECE: usize = 4096;
     let patience = if stuck.load(Ordering::Relaxed) { 0 } else { PATIENCE };
-    let ready = loop {
-        match poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(patience)) {
-            // Whoever sends signals all the time may make it longer.
-            Err(Errno::EINTR) => {}
-            ready => break ready,
-        }
-    };
+    // A process that sends signals all the time may make the wait longer.
+    let ready = retry(|| poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(patience)));
     stuck.store(ready == Ok(0), Ordering::Relaxed);
     if ready == Ok(0) {
         return Ok(bytes.len());

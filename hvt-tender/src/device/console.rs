@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::io::{RateLimitedWarning, write};
 use super::{Console, Descriptor, Uses};
 use crate::cancel::CancelToken;
+use crate::interrupted::retry;
 use crate::memory::{Chunk, GuestSlice};
 
 /// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
@@ -59,13 +59,8 @@ impl<F: AsFd> FdConsole<F> {
     fn wait(&self) -> io::Result<bool> {
         let mut fds =
             [PollFd::new(self.stop.event(), PollFlags::POLLIN), PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
-        loop {
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) => return Ok(!fds[0].any().unwrap_or(true)),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        retry(|| poll(&mut fds, PollTimeout::NONE))?;
+        Ok(!fds[0].any().unwrap_or(true))
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use crate::interrupted::retry;
 use crate::memory::{Chunk, GuestSlice};
 
 /// Writes bytes of `chunk` from byte `from` on, at most `most` of them; returns how many were taken.
@@ -40,7 +41,7 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
         // SAFETY: `with_vectors` hands over descriptions of memory that is mapped while it runs.
         count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
     };
-    uninterrupted(|| match frame.whole() {
+    retry(|| match frame.whole() {
         // Nearly always, and a kernel has less to do than for a list of one.
         // SAFETY: the bytes lie in the chunk. The kernel copies them as it would any memory that another thread may be
         // writing.
@@ -54,7 +55,7 @@ pub(super) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'
     let first = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(frame.chunks().map(vector)).collect();
     // SAFETY: the vectors describe memory that is mapped; nothing is written to it.
-    uninterrupted(|| count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
+    retry(|| count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
         .map(|sent| sent.saturating_sub(header.len()))
 }
 
@@ -64,7 +65,7 @@ pub(super) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestS
     let first = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(into.chunks().map(vector)).collect();
     // SAFETY: the vectors describe `header`, which is borrowed, and guest memory, to whose bytes no reference exists.
-    uninterrupted(|| count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
+    retry(|| count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
         .map(|received| received.saturating_sub(header.len()))
 }
 
@@ -79,7 +80,7 @@ pub(super) fn send_message(socket: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io:
         // SAFETY: `with_vectors` hands over descriptions of memory that is mapped while it runs; nothing is written.
         count(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })
     };
-    uninterrupted(|| with_vectors(frame, send))
+    retry(|| with_vectors(frame, send))
 }
 
 /// Fills `into` in one call; returns how many bytes came.
@@ -88,7 +89,7 @@ pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<us
         // SAFETY: as in `send`; no reference to any of the bytes exists.
         count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
     };
-    uninterrupted(|| match into.whole() {
+    retry(|| match into.whole() {
         // SAFETY: the bytes lie in the chunk; no reference to any of them exists.
         Some(chunk) => count(unsafe { libc::read(fd.as_raw_fd(), chunk.as_ptr().cast(), chunk.len()) }),
         None => with_vectors(into, receive),
@@ -127,7 +128,7 @@ fn rest_at(
     for chunk in slice.chunks() {
         let mut left = chunk;
         while !left.is_empty() {
-            let moved = uninterrupted(|| transfer(left.as_ptr().cast(), left.len(), offset))?;
+            let moved = retry(|| transfer(left.as_ptr().cast(), left.len(), offset))?;
             if moved == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -136,17 +137,6 @@ fn rest_at(
         }
     }
     Ok(())
-}
-
-/// Repeats a call that a signal interrupts before it has moved a byte. Nothing is moved twice by that, and what calls
-/// here either never blocks or blocks for as long as a disk takes.
-fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
 }
 
 /// Hands `each` a description of the chunks of `slice`: on the stack where it is one chunk, as guest memory under an

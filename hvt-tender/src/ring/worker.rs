@@ -14,6 +14,7 @@ use super::queue::Queue;
 use super::service::Service;
 use crate::cancel::CancelToken;
 use crate::device::{Descriptor, Doorbell, Net, Uses};
+use crate::interrupted::retry;
 use crate::memory::{MappedMemory, MemoryMap};
 use crate::sandbox::{Sandbox, SandboxError};
 
@@ -32,12 +33,7 @@ impl RingDoorbell {
 
     /// Waits until it is rung; returns how often it was since the last time.
     fn wait(&self) -> u64 {
-        loop {
-            match self.0.read() {
-                Err(nix::errno::Errno::EINTR) => {}
-                other => return other.unwrap_or(0),
-            }
-        }
+        retry(|| self.0.read()).unwrap_or(0)
     }
 }
 

@@ -44,6 +44,7 @@ pub use machine::KvmMachine;
 use x86_64 as arch;
 
 use super::{BackendError, CancelToken, Unavailable};
+use crate::interrupted::retry;
 use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
 
 /// The stable version of the KVM API; every kernel since 2.6.22 reports it, and no other is to be used.
@@ -78,9 +79,11 @@ impl Kvm {
             }
         }
         let failed = |what: &str, error: io::Error| unavailable(format!("cannot create {what}: {error}"));
-        let vm = retry(|| arch::create_vm(&system)).map_err(|error| failed("a virtual machine", error))?;
-        let vcpu = retry(|| vm.create_vcpu(0)).map_err(|error| failed("a vCPU", error))?;
-        let model = retry(|| arch::model(&system, &vm)).map_err(|error| failed("a vCPU like this CPU", error))?;
+        let vm = retry(|| arch::create_vm(&system).map_err(io::Error::from))
+            .map_err(|error| failed("a virtual machine", error))?;
+        let vcpu = retry(|| vm.create_vcpu(0).map_err(io::Error::from)).map_err(|error| failed("a vCPU", error))?;
+        let model = retry(|| arch::model(&system, &vm).map_err(io::Error::from))
+            .map_err(|error| failed("a vCPU like this CPU", error))?;
         arch::restrict(&vm, &vcpu).map_err(|error| failed("a vCPU without MSRs and hypercalls of KVM", error))?;
         Ok(Self { vm, vcpu, model, capacity: debug::Capacity::new(&system) })
     }
@@ -180,16 +183,6 @@ fn advise(memory: &MappedMemory) {
         // SAFETY: the chunk is a part of this mapping, and the advice changes nothing of what it holds. It fails where
         // the kernel has no huge pages, and there is nothing to be done about it.
         unsafe { libc::madvise(chunk.as_ptr().cast(), chunk.len(), advice) };
-    }
-}
-
-/// Runs a KVM call until no signal interrupts it.
-fn retry<T>(mut call: impl FnMut() -> Result<T, kvm_ioctls::Error>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.errno() == libc::EINTR => {}
-            other => return other.map_err(io::Error::from),
-        }
     }
 }
 

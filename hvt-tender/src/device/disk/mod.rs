@@ -15,6 +15,7 @@ use std::time::Duration;
 use self::fault::{Faults, Write};
 use super::block::{self, OpenError};
 use super::{Block, DEFAULT_BLOCK_SIZE, Descriptor, DeviceError, Sleep, Uses};
+use crate::interrupted::retry;
 use crate::memory::GuestSlice;
 use crate::virtual_time::VirtualTime;
 use hvt_core::device::store::{self, Store};
@@ -65,11 +66,9 @@ impl store::Base for Base {
         };
         let mut done = 0;
         while done < into.len() {
-            match file.read_at(&mut into[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            match retry(|| file.read_at(&mut into[done..], offset + done as u64))? {
+                0 => break,
+                read => done += read,
             }
         }
         into[done..].fill(0);

@@ -11,6 +11,7 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, So
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 
+use crate::interrupted::retry;
 use crate::network::ip::Flow;
 
 /// How long both sides may take to agree on a connection.
@@ -187,12 +188,9 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Nothing where a call would have to wait.
-fn again(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
+fn again(call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    match retry(call) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
     }
 }
