@@ -1,34 +1,37 @@
-//! aarch64: memory map, entry state, and how a hypercall is made.
+//! aarch64: memory map, entry state and hypercall mechanism.
 //!
-//! The manual is the *Arm Architecture Reference Manual for A-profile architecture* (Arm ARM, DDI 0487). Registers stand
-//! under their names in its chapter *AArch64 System Register Descriptions*; sections are those of its issue J.a.
+//! Section numbers refer to the *Arm Architecture Reference Manual for A-profile architecture* (Arm
+//! ARM, DDI 0487), issue J.a. Its chapter *AArch64 System Register Descriptions* lists the
+//! registers by name.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{BOOT_INFO_BASE, Gpa};
 
-/// Where the tender puts the level 0 table: the guest's first TTBR0_EL1.
+/// Address of the level 0 translation table, which TTBR0_EL1 holds at entry.
 pub const PGD_BASE: Gpa = Gpa(0x1000);
-/// Where the tender puts the level 1 table.
+/// Address of the level 1 translation table.
 pub const PUD_BASE: Gpa = Gpa(0x2000);
-/// Where the tender puts the four level 2 tables, one for each GiB.
+/// Address of the four level 2 translation tables, one for each GiB.
 pub const PMD_BASE: Gpa = Gpa(0x3000);
-/// Where the tender puts the level 3 table of the first 2 MiB; further ones follow.
+/// Address of the level 3 translation table of the first 2 MiB. Further level 3 tables follow.
 pub const PTE_BASE: Gpa = Gpa(0x7000);
 
-/// Where the tender puts the exception vectors that VBAR_EL1 names at entry: a page below what is the guest's.
+/// Address of the exception vectors, which VBAR_EL1 holds at entry. They occupy the last page below
+/// [`GUEST_MIN_BASE`](crate::GUEST_MIN_BASE).
 pub const VECTORS_BASE: Gpa = Gpa(0xf_f000);
-/// Bytes from one vector to the next (Arm ARM, D1.3.1.5); there are 16.
+/// Distance in bytes between two vectors (Arm ARM, D1.3.1.5). There are 16 vectors.
 pub const VECTOR_SIZE: u64 = 0x80;
-/// Where each of [`VECTORS`] makes a 32-bit store: device memory that is neither for hypercalls nor for kicks. So the
-/// tender learns of an exception that the guest has not prepared for.
+/// Address to which each of the [`VECTORS`] makes a 32-bit store. It is device memory used neither
+/// for hypercalls nor for kicks. The store reports an exception to the tender if the guest has not
+/// installed its own vectors.
 pub const UNHANDLED_EXCEPTION: Gpa = Gpa(0x1_0000_0800);
-/// How far from the start of its vector that store is.
+/// Offset in bytes of the 32-bit store from the start of its vector.
 pub const UNHANDLED_STORE: u64 = 2 * 4;
 
-/// The exception vectors at entry, in words of two instructions. They need no stack, and change no register but X0, which
-/// TPIDR_EL1 keeps:
+/// Exception vectors at entry, as 64-bit words of two instructions each. They need no stack. They
+/// modify only X0 and save its value in TPIDR_EL1:
 ///
 /// ```text
 /// msr tpidr_el1, x0
@@ -50,85 +53,91 @@ pub const VECTORS: [u64; 256] = {
 
 /// `AARCH64_MMIO_BASE`: first address of the device memory that carries hypercalls.
 pub const MMIO_BASE: Gpa = Gpa(0x1_0000_0000);
-/// `AARCH64_MMIO_SZ`: size of that memory in bytes.
+/// `AARCH64_MMIO_SZ`: size of the device memory that carries hypercalls, in bytes.
 pub const MMIO_SIZE: u64 = 0x4000_0000;
-/// Hypercall *n* is a 32-bit store of its argument's address to [`MMIO_BASE`] plus *n* times this.
+/// Distance in bytes between hypercall addresses. To make hypercall *n*, the guest stores the
+/// 32-bit address of the argument to [`MMIO_BASE`] plus *n* times this distance.
 pub const HYPERCALL_STRIDE: u64 = 8;
-/// `HVT_RING_KICK_MMIO_BASE`: a 32-bit store of a ring's number here wakes the tender's end of that ring. What lies
-/// below it is for hypercalls.
+/// `HVT_RING_KICK_MMIO_BASE`: address of the ring kick. A 32-bit store of a ring's number wakes the
+/// tender's side of that ring. Addresses below it are for hypercalls.
 pub const RING_KICK: Gpa = Gpa(0x1_0000_0100);
 
-/// Bits of an address, virtual and physical, at entry: what T0SZ, T1SZ and IPS of [`Tcr::ENTRY`] say.
+/// Size in bits of virtual and physical addresses at entry, as set by T0SZ, T1SZ and IPS in
+/// [`Tcr::ENTRY`].
 pub const ADDRESS_BITS: u32 = 40;
 
 bitflags! {
-    /// System control register, SCTLR_EL1, the bits of interest here.
+    /// System control register, SCTLR_EL1. Only the bits used here are listed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Sctlr: u64 {
-        /// Address translation for EL0 and EL1.
+        /// Enables address translation at EL0 and EL1.
         const M = 1 << 0;
-        /// Alignment checks.
+        /// Enables alignment checks.
         const A = 1 << 1;
-        /// Data can be cached.
+        /// Makes data accesses cacheable.
         const C = 1 << 2;
-        /// Checks that SP is aligned at EL1.
+        /// Enables the SP alignment check at EL1.
         const SA = 1 << 3;
-        /// An exception return is a context synchronization event; 1 without FEAT_ExS.
+        /// An exception return is a context synchronization event. RES1 without FEAT_ExS.
         const EOS = 1 << 11;
-        /// Instructions can be cached.
+        /// Makes instruction fetches cacheable.
         const I = 1 << 12;
-        /// What can be written cannot be executed.
+        /// Makes writable memory non-executable.
         const WXN = 1 << 19;
-        /// EL0 has no SCXTNUM_EL0; 1 without FEAT_CSV2_2.
+        /// Traps EL0 accesses to SCXTNUM_EL0. RES1 without FEAT_CSV2_2.
         const TSCXT = 1 << 20;
-        /// Taking an exception is a context synchronization event; 1 without FEAT_ExS.
+        /// Exception entry is a context synchronization event. RES1 without FEAT_ExS.
         const EIS = 1 << 22;
-        /// Exceptions leave PSTATE.PAN as it is; 1 without FEAT_PAN.
+        /// Exception entry leaves PSTATE.PAN unchanged. RES1 without FEAT_PAN.
         const SPAN = 1 << 23;
-        /// Load and store multiple to device memory do not trap; 1 without FEAT_LSMAOC.
+        /// Load and store multiple instructions to device memory do not trap. RES1 without
+        /// FEAT_LSMAOC.
         const NTLSMD = 1 << 28;
-        /// Load and store multiple are ordered as in Armv8.0; 1 without FEAT_LSMAOC.
+        /// Load and store multiple instructions have the ordering of Armv8.0. RES1 without
+        /// FEAT_LSMAOC.
         const LSMAOE = 1 << 29;
 
-        /// What must be set on CPUs that have no name for it, and changes nothing for a guest elsewhere.
+        /// Bits that are RES1 on CPUs without the named feature. On other CPUs, setting them has no
+        /// effect on a guest.
         const RES1 = Self::EOS.bits() | Self::TSCXT.bits() | Self::EIS.bits() | Self::SPAN.bits()
             | Self::NTLSMD.bits() | Self::LSMAOE.bits();
-        /// At entry: translation and caches on.
+        /// Value at entry: translation and caches enabled.
         const ENTRY = Self::M.bits() | Self::C.bits() | Self::I.bits() | Self::RES1.bits();
     }
 
-    /// Translation control register, TCR_EL1. Fields of several bits have a name for the value
-    /// that is used here.
+    /// Translation control register, TCR_EL1. A field of several bits is listed with the value used
+    /// here.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Tcr: u64 {
-        /// T0SZ: the lower range has [`ADDRESS_BITS`] bits.
+        /// T0SZ: virtual addresses of the lower range have [`ADDRESS_BITS`] bits.
         const T0SZ = 64 - ADDRESS_BITS as u64;
-        /// IRGN0: walks go through inner write-back caches.
+        /// IRGN0: table walks use the inner write-back caches.
         const IRGN0_WB = 1 << 8;
-        /// ORGN0: walks go through outer write-back caches.
+        /// ORGN0: table walks use the outer write-back caches.
         const ORGN0_WB = 1 << 10;
-        /// SH0: tables are inner shareable.
+        /// SH0: translation tables are inner shareable.
         const SH0_INNER = 3 << 12;
-        /// T1SZ: the upper range has as many bits.
+        /// T1SZ: virtual addresses of the upper range have [`ADDRESS_BITS`] bits.
         const T1SZ = (64 - ADDRESS_BITS as u64) << 16;
-        /// EPD1: the upper range has no tables, and each access to it is a translation fault.
+        /// EPD1: disables table walks for the upper range. Every access to it is a translation
+        /// fault.
         const EPD1 = 1 << 23;
-        /// IRGN1, as IRGN0.
+        /// IRGN1: as IRGN0, for the upper range.
         const IRGN1_WB = 1 << 24;
-        /// ORGN1, as ORGN0.
+        /// ORGN1: as ORGN0, for the upper range.
         const ORGN1_WB = 1 << 26;
-        /// SH1, as SH0.
+        /// SH1: as SH0, for the upper range.
         const SH1_INNER = 3 << 28;
-        /// TG1: pages of the upper range have 4 KiB. TG0 says the same with zeros.
+        /// TG1: 4 KiB granule for the upper range. TG0 encodes 4 KiB as 0.
         const TG1_4K = 2 << 30;
         /// IPS: physical addresses have [`ADDRESS_BITS`] bits.
         const IPS_40_BITS = 2 << 32;
-        /// AS: address space identifiers have 16 bits.
+        /// AS: address space identifiers (ASIDs) have 16 bits.
         const AS = 1 << 36;
         /// TBI0: the top byte of an address in the lower range is ignored.
         const TBI0 = 1 << 37;
 
-        /// At entry: as Solo5 has it, but with [`EPD1`](Self::EPD1).
+        /// Value at entry: the value of Solo5 plus [`EPD1`](Self::EPD1).
         const ENTRY = Self::T0SZ.bits() | Self::IRGN0_WB.bits() | Self::ORGN0_WB.bits() | Self::SH0_INNER.bits()
             | Self::T1SZ.bits() | Self::EPD1.bits() | Self::IRGN1_WB.bits() | Self::ORGN1_WB.bits()
             | Self::SH1_INNER.bits() | Self::TG1_4K.bits() | Self::IPS_40_BITS.bits() | Self::AS.bits()
@@ -142,10 +151,10 @@ bitflags! {
         const FPEN = 3 << 20;
     }
 
-    /// Process state as SPSR_EL1 holds it, the bits of interest here.
+    /// Process state in the layout of SPSR_EL1. Only the bits used here are listed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Pstate: u64 {
-        /// M: exception level 1, on its own stack pointer.
+        /// M: EL1 with SP_EL1 as the stack pointer.
         const EL1H = 0b0101;
         /// FIQ interrupts are masked.
         const F = 1 << 6;
@@ -158,53 +167,54 @@ bitflags! {
         /// Software step is active.
         const SS = 1 << 21;
 
-        /// At entry: EL1, nothing interrupts.
+        /// Value at entry: EL1 with all interrupts masked.
         const ENTRY = Self::EL1H.bits() | Self::F.bits() | Self::I.bits() | Self::A.bits() | Self::D.bits();
     }
 
-    /// An entry of a translation table, stage 1, 4 KiB granule (Arm ARM, D8.3). Beside these bits there are the address
-    /// and the [attribute index](Mair).
+    /// Stage 1 translation table entry for the 4 KiB granule (Arm ARM, D8.3). An entry also
+    /// contains the address and the [attribute index](Mair).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Descriptor: u64 {
-        /// There is something.
+        /// The entry is valid.
         const VALID = 1 << 0;
-        /// At level 3 a page; above, a table rather than a block.
+        /// At level 3: a page. At the levels above: a table instead of a block.
         const TABLE_OR_PAGE = 1 << 1;
-        /// AP\[1\]: EL0 may access it.
+        /// AP\[1\]: accessible at EL0.
         const AP_EL0 = 1 << 6;
-        /// AP\[2\]: it cannot be written.
+        /// AP\[2\]: read-only.
         const AP_READ_ONLY = 1 << 7;
         /// SH: inner shareable.
         const SH_INNER = 3 << 8;
-        /// AF: it has been accessed. Without it, the first access is a fault.
+        /// AF: access flag. The first access to an entry without the flag is a fault.
         const AF = 1 << 10;
-        /// PXN: EL1 cannot execute it.
+        /// PXN: not executable at EL1.
         const PXN = 1 << 53;
-        /// UXN: EL0 cannot execute it.
+        /// UXN: not executable at EL0.
         const UXN = 1 << 54;
     }
 }
 
-/// A memory type: an index into MAIR_EL1, and what is there at entry. The order is Solo5's.
+/// Memory type: an index into MAIR_EL1 with its attributes at entry. The order is the order of
+/// Solo5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mair {
-    /// Device memory, in which nothing is gathered, reordered or acknowledged early.
+    /// Device memory without gathering, reordering or early write acknowledgement.
     DeviceNGnRnE = 0,
-    /// Device memory, in which nothing is gathered or reordered.
+    /// Device memory without gathering or reordering, with early write acknowledgement.
     DeviceNGnRE = 1,
-    /// Device memory.
+    /// Device memory with gathering, reordering and early write acknowledgement.
     DeviceGre = 2,
-    /// Normal memory that is not cached.
+    /// Normal memory, non-cacheable.
     NormalNonCacheable = 3,
-    /// Normal memory, write-back cached.
+    /// Normal memory, write-back cacheable.
     Normal = 4,
-    /// Normal memory, write-through cached.
+    /// Normal memory, write-through cacheable.
     NormalWriteThrough = 5,
 }
 
 impl Mair {
-    /// All of them.
+    /// All memory types, in the order of their indices.
     pub const ALL: [Self; 6] = [
         Self::DeviceNGnRnE,
         Self::DeviceNGnRE,
@@ -214,7 +224,7 @@ impl Mair {
         Self::NormalWriteThrough,
     ];
 
-    /// MAIR_EL1 at entry.
+    /// Value of MAIR_EL1 at entry.
     pub const ENTRY: u64 = {
         let (mut register, mut index) = (0, 0);
         while index < Self::ALL.len() {
@@ -225,7 +235,7 @@ impl Mair {
         register
     };
 
-    /// Attr\<n\>.
+    /// Returns the Attr\<n\> field of MAIR_EL1 for this memory type.
     #[must_use]
     pub const fn attributes(self) -> u8 {
         match self {
@@ -238,15 +248,15 @@ impl Mair {
         }
     }
 
-    /// AttrIndx of a [`Descriptor`] for memory of this type.
+    /// Returns the AttrIndx field of a [`Descriptor`] for this memory type.
     #[must_use]
     pub const fn index(self) -> u64 {
         (self as u64) << 2
     }
 }
 
-/// State of the virtual CPU at the guest's entry point. General registers not named here are 0, and so are the
-/// floating-point registers.
+/// State of the virtual CPU at the guest's entry point. General-purpose registers that are not
+/// listed are 0, and so are the floating-point registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryState {
     /// SCTLR_EL1.
@@ -265,14 +275,15 @@ pub struct EntryState {
     pub pstate: Pstate,
     /// PC: the ELF entry point.
     pub pc: Gpa,
-    /// SP_EL1: a multiple of 16, as the procedure call standard wants it.
+    /// SP_EL1: a multiple of 16, as the procedure call standard (AAPCS64) requires.
     pub sp: Gpa,
     /// X0: address of [`BootInfo`](crate::BootInfo).
     pub x0: Gpa,
 }
 
 impl EntryState {
-    /// The state in which a guest with `mem_size` bytes of memory and this ELF entry point starts.
+    /// Returns the entry state of a guest with `mem_size` bytes of memory and the ELF entry point
+    /// `entry`.
     #[must_use]
     pub const fn new(mem_size: u64, entry: Gpa) -> Self {
         Self {
@@ -300,7 +311,7 @@ pub struct Registers {
     pub sp: u64,
     /// PC.
     pub pc: u64,
-    /// PSTATE, laid out as SPSR_EL1.
+    /// PSTATE in the layout of SPSR_EL1.
     pub pstate: u64,
 }
 
@@ -314,7 +325,7 @@ const _: () = {
 mod tests {
     use super::*;
 
-    /// The numbers that Solo5 v0.12.1 gives a vCPU of KVM.
+    /// Values that Solo5 v0.12.1 sets on a KVM vCPU.
     #[test]
     fn entry_state_is_solo5s() {
         let state = EntryState::new(0x2000_0000, Gpa(0x10_0000));
@@ -330,13 +341,14 @@ mod tests {
     fn vectors_are_where_the_cpu_wants_them() {
         assert!(VECTORS_BASE.is_aligned(2048) && size_of_val(&VECTORS) == 16 * VECTOR_SIZE as usize);
         assert!(VECTORS.chunks(16).all(|vector| vector == &VECTORS[..16]));
-        // The store goes to an address that no hypercall has: its offset, in words, is bits 10 and up.
+        // The store must not hit a hypercall address. Its offset, in units of 4 bytes, is in bits
+        // 21:10.
         let store = VECTORS[UNHANDLED_STORE as usize / 8] as u32;
         assert_eq!(MMIO_BASE.0 + u64::from(store >> 10 & 0xfff) * 4, UNHANDLED_EXCEPTION.0);
         assert!(UNHANDLED_EXCEPTION > RING_KICK);
     }
 
-    /// What Linux calls `SCTLR_EL1_RES1`, with SPAN.
+    /// Value of `SCTLR_EL1_RES1` in Linux, plus SPAN.
     #[test]
     fn reserved_bits_are_set() {
         assert_eq!(Sctlr::RES1.bits(), 0x30d0_0800);

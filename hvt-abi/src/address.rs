@@ -1,4 +1,4 @@
-//! Guest addresses as a type.
+//! Types for guest addresses and ranges of guest addresses.
 
 use core::fmt;
 
@@ -6,16 +6,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A guest-physical address.
 ///
-/// In HVT guest-virtual and guest-physical addresses are equal, so this is also what a guest calls a pointer. It is
-/// never an address of the host: the only way from one to the other leads through guest memory, which checks it.
+/// An HVT guest runs with an identity mapping, so a guest-virtual address, which the guest calls a
+/// pointer, equals the guest-physical address. A `Gpa` is never a host address. Only guest memory
+/// translates one into the other, and it checks the address.
 ///
-/// In a structure that a guest wrote, a `Gpa` is an *allegation*: any 64-bit value may stand there.
+/// In a structure written by a guest, a `Gpa` is an *allegation*: it may hold any 64-bit value.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Gpa(pub u64);
 
 impl Gpa {
-    /// The address `bytes` further on, or `None` where that would wrap around.
+    /// Returns the address plus `bytes`, or `None` if the sum overflows.
     #[must_use]
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
@@ -24,19 +25,20 @@ impl Gpa {
         }
     }
 
-    /// Whether the address is a multiple of `alignment`, which must be a power of two.
+    /// Returns `true` if the address is a multiple of `alignment`, which must be a power of two.
     #[must_use]
     pub const fn is_aligned(self, alignment: u64) -> bool {
         self.0 & (alignment - 1) == 0
     }
 
-    /// The nearest multiple of `alignment` (a power of two) at or below.
+    /// Returns the address rounded down to a multiple of `alignment`, which must be a power of two.
     #[must_use]
     pub const fn align_down(self, alignment: u64) -> Self {
         Self(self.0 & !(alignment - 1))
     }
 
-    /// The nearest multiple of `alignment` (a power of two) at or above, or `None` where that would wrap around.
+    /// Returns the address rounded up to a multiple of `alignment`, which must be a power of two,
+    /// or `None` if the result overflows.
     #[must_use]
     pub const fn checked_align_up(self, alignment: u64) -> Option<Self> {
         match self.0.checked_add(alignment - 1) {
@@ -64,7 +66,7 @@ impl fmt::LowerHex for Gpa {
     }
 }
 
-/// A half-open range of guest addresses, `start..end`, that does not wrap around.
+/// A half-open range of guest addresses, `start..end`. It never wraps around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GuestRange {
     start: Gpa,
@@ -72,7 +74,7 @@ pub struct GuestRange {
 }
 
 impl GuestRange {
-    /// The range of `len` bytes at `start`, or `None` where it would wrap around.
+    /// Returns the range of `len` bytes at `start`, or `None` if the range would wrap around.
     #[must_use]
     pub const fn new(start: Gpa, len: u64) -> Option<Self> {
         match start.checked_add(len) {
@@ -81,49 +83,49 @@ impl GuestRange {
         }
     }
 
-    /// The range from `start` up to and not including `end`, or `None` where `end` lies below `start`.
+    /// Returns the range `start..end`, or `None` if `end` is below `start`.
     #[must_use]
     pub const fn between(start: Gpa, end: Gpa) -> Option<Self> {
         if start.0 <= end.0 { Some(Self { start, end }) } else { None }
     }
 
-    /// First address.
+    /// Returns the first address of the range.
     #[must_use]
     pub const fn start(&self) -> Gpa {
         self.start
     }
 
-    /// First address after the range.
+    /// Returns the first address after the range.
     #[must_use]
     pub const fn end(&self) -> Gpa {
         self.end
     }
 
-    /// Length in bytes.
+    /// Returns the length of the range in bytes.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.end.0 - self.start.0
     }
 
-    /// Whether the range holds no byte.
+    /// Returns `true` if the range contains no bytes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.start.0 == self.end.0
     }
 
-    /// Whether `address` lies in the range.
+    /// Returns `true` if the range contains `address`.
     #[must_use]
     pub const fn contains(&self, address: Gpa) -> bool {
         self.start.0 <= address.0 && address.0 < self.end.0
     }
 
-    /// Whether every byte of `other` lies in this range.
+    /// Returns `true` if the range contains every byte of `other`.
     #[must_use]
     pub const fn covers(&self, other: &Self) -> bool {
         self.start.0 <= other.start.0 && other.end.0 <= self.end.0
     }
 
-    /// Whether the two ranges share a byte.
+    /// Returns `true` if the two ranges have a byte in common.
     #[must_use]
     pub const fn overlaps(&self, other: &Self) -> bool {
         self.start.0 < other.end.0 && other.start.0 < self.end.0

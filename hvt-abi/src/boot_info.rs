@@ -1,4 +1,4 @@
-//! What the guest is told at entry.
+//! Boot information that the tender passes to the guest at entry.
 
 use core::mem::{offset_of, size_of};
 
@@ -7,31 +7,32 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Gpa;
 
-/// Largest command line in bytes, its terminating NUL included.
+/// Maximum length of the command line in bytes, including its terminating NUL.
 pub const CMDLINE_SIZE: usize = 8192;
 
-/// Length of the part of [`BootInfo`] that guests built before ring I/O know.
+/// Length in bytes of the part of [`BootInfo`] that exists in guests built before ring I/O.
 pub const BOOT_INFO_SIZE_V2: usize = 40;
 
-/// `struct hvt_boot_info`: the sole argument of the guest's entry point, at [`BOOT_INFO_BASE`](crate::BOOT_INFO_BASE).
+/// `struct hvt_boot_info`: the only argument of the guest's entry point. It lies at
+/// [`BOOT_INFO_BASE`](crate::BOOT_INFO_BASE).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BootInfo {
     /// Size of guest memory in bytes.
     pub mem_size: u64,
-    /// First address after the loaded guest, page aligned.
+    /// First address after the loaded guest image, page-aligned.
     pub kernel_end: Gpa,
-    /// Frequency of the CPU's cycle counter (x86_64: TSC, aarch64: CNTVCT) in Hz.
+    /// Frequency of the CPU's cycle counter in Hz (x86_64: TSC, aarch64: CNTVCT).
     pub cpu_cycle_freq: u64,
-    /// The command line, NUL-terminated, at most [`CMDLINE_SIZE`] bytes.
+    /// Address of the command line, NUL-terminated, at most [`CMDLINE_SIZE`] bytes.
     pub cmdline: Gpa,
-    /// The guest's [manifest](crate::manifest), devices filled in.
+    /// Address of the guest's [manifest](crate::manifest), with the device properties filled in.
     pub mft: Gpa,
-    /// What the tender offers: [`Features`] bits.
+    /// [`Features`] that the tender offers.
     pub host_features: u32,
-    /// What the guest accepts: [`Features`] bits.
+    /// [`Features`] that the guest accepts.
     pub guest_features: u32,
-    /// The network [ring](crate::ring), 0 where there is none.
+    /// Address of the network [ring](crate::ring), or 0 if there is no ring.
     pub net_ring: Gpa,
 }
 
@@ -44,10 +45,10 @@ const _: () = {
 };
 
 bitflags! {
-    /// Abilities that tender and guest negotiate through [`BootInfo`].
+    /// Optional features that tender and guest negotiate through [`BootInfo`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u32 {
-        /// Network frames may go through the [ring](crate::ring).
+        /// Network frames may use the [ring](crate::ring).
         const RING_IO = 1 << 0;
     }
 }

@@ -1,8 +1,9 @@
-//! Hypercalls: numbers, argument structures, results.
+//! Hypercalls: numbers, argument structures and results.
 //!
-//! A guest makes a hypercall by handing the tender the guest address of an argument structure, in a way that depends
-//! on the architecture ([`x86_64`](crate::x86_64), [`aarch64`](crate::aarch64)). The tender copies the structure in
-//! once, checks it, acts on the copy, and writes the fields marked *out* back.
+//! To make a hypercall, the guest passes the tender the guest address of an argument structure. The
+//! mechanism depends on the architecture: see [`x86_64`](crate::x86_64) and
+//! [`aarch64`](crate::aarch64). The tender copies the structure once, checks the copy, acts on the
+//! copy, and writes the fields marked *out* back to guest memory.
 
 use core::mem::{offset_of, size_of};
 
@@ -10,30 +11,30 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Gpa;
 
-/// The number of a hypercall.
+/// Hypercall number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Number {
-    /// Wall clock; argument [`Walltime`].
+    /// Reads the wall clock. Argument: [`Walltime`].
     Walltime = 1,
-    /// Console output; argument [`Puts`].
+    /// Writes to the console. Argument: [`Puts`].
     Puts = 2,
-    /// Sleep until a network device has a frame or time is up; argument [`Poll`].
+    /// Sleeps until a network device has a frame or the timeout expires. Argument: [`Poll`].
     Poll = 3,
-    /// Write whole blocks; argument [`BlockIo`].
+    /// Writes whole blocks. Argument: [`BlockIo`].
     BlockWrite = 4,
-    /// Read whole blocks; argument [`BlockIo`].
+    /// Reads whole blocks. Argument: [`BlockIo`].
     BlockRead = 5,
-    /// Send a frame; argument [`NetIo`].
+    /// Sends a frame. Argument: [`NetIo`].
     NetWrite = 6,
-    /// Receive a frame; argument [`NetIo`].
+    /// Receives a frame. Argument: [`NetIo`].
     NetRead = 7,
-    /// End the guest; argument [`Halt`].
+    /// Terminates the guest. Argument: [`Halt`].
     Halt = 8,
 }
 
 impl Number {
-    /// All hypercalls in the order of their numbers.
+    /// All hypercalls, in ascending order of their numbers.
     pub const ALL: [Self; 8] = [
         Self::Walltime,
         Self::Puts,
@@ -45,7 +46,7 @@ impl Number {
         Self::Halt,
     ];
 
-    /// The hypercall with this number, if there is one.
+    /// Returns the hypercall with the given number, or `None` if the number is unassigned.
     #[must_use]
     pub const fn from_u32(number: u32) -> Option<Self> {
         match number {
@@ -61,7 +62,7 @@ impl Number {
         }
     }
 
-    /// The name that Solo5 gives it, in lower case.
+    /// Returns the name that Solo5 uses for the hypercall, in lower case.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,22 +78,22 @@ impl Number {
     }
 }
 
-/// `solo5_result_t`: how a device operation ended, in the `ret` field of its argument.
+/// `solo5_result_t`: the result of a device operation, returned in the `ret` field of its argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Status {
-    /// Done.
+    /// Success.
     Ok = 0,
-    /// No frame is waiting; try again later.
+    /// No frame is waiting; the guest may try again later.
     Again = 1,
-    /// Bad handle, offset, length or alignment.
+    /// The handle, offset, length or alignment is invalid.
     Invalid = 2,
     /// The device failed.
     Unspecified = 3,
 }
 
 impl Status {
-    /// The status with this number; anything unknown counts as [`Status::Unspecified`].
+    /// Returns the status with the given number. Unassigned numbers map to [`Status::Unspecified`].
     #[must_use]
     pub const fn from_i32(ret: i32) -> Self {
         match ret {
@@ -116,9 +117,9 @@ pub struct Walltime {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Puts {
-    /// Bytes for the console.
+    /// Address of the bytes to write to the console.
     pub data: Gpa,
-    /// How many.
+    /// Number of bytes.
     pub len: u64,
 }
 
@@ -126,11 +127,11 @@ pub struct Puts {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Poll {
-    /// Longest sleep in nanoseconds.
+    /// Timeout in nanoseconds.
     pub timeout_nsecs: u64,
-    /// Out: bit *n* is set when the network device with handle *n* has a frame waiting.
+    /// Out: bit *n* is set if the network device with handle *n* has a frame waiting.
     pub ready_set: u64,
-    /// Out: how many bits are set.
+    /// Out: number of bits set in `ready_set`.
     pub ret: i32,
     /// Padding.
     pub reserved: u32,
@@ -140,13 +141,13 @@ pub struct Poll {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BlockIo {
-    /// Index of the device in the manifest.
+    /// Handle: index of the device's entry in the manifest.
     pub handle: u64,
-    /// First byte on the device.
+    /// Offset of the transfer on the device, in bytes.
     pub offset: u64,
-    /// Guest buffer.
+    /// Address of the guest buffer.
     pub data: Gpa,
-    /// Length in bytes; a read sets it to the number of bytes read.
+    /// Length in bytes. Out for a read: number of bytes read.
     pub len: u64,
     /// Out: a [`Status`].
     pub ret: i32,
@@ -158,11 +159,11 @@ pub struct BlockIo {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct NetIo {
-    /// Index of the device in the manifest.
+    /// Handle: index of the device's entry in the manifest.
     pub handle: u64,
-    /// Guest buffer.
+    /// Address of the guest buffer.
     pub data: Gpa,
-    /// Length in bytes; a read sets it to the length of the frame.
+    /// Length in bytes. Out for a read: length of the frame.
     pub len: u64,
     /// Out: a [`Status`].
     pub ret: i32,
@@ -174,27 +175,28 @@ pub struct NetIo {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Halt {
-    /// 0, or the address of [`HALT_COOKIE_SIZE`] bytes that describe the guest's registers.
+    /// Address of [`HALT_COOKIE_SIZE`] bytes that describe the guest's registers, or 0.
     pub cookie: Gpa,
-    /// Becomes the exit status of the tender.
+    /// Exit status of the guest. The tender exits with the same status.
     pub exit_status: i32,
     /// Padding.
     pub reserved: u32,
 }
 
-/// Bytes of an Ethernet header, two addresses and a type (IEEE 802.3, 3.1.1): no frame is shorter.
+/// Length in bytes of an Ethernet header: two addresses and a type (IEEE 802.3, 3.1.1). It is the
+/// minimum length of a frame.
 pub const FRAME_HEADER_SIZE: u64 = 14;
 
-/// Readable bytes behind a non-zero [`Halt::cookie`].
+/// Number of readable bytes at a non-zero [`Halt::cookie`].
 pub const HALT_COOKIE_SIZE: u64 = 512;
 
-/// Exit statuses that guests use.
+/// Exit statuses that guests use by convention.
 pub mod exit_status {
-    /// The application is content.
+    /// The application succeeded.
     pub const SUCCESS: i32 = 0;
     /// The application failed.
     pub const FAILURE: i32 = 1;
-    /// The guest gave up: a trap, a panic, a failed assertion.
+    /// The guest aborted because of a trap, a panic or a failed assertion.
     pub const ABORT: i32 = 255;
 }
 

@@ -1,21 +1,22 @@
-//! The contracts of the Solo5 hardware virtualized tender (HVT), as plain data.
+//! The Solo5 hardware virtualized tender (HVT) ABI as plain data.
 //!
-//! A **guest** (unikernel) and a **tender** (monitor) agree on a file format, a memory map, the state of the virtual
-//! CPU at entry, and a small set of hypercalls. This crate holds those facts and no behaviour: sizes and offsets are
-//! proven at compile time against the C layout of Solo5 v0.12, ABI version 2.
+//! A **guest** (unikernel) and a **tender** (monitor) share a file format, a memory map, the state
+//! of the virtual CPU at entry, and a small set of hypercalls. This crate defines their layouts and
+//! constants and has no behaviour. Compile-time assertions check sizes and offsets against the C
+//! layout of Solo5 v0.12, ABI version 2.
 //!
-//! | module | what is agreed on |
+//! | module | contents |
 //! |---|---|
-//! | [`note`] | the ELF notes that say "I am an HVT guest of version 2" and carry the manifest |
-//! | [`manifest`] | the devices a guest asks for, and what the tender answers |
-//! | [`boot_info`] | what the guest is told at entry |
+//! | [`note`] | ELF notes that identify a file as an HVT guest of ABI version 2 and carry the manifest |
+//! | [`manifest`] | devices that the guest requires, and the properties that the tender fills in |
+//! | [`boot_info`] | boot information that the tender passes to the guest's entry point |
 //! | [`hypercall`] | numbers, argument structures and results of the eight hypercalls |
-//! | [`ring`] | the shared ring that carries network frames without a hypercall |
-//! | [`kernel`] | what a monitor asks of the kernel that runs the guest |
-//! | [`x86_64`], [`aarch64`] | per architecture: memory map, entry state, how a hypercall is made |
+//! | [`ring`] | shared-memory ring that carries network frames without a hypercall |
+//! | [`kernel`] | interface between a monitor and the kernel that runs the guest |
+//! | [`x86_64`], [`aarch64`] | per architecture: memory map, entry state, hypercall mechanism |
 //!
-//! Every structure is `repr(C)` and converts to and from bytes through [`zerocopy`], so that no user of this crate
-//! needs a cast. All integers are little endian on every supported architecture.
+//! Every structure is `repr(C)` and converts to and from bytes through [`zerocopy`], so users of
+//! this crate need no casts. All integers are little-endian on every supported architecture.
 #![no_std]
 
 pub mod aarch64;
@@ -42,26 +43,27 @@ pub use x86_64 as native;
 #[cfg(not(target_endian = "little"))]
 compile_error!("the HVT ABI is defined for little-endian machines only");
 
-/// Version of the HVT ABI described here, as found in a guest's [`note::Abi1`].
+/// Version of the HVT ABI that this crate describes. A guest states its version in [`note::Abi1`].
 pub const ABI_VERSION: u32 = 2;
 
-/// Lowest guest address at which a guest's segments may lie.
+/// Lowest guest address that a loadable segment of the guest may occupy.
 pub const GUEST_MIN_BASE: Gpa = Gpa(0x10_0000);
 
-/// First guest address that a guest may touch; everything below is not mapped.
+/// Lowest guest address that the guest may access. Everything below it is unmapped.
 ///
-/// The tender keeps its page tables and descriptor tables below. From here to [`GUEST_MIN_BASE`] the guest sees
-/// read-only memory: [`BootInfo`], the manifest and the command line; on aarch64 also the
-/// [exception vectors](aarch64::VECTORS) that it starts with.
+/// The tender keeps its page tables and descriptor tables below this address. From here to
+/// [`GUEST_MIN_BASE`] the guest has read-only memory: [`BootInfo`], the manifest and the command
+/// line; on aarch64 also the initial [exception vectors](aarch64::VECTORS).
 pub const GUEST_VISIBLE_BASE: Gpa = Gpa(0x1_0000);
 
-/// Where [`BootInfo`] lies; the manifest and the command line follow it.
+/// Address of [`BootInfo`]. The manifest and the command line follow it.
 pub const BOOT_INFO_BASE: Gpa = GUEST_VISIBLE_BASE;
 
-/// Guest memory comes in multiples of this many bytes (2 MiB).
+/// Granularity of the guest memory size in bytes (2 MiB): the size is a multiple of it.
 pub const MEM_GRANULE: u64 = 0x20_0000;
 
-/// Largest guest memory in bytes (4 GiB): guest pointers travel in 32 bits.
+/// Largest guest memory size in bytes (4 GiB). The limit exists because guest pointers are passed
+/// in 32 bits.
 pub const MEM_MAX: u64 = 0x1_0000_0000;
 
 /// Size of a small page in bytes, on both architectures.

@@ -1,60 +1,62 @@
 //! The ELF notes of a Solo5 guest.
 //!
-//! Each note lies in a `PT_NOTE` segment of its own. A guest carries three: one that makes OpenBSD look at its
-//! interpreter, [`Abi1`], and the [manifest](crate::manifest).
+//! Each note has its own `PT_NOTE` segment. A guest carries three notes: the OpenBSD identification
+//! note, which makes OpenBSD read the guest's interpreter; [`Abi1`]; and the
+//! [manifest](crate::manifest).
 
 use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Owner of the notes, with its NUL: 6 bytes, padded to 8 in the file.
+/// Owner of the Solo5 notes, including its NUL: 6 bytes, padded to 8 in the file.
 pub const OWNER: &[u8; 6] = b"Solo5\0";
-/// [`OWNER`] as it lies in the file.
+/// [`OWNER`] with the padding that it has in the file.
 pub const OWNER_PADDED: [u8; 8] = *b"Solo5\0\0\0";
-/// Type of the note that holds [`Abi1`]: "ABI1".
+/// Type of the note that contains [`Abi1`]: "ABI1".
 pub const TYPE_ABI1: u32 = 0x3149_4241;
-/// Type of the note that holds the manifest: "MFT1".
+/// Type of the note that contains the manifest: "MFT1".
 pub const TYPE_MFT1: u32 = 0x3154_464d;
 
-/// Owner of the OpenBSD identification note, with its NUL.
+/// Owner of the OpenBSD identification note, including its NUL.
 pub const OPENBSD_OWNER: [u8; 8] = *b"OpenBSD\0";
 /// Type of the OpenBSD identification note.
 pub const OPENBSD_TYPE: u32 = 1;
 
-/// Contents of `PT_INTERP`: no kernel of a host ever finds this file, so none runs a guest by mistake.
+/// Contents of `PT_INTERP`. The path does not exist on any host, so a host kernel refuses to
+/// execute a guest as a process.
 pub const INTERPRETER: &[u8; 20] = b"/nonexistent/solo5/\0";
 
-/// `Elf64_Nhdr` followed by a padded owner of 8 bytes: what a note's descriptor comes after.
+/// `Elf64_Nhdr` and the owner, padded to 8 bytes. The note's descriptor follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct NoteHeader {
-    /// Length of the owner without padding.
+    /// Length of the owner in bytes, without padding.
     pub namesz: u32,
     /// Length of the descriptor in bytes.
     pub descsz: u32,
-    /// Type of the note, private to the owner.
+    /// Type of the note. Each owner assigns its types.
     pub kind: u32,
-    /// The owner, padded with NULs.
+    /// Owner of the note, padded with NULs.
     pub owner: [u8; 8],
 }
 
-/// `struct abi1_info`: which tender a guest was built for.
+/// `struct abi1_info`: the tender that the guest was built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Abi1 {
-    /// A [`Target`].
+    /// Tender type: a [`Target`].
     pub target: u32,
-    /// Version of the target's ABI; for HVT [`ABI_VERSION`](crate::ABI_VERSION).
+    /// Version of the target's ABI. For HVT it is [`ABI_VERSION`](crate::ABI_VERSION).
     pub version: u32,
-    /// Zero.
+    /// Reserved; zero.
     pub reserved: [u32; 2],
 }
 
-/// Kinds of tender that Solo5 knows.
+/// Tender types that Solo5 defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Target {
-    /// Hardware virtualized tender: what this project is.
+    /// Hardware virtualized tender. This project implements it.
     Hvt = 1,
     /// Sandboxed process tender.
     Spt = 2,
@@ -69,7 +71,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// The target with this number, if there is one.
+    /// Returns the target with the given number, or `None` if the number is unassigned.
     #[must_use]
     pub const fn from_u32(target: u32) -> Option<Self> {
         match target {
@@ -83,7 +85,7 @@ impl Target {
         }
     }
 
-    /// Solo5's name for it.
+    /// Returns the name that Solo5 uses for the target.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -97,9 +99,9 @@ impl Target {
     }
 }
 
-/// Bytes from the start of the manifest's note to the manifest: header and owner, then padding to 8.
+/// Offset in bytes of the manifest from the start of its note: header and owner, padded to 8 bytes.
 ///
-/// The padding counts in the note's `descsz`.
+/// The note's `descsz` includes the padding.
 pub const MFT1_OFFSET: usize = 24;
 
 const _: () = {

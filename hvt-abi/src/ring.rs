@@ -1,8 +1,9 @@
-//! The network ring: frames between guest and tender without a hypercall each.
+//! The network ring: a shared-memory queue for frames that needs no hypercall per frame.
 //!
-//! One page-aligned [`Ring`] lies outside the guest's `mem_size`. The guest submits [`Entry`]s, the tender answers with
-//! [`Commit`]s. All indices run freely and are masked with [`MASK`] when used. Each side writes only its own cache
-//! line, and trusts nothing in the other's.
+//! One page-aligned [`Ring`] lies outside the guest's `mem_size` bytes of memory. The guest submits
+//! [`Entry`] structures, and the tender replies with [`Commit`] structures. Indices are
+//! free-running and are masked with [`MASK`] on use. Each side writes only its own cache line and
+//! treats the other cache line as untrusted.
 
 use core::mem::{offset_of, size_of};
 
@@ -10,73 +11,74 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Gpa;
 
-/// Number of the network ring, as a kick tells it.
+/// Number of the network ring. The guest passes it in a kick.
 pub const NET_RING: u32 = 0;
-/// `HVT_RING_SIZE`: slots of either direction.
+/// `HVT_RING_SIZE`: number of slots in each direction.
 pub const SIZE: usize = 1024;
-/// Turns a free-running index into a slot.
+/// Mask that converts a free-running index to a slot number.
 pub const MASK: u32 = SIZE as u32 - 1;
-/// `HVT_RING_BUF_SIZE`: largest frame in bytes that goes through the ring; larger ones go by hypercall.
+/// `HVT_RING_BUF_SIZE`: largest frame in bytes that the ring carries. Larger frames require a
+/// hypercall.
 pub const BUFFER_SIZE: usize = 2048;
 
-/// [`Entry::operation`]: send a frame. No commit follows.
+/// [`Entry::operation`]: send a frame. The tender returns no commit.
 pub const NET_WRITE: u32 = 1;
-/// [`Entry::operation`]: receive a frame into the buffer. A commit follows.
+/// [`Entry::operation`]: receive a frame into the buffer. The tender returns a commit.
 pub const NET_READ: u32 = 2;
 
 /// `struct hvt_ring_entry`: a submission, written by the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Entry {
-    /// [`NET_WRITE`] or [`NET_READ`].
+    /// Operation: [`NET_WRITE`] or [`NET_READ`].
     pub operation: u32,
-    /// Index of the device in the manifest.
+    /// Handle: index of the device's entry in the manifest.
     pub handle: u32,
-    /// The buffer.
+    /// Address of the buffer.
     pub data: Gpa,
-    /// Its length in bytes.
+    /// Length of the buffer in bytes.
     pub len: u32,
-    /// Chosen by the guest, repeated in the commit.
+    /// Identifier that the guest chooses. The commit repeats it.
     pub id: u32,
-    /// Zero.
+    /// Reserved; zero.
     pub reserved: u64,
 }
 
-/// `struct hvt_ring_commit`: an answer, written by the tender.
+/// `struct hvt_ring_commit`: a completion, written by the tender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Commit {
     /// [`Entry::id`] of the submission.
     pub id: u32,
-    /// A [`Status`](crate::hypercall::Status).
+    /// Result of the operation: a [`Status`](crate::hypercall::Status).
     pub ret: i32,
     /// Length of the frame in bytes.
     pub len: u32,
-    /// Zero.
+    /// Reserved; zero.
     pub reserved: u32,
 }
 
-/// `struct hvt_ring`.
+/// `struct hvt_ring`: the ring as it lies in shared memory.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Ring {
-    /// Written by the guest: submissions made.
+    /// Number of submissions made, written by the guest.
     pub ent_tail: u32,
-    /// Written by the guest: commits taken.
+    /// Number of commits consumed, written by the guest.
     pub com_head: u32,
-    /// Rest of the guest's cache line.
+    /// Padding to the end of the guest's cache line.
     pub pad0: [u8; 56],
-    /// Written by the tender: submissions taken.
+    /// Number of submissions consumed, written by the tender.
     pub ent_head: u32,
-    /// Written by the tender: commits made.
+    /// Number of commits made, written by the tender.
     pub com_tail: u32,
-    /// Written by the tender: not 0 when it sleeps and wants a kick.
+    /// Non-zero while the tender sleeps and requires a kick, written by the tender.
     pub needs_kick: u32,
-    /// Rest of the tender's cache line.
+    /// Padding to the end of the tender's cache line.
     pub pad1: [u8; 52],
-    /// Submissions.
+    /// Submission slots.
     pub entries: [Entry; SIZE],
-    /// Commits.
+    /// Commit slots.
     pub commits: [Commit; SIZE],
 }
 

@@ -1,6 +1,7 @@
-//! x86_64: memory map, entry state, and how a hypercall is made.
+//! x86_64: memory map, entry state and hypercall mechanism.
 //!
-//! Sections are those of the *Intel 64 and IA-32 Architectures Software Developer's Manual* (SDM).
+//! Section numbers refer to the *Intel 64 and IA-32 Architectures Software Developer's Manual*
+//! (SDM).
 
 pub mod cpuid;
 pub mod msr;
@@ -10,31 +11,33 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{BOOT_INFO_BASE, Gpa};
 
-/// Where the tender puts the guest's first GDT ([`GDT`]).
+/// Address of the guest's initial GDT ([`GDT`]).
 pub const GDT_BASE: Gpa = Gpa(0x1000);
-/// Where the tender puts the PML4 table: the guest's first CR3.
+/// Address of the PML4 table, which CR3 holds at entry.
 pub const PML4_BASE: Gpa = Gpa(0x2000);
-/// Where the tender puts the one page-directory-pointer table.
+/// Address of the page-directory-pointer table. There is only one.
 pub const PDPT_BASE: Gpa = Gpa(0x3000);
-/// Where the tender puts the four page directories, one for each GiB.
+/// Address of the four page directories, one for each GiB.
 pub const PD_BASE: Gpa = Gpa(0x4000);
-/// Where the tender puts the page table of the first 2 MiB; further ones follow.
+/// Address of the page table of the first 2 MiB. Further page tables follow.
 pub const PT_BASE: Gpa = Gpa(0x8000);
 
-/// `HVT_HYPERCALL_PIO_BASE`: hypercall *n* is a 32-bit `out` to this port plus *n*, EAX being the address of its
-/// argument.
+/// `HVT_HYPERCALL_PIO_BASE`: first hypercall port. To make hypercall *n*, the guest executes a
+/// 32-bit `out` to this port plus *n*, with the address of the argument in EAX.
 pub const HYPERCALL_PORT: u16 = 0x500;
-/// First port after those reserved for hypercalls.
+/// First port after the ports reserved for hypercalls.
 pub const HYPERCALL_PORT_END: u16 = 0x600;
-/// `HVT_RING_KICK_PIO_BASE`: a 32-bit `out` of a ring's number to this port wakes the tender's end of that ring.
+/// `HVT_RING_KICK_PIO_BASE`: port of the ring kick. A 32-bit `out` of a ring's number wakes the
+/// tender's side of that ring.
 pub const RING_KICK_PORT: u16 = 0x600;
 
-/// Index of the code segment in [`GDT`], as a selector.
+/// Selector of the code segment in [`GDT`].
 pub const CODE_SELECTOR: u16 = 8;
-/// Index of the data segment in [`GDT`], as a selector.
+/// Selector of the data segment in [`GDT`].
 pub const DATA_SELECTOR: u16 = 16;
 
-/// The guest's first GDT: null, flat 64-bit code, flat data; accessed bits set (SDM 3.4.5).
+/// The guest's initial GDT: null, flat 64-bit code, flat data. The accessed bits are set (SDM
+/// 3.4.5).
 pub const GDT: [u64; 3] = [0, 0x00af_9900_0000_ffff, 0x00cf_9300_0000_ffff];
 
 bitflags! {
@@ -53,7 +56,7 @@ bitflags! {
         const ET = 1 << 4;
         /// Numeric error.
         const NE = 1 << 5;
-        /// Write protect: supervisor code honours read-only pages.
+        /// Write protect: supervisor code cannot write to read-only pages.
         const WP = 1 << 16;
         /// Alignment mask.
         const AM = 1 << 18;
@@ -65,7 +68,7 @@ bitflags! {
         const PG = 1 << 31;
     }
 
-    /// Control register 4 (SDM 2.5), the bits of interest here.
+    /// Control register 4 (SDM 2.5). Only the bits used here are listed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Cr4: u64 {
         /// Page size extensions.
@@ -74,17 +77,17 @@ bitflags! {
         const PAE = 1 << 5;
         /// Global pages.
         const PGE = 1 << 7;
-        /// FXSAVE and FXRSTOR, SSE.
+        /// Enables FXSAVE, FXRSTOR and SSE.
         const OSFXSR = 1 << 9;
-        /// Unmasked SIMD floating-point exceptions (#XM).
+        /// Enables unmasked SIMD floating-point exceptions (#XM).
         const OSXMMEXCPT = 1 << 10;
-        /// VMX operation.
+        /// Enables VMX operation.
         const VMXE = 1 << 13;
-        /// RDFSBASE and its kin.
+        /// Enables RDFSBASE, RDGSBASE, WRFSBASE and WRGSBASE.
         const FSGSBASE = 1 << 16;
-        /// Process-context identifiers: CR3 bits 11:0.
+        /// Process-context identifiers in CR3 bits 11:0.
         const PCIDE = 1 << 17;
-        /// XSAVE and XCR0.
+        /// Enables XSAVE and XCR0.
         const OSXSAVE = 1 << 18;
         /// Supervisor-mode access prevention.
         const SMAP = 1 << 21;
@@ -105,7 +108,7 @@ bitflags! {
         const SVME = 1 << 12;
     }
 
-    /// Entry of a page table at any level (SDM 4.5.4), the bits used here.
+    /// Page table entry at any level (SDM 4.5.4). Only the bits used here are listed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct PageEntry: u64 {
         /// Present.
@@ -118,17 +121,17 @@ bitflags! {
         const ACCESSED = 1 << 5;
         /// Dirty.
         const DIRTY = 1 << 6;
-        /// In a page directory: maps 2 MiB.
+        /// In a page directory: the entry maps a 2 MiB page.
         const PAGE_SIZE = 1 << 7;
         /// No execute; reserved unless EFER.NXE is set.
         const NO_EXECUTE = 1 << 63;
     }
 }
 
-/// Segment register with its hidden part (SDM 3.4.3), as VMCS, VMCB and KVM want it.
+/// Segment register with its hidden part (SDM 3.4.3), as VMCS, VMCB and KVM represent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Visible part.
+    /// Selector: the visible part of the register.
     pub selector: u16,
     /// Base address.
     pub base: u64,
@@ -140,13 +143,14 @@ pub struct Segment {
     pub code_or_data: bool,
     /// Descriptor privilege level, 0 to 3.
     pub dpl: u8,
-    /// P: present; where not, the segment is unusable.
+    /// P: present. A segment without P is unusable.
     pub present: bool,
     /// L: 64-bit code.
     pub long: bool,
-    /// D/B: 32-bit default operand size, or stack.
+    /// D/B: default operand size or stack size of 32 bits.
     pub default_big: bool,
-    /// G: the descriptor's limit counted in 4 KiB; [`Segment::limit`] is in bytes all the same.
+    /// G: the limit in the descriptor counts 4 KiB units. [`Segment::limit`] is in bytes regardless
+    /// of G.
     pub granularity: bool,
 }
 
@@ -168,7 +172,7 @@ impl Segment {
     /// Flat data: read, write, accessed.
     pub const DATA: Self = Self { selector: DATA_SELECTOR, kind: 0x3, long: false, default_big: true, ..Self::CODE };
 
-    /// Task register: a busy 64-bit TSS, empty. VM entry demands a usable one (SDM 27.3.1.2).
+    /// Task register: an empty, busy 64-bit TSS. VM entry requires a usable TR (SDM 27.3.1.2).
     pub const TASK: Self = Self {
         selector: 0,
         base: 0,
@@ -191,12 +195,12 @@ impl Segment {
 pub struct TableRegister {
     /// Linear address of the table.
     pub base: u64,
-    /// Last valid byte.
+    /// Limit: offset of the last valid byte.
     pub limit: u16,
 }
 
-/// State of the virtual CPU at the guest's entry point. General registers not named here are 0, the FPU is as after
-/// reset with SSE enabled, interrupts are off.
+/// State of the virtual CPU at the guest's entry point. General-purpose registers that are not
+/// listed are 0. The FPU has its reset state with SSE enabled. Interrupts are disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryState {
     /// CR0.
@@ -217,22 +221,23 @@ pub struct EntryState {
     pub ldt: Segment,
     /// GDTR.
     pub gdtr: TableRegister,
-    /// IDTR: an empty table, so that an exception before the guest's `lidt` ends in a triple fault.
+    /// IDTR: an empty table. An exception before the guest's `lidt` thus becomes a triple fault.
     pub idtr: TableRegister,
     /// RFLAGS.
     pub rflags: u64,
     /// RIP: the ELF entry point.
     pub rip: Gpa,
-    /// RSP: 8 below a multiple of 16, as after a call.
+    /// RSP: 8 below a multiple of 16, as after a call instruction.
     pub rsp: Gpa,
     /// RDI: address of [`BootInfo`](crate::BootInfo).
     pub rdi: Gpa,
 }
 
 impl EntryState {
-    /// The state in which a guest with `mem_size` bytes of memory and this ELF entry point starts.
+    /// Returns the entry state of a guest with `mem_size` bytes of memory and the ELF entry point
+    /// `entry`.
     ///
-    /// EFER.NXE goes beyond what Solo5 sets: the page tables mark what is not code with NX.
+    /// Unlike Solo5, it sets EFER.NXE, because the page tables mark all memory except code with NX.
     #[must_use]
     pub const fn new(mem_size: u64, entry: Gpa) -> Self {
         Self {
@@ -283,7 +288,8 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// The general register with this number (SDM volume 2, table 2-4), of which the lowest four bits count.
+    /// Returns the general-purpose register with the given number (SDM volume 2, table 2-4). Only
+    /// bits 3:0 of the number are used.
     #[inline]
     #[must_use]
     pub const fn general(&self, number: u8) -> u64 {
@@ -307,7 +313,8 @@ impl Registers {
         }
     }
 
-    /// Likewise, to be written, whole.
+    /// Returns a mutable reference to the whole 64-bit general-purpose register with the given
+    /// number. Only bits 3:0 of the number are used.
     #[inline]
     #[must_use]
     pub const fn general_mut(&mut self, number: u8) -> &mut u64 {
@@ -382,7 +389,7 @@ pub enum Vector {
 }
 
 impl Vector {
-    /// Whether the CPU pushes an error code (SDM 6.13).
+    /// Returns `true` if the CPU pushes an error code for the exception (SDM 6.13).
     #[must_use]
     pub const fn has_error_code(self) -> bool {
         matches!(
@@ -415,7 +422,7 @@ mod tests {
         assert_eq!(copy, registers);
     }
 
-    /// The fields of a descriptor, unpacked independently from `GDT` (SDM figure 3-8).
+    /// Decodes a segment descriptor independently of the fields of `GDT` (SDM figure 3-8).
     fn unpack(descriptor: u64) -> Segment {
         let granularity = descriptor >> 55 & 1 == 1;
         let limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;

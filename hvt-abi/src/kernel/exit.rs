@@ -1,11 +1,12 @@
-//! Why a virtual CPU stopped.
+//! Reasons for a virtual CPU to stop.
 //!
-//! [`Exit`] is the typed form, for Rust on either side. [`ExitRecord`] is the same in 32 bytes of fixed layout, for the
-//! page that a kernel shares with user space; whoever reads such a page treats it as any other untrusted input
-//! ([`ExitRecord::exit`] refuses what it does not know).
+//! [`Exit`] is the typed form for Rust code on either side of the interface. [`ExitRecord`] is the
+//! same information in 32 bytes of fixed layout, for the page that a kernel shares with user space.
+//! A reader must treat that page as untrusted input: [`ExitRecord::exit`] rejects every record that
+//! it does not recognize.
 //!
-//!
-//! SDM is Intel's *Software Developer's Manual*, APM is AMD's *Architecture Programmer's Manual*, volume 2.
+//! SDM is Intel's *Software Developer's Manual*. APM is AMD's *Architecture Programmer's Manual*,
+//! volume 2.
 
 use core::fmt;
 
@@ -13,56 +14,61 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Gpa, Permissions};
 
-/// Why the guest stopped executing.
+/// Reason for the guest to stop executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest accessed an I/O port. RIP already stands behind the instruction. For an `in`, the monitor puts the
-    /// answer into RAX before it runs the guest again; a string instruction has moved nothing.
+    /// The guest accessed an I/O port. RIP points after the instruction. For an `in`, the monitor
+    /// stores the result in RAX before it resumes the guest. A string instruction has transferred
+    /// no data yet.
     Io(Io),
-    /// `hlt`. RIP stands behind it.
+    /// The guest executed `hlt`. RIP points after the instruction.
     Halt,
-    /// The guest touched memory that it does not have, or not in this way. RIP stands at the instruction, which runs
-    /// again when the guest does.
+    /// The guest accessed memory that is not mapped, or whose permissions forbid the access. RIP
+    /// points to the instruction, which executes again when the guest resumes.
     MemoryViolation(MemoryViolation),
-    /// An entry of the second-level page tables is malformed: an error of the kernel, not of the guest.
+    /// An entry of the second-level page tables is malformed. This is an error of the kernel, not
+    /// of the guest.
     Misconfiguration {
-        /// What the guest accessed.
+        /// Guest-physical address of the access.
         gpa: Gpa,
     },
-    /// An exception could not be delivered, not even as a double fault. The guest has ended.
+    /// An exception could not be delivered, not even as a double fault. The vCPU has ended.
     TripleFault,
-    /// An interrupt or the scheduler wanted the CPU. Run the guest again at will; it has noticed nothing.
+    /// An interrupt or the scheduler required the CPU. The guest may be resumed at any time and
+    /// does not observe the exit.
     Interrupted,
-    /// The guest's state breaks a rule of the architecture; not one instruction was executed. The guest has ended.
+    /// The guest's state violates an architectural rule. No instruction was executed. The vCPU has
+    /// ended.
     EntryFailure(EntryFailure),
-    /// The guest, in compatibility mode, wrote a value to a control register that would leave long mode; from 64-bit
-    /// mode that is a #GP of its own. The guest has ended.
+    /// In compatibility mode, the guest wrote a value to a control register that would leave long
+    /// mode. The same write from 64-bit mode raises #GP. The vCPU has ended.
     ControlRegister {
         /// Number of the register: 0 or 4.
         register: u8,
-        /// What it wrote.
+        /// Value that the guest wrote.
         value: u64,
     },
-    /// The instruction that left the guest could not be read or is not the one it should be (SVM without decode
-    /// assists; its bytes have changed since). The guest has ended.
+    /// The instruction that caused the exit could not be read, or is not the expected instruction
+    /// because its bytes have changed since. This occurs on SVM without decode assists. The vCPU
+    /// has ended.
     Undecodable {
         /// Linear address of the instruction.
         rip: u64,
-        /// The CPU's reason for the exit.
+        /// Exit reason reported by the CPU.
         reason: u64,
     },
-    /// An exit that this kernel does not expect, as the CPU reported it: VMX exit reason and qualification, or SVM
-    /// EXITCODE and EXITINFO1. The guest has ended.
+    /// An exit that this kernel does not expect, as reported by the CPU: VMX exit reason and
+    /// qualification, or SVM EXITCODE and EXITINFO1. The vCPU has ended.
     Unknown {
-        /// The CPU's reason for the exit.
+        /// VMX exit reason or SVM EXITCODE.
         reason: u64,
-        /// What the CPU adds to it.
+        /// VMX exit qualification or SVM EXITINFO1.
         info: u64,
     },
 }
 
 impl Exit {
-    /// Whether the virtual CPU can never run again.
+    /// Returns `true` if the virtual CPU can never run again.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         match self {
@@ -80,53 +86,54 @@ impl Exit {
 /// An access to an I/O port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Io {
-    /// The port.
+    /// Port number.
     pub port: u16,
     /// Width of the access in bytes: 1, 2 or 4.
     pub size: u8,
-    /// Which way the data goes.
+    /// Direction of the transfer.
     pub direction: Direction,
-    /// `ins` or `outs`: the data is in memory, not in RAX.
+    /// The instruction is `ins` or `outs`: the data is in memory, not in RAX.
     pub string: bool,
-    /// What an `out` sends: RAX, truncated to `size`. 0 for an `in` and for string instructions.
+    /// Value of an `out`: RAX, truncated to `size` bytes. 0 for an `in` and for string
+    /// instructions.
     pub value: u32,
 }
 
-/// Which way data goes through a port.
+/// Direction of a port access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// `in`: to the guest.
+    /// `in`: from the port to the guest.
     In,
-    /// `out`: from the guest.
+    /// `out`: from the guest to the port.
     Out,
 }
 
-/// An access that the second-level page tables do not allow (EPT violation, SDM 29.3.3.2; nested page fault, APM
-/// 15.25.6).
+/// An access that the second-level page tables do not permit (EPT violation, SDM 29.3.3.2; nested
+/// page fault, APM 15.25.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryViolation {
-    /// Where, guest-physical.
+    /// Guest-physical address of the access.
     pub gpa: Gpa,
-    /// What was tried.
+    /// Type of the access.
     pub access: Permissions,
-    /// The access was to the guest's own page tables, on behalf of another one.
+    /// The access was a walk of the guest's own page tables on behalf of another access.
     pub page_walk: bool,
-    /// The linear address that led there, where the CPU tells.
+    /// Linear address of the access, if the CPU reports it.
     pub gva: Option<u64>,
 }
 
-/// A field of the guest's state that VM entry refuses, and its value.
+/// A field of the guest's state that fails the checks of VM entry, and its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryFailure {
-    /// Which field.
+    /// The invalid field.
     pub field: EntryField,
-    /// What stands in it.
+    /// Value of the field.
     pub value: u64,
 }
 
 macro_rules! entry_fields {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
-        /// Parts of the guest's state that are checked before VM entry (SDM 27.3.1, APM 15.5.1).
+        /// Fields of the guest's state that are checked before VM entry (SDM 27.3.1, APM 15.5.1).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u32)]
         pub enum EntryField {
@@ -134,7 +141,7 @@ macro_rules! entry_fields {
         }
 
         impl EntryField {
-            /// The field with this number, if there is one.
+            /// Returns the field with the given number, or `None` if the number is unassigned.
             #[must_use]
             pub const fn from_u32(number: u32) -> Option<Self> {
                 match number {
@@ -143,7 +150,7 @@ macro_rules! entry_fields {
                 }
             }
 
-            /// The manuals' name of the field.
+            /// Returns the name of the field in the manuals.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -155,7 +162,8 @@ macro_rules! entry_fields {
 }
 
 entry_fields! {
-    /// Found by the CPU, which does not say what; the value is its reason for the exit.
+    /// The CPU found the error and does not report the field. The value is the exit reason of the
+    /// CPU.
     Unspecified = 0, "unspecified";
     /// CR0.
     Cr0 = 1, "CR0";
@@ -177,21 +185,21 @@ entry_fields! {
     Dr7 = 9, "DR7";
     /// IA32_PAT.
     Pat = 10, "PAT";
-    /// CS; the value is its access rights.
+    /// CS. The value is the access rights.
     Cs = 11, "CS";
-    /// SS; the value is its access rights.
+    /// SS. The value is the access rights.
     Ss = 12, "SS";
-    /// DS; the value is its access rights.
+    /// DS. The value is the access rights.
     Ds = 13, "DS";
-    /// ES; the value is its access rights.
+    /// ES. The value is the access rights.
     Es = 14, "ES";
-    /// FS; the value is its access rights.
+    /// FS. The value is the access rights.
     Fs = 15, "FS";
-    /// GS; the value is its access rights.
+    /// GS. The value is the access rights.
     Gs = 16, "GS";
-    /// TR; the value is its access rights.
+    /// TR. The value is the access rights.
     Tr = 17, "TR";
-    /// LDTR; the value is its access rights.
+    /// LDTR. The value is the access rights.
     Ldtr = 18, "LDTR";
     /// Base address of the GDT.
     GdtrBase = 19, "GDTR base";
@@ -203,9 +211,11 @@ entry_fields! {
     GsBase = 22, "GS base";
     /// Base address of TR.
     TrBase = 23, "TR base";
-    /// A control field of the VMCS or VMCB: an error of the kernel; the value is the CPU's error number.
+    /// A control field of the VMCS or VMCB, which is an error of the kernel. The value is the error
+    /// number of the CPU.
     Control = 24, "control";
-    /// A host-state field of the VMCS: an error of the kernel; the value is the CPU's error number.
+    /// A host-state field of the VMCS, which is an error of the kernel. The value is the error
+    /// number of the CPU.
     Host = 25, "host state";
     /// IA32_KERNEL_GS_BASE.
     KernelGsBase = 26, "KERNEL_GS base";
@@ -251,7 +261,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Numbers in [`ExitRecord::reason`].
+/// Values of [`ExitRecord::reason`].
 mod reason {
     pub(super) const IO: u32 = 1;
     pub(super) const HALT: u32 = 2;
@@ -265,33 +275,36 @@ mod reason {
     pub(super) const UNKNOWN: u32 = 10;
 }
 
-/// Bits of [`ExitRecord::flags`] for an I/O exit: the data goes out.
+/// Bit of [`ExitRecord::flags`] for an I/O exit: the access is an `out`.
 const IO_OUT: u32 = 1 << 0;
-/// Bits of [`ExitRecord::flags`] for an I/O exit: a string instruction.
+/// Bit of [`ExitRecord::flags`] for an I/O exit: the instruction is a string instruction.
 const IO_STRING: u32 = 1 << 1;
 /// Bit of [`ExitRecord::flags`] for a memory violation: [`MemoryViolation::page_walk`].
 const PAGE_WALK: u32 = 1 << 3;
-/// Bit of [`ExitRecord::flags`] for a memory violation: [`ExitRecord::value`] is the linear address.
+/// Bit of [`ExitRecord::flags`] for a memory violation: [`ExitRecord::value`] holds the linear
+/// address.
 const GVA_VALID: u32 = 1 << 31;
 
-/// [`Exit`] with a fixed layout: 32 bytes, what is not used is 0.
+/// [`Exit`] in a fixed layout of 32 bytes. Fields that the variant does not use are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(32))]
 pub struct ExitRecord {
-    /// Which variant of [`Exit`], counted from 1 in the order of their declaration.
+    /// Number of the [`Exit`] variant, counted from 1 in declaration order.
     pub reason: u32,
-    /// I/O: bit 0 out, bit 1 string. Memory violation: [`Permissions`], bit 3 for a page walk, bit 31 if `value` is
-    /// a linear address. Entry failure: [`EntryField`]. Control register: its number.
+    /// I/O: bit 0 for `out`, bit 1 for a string instruction. Memory violation: [`Permissions`], bit
+    /// 3 for a page walk, bit 31 if `value` holds a linear address. Entry failure: [`EntryField`].
+    /// Control register: its number.
     pub flags: u32,
-    /// I/O: the port. Memory violation, misconfiguration: guest-physical address. Undecodable: RIP. Unknown: the
-    /// CPU's reason.
+    /// I/O: port number. Memory violation and misconfiguration: guest-physical address.
+    /// Undecodable: RIP. Unknown: exit reason of the CPU.
     pub address: u64,
-    /// I/O: what was sent. Memory violation: linear address. Entry failure, control register: the value refused.
-    /// Undecodable: the CPU's reason. Unknown: what the CPU adds.
+    /// I/O: value of an `out`. Memory violation: linear address. Entry failure and control
+    /// register: the invalid value. Undecodable: exit reason of the CPU. Unknown: exit
+    /// qualification or EXITINFO1.
     pub value: u64,
-    /// I/O: width in bytes.
+    /// I/O: width of the access in bytes.
     pub size: u32,
-    /// 0.
+    /// Reserved; 0.
     pub reserved: u32,
 }
 
@@ -343,14 +356,14 @@ impl From<Exit> for ExitRecord {
 }
 
 impl ExitRecord {
-    /// The typed form, or `None` where the record is not one that [`From<Exit>`](Self::from) makes.
+    /// Returns the typed form, or `None` if [`From<Exit>`](Self::from) cannot produce this record.
     #[must_use]
     pub fn exit(&self) -> Option<Exit> {
         if self.reason == reason::IO { self.io().map(Exit::Io) } else { self.other() }
     }
 
-    /// Port and value of an `out` of 32 bits, if the record is one: what guests do most, without the detour through
-    /// [`exit`](Self::exit).
+    /// Returns port and value if the record is a 32-bit `out`. This is the most frequent exit of a
+    /// guest, and the function avoids the cost of [`exit`](Self::exit).
     #[must_use]
     #[inline]
     pub fn out32(&self) -> Option<(u16, u32)> {
@@ -374,7 +387,7 @@ impl ExitRecord {
         })
     }
 
-    /// Every exit but [`Exit::Io`].
+    /// Decodes every exit except [`Exit::Io`].
     fn other(&self) -> Option<Exit> {
         let exit = match self.reason {
             reason::HALT => Exit::Halt,

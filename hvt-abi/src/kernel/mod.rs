@@ -1,34 +1,34 @@
-//! What a monitor asks of a kernel that hosts guests, as plain data: a hardware-virtualization interface for any monitor
-//! on any kernel, version [`VERSION`].
+//! Interface between a monitor and a kernel that hosts guests, as plain data. It is a hardware
+//! virtualization interface for any monitor on any kernel. This is version [`VERSION`].
 //!
-//! | module | what is agreed on |
+//! | module | contents |
 //! |---|---|
-//! | [`operation`] | the numbers of the operations, and the structures that go with them |
-//! | [`state`] | the registers of a virtual CPU |
-//! | [`run_page`] | the page that kernel and monitor share while a virtual CPU runs |
-//! | [`exit`] | why it stopped |
-//! | [`error`] | why an operation was refused |
-//! | [`redox`] | how all of this travels on the Redox kernel |
+//! | [`operation`] | numbers of the operations, and their argument structures |
+//! | [`state`] | registers of a virtual CPU |
+//! | [`run_page`] | page that kernel and monitor share while a virtual CPU runs |
+//! | [`exit`] | reasons for a virtual CPU to stop |
+//! | [`error`] | errors of the operations |
+//! | [`redox`] | binding of the interface to the Redox kernel |
 //!
 //! # Objects
 //!
-//! Three kinds of objects, each named by a handle of the kernel's:
+//! There are three types of objects. Each is identified by a handle that the kernel issues:
 //!
-//! - The **hypervisor**: what the machine can do. Creates VMs.
-//! - A **VM**: a guest-physical address space. Its memory is *the monitor's own*: a range of the monitor's private memory
-//!   is pinned and shown to the guest at a guest address, so that both see the same bytes without a copy or a call.
-//!   Creates virtual CPUs.
-//! - A **vCPU**: registers, and a [`RunPage`] that the monitor maps. Running it is one operation without arguments; what
-//!   the guest wants comes back in the page.
+//! - The **hypervisor** describes the machine's capabilities and creates VMs.
+//! - A **VM** is a guest-physical address space. Its memory is *the monitor's own*: the kernel pins
+//!   a range of the monitor's private memory and maps it at a guest address. Monitor and guest
+//!   access the same bytes without a copy or a call. A VM creates vCPUs.
+//! - A **vCPU** has registers and a [`RunPage`] that the monitor maps. `Run` takes no argument. The
+//!   guest's requests are returned in the run page.
 //!
-//! | on | operation | takes | answers |
+//! | object | operation | argument | result |
 //! |---|---|---|---|
 //! | hypervisor | [`GetCapabilities`](Operation::GetCapabilities) | | 0, and [`Capabilities`] |
 //! | hypervisor | create VM | | a VM |
 //! | VM | [`Map`](Operation::Map) | [`MemoryMapping`] | bytes mapped, from the start of the range |
 //! | VM | [`Unmap`](Operation::Unmap) | [`MemoryRange`] | bytes unmapped, from the start of the range |
 //! | VM | [`Protect`](Operation::Protect) | [`MemoryRange`] | bytes protected, from the start of the range |
-//! | VM | [`Pause`](Operation::Pause) | | how many vCPUs have not left the guest yet |
+//! | VM | [`Pause`](Operation::Pause) | | number of vCPUs that have not left the guest yet |
 //! | VM | [`Resume`](Operation::Resume) | | 0 |
 //! | VM | [`Destroy`](Operation::Destroy) | | 0 |
 //! | VM | create vCPU | | a vCPU |
@@ -37,7 +37,8 @@
 //! | vCPU | [`Run`](Operation::Run) | [`RunPage::request`] | [`ExitRecord::reason`]; the record is in the [`RunPage`] |
 //! | vCPU | [`Interrupt`](Operation::Interrupt) | | 0 |
 //!
-//! Whoever holds a handle may use it, from any of its threads. Only a process of the superuser gets the first one.
+//! A process that holds a handle may use it from any of its threads. Only a superuser process can
+//! open the hypervisor.
 //!
 //! # The states of a vCPU
 //!
@@ -52,50 +53,58 @@
 //!                                                   └─────┘
 //! ```
 //!
-//! - *New*: it has no registers. `Run` and `GetState` answer [`Error::NoState`].
-//! - *Ready*: it may run, on any CPU of the machine.
-//! - *Running*: a thread of the monitor is in `Run`. Others may `Interrupt` it; everything else answers [`Error::Busy`].
-//! - *Ended*: the guest cannot go on. `GetState` shows where it stopped; `SetState` answers [`Error::Ended`]; `Run`
-//!   answers the same exit.
+//! - *New*: the vCPU has no registers. `Run` and `GetState` return [`Error::NoState`].
+//! - *Ready*: the vCPU may run on any CPU of the machine.
+//! - *Running*: a thread of the monitor is in `Run`. Other threads may `Interrupt` the vCPU; every
+//!   other operation returns [`Error::Busy`].
+//! - *Ended*: the guest cannot continue. `GetState` returns the registers at the point where it
+//!   stopped, `SetState` returns [`Error::Ended`], and `Run` returns the same exit again.
 //!
-//! `Run` comes back for one of the reasons in [`Exit`]. [`Exit::Interrupted`] means that the host needed the CPU (its own
-//! interrupts, the scheduler, a signal), or that somebody has called `Interrupt` or `Pause`: the monitor looks at what it
-//! has to look at and runs the vCPU again. An `Interrupt` of a vCPU that does not run is kept, and ends its next `Run`
-//! before the guest executes anything; so none is ever missed.
+//! `Run` returns for one of the reasons in [`Exit`]. [`Exit::Interrupted`] means that the host
+//! required the CPU (for its own interrupts, the scheduler or a signal), or that a thread called
+//! `Interrupt` or `Pause`. The monitor handles its own events and then runs the vCPU again. An
+//! `Interrupt` of a vCPU that is not running stays pending and ends the next `Run` before the guest
+//! executes an instruction. No `Interrupt` is ever lost.
 //!
 //! # The states of a VM
 //!
-//! *Active* from the start. `Pause` makes it *paused*: vCPUs leave the guest, and `Run` answers [`Error::Paused`] until
-//! `Resume`. `Pause` does not wait: it answers how many vCPUs have not left yet, and may be asked again (0 means that
-//! the guest is at rest; it takes a tick of the host's clock at most). Pausing twice is pausing once. `Destroy` makes it
-//! *destroyed*: the guest's memory is no longer pinned when it answers, and every later operation on the VM and its vCPUs
-//! answers [`Error::Destroyed`].
+//! A VM is *active* when it is created.
 //!
-//! Memory changes only while no vCPU of the VM runs: `Map`, `Unmap`, `Protect` and `Destroy` answer [`Error::Busy`] if one
-//! does. A monitor with several threads pauses first.
+//! `Pause` makes it *paused*: the vCPUs leave the guest, and `Run` returns [`Error::Paused`] until
+//! `Resume`. `Pause` does not wait. It returns the number of vCPUs that have not left the guest yet
+//! and may be called again; 0 means that no vCPU is in the guest. All vCPUs leave within one tick
+//! of the host's clock. Pausing a paused VM has no further effect.
 //!
-//! A VM whose handle is closed lives on until its last vCPU is closed as well. A process that dies closes all of its
-//! handles; nothing of a guest outlives them.
+//! `Destroy` makes the VM *destroyed*. The guest's memory is no longer pinned when `Destroy`
+//! returns. Every later operation on the VM and its vCPUs returns [`Error::Destroyed`].
+//!
+//! Memory can change only while no vCPU of the VM runs: otherwise `Map`, `Unmap`, `Protect` and
+//! `Destroy` return [`Error::Busy`]. A monitor with several threads pauses the VM first.
+//!
+//! A VM whose handle is closed exists until its last vCPU is closed. The exit of a process closes
+//! all of its handles, and no part of a guest outlives its handles.
 //!
 //! # Memory
 //!
-//! Addresses and lengths are multiples of 4 KiB. The pages given to `Map` must be the caller's own: private, writable,
-//! anonymous memory. They stay pinned until they are unmapped from the guest, even if the monitor unmaps them from itself
-//! or exits. Each page counts once for every guest address it is mapped at, against the limit of the user
-//! ([`Capabilities::pinned_limit`]).
+//! Addresses and lengths are multiples of 4 KiB. The pages passed to `Map` must be private,
+//! writable, anonymous memory of the caller. They stay pinned until they are unmapped from the
+//! guest, even if the monitor unmaps them from its own address space or exits. Each page counts
+//! against the user's limit ([`Capabilities::pinned_limit`]) once for every guest address at which
+//! it is mapped.
 //!
-//! `Map`, `Unmap` and `Protect` do a bounded amount of work, at most [`Capabilities::map_step`] bytes, and answer how far
-//! they came, as `write` does; the monitor asks again for the rest. An error means that the range could not even be
-//! begun, and that nothing has changed.
+//! `Map`, `Unmap` and `Protect` do a bounded amount of work, at most [`Capabilities::map_step`]
+//! bytes. Like `write`, they return the number of bytes processed, and the monitor calls again for
+//! the remaining bytes. An error means that no byte was processed and nothing has changed.
 //!
-//! No page is writable and executable at once: [`Error::WriteAndExecute`]. Where the hardware has no execute-only or
-//! write-only pages, readability is added.
+//! No page is both writable and executable: [`Error::WriteAndExecute`]. On hardware without
+//! execute-only or write-only pages, read permission is added.
 //!
 //! # Stability
 //!
-//! Operations, errors and offsets never change their meaning; a later version adds to them, and reserved fields and bits,
-//! which are 0 now, are what it adds in. A kernel answers an operation that it does not know with
-//! [`Error::UnknownOperation`], and a reserved bit that is not 0 with [`Error::BadArgument`].
+//! Operations, errors and offsets never change their meaning. Later versions add operations and
+//! errors, and use reserved fields and bits, which are 0 in this version. A kernel returns
+//! [`Error::UnknownOperation`] for an operation that it does not implement, and
+//! [`Error::BadArgument`] for a reserved bit that is not 0.
 
 pub mod error;
 pub mod exit;
@@ -110,5 +119,5 @@ pub use operation::{Capabilities, MemoryMapping, MemoryRange, Obstacle, Operatio
 pub use run_page::{Request, RunPage};
 pub use state::{SegmentState, TableState, VcpuState};
 
-/// The version described here, as found in [`Capabilities::version`].
+/// Version of the interface described here, reported in [`Capabilities::version`].
 pub const VERSION: u32 = 1;

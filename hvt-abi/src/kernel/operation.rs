@@ -1,4 +1,4 @@
-//! The operations, and the structures that go with them.
+//! Operations and their argument structures.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -14,7 +14,7 @@ macro_rules! numbered {
         }
 
         impl $type {
-            /// The one with this number, if there is one.
+            /// Returns the variant with the given number, or `None` if the number is unassigned.
             #[must_use]
             pub const fn from_number(number: $int) -> Option<Self> {
                 match number {
@@ -27,122 +27,127 @@ macro_rules! numbered {
 }
 
 numbered! {
-    /// What is asked of an object, by number. The [table](super#objects) says of which, and what goes with it.
+    /// Numbers of the operations. The [table](super#objects) lists the object, the argument and the
+    /// result of each operation.
     Operation: u64 {
         /// Hypervisor: writes [`Capabilities`].
         GetCapabilities = 1,
-        /// VM: shows the guest a range of the caller's memory ([`MemoryMapping`]).
+        /// VM: maps a range of the caller's memory in the guest ([`MemoryMapping`]).
         Map = 16,
-        /// VM: takes guest memory away ([`MemoryRange`], whose permissions are 0) and unpins it. Pages that are not mapped
-        /// are passed over.
+        /// VM: unmaps a range of guest memory and unpins it ([`MemoryRange`] with permissions 0).
+        /// Pages that are not mapped are skipped.
         Unmap = 17,
-        /// VM: changes what the guest may do in a range, all of which must be mapped ([`MemoryRange`]).
+        /// VM: changes the permissions of a range ([`MemoryRange`]). Every page of the range must
+        /// be mapped.
         Protect = 18,
-        /// VM: stops its vCPUs.
+        /// VM: stops the vCPUs of the VM.
         Pause = 19,
-        /// VM: lets them run again.
+        /// VM: allows the vCPUs of the VM to run again.
         Resume = 20,
-        /// VM: ends it.
+        /// VM: destroys the VM.
         Destroy = 21,
         /// vCPU: runs the guest until it exits.
         Run = 32,
-        /// vCPU: makes it exit with [`Exit::Interrupted`](super::Exit::Interrupted), or not start next time.
+        /// vCPU: makes the current `Run` exit with [`Exit::Interrupted`](super::Exit::Interrupted),
+        /// or the next `Run` if the vCPU is not running.
         Interrupt = 33,
-        /// vCPU: writes its [`VcpuState`](super::VcpuState).
+        /// vCPU: returns its [`VcpuState`](super::VcpuState).
         GetState = 34,
-        /// vCPU: takes a [`VcpuState`](super::VcpuState). An exception that the guest was about to get is forgotten. The
-        /// state is checked when the guest is next entered ([`Exit::EntryFailure`](super::Exit::EntryFailure)).
+        /// vCPU: sets its [`VcpuState`](super::VcpuState) and discards an exception that was
+        /// pending for the guest. The state is checked at the next VM entry
+        /// ([`Exit::EntryFailure`](super::Exit::EntryFailure)).
         SetState = 35,
     }
 }
 
 numbered! {
-    /// The extension of the CPU that runs guests.
+    /// Virtualization extension of the CPU.
     Technology: u32 {
-        /// None: [`Capabilities::obstacle`] says why.
+        /// None. [`Capabilities::obstacle`] contains the reason.
         None = 0,
-        /// AMD: Secure Virtual Machine, with nested paging.
+        /// AMD Secure Virtual Machine (SVM) with nested paging.
         Svm = 1,
-        /// Intel: Virtual-Machine Extensions, with extended page tables.
+        /// Intel Virtual Machine Extensions (VMX) with extended page tables (EPT).
         Vmx = 2,
     }
 }
 
 numbered! {
-    /// Why a machine cannot run guests.
+    /// Reason why a machine cannot run guests.
     Obstacle: u32 {
-        /// It can.
+        /// No obstacle: the machine can run guests.
         None = 0,
-        /// The CPU offers no virtualization, or a hypervisor above hides it.
+        /// The CPU has no virtualization extension, or an outer hypervisor hides it.
         NoExtension = 1,
-        /// The firmware has disabled it: enable it in the machine's setup.
+        /// The firmware has disabled the extension. It can be enabled in the firmware setup.
         DisabledByFirmware = 2,
-        /// A part of the extension that is needed is missing.
+        /// The extension lacks a required feature.
         MissingFeature = 3,
-        /// The kernel does not run the CPU in the mode that is needed.
+        /// The kernel does not run the CPU in the required mode.
         Kernel = 4,
-        /// The kernel had no memory to set it up.
+        /// The kernel had no memory to set up the extension.
         OutOfMemory = 5,
     }
 }
 
-/// What the machine can do, and what the user may still use of it.
+/// Capabilities of the machine, and the limits and current use of the user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Capabilities {
-    /// [`VERSION`](super::VERSION) of the interface.
+    /// Version of the interface: [`VERSION`](super::VERSION).
     pub version: u32,
-    /// [`Technology`].
+    /// Virtualization extension: a [`Technology`].
     pub technology: u32,
-    /// [`Obstacle`].
+    /// Reason why the machine cannot run guests: an [`Obstacle`].
     pub obstacle: u32,
-    /// Bits of a guest-physical address; 0 where there is no technology.
+    /// Number of bits of a guest-physical address, or 0 without a virtualization extension.
     pub address_bits: u32,
-    /// The most that one `Map`, `Unmap` or `Protect` does, in bytes.
+    /// Maximum number of bytes that one `Map`, `Unmap` or `Protect` processes.
     pub map_step: u64,
-    /// How much memory the user's guests may have, in bytes.
+    /// Maximum amount of memory that the user's guests may pin, in bytes.
     pub pinned_limit: u64,
-    /// How much they have now, in bytes.
+    /// Amount of memory that the user's guests currently pin, in bytes.
     pub pinned: u64,
-    /// How many VMs the user may have.
+    /// Maximum number of VMs of the user.
     pub vm_limit: u32,
-    /// How many there are now.
+    /// Current number of VMs of the user.
     pub vms: u32,
-    /// How many vCPUs a VM may have.
+    /// Maximum number of vCPUs of a VM.
     pub vcpu_limit: u32,
-    /// 1 where a page can be executed that cannot be read; else 0, and [`EXECUTE`](crate::Permissions::EXECUTE) implies to read.
+    /// 1 if the hardware supports execute-only pages. Otherwise 0, and
+    /// [`EXECUTE`](crate::Permissions::EXECUTE) implies read permission.
     pub execute_only: u32,
-    /// 0.
+    /// Reserved; 0.
     pub reserved: [u32; 4],
 }
 
-/// What [`Operation::Map`] shows to the guest.
+/// Argument of [`Operation::Map`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemoryMapping {
-    /// Where the guest sees it.
+    /// Guest-physical address of the mapping.
     pub gpa: Gpa,
-    /// Where the caller has it: an address in its own memory.
+    /// Address of the memory in the caller's address space.
     pub address: u64,
     /// Length in bytes.
     pub len: u64,
     /// [`Permissions`](crate::Permissions).
     pub permissions: u32,
-    /// 0.
+    /// Reserved; must be 0.
     pub reserved: u32,
 }
 
-/// A range of guest memory, for [`Operation::Unmap`] and [`Operation::Protect`].
+/// A range of guest memory: the argument of [`Operation::Unmap`] and [`Operation::Protect`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemoryRange {
-    /// The first address.
+    /// Guest-physical address of the first byte.
     pub gpa: Gpa,
     /// Length in bytes.
     pub len: u64,
     /// [`Permissions`](crate::Permissions).
     pub permissions: u32,
-    /// 0.
+    /// Reserved; must be 0.
     pub reserved: u32,
 }
 

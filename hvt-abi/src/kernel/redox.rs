@@ -1,37 +1,40 @@
-//! How the interface travels on the Redox kernel.
+//! Binding of the interface to the Redox kernel.
 //!
-//! The hypervisor is a kernel scheme. Handles are file descriptors; an operation is one `SYS_CALL`.
+//! The hypervisor is a kernel scheme. Handles are file descriptors. An operation is one `SYS_CALL`.
 //!
-//! | what | how |
+//! | action | system call |
 //! |---|---|
-//! | get the hypervisor | open [`PATH`], or [`PATH_IN_SYS`] of scheme `sys` where the name is not known, read-write; uid 0 only |
+//! | open the hypervisor | open [`PATH`], or [`PATH_IN_SYS`] of scheme `sys` in a user space without the scheme's name, read-write; uid 0 only |
 //! | create a VM | `dup` of the hypervisor with the name [`VM`] |
 //! | create a vCPU | `dup` of a VM with the name [`VCPU`] |
-//! | an operation | `SYS_CALL` on the descriptor, metadata = \[[`Operation`](super::Operation)\], payload = the structure that goes with it, exactly as long, or empty. Flags: READ for a structure that the kernel writes, WRITE for one that it reads, none without a payload |
-//! | `Run`, without the detour through metadata | `SYS_READ2` (or `SYS_READ`) of 0 bytes on a vCPU; answers 0, and the exit is in the run page |
+//! | an operation | `SYS_CALL` on the descriptor, metadata = \[[`Operation`](super::Operation)\], payload = the argument or result structure, exactly of its size, or empty. Flags: READ for a structure that the kernel writes, WRITE for a structure that the kernel reads, none without a payload |
+//! | `Run` without metadata, which is faster | `SYS_READ2` (or `SYS_READ`) of 0 bytes on a vCPU; returns 0, and the exit is in the run page |
 //! | map the [`RunPage`](super::RunPage) | `fmap` of a vCPU: offset 0, size 4096, PROT_READ \| PROT_WRITE, MAP_SHARED |
 //! | close | `close` |
 //!
-//! Any other metadata word than the first is reserved, and 0 if there. An operation that succeeds answers what the
-//! [table](super#objects) says; one that fails answers `-errno`, and [`errno`] and [`error`] translate. Errors of
-//! the kernel's own come out as well: EBADF for a descriptor that is none, EMFILE and the like from `dup`.
+//! Metadata words after the first are reserved and must be 0 if present. A successful operation
+//! returns the value in the [table](super#objects). A failed operation returns `-errno`; [`errno`]
+//! and [`error`] convert between the two forms. The kernel's general errors also occur: EBADF for
+//! an invalid descriptor, and errors such as EMFILE from `dup`.
 //!
-//! A run page may stay mapped after its vCPU is closed; it is then ordinary memory.
+//! A run page may stay mapped after its vCPU is closed. The page is then ordinary memory.
 
 use super::Error;
 
-/// Where a full Redox has the hypervisor: the root of the scheme.
+/// Path of the hypervisor on a full Redox system: the root of the scheme.
 pub const PATH: &str = "/scheme/hvt";
-/// Where scheme `sys` has it, `/scheme/sys/hvt`: for a user space that does not know the scheme by name.
+/// Path of the hypervisor within scheme `sys`, `/scheme/sys/hvt`. It is for a user space that does
+/// not map the scheme's name.
 pub const PATH_IN_SYS: &str = "hvt";
-/// The number of the scheme among the kernel's global ones.
+/// Number of the scheme among the kernel's global schemes.
 pub const SCHEME_ID: usize = 12;
-/// Name for `dup` that creates a VM.
+/// Name passed to `dup` to create a VM.
 pub const VM: &str = "vm";
-/// Name for `dup` that creates a vCPU.
+/// Name passed to `dup` to create a vCPU.
 pub const VCPU: &str = "vcpu";
 
-/// Error numbers of Redox, no two alike, each of the [`Error`] in the same place of [`Error::ALL`].
+/// Redox error number of each [`Error`], in the order of [`Error::ALL`]. No two errors share a
+/// number.
 const NUMBERS: [(Error, i32); 18] = [
     (Error::NotPermitted, 1),      // EPERM
     (Error::UnknownOperation, 38), // ENOSYS
@@ -53,14 +56,14 @@ const NUMBERS: [(Error, i32); 18] = [
     (Error::BadAddress, 14),       // EFAULT
 ];
 
-/// The error number that stands for `error`.
+/// Returns the error number that represents `error`.
 #[must_use]
 pub const fn errno(error: Error) -> i32 {
-    // The numbers of the errors count from 1, without a gap.
+    // Error numbers are consecutive and start at 1.
     NUMBERS[error as usize - 1].1
 }
 
-/// The error that `errno` stands for, if it is one of the hypervisor's.
+/// Returns the hypervisor error that `errno` represents, or `None` for any other error number.
 #[must_use]
 pub const fn error(errno: i32) -> Option<Error> {
     let mut at = 0;

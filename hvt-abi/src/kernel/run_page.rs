@@ -1,4 +1,4 @@
-//! The page that kernel and monitor share while a virtual CPU runs.
+//! Run page: memory that kernel and monitor share while a virtual CPU runs.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -6,45 +6,49 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::ExitRecord;
 use crate::x86_64::Registers;
 
-/// Bytes in the page.
+/// Size of the page in bytes.
 pub const SIZE: usize = 4096;
 
 bitflags! {
-    /// What the monitor asks of the next [`Run`](super::Operation::Run), beyond running the guest. The kernel sets the
-    /// word to 0 when it has read it.
+    /// Options for the next [`Run`](super::Operation::Run). The kernel sets the word to 0 after it
+    /// has read it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Request: u32 {
-        /// The guest gets [`RunPage::input`] as the answer to the `in` that ended the last `Run`: AL, AX or EAX, as wide
-        /// as the access was; nothing happens if the last `Run` ended in another way. Not together with
-        /// `SET_REGISTERS`.
+        /// Writes [`RunPage::input`] to AL, AX or EAX, depending on the width of the access, as the
+        /// result of the `in` that ended the last `Run`. It has no effect if the last `Run` ended
+        /// for another reason. It must not be combined with `SET_REGISTERS`.
         const INPUT = 1 << 0;
-        /// The guest gets [`RunPage::registers`] before it runs, as with [`SetState`](super::Operation::SetState).
+        /// Sets the guest's registers to [`RunPage::registers`] before the guest runs, as
+        /// [`SetState`](super::Operation::SetState) does.
         const SET_REGISTERS = 1 << 1;
-        /// [`RunPage::registers`] holds the guest's when `Run` comes back.
+        /// Stores the guest's registers in [`RunPage::registers`] when `Run` returns.
         const GET_REGISTERS = 1 << 2;
     }
 }
 
-/// The first bytes of the page; the rest is 0. Each field has one writer at a time: the kernel while `Run` lasts, the
-/// monitor else.
+/// Contents of the run page. The rest of the page is 0. Each field has one writer at a time: the
+/// kernel during `Run`, the monitor otherwise.
 ///
-/// It is memory that both sides can change at any time: accesses are volatile, and each reads what it acts on once.
+/// Both sides can change the page at any time. Accesses must therefore be volatile, and each side
+/// must read a value once before it acts on that value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct RunPage {
-    /// Why the last `Run` came back. All 0 until the first one does. Written by the kernel.
+    /// Reason for the return of the last `Run`. All zero until the first `Run` returns. Written by
+    /// the kernel.
     pub exit: ExitRecord,
-    /// 0.
+    /// Reserved; 0.
     pub reserved_exit: [u64; 4],
-    /// [`Request`]. Written by the monitor.
+    /// Options of the next `Run`: [`Request`]. Written by the monitor.
     pub request: u32,
-    /// See [`Request::INPUT`]. Written by the monitor.
+    /// Value for [`Request::INPUT`]. Written by the monitor.
     pub input: u32,
-    /// 0.
+    /// Reserved; 0.
     pub reserved: [u64; 7],
-    /// General registers, RIP and RFLAGS, where asked for.
+    /// General-purpose registers, RIP and RFLAGS. Used only with [`Request::SET_REGISTERS`] and
+    /// [`Request::GET_REGISTERS`].
     pub registers: Registers,
-    /// 0.
+    /// Reserved; 0.
     pub reserved_end: [u64; 6],
 }
 

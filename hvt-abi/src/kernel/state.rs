@@ -1,4 +1,4 @@
-//! The registers of a virtual CPU, in a fixed layout.
+//! Registers of a virtual CPU in a fixed layout.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -12,10 +12,10 @@ pub struct SegmentState {
     pub base: u64,
     /// Limit in bytes.
     pub limit: u32,
-    /// Visible part.
+    /// Selector: the visible part of the register.
     pub selector: u16,
-    /// Bits 15:0 of the access rights (SDM volume 3, table 25-2): bits 3:0 type, 4 S, 6:5 DPL, 7 P, 13 L, 14 D/B, 15 G;
-    /// the others are ignored. A segment without P is unusable.
+    /// Bits 15:0 of the access rights (SDM volume 3, table 25-2): bits 3:0 type, 4 S, 6:5 DPL, 7 P,
+    /// 13 L, 14 D/B, 15 G. Other bits are ignored. A segment without P is unusable.
     pub attributes: u16,
 }
 
@@ -57,9 +57,9 @@ impl From<SegmentState> for Segment {
 pub struct TableState {
     /// Linear address of the table.
     pub base: u64,
-    /// Last valid byte; at most 0xffff.
+    /// Limit: offset of the last valid byte, at most 0xffff.
     pub limit: u32,
-    /// 0.
+    /// Reserved; must be 0.
     pub reserved: u32,
 }
 
@@ -69,13 +69,13 @@ impl From<TableRegister> for TableState {
     }
 }
 
-/// Everything that decides what a vCPU does next, but for its FPU, debug registers and XCR0, which are as after reset
-/// until the guest changes them.
+/// Architectural state of a vCPU, except FPU, debug registers and XCR0. Those registers have their
+/// reset values until the guest changes them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the field names are the registers' names")]
 pub struct VcpuState {
-    /// General registers, RIP and RFLAGS.
+    /// General-purpose registers, RIP and RFLAGS.
     pub general: Registers,
     pub cs: SegmentState,
     pub ss: SegmentState,
@@ -97,7 +97,7 @@ pub struct VcpuState {
     pub pat: u64,
     /// IA32_KERNEL_GS_BASE.
     pub kernel_gs_base: u64,
-    /// 0.
+    /// Reserved; must be 0.
     pub reserved: [u64; 7],
 }
 
@@ -122,7 +122,8 @@ impl VcpuState {
     /// IA32_PAT after reset (SDM volume 3, 12.12.4; APM volume 2, 7.8.2).
     pub const PAT_RESET: u64 = crate::x86_64::msr::PAT_RESET;
 
-    /// Whether all that is reserved is 0, and the tables' limits are ones that a register can hold.
+    /// Returns `true` if all reserved fields are 0 and a register can hold the limits of the
+    /// descriptor tables.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
         let table = |table: &TableState| table.reserved == 0 && table.limit <= 0xffff;

@@ -1,7 +1,7 @@
 //! Model-specific registers (SDM volume 4) that a guest may read and write.
 //!
-//! RDMSR and WRMSR of every other register raise #GP. KVM and kernel-hvt-glue enforce the same list. Denied are in
-//! particular:
+//! RDMSR and WRMSR of any other register raise #GP. KVM and kernel-hvt-glue enforce the same list.
+//! In particular, these registers are denied:
 //!
 //! | registers | reason |
 //! |---|---|
@@ -9,12 +9,12 @@
 //! | STAR, LSTAR, CSTAR, FMASK, SYSENTER | VMX does not switch the registers of SYSCALL, and a Solo5 guest has no CPL 3 |
 //! | TSC_AUX | the CPUID list offers kernel-hvt-glue's guests no RDTSCP; on KVM RDTSCP reads 0 |
 //! | APIC base and x2APIC (800h to 8ffh) | a guest has no APIC |
-//! | MTRRs | memory types are the host's |
+//! | MTRRs | the host controls memory types |
 //! | performance counters, DEBUGCTL, branch records | they measure the host and its neighbours |
 //! | machine checks, microcode, platform information, SPEC_CTRL, ARCH_CAPABILITIES | they describe or control the host's CPU |
 //!
-//! Values are checked too: EFER takes the bits that CPUID shows, PAT the defined memory types, the three bases canonical
-//! addresses.
+//! Written values are checked too. EFER accepts the bits that CPUID reports, PAT the defined memory
+//! types, and the three base registers canonical addresses.
 
 /// IA32_TIME_STAMP_COUNTER.
 pub const TSC: u32 = 0x10;
@@ -29,12 +29,12 @@ pub const GS_BASE: u32 = 0xc000_0101;
 /// IA32_KERNEL_GS_BASE.
 pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// Registers that belong to the guest while it runs: the CPU accesses them without an exit.
+/// Registers that hold guest values while the guest runs. The CPU accesses them without an exit.
 pub const OWN: [u32; 3] = [FS_BASE, GS_BASE, KERNEL_GS_BASE];
-/// Registers whose accesses are checked or emulated. Reads of the TSC need no exit.
+/// Registers with checked or emulated accesses. Reads of the TSC cause no exit.
 pub const EMULATED: [u32; 3] = [TSC, PAT, EFER];
 
-/// Returns whether a guest may read and write this register.
+/// Returns `true` if a guest may read and write this register.
 #[must_use]
 pub const fn is_allowed(register: u32) -> bool {
     matches!(register, TSC | PAT | EFER | FS_BASE | GS_BASE | KERNEL_GS_BASE)
