@@ -1,4 +1,4 @@
-//! What the tender told the guest at the start, kept for the rest of its life.
+//! Boot information that the bindings keep for the lifetime of the guest.
 
 use core::cell::OnceCell;
 #[cfg(feature = "alloc")]
@@ -9,48 +9,48 @@ use hvt_abi::manifest::Entry;
 use crate::one_cpu::OneCpu;
 use crate::scale::Scale;
 
-/// The part of the boot information that is needed later.
+/// Subset of the boot information that is needed after the start.
 pub(crate) struct Boot {
-    /// The manifest's entries, the reserved first one included.
+    /// Entries of the manifest, including the reserved first entry.
     pub(crate) manifest: &'static [Entry],
-    /// Address of the network ring, if there is one.
+    /// Address of the network ring, or `None` if the tender offers no ring.
     pub(crate) ring: Option<usize>,
-    /// Cycles to nanoseconds.
+    /// Conversion of cycles to nanoseconds.
     pub(crate) scale: Scale,
-    /// The free memory, without the stack's.
+    /// Free memory without the stack.
     #[cfg(feature = "alloc")]
     pub(crate) heap: Range<usize>,
 }
 
 static BOOT: OneCpu<OnceCell<Boot>> = OneCpu::new(OnceCell::new());
 
-/// Keeps what the tender told. The first call counts.
+/// Stores the boot information. Later calls have no effect.
 #[cfg(not(test))]
 pub(crate) fn set(boot: Boot) {
     let _ = BOOT.set(boot);
 }
 
-/// The devices, none before the start is complete.
+/// Returns the devices. The slice is empty before the start is complete.
 pub(crate) fn manifest() -> &'static [Entry] {
     BOOT.get().map_or(&[], |boot| boot.manifest)
 }
 
-/// The address of the network ring, if there is one.
+/// Returns the address of the network ring, or `None` if the tender offers no ring.
 pub(crate) fn ring() -> Option<usize> {
     BOOT.get().and_then(|boot| boot.ring)
 }
 
-/// The heap, empty before the start is complete.
+/// Returns the heap. The range is empty before the start is complete.
 #[cfg(feature = "alloc")]
 pub(crate) fn heap() -> Range<usize> {
     BOOT.get().map_or(0..0, |boot| boot.heap.clone())
 }
 
-/// The clock's scale.
+/// Returns the scale of the clock.
 ///
 /// # Panics
 ///
-/// Before the start is complete: `main` runs only after.
+/// Panics before the start is complete. `main` runs only after that.
 pub(crate) fn scale() -> Scale {
     let Some(boot) = BOOT.get() else { panic!("the clock was read before it was set up") };
     boot.scale

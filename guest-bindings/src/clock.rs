@@ -1,4 +1,4 @@
-//! Clocks: a monotonic one that costs no hypercall, and the wall clock.
+//! A monotonic clock, which needs no hypercall, and the wall clock.
 
 use core::ops::Add;
 use core::time::Duration;
@@ -7,7 +7,7 @@ use hvt_abi::hypercall::{Number, Walltime};
 
 use crate::{arch, boot, hypercall};
 
-/// A point in time of the monotonic clock, which runs while the CPU's cycle counter does.
+/// A point in time of the monotonic clock. The clock advances with the CPU's cycle counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant {
     /// Nanoseconds since the counter was 0.
@@ -15,31 +15,31 @@ pub struct Instant {
 }
 
 impl Instant {
-    /// Now.
+    /// Returns the current time.
     #[must_use]
     pub fn now() -> Self {
         Self { nanos: boot::scale().nanos(arch::cycles()) }
     }
 
-    /// That many nanoseconds since the counter was 0.
+    /// Returns the instant `nanos` nanoseconds after the counter was 0.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self { nanos }
     }
 
-    /// Nanoseconds since the counter was 0.
+    /// Returns the number of nanoseconds since the counter was 0.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.nanos
     }
 
-    /// Time since then.
+    /// Returns the time elapsed since this instant.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Self::now().saturating_duration_since(self)
     }
 
-    /// Time from `earlier` to this one; zero where it is not earlier.
+    /// Returns the time from `earlier` to this instant, or zero if `earlier` is later.
     #[must_use]
     pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
@@ -49,18 +49,19 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
 
-    /// The instant `duration` later; the end of time where that is beyond it.
+    /// Returns the instant `duration` later. The result saturates at the latest representable
+    /// instant.
     fn add(self, duration: Duration) -> Self {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self { nanos: self.nanos.saturating_add(nanos) }
     }
 }
 
-/// Time since the Unix epoch, UTC. Costs a hypercall.
+/// Returns the time since the Unix epoch, UTC. It takes one hypercall.
 #[must_use]
 pub fn wall() -> Duration {
     let mut argument = Walltime::default();
-    // SAFETY: The argument names no buffer.
+    // SAFETY: The argument contains no pointer to a buffer.
     unsafe { hypercall::call(Number::Walltime, &mut argument) };
     Duration::from_nanos(argument.nsecs)
 }

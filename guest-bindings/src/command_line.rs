@@ -1,9 +1,10 @@
-//! What the guest's bindings take from the command line for themselves.
+//! Command line options of the bindings.
 
 use core::ffi::CStr;
 
-/// Options at the start of the command line, each followed by white space or nothing, that set how much the bindings
-/// say, and whether that silences what is not an error.
+/// Options that set the verbosity of the bindings, and whether each of them suppresses messages
+/// other than errors. They stand at the start of the command line, each followed by white space or
+/// the end of the line.
 const LEVELS: [(&[u8], bool); 5] = [
     (b"--solo5:quiet", true),
     (b"--solo5:error", true),
@@ -12,18 +13,19 @@ const LEVELS: [(&[u8], bool); 5] = [
     (b"--solo5:debug", false),
 ];
 
-/// A command line without the bindings' own options.
+/// The command line after removal of the bindings' options.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CommandLine<'a> {
-    /// The bindings say nothing unless they fail.
+    /// Suppress all messages of the bindings except errors.
     pub(crate) quiet: bool,
-    /// What remains for the application, in whatever encoding.
+    /// Remaining command line for the application, in any encoding.
     pub(crate) application: &'a CStr,
 }
 
-/// Takes the bindings' options off the front; of several the last one counts.
+/// Removes the bindings' options from the start of the command line. If there are several, the last
+/// one takes effect.
 pub(crate) fn parse(line: &CStr) -> CommandLine<'_> {
-    // The NUL comes along, as the end of what remains.
+    // The slice includes the NUL, which terminates the remaining command line.
     let mut rest = line.to_bytes_with_nul().trim_ascii_start();
     let mut quiet = false;
     while let Some((level, after)) = LEVELS.iter().find_map(|&(name, level)| {

@@ -1,4 +1,4 @@
-//! The console: bytes for whoever runs the guest.
+//! The console.
 
 use core::fmt::{self, Write};
 
@@ -6,32 +6,33 @@ use hvt_abi::hypercall::{Number, Puts};
 
 use crate::hypercall;
 
-/// Writes bytes as they are.
+/// Writes bytes to the console unchanged.
 pub fn write(bytes: &[u8]) {
     let mut argument = Puts { data: hypercall::reads(bytes), len: bytes.len() as u64 };
-    // SAFETY: The tender reads the buffer, which is borrowed until it has.
+    // SAFETY: The tender reads the buffer, which is borrowed for the duration of the call.
     unsafe { hypercall::call(Number::Puts, &mut argument) }
 }
 
-/// Writes formatted text: what [`print!`](crate::print!) expands to.
+/// Writes formatted text. [`print!`](crate::print!) expands to a call of this function.
 pub fn print(arguments: fmt::Arguments<'_>) {
     if let Some(text) = arguments.as_str() {
         return write(text.as_bytes());
     }
     let mut buffered = Buffered::new(write);
-    // An error could only come from the `Display` of an argument: its text ends early then.
+    // Only the `Display` implementation of an argument can return an error. The output then ends
+    // early.
     let _ = buffered.write_fmt(arguments);
     buffered.flush();
 }
 
-/// Collects the pieces of a formatted text, so that a short one costs one hypercall.
+/// Collects the fragments of a formatted text, so that a short text needs one hypercall.
 struct Buffered<F: FnMut(&[u8])> {
     sink: F,
     bytes: [u8; BUFFER_SIZE],
     len: usize,
 }
 
-/// Lines of a console are rarely longer, and the buffer fits on any stack.
+/// Size of the buffer in bytes. Console lines are rarely longer, and the buffer fits on any stack.
 const BUFFER_SIZE: usize = 256;
 
 impl<F: FnMut(&[u8])> Buffered<F> {

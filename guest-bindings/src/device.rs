@@ -1,4 +1,4 @@
-//! Devices by name, their handles, and how an operation on one can fail.
+//! Device lookup by name, device handles, and device errors.
 
 use core::fmt;
 
@@ -12,28 +12,29 @@ use crate::boot;
 pub struct Handle(pub(crate) u8);
 
 impl Handle {
-    /// The number that the ABI knows the device by.
+    /// Returns the handle as the ABI represents it.
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0 as u64
     }
 }
 
-/// Why an operation on a device failed.
+/// Errors of device operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The manifest names no device of this name and kind.
+    /// The manifest contains no device with this name and type.
     NoSuchDevice,
     /// No frame is waiting.
     Again,
-    /// The range lies outside the device, is not made of whole blocks, or the frame is too long.
+    /// The range lies outside the device or does not consist of whole blocks, or the frame is too
+    /// long.
     Invalid,
     /// The device failed.
     Failed,
 }
 
 impl Error {
-    /// What a hypercall's `ret` says.
+    /// Converts the `ret` field of a hypercall to a result.
     pub(crate) const fn check(ret: i32) -> Result<(), Self> {
         match Status::from_i32(ret) {
             Status::Ok => Ok(()),
@@ -57,42 +58,42 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// A set of devices, as [`yield_until`](crate::yield_until) returns it.
+/// A set of devices, the result of [`yield_until`](crate::yield_until).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HandleSet(pub(crate) u64);
 
 impl HandleSet {
-    /// Whether no device is in it.
+    /// Returns `true` if the set contains no devices.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// How many devices are in it.
+    /// Returns the number of devices in the set.
     #[must_use]
     pub const fn len(self) -> u32 {
         self.0.count_ones()
     }
 
-    /// A bit for each device: bit N is set when the device of handle N is in it.
+    /// Returns the set as a bit mask: bit N is set if the set contains the device with handle N.
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// Whether this device is in it.
+    /// Returns `true` if the set contains `device`.
     #[must_use]
     pub const fn contains(self, device: Handle) -> bool {
         self.0 >> device.0 & 1 == 1
     }
 
-    /// The devices in ascending order of their handles.
+    /// Returns an iterator over the devices in ascending order of their handles.
     pub fn iter(self) -> impl Iterator<Item = Handle> {
         (0..64).map(Handle).filter(move |&handle| self.contains(handle))
     }
 }
 
-/// Looks a device up in the manifest that the tender handed over.
+/// Looks up a device in the manifest that the tender passed to the guest.
 pub(crate) fn find(name: &str, kind: Kind) -> Result<(Handle, &'static Entry), Error> {
     find_in(boot::manifest(), name, kind)
 }
@@ -103,7 +104,7 @@ fn find_in<'a>(manifest: &'a [Entry], name: &str, kind: Kind) -> Result<(Handle,
     Ok((Handle(index as u8), &manifest[index]))
 }
 
-/// An entry's name without the NULs behind it.
+/// Returns the name of an entry without the padding.
 fn name_of(entry: &Entry) -> &[u8] {
     let end = entry.name.iter().position(|&byte| byte == 0).unwrap_or(entry.name.len());
     &entry.name[..end]

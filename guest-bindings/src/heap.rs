@@ -11,14 +11,14 @@ use talc::source::Source;
 
 use crate::boot;
 
-// SAFETY: A guest runs on one virtual CPU, and neither exception handlers nor the hypercalls allocate: no two calls
-// overlap.
+// SAFETY: A guest runs on one virtual CPU, and neither the exception handlers nor the hypercalls
+// allocate memory. Calls of the allocator therefore never overlap.
 #[global_allocator]
 static HEAP: TalcSyncCell<GuestHeap, DefaultBinning> =
     unsafe { TalcSyncCell::new(TalcCell::new(GuestHeap { given: false })) };
 
-/// Gives the allocator the guest's heap when it is first asked for memory, so that a guest that never asks touches
-/// none.
+/// Passes the guest's heap to the allocator on the first allocation. A guest that never allocates
+/// thus touches no heap memory.
 #[derive(Debug)]
 struct GuestHeap {
     given: bool,
@@ -32,7 +32,8 @@ unsafe impl Source for GuestHeap {
         }
         talc.source.given = true;
         let heap = boot::heap();
-        // SAFETY: The heap is writable memory that nobody else has, and this is the only time it is given away.
+        // SAFETY: The heap is writable memory without other users, and it is passed to the
+        // allocator only once.
         unsafe { talc.claim(ptr::with_exposed_provenance_mut(heap.start), heap.len()) }.map(drop).ok_or(())
     }
 }

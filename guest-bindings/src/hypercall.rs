@@ -6,25 +6,27 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::arch;
 
-/// Makes a hypercall; its results are in `argument` afterwards.
+/// Makes a hypercall. The tender stores the results in `argument`.
 ///
 /// # Safety
 ///
-/// `argument` is of the type that `number` calls for. Every buffer it names is valid for what the hypercall does with
-/// it: reads, or writes that break no rule of Rust's.
+/// `argument` must have the type that `number` requires. Every buffer in it must be valid for the
+/// accesses of the hypercall: for reads, or for writes that do not violate the aliasing rules of
+/// Rust.
 pub(crate) unsafe fn call<T: FromBytes + IntoBytes>(number: Number, argument: &mut T) {
     // Guest memory ends at 4 GiB, so an address always fits into 32 bits.
     let address = (&raw mut *argument).expose_provenance() as u32;
-    // SAFETY: The argument is a unique borrow and holds any bit pattern; the rest is the caller's promise.
+    // SAFETY: The argument is an exclusive reference to a type that permits any bit pattern. The
+    // caller guarantees that the buffers are valid.
     unsafe { arch::hypercall(number as u32, address) }
 }
 
-/// The guest address of a buffer that the tender reads.
+/// Returns the guest address of a buffer that the tender reads.
 pub(crate) fn reads(buffer: &[u8]) -> Gpa {
     Gpa(buffer.as_ptr().expose_provenance() as u64)
 }
 
-/// The guest address of a buffer that the tender writes.
+/// Returns the guest address of a buffer that the tender writes.
 pub(crate) fn writes(buffer: &mut [u8]) -> Gpa {
     Gpa(buffer.as_mut_ptr().expose_provenance() as u64)
 }

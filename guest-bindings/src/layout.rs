@@ -1,4 +1,4 @@
-//! Where the linker put the guest.
+//! Addresses defined by the linker script.
 
 use core::ops::Range;
 
@@ -10,12 +10,12 @@ unsafe extern "C" {
     static _tls_align: u8;
 }
 
-/// First address after everything that was linked.
+/// Returns the first address after the linked guest.
 pub(crate) fn end() -> usize {
     (&raw const _end).addr()
 }
 
-/// Template of a thread's variables: the part with values, and the zeros behind it.
+/// Template of the thread-local variables: the initialized part, followed by the zeroed part.
 pub(crate) struct TlsTemplate {
     pub(crate) data: Range<*const u8>,
     /// Length of both parts in bytes.
@@ -29,7 +29,8 @@ pub(crate) fn tls_template() -> TlsTemplate {
     TlsTemplate {
         data: start..&raw const _tls_data_end,
         len: (&raw const _tls_end).addr() - start.addr(),
-        // A number that the linker script hands over as an address; 0 where there are no such variables.
+        // The linker script defines the number as the address of a symbol. It is 0 if there are no
+        // thread-local variables.
         alignment: (&raw const _tls_align).addr().max(1),
     }
 }

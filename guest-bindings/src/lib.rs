@@ -1,18 +1,18 @@
-//! What a Solo5 HVT unikernel written in Rust links.
+//! Bindings for Solo5 HVT unikernels written in Rust.
 //!
-//! | what | where |
+//! | topic | items |
 //! |---|---|
-//! | entry point, start information, how to end | [`entry!`], [`StartInfo`], [`ExitStatus`], [`exit`], [`abort`] |
-//! | devices the guest asks for | [`manifest!`](macro@manifest) |
+//! | entry point, start information, termination | [`entry!`], [`StartInfo`], [`ExitStatus`], [`exit`], [`abort`] |
+//! | devices that the guest requires | [`manifest!`](macro@manifest) |
 //! | console | [`print!`], [`println!`], [`console`] |
 //! | monotonic clock, wall clock, sleep | [`clock`], [`yield_until`] |
 //! | block devices | [`Block`] |
 //! | network devices | [`Net`] |
 //! | heap | the range in [`StartInfo`], or a global allocator with the feature `alloc` |
 //! | thread-local storage | [`tls`] |
-//! | statics that are written to | [`OneCpu`] |
-//! | what is peculiar to a CPU | on x86_64: the module of that name |
-//! | the ABI underneath | [`abi`] |
+//! | mutable statics | [`OneCpu`] |
+//! | CPU-specific functions | on x86_64: the module `x86_64` |
+//! | the underlying ABI | [`abi`] |
 //!
 //! # A complete guest
 //!
@@ -87,19 +87,23 @@
 //! }
 //! ```
 //!
-//! `cargo build --release` makes `target/release/greeter`, a file for a tender and not for the host. The host's own
-//! target serves, x86_64 or aarch64; no other needs to be installed. For the other architecture cargo is given `--target
-//! aarch64-unknown-linux-gnu` (or `x86_64-`..), and the name of a C compiler for it, which links
-//! (`CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER`); `aarch64-unknown-none` and `x86_64-unknown-none` need none.
+//! `cargo build --release` creates `target/release/greeter`, an executable for a tender, not for
+//! the host. The host's target (x86_64 or aarch64) is sufficient; no other target needs to be
+//! installed. To build for the other architecture, pass cargo `--target aarch64-unknown-linux-gnu`
+//! (or `x86_64-unknown-linux-gnu`) and name a C compiler for that architecture, which links the
+//! guest, in `CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER`. The targets `aarch64-unknown-none`
+//! and `x86_64-unknown-none` need no C compiler.
 //!
-//! # What happens around `main`
+//! # Environment of `main`
 //!
-//! The guest has one CPU and no interrupts, and is privileged (x86_64: CPL 0, aarch64: EL1). Its memory holds, from
-//! bottom to top: the tender's tables (not accessible) and what the tender tells (read-only), from 1 MiB on the guest
-//! itself, the first thread's variables, the heap, and the stack, for which [`StartInfo`] says how much is kept.
+//! The guest has one CPU and no interrupts, and it runs privileged (x86_64: CPL 0, aarch64: EL1).
+//! From low to high addresses, its memory contains: the tender's tables (not accessible); the boot
+//! information (read-only); from 1 MiB on the guest image; the variables of the first thread; the
+//! heap; and the stack. [`StartInfo`] documents the size of the stack.
 //!
-//! An exception is reported on the console and ends the guest with [`ExitStatus::ABORT`], and so does a panic. The
-//! bindings greet with one line, which the option `--solo5:quiet` at the start of the command line silences.
+//! An exception is reported on the console and terminates the guest with [`ExitStatus::ABORT`]. So
+//! does a panic. The bindings print one line at the start. The option `--solo5:quiet` at the start
+//! of the command line suppresses it.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(test, allow(dead_code, reason = "a test on the host starts no guest"))]
 

@@ -1,4 +1,5 @@
-//! The notes by which a tender knows a guest, built at compile time for [`manifest!`](macro@crate::manifest).
+//! ELF notes that identify a guest to a tender, built at compile time for
+//! [`manifest!`](macro@crate::manifest).
 
 use hvt_abi::manifest::{Entry, Header, Kind, MAX_ENTRIES, NAME_MAX, NAME_SIZE, VERSION};
 use hvt_abi::note::{
@@ -6,7 +7,7 @@ use hvt_abi::note::{
     Target,
 };
 
-/// A device as the guest's source names it.
+/// A device as declared in the guest's source.
 #[derive(Clone, Copy, Debug)]
 pub struct Device {
     name: &'static str,
@@ -14,28 +15,29 @@ pub struct Device {
 }
 
 impl Device {
-    /// A block device.
+    /// Declares a block device.
     pub const fn block(name: &'static str) -> Self {
         Self { name, kind: Kind::Block }
     }
 
-    /// A network device.
+    /// Declares a network device.
     pub const fn net(name: &'static str) -> Self {
         Self { name, kind: Kind::Net }
     }
 
-    /// Its entry.
+    /// Returns the manifest entry of the device.
     ///
     /// # Panics
     ///
-    /// At compile time, where the name is empty, too long, or holds anything but letters and digits.
+    /// Panics at compile time if the name is empty, is too long, or contains a character other than
+    /// a letter or digit.
     const fn entry(self) -> Entry {
         let text = self.name.as_bytes();
-        assert!(!text.is_empty() && text.len() <= NAME_MAX, "the name of a device has 1 to 67 characters");
+        assert!(!text.is_empty() && text.len() <= NAME_MAX, "a device name has 1 to 67 characters");
         let mut name = [0; NAME_SIZE];
         let mut index = 0;
         while index < text.len() {
-            assert!(text[index].is_ascii_alphanumeric(), "the name of a device is made of letters and digits");
+            assert!(text[index].is_ascii_alphanumeric(), "a device name consists of letters and digits");
             name[index] = text[index];
             index += 1;
         }
@@ -58,7 +60,7 @@ impl Device {
     }
 }
 
-/// The MFT1 note with a manifest of `ENTRIES` entries, the reserved first one included.
+/// MFT1 note with a manifest of `ENTRIES` entries, including the reserved first entry.
 #[repr(C)]
 pub struct ManifestNote<const ENTRIES: usize> {
     note: NoteHeader,
@@ -68,11 +70,12 @@ pub struct ManifestNote<const ENTRIES: usize> {
 }
 
 impl<const ENTRIES: usize> ManifestNote<ENTRIES> {
-    /// The note for these devices; their handles count from 1 in this order.
+    /// Creates the note for these devices. Handles are assigned in this order, starting at 1.
     ///
     /// # Panics
     ///
-    /// At compile time, where there are too many, two share a name, or one has a bad name.
+    /// Panics at compile time if there are too many devices, two devices share a name, or a name is
+    /// invalid.
     pub const fn new(devices: &[Device]) -> Self {
         assert!(devices.len() < MAX_ENTRIES, "a manifest has at most 63 devices");
         assert!(devices.len() + 1 == ENTRIES);
@@ -81,13 +84,14 @@ impl<const ENTRIES: usize> ManifestNote<ENTRIES> {
         while index < devices.len() {
             let mut earlier = 0;
             while earlier < index {
-                assert!(!devices[index].same_name(devices[earlier]), "two devices of the manifest share a name");
+                assert!(!devices[index].same_name(devices[earlier]), "two devices in the manifest share a name");
                 earlier += 1;
             }
             entries[index + 1] = devices[index].entry();
             index += 1;
         }
-        // The descriptor of a note begins right behind its header: the padding counts.
+        // The descriptor of a note begins directly after its header, so `descsz` includes the
+        // padding.
         let descsz = size_of::<Self>() - size_of::<NoteHeader>();
         Self {
             note: NoteHeader {
@@ -111,7 +115,7 @@ pub struct Note<T> {
 }
 
 impl Note<Abi1> {
-    /// "I am a guest for HVT, version 2."
+    /// Identifies the file as a guest for HVT, ABI version 2.
     pub const ABI1: Self = Self {
         note: NoteHeader {
             namesz: OWNER.len() as u32,
@@ -124,7 +128,7 @@ impl Note<Abi1> {
 }
 
 impl Note<u32> {
-    /// Makes OpenBSD look at the interpreter, and so refuse the file.
+    /// Makes OpenBSD read the interpreter of the file and therefore refuse to execute it.
     pub const OPENBSD: Self = Self {
         note: NoteHeader {
             namesz: OPENBSD_OWNER.len() as u32,
@@ -136,11 +140,11 @@ impl Note<u32> {
     };
 }
 
-/// The interpreter that no host has.
+/// Interpreter path that does not exist on any host.
 pub const INTERP: [u8; INTERPRETER.len()] = *INTERPRETER;
 
-/// Declares the devices that the guest asks for, and makes its file one that a tender knows as a guest. Exactly once in
-/// a guest, at the level of items.
+/// Declares the devices that the guest requires, and adds the ELF notes that identify the file as a
+/// guest. A guest must contain this macro exactly once, at item level.
 ///
 /// ```ignore
 /// guest_bindings::manifest! {
@@ -149,8 +153,8 @@ pub const INTERP: [u8; INTERPRETER.len()] = *INTERPRETER;
 /// }
 /// ```
 ///
-/// A guest without devices says `manifest! {}`. Names are 1 to 67 letters and digits; there are at most 63 devices.
-/// What breaks a rule does not compile.
+/// A guest without devices uses `manifest! {}`. Names consist of 1 to 67 letters and digits. There
+/// are at most 63 devices. A violation of these rules is a compile error.
 #[macro_export]
 macro_rules! manifest {
     ($($kind:ident $name:literal),* $(,)?) => {
@@ -167,7 +171,7 @@ macro_rules! manifest {
     };
 }
 
-/// The notes that every guest has, whatever its devices.
+/// Notes that every guest contains, regardless of its devices.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! notes {
@@ -188,9 +192,11 @@ macro_rules! notes {
     };
 }
 
-/// Names the guest's `main`: `fn(&StartInfo) -> ExitStatus`. Exactly once in a guest.
+/// Declares the guest's `main` function, `fn(&StartInfo) -> ExitStatus`. A guest must contain this
+/// macro exactly once.
 ///
-/// Bindings of another language say `entry!(raw main)`, whose `main` takes a [`Start`](crate::Start).
+/// Bindings for other languages use `entry!(raw main)`, where `main` takes a
+/// [`Start`](crate::Start).
 #[macro_export]
 macro_rules! entry {
     (raw $main:path) => {

@@ -14,20 +14,20 @@ pub struct Net {
     info: NetInfo,
 }
 
-/// What is known of a network device.
+/// Properties of a network device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetInfo {
-    /// Its hardware address.
+    /// MAC address of the device.
     pub mac: [u8; 6],
-    /// Largest payload of a frame in bytes, the Ethernet header not counted.
+    /// MTU: largest payload of a frame in bytes, excluding the Ethernet header.
     pub mtu: usize,
 }
 
 impl NetInfo {
-    /// Bytes of an Ethernet header: two addresses and a type.
+    /// Length of an Ethernet header in bytes: two addresses and a type.
     pub const HEADER: usize = FRAME_HEADER_SIZE as usize;
 
-    /// Largest frame in bytes, header included.
+    /// Returns the maximum length of a frame in bytes, including the header.
     #[must_use]
     pub const fn frame_size(&self) -> usize {
         self.mtu + Self::HEADER
@@ -35,11 +35,11 @@ impl NetInfo {
 }
 
 impl Net {
-    /// The network device that the manifest calls `name`.
+    /// Opens the network device with the name `name` in the manifest.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchDevice`] where the manifest has none.
+    /// Returns [`Error::NoSuchDevice`] if the manifest contains no such network device.
     pub fn open(name: &str) -> Result<Self, Error> {
         let (handle, entry) = device::find(name, Kind::Net)?;
         let Ok((properties, _)) = NetProperties::read_from_prefix(&entry.properties) else {
@@ -48,43 +48,45 @@ impl Net {
         Ok(Self { handle, info: NetInfo { mac: properties.mac, mtu: properties.mtu.into() } })
     }
 
-    /// Its handle, as [`HandleSet`](crate::HandleSet) knows it.
+    /// Returns the handle of the device, as used in [`HandleSet`](crate::HandleSet).
     #[must_use]
     pub const fn handle(&self) -> Handle {
         self.handle
     }
 
-    /// Its address and MTU.
+    /// Returns the properties of the device.
     #[must_use]
     pub const fn info(&self) -> NetInfo {
         self.info
     }
 
-    /// Takes one frame, header included, and returns its length.
+    /// Receives one frame, including its header, and returns its length in bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::Again`] where none is waiting: [`yield_until`](crate::yield_until) says when one is.
+    /// Returns [`Error::Again`] if no frame is waiting. [`yield_until`](crate::yield_until) sleeps
+    /// until a frame arrives.
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Error> {
         let mut argument = self.argument(hypercall::writes(buffer), buffer.len());
-        // SAFETY: The tender writes into the buffer, which is borrowed for that.
+        // SAFETY: The tender writes to the buffer, which is mutably borrowed for the duration of
+        // the call.
         unsafe { hypercall::call(Number::NetRead, &mut argument) };
         Error::check(argument.ret)?;
         Ok(argument.len as usize)
     }
 
-    /// Sends one frame, header included. Where the tender offers a ring, the frame goes there, as onto a wire: nobody
-    /// is told if it gets lost.
+    /// Sends one frame, including its header. If the tender offers a ring, the frame is sent
+    /// through the ring. As on a physical network, a lost frame is not reported.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where it is no frame that the device carries.
+    /// Returns [`Error::Invalid`] if the device cannot carry the frame.
     pub fn write(&self, frame: &[u8]) -> Result<(), Error> {
         if ring::send(self.handle, frame) {
             return Ok(());
         }
         let mut argument = self.argument(hypercall::reads(frame), frame.len());
-        // SAFETY: The tender reads the frame, which is borrowed until it has.
+        // SAFETY: The tender reads the frame, which is borrowed for the duration of the call.
         unsafe { hypercall::call(Number::NetWrite, &mut argument) };
         Error::check(argument.ret)
     }

@@ -2,18 +2,19 @@
 
 use core::ops::Deref;
 
-/// Makes a static of what must not be shared between threads: a guest has one CPU and no interrupts, so nothing runs at
-/// the same time as anything else.
+/// Makes a value usable as a static although it is not `Sync`. A guest has one CPU and no
+/// interrupts, so accesses to the static never run in parallel.
 #[derive(Debug)]
 pub struct OneCpu<T>(T);
 
-// SAFETY: A guest runs on one virtual CPU, interrupts are never delivered, and an exception handler never returns to
-// what it interrupted. So no two accesses ever overlap, except that a handler may find a value half written; handlers
-// therefore read nothing of this type that changes after the start.
+// SAFETY: A guest runs on one virtual CPU, interrupts are never delivered, and an exception handler
+// never returns to the interrupted code. Accesses therefore never overlap, with one exception: a
+// handler may observe a partially written value. Handlers therefore do not read values of this type
+// that change after the start.
 unsafe impl<T> Sync for OneCpu<T> {}
 
 impl<T> OneCpu<T> {
-    /// A static's value.
+    /// Wraps the value of a static.
     pub const fn new(value: T) -> Self {
         Self(value)
     }

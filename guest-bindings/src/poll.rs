@@ -1,4 +1,4 @@
-//! Sleep.
+//! Sleep until a deadline or a network frame.
 
 use hvt_abi::hypercall::{Number, Poll};
 
@@ -6,14 +6,16 @@ use crate::clock::Instant;
 use crate::device::HandleSet;
 use crate::hypercall;
 
-/// Sleeps until a network device has a frame waiting or the deadline has come, and says which devices have.
+/// Sleeps until a network device has a frame waiting or the deadline has passed, and returns the
+/// devices with waiting frames.
 ///
-/// A deadline in the past only asks. The set is empty when time was up.
+/// With a deadline in the past, the function polls the devices without sleeping. After a timeout
+/// the set is empty.
 pub fn yield_until(deadline: Instant) -> HandleSet {
     let timeout = deadline.saturating_duration_since(Instant::now());
     let timeout_nsecs = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
     let mut argument = Poll { timeout_nsecs, ..Poll::default() };
-    // SAFETY: The argument names no buffer.
+    // SAFETY: The argument contains no pointer to a buffer.
     unsafe { hypercall::call(Number::Poll, &mut argument) };
     HandleSet(argument.ready_set)
 }

@@ -1,5 +1,5 @@
-//! The guest's end of the network ring, for sending: frames go out without a hypercall each, in the order in which they
-//! were written. Frames come in by hypercall.
+//! Transmit side of the network ring in the guest. Frames are sent without a hypercall per frame,
+//! in the order of the writes. Frames are received by hypercall.
 
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
@@ -15,12 +15,13 @@ use crate::device::Handle;
 use crate::one_cpu::OneCpu;
 use crate::{arch, boot};
 
-/// Frames that may be on their way to the tender at once. Each has a buffer.
+/// Maximum number of frames that the tender has not taken yet. Each slot has a buffer.
 const SLOTS: usize = 32;
 
-/// The address of the ring that the tender offers, if it does.
+/// Returns the address of the ring that the tender offers, or `None`.
 ///
-/// A tender from before there were rings writes the first 40 bytes of the structure, and then the manifest.
+/// A tender that predates the ring writes the first 40 bytes of the structure, followed by the
+/// manifest.
 pub(crate) fn offered(boot: &BootInfo) -> Option<usize> {
     let end = BOOT_INFO_BASE.0 + size_of::<BootInfo>() as u64;
     let knows = boot.mft.0 >= end && boot.cmdline.0 >= end;
@@ -28,8 +29,9 @@ pub(crate) fn offered(boot: &BootInfo) -> Option<usize> {
     (knows && offers && boot.net_ring != Gpa(0)).then_some(boot.net_ring.0 as usize)
 }
 
-/// Sends a frame by the ring. `false` where it must go by hypercall: there is no ring, or it takes no such frame. What
-/// was sent before has been taken by the tender then.
+/// Sends a frame through the ring. Returns `false` if the frame must be sent by hypercall because
+/// there is no ring or the ring does not accept its length. In the latter case the tender has
+/// already taken all earlier frames.
 pub(crate) fn send(handle: Handle, frame: &[u8]) -> bool {
     static BUFFERS: Buffers = OneCpu::new(UnsafeCell::new([[0; BUFFER_SIZE]; SLOTS]));
     static TAIL: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
@@ -50,63 +52,67 @@ pub(crate) fn send(handle: Handle, frame: &[u8]) -> bool {
 
 type Buffers = OneCpu<UnsafeCell<[[u8; BUFFER_SIZE]; SLOTS]>>;
 
-/// The guest's end of a ring.
+/// The guest's side of a ring.
 struct End<'e, K> {
-    /// The ring: shared with the tender for as long as the guest lives.
+    /// The ring, which is shared with the tender for the lifetime of the guest.
     ring: NonNull<Ring>,
     buffers: &'e Buffers,
-    /// Submissions made.
+    /// Number of submissions made.
     tail: &'e Cell<u32>,
-    /// Submissions made when the last kick was.
+    /// Number of submissions made at the time of the last kick.
     kicked: &'e Cell<u32>,
     kick: K,
 }
 
 impl<K: Fn()> End<'_, K> {
     fn word(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: The word lies in the ring, which is page aligned, and is accessed atomically by either end.
+        // SAFETY: The word lies in the ring, which is page-aligned, and both sides access it
+        // atomically.
         unsafe { AtomicU32::from_ptr(self.ring.as_ptr().byte_add(offset).cast()) }
     }
 
-    /// Submissions that the tender has not yet taken.
+    /// Returns the number of submissions that the tender has not taken yet.
     fn waiting(&self) -> u32 {
         self.tail.get().wrapping_sub(self.word(offset_of!(Ring, ent_head)).load(Ordering::Acquire))
     }
 
-    /// Copies the frame into the buffer of a slot, and submits it.
+    /// Copies the frame to the buffer of a slot and submits it.
     fn submit(&self, handle: Handle, frame: &[u8]) {
         self.wait_until(|waiting| (waiting as usize) < SLOTS);
         let tail = self.tail.get();
-        // SAFETY: The buffer lies in the array.
+        // SAFETY: The index is masked to the length of the array.
         let buffer: *mut [u8; BUFFER_SIZE] =
             unsafe { self.buffers.get().cast::<[u8; BUFFER_SIZE]>().add(tail as usize % SLOTS) };
-        // SAFETY: The tender is done with the buffer: it has taken the submission that used it before, `SLOTS` ago. Only
-        // this function writes it, and it is not reentered.
+        // SAFETY: The tender no longer uses the buffer, because it has taken the buffer's previous
+        // submission, `SLOTS` submissions ago. Only this function writes the buffer, and it is not
+        // reentrant.
         let buffer = unsafe { &mut (&mut *buffer)[..frame.len()] };
         buffer.copy_from_slice(frame);
         let data = Gpa(buffer.as_mut_ptr().expose_provenance() as u64);
         let (operation, handle, len) = (NET_WRITE, handle.number() as u32, frame.len() as u32);
         let entry = Entry { operation, handle, data, len, id: tail, reserved: 0 };
-        // SAFETY: The slot lies in the ring, and is the guest's: less than `SLOTS` others are waiting.
+        // SAFETY: The slot lies in the ring and belongs to the guest, because fewer than `SLOTS`
+        // submissions are waiting.
         unsafe {
             let entries: *mut Entry = self.ring.as_ptr().byte_add(offset_of!(Ring, entries)).cast();
             entries.add((tail & MASK) as usize).write_volatile(entry);
         }
         self.tail.set(tail.wrapping_add(1));
         self.word(offset_of!(Ring, ent_tail)).store(self.tail.get(), Ordering::Release);
-        // Either the tender sees the submission before it sleeps, or this sees that it wants a kick.
+        // Either the tender sees the submission before it sleeps, or the load below sees the kick
+        // request.
         fence(Ordering::SeqCst);
         self.kick_if_wanted();
     }
 
-    /// Waits until the tender has taken everything.
+    /// Waits until the tender has taken all submissions.
     fn drain(&self) {
         self.wait_until(|waiting| waiting == 0);
     }
 
     fn wait_until(&self, enough: impl Fn(u32) -> bool) {
-        /// Turns between two looks at whether the tender has gone to sleep. It does not while anything is waiting, but
-        /// where it shares this CPU a kick lets it run.
+        /// Number of spins between two kicks. The tender does not sleep while a submission is
+        /// waiting. If the tender shares this CPU, however, the kick allows it to run.
         const TURNS: u32 = 1024;
         let mut turns = 0_u32;
         while !enough(self.waiting()) {
@@ -118,11 +124,13 @@ impl<K: Fn()> End<'_, K> {
         }
     }
 
-    /// A wish that stands while the submission of the last kick has not been taken is the one which that kick answers:
-    /// the tender is on its way, and looks again before it sleeps. It may be long on its way, where it shares this CPU.
+    /// Kicks the tender if it requests a kick and has taken the submission of the last kick. Until
+    /// then, the last kick answers the request: the tender is awake and checks the ring again
+    /// before it sleeps. A tender that shares this CPU may need a long time to do so.
     fn kick_if_wanted(&self) {
         let wanted = self.word(offset_of!(Ring, needs_kick)).load(Ordering::Relaxed) != 0;
-        // Those that the last kick was for have been taken where no more are waiting than have been submitted since.
+        // The submissions of the last kick have been taken if at most as many are waiting as were
+        // submitted since.
         let since = self.tail.get().wrapping_sub(self.kicked.get());
         if wanted && self.waiting() <= since {
             self.kicked.set(self.tail.get());
@@ -150,7 +158,7 @@ mod tests {
         assert_eq!(offered(&info(0x1_0038, 1, 0x20_0000)), Some(0x20_0000));
         assert_eq!(offered(&info(0x1_0038, 0, 0x20_0000)), None);
         assert_eq!(offered(&info(0x1_0038, 1, 0)), None);
-        // What is read as its features is the version of a manifest.
+        // The features field overlaps the version of a manifest.
         assert_eq!(offered(&info(0x1_0028, 1, 0x20_0000)), None);
     }
 
@@ -164,7 +172,7 @@ mod tests {
         let end = End { ring, buffers: &buffers, tail: &tail, kicked: &kicked, kick };
         let head = end.word(offset_of!(Ring, ent_head));
         end.word(offset_of!(Ring, needs_kick)).store(1, Ordering::Relaxed);
-        // The kick for the first is on its way until the first has been taken.
+        // The kick for the first submission is pending until that submission has been taken.
         for (taken, expected) in [(0, 1), (0, 1), (0, 1), (1, 2), (3, 2), (4, 3), (6, 4), (6, 4)] {
             head.store(taken, Ordering::Relaxed);
             end.submit(Handle(1), &[0; 60]);
@@ -187,10 +195,10 @@ mod tests {
             end.submit(Handle(2), &frame);
             let last = number.wrapping_sub(1);
             assert_eq!(word(offset_of!(Ring, ent_tail)).load(Ordering::Relaxed), number);
-            // SAFETY: The ring lives until the end of the test, and nobody else writes.
+            // SAFETY: The ring lives until the end of the test, and no other code writes to it.
             let entry = unsafe { (&raw const (*ring.as_ptr()).entries[(last & MASK) as usize]).read() };
             assert_eq!((entry.operation, entry.handle, entry.id), (NET_WRITE, 2, last));
-            // SAFETY: The buffer is that of the submission.
+            // SAFETY: The address and length describe the buffer of the submission.
             let data = unsafe {
                 core::slice::from_raw_parts(
                     ptr::with_exposed_provenance::<u8>(entry.data.0 as usize),

@@ -1,4 +1,5 @@
-//! From the tender's hand to the guest's `main`, and what the compiler expects of a program without a standard library.
+//! Start of the guest up to `main`, and the symbols that the compiler requires without a standard
+//! library.
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
@@ -18,15 +19,18 @@ unsafe extern "Rust" {
     safe fn __guest_main(start: &Start) -> ExitStatus;
 }
 
-/// The ELF entry point. The tender enters it as if it called it, on the stack at the top of memory.
+/// ELF entry point. The tender starts the guest here, as if it called the function, with the stack
+/// at the top of memory.
 ///
 /// # Safety
 ///
-/// For the tender alone: the CPU is in the architecture's entry state ([`hvt_abi::x86_64::EntryState`], on aarch64
-/// [`hvt_abi::aarch64`]), and `boot` as [`BootInfo`] says.
+/// Only the tender may enter the guest here. The CPU must be in the entry state of the architecture
+/// ([`hvt_abi::x86_64::EntryState`] or [`hvt_abi::aarch64::EntryState`]), and `boot` must satisfy
+/// the description of [`BootInfo`].
 #[unsafe(no_mangle)]
 unsafe extern "C" fn _start(boot: *const BootInfo) -> ! {
-    // SAFETY: Nothing has run before, and the tender's promise.
+    // SAFETY: This is the first code of the guest, and the tender guarantees the validity of
+    // `boot`.
     let start = unsafe {
         arch::install_exception_handlers();
         prepare(&*boot)
@@ -34,30 +38,31 @@ unsafe extern "C" fn _start(boot: *const BootInfo) -> ! {
     exit(__guest_main(&start))
 }
 
-/// Makes everything ready for the guest's `main`.
+/// Prepares the environment of the guest's `main`.
 ///
 /// # Safety
 ///
-/// Called once; `boot` and what it points to are the tender's, who never changes it.
+/// It must be called only once. `boot` and the memory that it points to must belong to the tender,
+/// which never changes them.
 unsafe fn prepare(boot: &BootInfo) -> Start {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     let (manifest, line) = unsafe {
         let manifest = manifest(ptr::with_exposed_provenance(boot.mft.0 as usize));
         (manifest, CStr::from_ptr(ptr::with_exposed_provenance(boot.cmdline.0 as usize)))
     };
     let line = command_line::parse(line);
     let Some(scale) = Scale::new(boot.cpu_cycle_freq) else {
-        abort("the tender knows no frequency of the cycle counter")
+        abort("the tender reports no frequency for the cycle counter")
     };
 
-    // From bottom to top: what was linked, the first thread's variables, the heap, the stack.
+    // From low to high addresses: linked image, variables of the first thread, heap, stack.
     let tls_start = layout::end().next_multiple_of(tls::ALIGNMENT);
     let tls_size = tls::block_layout().size();
     let memory_size = boot.mem_size as usize;
     let Some(heap) = start::heap((tls_start + tls_size).next_multiple_of(PAGE_SIZE as usize), memory_size) else {
         abort(format_args!("{memory_size} bytes of memory are not enough"))
     };
-    // SAFETY: The block is writable, nobody else's, and stays for good.
+    // SAFETY: The block is writable, has no other users, and is never freed.
     unsafe {
         let block = slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut::<MaybeUninit<u8>>(tls_start), tls_size);
         tls::set_thread_pointer(tls::init(block));
@@ -78,9 +83,9 @@ unsafe fn prepare(boot: &BootInfo) -> Start {
 
 /// # Safety
 ///
-/// The manifest lies there and never changes.
+/// `header` must point to a manifest that never changes.
 unsafe fn manifest(header: *const Header) -> &'static [Entry] {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { slice::from_raw_parts(header.add(1).cast(), (*header).entries as usize) }
 }
 
@@ -92,11 +97,12 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     }
 }
 
-/// The standard library's `core` is built for unwinding and names this, though nothing unwinds here.
+/// The `core` library is compiled with unwinding and references this symbol, although nothing
+/// unwinds here.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
-/// Likewise.
+/// Referenced by the `core` library like [`rust_eh_personality`].
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
     arch::stop()

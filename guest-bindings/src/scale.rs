@@ -1,30 +1,34 @@
-//! Cycles of the counter in nanoseconds.
+//! Conversion of counter cycles to nanoseconds.
 
-/// Turns cycles of the counter into nanoseconds: one multiplication, one shift, no state and so no drift.
+/// Converts cycles of the counter to nanoseconds with one multiplication and one shift. The
+/// conversion has no state and thus no drift.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
-    /// Nanoseconds per cycle times two to the power of `shift`.
+    /// Nanoseconds per cycle multiplied by two to the power of `shift`.
     multiplier: u64,
     shift: u32,
 }
 
 impl Scale {
-    /// For a counter of `frequency` Hz, or `None` where that is 0.
+    /// Creates the scale for a counter with `frequency` Hz, or returns `None` if the frequency is
+    /// 0.
     ///
-    /// The multiplier has 64 significant bits, so that ten years of cycles are off by a nanosecond at most.
+    /// The multiplier has 64 significant bits. After ten years the error is therefore at most one
+    /// nanosecond.
     pub(crate) const fn new(frequency: u64) -> Option<Self> {
         const NANOS: u128 = 1_000_000_000;
         if frequency == 0 {
             return None;
         }
-        // The quotient of a numerator with its top bit at 127 has at least 64 bits; keep the upper 64 of them.
+        // The numerator has its top bit at position 127, so the quotient has at least 64 bits. Keep
+        // the upper 64 bits.
         let numerator_shift = NANOS.leading_zeros();
         let quotient = (NANOS << numerator_shift) / frequency as u128;
         let excess = u64::BITS.saturating_sub(quotient.leading_zeros());
         Some(Self { multiplier: (quotient >> excess) as u64, shift: numerator_shift - excess })
     }
 
-    /// Nanoseconds in so many cycles.
+    /// Returns the number of nanoseconds in `cycles` cycles.
     pub(crate) const fn nanos(self, cycles: u64) -> u64 {
         ((cycles as u128 * self.multiplier as u128) >> self.shift) as u64
     }

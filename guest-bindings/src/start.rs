@@ -1,50 +1,51 @@
-//! What a guest's `main` is told.
+//! Start information passed to the guest's `main`.
 
 use core::ffi::CStr;
 use core::ops::Range;
 
 use crate::abort;
 
-/// Smallest and largest part of memory that is kept for the stack, in bytes.
+/// Minimum and maximum size of the memory reserved for the stack, in bytes.
 const STACK: Range<usize> = 64 << 10..1 << 20;
 
-/// What a guest's `main` is told.
+/// Start information passed to the guest's `main`.
 #[derive(Clone, Debug)]
 pub struct StartInfo {
     /// Size of the guest's memory in bytes.
     pub memory_size: usize,
-    /// First free address behind the guest, page aligned.
+    /// First free address after the guest, page-aligned.
     ///
     /// With the feature `alloc` the heap belongs to the global allocator.
     pub heap_start: usize,
-    /// Bytes of the heap. The stack lies above, at the top of memory: an eighth of what is free, at least 64 KiB, at
-    /// most 1 MiB.
+    /// Size of the heap in bytes. The stack lies above the heap, at the top of memory. It takes an
+    /// eighth of the free memory, at least 64 KiB and at most 1 MiB.
     pub heap_size: usize,
-    /// The command line without the options at its start that are meant for the bindings (`--solo5:quiet`).
+    /// The command line without the bindings' options at its start (`--solo5:quiet`).
     pub command_line: &'static str,
 }
 
 impl StartInfo {
-    /// The words of the command line.
+    /// Returns the words of the command line.
     pub fn arguments(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.command_line.split_ascii_whitespace()
     }
 }
 
-/// What the tender told, before anything is assumed about who asks: for bindings of other languages, whose entry is
+/// Start information without assumptions of Rust, for bindings of other languages. Their entry is
 /// [`entry!(raw ..)`](crate::entry!).
 #[derive(Clone, Debug)]
 pub struct Start {
     /// Size of the guest's memory in bytes.
     pub memory_size: usize,
-    /// The heap. The stack has grown down from the end of memory.
+    /// The heap. The stack grows down from the end of memory.
     pub heap: Range<usize>,
-    /// The command line, in whatever encoding, without the options that are meant for the bindings.
+    /// The command line in any encoding, without the options of the bindings.
     pub command_line: &'static CStr,
 }
 
 impl Start {
-    /// The same for a guest in Rust. A command line that is not UTF-8 ends it.
+    /// Returns the start information for a guest written in Rust. A command line that is not UTF-8
+    /// terminates the guest.
     #[must_use]
     pub fn info(&self) -> StartInfo {
         let command_line = match self.command_line.to_str() {
@@ -56,7 +57,8 @@ impl Start {
     }
 }
 
-/// Divides the memory from `start` to `end` between heap and stack; `None` where there is too little for both.
+/// Divides the memory from `start` to `end` into heap and stack. Returns `None` if the memory is
+/// too small for both.
 pub(crate) fn heap(start: usize, end: usize) -> Option<Range<usize>> {
     let stack =
         (end.checked_sub(start)? / 8).clamp(STACK.start, STACK.end).next_multiple_of(hvt_abi::PAGE_SIZE as usize);

@@ -1,7 +1,8 @@
-//! Thread-local storage, as the ELF TLS ABI lays it out.
+//! Thread-local storage with the layout of the ELF TLS ABI.
 //!
-//! The guest starts with a block of its own, so that compiled code finds its variables behind the thread pointer. A
-//! scheduler makes one more for each of its threads with [`init`] and switches with [`set_thread_pointer`].
+//! The guest starts with a block for its first thread, so that compiled code finds its variables
+//! relative to the thread pointer. A scheduler creates one more block for each of its threads with
+//! [`init`] and switches between the blocks with [`set_thread_pointer`].
 
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
@@ -9,24 +10,25 @@ use core::ptr;
 
 use crate::{Error, arch, layout};
 
-/// Largest alignment of a thread-local variable in bytes; the linker refuses more.
+/// Maximum alignment of a thread-local variable in bytes. The linker script rejects larger
+/// alignments.
 pub const ALIGNMENT: usize = 64;
 
-/// How a thread's block is laid out: a property of the architecture. At the thread pointer lies the thread control block,
-/// whose first word holds its own address.
+/// Layout of a thread's block, which depends on the architecture. The thread pointer points to the
+/// thread control block, whose first word contains its own address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
-    /// The variables lie behind the thread control block, which has two words: aarch64 (*ELF for the Arm 64-bit
-    /// Architecture*, 7).
+    /// The variables follow the thread control block, which has two words: aarch64 (*ELF for the
+    /// Arm 64-bit Architecture*, 7).
     #[cfg_attr(not(any(test, target_arch = "aarch64")), expect(dead_code, reason = "another architecture's"))]
     One,
-    /// The variables end at the thread control block, which has one word: x86_64 (*System V ABI*, AMD64 supplement,
-    /// 3.4.6).
+    /// The variables end at the thread control block, which has one word: x86_64 (*System V ABI*,
+    /// AMD64 supplement, 3.4.6).
     #[cfg_attr(not(any(test, target_arch = "x86_64")), expect(dead_code, reason = "another architecture's"))]
     Two,
 }
 
-/// A thread's block: where what lies, in bytes from its start, which is aligned to [`ALIGNMENT`].
+/// Layout of a thread's block: offsets in bytes from its start, which is aligned to [`ALIGNMENT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Block {
     variables: usize,
@@ -35,7 +37,7 @@ struct Block {
 }
 
 impl Block {
-    /// For `len` bytes of variables that are aligned to `alignment`.
+    /// Computes the layout for `len` bytes of variables that are aligned to `alignment`.
     const fn new(variant: Variant, len: usize, alignment: usize) -> Self {
         const WORD: usize = size_of::<usize>();
         match variant {
@@ -61,14 +63,14 @@ impl Block {
 pub struct ThreadPointer(usize);
 
 impl ThreadPointer {
-    /// The address it points to.
+    /// Returns the address that the thread pointer holds.
     #[must_use]
     pub const fn address(self) -> usize {
         self.0
     }
 }
 
-/// Size and alignment of a thread's block.
+/// Returns size and alignment of a thread's block.
 #[must_use]
 pub fn block_layout() -> Layout {
     match Layout::from_size_align(Block::here().size, ALIGNMENT) {
@@ -77,28 +79,29 @@ pub fn block_layout() -> Layout {
     }
 }
 
-/// Bytes from the start of a thread's block to where its thread pointer points.
+/// Returns the offset in bytes of the thread pointer from the start of a thread's block.
 #[must_use]
 pub fn thread_pointer_offset() -> usize {
     Block::here().thread_pointer
 }
 
-/// Writes the initial values of a thread's variables into its block.
+/// Writes the initial values of a thread's variables to its block.
 ///
 /// # Panics
 ///
-/// Where the block is smaller or less aligned than [`block_layout`] says.
+/// Panics if the block is smaller or less aligned than [`block_layout`] requires.
 pub fn init(block: &'static mut [MaybeUninit<u8>]) -> ThreadPointer {
     let layout = block_layout();
-    assert!(block.len() >= layout.size(), "a block of {} bytes holds no {}", block.len(), layout.size());
+    assert!(block.len() >= layout.size(), "block of {} bytes: {} required", block.len(), layout.size());
     let start = block.as_mut_ptr().cast::<u8>();
     assert!(start.addr().is_multiple_of(layout.align()), "the block at {start:p} is not aligned to {}", layout.align());
 
     let template = layout::tls_template();
     let Block { variables, thread_pointer, .. } = Block::here();
     let data_len = template.data.end.addr() - template.data.start.addr();
-    // SAFETY: The block is exclusively ours and long enough for variables and control block, as checked above; the
-    // template lies in the guest's own data, which a block that was allocated cannot overlap.
+    // SAFETY: The block is an exclusive reference and is long enough for variables and control
+    // block, as checked above. The template lies in the guest's data, which an allocated block
+    // cannot overlap.
     unsafe {
         let variables = start.add(variables);
         ptr::copy_nonoverlapping(template.data.start, variables, data_len);
@@ -109,37 +112,40 @@ pub fn init(block: &'static mut [MaybeUninit<u8>]) -> ThreadPointer {
     }
 }
 
-/// The running thread's.
+/// Returns the thread pointer of the running thread.
 #[must_use]
 pub fn thread_pointer() -> ThreadPointer {
     ThreadPointer(arch::thread_pointer())
 }
 
-/// Makes the block behind `pointer` the running thread's.
+/// Makes the block of `pointer` the block of the running thread.
 ///
 /// # Safety
 ///
-/// The block stays allocated while it is in use. Code that holds on to an address of a variable of the former block
-/// knows that it is the former's.
+/// The block must stay allocated while it is in use. Addresses of thread-local variables taken
+/// before the call keep referring to the previous block.
 pub unsafe fn set_thread_pointer(pointer: ThreadPointer) {
-    // SAFETY: A `ThreadPointer` comes from `init` alone; the rest is the caller's promise.
+    // SAFETY: Only `init` creates a `ThreadPointer`. The caller guarantees that its block is
+    // allocated.
     unsafe { arch::set_thread_pointer(pointer.0) }
 }
 
-/// [`set_thread_pointer`] for bindings of other languages, which keep pointers as numbers.
+/// Variant of [`set_thread_pointer`] for bindings of other languages, which store pointers as
+/// numbers.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] where the CPU would not take the address.
+/// Returns [`Error::Invalid`] if the CPU does not accept the address.
 ///
 /// # Safety
 ///
-/// As [`set_thread_pointer`]; or no thread-local variable is used while the address is set.
+/// The requirements of [`set_thread_pointer`] apply. Alternatively, no thread-local variable may be
+/// used while the address is set.
 pub unsafe fn set_raw_thread_pointer(address: usize) -> Result<(), Error> {
     if address >= arch::ADDRESS_END {
         return Err(Error::Invalid);
     }
-    // SAFETY: The CPU takes it, and the rest is the caller's promise.
+    // SAFETY: The CPU accepts the address. The caller guarantees the remaining requirements.
     unsafe { arch::set_thread_pointer(address) };
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! What is peculiar to x86_64.
+//! Functions specific to x86_64.
 
 use hvt_abi::x86_64::TableRegister;
 
 use crate::arch;
 
-/// The interrupt table (IDT) that the bindings have loaded: for a guest that loads it again, or handles some exceptions
-/// itself.
+/// Returns the interrupt descriptor table (IDT) that the bindings have loaded. A guest needs it to
+/// load the same table again or to handle some exceptions itself.
 #[must_use]
 pub fn interrupt_table() -> TableRegister {
     arch::interrupt_table()

@@ -1,4 +1,4 @@
-//! The build script of a Solo5 HVT guest:
+//! Build script support for Solo5 HVT guests:
 //!
 //! ```no_run
 //! fn main() {
@@ -6,29 +6,30 @@
 //! }
 //! ```
 //!
-//! It hands the linker the script that lays a guest out as a tender expects it. The guest's binaries are linked
-//! statically at fixed addresses, without the start files and libraries of the host, so the host's own target serves
-//! (`x86_64-unknown-linux-gnu`, `aarch64-unknown-linux-gnu`), as does a bare one (`x86_64-unknown-none`,
-//! `aarch64-unknown-none`).
+//! It passes the linker a script with the memory layout that a tender requires. The guest's
+//! binaries are linked statically at fixed addresses, without the start files and libraries of the
+//! host. The host's target (`x86_64-unknown-linux-gnu`, `aarch64-unknown-linux-gnu`) is therefore
+//! sufficient, as is a bare-metal target (`x86_64-unknown-none`, `aarch64-unknown-none`).
 #![allow(clippy::needless_doctest_main, reason = "the example is a whole build script")]
 
 use std::env;
 
-/// Has every binary of the package linked as a Solo5 HVT guest.
+/// Links every binary of the package as a Solo5 HVT guest.
 ///
 /// # Panics
 ///
-/// Outside a build script, and for an architecture that guests cannot be built for: the build ends with a message.
+/// Panics outside a build script, and for an architecture that guests cannot be built for. The
+/// build then fails with a message.
 pub fn link() {
     let architecture = variable("CARGO_CFG_TARGET_ARCH");
     if !["x86_64", "aarch64"].contains(&architecture.as_str()) {
-        panic!("guest-bindings: there are no guests for the architecture {architecture}");
+        panic!("guest-bindings: unsupported architecture '{architecture}': use x86_64 or aarch64");
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/hvt.lds");
     println!("cargo:rerun-if-changed={script}");
 
-    // A bare target calls the linker itself; one with an operating system calls the C compiler, whose own files and
-    // libraries have no place in a guest.
+    // A bare-metal target invokes the linker directly. A target with an operating system invokes
+    // the C compiler, whose start files and libraries must not be linked into a guest.
     let (through_compiler, prefix) = match variable("CARGO_CFG_TARGET_OS").as_str() {
         "none" => ([].as_slice(), ""),
         _ => (["-nostartfiles", "-nostdlib", "-static", "-no-pie"].as_slice(), "-Wl,"),

@@ -1,6 +1,7 @@
 /*
- * The manifest of a unikernel, as it lies in an ELF note of its file: for the C source that `hvt-elftool gen-manifest`
- * makes of a manifest in JSON. Layout and names are those of Solo5's header of this name; hvt-abi describes them.
+ * The manifest of a unikernel as an ELF note, for the C source that `hvt-elftool gen-manifest`
+ * generates from a manifest in JSON. Layout and names are identical to Solo5's header mft_abi.h.
+ * The crate hvt-abi documents them.
  *
  *     #define MFT_ENTRIES 2
  *     #include "mft_abi.h"
@@ -24,21 +25,21 @@
 #include <stdint.h>
 
 #ifndef MFT_ENTRIES
-#error "define MFT_ENTRIES, the number of devices and one, before this header"
+#error "define MFT_ENTRIES, the number of devices plus one, before this header"
 #endif
 
 #define MFT_VERSION     1
-#define MFT_NAME_MAX    67 /* Characters of a name. */
-#define MFT_NAME_SIZE   68 /* The same with the NUL behind them. */
+#define MFT_NAME_MAX    67 /* Maximum length of a name. */
+#define MFT_NAME_SIZE   68 /* MFT_NAME_MAX plus the NUL. */
 #define MFT_MAX_ENTRIES 64
 
 typedef enum mft_type {
     MFT_DEV_BLOCK_BASIC = 1,
     MFT_DEV_NET_BASIC = 2,
-    MFT_RESERVED_FIRST = 1 << 30 /* Of the first entry, so that no device has handle 0. */
+    MFT_RESERVED_FIRST = 1 << 30 /* The first entry. It keeps handle 0 from naming a device. */
 } mft_type_t;
 
-/* What the tender fills in for a device, by its type. */
+/* Properties that the tender fills in, by device type. */
 
 struct mft_block_basic {
     uint64_t capacity;
@@ -50,7 +51,7 @@ struct mft_net_basic {
     uint16_t mtu;
 };
 
-/* A device. The source names it and says its type; all else is zero. */
+/* A device. The source sets name and type; all other fields are zero. */
 struct mft_entry {
     char name[MFT_NAME_SIZE];
     mft_type_t type;
@@ -61,7 +62,7 @@ struct mft_entry {
     union {
         int hostfd;
         void *data;
-    } b; /* Solo5's tender's own. */
+    } b; /* Private to Solo5's tender. */
     bool attached;
 };
 
@@ -81,17 +82,20 @@ struct mft1_nhdr {
     char n_name[8];
 };
 
-/* The padding between both counts in n_descsz. */
+/* n_descsz includes the padding between the two members. */
 struct mft1_note {
     struct mft1_nhdr h;
     struct mft m;
 };
 
-_Static_assert(MFT_ENTRIES >= 1 && MFT_ENTRIES <= MFT_MAX_ENTRIES, "a manifest has 63 devices at most");
+_Static_assert(MFT_ENTRIES >= 1 && MFT_ENTRIES <= MFT_MAX_ENTRIES, "a manifest has at most 63 devices");
 _Static_assert(sizeof(struct mft_entry) == 104 && offsetof(struct mft_entry, u) == 72, "layout of a device");
 _Static_assert(offsetof(struct mft1_note, m) == 24, "layout of the note");
 
-/* Without a word about its alignment, compilers would give it more than readers of notes expect. */
+/*
+ * Without an explicit alignment, compilers may choose a larger alignment than readers of notes
+ * expect.
+ */
 #define MFT1_NOTE_DECLARE_BEGIN                                                            \
     const struct mft1_note __solo5_mft1_note                                               \
         __attribute__((used, section(".note.solo5.manifest"), aligned(8))) = {             \

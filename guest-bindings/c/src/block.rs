@@ -17,7 +17,7 @@ struct BlockInfo {
 
 /// # Safety
 ///
-/// `name` is a string that ends with a NUL; `handle` and `info` are null or may be written.
+/// `name` must be a NUL-terminated string. `handle` and `info` must be null or valid for writes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_block_acquire(
     name: *const c_char,
@@ -26,7 +26,7 @@ unsafe extern "C" fn solo5_block_acquire(
 ) -> CResult {
     let acquire = || {
         let (Some(handle), Some(info)) = (handle, info) else { return Err(Error::Invalid) };
-        // SAFETY: The caller's promise.
+        // SAFETY: Guaranteed by the caller.
         let device = Block::open(unsafe { device::name(name)? })?;
         let number = device.handle().number();
         let properties = BLOCKS.keep(number, device)?.info();
@@ -39,11 +39,11 @@ unsafe extern "C" fn solo5_block_acquire(
 
 /// # Safety
 ///
-/// `size` bytes at `buf` are valid to read.
+/// `size` bytes at `buf` must be valid for reads.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_block_write(handle: u64, offset: u64, buf: *const u8, size: usize) -> CResult {
     let write = || {
-        // SAFETY: The caller's promise.
+        // SAFETY: Guaranteed by the caller.
         let data = unsafe { device::bytes(buf, size) }.ok_or(Error::Invalid)?;
         BLOCKS.get(handle)?.write(offset, data)
     };
@@ -52,11 +52,11 @@ unsafe extern "C" fn solo5_block_write(handle: u64, offset: u64, buf: *const u8,
 
 /// # Safety
 ///
-/// `size` bytes at `buf` are valid to write.
+/// `size` bytes at `buf` must be valid for writes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_block_read(handle: u64, offset: u64, buf: *mut u8, size: usize) -> CResult {
     let read = || {
-        // SAFETY: The caller's promise.
+        // SAFETY: Guaranteed by the caller.
         let buffer = unsafe { device::bytes_mut(buf, size) }.ok_or(Error::Invalid)?;
         BLOCKS.get(handle)?.read(offset, buffer)
     };

@@ -6,10 +6,10 @@ use crate::device;
 
 /// # Safety
 ///
-/// `size` bytes at `buf` are valid to read.
+/// `size` bytes at `buf` must be valid for reads.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_console_write(buf: *const u8, size: usize) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     if let Some(bytes) = unsafe { device::bytes(buf, size) } {
         console::write(bytes);
     }

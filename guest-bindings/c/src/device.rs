@@ -1,4 +1,4 @@
-//! What network and block devices share: results, handles, buffers.
+//! Code shared by network and block devices: results, handles, buffers.
 
 use core::cell::OnceCell;
 use core::ffi::{CStr, c_char, c_int};
@@ -8,7 +8,7 @@ use guest_bindings::abi::hypercall::Status;
 use guest_bindings::abi::manifest::MAX_ENTRIES;
 use guest_bindings::{Error, OneCpu};
 
-/// `solo5_result_t`, an `enum` of C. Its values are those of a hypercall's result.
+/// `solo5_result_t`, a C `enum`. Its values equal the results of hypercalls.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct CResult(c_int);
@@ -19,7 +19,7 @@ impl CResult {
     /// `SOLO5_R_EINVAL`.
     pub(crate) const INVALID: Self = Self(Status::Invalid as c_int);
 
-    /// What C is told of `result`.
+    /// Converts `result` to the value returned to C.
     pub(crate) fn of(result: Result<(), Error>) -> Self {
         match result {
             Ok(()) => Self::OK,
@@ -30,22 +30,22 @@ impl CResult {
     }
 }
 
-/// The devices of one kind that the application has acquired, by their handles.
+/// Devices of one type that the application has acquired, indexed by handle.
 pub(crate) struct Acquired<T>([OnceCell<T>; MAX_ENTRIES]);
 
 impl<T> Acquired<T> {
-    /// None yet.
+    /// Creates a table without devices.
     pub(crate) const fn none() -> OneCpu<Self> {
         OneCpu::new(Self([const { OnceCell::new() }; _]))
     }
 
-    /// The device of this handle.
+    /// Returns the device with the given handle.
     pub(crate) fn get(&self, handle: u64) -> Result<&T, Error> {
         let index = usize::try_from(handle).map_err(|_| Error::Invalid)?;
         self.0.get(index).and_then(OnceCell::get).ok_or(Error::Invalid)
     }
 
-    /// Keeps a device that has just been opened. A second time is an error.
+    /// Stores a newly opened device. Storing a device twice is an error.
     pub(crate) fn keep(&self, handle: u64, device: T) -> Result<&T, Error> {
         let index = usize::try_from(handle).map_err(|_| Error::Invalid)?;
         let slot = self.0.get(index).ok_or(Error::Invalid)?;
@@ -54,35 +54,38 @@ impl<T> Acquired<T> {
     }
 }
 
-/// A device's name.
+/// Converts a device name from C.
 ///
 /// # Safety
 ///
-/// `name` is null or a string that ends with a NUL, and stays as long as the result.
+/// `name` must be null or a NUL-terminated string that lives as long as the result.
 pub(crate) unsafe fn name<'a>(name: *const c_char) -> Result<&'a str, Error> {
     if name.is_null() {
         return Err(Error::Invalid);
     }
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| Error::NoSuchDevice)
 }
 
-/// A buffer to read from, or `None` for a null pointer.
+/// Returns the buffer as a slice, or `None` for a null pointer.
 ///
 /// # Safety
 ///
-/// `size` bytes at `buffer` are valid to read, and stay so and unchanged as long as the result.
+/// `size` bytes at `buffer` must be valid for reads and must not change during the lifetime of the
+/// result.
 pub(crate) unsafe fn bytes<'a>(buffer: *const u8, size: usize) -> Option<&'a [u8]> {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     (!buffer.is_null()).then(|| unsafe { slice::from_raw_parts(buffer, size) })
 }
 
-/// A buffer to write to, or `None` for a null pointer.
+/// Returns the buffer as a mutable slice, or `None` for a null pointer.
 ///
 /// # Safety
 ///
-/// `size` bytes at `buffer` are valid to write, and nobody else's as long as the result.
+/// `size` bytes at `buffer` must be valid for writes and must have no other users during the
+/// lifetime of the result.
 pub(crate) unsafe fn bytes_mut<'a>(buffer: *mut u8, size: usize) -> Option<&'a mut [u8]> {
-    // SAFETY: The caller's promise. What C has not written yet has some value: the compiler sees nothing of C.
+    // SAFETY: Guaranteed by the caller. Memory that C has not written yet has an unspecified value,
+    // because the compiler cannot see the C code.
     (!buffer.is_null()).then(|| unsafe { slice::from_raw_parts_mut(buffer, size) })
 }

@@ -1,8 +1,11 @@
-//! What a Solo5 HVT unikernel written in C, or in a language that compiles to what C links with, links: the functions
-//! that `solo5.h` of Solo5 v0.12 declares, over [`guest_bindings`].
+//! C bindings for Solo5 HVT unikernels: the functions that `solo5.h` of Solo5 v0.12 declares,
+//! implemented with [`guest_bindings`]. They also serve languages that compile to C-compatible
+//! objects.
 //!
-//! `scripts/cc-guest` compiles and links; its `--install` leaves headers, linker script and library for other tools.
-//! `include/solo5.h` says what the functions do, and is compatible by declaration: what was compiled with Solo5's own
+//! `scripts/cc-guest` compiles and links a guest. `scripts/cc-guest --install` installs headers,
+//! linker script and library for other build tools. `include/solo5.h` documents the functions and
+//! is compatible with Solo5: objects compiled with Solo5's own header link with this library, and
+//! guests linked with this library run on Solo5's tender as well.
 //! header links as well, and what is linked with this runs on Solo5's tender as on this one.
 //!
 //! | module | functions |
@@ -14,8 +17,9 @@
 //! | `tls` | `solo5_tls_*`, `solo5_set_tls_base` |
 //! | `guard` | `__stack_chk_guard`, `__stack_chk_fail` for `-mstack-protector-guard=global` |
 //!
-//! Where Solo5 v0.12 leaves room, this library uses it: a block transfer may be of any number of whole blocks, and a TLS
-//! block may lie at any address. An application that is to run with Solo5's bindings as well must not rely on that.
+//! This library supports two cases that Solo5 v0.12 leaves open: a block transfer may have any
+//! number of whole blocks, and a TLS block may have any address. An application that must also run
+//! with Solo5's bindings cannot rely on them.
 #![no_std]
 
 mod arch;

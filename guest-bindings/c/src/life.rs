@@ -1,4 +1,4 @@
-//! Start and end.
+//! Start and termination.
 
 use core::ffi::{c_char, c_int};
 
@@ -11,7 +11,8 @@ use crate::guard;
 struct StartInfo {
     cmdline: *const c_char,
     heap_start: usize,
-    /// Up to the end of memory: Solo5 counts the stack in, and has the application find its own way between both.
+    /// Size up to the end of memory. Solo5 includes the stack, so the application must leave room
+    /// for it.
     heap_size: usize,
 }
 
@@ -20,11 +21,12 @@ unsafe extern "C" {
     safe fn solo5_app_main(info: &StartInfo) -> c_int;
 }
 
-/// What the bindings call once they are ready.
+/// Entry of the application, called by the bindings after initialization.
 pub(crate) fn main(start: &Start) -> ExitStatus {
     guard::set();
-    // As in Solo5, so that an application that forgets to set a base is found out with either library.
-    // SAFETY: No code here has thread-local variables; C's is told to set a base first.
+    // As in Solo5, the base is invalid at first, so that either library detects an application that
+    // forgets to set it. SAFETY: No code here uses thread-local variables, and C code must set a
+    // base first.
     let _ = unsafe { tls::set_raw_thread_pointer(0) };
     let heap_start = start.heap.start;
     let info = StartInfo {

@@ -17,7 +17,7 @@ struct NetInfo {
 
 /// # Safety
 ///
-/// `name` is a string that ends with a NUL; `handle` and `info` are null or may be written.
+/// `name` must be a NUL-terminated string. `handle` and `info` must be null or valid for writes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_net_acquire(
     name: *const c_char,
@@ -26,7 +26,7 @@ unsafe extern "C" fn solo5_net_acquire(
 ) -> CResult {
     let acquire = || {
         let (Some(handle), Some(info)) = (handle, info) else { return Err(Error::Invalid) };
-        // SAFETY: The caller's promise.
+        // SAFETY: Guaranteed by the caller.
         let device = Net::open(unsafe { device::name(name)? })?;
         let number = device.handle().number();
         let properties = NETS.keep(number, device)?.info();
@@ -39,11 +39,11 @@ unsafe extern "C" fn solo5_net_acquire(
 
 /// # Safety
 ///
-/// `size` bytes at `buf` are valid to read.
+/// `size` bytes at `buf` must be valid for reads.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_net_write(handle: u64, buf: *const u8, size: usize) -> CResult {
     let write = || {
-        // SAFETY: The caller's promise.
+        // SAFETY: Guaranteed by the caller.
         let frame = unsafe { device::bytes(buf, size) }.ok_or(Error::Invalid)?;
         NETS.get(handle)?.write(frame)
     };
@@ -52,11 +52,11 @@ unsafe extern "C" fn solo5_net_write(handle: u64, buf: *const u8, size: usize) -
 
 /// # Safety
 ///
-/// `size` bytes at `buf` are valid to write; `read_size` is null or may be written.
+/// `size` bytes at `buf` must be valid for writes. `read_size` must be null or valid for writes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_net_read(handle: u64, buf: *mut u8, size: usize, read_size: Option<&mut usize>) -> CResult {
     let read = || {
-        // SAFETY: The caller's promise.
+        // SAFETY: Guaranteed by the caller.
         let buffer = unsafe { device::bytes_mut(buf, size) }.ok_or(Error::Invalid)?;
         let read_size = read_size.ok_or(Error::Invalid)?;
         *read_size = NETS.get(handle)?.read(buffer)?;

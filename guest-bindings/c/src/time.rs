@@ -10,13 +10,13 @@ extern "C" fn solo5_clock_monotonic() -> u64 {
 
 #[unsafe(no_mangle)]
 extern "C" fn solo5_clock_wall() -> u64 {
-    // Nanoseconds since 1970 exceed 64 bits in 2554.
+    // Nanoseconds since 1970 overflow 64 bits in 2554.
     clock::wall().as_nanos() as u64
 }
 
 /// # Safety
 ///
-/// `ready_set` is null or may be written.
+/// `ready_set` must be null or valid for writes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_yield(deadline: u64, ready_set: Option<&mut u64>) {
     let ready = yield_until(Instant::from_nanos(deadline));

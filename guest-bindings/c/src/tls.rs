@@ -1,7 +1,7 @@
 //! Thread-local storage.
 //!
-//! What C calls the TLS block is memory of its own at any address. The block that the ELF TLS ABI speaks of begins at
-//! the first address in it that is aligned as variables may need.
+//! The TLS block of C is separate memory at any address. The block of the ELF TLS ABI begins at the
+//! first address in that memory with the alignment that variables may require.
 
 use core::mem::MaybeUninit;
 use core::{ptr, slice};
@@ -10,7 +10,7 @@ use guest_bindings::tls;
 
 use crate::device::CResult;
 
-/// Bytes at the start of C's memory that alignment may cost.
+/// Maximum number of bytes at the start of C's memory that are lost to alignment.
 const SLACK: usize = tls::ALIGNMENT - 1;
 
 #[unsafe(no_mangle)]
@@ -25,25 +25,28 @@ extern "C" fn solo5_tls_tp_offset(tls: usize) -> usize {
 
 /// # Safety
 ///
-/// `tls` is null, or the address of `solo5_tls_size()` bytes that stay the thread's.
+/// `tls` must be null, or the address of `solo5_tls_size()` bytes that belong to the thread
+/// permanently.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_tls_init(tls: usize) -> CResult {
     if tls == 0 {
         return CResult::INVALID;
     }
     let block = ptr::with_exposed_provenance_mut::<MaybeUninit<u8>>(aligned(tls));
-    // SAFETY: The caller's promise; what alignment takes from the start was added to the size.
+    // SAFETY: Guaranteed by the caller. The size includes the bytes that alignment skips at the
+    // start.
     tls::init(unsafe { slice::from_raw_parts_mut(block, tls::block_layout().size()) });
     CResult::OK
 }
 
 /// # Safety
 ///
-/// `base` is what [`solo5_tls_tp_offset`] returned for a block that [`solo5_tls_init`] has seen; or the thread uses no
-/// thread-local variables while it is set.
+/// `base` must be the result of [`solo5_tls_tp_offset`] for a block that was initialized with
+/// [`solo5_tls_init`]. Alternatively, the thread must not use thread-local variables while `base`
+/// is set.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn solo5_set_tls_base(base: usize) -> CResult {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     match unsafe { tls::set_raw_thread_pointer(base) } {
         Ok(()) => CResult::OK,
         Err(_) => CResult::INVALID,

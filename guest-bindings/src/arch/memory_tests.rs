@@ -1,13 +1,13 @@
-//! The functions on memory, of whichever architecture the tests run on.
+//! Tests of the memory functions of the host's architecture.
 
 use super::memory::{bcmp, memcmp, memcpy, memmove, memset, strlen};
 
-/// Around every threshold of the code, and well into the loops.
+/// Lengths around every threshold of the code, and several iterations of each loop.
 fn lengths() -> impl Iterator<Item = usize> {
     (0..140).chain(1024 - 40..1024 + 40).chain([4096, 5003])
 }
 
-/// Bytes that differ from their neighbours.
+/// Pattern in which neighbouring bytes differ.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index * 167 + index / 251) as u8).collect()
 }
@@ -68,7 +68,7 @@ fn memcmp_finds_the_first_difference() {
         let mut right = left.clone();
         // SAFETY: Both ranges lie inside their vectors, here and below.
         let compare = |right: &[u8]| unsafe { memcmp(left.as_ptr(), right.as_ptr(), len) };
-        // A difference behind the range does not count.
+        // A difference after the range does not count.
         right[len] ^= 0xff;
         assert_eq!(compare(&right), 0, "{len} equal bytes");
         for at in (0..len).step_by(1 + len / 40).chain(len.checked_sub(1)) {
@@ -79,7 +79,7 @@ fn memcmp_finds_the_first_difference() {
             }
             let sign = (i32::from(left[at]) - i32::from(right[at])).signum();
             assert_eq!(compare(&right).signum(), sign, "difference at {at} of {len}");
-            // SAFETY: Likewise.
+            // SAFETY: As above.
             assert_ne!(unsafe { bcmp(left.as_ptr(), right.as_ptr(), len) }, 0);
         }
     }
@@ -89,7 +89,7 @@ fn memcmp_finds_the_first_difference() {
 fn strlen_counts_from_every_alignment() {
     for start in 0..32 {
         for len in (0..70).chain([1000]) {
-            // A NUL right before the string must not end it.
+            // A NUL directly before the string must not terminate it.
             let mut bytes = vec![0; start];
             bytes.resize(start + len, b'x');
             bytes.extend([0, b'y']);

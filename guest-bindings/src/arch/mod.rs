@@ -1,10 +1,10 @@
-//! What depends on the architecture. Each module offers the same names.
+//! Architecture-dependent code. Each module exports the same names.
 
 #[cfg(test)]
 mod memory_tests;
 #[cfg(not(test))]
 mod stack;
-// No more than words, which any host can check.
+// The report is plain text, which tests on any host can check.
 #[cfg(all(test, not(target_arch = "aarch64")))]
 #[path = "aarch64/report.rs"]
 mod aarch64_report;

@@ -2,11 +2,11 @@
 
 use core::cell::UnsafeCell;
 
-/// Bytes of a stack. A handler formats and prints; an unoptimized build needs most.
+/// Size of a stack in bytes. A handler formats and prints; unoptimized builds need the most stack.
 const STACK_SIZE: usize = 16 << 10;
 
-/// A stack that grows down from its end, which is aligned to 16. Behind the end lie bytes that the tender may read along
-/// with a trap frame at the end.
+/// A stack that grows down from its end, which is aligned to 16 bytes. The bytes after the end
+/// exist because the tender may read past a trap frame at the end of the stack.
 #[repr(C, align(16))]
 pub(super) struct Stack {
     bytes: UnsafeCell<[u8; STACK_SIZE]>,
@@ -14,12 +14,12 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    /// A stack with nothing on it.
+    /// Creates an empty stack.
     pub(super) const fn new() -> Self {
         Self { bytes: UnsafeCell::new([0; STACK_SIZE]), behind: [0; _] }
     }
 
-    /// Its end, where the CPU starts.
+    /// Returns the address of the end of the stack, the initial stack pointer.
     pub(super) fn top(&self) -> u64 {
         self.bytes.get().expose_provenance() as u64 + STACK_SIZE as u64
     }

@@ -1,10 +1,11 @@
-//! aarch64. Registers are those of the Arm ARM (DDI 0487), chapter *AArch64 System Register Descriptions*.
+//! aarch64. Register names are from the Arm ARM (DDI 0487), chapter *AArch64 System Register
+//! Descriptions*.
 
 use core::arch::asm;
 
 use super::ATTEMPTS;
 
-/// A random number of the CPU's, if it has them.
+/// Returns a random number from the CPU, or `None` if the CPU has no generator.
 pub(crate) fn random() -> Option<usize> {
     let features: u64;
     // SAFETY: Reading has no effect.
@@ -17,15 +18,15 @@ pub(crate) fn random() -> Option<usize> {
     (0..ATTEMPTS).find_map(|_| unsafe { rndr() })
 }
 
-/// Reads RNDR, or `None` where the CPU had no number in time.
+/// Reads RNDR. Returns `None` if the CPU had no number in time.
 ///
 /// # Safety
 ///
-/// The CPU has FEAT_RNG.
+/// The CPU must implement FEAT_RNG.
 unsafe fn rndr() -> Option<usize> {
     let (number, failed): (usize, u64);
-    // SAFETY: The caller's promise. PSTATE.Z tells of failure. Assemblers know the register by its encoding only, unless
-    // they are told of the feature.
+    // SAFETY: Guaranteed by the caller. PSTATE.Z reports failure. Assemblers accept only the
+    // encoding of the register unless the feature is enabled.
     unsafe {
         asm!("mrs {}, S3_3_C2_C4_0", "cset {}, eq", out(reg) number, lateout(reg) failed, options(nomem, nostack));
     }

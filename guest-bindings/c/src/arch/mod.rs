@@ -1,4 +1,4 @@
-//! What depends on the architecture. Each module offers the same names.
+//! Architecture-dependent code. Each module exports the same names.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -9,5 +9,6 @@ mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::*;
 
-/// Attempts before the CPU's source of random numbers counts as out of order (Intel SDM volume 1, 7.3.17.1).
+/// Number of attempts before the CPU's random number generator is considered defective (Intel SDM
+/// volume 1, 7.3.17.1).
 const ATTEMPTS: usize = 10;

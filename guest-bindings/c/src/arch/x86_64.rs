@@ -4,7 +4,7 @@ use core::arch::x86_64::{__cpuid, _rdrand64_step};
 
 use super::ATTEMPTS;
 
-/// A random number of the CPU's, if it has them.
+/// Returns a random number from the CPU, or `None` if the CPU has no generator.
 pub(crate) fn random() -> Option<usize> {
     /// CPUID.01H:ECX.RDRAND.
     const RDRAND: u32 = 1 << 30;

@@ -1,13 +1,13 @@
-//! The functions on memory that compiled code calls and a program without a C library must bring.
+//! Memory functions that compiled code calls and that a program without a C library must define.
 //!
-//! Naked, so that no compiler turns a loop in them into a call to themselves. What is not aligned is loaded and stored
-//! as it is: guest memory is normal memory.
+//! The functions are naked so that the compiler cannot turn a loop in them into a call of the same
+//! function. Unaligned data is accessed directly, because guest memory is normal memory.
 
 use core::arch::naked_asm;
 
 /// # Safety
 ///
-/// As in C: both ranges of `len` bytes are valid and do not overlap.
+/// As in C: both ranges of `len` bytes must be valid and must not overlap.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
@@ -16,30 +16,31 @@ pub(crate) unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, 
 
 /// # Safety
 ///
-/// As in C: both ranges of `len` bytes are valid.
+/// As in C: both ranges of `len` bytes must be valid.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
     naked_asm!(
-        // The ends of source and destination.
+        // End addresses of source and destination.
         "add x3, x1, x2",
         "add x4, x0, x2",
         "cmp x2, #16",
         "b.lo 20f",
         "cmp x2, #32",
         "b.hi 10f",
-        // 16 to 32 bytes: both ends, loaded before either is stored.
+        // 16 to 32 bytes: load both ends before either is stored.
         "ldr q0, [x1]",
         "ldur q1, [x3, #-16]",
         "str q0, [x0]",
         "stur q1, [x4, #-16]",
         "ret",
-        // More: does the destination begin inside the source?
+        // More than 32 bytes: check for a destination that begins inside the source.
         "10:",
         "sub x5, x0, x1",
         "cmp x5, x2",
         "b.lo 15f",
-        // Forwards, 32 bytes at a time; the last 32 bytes are kept from before, and stored at the end.
+        // Forwards, 32 bytes per iteration. The last 32 bytes are loaded first and stored at the
+        // end.
         "ldp q2, q3, [x3, #-32]",
         "sub x4, x4, #32",
         "mov x5, x0",
@@ -50,7 +51,8 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "b.lo 11b",
         "stp q2, q3, [x4]",
         "ret",
-        // Backwards, likewise: the first 32 bytes are kept from before.
+        // Backwards, 32 bytes per iteration. The first 32 bytes are loaded first and stored at the
+        // end.
         "15:",
         "ldp q2, q3, [x1]",
         "add x5, x0, #32",
@@ -61,7 +63,7 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "b.hi 16b",
         "stp q2, q3, [x0]",
         "ret",
-        // Less than 16.
+        // Fewer than 16 bytes.
         "20:",
         "tbz x2, #3, 21f",
         "ldr x5, [x1]",
@@ -78,7 +80,7 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "ret",
         "22:",
         "cbz x2, 23f",
-        // One to three: first, middle, last.
+        // One to three bytes: first, middle, last.
         "lsr x8, x2, #1",
         "ldrb w5, [x1]",
         "ldrb w6, [x1, x8]",
@@ -93,13 +95,13 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
 
 /// # Safety
 ///
-/// As in C: the range of `len` bytes is valid.
+/// As in C: the range of `len` bytes must be valid.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: usize) -> *mut u8 {
     naked_asm!(
         "dup v0.16b, w1",
-        // The end.
+        // End address.
         "add x4, x0, x2",
         "mov x3, x0",
         "cmp x2, #16",
@@ -113,7 +115,7 @@ pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: us
         "b.lo 11b",
         "str q0, [x4]",
         "ret",
-        // 64 bytes at a time, then the last 64, which may overlap them.
+        // 64 bytes per iteration, then the last 64 bytes, which may overlap the previous ones.
         "12:",
         "sub x4, x4, #64",
         "13:",
@@ -148,14 +150,15 @@ pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: us
 
 /// # Safety
 ///
-/// As in C: both ranges of `len` bytes are valid.
+/// As in C: both ranges of `len` bytes must be valid.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
     naked_asm!(
         "subs x2, x2, #16",
         "b.lo 15f",
-        // Groups of 16 while they are equal, then the last 16, which may overlap them.
+        // Compare groups of 16 bytes until a group differs, then the last 16 bytes, which may
+        // overlap the previous group.
         "add x9, x0, x2",
         "add x10, x1, x2",
         "11:",
@@ -176,7 +179,7 @@ pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: u
         "b.lo 11b",
         "mov w0, wzr",
         "ret",
-        // The first byte that differs counts most.
+        // The first differing byte is the most significant.
         "12:",
         "rev x3, x3",
         "rev x5, x5",
@@ -184,7 +187,7 @@ pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: u
         "cset w0, ne",
         "cneg w0, w0, lo",
         "ret",
-        // Less than 16: byte by byte.
+        // Fewer than 16 bytes: byte by byte.
         "15:",
         "add x2, x2, #16",
         "16:",
@@ -213,18 +216,19 @@ pub(crate) unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, len: usi
 
 /// # Safety
 ///
-/// As in C: `string` ends with a NUL.
+/// As in C: `string` must end with a NUL.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn strlen(string: *const u8) -> usize {
     naked_asm!(
-        // Aligned groups never reach into a page that the string does not. Four bits tell of each byte.
+        // Aligned groups never extend to a page that the string does not occupy. Each byte is
+        // represented by four bits.
         "bic x1, x0, #15",
         "ldr q0, [x1]",
         "cmeq v0.16b, v0.16b, #0",
         "shrn v0.8b, v0.8h, #4",
         "fmov x2, d0",
-        // Without those before the string.
+        // Discard the bytes before the string.
         "lsl x3, x0, #2",
         "lsr x2, x2, x3",
         "mov x4, x0",
@@ -236,7 +240,7 @@ pub(crate) unsafe extern "C" fn strlen(string: *const u8) -> usize {
         "fmov x2, d0",
         "cbz x2, 11b",
         "mov x4, x1",
-        // The lowest set bit is the NUL's, counted from x4 on.
+        // The lowest set bit marks the NUL, counted from x4.
         "12:",
         "rbit x2, x2",
         "clz x2, x2",

@@ -1,6 +1,7 @@
 //! aarch64.
 //!
-//! Sections are those of the *Arm Architecture Reference Manual for A-profile architecture* (Arm ARM, DDI 0487J.a).
+//! Section numbers refer to the *Arm Architecture Reference Manual for A-profile architecture* (Arm
+//! ARM, DDI 0487J.a).
 
 pub(super) mod memory;
 mod report;
@@ -18,47 +19,50 @@ use crate::tls::Variant;
 #[cfg(not(test))]
 pub(crate) use vectors::install as install_exception_handlers;
 
-/// How a thread's variables lie.
+/// Layout of the thread-local variables.
 pub(crate) const TLS_VARIANT: Variant = Variant::One;
 
-/// First address that the guest's translation tables cannot map: TPIDR_EL0 takes it, but no variable can be there.
+/// First address that the guest's translation tables cannot map. TPIDR_EL0 accepts it, but no
+/// variable can lie there.
 pub(crate) const ADDRESS_END: usize = 1 << 40;
 
 /// Makes hypercall `number` with the argument at the guest address `argument`.
 ///
 /// # Safety
 ///
-/// The argument is what the hypercall expects, and what the tender writes, there and where it points to, may be
-/// written.
+/// The argument must have the type that the hypercall requires. The memory that the tender writes,
+/// in the argument and in its buffers, must be valid for writes.
 pub(crate) unsafe fn hypercall(number: u32, argument: u32) {
     let address = MMIO_BASE.0 + u64::from(number) * HYPERCALL_STRIDE;
-    // SAFETY: The tender takes the store, changes no register, and memory only as the caller promised.
+    // SAFETY: The store causes an exit. The tender changes no register, and changes only the memory
+    // that the caller permits.
     unsafe { store(address, argument) }
 }
 
-/// Wakes the tender's end of a ring.
+/// Wakes the tender's side of a ring.
 pub(crate) fn kick_ring(ring: u32) {
-    // SAFETY: The tender takes the store, and changes no register. What it does with memory then is up to what was
-    // submitted.
+    // SAFETY: The store causes an exit, and the tender changes no register. It accesses only the
+    // memory named in the submissions.
     unsafe { store(RING_KICK.0, ring) }
 }
 
-/// A store to device memory. In assembly, for it must be one whose exit tells the tender address, size and value: one
-/// register, no write-back (Arm ARM, D17.2.37, ISV).
+/// Stores to device memory. It is written in assembly because the exit must report address, size
+/// and value of the store to the tender. That requires a single register and no write-back (Arm
+/// ARM, D17.2.37, ISV).
 ///
 /// # Safety
 ///
-/// The caller knows what the tender does then.
+/// The effects of the store in the tender must be valid for the caller.
 unsafe fn store(address: u64, value: u32) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("str {:w}, [{}]", in(reg) value, in(reg) address, options(nostack, preserves_flags)) }
 }
 
-/// The cycle counter.
+/// Reads the cycle counter.
 pub(crate) fn cycles() -> u64 {
     let count;
-    // SAFETY: Every CPU has it. Without a barrier the CPU may read it early, and twice in the wrong order (Arm ARM,
-    // D11.2.2).
+    // SAFETY: Every CPU has the counter. Without a barrier the CPU may read the counter early and
+    // may reorder two reads (Arm ARM, D11.2.2).
     unsafe { asm!("isb", "mrs {}, CNTVCT_EL0", out(reg) count, options(nostack, preserves_flags)) }
     count
 }
@@ -67,13 +71,14 @@ pub(crate) fn cycles() -> u64 {
 ///
 /// # Safety
 ///
-/// `address` is a thread pointer in the sense of the ELF TLS ABI.
+/// `address` must be a thread pointer as defined by the ELF TLS ABI.
 pub(crate) unsafe fn set_thread_pointer(address: usize) {
-    // SAFETY: It changes where thread-local variables are, which is the caller's promise.
+    // SAFETY: The store changes the location of the thread-local variables, which the caller
+    // guarantees to be valid.
     unsafe { asm!("msr TPIDR_EL0, {}", in(reg) address, options(nostack, preserves_flags)) }
 }
 
-/// TPIDR_EL0.
+/// Reads TPIDR_EL0.
 pub(crate) fn thread_pointer() -> usize {
     let pointer;
     // SAFETY: Reading has no effect.
@@ -81,7 +86,7 @@ pub(crate) fn thread_pointer() -> usize {
     pointer
 }
 
-/// Does nothing for good.
+/// Stops the CPU in an endless loop.
 pub(crate) fn stop() -> ! {
     loop {
         core::hint::spin_loop();

@@ -1,9 +1,9 @@
-//! What an exception leaves, and the words in which it is reported: Solo5's on this architecture.
+//! Exception state and the text of its report, which equals Solo5's text on this architecture.
 
 use core::fmt;
 
-/// What lies on the stack when an exception is reported. A tender that dumps core knows this layout by the halt cookie: up
-/// to `esr` it is Solo5's.
+/// State on the stack when an exception is reported. A tender that dumps core finds this structure
+/// through the halt cookie. Up to `esr` its layout equals Solo5's.
 #[cfg_attr(test, derive(Default))]
 #[repr(C)]
 pub(in crate::arch) struct TrapFrame {
@@ -13,30 +13,31 @@ pub(in crate::arch) struct TrapFrame {
     pub(in crate::arch) elr: u64,
     /// SPSR_EL1: PSTATE.
     pub(in crate::arch) spsr: u64,
-    /// ESR_EL1: what happened.
+    /// ESR_EL1: syndrome of the exception.
     pub(in crate::arch) esr: u64,
-    /// FAR_EL1: the address that could not be accessed.
+    /// FAR_EL1: address of the faulting access.
     pub(in crate::arch) far: u64,
     /// SP_EL1.
     pub(in crate::arch) sp: u64,
 }
 
-/// An exception, by the number of its vector from the start of the table.
+/// An exception, identified by the number of its vector in the table.
 pub(in crate::arch) struct Report<'a> {
     pub(in crate::arch) frame: &'a TrapFrame,
     pub(in crate::arch) vector: usize,
 }
 
-/// What the four vectors of a group are for (Arm ARM, D1.3.1.5).
+/// Names of the four vectors of a group (Arm ARM, D1.3.1.5).
 const KINDS: [&str; 4] = ["Synchronous Abort", "IRQ", "FIQ", "Error"];
 
-/// ESR_EL1.EC of data aborts: from EL0, and from EL1 (Arm ARM, D17.2.37).
+/// Values of ESR_EL1.EC for data aborts from EL0 and from EL1 (Arm ARM, D17.2.37).
 const DATA_ABORTS: [u64; 2] = [0x24, 0x25];
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { frame: TrapFrame { x, elr, spsr, esr, far, sp }, vector } = self;
-        // The groups: from EL1 on SP_EL0, from EL1 on SP_EL1, from EL0 in either of its states. But one, nobody expects.
+        // The groups are: EL1 on SP_EL0, EL1 on SP_EL1, EL0 in AArch64 state, EL0 in AArch32 state.
+        // Only the second group is expected.
         let (group, kind) = (vector / KINDS.len(), KINDS[vector % KINDS.len()]);
         let (level, unexpected) = (u8::from(group < 2), if group == 1 { "" } else { "Invalid " });
         writeln!(f, "Solo5: Trap: EL{level} {unexpected}{kind} caught")?;

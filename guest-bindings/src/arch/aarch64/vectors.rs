@@ -1,8 +1,9 @@
-//! The exception vectors, and how an exception comes to its report.
+//! The exception vectors, and the path of an exception to its report.
 //!
-//! The guest runs on SP_EL1, and so does the code that an exception starts: on a stack that may be what is wrong. So the
-//! vectors change to SP_EL0, which nobody else uses and which holds the end of a stack for this purpose. An exception on
-//! that stack, in the middle of the report of another one, takes vectors of its own: those for SP_EL0.
+//! The guest runs on SP_EL1. Code at the start of an exception also runs on SP_EL1, whose stack may
+//! be the cause of the exception. The vectors therefore switch to SP_EL0, which has no other users
+//! and holds the end of a stack for this purpose. An exception on that stack, during the report of
+//! another exception, takes different vectors: the vectors for SP_EL0.
 
 use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
@@ -13,14 +14,14 @@ use super::trap;
 use crate::arch::stack::Stack;
 use crate::one_cpu::OneCpu;
 
-/// For the report of an exception, and for what goes wrong in it.
+/// Stacks for the report of an exception and for an exception during that report.
 static STACKS: OneCpu<[Stack; 2]> = OneCpu::new([Stack::new(), Stack::new()]);
 
-/// Where the latter ends: what runs there has no register left to compute it.
+/// End of the second stack. Code for that stack has no free register to compute the address.
 static FATAL_STACK_TOP: AtomicU64 = AtomicU64::new(0);
 
-// Sixteen entries of 128 bytes, in four groups of four, as `report` has them (Arm ARM, D1.3.1.5).
-// No register may be lost: TPIDR_EL1 keeps one while there is no stack.
+// Sixteen vectors of 128 bytes in four groups of four, in the order of `report` (Arm ARM,
+// D1.3.1.5). All registers must be preserved. TPIDR_EL1 saves one of them while there is no stack.
 global_asm!(
     ".pushsection .text.exception_vectors, \"ax\"",
     ".balign 2048",
@@ -60,7 +61,8 @@ const _: () = {
     assert!(offset_of!(TrapFrame, far) == offset_of!(TrapFrame, esr) + 8);
 };
 
-/// Completes the [`TrapFrame`] and calls [`trap::report`]. Nothing is restored: there is no way back.
+/// Completes the [`TrapFrame`] and calls [`trap::report`]. No register is restored because the
+/// report does not return.
 #[unsafe(naked)]
 unsafe extern "C" fn common() {
     naked_asm!(
@@ -95,7 +97,7 @@ unsafe extern "C" fn common() {
     )
 }
 
-/// An exception hit in the middle of a report: there is no more to be said.
+/// Handles an exception during a report. There is no further report.
 #[unsafe(naked)]
 unsafe extern "C" fn fatal() {
     naked_asm!(
@@ -109,18 +111,18 @@ unsafe extern "C" fn fatal() {
     )
 }
 
-/// Sets VBAR_EL1, so that an exception ends in a report and not in another exception.
+/// Sets VBAR_EL1 so that an exception leads to a report instead of another exception.
 ///
 /// # Safety
 ///
-/// Called once, before anything else runs.
+/// It must be called only once, before any other code runs.
 pub(crate) unsafe fn install() {
     unsafe extern "C" {
         #[link_name = "__hvt_exception_vectors"]
         static VECTORS: u8;
     }
     FATAL_STACK_TOP.store(STACKS[1].top(), Ordering::Relaxed);
-    // SAFETY: The vectors are code that stays where it is, and the guest runs on SP_EL1.
+    // SAFETY: The vectors are code that never moves, and the guest runs on SP_EL1.
     unsafe {
         asm!(
             "msr SP_EL0, {stack}",

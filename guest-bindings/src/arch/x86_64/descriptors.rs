@@ -1,6 +1,7 @@
 //! The guest's own GDT, TSS and IDT.
 //!
-//! Sections are those of the *Intel 64 and IA-32 Architectures Software Developer's Manual* (SDM).
+//! Section numbers refer to the *Intel 64 and IA-32 Architectures Software Developer's Manual*
+//! (SDM).
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -11,12 +12,12 @@ use super::trap;
 use crate::arch::stack::Stack;
 use crate::one_cpu::OneCpu;
 
-/// Selector of the task register: behind code and data.
+/// Selector of the task register, after code and data.
 const TASK_SELECTOR: u16 = 24;
 
-/// Exceptions run on this stack of the TSS (1 to 7, SDM 7.14.5) ..
+/// Index of the TSS stack for exceptions (1 to 7, SDM 7.14.5).
 const TRAP_STACK: u8 = 1;
-/// .. except those that may hit in the middle of another: #DF and NMI.
+/// Index of the TSS stack for #DF and NMI, which may occur during another exception.
 const FATAL_STACK: u8 = 2;
 
 /// 64-bit task-state segment (SDM 7.7).
@@ -64,7 +65,7 @@ impl Gate {
     }
 }
 
-/// What `lgdt` and `lidt` read (SDM 2.4).
+/// Operand of `lgdt` and `lidt` (SDM 2.4).
 #[repr(C, packed(2))]
 struct Pointer {
     limit: u16,
@@ -106,7 +107,7 @@ static TABLES: OneCpu<UnsafeCell<Tables>> = OneCpu::new(UnsafeCell::new(Tables {
 
 static STACKS: OneCpu<[Stack; 2]> = OneCpu::new([Stack::new(), Stack::new()]);
 
-/// The two halves of the descriptor of an available 64-bit TSS (SDM 7.2.3).
+/// Returns the two halves of the descriptor of an available 64-bit TSS (SDM 7.2.3).
 fn tss_descriptor(tss: *const Tss) -> [u64; 2] {
     const PRESENT_AVAILABLE: u64 = 0x89 << 40;
     let base = tss.expose_provenance() as u64;
@@ -114,7 +115,7 @@ fn tss_descriptor(tss: *const Tss) -> [u64; 2] {
     [(base & 0xff00_0000) << 32 | (base & 0xff_ffff) << 16 | PRESENT_AVAILABLE | limit, base >> 32]
 }
 
-/// What `lidt` is given.
+/// Returns the operand of `lidt`.
 pub(crate) fn interrupt_table() -> TableRegister {
     let tables = TABLES.get();
     // SAFETY: Only an address is computed.
@@ -122,13 +123,13 @@ pub(crate) fn interrupt_table() -> TableRegister {
     TableRegister { base: idt.expose_provenance() as u64, limit: size_of::<[Gate; trap::VECTORS]>() as u16 - 1 }
 }
 
-/// Loads the tables, so that an exception ends in a report instead of a triple fault.
+/// Loads the tables so that an exception leads to a report instead of a triple fault.
 ///
 /// # Safety
 ///
-/// Called once, before anything else runs.
+/// It must be called only once, before any other code runs.
 pub(crate) unsafe fn install() {
-    // SAFETY: Nobody else has the tables, and the CPU does not look into them before they are loaded.
+    // SAFETY: No other code uses the tables, and the CPU does not read them before they are loaded.
     let tables = unsafe { &mut *TABLES.get() };
     tables.tss.ist[usize::from(TRAP_STACK) - 1] = STACKS[0].top();
     tables.tss.ist[usize::from(FATAL_STACK) - 1] = STACKS[1].top();
@@ -139,8 +140,8 @@ pub(crate) unsafe fn install() {
         *gate = Gate::new(trap::entry(vector), stack);
     }
     let (gdt, idt) = (Pointer::to(&tables.gdt), Pointer::to(&tables.idt));
-    // SAFETY: The tables are complete and stay where they are. Code and data have the selectors and descriptors that
-    // the guest was entered with, so no segment register needs a new value.
+    // SAFETY: The tables are complete and never move. Code and data keep the selectors and
+    // descriptors of the guest's entry state, so no segment register needs a new value.
     unsafe {
         asm!(
             "lgdt [{gdt}]",

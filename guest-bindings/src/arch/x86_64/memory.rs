@@ -1,15 +1,17 @@
-//! The functions on memory that compiled code calls and a program without a C library must bring.
+//! Memory functions that compiled code calls and that a program without a C library must define.
 //!
-//! Naked, so that no compiler turns a loop in them into a call to themselves.
+//! The functions are naked so that the compiler cannot turn a loop in them into a call of the same
+//! function.
 
 use core::arch::naked_asm;
 
-/// From here on the CPU's own block instructions win, on CPUs with fast string operations (SDM 7.3.9.3).
+/// Length from which the CPU's string instructions are faster, on CPUs with fast string operations
+/// (SDM 7.3.9.3).
 const STRING_MIN: usize = 1024;
 
 /// # Safety
 ///
-/// As in C: both ranges of `len` bytes are valid and do not overlap.
+/// As in C: both ranges of `len` bytes must be valid and must not overlap.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
@@ -18,7 +20,7 @@ pub(crate) unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, 
 
 /// # Safety
 ///
-/// As in C: both ranges of `len` bytes are valid.
+/// As in C: both ranges of `len` bytes must be valid.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
@@ -28,13 +30,13 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "jb 20f",
         "cmp rdx, 32",
         "ja 10f",
-        // 16 to 32 bytes: both ends, loaded before either is stored.
+        // 16 to 32 bytes: load both ends before either is stored.
         "movups xmm0, [rsi]",
         "movups xmm1, [rsi + rdx - 16]",
         "movups [rdi], xmm0",
         "movups [rdi + rdx - 16], xmm1",
         "ret",
-        // More: does the destination begin inside the source?
+        // More than 32 bytes: check for a destination that begins inside the source.
         "10:",
         "mov rcx, rdi",
         "sub rcx, rsi",
@@ -42,7 +44,8 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "jb 15f",
         "cmp rdx, {string_min}",
         "jae 14f",
-        // Forwards, 32 bytes at a time; the last 32 bytes are kept from before, and stored at the end.
+        // Forwards, 32 bytes per iteration. The last 32 bytes are loaded first and stored at the
+        // end.
         "movups xmm2, [rsi + rdx - 32]",
         "movups xmm3, [rsi + rdx - 16]",
         "lea r8, [rdi + rdx - 32]",
@@ -62,7 +65,8 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "mov rcx, rdx",
         "rep movsb",
         "ret",
-        // Backwards, likewise: the first 32 bytes are kept from before.
+        // Backwards, 32 bytes per iteration. The first 32 bytes are loaded first and stored at the
+        // end.
         "15:",
         "movups xmm2, [rsi]",
         "movups xmm3, [rsi + 16]",
@@ -77,7 +81,7 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "movups [rdi], xmm2",
         "movups [rdi + 16], xmm3",
         "ret",
-        // Less than 16.
+        // Fewer than 16 bytes.
         "20:",
         "cmp edx, 8",
         "jb 21f",
@@ -97,7 +101,7 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
         "22:",
         "test edx, edx",
         "jz 23f",
-        // One to three: first, middle, last.
+        // One to three bytes: first, middle, last.
         "movzx ecx, byte ptr [rsi]",
         "mov r9d, edx",
         "shr r9d, 1",
@@ -114,7 +118,7 @@ pub(crate) unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8,
 
 /// # Safety
 ///
-/// As in C: the range of `len` bytes is valid.
+/// As in C: the range of `len` bytes must be valid.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: usize) -> *mut u8 {
@@ -140,7 +144,7 @@ pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: us
         "movups [rcx], xmm0",
         "mov rax, r8",
         "ret",
-        // 64 bytes at a time, then the last 64, which may overlap them.
+        // 64 bytes per iteration, then the last 64 bytes, which may overlap the previous ones.
         "12:",
         "lea rcx, [rdi + rdx - 64]",
         "13:",
@@ -194,7 +198,7 @@ pub(crate) unsafe extern "C" fn memset(destination: *mut u8, value: i32, len: us
 
 /// # Safety
 ///
-/// As in C: both ranges of `len` bytes are valid.
+/// As in C: both ranges of `len` bytes must be valid.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
@@ -204,7 +208,7 @@ pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: u
         "jb 15f",
         "sub rdx, 48",
         "jb 19f",
-        // Groups of 64 while they are equal; where one differs is for the code below to find.
+        // Compare groups of 64 bytes until a group differs. The code below locates the difference.
         "18:",
         "movdqu xmm0, [rdi + rcx]",
         "movdqu xmm1, [rsi + rcx]",
@@ -229,7 +233,8 @@ pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: u
         "jbe 18b",
         "19:",
         "add rdx, 48",
-        // Whole groups of 16 while they are equal, then the last 16, which may overlap them.
+        // Compare whole groups of 16 bytes until a group differs, then the last 16 bytes, which may
+        // overlap the previous group.
         "11:",
         "cmp rcx, rdx",
         "cmova rcx, rdx",
@@ -245,7 +250,7 @@ pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: u
         "jb 11b",
         "xor eax, eax",
         "ret",
-        // The lowest set bit is the first difference.
+        // The lowest set bit marks the first difference.
         "12:",
         "bsf eax, eax",
         "add rcx, rax",
@@ -253,7 +258,7 @@ pub(crate) unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: u
         "movzx edx, byte ptr [rsi + rcx]",
         "sub eax, edx",
         "ret",
-        // Less than 16: byte by byte.
+        // Fewer than 16 bytes: byte by byte.
         "15:",
         "add rdx, 16",
         "16:",
@@ -282,13 +287,13 @@ pub(crate) unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, len: usi
 
 /// # Safety
 ///
-/// As in C: `string` ends with a NUL.
+/// As in C: `string` must end with a NUL.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn strlen(string: *const u8) -> usize {
     naked_asm!(
         "pxor xmm1, xmm1",
-        // Aligned groups never reach into a page that the string does not.
+        // Aligned groups never extend to a page that the string does not occupy.
         "mov rax, rdi",
         "and rax, -16",
         "movdqa xmm0, [rax]",

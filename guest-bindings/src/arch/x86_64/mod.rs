@@ -16,57 +16,59 @@ use crate::tls::Variant;
 #[cfg(not(test))]
 pub(crate) use descriptors::{install as install_exception_handlers, interrupt_table};
 
-/// How a thread's variables lie.
+/// Layout of the thread-local variables.
 pub(crate) const TLS_VARIANT: Variant = Variant::Two;
 
-/// First address that is not canonical: FS.base can be anything below.
+/// First non-canonical address. FS.base accepts any lower address.
 pub(crate) const ADDRESS_END: usize = 1 << 47;
 
 /// Makes hypercall `number` with the argument at the guest address `argument`.
 ///
 /// # Safety
 ///
-/// The argument is what the hypercall expects, and what the tender writes, there and where it points to, may be
-/// written.
+/// The argument must have the type that the hypercall requires. The memory that the tender writes,
+/// in the argument and in its buffers, must be valid for writes.
 pub(crate) unsafe fn hypercall(number: u32, argument: u32) {
     let port = HYPERCALL_PORT + number as u16;
-    // SAFETY: The tender takes the `out`, changes no register, and memory only as the caller promised.
+    // SAFETY: The `out` causes an exit. The tender changes no register, and changes only the memory
+    // that the caller permits.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") argument, options(nostack, preserves_flags)) }
 }
 
-/// Wakes the tender's end of a ring.
+/// Wakes the tender's side of a ring.
 pub(crate) fn kick_ring(ring: u32) {
-    // SAFETY: The tender takes the `out`, and changes no register. What it does with memory then is up to what was
-    // submitted.
+    // SAFETY: The `out` causes an exit, and the tender changes no register. It accesses only the
+    // memory named in the submissions.
     unsafe { asm!("out dx, eax", in("dx") RING_KICK_PORT, in("eax") ring, options(nostack, preserves_flags)) }
 }
 
-/// The cycle counter.
+/// Reads the cycle counter.
 pub(crate) fn cycles() -> u64 {
-    // SAFETY: Every x86_64 CPU has it.
+    // SAFETY: Every x86_64 CPU has the counter.
     unsafe { _rdtsc() }
 }
 
-/// Loads FS.base.
+/// Sets FS.base.
 ///
 /// # Safety
 ///
-/// `address` is a thread pointer in the sense of the ELF TLS ABI.
+/// `address` must be a thread pointer as defined by the ELF TLS ABI.
 pub(crate) unsafe fn set_thread_pointer(address: usize) {
     let (low, high) = (address as u32, (address as u64 >> 32) as u32);
-    // SAFETY: Writing IA32_FS_BASE changes what FS-relative accesses mean, which is the caller's promise.
+    // SAFETY: Writing IA32_FS_BASE changes the meaning of FS-relative accesses, which the caller
+    // guarantees to be valid.
     unsafe { asm!("wrmsr", in("ecx") msr::FS_BASE, in("eax") low, in("edx") high, options(nostack, preserves_flags)) }
 }
 
-/// FS.base, which the word it points to holds.
+/// Returns FS.base, read from the word that it points to.
 pub(crate) fn thread_pointer() -> usize {
     let pointer;
-    // SAFETY: From the start on FS.base is a thread pointer.
+    // SAFETY: FS.base is a valid thread pointer from the start of the guest.
     unsafe { asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly, pure)) }
     pointer
 }
 
-/// Does nothing for good.
+/// Stops the CPU in an endless loop.
 pub(crate) fn stop() -> ! {
     loop {
         core::hint::spin_loop();

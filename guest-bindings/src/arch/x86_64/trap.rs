@@ -1,4 +1,4 @@
-//! Exceptions: what they are called, how they arrive, and the report that ends the guest.
+//! Exceptions: names, entry points, and the report that terminates the guest.
 
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -9,20 +9,21 @@ use hvt_abi::x86_64::Vector;
 use crate::exit::{self, ExitStatus};
 use crate::println;
 
-/// Vectors that are exceptions (SDM 6.3.1).
+/// Number of vectors reserved for exceptions (SDM 6.3.1).
 pub(super) const VECTORS: usize = 32;
 
-/// Names, as the vendors' manuals have them.
+/// Names of the exceptions in the vendors' manuals.
 const NAMES: [&str; VECTORS] = [
     "#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9", "#TS", "#NP", "#SS", "#GP", "#PF", "#15",
     "#MF", "#AC", "#MC", "#XM", "#VE", "#CP", "#22", "#23", "#24", "#25", "#26", "#27", "#HV", "#VC", "#SX", "#31",
 ];
 
-/// What lies on the stack when a handler runs. A tender that dumps core knows this layout by the halt cookie.
+/// State on the stack when a handler runs. A tender that dumps core finds this structure through
+/// the halt cookie.
 #[repr(C)]
 struct TrapFrame {
     cr2: u64,
-    /// 0 where the CPU pushes none.
+    /// Error code of the exception, or 0 if the CPU pushes none.
     error_code: u64,
     rip: u64,
     cs: u64,
@@ -31,31 +32,31 @@ struct TrapFrame {
     ss: u64,
 }
 
-/// Whether the exception can hit in the middle of handling another one.
+/// Returns `true` if the exception can occur while another exception is being handled.
 pub(super) const fn hits_anywhere(vector: usize) -> bool {
     const NMI: usize = 2;
     vector == NMI || vector == Vector::DoubleFault as usize
 }
 
-/// Address of the code that the CPU jumps to.
+/// Returns the address of the handler of a vector.
 pub(super) fn entry(vector: usize) -> usize {
     ENTRIES[vector] as usize
 }
 
-/// The CPU pushes no error code: make up for it.
+/// Entry of an exception without error code. It pushes a zero in place of the code.
 #[unsafe(naked)]
 unsafe extern "C" fn without_code<const VECTOR: u32>() {
     naked_asm!("push 0", "mov edi, {vector}", "jmp {common}", vector = const VECTOR, common = sym common)
 }
 
-/// The CPU pushed an error code.
+/// Entry of an exception with error code.
 #[unsafe(naked)]
 unsafe extern "C" fn with_code<const VECTOR: u32>() {
     naked_asm!("mov edi, {vector}", "jmp {common}", vector = const VECTOR, common = sym common)
 }
 
-/// Completes the [`TrapFrame`] and calls [`report`] as the System V ABI wants it. Nothing is restored: there is no way
-/// back.
+/// Completes the [`TrapFrame`] and calls [`report`] with the calling convention of the System V
+/// ABI. No register is restored because the report does not return.
 #[unsafe(naked)]
 unsafe extern "C" fn common() {
     naked_asm!(
@@ -74,7 +75,7 @@ macro_rules! entries {
     ($($handler:ident $vector:literal),* $(,)?) => { [$($handler::<$vector>),*] };
 }
 
-/// Which vectors have an error code: SDM 6.15 and AMD APM volume 2, 8.2.
+/// Handlers of the vectors. Vectors with an error code: SDM 6.15 and AMD APM volume 2, 8.2.
 static ENTRIES: [unsafe extern "C" fn(); VECTORS] = entries![
     without_code 0, without_code 1, without_code 2, without_code 3, without_code 4, without_code 5, without_code 6,
     without_code 7, with_code 8, without_code 9, with_code 10, with_code 11, with_code 12, with_code 13, with_code 14,
@@ -83,7 +84,7 @@ static ENTRIES: [unsafe extern "C" fn(); VECTORS] = entries![
     without_code 28, with_code 29, with_code 30, without_code 31,
 ];
 
-/// Says what happened and ends the guest.
+/// Reports the exception and terminates the guest.
 extern "C" fn report(vector: u32, frame: &TrapFrame) -> ! {
     static REPORTING: AtomicBool = AtomicBool::new(false);
     if !REPORTING.swap(true, Ordering::Relaxed) {

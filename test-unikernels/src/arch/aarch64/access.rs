@@ -18,7 +18,7 @@ impl Returns {
 ///
 /// The address is readable, or the access ends the guest.
 pub unsafe fn read(address: usize) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("ldr {0}, [{0}]", inout(reg) address => _, options(nostack, preserves_flags)) }
 }
 
@@ -28,7 +28,7 @@ pub unsafe fn read(address: usize) {
 ///
 /// The address is writable, or the access ends the guest.
 pub unsafe fn write(address: usize) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("str {:w}, [{}]", in(reg) 0xd65f_03c0_u32, in(reg) address, options(nostack, preserves_flags)) }
 }
 
@@ -38,6 +38,6 @@ pub unsafe fn write(address: usize) {
 ///
 /// The address holds a `ret` that may be executed, or the access ends the guest.
 pub unsafe fn run(address: usize) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("blr {0}", in(reg) address, clobber_abi("C")) }
 }

@@ -12,7 +12,7 @@ use guest_bindings::abi::hypercall::Number;
 /// Where it is a hypercall, its argument and what that points to may be accessed as the hypercall says; or the tender
 /// refuses.
 pub unsafe fn store32(address: u64, value: u32) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("str {:w}, [{}]", in(reg) value, in(reg) address, options(nostack, preserves_flags)) }
 }
 
@@ -27,7 +27,7 @@ pub const fn address_of(number: Number) -> u64 {
 ///
 /// As [`store32`].
 pub unsafe fn hypercall(number: Number, argument: u32) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { store32(address_of(number), argument) }
 }
 
@@ -37,6 +37,6 @@ pub unsafe fn hypercall(number: Number, argument: u32) {
 ///
 /// As [`store32`].
 pub unsafe fn hypercall_with<T>(number: Number, argument: &mut T) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { hypercall(number, (&raw mut *argument).expose_provenance() as u32) }
 }

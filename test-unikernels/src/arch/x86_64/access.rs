@@ -18,7 +18,7 @@ impl Returns {
 ///
 /// The address is readable, or the access ends the guest.
 pub unsafe fn read(address: usize) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("mov {0}, [{0}]", inout(reg) address => _, options(nostack, preserves_flags)) }
 }
 
@@ -28,7 +28,7 @@ pub unsafe fn read(address: usize) {
 ///
 /// The address is writable, or the access ends the guest.
 pub unsafe fn write(address: usize) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("mov byte ptr [{0}], 0xc3", in(reg) address, options(nostack, preserves_flags)) }
 }
 
@@ -38,6 +38,6 @@ pub unsafe fn write(address: usize) {
 ///
 /// The address holds a `ret` that may be executed, or the access ends the guest.
 pub unsafe fn run(address: usize) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("call {0}", in(reg) address, clobber_abi("C")) }
 }

@@ -12,7 +12,7 @@ use guest_bindings::abi::x86_64::HYPERCALL_PORT;
 /// Where it is a hypercall, its argument and what that points to may be accessed as the hypercall says; or the tender
 /// refuses.
 pub unsafe fn out32(port: u16, value: u32) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) }
 }
 
@@ -22,7 +22,7 @@ pub unsafe fn out32(port: u16, value: u32) {
 ///
 /// As [`out32`].
 pub unsafe fn hypercall(number: Number, argument: u32) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { out32(HYPERCALL_PORT + number as u16, argument) }
 }
 
@@ -32,6 +32,6 @@ pub unsafe fn hypercall(number: Number, argument: u32) {
 ///
 /// As [`out32`].
 pub unsafe fn hypercall_with<T>(number: Number, argument: &mut T) {
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { hypercall(number, (&raw mut *argument).expose_provenance() as u32) }
 }

@@ -91,7 +91,7 @@ unsafe extern "C" fn refuse() {
 /// [`refuse`] handles #GP.
 unsafe fn read(register: u32) -> Option<u64> {
     let (low, high, refused): (u32, u32, u32);
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe {
         asm!(
             "rdmsr",
@@ -109,7 +109,7 @@ unsafe fn read(register: u32) -> Option<u64> {
 unsafe fn write(register: u32, value: u64) -> bool {
     let (low, high) = (value as u32, (value >> 32) as u32);
     let mut refused = 0_u32;
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe {
         asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, inout("esi") refused, options(nostack));
     }

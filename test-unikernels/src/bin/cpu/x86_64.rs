@@ -257,7 +257,7 @@ unsafe fn read_xcr0() -> u64 {
 
 unsafe fn write_xcr0(value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack)) };
 }
 
@@ -315,7 +315,7 @@ fn cpuid_of_a_guest() -> ExitStatus {
 /// Enables each component of XSAVE that CPUID has.
 unsafe fn enable_all_state() {
     let offered = __cpuid_count(0xd, 0);
-    // SAFETY: The caller's promise. CR4.OSXSAVE is bit 18 (SDM volume 3, 2.5).
+    // SAFETY: Guaranteed by the caller. CR4.OSXSAVE is bit 18 (SDM volume 3, 2.5).
     unsafe {
         asm!("mov cr4, {}", in(reg) read_cr4() | 1 << 18);
         asm!("xsetbv", in("ecx") 0, in("eax") offered.eax, in("edx") offered.edx);
@@ -354,7 +354,7 @@ struct Pointer {
 
 unsafe fn load_interrupt_table(table: TableRegister) {
     let pointer = Pointer { limit: table.limit, base: table.base };
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack)) }
 }
 
@@ -388,6 +388,6 @@ unsafe fn read_msr(register: u32) -> u64 {
 
 unsafe fn write_msr(register: u32, value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);
-    // SAFETY: The caller's promise.
+    // SAFETY: Guaranteed by the caller.
     unsafe { asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack)) }
 }
