@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_is_used_where_the_tender_knows_of_rings_and_offers_one() {
+    fn a_ring_is_used_if_the_tender_offers_one() {
         assert_eq!(offered(&info(0x1_0038, 1, 0x20_0000)), Some(0x20_0000));
         assert_eq!(offered(&info(0x1_0038, 0, 0x20_0000)), None);
         assert_eq!(offered(&info(0x1_0038, 1, 0)), None);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kick_is_made_once_for_what_waits() {
+    fn waiting_submissions_get_one_kick() {
         let mut ring: Box<Ring> = Box::new(Ring::new_zeroed());
         let ring = NonNull::from(&mut *ring);
         let buffers: Box<Buffers> = Box::new(OneCpu::new(UnsafeCell::new([[0; BUFFER_SIZE]; SLOTS])));

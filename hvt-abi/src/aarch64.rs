@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn vectors_are_where_the_cpu_wants_them() {
+    fn vectors_are_aligned_and_complete() {
         assert!(VECTORS_BASE.is_aligned(2048) && size_of_val(&VECTORS) == 16 * VECTOR_SIZE as usize);
         assert!(VECTORS.chunks(16).all(|vector| vector == &VECTORS[..16]));
         // The store must not hit a hypercall address. Its offset, in units of 4 bytes, is in bits

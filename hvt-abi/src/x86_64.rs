@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn gdt_says_what_the_segment_registers_hold() {
+    fn gdt_equals_the_segment_registers() {
         assert_eq!(Segment { selector: CODE_SELECTOR, ..unpack(GDT[1]) }, Segment::CODE);
         assert_eq!(Segment { selector: DATA_SELECTOR, ..unpack(GDT[2]) }, Segment::DATA);
     }

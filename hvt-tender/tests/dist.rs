@@ -1,4 +1,4 @@
-//! Manual pages, completions and the table of options in README.md: `scripts/dist` generates all of them.
+//! Manual pages, completions and the table of options in README.md, which `scripts/dist` generates.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use hvt_tender::{cli, elftool};
 
-/// Runs the generator, which has been built with this test.
+/// Runs the generator, which is built together with this test.
 fn generate(words: &[&str]) {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["run", "--quiet", "--offline", "--package", "hvt-tender", "--example", "dist", "--"]).args(words);
@@ -14,12 +14,12 @@ fn generate(words: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Every long option of a command.
+/// Returns every long option of a command.
 fn options(command: &clap::Command) -> Vec<String> {
     command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned).collect()
 }
 
-/// Completes the last of `words` in bash.
+/// Returns bash's completions of the last of `words`.
 fn completed(script: &Path, words: &[&str]) -> Vec<String> {
     let line = format!(
         "source '{}'; COMP_WORDS=({}); COMP_CWORD={}; _hvt__tender hvt-tender \"${{COMP_WORDS[COMP_CWORD]}}\" \
@@ -67,8 +67,8 @@ fn manual_pages_and_completions_have_every_option() {
 #[test]
 fn the_table_in_the_readme_is_that_of_the_program() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    assert!(readme.contains(&cli::markdown()), "README.md has another table of options: run scripts/dist --readme");
-    // An old table is replaced, and the text around it stays.
+    assert!(readme.contains(&cli::markdown()), "README.md has an outdated table of options: run scripts/dist --readme");
+    // An old table is replaced, and the text around it is unchanged.
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("README.md");
     fs::write(&copy, readme.replace("`--mem=MB`", "`--memory`")).unwrap();

@@ -1,4 +1,4 @@
-//! `hvt-elftool` as a user meets it.
+//! Command line of `hvt-elftool`.
 
 #[path = "conformance/unikernels.rs"]
 mod unikernels;
@@ -19,7 +19,7 @@ fn elftool(words: &[&str]) -> Command {
     command
 }
 
-/// Runs it with this on its standard input.
+/// Runs the program with this standard input.
 fn with_input(words: &[&str], input: &str) -> Output {
     let mut command = elftool(words);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -31,7 +31,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// Asserts that it failed and said this, in one line, and nothing else.
+/// Asserts that the program failed with this message in one line, and printed nothing else.
 #[track_caller]
 fn assert_fails(output: &Output, message: &str) {
     assert_eq!((text(&output.stderr), text(&output.stdout)), (format!("{message}\n").as_str(), ""));
@@ -62,14 +62,14 @@ fn a_wrong_manifest_leaves_no_file() {
 }
 
 #[test]
-fn what_cannot_be_written_whole_leaves_no_file() {
+fn an_incomplete_write_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let (json, c) = (folder.path().join("manifest.json"), folder.path().join("manifest.c"));
     fs::write(&json, JSON).unwrap();
     let mut command = elftool(&["gen-manifest"]);
     let limit = || {
         setrlimit(Resource::RLIMIT_FSIZE, 100, 100)?;
-        // SAFETY: no handler is called.
+        // SAFETY: SIG_IGN installs no handler.
         unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
         Ok(())
     };
@@ -84,7 +84,7 @@ fn what_cannot_be_written_whole_leaves_no_file() {
 }
 
 #[test]
-fn says_what_a_unikernel_is() {
+fn prints_abi_and_manifest_of_a_unikernel() {
     let guests = unikernels::directory().expect("test unikernels");
     let query = |what: &str, guest: &str| {
         let output = elftool(&[what]).arg(guests.join(guest)).output().unwrap();
@@ -98,7 +98,7 @@ fn says_what_a_unikernel_is() {
     let expected =
         format!("{{\n  \"type\": \"solo5.manifest\",\n  \"version\": 1,\n  \"devices\": [\n{device}  ]\n}}\n");
     assert_eq!(manifest, expected);
-    // What it says can be made a manifest of again.
+    // The output is valid input for a manifest.
     let again = with_input(&["gen-manifest", "-", "-"], &query("query-manifest", "devices63"));
     assert!(again.status.success() && text(&again.stdout).contains("#define MFT_ENTRIES 64"));
 }

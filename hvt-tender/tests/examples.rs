@@ -1,4 +1,4 @@
-//! Every example does what its first lines say that one should type.
+//! Runs every example with the command in its first lines.
 
 #[path = "conformance/unikernels.rs"]
 mod unikernels;
@@ -18,7 +18,7 @@ fn every_example_runs() {
         let text = fs::read_to_string(&path).unwrap();
         let typed = text.lines().find_map(|line| line.strip_prefix("//! cargo run ")).expect(&name);
         assert!(typed.contains(&format!(" --example {name} ")), "{typed}");
-        // It has been built by now, and finds its unikernels where these tests have theirs.
+        // The example has been built by now, and the unikernels are where these tests have them.
         let words = typed.replace("target/release", guests.to_str().unwrap());
         let mut cargo = Command::new(env!("CARGO"));
         cargo

@@ -1,9 +1,11 @@
-//! Guests that attack the process backend: whatever they do, their tender ends at a signal, at its `--timeout`, or before.
+//! Guests that attack the process backend. In every case, the tender ends on a signal, at its
+//! `--timeout`, or earlier.
 //!
-//! Each guest is a page of random machine code that is made on the spot: stores to the exchange pages, jumps into the
-//! stub, hypercalls with wild arguments, bytes without a meaning. `HVT_HOSTILE_GUESTS` is the number of guests (by
-//! default as many as take a few seconds), `HVT_HOSTILE_SEED` the first guest's number, `HVT_TENDER` another build of the
-//! tender. A guest depends on its number alone, and a failure names it.
+//! Each guest is a page of randomly generated machine code: stores to the exchange pages, jumps
+//! into the stub, hypercalls with random arguments, random bytes. `HVT_HOSTILE_GUESTS` is the
+//! number of guests (default: as many as take a few seconds), `HVT_HOSTILE_SEED` the number of the
+//! first guest, `HVT_TENDER` another build of the tender. A guest depends only on its number, and a
+//! failure reports the number.
 #![cfg(target_arch = "x86_64")]
 
 use std::env;
@@ -24,19 +26,20 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Where the child has the stub page, and behind it the exchange pages (`backend/process/protocol.rs`).
+/// Address of the stub page in the child. The exchange pages follow it
+/// (`backend/process/protocol.rs`).
 const STUB: u64 = 0x2000_0000_0000;
 const EXCHANGE: u64 = STUB + 0x1000;
-/// Where the guest's code lies.
+/// Address of the guest's code.
 const CODE: u64 = 0x10_0000;
-/// `FUTEX_OWNER_DIED`: the kernel's word for a child that is gone.
+/// `FUTEX_OWNER_DIED`: the bit that the kernel sets when a child has died.
 const OWNER_DIED: u64 = 0x4000_0000;
 
-/// The longest time between a signal, or the end of `--timeout`, and the end of the tender: far more than it takes on a
-/// machine with other work, and far less than for ever.
+/// Maximum time from a signal or the end of `--timeout` to the end of the tender. It is far more
+/// than the tender needs on a busy machine, and still finite.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Guests of an ordinary run.
+/// Default number of guests.
 const GUESTS: u64 = 150;
 
 /// SplitMix64 (Steele, Lea, Flood, 2014).
@@ -59,7 +62,8 @@ impl Random {
         values[self.below(values.len() as u64) as usize]
     }
 
-    /// An address in the exchange pages; mostly in the header, where the words are that the tender reads.
+    /// Returns an address in the exchange pages, mostly in the header, which contains the words
+    /// that the tender reads.
     fn exchange(&mut self) -> u64 {
         EXCHANGE
             + match self.below(8) {
@@ -70,7 +74,7 @@ impl Random {
             }
     }
 
-    /// A value that means something to tender, stub or kernel, or nothing at all.
+    /// Returns a value that is meaningful to tender, stub or kernel, or a random value.
     fn value(&mut self) -> u64 {
         const WORDS: [u64; 14] = [
             0,
@@ -120,7 +124,7 @@ impl Code {
         self.0.extend(at.to_le_bytes());
     }
 
-    /// Changes the turn word into one that differs from the true one in a bit.
+    /// Inverts one bit of the turn word.
     fn change_turn(&mut self, random: &mut Random) {
         self.load(7, EXCHANGE);
         // mov eax, [rdi]; xor eax, imm32; mov [rdi], eax
@@ -139,7 +143,7 @@ impl Code {
     }
 
     fn registers(&mut self, random: &mut Random) {
-        // All but RSP.
+        // All registers except RSP.
         for register in (0..16).filter(|register| *register != 4) {
             if random.below(2) == 0 {
                 let value = random.value();
@@ -151,9 +155,9 @@ impl Code {
     fn jump_into_the_stub(&mut self, random: &mut Random) {
         self.registers(random);
         match random.below(4) {
-            // A stack that rt_sigreturn may take a frame from.
+            // A stack from which rt_sigreturn may read a frame.
             0 => self.load(4, EXCHANGE + random.below(0x4000)),
-            // Registers as the stub has them.
+            // Registers as in the stub.
             1 => self.load(3, EXCHANGE),
             _ => {}
         }
@@ -172,7 +176,7 @@ impl Code {
         };
         self.0.extend((argument as u32).to_le_bytes());
         self.0.push(0xba);
-        // Not `halt`, so that the others come to their turn; and one that does not exist.
+        // Excludes `halt`, so that the following pieces run; includes a number without a hypercall.
         self.0.extend((0x501 + random.below(8) as u32).to_le_bytes());
         self.0.push(0xef);
     }
@@ -211,7 +215,7 @@ impl Code {
         }
     }
 
-    /// A guest that spins when its pieces are done, or does them again.
+    /// Returns a guest that, after its pieces, spins or repeats them.
     fn guest(random: &mut Random) -> Vec<u8> {
         let mut code = Self(Vec::new());
         for _ in 0..1 + random.below(8) {
@@ -224,7 +228,7 @@ impl Code {
         code.0
     }
 
-    /// Goes on at its first byte.
+    /// Jumps to the first byte of the guest.
     fn again(&mut self) {
         // jmp rel32
         self.0.push(0xe9);
@@ -235,10 +239,11 @@ impl Code {
 
 /// Writes a unikernel with this code.
 fn write(path: &Path, code: &[u8]) {
-    // One with a page of text, which is replaced.
+    // A unikernel with one page of text, which is replaced.
     let filler = (0..360).fold(Script::new(), |script, _| script.puts("x"));
     let mut file = filler.build();
-    // The first program header is its text's: where it lies in the file, and its length (System V ABI, chapter 5).
+    // The first program header describes the text: its file offset and its length (System V ABI,
+    // chapter 5).
     let field = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
     let (start, address, len) = (field(64 + 8), field(64 + 16), field(64 + 32));
     assert_eq!(address as u64, CODE);
@@ -257,15 +262,15 @@ fn tender(guest: &Path, timeout: Option<Duration>) -> Child {
 }
 
 fn send(tender: &Child, signal: Signal) {
-    // It may have ended already; it has not been waited for.
+    // The tender may have ended already, but it has not been reaped.
     kill(Pid::from_raw(tender.id().try_into().unwrap()), signal).unwrap();
 }
 
-/// Waits for its end, which must come in time. Returns its status, and what it said.
+/// Waits for the end of the tender, which must come in time. Returns its status and its messages.
 fn end(mut tender: Child, what: &str) -> (ExitStatus, String) {
-    // SAFETY: takes no pointers; the descriptor is new.
+    // SAFETY: The call takes no pointers, and the descriptor is new.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, tender.id(), 0) };
-    // SAFETY: as above.
+    // SAFETY: As above.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd.try_into().unwrap()) };
     let deadline = Instant::now() + ENDS_WITHIN;
     let ended = loop {
@@ -280,14 +285,14 @@ fn end(mut tender: Child, what: &str) -> (ExitStatus, String) {
     if !ended {
         tender.kill().unwrap();
         tender.wait().unwrap();
-        panic!("{what}: it did not end");
+        panic!("{what}: the tender did not end");
     }
     let mut said = String::new();
     tender.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     (tender.wait().unwrap(), said)
 }
 
-/// Runs the guest of this number. Returns the time that its end took.
+/// Runs the guest with this number. Returns the time from the signal to the end.
 fn attack(number: u64, folder: &Path) -> Duration {
     let mut random = Random(number);
     let code = Code::guest(&mut random);
@@ -302,7 +307,7 @@ fn attack(number: u64, folder: &Path) -> Duration {
     };
     let timeout = Duration::from_millis(1 + after.as_millis() as u64);
     let tender = tender(&path, signal.is_none().then_some(timeout));
-    // The instant is random, and so is what the tender does then.
+    // The signal arrives at a random instant, hence in a random state of the tender.
     thread::sleep(after);
     if let Some(signal) = signal {
         send(&tender, signal);
@@ -310,7 +315,7 @@ fn attack(number: u64, folder: &Path) -> Duration {
     let asked = Instant::now();
     let what = format!("guest {number}, {signal:?} after {after:?}, code {code:02x?}");
     let (status, said) = end(tender, &what);
-    // A signal may come before the tender handles any.
+    // The signal may arrive before the tender installs its handlers.
     let by_signal = status.signal().is_some_and(|number| Some(number) == signal.map(|signal| signal as i32));
     assert!(status.code().is_some() || by_signal, "{what}: {status}: {said}");
     assert!(!said.contains("panicked") && !said.contains("sandbox"), "{what}: {status}: {said}");
@@ -319,7 +324,7 @@ fn attack(number: u64, folder: &Path) -> Duration {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: '{value}' is no number")))
+    env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: bad number '{value}'")))
 }
 
 #[test]
@@ -346,7 +351,7 @@ fn random_guests_end_when_they_are_asked_to() {
     println!("{guests} guests; the slowest end, of guest {}, took {:?}", slowest.1, slowest.0);
 }
 
-/// The kernel's word for a child that is gone, written by a child that is not.
+/// A living child writes the bit that the kernel sets for a dead child.
 #[test]
 fn a_guest_that_reports_its_own_death_is_ended() {
     let folder = TempDir::new().unwrap();
@@ -360,7 +365,7 @@ fn a_guest_that_reports_its_own_death_is_ended() {
     let (status, said) = end(tender(&path, None), "alone");
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("its process was killed: it reported its own end, and lived on"), "{said}");
-    // Well before the tender would find out by itself.
+    // The time limit is much shorter than the tender's own check interval.
     let (status, said) = end(tender(&path, Some(Duration::from_millis(30))), "--timeout");
     assert_eq!(status.code(), Some(124), "{said}");
 }

@@ -1,8 +1,8 @@
-//! A tender that is in somebody else's hands while its guest runs: it makes a system call that it has no business with,
-//! and dies of it.
+//! A compromised tender: it makes a forbidden system call while its guest runs and is killed for
+//! it.
 //!
-//! The hijacked tender is this program, once more: a device that is part of it, called by the guest's loop, makes the
-//! call.
+//! The compromised tender is a second process of this program. A device in this program makes the
+//! call when the guest's loop calls the device.
 
 #[path = "conformance/unikernels.rs"]
 mod unikernels;
@@ -29,21 +29,21 @@ use hvt_tender::guest::Limits;
 use hvt_tender::memory::GuestSlice;
 use hvt_tender::sandbox::{Sandbox, explain};
 
-/// Names the call that the hijacked tender makes.
+/// Environment variable with the call that the hijacked tender makes.
 const CALL: &str = "HVT_TEST_FORBIDDEN_CALL";
-/// The backend that it uses.
+/// Environment variable with the backend of the hijacked tender.
 const BACKEND: &str = "HVT_TEST_BACKEND";
-/// Says that it has a debugger, which lets its guest run.
+/// Environment variable that is set for a tender with a debugger, which lets the guest run.
 const DEBUGGED: &str = "HVT_TEST_DEBUGGED";
 
-/// What the hijacked tender does before it ends well, if it can.
+/// Text that the hijacked tender prints if it survives the call.
 const SURVIVED: &str = "the call has been made";
 
 /// A console that makes a system call as soon as the guest prints.
 struct Hijacked {
     call: String,
     file: File,
-    /// The number of the vCPU's descriptor, -1 where there is none.
+    /// Descriptor of the vCPU, or -1 if there is none.
     vcpu: AtomicI32,
 }
 
@@ -51,8 +51,8 @@ impl Console for Hijacked {
     fn write(&mut self, _: GuestSlice<'_>) {
         let null = std::ptr::null_mut::<libc::c_void>();
         let (file, vcpu) = (self.file.as_raw_fd(), self.vcpu.load(Ordering::Relaxed));
-        // SAFETY: whatever these calls would do, they do to this process, which exists for nothing else, and none of
-        // the pointers that they are given leads anywhere but to the end of a string.
+        // SAFETY: The effects of these calls are confined to this process, which exists for no
+        // other purpose. Every pointer argument is null or points to the end of a string.
         unsafe {
             match self.call.as_str() {
                 "none" => {}
@@ -67,7 +67,7 @@ impl Console for Hijacked {
                 "bpf" => _ = libc::syscall(libc::SYS_bpf, 0, null, 0),
                 "io_uring_setup" => _ = libc::syscall(libc::SYS_io_uring_setup, 1, null),
                 "userfaultfd" => _ = libc::syscall(libc::SYS_userfaultfd, 0),
-                // Calls that are allowed, with arguments that are not.
+                // Allowed calls with forbidden arguments.
                 "mmap" => {
                     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
                     _ = libc::mmap(null, 4096, libc::PROT_READ | libc::PROT_EXEC, flags, -1, 0);
@@ -79,22 +79,22 @@ impl Console for Hijacked {
                 "tgkill" => _ = libc::syscall(libc::SYS_tgkill, 1, 1, 0),
                 "recvfrom" => _ = libc::recv(file, null, 0, 0),
                 "pidfd_send_signal" => _ = libc::syscall(libc::SYS_pidfd_send_signal, 3, libc::SIGTRAP, null, 0),
-                // What is allowed on the vCPU, on it and on something else.
+                // Requests allowed on the vCPU, made on the vCPU and on another descriptor.
                 "read registers" => assert_eq!(kvm::read_registers(vcpu), 0),
                 "write registers" => _ = libc::ioctl(vcpu, kvm::WRITE_REGISTERS, null),
                 "KVM_SET_MSRS" => _ = libc::ioctl(vcpu, KVM_SET_MSRS, null),
                 other => panic!("no call {other}"),
             }
         }
-        // What is open for it is open.
+        // Descriptors that were opened in advance stay usable.
         let text = SURVIVED.as_bytes();
-        // SAFETY: the bytes are the text's.
+        // SAFETY: The pointer and length describe the text.
         assert_eq!(unsafe { libc::pread(file, [0_u8; 1].as_mut_ptr().cast(), 1, 0) }, 1);
-        // SAFETY: as above.
+        // SAFETY: As above.
         assert_eq!(unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) }, text.len() as isize);
     }
 
-    /// Asked for when everything is there but the filter of system calls.
+    /// Called after everything except the system call filter is set up.
     fn descriptors(&self) -> Vec<Descriptor> {
         let is_vcpu = |number: &i32| {
             let target = fs::read_link(format!("/proc/self/fd/{number}"));
@@ -105,10 +105,11 @@ impl Console for Hijacked {
     }
 }
 
-/// A request of a vCPU that the tender never makes.
+/// A vCPU request that the tender never makes.
 const KVM_SET_MSRS: libc::Ioctl = 0x4008_ae89;
 
-/// Requests of a vCPU (`include/uapi/linux/kvm.h`): the tender makes those that read registers for its reports.
+/// vCPU requests (`include/uapi/linux/kvm.h`). The tender makes the requests that read registers
+/// for its reports.
 #[cfg(target_arch = "x86_64")]
 mod kvm {
     const KVM_GET_REGS: libc::Ioctl = 0x8090_ae81;
@@ -116,7 +117,7 @@ mod kvm {
     pub(crate) const WRITE_REGISTERS: libc::Ioctl = 0x4090_ae82;
 
     pub(crate) fn read_registers(vcpu: i32) -> i32 {
-        // SAFETY: the structure has this size.
+        // SAFETY: The structure has this size.
         unsafe { libc::ioctl(vcpu, KVM_GET_REGS, [0_u64; 18].as_mut_ptr()) }
     }
 }
@@ -131,7 +132,7 @@ mod kvm {
         let mut value = 0_u64;
         // X0.
         let register = [0x6030_0000_0010_0000, (&raw mut value).expose_provenance() as u64];
-        // SAFETY: the structure names a register of 64 bits, and where it goes.
+        // SAFETY: The structure names a 64-bit register and the address of its destination.
         unsafe { libc::ioctl(vcpu, KVM_GET_ONE_REG, register.as_ptr()) }
     }
 }
@@ -141,7 +142,7 @@ fn guests() -> &'static Path {
     DIRECTORY.get_or_init(|| unikernels::directory().expect("test unikernels"))
 }
 
-/// Not a test of its own: the tender that is hijacked. The tests below start it.
+/// The hijacked tender. It is not a test by itself; the tests below start it.
 #[test]
 fn hijacked_tender() {
     let Ok(call) = env::var(CALL) else { return };
@@ -158,13 +159,13 @@ fn hijacked_tender() {
         unikernel = unikernel.debugger(debugger);
     }
     let outcome = unikernel.sandbox(Sandbox::new()).run();
-    // Not through the test harness, whose threads and streams this thread cannot reach any more.
+    // The test harness cannot be used: this thread can no longer reach its threads and streams.
     let status = if outcome.is_ok() { 0 } else { 1 };
-    // SAFETY: ends the process.
+    // SAFETY: The call terminates the process.
     unsafe { libc::_exit(status) };
 }
 
-/// A debugger that lets the guest run, and listens until it is over.
+/// A debugger that lets the guest run and reads until the end.
 fn debug(address: SocketAddr) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"$c#63").unwrap();
@@ -182,12 +183,13 @@ fn run_hijacked(call: &str, backend: &str) -> Output {
     hijacked(call, backend).output().unwrap()
 }
 
-/// Likewise, with a debugger connected.
+/// Variant of `run_hijacked` with a debugger connected.
 fn run_debugged(call: &str, backend: &str) -> Output {
     hijacked(call, backend).env(DEBUGGED, "yes").output().unwrap()
 }
 
-/// The backends to test: those of `HVT_BACKENDS`, with commas between, or else those of this machine.
+/// Returns the backends to test: the backends in `HVT_BACKENDS`, separated by commas, or the
+/// backends of this machine.
 fn backends() -> Vec<String> {
     if let Ok(names) = env::var("HVT_BACKENDS") {
         return names.split(',').map(str::to_owned).collect();
@@ -205,7 +207,7 @@ fn assert_killed(output: &Output, call: &str) {
     assert!(said.contains(&words) && !said.contains(SURVIVED), "{call}: {said}");
 }
 
-/// The test itself works: a tender that makes no forbidden call lives.
+/// Control test: a tender that makes no forbidden call survives.
 #[test]
 fn a_tender_that_is_not_hijacked_lives() {
     for backend in backends() {
@@ -232,7 +234,7 @@ fn a_hijacked_tender_dies_of_a_call_that_it_has_no_business_with() {
     ];
     for backend in backends() {
         for call in CALLS {
-            // `kill` asks who to kill first, which is not allowed either.
+            // `kill` first queries the process ID, with a call that is also forbidden.
             let name = if call == "kill" { "getppid" } else { call };
             assert_killed(&run_hijacked(call, &backend), name);
         }
@@ -251,7 +253,7 @@ fn a_hijacked_tender_dies_of_arguments_that_it_has_no_business_with() {
 #[test]
 fn a_hijacked_tender_can_make_its_own_requests_of_a_vcpu_and_no_others() {
     if !backends().iter().any(|backend| backend == "kvm") {
-        eprintln!("there is no KVM here: scripts/nested has one");
+        eprintln!("KVM is not available: use scripts/nested");
         return;
     }
     let output = run_hijacked("read registers", "kvm");
@@ -259,7 +261,8 @@ fn a_hijacked_tender_can_make_its_own_requests_of_a_vcpu_and_no_others() {
     assert_killed(&run_hijacked("write registers", "kvm"), "ioctl");
 }
 
-/// A debugger's connection is what it has besides, and on KVM what sets the vCPU's registers.
+/// A tender with a debugger additionally has the connection and, on KVM, the requests that set
+/// registers of the vCPU.
 #[test]
 fn a_hijacked_tender_with_a_debugger_dies_too() {
     for backend in backends() {
@@ -278,7 +281,8 @@ fn a_hijacked_tender_with_a_debugger_dies_too() {
     }
 }
 
-/// What a guest on a thread of its own gives up, the threads of its user keep.
+/// A guest on a separate thread confines that thread. The threads of its user keep their
+/// privileges.
 #[test]
 fn only_the_threads_of_the_guest_are_confined() {
     let limits = Limits::new().wall_time(Duration::from_secs(100)).cpu_time(Duration::from_secs(100));
@@ -295,7 +299,7 @@ fn only_the_threads_of_the_guest_are_confined() {
     }
 }
 
-/// What is watched by a thread that is confined too.
+/// The thread that monitors the limits is confined as well.
 #[test]
 fn limits_work_in_a_sandbox() {
     let limits = Limits::new().wall_time(Duration::from_millis(20));

@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_out_of_32_bits_is_told_apart() {
+    fn out32_returns_only_an_out_of_32_bits() {
         for exit in every_kind_of_exit() {
             let is_out = matches!(exit, Exit::Io(Io { size: 4, direction: Direction::Out, string: false, .. }));
             let expected = if let Exit::Io(io) = exit { Some((io.port, io.value)).filter(|_| is_out) } else { None };

@@ -1,4 +1,4 @@
-//! Hypercalls.
+//! Fuzz target for hypercalls.
 
 use arbitrary::Arbitrary;
 use hvt_abi::{Gpa, GuestRange};
@@ -10,15 +10,15 @@ use hvt_core::memory::{GuestMemory, GuestSpace, MemoryMap, Permissions, Region};
 
 use crate::outcome::outcome;
 
-/// A guest that makes calls, and the world around it.
+/// A guest that makes calls, and its environment.
 #[derive(Arbitrary, Debug)]
 pub struct Guest {
     calls: Vec<Call>,
-    /// Frames waiting.
+    /// Frames waiting on the network device.
     waiting: Vec<Vec<u8>>,
-    /// What poll says.
+    /// Result of the device's poll.
     ready: Option<u64>,
-    /// Whether the devices fail.
+    /// Selects failing devices.
     broken: bool,
 }
 
@@ -26,7 +26,7 @@ pub struct Guest {
 struct Call {
     number: Number,
     argument: Word,
-    /// What the argument structure holds.
+    /// Contents of the argument structure.
     words: [Word; 5],
 }
 
@@ -36,7 +36,7 @@ enum Number {
     Any(u32),
 }
 
-/// A word of an argument: often near something that means something.
+/// A word of an argument, often close to a meaningful value.
 #[derive(Arbitrary, Debug)]
 enum Word {
     Small(u8),
@@ -58,18 +58,19 @@ impl Word {
     }
 }
 
-/// The guest's memory: its first page is not mapped, the second read-only, the third execute-only, the rest writable.
+/// Size of guest memory in bytes. The first page is not mapped, the second is read-only, the third
+/// is execute-only, and the remaining pages are writable.
 const SIZE: u64 = 0x8000;
 const READ_ONLY: u64 = 0x1000;
 const CODE: u64 = 0x2000;
 const WRITABLE: u64 = 0x3000;
 
-/// Names of the outcomes of each hypercall, by its number.
+/// Name of each hypercall, indexed by its number.
 const NAMES: [&str; 9] =
     ["zero", "walltime", "puts", "poll", "block write", "block read", "net write", "net read", "halt"];
 
-/// Serves the calls until one stops the guest. What the guest may not write must be as it was. Returns names of the
-/// calls' outcomes.
+/// Serves the calls until one stops the guest. Asserts that memory not writable by the guest is
+/// unchanged. Returns the names of the calls' outcomes.
 pub fn check(guest: Guest) -> Vec<String> {
     let region = |start, end, access| Region { range: GuestRange::between(Gpa(start), Gpa(end)).unwrap(), access };
     let memory_map = MemoryMap::new([
@@ -97,7 +98,7 @@ pub fn check(guest: Guest) -> Vec<String> {
         let argument = call.argument.value();
         if (WRITABLE..SIZE).contains(&argument) {
             let words: Vec<u8> = call.words.iter().flat_map(|word| word.value().to_le_bytes()).collect();
-            // What of it lies inside of memory.
+            // Writes only the part that lies inside guest memory.
             let _ = memory.write(Gpa(argument), &words);
         }
         let before = memory.snapshot();

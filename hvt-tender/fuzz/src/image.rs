@@ -1,4 +1,4 @@
-//! Files.
+//! Fuzz target for unikernel files.
 
 use arbitrary::Arbitrary;
 use hvt_abi::GuestRange;
@@ -14,13 +14,13 @@ use crate::outcome::outcome;
 /// A file that claims to be a unikernel.
 #[derive(Arbitrary, Debug)]
 pub enum File {
-    /// Whatever the fuzzer likes.
+    /// Arbitrary bytes.
     Raw(Vec<u8>),
-    /// A good unikernel with a few fields overwritten, perhaps cut short.
+    /// A valid unikernel with a few fields overwritten, optionally truncated.
     Patched {
-        /// What to overwrite.
+        /// Patches to apply.
         patches: Vec<Patch>,
-        /// How many bytes to keep.
+        /// Length in bytes after truncation.
         cut: Option<u16>,
     },
 }
@@ -28,7 +28,8 @@ pub enum File {
 /// Bytes to overwrite.
 #[derive(Arbitrary, Debug)]
 pub struct Patch {
-    /// Where: the file's headers, or, from its end, the notes.
+    /// Offset of the patch: in the file's headers or, counted from the end of the file, in the
+    /// notes.
     at: u16,
     from_end: bool,
     bytes: Value,
@@ -65,11 +66,11 @@ impl File {
     }
 }
 
-/// Largest guest that is loaded, in bytes.
+/// Maximum size of a guest that is loaded, in bytes.
 const LOADED_MAX: u64 = 16 << 20;
 
-/// Reads the file; where it is a unikernel after all, checks what must hold for every one, and boots it. Returns names
-/// of the outcomes.
+/// Parses the file. If it is a valid unikernel, checks the invariants of unikernels and boots it.
+/// Returns the names of the outcomes.
 pub fn check(file: File) -> Vec<String> {
     let bytes = file.bytes();
     let image = match Image::parse(&bytes) {

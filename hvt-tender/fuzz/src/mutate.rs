@@ -1,15 +1,15 @@
-//! Inputs without a fuzzer: seeds, and mutations of seeds by a generator with a fixed start, so that every run makes the
-//! same ones.
+//! Fuzz inputs without a fuzzer: seeds, and mutations of seeds by a generator with a fixed seed.
+//! Every run has the same inputs.
 
 use std::path::Path;
 use std::{fs, io};
 
 use arbitrary::{Arbitrary, Unstructured};
 
-/// Longest input in bytes: libFuzzer's default.
+/// Maximum length of an input in bytes: libFuzzer's default.
 const LONGEST: usize = 4096;
 
-/// Bytes that often mean something.
+/// Bytes with a frequent special meaning.
 const INTERESTING: [u8; 8] = [0, 1, 2, 0x40, 0x7f, 0x80, 0xfe, 0xff];
 
 /// Pseudo-random numbers: xorshift64*.
@@ -23,17 +23,19 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A number below `end`, which is not 0. The high bits are the better ones.
+    /// Returns a number below `end`, which must not be 0. The high bits of the generator are of
+    /// better quality.
     fn below(&mut self, end: usize) -> usize {
         ((self.next() >> 32) as usize) % end
     }
 }
 
-/// The files of a folder, ordered by name. A folder that does not exist has none.
+/// Returns the files of a folder, ordered by name. A folder that does not exist yields an empty
+/// list.
 ///
 /// # Errors
 ///
-/// Returns the error of a folder or file that cannot be read.
+/// Returns the I/O error if the folder or a file cannot be read.
 pub fn seeds(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -44,14 +46,14 @@ pub fn seeds(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
     paths.iter().map(fs::read).collect()
 }
 
-/// Each seed as it is, then `count` mutations of seeds.
+/// Returns each seed unchanged, then `count` mutations of seeds.
 pub fn inputs(seeds: &[Vec<u8>], count: usize) -> impl Iterator<Item = Vec<u8>> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mutations = (0..count).map(move |_| mutation(seeds, &mut random));
     seeds.iter().cloned().chain(mutations)
 }
 
-/// A seed with up to eight changes.
+/// Returns a seed with up to eight changes.
 fn mutation(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let mut input = if seeds.is_empty() { Vec::new() } else { seeds[random.below(seeds.len())].clone() };
     for _ in 0..=random.below(8) {
@@ -80,7 +82,7 @@ fn mutation(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     input
 }
 
-/// The value that libFuzzer would make of this input; `None` if it would skip the input.
+/// Decodes an input as libFuzzer does. Returns `None` for an input that libFuzzer would skip.
 pub fn decode<'a, T: Arbitrary<'a>>(input: &'a [u8]) -> Option<T> {
     let (least, _) = T::size_hint(0);
     if input.len() < least { None } else { T::arbitrary_take_rest(Unstructured::new(input)).ok() }

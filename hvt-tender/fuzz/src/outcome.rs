@@ -1,8 +1,9 @@
-//! Names of what came of an input, so that a test can tell how much of the code its inputs reach.
+//! Names of outcomes. Tests use them to measure the code that their inputs reach.
 
 use std::fmt::Debug;
 
-/// The name of an outcome of `what`: the variants in the value's debug output, without numbers and texts.
+/// Returns the name of an outcome of `what`: the variants in the value's debug output, without
+/// numbers and texts.
 pub(crate) fn outcome(what: &str, value: &impl Debug) -> String {
     let text = format!("{value:?}");
     let variants = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.starts_with(char::is_uppercase));

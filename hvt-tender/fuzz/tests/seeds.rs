@@ -1,5 +1,5 @@
-//! Runs each fuzz target's check on its seeds and on mutations of them, without a fuzzer. Inputs are the same in every run,
-//! and bounded by number.
+//! Runs the check of each fuzz target on its seeds and on mutations of the seeds, without a fuzzer.
+//! The inputs are the same in every run and limited in number.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,8 +8,8 @@ use arbitrary::Arbitrary;
 use hvt_tender_fuzz::mutate::{decode, inputs, seeds};
 use hvt_tender_fuzz::{hypercall, image};
 
-/// Checks `count` mutations of the seeds of a target, and of what a fuzzer has found on this machine; returns the
-/// outcomes.
+/// Checks `count` mutations of a target's seeds and of inputs that a fuzzer has found on this
+/// machine. Returns the outcomes.
 fn run<T: for<'a> Arbitrary<'a>>(target: &str, count: usize, check: impl Fn(T) -> Vec<String>) -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut known = seeds(&root.join("seeds").join(target)).unwrap();

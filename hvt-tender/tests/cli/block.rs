@@ -1,5 +1,6 @@
-//! Block devices as a guest that keeps one busy meets them: around the page cache, under a storm of signals, at its end,
-//! and when the disk fails. On each backend of this machine, or those that `HVT_BACKENDS` names.
+//! Block devices of a guest with continuous transfers: around the page cache, during a storm of
+//! signals, at the end of the guest, and on a failing disk. The tests run on each backend of this
+//! machine, or on the backends in `HVT_BACKENDS`.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -19,20 +20,20 @@ use test_suite::Contents;
 
 use super::{assert_fails, guest, tender, text};
 
-/// Bytes of a block.
+/// Block size in bytes.
 const BLOCK: usize = 512;
-/// Bytes that the guest transfers at once.
+/// Size of one transfer of the guest in bytes.
 const PIECE: usize = 4 * BLOCK;
-/// Bytes of the device.
+/// Capacity of the device in bytes.
 const CAPACITY: usize = 64 * BLOCK;
 
-/// The backends to test.
+/// Returns the backends to test.
 fn backends() -> Vec<String> {
     let names = std::env::var("HVT_BACKENDS").unwrap_or_else(|_| "process".into());
     names.split(',').map(str::to_owned).collect()
 }
 
-/// The tender with the guest `churn` on this device.
+/// Returns the command that runs the guest `churn` on this device.
 fn churn(backend: &str, disk: &Path, options: &[&str], words: &[&str]) -> Command {
     let mut command = tender();
     command.args(["--mem=32", "--backend", backend]).args(options).arg("--block").arg(disk).arg(guest("churn"));
@@ -50,20 +51,21 @@ fn pid(tender: &Child) -> Pid {
     Pid::from_raw(tender.id().try_into().unwrap())
 }
 
-/// Starts it, and waits until it says that it has begun.
+/// Starts the command and waits until the guest prints that it has begun.
 fn begun(mut command: Command) -> (Child, BufReader<ChildStdout>) {
     let mut tender = command.spawn().unwrap();
     let mut console = BufReader::new(tender.stdout.take().unwrap());
     let mut line = String::new();
     while line != "churning\n" {
         line.clear();
-        assert_ne!(console.read_line(&mut line).unwrap(), 0, "it ended early");
+        assert_ne!(console.read_line(&mut line).unwrap(), 0, "the guest ended early");
     }
     (tender, console)
 }
 
-/// The signals of a storm: those that mean nothing unless somebody has said otherwise, some that the tests have said to
-/// ignore, and the one that makes a vCPU of KVM look up, which has a handler there and is ignored elsewhere.
+/// Signals of the storm: signals that are ignored by default, signals that the tests ignore, and
+/// the signal that interrupts a vCPU of KVM, which has a handler on KVM and is ignored on other
+/// backends.
 fn storm_signals() -> Vec<libc::c_int> {
     let harmless = [Signal::SIGWINCH, Signal::SIGURG, Signal::SIGCHLD, Signal::SIGCONT].map(|signal| signal as i32);
     [&harmless[..], &IGNORED.map(|signal| signal as i32), &[libc::SIGRTMIN() + 4]].concat()
@@ -71,14 +73,14 @@ fn storm_signals() -> Vec<libc::c_int> {
 
 const IGNORED: [Signal; 4] = [Signal::SIGALRM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
 
-/// Ignores in the tender what would end it.
+/// Ignores the signals in the tender that would terminate it.
 fn ignoring(mut command: Command) -> Command {
     let ignore = || {
         for one in IGNORED {
-            // SAFETY: it does nothing.
+            // SAFETY: SIG_IGN installs no handler.
             unsafe { signal(one, SigHandler::SigIgn) }?;
         }
-        // SAFETY: async-signal-safe, and `nix` has no name for this signal.
+        // SAFETY: `signal` is async-signal-safe, and `nix` has no name for this signal.
         unsafe { libc::signal(libc::SIGRTMIN() + 4, libc::SIG_IGN) };
         Ok(())
     };
@@ -87,8 +89,8 @@ fn ignoring(mut command: Command) -> Command {
     command
 }
 
-/// Sends signals to each thread of the tender, and stops and continues it and the process that has its guest, until it
-/// has ended. Returns how many it has sent.
+/// Sends signals to each thread of the tender, and stops and continues the tender and the guest's
+/// process, until the tender has ended. Returns the number of signals sent.
 fn storm(tender: &Child) -> u32 {
     let (process, mut sent) = (pid(tender), 0);
     let ended = || {
@@ -103,14 +105,15 @@ fn storm(tender: &Child) -> u32 {
         let children = fs::read_to_string(format!("{task}/{process}/children")).unwrap_or_default();
         for signal in storm_signals() {
             for thread in &threads {
-                // SAFETY: takes no pointers. What has ended by now is not reaped before this function returns.
+                // SAFETY: The call takes no pointers. An ended tender is not reaped before this
+                // function returns.
                 sent += u32::from(unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), *thread, signal) } == 0);
             }
             thread::sleep(Duration::from_micros(20));
         }
         let children = children.split_whitespace().filter_map(|child| child.parse().ok()).map(Pid::from_raw);
         for process in [process].into_iter().chain(children) {
-            // The guest's process may be gone.
+            // The guest's process may have ended.
             sent += u32::from(kill(process, Signal::SIGSTOP).is_ok());
             thread::sleep(Duration::from_micros(50));
             let _ = kill(process, Signal::SIGCONT);
@@ -119,13 +122,15 @@ fn storm(tender: &Child) -> u32 {
     sent
 }
 
-/// Bytes that a process has written, files and streams together, by what its system calls have returned.
+/// Returns the number of bytes that a process has written to files and streams, as returned by its
+/// system calls.
 fn bytes_written(process: Pid) -> usize {
-    let io = fs::read_to_string(format!("/proc/{process}/io")).expect("a kernel that accounts for I/O");
+    let io = fs::read_to_string(format!("/proc/{process}/io")).expect("the kernel has I/O accounting");
     io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
 }
 
-/// Each block is as it was last written, was read back as it was written, and was written as often as the guest has.
+/// Each block holds the data of its last write, reads return the written data, and the number of
+/// written bytes equals the number of bytes that the guest has written.
 #[test]
 fn a_storm_of_signals_changes_nothing() {
     const ROUNDS: usize = 150;
@@ -146,7 +151,7 @@ fn a_storm_of_signals_changes_nothing() {
             let output = tender.wait_with_output().unwrap();
             let said = text(&output.stderr);
             assert_eq!((output.status.code(), rest.as_str(), said), (Some(0), "SUCCESS\n", ""), "{backend}");
-            assert!(sent >= 100, "{backend}: {sent} signals are no storm");
+            assert!(sent >= 100, "{backend}: {sent} signals are too few");
             let printed = printed_before("churning\n", &backend) + rest.len();
             assert_eq!(written, ROUNDS * CAPACITY + printed, "{backend} {direct:?}: after {sent} signals");
             assert!(Contents::Pattern(ROUNDS as u64).matches(0, &fs::read(&path).unwrap()), "{backend}");
@@ -154,7 +159,8 @@ fn a_storm_of_signals_changes_nothing() {
     }
 }
 
-/// Bytes of a guest's output up to these words, the first of its own: the bindings greet first.
+/// Returns the number of output bytes before `words`, the first output of the guest itself. The
+/// greeting of the bindings precedes it.
 fn printed_before(words: &str, backend: &str) -> usize {
     let folder = TempDir::new().unwrap();
     let output = churn(backend, &image(&folder), &[], &["write", &PIECE.to_string(), "1"]).output().unwrap();
@@ -162,8 +168,8 @@ fn printed_before(words: &str, backend: &str) -> usize {
     printed.find(words).expect(printed) + words.len()
 }
 
-/// Blocks are old or new when the tender is asked to end, and so are pieces that were written at once; those behind the
-/// last are all old.
+/// Each block, and each group of blocks written at once, is either old or new when the tender is
+/// asked to terminate. All blocks after the last write are old.
 #[test]
 fn a_block_is_old_or_new_after_sigterm() {
     for backend in backends() {
@@ -186,12 +192,12 @@ fn a_block_is_old_or_new_after_sigterm() {
     }
 }
 
-/// In which round the guest has written this piece, 0 if never.
+/// Returns the round in which the guest has written this piece, or 0 if it was never written.
 fn round(offset: usize, piece: &[u8]) -> u64 {
     if Contents::Zeros.matches(0, piece) {
         return 0;
     }
-    // The first word says which it must be: the words of a seed differ from those of the one before by a constant.
+    // The first word identifies the round: the words of consecutive seeds differ by a constant.
     let first = |seed| {
         let mut word = [0; 8];
         Contents::Pattern(seed).fill(offset as u64, &mut word);
@@ -202,24 +208,25 @@ fn round(offset: usize, piece: &[u8]) -> u64 {
     found
 }
 
-/// Where a guest's disk lies.
+/// Location of the guest's disk.
 enum Disk {
     File(PathBuf),
-    /// A loop device on a file, whose disk it is.
+    /// A loop device on this file.
     Device(PathBuf),
 }
 
 impl Disk {
-    /// A loop device on this file. Making one takes root, which a continuous integration must have.
+    /// Creates a loop device on this file. It requires root, which a continuous integration must
+    /// have.
     fn device(file: &Path) -> Option<Self> {
         if !geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "this test makes a loop device: run it as root");
-            eprintln!("SKIPPED: this test makes a loop device, which takes root");
+            assert!(std::env::var_os("CI").is_none(), "this test creates a loop device: run it as root");
+            eprintln!("SKIPPED: this test creates a loop device, which requires root");
             return None;
         }
         let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
         assert!(output.status.success(), "losetup: {}", text(&output.stderr));
-        // The flag may be left from an earlier user of the device.
+        // The flag may be set by an earlier user of the device.
         let set = Command::new("blockdev").args(["--setrw", text(&output.stdout).trim()]).status().unwrap();
         assert!(set.success(), "blockdev: {set}");
         Some(Self::Device(text(&output.stdout).trim().into()))
@@ -231,7 +238,7 @@ impl Disk {
         }
     }
 
-    /// How often it was told to empty its cache (Linux, Documentation/block/stat.rst).
+    /// Returns the number of cache flush requests (Linux, Documentation/block/stat.rst).
     fn flushes(&self) -> u64 {
         let name = self.path().file_name().unwrap().to_str().unwrap();
         let stat = fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
@@ -242,13 +249,14 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Self::Device(path) = self {
-            // It goes away once its last user does.
+            // The loop device is removed after its last user has closed it.
             let _ = Command::new("losetup").arg("--detach").arg(path).status();
         }
     }
 }
 
-/// What was written is brought to the disk, whose own cache is emptied, when the guest ends and when it is ended.
+/// Written data is flushed to the disk, including the disk's own cache, when the guest ends and
+/// when it is terminated.
 #[test]
 fn the_disk_is_flushed_at_the_end() {
     for backend in backends() {
@@ -275,7 +283,7 @@ fn the_disk_is_flushed_at_the_end() {
     }
 }
 
-/// A sparse image of 1 MiB on a file system that has room for a part of it, on a mount of its own.
+/// A sparse image of 1 MiB on a separately mounted file system that has room for a part of it.
 struct Full {
     folder: TempDir,
 }
@@ -286,11 +294,11 @@ impl Full {
     fn new() -> Option<Self> {
         if !geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "this test mounts a file system: run it as root");
-            eprintln!("SKIPPED: this test mounts a file system, which takes root");
+            eprintln!("SKIPPED: this test mounts a file system, which requires root");
             return None;
         }
         let folder = TempDir::new().unwrap();
-        // What is mounted is so for this test and the processes that it starts.
+        // The mount is visible only to this thread and the processes that it starts.
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         mount(Some("tmpfs"), folder.path(), Some("tmpfs"), MsFlags::empty(), Some("size=256k")).unwrap();
@@ -306,19 +314,20 @@ impl Full {
 
 impl Drop for Full {
     fn drop(&mut self) {
-        // A loop device may still be closing its file.
+        // A loop device may still hold its file open.
         let _ = umount2(self.folder.path(), MntFlags::MNT_DETACH);
     }
 }
 
-/// Of the line `N written, N refused`.
+/// Parses the line `N written, N refused`.
 fn written_and_refused(console: &str) -> (u64, u64) {
     let line = console.lines().find(|line| line.ends_with(" refused")).expect(console);
     let numbers = line.strip_suffix(" refused").unwrap().split_once(" written, ").unwrap();
     (numbers.0.parse().unwrap(), numbers.1.parse().unwrap())
 }
 
-/// No space is left (ENOSPC): the guest is told, keeps what it has, and goes on to its end.
+/// The file system is full (ENOSPC): the guest gets an error, keeps its data, and continues to its
+/// end.
 #[test]
 fn a_full_disk_is_the_guests_to_know() {
     const PIECES: u64 = Full::CAPACITY / 4096;
@@ -330,13 +339,14 @@ fn a_full_disk_is_the_guests_to_know() {
         let (written, refused) = written_and_refused(printed);
         assert!((1..=64).contains(&written) && written + refused == PIECES, "{printed}");
         assert!(printed.ends_with("SUCCESS\n"), "{printed}");
-        // One line, however often it fails.
+        // The tender prints one line, regardless of the number of failures.
         let words = "cannot write at byte ";
         assert!(said.contains(words) && said.contains("No space left") && said.matches('\n').count() == 1, "{said}");
     }
 }
 
-/// The disk fails (EIO): likewise where the disk is asked at once, and where it is asked at the end that is an error.
+/// The disk fails (EIO). With direct I/O the guest gets the errors. Through the page cache, the
+/// flush at the end fails and the tender exits with an error.
 #[test]
 fn a_disk_that_fails_is_the_guests_to_know() {
     for backend in backends() {
@@ -359,7 +369,7 @@ fn a_disk_that_fails_is_the_guests_to_know() {
     }
 }
 
-/// Somebody cuts the file short under a guest that reads it, and puts the rest back.
+/// The file is truncated while a guest reads it, and is then extended again.
 #[test]
 fn a_file_that_shrinks_is_the_guests_to_know() {
     for backend in backends() {
@@ -372,14 +382,14 @@ fn a_file_that_shrinks_is_the_guests_to_know() {
             let mut line = String::new();
             while !line.ends_with(" refused\n") {
                 line.clear();
-                assert_ne!(console.read_line(&mut line).unwrap(), 0, "it ended early");
+                assert_ne!(console.read_line(&mut line).unwrap(), 0, "the guest ended early");
             }
             line.split(' ').next().unwrap().parse::<usize>().unwrap()
         };
         let file = File::options().write(true).open(&path).unwrap();
         let pieces = CAPACITY / PIECE;
         assert_eq!(refused(), 0);
-        // In the middle of a block.
+        // The new end is in the middle of a block.
         file.set_len(CAPACITY as u64 / 2 + 100).unwrap();
         while refused() != pieces / 2 {}
         file.set_len(CAPACITY as u64).unwrap();

@@ -1,4 +1,4 @@
-//! Unikernels in C, as people make and start them.
+//! Unikernels in C, built and started as a user does.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{guest, tender, tender_with, text};
 
-/// A program with a function that compilers call and the library has too.
+/// A program that defines a function which compilers call and the library also defines.
 const SOURCE: &str = r#"
 #include <solo5.h>
 
@@ -38,11 +38,11 @@ int solo5_app_main(const struct solo5_start_info *info)
 const MANIFEST: &str =
     r#"{ "type": "solo5.manifest", "version": 1, "devices": [ { "name": "storage", "type": "BLOCK_BASIC" } ] }"#;
 
-/// `scripts/cc-guest` makes a unikernel of sources and a manifest, in one step or in two, and what the application
-/// defines itself comes before the library's.
+/// `scripts/cc-guest` builds a unikernel from sources and a manifest in one step or in two.
+/// Functions of the application take precedence over functions of the library.
 #[test]
 fn cc_guest_makes_a_unikernel() {
-    // Before it is asked for, so that two builds do not wait for each other.
+    // Build the guests first, so that two builds do not wait for each other.
     guest("c-hello");
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -67,7 +67,8 @@ fn cc_guest_makes_a_unikernel() {
     }
 }
 
-/// A command line is bytes to C. To Rust it is text, and a guest in Rust says so.
+/// In C, a command line is a sequence of bytes. In Rust it is text, and a guest in Rust reports
+/// invalid UTF-8.
 #[test]
 fn arguments_need_not_be_text() {
     let bytes = OsStr::from_bytes(b"\xff\xfe");

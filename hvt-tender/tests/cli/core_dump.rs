@@ -1,5 +1,5 @@
-//! The core file of a guest that crashed, as Debian's `gdb` sees it: on the backend that every machine has, or on the one
-//! that `HVT_BACKENDS` names.
+//! Core files of crashed guests as Debian's `gdb` reads them. The tests run on the backend that
+//! every machine has, or on the backend in `HVT_BACKENDS`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{as_solo5_hvt, assert_program_fails, backend, cpu, guest, tender, text};
 
-/// Runs a guest that crashes; returns the core file that its message names.
+/// Runs a guest that crashes, and returns the core file named in its message.
 fn crash(folder: &TempDir, words: &[&str], status: i32) -> (Output, PathBuf) {
     let mut command = as_solo5_hvt(tender());
     command.args(["--mem=64", "--backend", &backend()]).arg(format!("--dumpcore={}", folder.path().display()));
@@ -26,7 +26,8 @@ fn crash(folder: &TempDir, words: &[&str], status: i32) -> (Output, PathBuf) {
     (output, core)
 }
 
-/// What gdb answers to these commands; `None` where there is no gdb, which a continuous integration must have.
+/// Returns the output of gdb for these commands, or `None` without gdb, which a continuous
+/// integration must have.
 fn gdb(program: &Path, core: &Path, commands: &[&str]) -> Option<String> {
     let mut gdb = Command::new("gdb");
     gdb.args(["-nx", "-batch", "-iex", "set debuginfod enabled off"]);
@@ -46,7 +47,7 @@ fn gdb(program: &Path, core: &Path, commands: &[&str]) -> Option<String> {
     }
 }
 
-/// The name that the linker knows the variable of this name by.
+/// Returns the linker's name of the variable.
 fn variable(program: &Path, name: &str) -> String {
     let file = fs::read(program).unwrap();
     let elf = Elf::parse(&file).unwrap();
@@ -54,7 +55,8 @@ fn variable(program: &Path, name: &str) -> String {
     names.find(|symbol| symbol.contains(name)).expect(name).to_owned()
 }
 
-/// The guest traps, and leaves the address of its trap frame: the registers are those at the trap.
+/// The guest traps and passes the address of its trap frame to the tender. The core file contains
+/// the registers at the trap.
 #[test]
 fn gdb_reads_a_guest_that_gave_up() {
     let folder = TempDir::new().unwrap();
@@ -83,7 +85,7 @@ fn gdb_reads_a_guest_that_was_stopped() {
     assert!(said.contains(&format!("pc={pc}\n")) && said.contains("SIGSEGV"), "{pc}: {said}");
 }
 
-/// As any guest that is stopped: with a report that says where, and a core file.
+/// The tender reports the position of the guest and writes a core file, as for any stopped guest.
 #[test]
 fn a_guest_without_a_handler_is_reported_where_it_needed_one() {
     let folder = TempDir::new().unwrap();
@@ -99,7 +101,8 @@ fn a_guest_without_a_handler_is_reported_where_it_needed_one() {
     assert!(said.contains(&format!("pc={pc}\n")) && said.contains(cpu::UNDEFINED), "{pc}: {said}");
 }
 
-/// By what it knows of the program: the frames of the stack, variables, and the registers of floating point.
+/// gdb uses the debug information of the program: stack frames, variables and floating-point
+/// registers.
 #[test]
 fn gdb_reads_variables_and_vector_registers() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! What debuggers see of the CPU that the guests are for.
+//! Architecture-dependent expectations of the debugger tests.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

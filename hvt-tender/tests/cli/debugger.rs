@@ -1,4 +1,5 @@
-//! A guest under Debian's `gdb`, on the backend that every machine has, or on the one that `HVT_BACKENDS` names.
+//! Guests under Debian's `gdb`. The tests run on the backend that every machine has, or on the
+//! backend in `HVT_BACKENDS`.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
@@ -13,17 +14,17 @@ pub(crate) struct Waiting {
     tender: Child,
     stdout: BufReader<ChildStdout>,
     stderr: BufReader<ChildStderr>,
-    /// Where.
+    /// Address that the tender listens on.
     pub(crate) address: String,
 }
 
 impl Waiting {
-    /// The guest `debuggee` with this argument.
+    /// Starts the guest `debuggee` with this argument.
     pub(crate) fn new(argument: &str) -> Self {
         Self::with(&["--gdb", "--gdb-port=0"], argument)
     }
 
-    /// The same guest with these options for the debugger.
+    /// Starts the guest with these debugger options of the tender.
     fn with(options: &[&str], argument: &str) -> Self {
         let mut command = tender();
         command.args(["--mem=32", "--backend", &backend()]).args(options).arg("--");
@@ -32,7 +33,7 @@ impl Waiting {
         let stdout = BufReader::new(tender.stdout.take().unwrap());
         let mut stderr = BufReader::new(tender.stderr.take().unwrap());
         let mut line = String::new();
-        // Behind the warning that goes with --no-sandbox.
+        // The warning for --no-sandbox precedes this line.
         while !line.contains("target remote ") {
             assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "{line}");
         }
@@ -40,25 +41,26 @@ impl Waiting {
         Self { tender, stdout, stderr, address }
     }
 
-    /// The `status` files of all of its threads.
+    /// Returns the `status` files of all threads of the tender.
     pub(crate) fn threads(&self) -> Vec<String> {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.tender.id())).unwrap();
         threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap()).collect()
     }
 
-    /// Ends its guest by a signal.
+    /// Terminates the tender with a signal.
     pub(crate) fn terminate(&self) {
         kill(Pid::from_raw(self.tender.id() as i32), Signal::SIGTERM).unwrap();
     }
 
-    /// A line that the guest prints.
+    /// Returns the next line that the guest prints.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
         line
     }
 
-    /// Waits for the end: status, what the guest has printed since, and what the tender has said.
+    /// Waits for the end of the tender. Returns its status, the remaining output of the guest, and
+    /// the messages of the tender.
     pub(crate) fn end(mut self) -> (Option<i32>, String, String) {
         let (mut printed, mut said) = (String::new(), String::new());
         self.stdout.read_to_string(&mut printed).unwrap();
@@ -66,7 +68,8 @@ impl Waiting {
         (self.tender.wait().unwrap().code(), printed, said)
     }
 
-    /// A debugger that executes these commands; `None` where there is none, which a continuous integration must have.
+    /// Starts gdb with these commands. Returns `None` without gdb, which a continuous integration
+    /// must have.
     fn gdb(&self, commands: &[&str]) -> Option<Child> {
         let mut gdb = Command::new("gdb");
         gdb.args(["-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set width 0"]);
@@ -85,7 +88,7 @@ impl Waiting {
     }
 }
 
-/// A tender whose test has failed is not left behind.
+/// Kills the tender of a failed test.
 impl Drop for Waiting {
     fn drop(&mut self) {
         let _ = self.tender.kill();
@@ -93,7 +96,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Asserts that gdb has said all of this, in this order.
+/// Asserts that the output of gdb contains all these words, in this order.
 #[track_caller]
 fn assert_says(output: &Output, words: &[&str]) {
     let said = text(&output.stdout);
@@ -148,7 +151,7 @@ fn breaks_steps_and_goes_on_to_the_end() {
     assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
 }
 
-/// The tender removes its socket, with landlock and in another root directory too.
+/// The tender removes its socket, also with landlock and in another root directory.
 #[test]
 fn a_debugger_connects_to_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
@@ -161,7 +164,7 @@ fn a_debugger_connects_to_a_unix_socket() {
         rounds.push(vec![&option, &chroot]);
     }
     for options in rounds {
-        // As a tender leaves it that was killed.
+        // A killed tender leaves its socket behind.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let waiting = Waiting::with(&options, "rounds");
         assert_eq!(waiting.address, path.to_str().unwrap());
@@ -183,7 +186,7 @@ fn a_socket_for_a_debugger_goes_with_its_tender() {
     let path = folder.path().join("gdb");
     let option = format!("--gdb={}", path.display());
     let waiting = Waiting::with(&[&option], "rounds");
-    // A second tender is refused, and the first one goes on waiting.
+    // A second tender is refused, and the first tender continues to wait.
     let mut second = tender();
     second.args(["--mem=32", "--backend", &backend(), &option]).arg(guest("debuggee"));
     super::assert_fails(
@@ -260,19 +263,20 @@ fn watches_memory() {
     assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
 }
 
-/// Ctrl-C reaches a guest that computes, and one that sleeps in a hypercall; both go on where they were.
+/// Ctrl-C interrupts a computing guest and a guest that sleeps in a hypercall. Both continue from
+/// the same point.
 #[test]
 fn interrupts_and_goes_on() {
     for (argument, says) in [("spin", "spinning\n"), ("sleep", "sleeping\n")] {
         let mut waiting = Waiting::new(argument);
         let commands = ["continue", "backtrace", "monitor hypercalls", "detach"];
         let Some(gdb) = waiting.gdb(&commands) else { return };
-        assert_eq!(waiting.line(), says, "it runs");
+        assert_eq!(waiting.line(), says, "the guest runs");
         kill(Pid::from_raw(gdb.id() as i32), Signal::SIGINT).unwrap();
         let output = gdb.wait_with_output().unwrap();
         assert_says(&output, &["Program received signal SIGINT", "debuggee::main (", "detached"]);
         assert!(text(&output.stderr).contains(" 1 puts (2)\n"), "{}", text(&output.stderr));
-        // The debugger has let it go, and it goes on for ever.
+        // The debugger has detached, and the guest continues to run.
         assert!(waiting.tender.try_wait().unwrap().is_none());
         waiting.terminate();
         assert_eq!(waiting.end().0, Some(1));
@@ -289,7 +293,8 @@ fn kills() {
     assert!(said.contains("the debugger has ended the guest"), "{said}");
 }
 
-/// A guest that does what it may not stops where it did it, for the debugger to look at, before it ends.
+/// A forbidden access stops the guest at the faulting instruction, so that the debugger can inspect
+/// it before the guest ends.
 #[test]
 fn sees_a_fault() {
     let waiting = Waiting::new("fault");
@@ -303,7 +308,7 @@ fn sees_a_fault() {
     assert!(said.contains(cpu::FAULT), "{said}");
 }
 
-/// A breakpoint instruction of the guest's goes to the guest's own handler.
+/// A breakpoint instruction of the guest invokes the guest's own handler.
 #[test]
 fn leaves_a_guest_its_traps() {
     let waiting = Waiting::new("trap");
@@ -315,12 +320,12 @@ fn leaves_a_guest_its_traps() {
 }
 
 #[test]
-fn says_that_its_port_is_taken() {
+fn an_occupied_port_is_an_error() {
     let waiting = Waiting::new("rounds");
     let (_, port) = waiting.address.rsplit_once(':').unwrap();
     let output = tender().args(["--gdb", &format!("--gdb-port={port}")]).arg(guest("hello")).output().unwrap();
     super::assert_fails(&output, 1, "--gdb: cannot wait at port");
-    // A signal ends the wait.
+    // A signal interrupts the wait for a debugger.
     waiting.terminate();
     let (status, printed, said) = waiting.end();
     assert_eq!((status, printed.as_str()), (Some(1), ""));

@@ -1,4 +1,4 @@
-//! Disks, networks and clocks that exist for one run only.
+//! Disks, networks and clocks that exist for a single run.
 
 use std::fs;
 use std::io;
@@ -31,7 +31,7 @@ fn a_disk_that_is_copied_stays_as_it_is() {
         command.args(["--mem=32", "--backend=process", "--disk-cow"]).arg(format!("storage={}", path.display()));
         command.arg(guest("block")).args(["8192", "512"]).output().unwrap()
     };
-    // The guest overwrites every block, and finds the file as it was at its next start.
+    // The guest overwrites every block. The next run finds the original file.
     for _ in 0..2 {
         let output = run();
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{}", text(&output.stdout));
@@ -54,7 +54,7 @@ fn a_guest_that_takes_too_long_ends_with_124() {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
-/// A day of the guest's takes no time, and with nothing real about it two runs are the same.
+/// A day of guest time takes no real time. Without real devices, two runs are identical.
 #[test]
 fn virtual_time_takes_none() {
     let folder = TempDir::new().unwrap();
@@ -71,7 +71,7 @@ fn virtual_time_takes_none() {
     assert!(start.elapsed() < Duration::from_secs(3600), "{:?}", start.elapsed());
     assert_eq!(first, run(&["--backend=auto"], &["sleep", "86400"]));
     assert_eq!(run(&[], &["time"]), run(&[], &["time"]));
-    // Its hardware address is the same as well, unless said otherwise.
+    // The MAC address is also identical unless it is set explicitly.
     let net = |options: &[&str], words: &[&str]| run(options, &[&["net-edges"], words].concat());
     assert_eq!(net(&["--net=none"], &[]), net(&["--net=none"], &[]));
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
@@ -80,7 +80,7 @@ fn virtual_time_takes_none() {
     }
 }
 
-/// Its poll has no end, and it has no network.
+/// The guest polls without a timeout and has no network.
 #[test]
 fn a_guest_that_nothing_can_wake_in_virtual_time_ends() {
     let mut command = tender();
@@ -96,21 +96,21 @@ fn a_network_without_anybody_else() {
     command.args(["--mem=32", "--backend=process", "--net:service=none", "--net-mac=02:00:00:00:00:2a"]);
     command.arg(guest("net")).args(["mac=02:00:00:00:00:2a", "mtu=1500"]);
     let (mut tender, _console) = started(command, "MTU 1500");
-    assert_eq!(tender.try_wait().unwrap(), None, "it waits for frames");
+    assert_eq!(tender.try_wait().unwrap(), None, "the tender waits for frames");
     tender.kill().unwrap();
     tender.wait().unwrap();
 }
 
-/// What the guest sends to nobody can be read afterwards (draft-ietf-opsawg-pcap): a header of 24 bytes, then for each
-/// frame 16 bytes, of which the third four are its length.
+/// The recording contains frames that no peer receives (draft-ietf-opsawg-pcap): a header of 24
+/// bytes, then 16 bytes for each frame. The third group of four bytes is the frame's length.
 #[test]
-fn what_a_guest_sends_is_recorded() {
+fn frames_of_a_guest_are_recorded() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("frames.pcap");
     let mut command = tender();
     command.args(["--mem=32", "--virtual-time"]).arg(format!("--net=pcap:{}", path.display())).arg(guest("ping"));
     let output = command.args(["count=3", "deadline=2000", "ip=10.0.0.7"]).output().unwrap();
-    // It asks three times for the address of somebody who is not there.
+    // The guest sends three ARP requests for an address without a host.
     assert!(text(&output.stdout).contains("FAILURE: nobody is 10.0.0.2"), "{}", text(&output.stdout));
     let recorded = fs::read(&path).unwrap();
     let (header, frames) = recorded.split_at(24);
@@ -124,11 +124,11 @@ fn what_a_guest_sends_is_recorded() {
         assert_eq!(frame, request);
         seconds.push(u32::from_le_bytes(header[..4].try_into().unwrap()));
     }
-    // With the guest's time.
+    // Timestamps are in guest time.
     assert_eq!(seconds.iter().map(|second| second - seconds[0]).collect::<Vec<_>>(), [0, 2, 4]);
 }
 
-/// Two tenders, who may come in any order, and the next one when the first is gone.
+/// The two tenders may start in any order. A tender may be replaced after its end.
 #[test]
 fn two_tenders_talk_through_a_socket() {
     let folder = TempDir::new().unwrap();
@@ -147,7 +147,7 @@ fn two_tenders_talk_through_a_socket() {
     let (mut responder, _console) = started(tender_with("net", &[]), "MTU 1500");
     ping();
     ping();
-    // One that is killed leaves its socket behind, and the next one takes it away.
+    // A killed tender leaves its socket behind, and the next tender removes it.
     responder.kill().unwrap();
     responder.wait().unwrap();
     let (mut killed, _console) = started(tender_with("net", &[]), "MTU 1500");
@@ -156,7 +156,7 @@ fn two_tenders_talk_through_a_socket() {
     killed.wait().unwrap();
     assert!(path.exists());
     let (mut pinger, mut console) = started(tender_with("ping", &["count=1000", "deadline=100"]), "PING");
-    // It has much to say.
+    // The guest prints more than a pipe holds.
     let reading = thread::spawn(move || io::copy(&mut console, &mut io::sink()));
     let recording = folder.path().join("frames.pcap");
     let mut command = tender();
@@ -164,7 +164,7 @@ fn two_tenders_talk_through_a_socket() {
     command.arg("--net-pcap").arg(&recording).arg(guest("net")).arg("echos=100");
     let responder = command.output().unwrap();
     assert_eq!(responder.status.code(), Some(0), "{}", text(&responder.stdout));
-    // A question and an answer for the address, and for each echo.
+    // An ARP request and reply, and an echo request and reply for each ping.
     let recorded = fs::read(&recording).unwrap();
     assert!(recorded.len() >= 24 + 2 * (16 + 42) + 200 * (16 + 98), "{}", recorded.len());
     pinger.kill().unwrap();
@@ -172,7 +172,8 @@ fn two_tenders_talk_through_a_socket() {
     reading.join().unwrap().unwrap();
 }
 
-/// Another program may hold the lock of the folder for ever: the tender starts, and ends, as without the lock.
+/// Another program may hold the lock of the folder forever. The tender then starts and ends as
+/// without the lock.
 #[test]
 fn a_folder_that_stays_locked_keeps_no_tender_from_its_end() {
     let folder = TempDir::new().unwrap();
@@ -190,7 +191,7 @@ fn a_folder_that_stays_locked_keeps_no_tender_from_its_end() {
     let (child, _console) = started(tender_with("--net-ring=off"), "MTU 1500");
     assert_terminates(child);
     lock.unlock().unwrap();
-    // Its peer goes away, and it is to wait at the path again.
+    // After the peer has closed, the tender must wait at the path again.
     let (first, _console) = started(tender_with("--net-ring=off"), "MTU 1500");
     let (second, _console) = started(tender_with("--net-ring=off"), "MTU 1500");
     lock.lock().unwrap();
@@ -199,7 +200,7 @@ fn a_folder_that_stays_locked_keeps_no_tender_from_its_end() {
     }
 }
 
-/// Sends it a SIGTERM, which must be its end.
+/// Sends SIGTERM to the tender and asserts that it terminates.
 fn assert_terminates(child: Child) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     let output = child.wait_with_output().unwrap();

@@ -1,5 +1,5 @@
-//! What runs unikernels for others puts the tender where there is next to nothing: a root directory with a few devices
-//! and no `/proc`, a user without rights.
+//! Minimal environments, as programs that run unikernels for other users create them: a root
+//! directory with a few devices and without `/proc`, and an unprivileged user.
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -20,20 +20,22 @@ use super::net::{in_own_network, run};
 use super::signals::started;
 use super::{as_solo5_hvt, backend, copy_program, guest, program, text};
 
-/// A user without rights.
+/// An unprivileged user.
 const NOBODY: u32 = 65534;
 
-/// A root directory that holds the tender, these unikernels, a disk, `/dev/null` and `/dev/kvm`.
+/// A root directory that contains the tender, the given unikernels, a disk, `/dev/null` and
+/// `/dev/kvm`.
 struct Jail {
     root: TempDir,
 }
 
 impl Jail {
-    /// Making one takes root. Who is not is told, and a continuous integration that is not fails.
+    /// Creates the directory, which requires root. Without root the test is skipped with a message;
+    /// a continuous integration without root fails.
     fn new(guests: &[&str]) -> Option<Self> {
         if !geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "this test changes its root directory: run it as root");
-            eprintln!("SKIPPED: this test changes its root directory, which takes root");
+            eprintln!("SKIPPED: this test changes its root directory, which requires root");
             return None;
         }
         let jail = Self { root: TempDir::new().unwrap() };
@@ -53,7 +55,7 @@ impl Jail {
         Some(jail)
     }
 
-    /// A character device that anybody may use.
+    /// Creates a character device that every user may access.
     fn device(&self, path: &str, major: u64, minor: u64) {
         let path = self.inside(Path::new(path));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -75,7 +77,7 @@ impl Jail {
         copy_program(from, &to);
     }
 
-    /// Runs the tender inside as this user.
+    /// Runs the tender in the root directory as this user.
     fn run(&self, user: u32, words: &[&str]) -> Output {
         let root = self.root();
         let mut command = Command::new("/tender");
@@ -87,13 +89,13 @@ impl Jail {
             setgid(Gid::from_raw(user))?;
             Ok(setuid(Uid::from_raw(user))?)
         };
-        // SAFETY: system calls alone, which are async-signal-safe.
+        // SAFETY: The closure makes only system calls, which are async-signal-safe.
         unsafe { command.pre_exec(enter) };
         as_solo5_hvt(command).output().unwrap()
     }
 }
 
-/// Makes this directory the root of a mount namespace that has nothing else, as containers' runtimes do.
+/// Makes this directory the only mount of a new mount namespace, as container runtimes do.
 fn pivot(root: &CStr) -> nix::Result<()> {
     const NONE: Option<&CStr> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;
@@ -105,7 +107,7 @@ fn pivot(root: &CStr) -> nix::Result<()> {
     chdir(c"/")
 }
 
-/// The shared libraries and the loader that a program needs; none where it is static.
+/// Returns the shared libraries and the loader that a program needs. A static program has none.
 fn libraries(program: &Path) -> Vec<PathBuf> {
     let output = Command::new("ldd").arg(program).output().unwrap();
     let words = text(&output.stdout).split_whitespace();
@@ -121,7 +123,7 @@ fn needs_no_proc_and_no_rights() {
         for words in [
             &["/hello"][..],
             &["--block:storage=/disk.img", "/bench-block", "3"],
-            // Who is it already needs no rights for that.
+            // A user needs no privileges to become the same user.
             &[&become_nobody, "/hello"],
         ] {
             let output = jail.run(user, words);
@@ -131,7 +133,8 @@ fn needs_no_proc_and_no_rights() {
     }
 }
 
-/// Who may run a program but not read it cannot be traced, and what the kernel shows of it belongs to root.
+/// A program that its user can execute but not read cannot be traced, and its files in `/proc`
+/// belong to root.
 #[test]
 fn may_be_a_file_that_its_user_cannot_read() {
     let Some(jail) = Jail::new(&["hello"]) else { return };
@@ -140,7 +143,8 @@ fn may_be_a_file_that_its_user_cannot_read() {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
-/// A mount namespace of its own, four devices, a tap, a disk, and no rights.
+/// The environment is a new mount namespace with four devices, a tap and a disk, without
+/// privileges.
 #[test]
 fn runs_in_a_pivoted_root_with_four_devices() {
     let Some(jail) = Jail::new(&["net"]) else { return };
@@ -160,7 +164,7 @@ fn runs_in_a_pivoted_root_with_four_devices() {
             setgid(Gid::from_raw(NOBODY))?;
             Ok(setuid(Uid::from_raw(NOBODY))?)
         };
-        // SAFETY: system calls alone, which are async-signal-safe.
+        // SAFETY: The closure makes only system calls, which are async-signal-safe.
         unsafe { command.env_clear().pre_exec(enter) };
         let (tender, mut console) = started(as_solo5_hvt(command), "MTU");
         run("ping -q -c 1 -W 10 10.0.0.2");

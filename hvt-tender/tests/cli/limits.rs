@@ -1,4 +1,5 @@
-//! Limits of the host (setrlimit(2), sysctl): a soft one is raised, and what cannot be had otherwise is named in one line.
+//! Limits of the host (setrlimit(2), sysctl): the tender raises soft limits, and reports a hard
+//! limit that is too low in one line.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -12,11 +13,11 @@ use super::{assert_fails, guest, tender, text};
 
 const MIB: u64 = 1 << 20;
 
-/// Runs a guest with so much memory after `limit` in the tender's process.
+/// Runs a guest with this memory size after `limit` was called in the tender's process.
 fn run(mem: u64, limit: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> Output {
     let mut command: Command = tender();
     command.args([format!("--mem={mem}"), "--backend=process".into()]).arg(guest("hello"));
-    // SAFETY: system calls alone, which are async-signal-safe.
+    // SAFETY: The closure makes only system calls, which are async-signal-safe.
     unsafe { command.pre_exec(limit) };
     command.output().unwrap()
 }
@@ -26,7 +27,7 @@ fn assert_runs(output: &Output) {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
-/// Sets the soft limit, and the hard one as well or not.
+/// Returns a function that sets the soft limit, and the hard limit if `hard` is set.
 fn limit(resource: Resource, most: u64, hard: bool) -> impl FnMut() -> io::Result<()> {
     move || Ok(setrlimit(resource, most, if hard { most } else { getrlimit(resource)?.1 })?)
 }
@@ -52,13 +53,13 @@ fn hard_limits_are_named() {
     named(Resource::RLIMIT_NOFILE, 6, words);
 }
 
-/// The setting is a PID namespace's.
+/// The sysctl belongs to a PID namespace.
 #[test]
 fn memory_that_cannot_be_executed_is_named() {
     const SETTING: &std::ffi::CStr = c"/proc/sys/vm/memfd_noexec";
     if !geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "this test makes a PID namespace: run it as root");
-        eprintln!("SKIPPED: this test makes a PID namespace, which takes root");
+        assert!(std::env::var_os("CI").is_none(), "this test creates a PID namespace: run it as root");
+        eprintln!("SKIPPED: this test creates a PID namespace, which requires root");
         return;
     }
     if !std::path::Path::new("/proc/sys/vm/memfd_noexec").exists() {
@@ -66,16 +67,16 @@ fn memory_that_cannot_be_executed_is_named() {
         return;
     }
     let forbid = || {
-        // SAFETY: the path ends with a NUL, and the bytes are the string's.
+        // SAFETY: The path ends with a NUL, and pointer and length describe the string.
         let written = unsafe {
             let file = libc::open(SETTING.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
             libc::write(file, c"2".as_ptr().cast(), 1)
         };
         if written == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    // Its children are in the namespace.
-    // SAFETY: the child has this thread alone, takes no lock that another thread may hold but that of memory, which the C
-    // library keeps usable, and ends without what other tests leave behind.
+    // Only children of this thread are in the namespace. SAFETY: The child has only this thread. It
+    // takes no lock that another thread may hold, except the lock of the allocator, which the C
+    // library keeps usable. It ends without running the exit handlers of other tests.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap();
@@ -87,7 +88,7 @@ fn memory_that_cannot_be_executed_is_named() {
                 eprintln!("{said}");
             }
             let status = i32::from(!named || output.status.code() != Some(1));
-            // SAFETY: it ends the process.
+            // SAFETY: The call terminates the process.
             unsafe { libc::_exit(status) }
         }
         ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),

@@ -1,4 +1,4 @@
-//! The command line as a user meets it: statuses, streams and signals of the `hvt-tender` binary.
+//! Command line of the `hvt-tender` binary: exit statuses, streams and signals.
 
 #[path = "../conformance/unikernels.rs"]
 mod unikernels;
@@ -34,52 +34,54 @@ use std::sync::OnceLock;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-/// A test unikernel of this name.
+/// Returns the path of the test unikernel with this name.
 fn guest(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| unikernels::directory().expect("test unikernels")).join(name)
 }
 
-/// The tender's file: this build's, or another one that `HVT_TENDER` names.
+/// Returns the path of the tender: the binary of this build, or `HVT_TENDER`.
 fn program() -> PathBuf {
     std::env::var_os("HVT_TENDER").unwrap_or_else(|| env!("CARGO_BIN_EXE_hvt-tender").into()).into()
 }
 
-/// The tender.
+/// Returns a command that runs the tender.
 fn tender() -> Command {
     let mut command = Command::new(program());
     command.env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 
-/// The backend of tests that are about any: the one that `HVT_BACKENDS` names, or else the one that every machine has.
+/// Returns the backend for tests that do not depend on the backend: the backend in `HVT_BACKENDS`,
+/// or the backend that every machine has.
 fn backend() -> String {
     let named = std::env::var("HVT_BACKENDS").ok().filter(|names| !names.contains(','));
     named.unwrap_or_else(|| "process".to_owned())
 }
 
-/// The tender on the backend that every machine has, about to run this guest.
+/// Returns a command that runs this guest on the backend that every machine has.
 fn tender_with(guest_name: &str) -> Command {
     let mut command = tender();
     command.args(["--mem=32", "--backend=process"]).arg(guest(guest_name));
     command
 }
 
-/// The command's words, in the first of which the program is called `solo5-hvt`.
+/// Returns the same command with `solo5-hvt` as the name of the program.
 fn as_solo5_hvt(mut command: Command) -> Command {
     command.arg0("/usr/bin/solo5-hvt");
     command
 }
 
-/// Copies a program to where anybody may run it. Another process does it: a program that is open for writing cannot be
-/// run, and a process that another test starts meanwhile would keep it open.
+/// Copies a program to a location where every user may execute it. A separate process makes the
+/// copy: a program that is open for writing cannot be executed, and a process that another test
+/// starts concurrently would keep the file open.
 fn copy_program(from: &Path, to: &Path) {
     let output = Command::new("cp").arg("--").arg(from).arg(to).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A pipe that holds a page and no more.
+/// Creates a pipe that holds one page.
 fn small_pipe() -> (OwnedFd, OwnedFd) {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
@@ -90,13 +92,14 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// Asserts that it failed with this status and one line of its own that contains `words`, and printed nothing.
+/// Asserts that the tender failed with this status and one line that contains `words`, and printed
+/// nothing else.
 #[track_caller]
 fn assert_fails(output: &Output, status: i32, words: &str) {
     assert_program_fails("hvt-tender", output, status, words);
 }
 
-/// Likewise, of a program with this name.
+/// Variant of [`assert_fails`] for a program with this name.
 #[track_caller]
 fn assert_program_fails(name: &str, output: &Output, status: i32, words: &str) {
     let message = text(&output.stderr);
@@ -145,7 +148,7 @@ fn the_status_is_the_guests() {
     }
 }
 
-/// What, where, and the registers.
+/// The report contains the reason, the location and the registers.
 #[test]
 fn reports_a_guest_that_is_stopped() {
     let output = tender_with("port").args(["out32", "0x4ff"]).output().unwrap();
@@ -163,7 +166,7 @@ fn reports_a_guest_that_is_stopped() {
 }
 
 #[test]
-fn says_more_when_asked_to() {
+fn verbose_prints_more() {
     let run = |options: &[&str], log: Option<&str>| {
         let mut command = tender();
         command.envs(log.map(|log| ("RUST_LOG", log))).arg("--mem=3").args(options);

@@ -1,4 +1,5 @@
-//! A tap, by its name or opened, in a network namespace of the test's own, with the host's `ping` on the other side.
+//! Taps, attached by name or by descriptor, in a network namespace of the test. The peer is the
+//! host's `ping`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -15,15 +16,15 @@ use nix::unistd::geteuid;
 use super::signals::started;
 use super::{assert_fails, copy_program, guest, tender, text};
 
-/// A user without rights.
+/// An unprivileged user.
 const NOBODY: u32 = 65534;
 
-/// Runs `test` in a network namespace of its own. Only root can; who is not is told, and a continuous integration that
-/// is not fails.
+/// Runs `test` in a new network namespace, which requires root. Without root the test is skipped
+/// with a message; a continuous integration without root fails.
 pub(super) fn in_own_network(test: impl FnOnce() + Send + 'static) {
     if !geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "this test makes a network namespace: run it as root");
-        eprintln!("SKIPPED: this test makes a network namespace, which takes root");
+        assert!(std::env::var_os("CI").is_none(), "this test creates a network namespace: run it as root");
+        eprintln!("SKIPPED: this test creates a network namespace, which requires root");
         return;
     }
     let thread = thread::spawn(|| {
@@ -33,30 +34,30 @@ pub(super) fn in_own_network(test: impl FnOnce() + Send + 'static) {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Runs a program of the host's, which must do well.
+/// Runs a program of the host and asserts that it succeeds.
 pub(super) fn run(line: &str) {
     let words: Vec<_> = line.split(' ').collect();
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap_or_else(|error| panic!("{line}: {error}"));
     assert!(output.status.success(), "{line}: {}{}", text(&output.stdout), text(&output.stderr));
 }
 
-/// Makes a tap of the host's side 10.0.0.1 and an MTU that is not the usual one.
+/// Creates a tap with the address 10.0.0.1 and an unusual MTU.
 fn make_tap() {
     run("ip tuntap add tap0 mode tap");
     run("ip addr add 10.0.0.1/24 dev tap0");
     run("ip link set tap0 mtu 1400 up");
 }
 
-/// Runs the guest on a tap that this says how to attach, and pings it.
+/// Runs the guest on the tap that `attach` adds to its command line, and pings the guest.
 fn answers_a_ping(app: &Path, attach: impl FnOnce(&mut Command)) {
     let mut command = tender();
     command.args(["--mem=32", "--backend=process", "--net-mac", "02:00:00:00:00:2a"]);
     attach(&mut command);
     command.arg(app).args(["ip=10.0.0.2", "mtu=1400", "mac=02:00:00:00:00:2a", "echos=5"]);
-    // Before the guest is there, the interface drops what is sent.
+    // Before the guest has started, the interface drops frames.
     let (tender, mut console) = started(command, "MTU");
     run("ping -q -c 3 -i 0.02 -W 10 10.0.0.2");
-    // As long as the interface lets a packet be: 20 bytes of IP header, 8 of ICMP.
+    // The largest packet for the MTU: 20 bytes of IP header and 8 bytes of ICMP header are added.
     run("ping -q -c 2 -i 0.02 -W 10 -M do -s 1372 10.0.0.2");
     let output = tender.wait_with_output().unwrap();
     let mut rest = String::new();
@@ -75,7 +76,7 @@ fn answers_a_ping_through_a_tap() {
     });
 }
 
-/// Who starts it has opened the tap, and the tender asks it for its MTU.
+/// The parent process has opened the tap, and the tender queries the descriptor for the MTU.
 #[test]
 fn answers_a_ping_through_a_descriptor() {
     let app = guest("net");
@@ -84,7 +85,7 @@ fn answers_a_ping_through_a_descriptor() {
         let tap = open_tap("tap0");
         answers_a_ping(&app, |command| {
             command.arg(format!("--net:service=@{}", tap.as_raw_fd()));
-            // SAFETY: between fork and exec one system call is made, which is async-signal-safe.
+            // SAFETY: Between fork and exec, one async-signal-safe system call is made.
             unsafe {
                 command.pre_exec(move || match libc::fcntl(tap.as_raw_fd(), libc::F_SETFD, 0) {
                     0 => Ok(()),
@@ -95,7 +96,8 @@ fn answers_a_ping_through_a_descriptor() {
     });
 }
 
-/// A macvtap on one of a pair of interfaces, by its name and as a shell opens its node (`--net @3 3<>/dev/tapN`).
+/// A macvtap on one interface of a veth pair, attached by name and through a descriptor that a
+/// shell has opened (`--net @3 3<>/dev/tapN`).
 #[test]
 fn answers_a_ping_through_a_macvtap() {
     let app = guest("net");
@@ -107,9 +109,9 @@ fn answers_a_ping_through_a_macvtap() {
             let why = text(&made.stderr);
             assert!(
                 std::env::var_os("CI").is_none(),
-                "this test makes a macvtap, which this kernel does not have: {why}"
+                "this test creates a macvtap, which this kernel does not support: {why}"
             );
-            eprintln!("SKIPPED: this test makes a macvtap, which this kernel does not have: {why}");
+            eprintln!("SKIPPED: this test creates a macvtap, which this kernel does not support: {why}");
             return;
         }
         run("ip addr add 10.0.0.1/24 dev veth1");
@@ -131,7 +133,7 @@ fn answers_a_ping_through_a_macvtap() {
     });
 }
 
-/// By itself, the tender offers a ring where a kick is cheaper than a hypercall.
+/// By default, the tender offers a ring only if a kick is cheaper than a hypercall.
 #[test]
 fn a_process_gets_a_network_ring_on_request_only() {
     let app = guest("bench-net");
@@ -147,23 +149,23 @@ fn a_process_gets_a_network_ring_on_request_only() {
     });
 }
 
-/// The queue of a tap that exists.
+/// Opens a queue of an existing tap.
 fn open_tap(name: &str) -> File {
     let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
-    // SAFETY: ifreq is plain data, for which all zeros are valid.
+    // SAFETY: `ifreq` is plain data, for which all zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
-    // SAFETY: the request takes a pointer to an ifreq.
+    // SAFETY: The request takes a pointer to an `ifreq`.
     let set = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
     tap
 }
 
 #[test]
-fn says_what_is_wrong_with_a_tap() {
+fn an_unusable_tap_is_an_error() {
     let app = guest("net");
     in_own_network(move || {
         let attach = |name: &str| tender().arg(format!("--net={name}")).arg(&app).output().unwrap();
@@ -181,7 +183,7 @@ fn a_tap_of_another_user_is_refused() {
     in_own_network(move || {
         run("ip tuntap add tap0 mode tap");
         run("ip link set tap0 up");
-        // Where anybody may run it.
+        // A directory where every user may execute the program.
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let (here, there) = (folder.path().join("hvt-tender"), folder.path().join("app"));
@@ -191,7 +193,7 @@ fn a_tap_of_another_user_is_refused() {
         command.uid(NOBODY).gid(NOBODY).arg("--net=tap0").arg(there).stdin(Stdio::null());
         let output = command.output().unwrap();
         assert_fails(&output, 1, "network interface tap0 ");
-        // Which of the two depends on who may open /dev/net/tun.
+        // The message depends on the permissions of /dev/net/tun.
         let message = text(&output.stderr);
         assert!(message.contains("belongs to another user") || message.contains("give this user access"), "{message}");
     });

@@ -1,5 +1,5 @@
-//! A guest under a debugger that is not `gdb`: what comes over the wire, on the backend that every machine has, or on the
-//! one that `HVT_BACKENDS` names.
+//! Guests under a debugger other than `gdb`: tests of the packets. They run on the backend that
+//! every machine has, or on the backend in `HVT_BACKENDS`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use goblin::elf::Elf;
 use super::debugger::Waiting;
 use super::{cpu, guest};
 
-/// Address of the function or variable of this name, with its module.
+/// Returns the address of the function or variable with this path.
 fn symbol(name: &str) -> u64 {
     let file = fs::read(guest("debuggee")).unwrap();
     let elf = Elf::parse(&file).unwrap();
@@ -19,7 +19,7 @@ fn symbol(name: &str) -> u64 {
     found.expect(name).st_value
 }
 
-/// Stops in a function, looks at registers and memory, steps, and goes on to the end.
+/// The debugger stops in a function, reads registers and memory, steps, and continues to the end.
 #[test]
 fn breaks_steps_and_goes_on_to_the_end() {
     let waiting = Waiting::new("rounds");
@@ -39,14 +39,14 @@ fn breaks_steps_and_goes_on_to_the_end() {
         assert_ne!(debugger.registers()[cpu::PC], function);
         assert_eq!(debugger.ask(&format!("Z0,{function:x},{kind}")), "OK");
     }
-    assert_eq!(debugger.ask(&format!("m{variable:x},2")), "0800", "that of the round before");
+    assert_eq!(debugger.ask(&format!("m{variable:x},2")), "0800", "the value of the previous round");
     assert_eq!(debugger.ask("m20,1"), "E0e", "not mapped: EFAULT");
     assert_eq!(debugger.ask("vCont;c"), "W07");
     let (status, printed, _) = waiting.end();
     assert_eq!((status, printed.as_str()), (Some(7), "35\n"));
 }
 
-/// However fast one ctrl-C follows another, and whether or not the guest runs yet.
+/// Repeated ctrl-C in quick succession, before and while the guest runs.
 #[test]
 fn interrupts_again_and_again() {
     for argument in ["spin", "sleep"] {
@@ -62,7 +62,8 @@ fn interrupts_again_and_again() {
     }
 }
 
-/// What debugs is confined as everything else is: the guest's thread, and the one that listens meanwhile.
+/// The threads that serve the debugger are confined like all others: the guest's thread, and the
+/// thread that listens meanwhile.
 #[test]
 fn threads_are_confined() {
     let waiting = Waiting::new("spin");
@@ -79,7 +80,7 @@ fn threads_are_confined() {
     assert_eq!(waiting.end().0, Some(1));
 }
 
-/// The remote serial protocol, as far as needed.
+/// Client of the remote serial protocol, as far as the tests need it.
 struct Packets(TcpStream);
 
 impl Packets {
@@ -87,13 +88,13 @@ impl Packets {
         Self(TcpStream::connect(&waiting.address).unwrap())
     }
 
-    /// Says this; returns the answer.
+    /// Sends a packet and returns the reply.
     fn ask(&mut self, body: &str) -> String {
         self.send(body);
         self.receive()
     }
 
-    /// The general registers, and the program counter.
+    /// Returns the general-purpose registers and the program counter.
     fn registers(&mut self) -> Vec<u64> {
         let all = expand(&self.ask("g"));
         let value = |text: &str| u64::from_str_radix(text, 16).unwrap().swap_bytes();
@@ -105,7 +106,7 @@ impl Packets {
         self.0.write_all(format!("${body}#{sum:02x}").as_bytes()).unwrap();
     }
 
-    /// The body of the next packet, behind acknowledgements.
+    /// Returns the body of the next packet and skips acknowledgements.
     fn receive(&mut self) -> String {
         let mut packet = Vec::new();
         while packet.len() < 3 || packet[packet.len() - 3] != b'#' {
@@ -120,7 +121,8 @@ impl Packets {
     }
 }
 
-/// A packet's body without run lengths: `*` and a character say how often the one before comes again.
+/// Expands the run lengths in a packet's body: `*` and a character encode the number of repetitions
+/// of the previous character.
 fn expand(body: &str) -> String {
     let mut expanded = String::new();
     let mut bytes = body.bytes();
@@ -136,7 +138,7 @@ fn expand(body: &str) -> String {
     expanded
 }
 
-/// What is no debugger is left, and the guest runs without.
+/// The tender drops a client that is not a debugger and runs the guest without a debugger.
 #[test]
 fn takes_nonsense() {
     for nonsense in [&b"\0\xff$$$###GET / HTTP/1.1\r\n\r\n"[..], b"+$m0,ffffffffffffffff#00$vCont;s:p1.1;c#zz", b""] {

@@ -1,5 +1,6 @@
-//! Under a container runtime that filters system calls: with what `docs/threat-model.md` says is to be allowed, it runs.
-//! On the backend that every machine has, or on those that `HVT_BACKENDS` names.
+//! Container runtimes that filter system calls: the tender runs with the calls that
+//! `docs/threat-model.md` lists. The tests run on the backend that every machine has, or on the
+//! backends in `HVT_BACKENDS`.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output};
@@ -14,7 +15,8 @@ use tempfile::TempDir;
 use super::net::{in_own_network, run};
 use super::{assert_fails, guest, tender, text};
 
-/// What the runtime urunc allows `solo5-hvt` on x86_64; every other call raises SIGSYS.
+/// System calls that the runtime urunc allows `solo5-hvt` on x86_64. Every other call raises
+/// SIGSYS.
 const URUNC: &str = "rt_sigaction ioctl pread64 mmap recvmsg openat sendto mprotect write epoll_ctl epoll_create1 read \
      close fstat munmap brk execve timerfd_create lseek personality socket bind getsockname exit exit_group getpid tgkill \
      nanosleep futex epoll_pwait rt_sigreturn timerfd_settime pwrite64 set_tid_address set_robust_list rseq prlimit64 \
@@ -25,7 +27,7 @@ const PROCESS: &str = "the process backend";
 const DEVICES: &str = "sleeping, network and block";
 const THREADS: &str = "threads";
 
-/// The calls of the line that begins so in the table of calls to allow.
+/// Returns the calls in the row that begins with `line` in the table of required calls.
 fn listed(line: &str) -> impl Iterator<Item = &'static str> {
     let page = include_str!("../../../docs/threat-model.md");
     let (_, table) = page.split_once("| what for | calls |").expect("a table");
@@ -33,16 +35,16 @@ fn listed(line: &str) -> impl Iterator<Item = &'static str> {
     let mut cells = table.lines().map(|line| line.trim_matches('|').split_once('|'));
     let found = cells.find_map(|cells| cells.filter(|(what, _)| words(what).starts_with(line)));
     let (_, calls) = found.unwrap_or_else(|| panic!("no line begins with {line}"));
-    // What stands between backticks is every second piece.
+    // The text between backticks is every second piece.
     calls.split('`').skip(1).step_by(2)
 }
 
-/// A filter that allows these calls and those of urunc.
+/// Returns a filter that allows these calls and the calls of urunc.
 fn filter(lines: &[&str]) -> BpfProgram {
     filter_without(&[], lines, SeccompAction::Trap)
 }
 
-/// A filter that allows these calls and those of urunc, but for some.
+/// Returns a filter that allows these calls and the calls of urunc, except the calls in `without`.
 fn filter_without(without: &[&str], lines: &[&str], otherwise: SeccompAction) -> BpfProgram {
     let calls = URUNC.split_whitespace().chain(lines.iter().flat_map(|line| listed(line)));
     let calls = calls.filter(|call| !without.contains(call));
@@ -60,8 +62,8 @@ fn backends() -> Vec<String> {
     names.split(',').map(str::to_owned).collect()
 }
 
-/// Runs the tender with these words under a filter that allows what these lines list, on each backend. It is to end with
-/// `status`.
+/// Runs the tender on each backend with these arguments under a filter that allows the calls in
+/// these rows. Asserts that it ends with `status`.
 #[track_caller]
 fn check(lines: &[&str], status: i32, words: &[&str]) {
     for backend in backends() {
@@ -70,7 +72,7 @@ fn check(lines: &[&str], status: i32, words: &[&str]) {
         let mut command: Command = tender();
         command.args(["--mem=32", "--backend", &backend]).args(words);
         let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
-        // SAFETY: system calls alone, which are async-signal-safe, where they do not fail.
+        // SAFETY: If they succeed, the calls are only system calls, which are async-signal-safe.
         unsafe { command.pre_exec(confine) };
         let output = command.output().unwrap();
         let said = text(&output.stderr);
@@ -125,7 +127,7 @@ fn has_networks() {
 fn becomes_another_user() {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "this test becomes another user: run it as root");
-        eprintln!("SKIPPED: this test becomes another user, which takes root");
+        eprintln!("SKIPPED: this test becomes another user, which requires root");
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -133,8 +135,9 @@ fn becomes_another_user() {
     check(&["--user`, `--chroot"], 0, &["--user=65534:65534", &root, &app("hello")]);
 }
 
-/// The tender on the process backend, about to run `hello` where this call is refused with EPERM if its arguments satisfy
-/// `rules`. It is killed after a minute, which is longer than it may take.
+/// Returns a command that runs `hello` on the process backend with a filter that fails this call
+/// with EPERM if its arguments satisfy `rules`. The tender is killed after a minute, far more than
+/// it needs.
 fn where_refused(call: Sysno, rules: Vec<SeccompRule>) -> Command {
     let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let rules = [(i64::from(call.id()), rules)].into();
@@ -144,7 +147,7 @@ fn where_refused(call: Sysno, rules: Vec<SeccompRule>) -> Command {
     command.args(["-s", "KILL", "60"]).arg(super::program()).args(["--mem=32", "--backend=process"]);
     command.arg(guest("hello")).env_remove("RUST_LOG");
     let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
-    // SAFETY: system calls alone, which are async-signal-safe, where they do not fail.
+    // SAFETY: If they succeed, the calls are only system calls, which are async-signal-safe.
     unsafe { command.pre_exec(confine) };
     command
 }
@@ -163,10 +166,10 @@ fn a_call_that_is_refused_is_named_before_there_is_a_guest() {
     }
 }
 
-/// A filter that looks at arguments can refuse a call although it was allowed at the start.
+/// A filter that checks arguments can refuse a call that it allowed at the start.
 #[test]
 fn a_guest_that_cannot_be_killed_is_not_waited_for() {
-    // Every descriptor but that of the question at the start.
+    // The filter matches every descriptor except the descriptor of the probe at the start.
     let real = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Lt, 1 << 20).unwrap();
     let rule = SeccompRule::new(vec![real]).unwrap();
     let output = where_refused(Sysno::pidfd_send_signal, vec![rule]).output().unwrap();
@@ -178,24 +181,24 @@ fn a_guest_that_cannot_be_killed_is_not_waited_for() {
     );
 }
 
-/// What filters answer to calls that they do not allow.
+/// Returns the actions of filters for calls that they do not allow.
 fn answers() -> [SeccompAction; 4] {
     let errno = |errno: i32| SeccompAction::Errno(errno as u32);
     [errno(libc::EPERM), errno(libc::ENOSYS), SeccompAction::Trap, SeccompAction::KillProcess]
 }
 
-/// Runs a guest on the process backend under a filter that does not allow `without`.
+/// Runs a guest on the process backend under a filter that does not allow the calls in `without`.
 fn run_without(without: &[&str], otherwise: SeccompAction) -> Output {
     let filter = filter_without(without, &[&STARTING[..], &[PROCESS]].concat(), otherwise);
     let mut command: Command = tender();
     command.args(["--mem=32", "--backend=process"]).arg(guest("hello"));
     let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
-    // SAFETY: system calls alone, which are async-signal-safe, where they do not fail.
+    // SAFETY: If they succeed, the calls are only system calls, which are async-signal-safe.
     unsafe { command.pre_exec(confine) };
     command.output().unwrap()
 }
 
-/// systemd's `@system-service` has none of the calls with which programs confine themselves but `prctl`.
+/// Of the calls that confine a process, `@system-service` of systemd allows only `prctl`.
 #[test]
 fn a_filter_without_landlock_costs_landlock_alone() {
     let without = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"];
@@ -209,7 +212,7 @@ fn a_filter_without_landlock_costs_landlock_alone() {
     }
 }
 
-/// Filters of container runtimes that are older than the call, which Linux has since 5.9.
+/// Filters of container runtimes that predate `close_range`, which Linux has since 5.9.
 #[test]
 fn a_filter_without_close_range_costs_nothing() {
     for otherwise in answers() {
@@ -234,10 +237,10 @@ fn a_call_that_a_filter_does_not_allow_is_named() {
     let mut command: Command = tender();
     command.args(["--mem=32", "--backend=process", "--chroot=/"]).arg(guest("hello"));
     let confine = move || apply_filter(&filter).map_err(std::io::Error::other);
-    // SAFETY: as above.
+    // SAFETY: As above.
     unsafe { command.pre_exec(confine) };
     assert_fails(&command.output().unwrap(), 1, "does not allow chroot");
-    // The tender says so itself where the filter lets it.
+    // If the filter permits it, the tender prints the message itself.
     let output = run_without(&["eventfd2"], SeccompAction::Trap);
     let said = text(&output.stderr);
     let words = "hvt-tender: stopped by the filter of system calls that it was started under: eventfd2 (number 290) is not \

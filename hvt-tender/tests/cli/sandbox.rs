@@ -1,4 +1,5 @@
-//! What the tender has given up when its guest runs, as the kernel shows it.
+//! Privileges and resources that the tender has dropped before its guest runs, as the kernel
+//! reports them.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -13,11 +14,11 @@ use tempfile::TempDir;
 use super::signals::started;
 use super::{assert_fails, guest, tender, tender_with, text};
 
-/// A user and a group without rights.
+/// An unprivileged user and group.
 const USER: u32 = 65534;
 const GROUP: u32 = 65533;
 
-/// A tender whose guest sleeps, and what `/proc` says of it.
+/// A tender whose guest sleeps, and its files in `/proc`.
 struct Sleeper {
     tender: Child,
 }
@@ -37,13 +38,13 @@ impl Sleeper {
         Path::new("/proc").join(self.tender.id().to_string()).join(name)
     }
 
-    /// Process id of the child that has the guest.
+    /// Returns the process ID of the child that runs the guest.
     fn child(&self) -> String {
         let children = self.proc("task").join(self.tender.id().to_string()).join("children");
         fs::read_to_string(children).unwrap().trim().to_owned()
     }
 
-    /// Ends it; returns what it said before it was asked to.
+    /// Terminates the tender and returns its messages from before the signal.
     fn end(self) -> String {
         kill(Pid::from_raw(self.tender.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         let output = self.tender.wait_with_output().unwrap();
@@ -52,20 +53,21 @@ impl Sleeper {
     }
 }
 
-/// The words of this line of a `status` file.
+/// Returns the words of a line in a `status` file.
 fn status(file: &str, field: &str) -> Vec<String> {
     let line = file.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     line.expect(field).split_whitespace().map(str::to_owned).collect()
 }
 
-/// Asserts that a process has no capabilities and can gain no rights, and that its system calls are filtered.
+/// Asserts that a process has no capabilities, cannot gain privileges, and has a system call
+/// filter.
 #[track_caller]
 fn assert_confined(status_file: &str) {
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(status(status_file, set), ["0000000000000000"], "{set}");
     }
     if geteuid().is_root() {
-        // To leave it takes a capability.
+        // Dropping capabilities from the bounding set requires a capability.
         assert_eq!(status(status_file, "CapBnd"), ["0000000000000000"]);
     }
     assert_eq!(status(status_file, "NoNewPrivs"), ["1"]);
@@ -81,9 +83,9 @@ fn tender_and_guest_have_no_rights_left() {
     assert_eq!(sleeper.end(), "");
 }
 
-/// The parent's rights may be none, so that only the filter shows the difference.
+/// The parent may be unprivileged. In that case only the filter differs.
 #[test]
-fn without_the_sandbox_says_so_and_keeps_what_it_has() {
+fn no_sandbox_warns_and_keeps_privileges() {
     let sleeper = Sleeper::start(&["--no-sandbox"]);
     let found = fs::read_to_string(sleeper.proc("status")).unwrap();
     let own = fs::read_to_string("/proc/self/status").unwrap();
@@ -95,9 +97,9 @@ fn without_the_sandbox_says_so_and_keeps_what_it_has() {
     assert!(said.starts_with(words) && said.matches('\n').count() == 1, "{said}");
 }
 
-/// What whoever started it left open is no business of its.
+/// The tender closes descriptors that its parent left open.
 #[test]
-fn descriptors_that_nobody_named_are_closed() {
+fn unnamed_descriptors_are_closed() {
     const LEFT: [i32; 3] = [9, 40, 41];
     let file = tempfile::tempfile().unwrap();
     let number = file.as_raw_fd();
@@ -105,7 +107,7 @@ fn descriptors_that_nobody_named_are_closed() {
         let mut command = tender();
         command.args(["--mem=32", "--backend=process"]).args(options).arg(guest("sleep"));
         let leave = move || {
-            // SAFETY: takes no pointers.
+            // SAFETY: The call takes no pointers.
             let failed = LEFT.iter().any(|left| unsafe { libc::dup2(number, *left) } < 0);
             if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
         };
@@ -113,7 +115,7 @@ fn descriptors_that_nobody_named_are_closed() {
         unsafe { command.pre_exec(leave) };
         let sleeper = Sleeper::run(command);
         for left in LEFT {
-            // One of its own may have got the number; the file it is not.
+            // A descriptor of the tender may have the same number, but it refers to another file.
             let target = fs::read_link(sleeper.proc("fd").join(left.to_string())).ok();
             let open = target.is_some_and(|target| target.to_string_lossy().contains("(deleted)"));
             assert_eq!(open, !closed, "{left}, {options:?}");
@@ -122,7 +124,8 @@ fn descriptors_that_nobody_named_are_closed() {
     }
 }
 
-/// A descriptor can be named by the path that leads to it, as shells do. It is closed once the path has been opened.
+/// A descriptor can be named by its path, as shells do. It is closed after the path has been
+/// opened.
 #[test]
 fn descriptors_are_named_by_paths_too() {
     let unikernel = fs::File::open(guest("sleep")).unwrap();
@@ -131,7 +134,7 @@ fn descriptors_are_named_by_paths_too() {
     let mut command = tender();
     command.args(["--mem=32", "--backend=process", "--trace=/proc/self/fd/41", "/dev/fd/40"]);
     let pass = move || {
-        // SAFETY: takes no pointers.
+        // SAFETY: The call takes no pointers.
         let failed = passed.iter().any(|(from, to)| unsafe { libc::dup2(*from, *to) } < 0);
         if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     };
@@ -147,11 +150,11 @@ fn descriptors_are_named_by_paths_too() {
     assert_fails(&output, 1, "cannot read /dev/fd/40: No such file");
 }
 
-/// Takes root, which a continuous integration must have.
+/// Returns `true` if the test runs as root, which a continuous integration must.
 fn is_root() -> bool {
     if !geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "this test becomes another user: run it as root");
-        eprintln!("SKIPPED: this test becomes another user, which takes root");
+        eprintln!("SKIPPED: this test becomes another user, which requires root");
     }
     geteuid().is_root()
 }
@@ -178,7 +181,7 @@ fn becomes_another_user_in_another_root() {
     }
 }
 
-/// The directory is open by then, and the file belongs to the new user.
+/// The directory is opened in advance, and the file belongs to the new user.
 #[test]
 fn leaves_a_core_file_outside_of_its_root() {
     if !is_root() {
@@ -204,7 +207,7 @@ fn tender_with_options(options: &[&str]) -> Command {
 }
 
 #[test]
-fn says_what_it_cannot_become() {
+fn an_impossible_user_or_root_is_an_error() {
     for wrong in ["root", "1", "0:4294967295", "nobody:nogroup"] {
         let output = tender_with_options(&["--user", wrong]).arg("app").output().unwrap();
         assert_fails(&output, 2, &format!("--user: invalid value '{wrong}': expected UID:GID, two numbers"));
@@ -214,7 +217,7 @@ fn says_what_it_cannot_become() {
     if !is_root() {
         return;
     }
-    // Where anybody may run and read it.
+    // A directory where every user may execute and read the program.
     let folder = TempDir::new().unwrap();
     fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let (here, app) = (folder.path().join("hvt-tender"), folder.path().join("app"));
@@ -233,7 +236,8 @@ fn says_what_it_cannot_become() {
     }
 }
 
-/// A guest that is stopped is reported with the names of its functions, though nothing can be opened any more.
+/// The report of a stopped guest contains the names of its functions, although the tender can no
+/// longer open files.
 #[test]
 fn reports_names_without_the_right_to_open_files() {
     let output = tender_with("port").args(["out32", "0x4ff"]).output().unwrap();

@@ -1,4 +1,4 @@
-//! What asks the tender to end ends it, whatever it is doing.
+//! Termination signals. They terminate the tender in every state.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,17 +19,17 @@ use tempfile::TempDir;
 
 use super::{assert_fails, guest, small_pipe, tender, tender_with, text};
 
-/// Starts it, and waits until it has printed a line that contains `words`.
+/// Starts the command and waits until it has printed a line that contains `words`.
 pub(super) fn started(mut command: Command, words: &str) -> (Child, impl Read) {
     let (reader, writer) = small_pipe();
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-    // The command has the end for writing, and would keep it open.
+    // The command holds the write end of the pipe and would keep it open.
     drop(command);
     let mut console = BufReader::new(File::from(reader));
     let mut line = String::new();
     while !line.contains(words) {
         line.clear();
-        assert_ne!(console.read_line(&mut line).unwrap(), 0, "it ended early");
+        assert_ne!(console.read_line(&mut line).unwrap(), 0, "the guest ended early");
     }
     (child, console)
 }
@@ -38,7 +38,7 @@ fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
-/// Asserts that it ends with status 1, and says that `signal` was why.
+/// Asserts that the tender exits with status 1 and names `signal` as the reason.
 fn assert_stopped_by(child: Child, signal: Signal) {
     let output = child.wait_with_output().unwrap();
     assert_eq!(text(&output.stderr), format!("hvt-tender: stopped by {signal}\n"));
@@ -56,16 +56,16 @@ fn a_guest_that_computes_or_sleeps_is_stopped() {
     }
 }
 
-/// Its output is more than a pipe holds, and nobody reads the rest.
+/// The output exceeds the size of the pipe, and no process reads it.
 #[test]
-fn a_guest_whose_output_nobody_reads_is_stopped() {
+fn a_guest_with_unread_output_is_stopped() {
     let (child, _console) = started(tender_with("output"), "hvt guest");
     send(&child, Signal::SIGTERM);
     assert_stopped_by(child, Signal::SIGTERM);
 }
 
-/// What `nohup` keeps from a program stays away from it. What a shell keeps from those in the background does not: who
-/// sends it there means it.
+/// Signals that `nohup` ignores stay ignored. Signals that a shell ignores for background processes
+/// do not: a user who sends one intends to stop the tender.
 #[test]
 fn a_hangup_that_is_ignored_stays_ignored() {
     for ended_by in [Signal::SIGTERM, Signal::SIGINT] {
@@ -85,7 +85,8 @@ fn a_hangup_that_is_ignored_stays_ignored() {
     }
 }
 
-/// The host may end the guest's process for want of memory: the tender ends as well, even while the guest sleeps.
+/// The host may kill the guest's process when it runs out of memory. The tender then ends as well,
+/// even while the guest sleeps.
 #[test]
 fn a_tender_does_not_outlive_its_guest() {
     for (name, says) in [("sleep", "sleeping"), ("spin", "spinning")] {
@@ -101,33 +102,34 @@ fn a_tender_does_not_outlive_its_guest() {
             1,
             "its process ended (killed by SIGKILL; if no user has sent that, the host or its cgroup has run out of memory)",
         );
-        assert!(killed.elapsed() < Duration::from_secs(15), "{name}: it was the end of its time that it noticed");
+        assert!(killed.elapsed() < Duration::from_secs(15), "{name}: the tender noticed only its timeout");
     }
 }
 
-/// A tender that is killed cannot clean up; the process of its guest must end all the same.
+/// A killed tender cannot clean up. The process of its guest must end nevertheless.
 #[test]
 fn a_killed_tender_leaves_no_process_behind() {
     let (mut tender, _console) = started(tender_with("spin"), "spinning");
     let id = tender.id();
     let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
     let guest: libc::pid_t = children.trim().parse().expect("one child");
-    // SAFETY: takes no pointers; the descriptor is new.
+    // SAFETY: The call takes no pointers, and the descriptor is new.
     let guest = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, guest, 0).try_into().unwrap()) };
     tender.kill().unwrap();
     tender.wait().unwrap();
     let mut ended = [PollFd::new(guest.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1), "the guest's process lives on");
+    assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1), "the guest's process is still alive");
 }
 
-/// FIFO in a folder of the test, at whose other end is nobody.
+/// Creates a FIFO without a peer in a folder of the test.
 fn fifo(folder: &TempDir) -> PathBuf {
     let path = folder.path().join("fifo");
     mkfifo(&path, Mode::S_IRWXU).unwrap();
     path
 }
 
-/// Waits until the tender sleeps in a system call, at most for a while: a signal that comes earlier ends it as well.
+/// Waits until the tender sleeps in a system call, for a bounded time. An earlier signal also
+/// terminates the tender.
 fn asleep(tender: &Child) {
     let stat = format!("/proc/{}/stat", tender.id());
     for _ in 0..500 {
@@ -140,7 +142,7 @@ fn asleep(tender: &Child) {
     }
 }
 
-/// Nothing is written to before its reader is there.
+/// The tender writes nothing to the FIFO before the reader opens it.
 #[test]
 fn a_wait_for_the_reader_of_a_fifo_is_stopped() {
     for option in ["--net-pcap", "--trace"] {
@@ -156,7 +158,7 @@ fn a_wait_for_the_reader_of_a_fifo_is_stopped() {
     }
 }
 
-/// Everything else that is named is refused at once, or has a reader already.
+/// Other FIFOs on the command line are refused immediately or already have a reader.
 #[test]
 fn other_fifos_are_refused_at_once() {
     let folder = TempDir::new().unwrap();
@@ -177,12 +179,12 @@ fn other_fifos_are_refused_at_once() {
     }
 }
 
-/// A trace that nobody reads any more, and a full standard output, before anything runs and while the guest does.
+/// A trace without a reader and a full standard output, before the guest starts and while it runs.
 #[test]
 fn a_full_fifo_is_no_reason_to_live_on() {
     let folder = TempDir::new().unwrap();
     let path = fifo(&folder);
-    // Held open, and never read.
+    // The reader is held open and never reads.
     let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     fcntl(&reader, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     let mut command = tender();

@@ -1,4 +1,4 @@
-//! Started as `solo5-hvt`, it is one to whoever starts it: albatross, containers' runtimes, scripts.
+//! The personality `solo5-hvt`, as used by albatross, container runtimes and scripts.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,7 +14,7 @@ fn run(words: &[impl AsRef<OsStr>]) -> Output {
     command.arg("--backend=process").args(words).output().unwrap()
 }
 
-/// Asserts that it failed with status 1 and said `words` in one line of its own.
+/// Asserts that the tender failed with status 1 and printed one line that contains `message`.
 #[track_caller]
 fn assert_refuses(words: &[impl AsRef<OsStr>], message: &str) {
     assert_program_fails("solo5-hvt", &run(words), 1, message);
@@ -50,7 +50,8 @@ fn the_status_is_the_guests() {
     assert!(text(&output.stdout).contains("ABORT"));
 }
 
-/// What comes behind the unikernel is the unikernel's, with and without `--` before it, whatever it looks like.
+/// Arguments after the unikernel belong to the unikernel, with and without a preceding `--`, in any
+/// form.
 #[test]
 fn arguments_are_the_guests() {
     let app = guest("args");
@@ -66,7 +67,7 @@ fn arguments_are_the_guests() {
     assert!(plain.contains("--help") && plain.contains("--mem=1"), "{plain}");
 }
 
-/// The words that scripts and Solo5's own tests look for.
+/// Messages contain the words that scripts and Solo5's own tests search for.
 #[test]
 fn messages_keep_their_key_words() {
     let folder = TempDir::new().unwrap();
@@ -95,16 +96,16 @@ fn messages_keep_their_key_words() {
     assert_refuses(&[&broken], "note does not fall within valid size");
 }
 
-/// A unikernel whose ABI note says that it is a gigabyte long.
+/// Returns a unikernel whose ABI note has a length of one gigabyte.
 fn with_long_note(unikernel: &str) -> Vec<u8> {
     let mut file = fs::read(unikernel).unwrap();
     let note = file.windows(8).position(|bytes| bytes == b"ABI1Solo").expect("an ABI note");
-    // The length of the descriptor stands before the type.
+    // The length of the descriptor precedes the type.
     file[note - 4..note].copy_from_slice(&(1_u32 << 30).to_le_bytes());
     file
 }
 
-/// Memory is a multiple of 2 MiB, and there are 4 GiB of it at most.
+/// Memory is a multiple of 2 MiB and at most 4 GiB.
 #[test]
 fn memory_is_rounded_with_a_warning() {
     let hello = guest("hello");

@@ -1,4 +1,4 @@
-//! Odd standard streams.
+//! Unusual standard streams.
 
 use std::fs::File;
 use std::io::Read;
@@ -57,7 +57,7 @@ fn a_guest_outlives_the_reader_of_its_output() {
     assert_eq!(text(&output.stderr), "hvt-tender: warning: console output is lost: Broken pipe (os error 32)\n");
 }
 
-/// A pipe that is full again and again, in both modes.
+/// A pipe that is repeatedly full, in blocking and non-blocking mode.
 #[test]
 fn no_output_is_lost_to_a_slow_reader() {
     for nonblocking in [false, true] {
@@ -77,7 +77,7 @@ fn no_output_is_lost_to_a_slow_reader() {
     }
 }
 
-/// The standard input may be anything: a pipe that can only be written, or the standard output itself.
+/// The standard input may be any descriptor: the write end of a pipe, or the standard output.
 #[test]
 fn the_standard_input_does_not_matter() {
     let (_reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
@@ -90,7 +90,8 @@ fn the_standard_input_does_not_matter() {
     assert!(status.success());
 }
 
-/// Nobody reads what the tender says, or nobody is there to: the run, its status and what it prints are the same.
+/// The messages of the tender have no reader, or their descriptor is closed. Run, status and output
+/// do not change.
 #[test]
 fn a_run_does_not_wait_for_the_reader_of_its_messages() {
     let (_reader, full) = small_pipe();

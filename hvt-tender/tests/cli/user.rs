@@ -1,4 +1,5 @@
-//! User-mode networking: a guest that others reach through a port of the host's loopback, and that reaches others there.
+//! User-mode networking: clients reach the guest through a port of the host's loopback interface,
+//! and the guest reaches servers there.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,7 +17,8 @@ const LONG: Duration = Duration::from_secs(60);
 #[test]
 fn a_guest_is_reached_through_a_port() {
     let mut command = tender();
-    // Without -v: the port is known from the log alone. The limit ends a tender that does not name it.
+    // Without -v, only the log contains the port. The timeout ends a tender that does not log the
+    // port.
     command.args(["--timeout=60", "--mem=32", "--backend=process", "--net:service=user", "--forward=tcp:0:80"]);
     command.arg(guest("http")).arg("requests=2").stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut tender = command.spawn().unwrap();
@@ -24,12 +26,12 @@ fn a_guest_is_reached_through_a_port() {
     let mut line = String::new();
     let address: SocketAddr = loop {
         line.clear();
-        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the tender does not say where the guest is");
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the tender does not log the guest's address");
         if let Some((_, address)) = line.split_once("port 80 of the guest is at ") {
             break address.trim().parse().unwrap();
         }
     };
-    // At once: who comes before the guest is there waits for it.
+    // Connect immediately: a connection made before the guest is ready waits for the guest.
     for _ in 0..2 {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
@@ -82,7 +84,7 @@ fn the_hosts_loopback_is_closed() {
 }
 
 #[test]
-fn what_cannot_be_had_is_said() {
+fn invalid_options_are_errors() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
     for (options, words) in [
@@ -108,17 +110,19 @@ fn what_cannot_be_had_is_said() {
     }
 }
 
-/// Address of the host that the test makes, and the port that the guest knocks at.
+/// Address that the test adds to the host, and the port that the guest sends to.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
 
-/// Ethernet frame that asks for the gateway's hardware address, from which the gateway learns the guest's.
+/// Ethernet frame with an ARP request for the gateway. The gateway learns the guest's MAC address
+/// from it.
 fn arp() -> Vec<u8> {
     const GUEST: [u8; 10] = [2, 0, 0, 0, 0, 0x2a, 10, 0, 2, 15];
     let request = [0, 1, 8, 0, 6, 4, 0, 1];
     [&[0xff; 6], &GUEST[..6], &[8, 6], &request, &GUEST, &[0; 6], &[10, 0, 2, 2]].concat()
 }
 
-/// Ethernet frame of the guest with an empty datagram from 10.0.2.15, port 9, to this address. It has no UDP checksum.
+/// Ethernet frame of the guest with an empty UDP datagram from 10.0.2.15, port 9, to this address,
+/// without a UDP checksum.
 fn knock(to: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut ip = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 2, 15];
     ip.extend(to.octets());
@@ -130,7 +134,7 @@ fn knock(to: Ipv4Addr, port: u16) -> Vec<u8> {
     [&[0xff; 6], &[2, 0, 0, 0, 0, 0x2a], &[8, 0][..], &ip, &udp].concat()
 }
 
-/// Bytes that wait in the socket of the tender's that sends to `port` of [`HOST`].
+/// Returns the number of bytes queued in the tender's socket that sends to `port` of [`HOST`].
 fn waiting(port: u16) -> u64 {
     let peer = format!("{:08X}:{port:04X}", u32::from_le_bytes(HOST.octets()));
     let sockets = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
@@ -139,12 +143,13 @@ fn waiting(port: u16) -> u64 {
     u64::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
 }
 
-/// The thread of the network allocates hundreds of frames, and the guest's thread frees them.
+/// The network thread allocates hundreds of frames, and the guest's thread frees them.
 #[test]
 fn datagrams_that_queue_up_while_the_guest_is_busy_reach_it() {
-    /// No more than the socket and the gateway's stack keep: none is lost.
+    /// Number of datagrams in a burst. The socket and the gateway's stack can queue them without
+    /// loss.
     const BURST: usize = 20;
-    /// All of them together fit in the guest's queue.
+    /// Number of bursts. All datagrams together fit in the guest's queue.
     const BURSTS: usize = 35;
     in_own_network(|| {
         run("ip link set lo up");
@@ -153,7 +158,7 @@ fn datagrams_that_queue_up_while_the_guest_is_busy_reach_it() {
         socket.set_read_timeout(Some(LONG)).unwrap();
         let port = socket.local_addr().unwrap().port();
         let script = Script::new().net_write("service", arp()).net_write("service", knock(HOST, port));
-        // More than the console takes before the test reads it.
+        // The output is more than the console accepts before the test reads it.
         let script = script.puts(vec![b'.'; 8192]).repeat(1024, |reads| reads.net_read("service", 1514)).halt(0);
         let folder = tempfile::tempdir().unwrap();
         let app = folder.path().join("app");

@@ -1,4 +1,4 @@
-//! Block devices of a case, as files.
+//! Block devices of a case, backed by files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Makes the image, with what the case says stands on it before.
+    /// Creates the image with the initial contents that the case specifies.
     pub(crate) fn create(directory: &Path, name: &str, disk: Disk) -> Result<Self, String> {
         let path = directory.join(name);
         let capacity = usize::try_from(disk.capacity).map_err(|error| error.to_string())?;
@@ -22,28 +22,28 @@ impl Image {
         Ok(Self { path, disk })
     }
 
-    /// Where it is.
+    /// Returns the path of the image.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of a block.
+    /// Returns the block size in bytes.
     pub(crate) fn block_size(&self) -> u16 {
         self.disk.block_size
     }
 
-    /// Whether what stands on it now is what the case says.
+    /// Checks that the contents are the contents that the case expects.
     pub(crate) fn check(&self) -> Result<(), String> {
         let contents = fs::read(&self.path).map_err(|error| error.to_string())?;
         if contents.len() as u64 != self.disk.capacity {
-            return Err(format!("{} has become {} bytes long", self.path.display(), contents.len()));
+            return Err(format!("{} has changed its length to {} bytes", self.path.display(), contents.len()));
         }
         let wrong = (0..self.disk.capacity)
             .step_by(512)
             .zip(contents.chunks(512))
             .find(|(offset, block)| !self.disk.after.matches(*offset, block));
         match wrong {
-            Some((offset, _)) => Err(format!("{} is not what it should be at byte {offset}", self.path.display())),
+            Some((offset, _)) => Err(format!("{} has unexpected contents at byte {offset}", self.path.display())),
             None => Ok(()),
         }
     }

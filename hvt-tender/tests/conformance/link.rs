@@ -1,8 +1,9 @@
 //! Network devices of a case, and the peer at the other end.
 //!
-//! A device with an MTU of 1500 is one end of a pair of sockets that keep frames apart: the tender takes it as an open
-//! descriptor, and nobody needs any right. Other MTUs need an interface that has them: a tap in a network namespace
-//! of the test's own, the peer being a packet socket on it.
+//! A device with an MTU of 1500 is one end of a socket pair that preserves frame boundaries. The
+//! tender gets it as an open descriptor, which requires no privileges. Other MTUs need an interface
+//! with that MTU: a tap in a network namespace of the test, with a packet socket on the tap as the
+//! peer.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -15,32 +16,32 @@ use test_suite::{Case, DeviceKind, Exchange, Link};
 
 use crate::tap;
 
-/// The MTU of what cannot be asked for it.
+/// MTU of a descriptor that cannot be queried for its MTU.
 const DEFAULT_MTU: u16 = 1500;
 
-/// Why this user cannot run the case, if so.
+/// Returns the reason why this user cannot run the case, or `None`.
 pub(crate) fn missing_right(case: &Case) -> Option<&'static str> {
     let needs_tap = case.devices.iter().any(|device| match device.kind {
         DeviceKind::Net(link) => link.mtu != DEFAULT_MTU,
         DeviceKind::Block(_) => false,
     });
-    (needs_tap && !nix::unistd::geteuid().is_root()).then_some("making a tap needs root")
+    (needs_tap && !nix::unistd::geteuid().is_root()).then_some("creating a tap requires root")
 }
 
-/// The tender's end of a link.
+/// The tender's side of a link.
 pub(crate) enum End {
     /// An open descriptor.
     Descriptor(OwnedFd),
     /// An interface.
     Interface {
-        /// The network namespace that has it.
+        /// Network namespace of the interface.
         namespace: OwnedFd,
-        /// Its name.
+        /// Name of the interface.
         name: &'static str,
     },
 }
 
-/// As on the tender's command line.
+/// Formats the end as an argument of the tender.
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,7 +51,7 @@ impl fmt::Display for End {
     }
 }
 
-/// Makes a link: the tender's end, and the test's.
+/// Creates a link, and returns the tender's side and the test's side.
 pub(crate) fn create(link: &Link) -> io::Result<(End, Peer)> {
     let (end, socket, repeat) = if link.mtu == DEFAULT_MTU {
         let (device, socket) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
@@ -62,20 +63,21 @@ pub(crate) fn create(link: &Link) -> io::Result<(End, Peer)> {
     Ok((end, Peer { socket: socket.into(), exchanges: link.exchanges, repeat }))
 }
 
-/// The test's end of a link.
+/// The test's side of a link.
 pub(crate) struct Peer {
-    /// Its reads and writes are those of any socket; the type only owns the descriptor.
+    /// A socket. The type only owns the descriptor; read and write work on any socket.
     socket: UnixStream,
     exchanges: &'static [Exchange],
-    /// After how long the first frame is sent again, if it may be lost.
+    /// Interval for repeating the first frame, if that frame may be lost.
     repeat: Option<Duration>,
 }
 
-/// The longest frame that a peer can receive.
+/// Maximum length of a frame that a peer can receive, in bytes.
 const LONGEST: usize = 1 << 16;
 
 impl Peer {
-    /// Sends each frame of the case, and waits for the answer to it. The link stays up until the peer is dropped.
+    /// Sends each frame of the case and waits for its reply. The link stays up until the peer is
+    /// dropped.
     pub(crate) fn converse(mut self, deadline: Instant) -> (Self, Result<(), String>) {
         let talked = self.exchange_all(deadline);
         (self, talked)
@@ -83,8 +85,9 @@ impl Peer {
 
     fn exchange_all(&mut self, deadline: Instant) -> Result<(), String> {
         for (index, exchange) in self.exchanges.iter().enumerate() {
-            // A tap drops what is sent before the tender is there, so the first frame is repeated, as askers of ARP do. A
-            // pair of sockets keeps it, and a guest that counts frames must not see it twice.
+            // A tap drops frames until the tender is attached, so the first frame is repeated, as
+            // in ARP. A socket pair queues it, and a guest that counts frames must not receive it
+            // twice.
             let repeat = if index == 0 { self.repeat } else { None };
             self.exchange(exchange, repeat, deadline).map_err(|error| format!("exchange {index}: {error}"))?;
         }
@@ -102,7 +105,8 @@ impl Peer {
         }
     }
 
-    /// Receives until this frame comes. Others are no part of the case: a tap's host has much to say.
+    /// Receives frames until this frame arrives. Other frames do not belong to the case: the host
+    /// of a tap sends frames of its own protocols.
     fn wait_for(&mut self, reply: &[u8], until: Instant) -> io::Result<()> {
         let mut frame = [0; LONGEST];
         loop {

@@ -1,13 +1,14 @@
-//! Every case of the conformance table, on every backend of this machine, through the command line.
+//! Runs every case of the conformance table on every backend of this machine, through the command
+//! line.
 //!
-//! One test for each case and backend, named `BACKEND::CASE`. Environment:
+//! Each pair of case and backend is a test with the name `BACKEND::CASE`. Environment variables:
 //!
-//! | variable | meaning | otherwise |
+//! | variable | meaning | default |
 //! |---|---|---|
-//! | `HVT_BACKENDS` | backends to test, with commas between | `process`, and `kvm` where the CPU has VMX or SVM |
-//! | `HVT_GUESTS` | directory of the test unikernels | they are built |
-//! | `HVT_TENDER` | the tender's binary | the one that cargo has built |
-//! | `CI` | a case that this user has no right to run fails | it is marked as ignored |
+//! | `HVT_BACKENDS` | backends to test, separated by commas | `process`, and `kvm` if the CPU has VMX or SVM |
+//! | `HVT_GUESTS` | directory of the test unikernels | the unikernels are built |
+//! | `HVT_TENDER` | the tender's binary | the binary that cargo has built |
+//! | `CI` | if set, a case that this user may not run fails | the case is marked as ignored |
 
 mod disk;
 mod link;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let directory = match unikernels::directory() {
         Ok(directory) => directory,
         Err(why) => {
-            eprintln!("no test unikernels: {why}");
+            eprintln!("test unikernels are not available: {why}");
             return ExitCode::FAILURE;
         }
     };
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Names of the backends to test.
+/// Returns the names of the backends to test.
 fn backends() -> Vec<String> {
     if let Ok(names) = env::var("HVT_BACKENDS") {
         return names.split(',').map(str::to_owned).collect();
@@ -60,7 +61,7 @@ fn backends() -> Vec<String> {
     backends
 }
 
-/// Whether the backend on this machine is one that the case is meant for.
+/// Returns `true` if the case applies to this backend on this machine.
 fn applies(case: &Case, backend: &str) -> bool {
     match case.when {
         When::Always => true,
@@ -71,30 +72,30 @@ fn applies(case: &Case, backend: &str) -> bool {
 
 fn can(backend: &str, ability: Ability) -> bool {
     match ability {
-        // Linux makes PROT_EXEC alone execute-only with memory protection keys. KVM maps guest memory through tables
-        // of the guest's own, which have no such thing.
+        // Linux implements PROT_EXEC alone as execute-only memory with protection keys. KVM maps
+        // guest memory through the guest's page tables, which have no protection keys.
         Ability::ExecuteOnly => backend == "process" && has_protection_keys(),
         Ability::FourGib => available_memory() > 5 << 30,
         Ability::ExactExceptions => !is_emulated(),
-        // Instructions of a process's guest are the CPU's own, CPUID too.
+        // A guest of the process backend executes CPUID directly on the CPU.
         Ability::AnsweredCpuid => backend == "kvm",
         Ability::InterceptedHypervisorCalls => backend == "kvm" && intercepts_hypervisor_calls(),
     }
 }
 
-/// Whether KVM can intercept `vmcall`, which it does for guests of Xen (`KVM_CAP_XEN_HVM`).
+/// Returns `true` if KVM can intercept `vmcall`, as it does for Xen guests (`KVM_CAP_XEN_HVM`).
 fn intercepts_hypervisor_calls() -> bool {
     // Linux, include/uapi/linux/kvm.h.
     const KVM_CHECK_EXTENSION: libc::Ioctl = libc::_IO(0xae, 0x03);
     const KVM_CAP_XEN_HVM: libc::c_ulong = 38;
     const INTERCEPT_HCALL: libc::c_int = 1 << 1;
     let Ok(kvm) = std::fs::File::open("/dev/kvm") else { return false };
-    // SAFETY: the request takes a number and writes nothing.
+    // SAFETY: The request takes a number and writes nothing.
     let offered = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_CHECK_EXTENSION, KVM_CAP_XEN_HVM) };
     offered > 0 && offered & INTERCEPT_HCALL != 0
 }
 
-/// CR4.PKE as CPUID shows it: leaf 7, ECX bit 4, OSPKE.
+/// Returns CR4.PKE from CPUID: leaf 7, ECX bit 4, OSPKE.
 #[cfg(target_arch = "x86_64")]
 fn has_protection_keys() -> bool {
     std::arch::x86_64::__cpuid_count(7, 0).ecx & 1 << 4 != 0
@@ -105,7 +106,7 @@ fn has_protection_keys() -> bool {
     false
 }
 
-/// Whether this machine is one that QEMU emulates (TCG), as its hypervisor leaf of CPUID says.
+/// Returns `true` if QEMU emulates this machine (TCG), according to the hypervisor leaf of CPUID.
 #[cfg(target_arch = "x86_64")]
 fn is_emulated() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
@@ -118,7 +119,7 @@ fn is_emulated() -> bool {
     false
 }
 
-/// `MemAvailable` of this machine, in bytes; 0 where it cannot be read.
+/// Returns `MemAvailable` of this machine in bytes, or 0 if it cannot be read.
 fn available_memory() -> u64 {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));

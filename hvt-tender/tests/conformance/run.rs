@@ -1,4 +1,4 @@
-//! Running one case.
+//! Execution of one case.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,7 +18,7 @@ use test_suite::{Case, DeviceKind, End, Reason};
 use crate::disk::Image;
 use crate::link::{self, Peer};
 
-/// The longest that any case may take. Emulated machines are slow.
+/// Maximum duration of a case. Emulated machines are slow.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A case on a backend.
@@ -29,12 +29,13 @@ pub(crate) struct Run {
     pub(crate) backend: String,
     /// The tender's binary.
     pub(crate) tender: PathBuf,
-    /// Where the guests are.
+    /// Directory of the guests.
     pub(crate) directory: PathBuf,
 }
 
 impl Run {
-    /// Runs the case, and compares everything with what it must be. The error tells all there is to know.
+    /// Runs the case and compares all results with the expected results. The error contains all
+    /// details.
     pub(crate) fn check(&self) -> Result<(), String> {
         let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut attached = Attached::default();
@@ -49,7 +50,7 @@ impl Run {
         let output = Output::new().map_err(|error| error.to_string())?;
         let mut command = Command::new(&self.tender);
         command.arg(format!("--mem={}", self.case.memory)).args(["--backend", &self.backend]).args(&attached.options);
-        // Also where there is but one CPU.
+        // The ring is on even if there is only one CPU.
         command.arg("--net-ring=on");
         command.arg("--").arg(self.directory.join(self.case.guest)).args(self.case.arguments);
         command.stdin(Stdio::null()).stdout(output.stdout()?).stderr(output.stderr()?);
@@ -61,7 +62,7 @@ impl Run {
         let peers: Vec<_> =
             attached.peers.into_iter().map(|peer| thread::spawn(move || peer.converse(deadline))).collect();
         let ended = self.end(tender, &output, deadline);
-        // Each keeps its end of the link open until here.
+        // Each peer keeps its end of the link open until here.
         let talked = peers.into_iter().try_for_each(|peer| peer.join().map_err(|_| "the peer died".to_owned())?.1);
         let verdict = ended
             .and_then(|status| self.judge(status, &output.read()?))
@@ -73,18 +74,19 @@ impl Run {
                 let messages = texts.messages;
                 format!("{what}\n--- command\n{command:?}\n--- console\n{console}\n--- messages\n{messages}")
             }
-            Err(error) => format!("{what}; what it said is lost: {error}"),
+            Err(error) => format!("{what}; its messages are lost: {error}"),
         })
     }
 
-    /// Waits until the tender ends; ends it where the case says that it does not do so by itself.
+    /// Waits for the end of the tender. Terminates the tender if the case specifies that it does
+    /// not end by itself.
     fn end(&self, mut tender: Child, output: &Output, deadline: Instant) -> Result<ExitStatus, String> {
         let never = self.case.ends == [End::Never];
         let mut interrupted = false;
         loop {
             if let Some(status) = tender.try_wait().map_err(|error| error.to_string())? {
                 return match never && !interrupted {
-                    true => Err(format!("it ended by itself: {status}")),
+                    true => Err(format!("the tender ended by itself: {status}")),
                     false => Ok(status),
                 };
             }
@@ -95,7 +97,7 @@ impl Run {
             }
             if Instant::now() > deadline {
                 tender.kill().and_then(|()| tender.wait()).map_err(|error| error.to_string())?;
-                return Err(format!("no end after {} seconds", LIMIT.as_secs()));
+                return Err(format!("still running after {} seconds", LIMIT.as_secs()));
             }
             thread::sleep(Duration::from_millis(2));
         }
@@ -115,13 +117,13 @@ impl Run {
         }
         let stopped = self.case.ends.iter().all(|end| !matches!(end, End::Status(_)));
         if !stopped && status.success() && !texts.messages.is_empty() {
-            return Err("the tender has something to say about a guest that is content".to_owned());
+            return Err("the tender printed messages about a successful guest".to_owned());
         }
         Ok(())
     }
 }
 
-/// What a tender's message says for each reason.
+/// Returns the words of the tender's message for each reason.
 fn key_words(reason: Reason) -> &'static str {
     match reason {
         Reason::Pointer => "guest address",
@@ -136,7 +138,7 @@ fn key_words(reason: Reason) -> &'static str {
     }
 }
 
-/// Devices, and what the tender is told of them.
+/// Devices and the tender's arguments for them.
 #[derive(Default)]
 struct Attached {
     options: Vec<OsString>,
@@ -165,7 +167,7 @@ impl Attached {
     }
 }
 
-/// Lets the command reach these ends of links, and no other process that is made meanwhile.
+/// Passes these ends of links to the command, and to no other process started concurrently.
 fn prepare(command: &mut Command, ends: &[link::End]) {
     let (mut kept, mut entered): (Vec<RawFd>, Vec<RawFd>) = (Vec::new(), Vec::new());
     for end in ends {
@@ -175,18 +177,18 @@ fn prepare(command: &mut Command, ends: &[link::End]) {
         }
     }
     let prepare = move || {
-        // SAFETY: neither call takes a pointer.
+        // SAFETY: Neither call takes a pointer.
         let keep = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } == 0;
-        // SAFETY: as above.
+        // SAFETY: As above.
         let enter = |fd: &RawFd| unsafe { libc::setns(*fd, libc::CLONE_NEWNET) } == 0;
         let done = kept.iter().all(keep) && entered.iter().all(enter);
         if done { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    // SAFETY: between fork and exec two system calls are made, which are async-signal-safe.
+    // SAFETY: Between fork and exec, two async-signal-safe system calls are made.
     unsafe { command.pre_exec(prepare) };
 }
 
-/// What a tender wrote, in files, which never fill up.
+/// Files for the output of a tender. Unlike pipes, files never fill up.
 struct Output {
     stdout: File,
     stderr: File,
@@ -217,7 +219,7 @@ impl Output {
     }
 }
 
-/// Reads a file without moving the position that the writer shares with it.
+/// Reads a file without moving its file offset, which the writer shares.
 fn contents(file: &File) -> Result<Vec<u8>, String> {
     let read = || {
         let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! A tap in a network namespace of its own.
+//! A tap in a separate network namespace.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,21 +7,21 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// A persistent tap, up.
+/// A persistent tap that is up.
 pub(crate) struct Tap {
-    /// The network namespace that has it, and ends with its last descriptor.
+    /// Network namespace of the tap. It is destroyed with its last descriptor.
     pub(crate) namespace: OwnedFd,
-    /// Its name there.
+    /// Name of the tap in the namespace.
     pub(crate) name: &'static str,
-    /// A packet socket on it.
+    /// A packet socket on the tap.
     pub(crate) socket: OwnedFd,
 }
 
 const NAME: &str = "tap0";
 
-/// Makes a tap with this MTU.
+/// Creates a tap with this MTU.
 pub(crate) fn create(mtu: u16) -> io::Result<Tap> {
-    // A thread of its own enters the namespace, and no other thread of the tests does.
+    // A separate thread enters the namespace, so that no other thread of the tests is affected.
     let made = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let namespace = File::open("/proc/thread-self/ns/net")?;
@@ -29,24 +29,24 @@ pub(crate) fn create(mtu: u16) -> io::Result<Tap> {
         let mut request = request();
         request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
         ioctl(&tap, libc::TUNSETIFF, &mut request)?;
-        // SAFETY: takes a number.
+        // SAFETY: The request takes a number.
         if unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, 1) } != 0 {
             return Err(io::Error::last_os_error());
         }
 
-        // SAFETY: takes no pointers; the descriptor is new.
+        // SAFETY: The call takes no pointers, and the descriptor is new.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, ETH_P_ALL_BE) };
         if socket < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: The kernel has just created this descriptor for the caller.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         request.ifr_ifru.ifru_mtu = mtu.into();
         ioctl(&socket, libc::SIOCSIFMTU, &mut request)?;
         request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
         ioctl(&socket, libc::SIOCSIFFLAGS, &mut request)?;
         ioctl(&socket, libc::SIOCGIFINDEX, &mut request)?;
-        // SAFETY: the kernel has just written the index.
+        // SAFETY: The kernel has just written the index.
         let index = unsafe { request.ifr_ifru.ifru_ifindex };
         bind(&socket, index)?;
         Ok(Tap { namespace: namespace.into(), name: NAME, socket })
@@ -58,7 +58,7 @@ pub(crate) fn create(mtu: u16) -> io::Result<Tap> {
 const ETH_P_ALL_BE: libc::c_int = (libc::ETH_P_ALL as u16).to_be() as libc::c_int;
 
 fn request() -> libc::ifreq {
-    // SAFETY: ifreq is plain data, for which all zeros are valid.
+    // SAFETY: `ifreq` is plain data, for which all zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(NAME.bytes()) {
         *to = from as libc::c_char;
@@ -67,7 +67,7 @@ fn request() -> libc::ifreq {
 }
 
 fn ioctl(fd: &impl AsRawFd, number: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
-    // SAFETY: every request used here takes a pointer to an ifreq.
+    // SAFETY: Every request used here takes a pointer to an `ifreq`.
     match unsafe { libc::ioctl(fd.as_raw_fd(), number, request) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -75,13 +75,13 @@ fn ioctl(fd: &impl AsRawFd, number: libc::Ioctl, request: &mut libc::ifreq) -> i
 }
 
 fn bind(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
-    // SAFETY: sockaddr_ll is plain data, for which all zeros are valid.
+    // SAFETY: `sockaddr_ll` is plain data, for which all zeros are valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = ETH_P_ALL_BE as u16;
     address.sll_ifindex = index;
     let size = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address is a local of the size that is given.
+    // SAFETY: The address is a local of the given size.
     match unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -1,4 +1,4 @@
-//! Where the test unikernels are.
+//! Location of the test unikernels.
 
 use std::env;
 use std::ffi::OsStr;
@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The directory that holds their binaries, built if need be.
+/// Returns the directory with the test unikernels. They are built if necessary.
 pub(crate) fn directory() -> Result<PathBuf, String> {
     if let Some(directory) = env::var_os("HVT_GUESTS") {
         return Ok(directory.into());
@@ -16,7 +16,7 @@ pub(crate) fn directory() -> Result<PathBuf, String> {
     script.env("HVT_ELFTOOL", env!("CARGO_BIN_EXE_hvt-elftool")).stderr(Stdio::inherit());
     let output = script.output().map_err(|error| format!("cannot run scripts/guests: {error}"))?;
     if !output.status.success() {
-        return Err("they do not build".to_owned());
+        return Err("the build failed".to_owned());
     }
     let directory = output.stdout.trim_ascii_end();
     Ok(Path::new(OsStr::from_bytes(directory)).to_owned())

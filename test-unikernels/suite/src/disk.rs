@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_filled_matches_and_nothing_else() {
+    fn only_filled_contents_match() {
         let mut block = [0; 512];
         assert!(Contents::Zeros.matches(4096, &block));
         Contents::Pattern(3).fill(4096, &mut block);

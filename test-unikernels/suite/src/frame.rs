@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn arp_says_who_asks_whom() {
+    fn arp_contains_both_addresses() {
         let request = arp_request(A, B);
         assert_eq!(&request[..6], &BROADCAST);
         assert_eq!(&request[20..42], &[0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2]);

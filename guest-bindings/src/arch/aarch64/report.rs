@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_data_abort_has_no_address() {
+    fn only_a_data_abort_has_an_address() {
         // EC 0x21: an instruction abort.
         let text = report(&TrapFrame { esr: 0x8600_0007, ..TrapFrame::default() }, 4);
         assert!(!text.contains("Address"), "{text}");
