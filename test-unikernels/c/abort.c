@@ -1,4 +1,4 @@
-/* Gives up. */
+/* Aborts. */
 #include "test.h"
 
 int solo5_app_main(const struct solo5_start_info *info)

@@ -1,10 +1,11 @@
 /*
- * Block device: what is on it (seed 1), written anew (seed 2), one block a call and many. The arguments are its
- * capacity, its block size, and how many bytes at once.
+ * Block device: reads the initial contents (seed 1) and writes new contents (seed 2), with one and
+ * with several blocks per call. The arguments are the capacity, the block size, and the number of
+ * bytes per call.
  */
 #include "test.h"
 
-/* As Contents::Pattern of the conformance table. */
+/* Same contents as Contents::Pattern of the conformance table. */
 static uint64_t word(uint64_t seed, uint64_t index)
 {
     return (index + (seed << 48)) * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
@@ -54,7 +55,7 @@ int solo5_app_main(const struct solo5_start_info *info)
         CHECK(holds(2, offset, block_size));
     }
 
-    /* None of these changes anything, on the device or in the buffer. */
+    /* These calls change neither the device nor the buffer. */
     fill(3, 0, sizeof buffer);
     static const struct {
         bool past_end;

@@ -1,4 +1,4 @@
-/* The status that is the argument. */
+/* Exits with the status in its argument. */
 #include "test.h"
 
 int solo5_app_main(const struct solo5_start_info *info)

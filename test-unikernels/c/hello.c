@@ -1,7 +1,7 @@
-/* The start: what the application is told, and that its memory is what it is told. */
+/* Start: the start information, and the memory that it describes. */
 #include "test.h"
 
-/* As much of the heap as is looked at, at either end: the stack is at the upper one. */
+/* Size of the part of the heap that is checked at each end. The stack is at the upper end. */
 #define SAMPLE 0x4000
 
 static int zeros[1000];

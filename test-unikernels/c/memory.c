@@ -1,4 +1,7 @@
-/* The functions that a compiler calls, which an application without a C library takes from ours; and __int128. */
+/*
+ * Memory functions that compilers call, which the library provides for applications without a C
+ * library; and __int128.
+ */
 #include "test.h"
 
 void *memcpy(void *restrict, const void *restrict, size_t);
@@ -31,7 +34,7 @@ int solo5_app_main(const struct solo5_start_info *info)
     }
     CHECK(strlen(info->cmdline) == 11);
 
-    /* No instruction does it: the compiler calls a function of its own library. */
+    /* There is no instruction for it, so the compiler calls a function of its runtime library. */
     volatile unsigned __int128 large = (unsigned __int128)1 << 100;
     CHECK((uint64_t)(large / ((UINT64_C(1) << 40) + 1)) == UINT64_C(1152921504605798400));
     return success();

@@ -1,11 +1,11 @@
 /*
- * Network device: sends back, to where they came from, so many frames of a type that nobody else has. The arguments
- * are how many, and the MTU. A frame as long as the one before it is the same again, sent before anybody was there to
- * answer: it is answered and not counted.
+ * Network device: returns frames of a type for experiments to their sender. The arguments are the
+ * number of frames and the MTU. A frame with the length of the previous frame is a repetition, sent
+ * before the guest was ready: it is returned and not counted.
  */
 #include "test.h"
 
-/* The type for experiments in a local network (IEEE Std 802, 9.2.3). */
+/* Type for experiments in a local network (IEEE Std 802, 9.2.3). */
 #define TYPE_HIGH 0x88
 #define TYPE_LOW  0xb5
 

@@ -1,4 +1,4 @@
-/* Writes beyond the end of a buffer on the stack, for the stack protector to find out. */
+/* Writes beyond the end of a buffer on the stack, which the stack protector detects. */
 #include "test.h"
 
 extern uintptr_t __stack_chk_guard;
@@ -19,11 +19,11 @@ static __attribute__((noinline)) char first_of(size_t size)
 int solo5_app_main(const struct solo5_start_info *info)
 {
     const char *text = info->cmdline;
-    /* Neither forgotten, nor such that a string could hold it. */
+    /* The guard is initialized, and its first byte is zero, which no string contains. */
     CHECK(__stack_chk_guard > 0xff && __stack_chk_guard % 0x100 == 0);
     CHECK(first_of(16) == 'x');
     say("in bounds\n");
-    /* No more than reaches the guard and the saved registers, so that nothing else happens first. */
+    /* The write reaches only the guard and the saved registers, so that no other error occurs first. */
     CHECK(first_of((size_t)number(&text)) == 'x');
     return success();
 }

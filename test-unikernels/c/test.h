@@ -1,4 +1,4 @@
-/* What the test unikernels in C share: how one says that it is content or not. */
+/* Code shared by the test unikernels in C: reports of success and failure. */
 #ifndef TEST_H
 #define TEST_H
 
@@ -26,7 +26,7 @@ static inline int success(void)
 #define TEXT(x) #x
 #define LINE(x) TEXT(x)
 
-/* Ends the unikernel, with the place in its source, unless the condition holds. */
+/* Ends the unikernel with the source location unless the condition holds. */
 #define CHECK(condition)                                                              \
     do {                                                                              \
         if (!(condition)) {                                                           \
@@ -35,7 +35,7 @@ static inline int success(void)
         }                                                                             \
     } while (0)
 
-/* A number at the start of a text, which goes on behind it. */
+/* Parses a number at the start of a text and advances the text past it. */
 static inline uint64_t number(const char **text)
 {
     uint64_t value = 0;

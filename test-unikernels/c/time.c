@@ -2,7 +2,7 @@
 #include "test.h"
 
 #define SECOND UINT64_C(1000000000)
-/* 2020, when nobody can have run this, and 2200. */
+/* 2020, which is before this test existed, and 2200. */
 #define PAST   (UINT64_C(1577836800) * SECOND)
 #define FUTURE (UINT64_C(7258118400) * SECOND)
 
@@ -19,7 +19,7 @@ int solo5_app_main(const struct solo5_start_info *info)
     solo5_time_t wall = solo5_clock_wall();
     CHECK(wall > PAST && wall < FUTURE);
 
-    /* There is no device that could end the sleep before its time. */
+    /* There is no device that could end the sleep early. */
     solo5_handle_set_t ready = 1;
     for (solo5_time_t sleep = 0; sleep <= SECOND / 50; sleep += SECOND / 100) {
         solo5_time_t deadline = solo5_clock_monotonic() + sleep;

@@ -1,4 +1,7 @@
-/* Thread-local variables of several threads, in blocks at any address; with an argument, of no thread. */
+/*
+ * Thread-local variables of several threads, in blocks at any address. With an argument, the
+ * variables are used before a base is set.
+ */
 #include "test.h"
 
 static _Thread_local int counted = 40;
@@ -7,7 +10,10 @@ static _Thread_local uint64_t apart __attribute__((aligned(64))) = 64;
 
 static char memory[4][1024];
 
-/* Not inlined: a compiler may keep the address of a thread's variable, which another thread's would not have. */
+/*
+ * Not inlined: a compiler may keep the address of one thread's variable, which is wrong after a
+ * switch to another thread.
+ */
 static __attribute__((noinline)) int count(void)
 {
     zeros[99]++;
@@ -38,7 +44,7 @@ int solo5_app_main(const struct solo5_start_info *info)
         for (size_t byte = 0; byte < sizeof memory[i]; byte++)
             memory[i][byte] = '#';
         CHECK(solo5_tls_init(threads[i]) == SOLO5_R_OK);
-        /* Nothing beyond its size is written to. */
+        /* Memory after the block is unchanged. */
         char *end = (char *)threads[i] + solo5_tls_size();
         for (; end < memory[i] + sizeof memory[i]; end++)
             CHECK(*end == '#');

@@ -1,4 +1,4 @@
-//! A TCP/IP stack on a network device: smoltcp, without a heap.
+//! A TCP/IP stack on a network device, based on smoltcp without a heap.
 
 use core::time::Duration;
 
@@ -12,21 +12,21 @@ use smoltcp::wire::{DnsQueryType, EthernetAddress, IpAddress, IpCidr, Ipv4Addres
 
 use crate::{failure, option};
 
-/// Longest wait for a network that gives no address, or does not know a name.
+/// Timeout for DHCP and for name resolution.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Largest frame that is sent or received, in bytes.
+/// Maximum length of a frame in bytes.
 const FRAME: usize = 14 + 1500;
-/// Longest sleep, where nothing needs to be done at any time.
+/// Maximum sleep when no timer is pending.
 const NAP: Duration = Duration::from_secs(3600);
 
-/// What a stack needs room for.
+/// Memory for a stack.
 pub struct Storage<'a> {
     sockets: [SocketStorage<'a>; 8],
     queries: [Option<dns::DnsQuery>; 1],
 }
 
 impl Storage<'_> {
-    /// Room for 6 sockets beside the stack's own.
+    /// Creates memory for 6 sockets in addition to the stack's own sockets.
     pub const fn new() -> Self {
         Self { sockets: [const { SocketStorage::EMPTY }; 8], queries: [const { None }] }
     }
@@ -38,19 +38,19 @@ impl Default for Storage<'_> {
     }
 }
 
-/// A stack with its address.
+/// A stack with an address.
 pub struct Ip<'a> {
     interface: Interface,
     device: NetDevice,
-    /// Its sockets.
+    /// Sockets of the stack.
     pub sockets: SocketSet<'a>,
     dns: SocketHandle,
     start: Instant,
 }
 
 impl<'a> Ip<'a> {
-    /// Takes its address from the argument `ip=ADDRESS/BITS`, the way to other networks from `gateway=ADDRESS`, and who
-    /// knows names from `dns=ADDRESS`; all of them from DHCP where there is no such argument.
+    /// Configures the stack from the arguments `ip=ADDRESS/BITS`, `gateway=ADDRESS` (default route)
+    /// and `dns=ADDRESS` (name server). Without `ip`, DHCP provides all three.
     pub fn new(net: Net, start: &StartInfo, storage: &'a mut Storage<'a>) -> Self {
         let mut device = NetDevice { net };
         let mut config = Config::new(EthernetAddress(device.net.info().mac).into());
@@ -62,7 +62,8 @@ impl<'a> Ip<'a> {
         let mut ip = Self { interface, device, sockets, dns, start: begin };
         match option(start, "ip") {
             Some(text) => {
-                let address = text.parse().unwrap_or_else(|()| failure(format_args!("'{text}' is no ADDRESS/BITS")));
+                let address =
+                    text.parse().unwrap_or_else(|()| failure(format_args!("'{text}': expected ADDRESS/BITS")));
                 let parse = |name| {
                     let parse = |text: &str| text.parse::<Ipv4Address>().unwrap_or_else(|_| failure(text));
                     option(start, name).map(parse)
@@ -74,7 +75,7 @@ impl<'a> Ip<'a> {
         ip
     }
 
-    /// Begins a connection from a socket.
+    /// Starts a connection from a socket.
     pub fn connect(&mut self, socket: SocketHandle, to: (IpAddress, u16), from: u16) {
         let socket = self.sockets.get_mut::<tcp::Socket>(socket);
         if let Err(error) = socket.connect(self.interface.context(), to, from) {
@@ -82,7 +83,7 @@ impl<'a> Ip<'a> {
         }
     }
 
-    /// Sends what there is to send, and waits until something has happened.
+    /// Sends pending data and waits for the next event.
     pub fn wait(&mut self) {
         if self.turn() == PollResult::SocketStateChanged {
             return;
@@ -98,7 +99,7 @@ impl<'a> Ip<'a> {
         self.interface.poll(now, &mut self.device, &mut self.sockets)
     }
 
-    /// The first address of a name, which may be an address itself.
+    /// Returns the first address of a name. The name may be an address.
     pub fn resolve(&mut self, name: &str) -> IpAddress {
         if let Ok(address) = name.parse::<Ipv4Address>() {
             return address.into();
@@ -111,7 +112,7 @@ impl<'a> Ip<'a> {
             match self.sockets.get_mut::<dns::Socket>(self.dns).get_query_result(query) {
                 Ok(addresses) => return addresses[0],
                 Err(dns::GetQueryResultError::Pending) => {}
-                Err(dns::GetQueryResultError::Failed) => failure(format_args!("nobody here knows {name}")),
+                Err(dns::GetQueryResultError::Failed) => failure(format_args!("cannot resolve {name}")),
             }
         }
     }
@@ -143,7 +144,7 @@ impl<'a> Ip<'a> {
                 return;
             }
         }
-        failure(format_args!("no address for {PATIENCE:?}"))
+        failure(format_args!("no address after {PATIENCE:?}"))
     }
 
     fn now(&self) -> time::Instant {
@@ -151,7 +152,7 @@ impl<'a> Ip<'a> {
     }
 }
 
-/// A network device as smoltcp sees it.
+/// smoltcp's interface to a network device.
 struct NetDevice {
     net: Net,
 }

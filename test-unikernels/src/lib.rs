@@ -1,13 +1,13 @@
-//! What the test unikernels share.
+//! Code shared by the test unikernels.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | this one | arguments, and how a guest says that it is content or not |
-//! | [`responder`] | answers ARP and ICMP echo |
-//! | [`ip`] | a TCP/IP stack on a network device |
+//! | this module | arguments, and reports of success and failure |
+//! | [`responder`] | responder for ARP requests and ICMP echos |
+//! | [`ip`] | TCP/IP stack on a network device |
 //! | [`access`] | memory accesses that may be forbidden |
-//! | [`raw`] | hypercalls, and what is none, without the bindings' checks |
-//! | [`cycles`] | the cycle counter |
+//! | [`raw`] | hypercalls, and similar accesses, without the checks of the bindings |
+//! | [`cycles`] | cycle counter |
 #![no_std]
 
 use core::fmt;
@@ -20,19 +20,19 @@ pub mod responder;
 
 pub use arch::*;
 
-/// Ends the guest: it is content.
+/// Prints SUCCESS and returns the exit status for success.
 pub fn success() -> ExitStatus {
     println!("SUCCESS");
     ExitStatus::SUCCESS
 }
 
-/// Ends the guest: it is not.
+/// Prints FAILURE with a reason and ends the guest with the exit status for failure.
 pub fn failure(what: impl fmt::Display) -> ! {
     println!("FAILURE: {what}");
     exit(ExitStatus::FAILURE)
 }
 
-/// Ends the guest unless `holds`.
+/// Ends the guest with a failure unless `holds` is `true`.
 #[track_caller]
 pub fn check(holds: bool, what: impl fmt::Display) {
     if !holds {
@@ -40,7 +40,7 @@ pub fn check(holds: bool, what: impl fmt::Display) {
     }
 }
 
-/// The argument at this position.
+/// Returns the argument at this position.
 pub fn argument(start: &StartInfo, position: usize) -> &'static str {
     match start.arguments().nth(position) {
         Some(argument) => argument,
@@ -48,12 +48,12 @@ pub fn argument(start: &StartInfo, position: usize) -> &'static str {
     }
 }
 
-/// The value of an argument of the form `name=value`.
+/// Returns the value of an argument of the form `name=value`.
 pub fn option(start: &StartInfo, name: &str) -> Option<&'static str> {
     start.arguments().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// A number, decimal or with `0x`.
+/// Parses a number, decimal or hexadecimal with `0x`.
 pub fn number(text: &str) -> u64 {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),

@@ -1,4 +1,4 @@
-//! Answers ARP requests and ICMP echos in place: the smallest host there is.
+//! Answers ARP requests and ICMP echos in place: a minimal host.
 
 use core::time::Duration;
 
@@ -7,22 +7,22 @@ use guest_bindings::{Error, Net, yield_until};
 
 use crate::failure;
 
-/// Longest silence before a guest that waits for echos gives up.
+/// Timeout of a guest that waits for echos.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes of the largest frame that any device carries.
+/// Maximum length in bytes of a frame of any device.
 pub const FRAME: usize = 14 + 65535;
 
-/// A network device and the address it answers for.
+/// A network device and its IPv4 address.
 #[derive(Debug)]
 pub struct Interface {
     /// The device.
     pub net: Net,
-    /// Its IPv4 address.
+    /// IPv4 address of the device.
     pub ip: [u8; 4],
 }
 
-/// Parses four decimal numbers with dots between.
+/// Parses an IPv4 address in dotted decimal notation.
 pub fn ip(text: &str) -> [u8; 4] {
     let mut ip = [0; 4];
     let mut parts = text.split('.');
@@ -30,19 +30,19 @@ pub fn ip(text: &str) -> [u8; 4] {
         *byte = parts
             .next()
             .and_then(|part| part.parse().ok())
-            .unwrap_or_else(|| failure(format_args!("'{text}' is no address")));
+            .unwrap_or_else(|| failure(format_args!("'{text}' is not an address")));
     }
     ip
 }
 
-/// Serves the interfaces until `echos` have been answered; forever where that is `None`.
+/// Serves the interfaces until `echos` echos have been answered, or forever if it is `None`.
 pub fn serve(interfaces: &[Interface], echos: Option<u64>) {
     let mut frame = [0; FRAME];
     let mut answered = 0;
     while echos.is_none_or(|echos| answered < echos) {
         let ready = yield_until(Instant::now() + PATIENCE);
         if ready.is_empty() && echos.is_some() {
-            failure(format_args!("no frame for {PATIENCE:?}, {answered} echos answered"));
+            failure(format_args!("no frame in {PATIENCE:?}, {answered} echos answered"));
         }
         for Interface { net, ip } in interfaces.iter().filter(|interface| ready.contains(interface.net.handle())) {
             loop {
@@ -62,16 +62,16 @@ pub fn serve(interfaces: &[Interface], echos: Option<u64>) {
     }
 }
 
-/// What a frame has become.
+/// Type of an answered frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The answer to an ARP request.
+    /// An ARP request.
     Arp,
     /// An ICMP echo.
     Echo,
 }
 
-/// Turns a request for `ip` into its answer.
+/// Converts a request for `ip` to its reply in place.
 pub fn answer(frame: &mut [u8], mac: [u8; 6], ip: [u8; 4]) -> Option<Answer> {
     let is_for_us = frame.len() >= 42 && (frame[..6] == mac || frame[..6] == [0xff; 6]);
     let answer = match (is_for_us, &frame.get(12..14)?) {
@@ -84,7 +84,7 @@ pub fn answer(frame: &mut [u8], mac: [u8; 6], ip: [u8; 4]) -> Option<Answer> {
     Some(answer)
 }
 
-/// RFC 826: swaps the two hosts and fills in the address that was asked for.
+/// Converts an ARP request (RFC 826): swaps the two hosts and fills in the requested address.
 fn arp(frame: &mut [u8], mac: [u8; 6], ip: [u8; 4]) -> Option<Answer> {
     if frame[14..22] != [0, 1, 8, 0, 6, 4, 0, 1] || frame[38..42] != ip {
         return None;
@@ -96,7 +96,8 @@ fn arp(frame: &mut [u8], mac: [u8; 6], ip: [u8; 4]) -> Option<Answer> {
     Some(Answer::Arp)
 }
 
-/// RFC 792: swaps the two hosts; the sums stay, except that the type is 8 less.
+/// Converts an ICMP echo (RFC 792): swaps the two hosts. The checksums do not change, except that
+/// the type is 8 less.
 fn echo(frame: &mut [u8], ip: [u8; 4]) -> Option<Answer> {
     let is_echo_request = frame[14] == 0x45 && frame[23] == 1 && frame[30..34] == ip && frame[34] == 8;
     if !is_echo_request {

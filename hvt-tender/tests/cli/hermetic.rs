@@ -111,7 +111,7 @@ fn frames_of_a_guest_are_recorded() {
     command.args(["--mem=32", "--virtual-time"]).arg(format!("--net=pcap:{}", path.display())).arg(guest("ping"));
     let output = command.args(["count=3", "deadline=2000", "ip=10.0.0.7"]).output().unwrap();
     // The guest sends three ARP requests for an address without a host.
-    assert!(text(&output.stdout).contains("FAILURE: nobody is 10.0.0.2"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("FAILURE: no ARP reply from 10.0.0.2"), "{}", text(&output.stdout));
     let recorded = fs::read(&path).unwrap();
     let (header, frames) = recorded.split_at(24);
     assert_eq!(header[..4], 0xa1b2_3c4d_u32.to_le_bytes());

@@ -4,16 +4,16 @@ use core::arch::asm;
 
 use guest_bindings::abi::aarch64::MMIO_BASE;
 
-/// A `brk` of its own, which its trap handler reports.
+/// Executes a `brk` that is not the debugger's. The bindings' trap handler reports it.
 pub(super) fn trap() {
     // SAFETY: The handler ends the guest.
     unsafe { asm!("brk #0", options(nomem, nostack)) };
 }
 
-/// Ends with what no tender allows, with numbers in registers by which they are recognised.
+/// Ends with an access that every tender forbids, and with recognizable numbers in registers.
 pub(super) fn fault() {
     let doubles = [0.5_f64, -2.25];
-    // SAFETY: Nothing answers at this address: the guest ends here.
+    // SAFETY: No device has this address, so the guest ends here.
     unsafe {
         asm!(
             "ldr q7, [{doubles}]", "str w1, [x0]",

@@ -1,4 +1,4 @@
-//! A guest to be looked at with a debugger. What it does depends on its argument.
+//! A guest for inspection with a debugger. Its argument selects its behaviour.
 #![no_std]
 #![no_main]
 
@@ -16,11 +16,11 @@ use guest_bindings::{ExitStatus, StartInfo, println, yield_until};
 guest_bindings::manifest! {}
 guest_bindings::entry!(main);
 
-/// Written once a round.
+/// Written once per round.
 static WATCHED: AtomicU64 = AtomicU64::new(0x1234);
-/// Written before and after that, next to it.
+/// Written before and after `WATCHED`, and located next to it.
 static BESIDE: AtomicU64 = AtomicU64::new(0);
-/// Set by a debugger to end what goes on for ever.
+/// Set by a debugger to end the endless loop.
 static LEAVE: AtomicU64 = AtomicU64::new(0);
 
 fn main(start: &StartInfo) -> ExitStatus {
@@ -44,7 +44,7 @@ fn main(start: &StartInfo) -> ExitStatus {
     ExitStatus(7)
 }
 
-/// The sum of what each round makes of its number.
+/// Returns the sum of the results of all rounds.
 fn rounds(count: u64) -> u64 {
     let mut sum = 0;
     for number in 1..=count {

@@ -2,16 +2,16 @@
 
 use core::arch::asm;
 
-/// An `int3` of its own, which its trap handler reports.
+/// Executes an `int3` that is not the debugger's. The bindings' trap handler reports it.
 pub(super) fn trap() {
     // SAFETY: The handler ends the guest.
     unsafe { asm!("int3", options(nomem, nostack)) };
 }
 
-/// Ends with what no tender allows, with numbers in registers by which they are recognised.
+/// Ends with an access that every tender forbids, and with recognizable numbers in registers.
 pub(super) fn fault() {
     let doubles = [0.5_f64, -2.25];
-    // SAFETY: Nothing answers at this port: the guest ends here.
+    // SAFETY: No device has this port, so the guest ends here.
     unsafe {
         asm!(
             "movupd xmm7, [{doubles}]", "fld1", "out dx, eax",

@@ -1,4 +1,5 @@
-//! What depends on the architecture. Each module offers the same names, and what only one architecture has.
+//! Architecture-dependent code. Each module exports the same names, and names specific to its
+//! architecture.
 
 #[cfg(target_arch = "aarch64")]
 #[macro_use]
@@ -11,10 +12,11 @@ mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
 
-/// Adds 3 so many times to 0. In assembly, so that no compiler knows the sum.
+/// Adds 3 to 0 `additions` times. It is written in assembly so that a compiler cannot compute the
+/// sum.
 pub fn sum_of_threes(additions: u64) -> u64 {
     let sum;
-    // SAFETY: Registers only.
+    // SAFETY: The code modifies only registers.
     unsafe {
         core::arch::asm!(
             ".balign 32",

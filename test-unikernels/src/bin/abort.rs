@@ -1,4 +1,4 @@
-//! Gives up.
+//! Aborts.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Counts and repeats its arguments, one a line.
+//! Prints the number of its arguments, and each argument on a line.
 #![no_std]
 #![no_main]
 

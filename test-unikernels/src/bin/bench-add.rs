@@ -1,4 +1,5 @@
-//! Cycles of a loop of additions, as many as its argument says, or 10^8.
+//! Measures the cycles of a loop of additions. The argument is the number of additions (default:
+//! 10^8).
 #![no_std]
 #![no_main]
 

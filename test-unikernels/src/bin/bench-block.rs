@@ -1,4 +1,5 @@
-//! Cycles of reading and writing a block, or as many bytes at once as the second argument says.
+//! Measures the cycles of block reads and writes. The second argument is the number of bytes per
+//! transfer (default: one block).
 #![no_std]
 #![no_main]
 
@@ -24,7 +25,8 @@ fn main(start: &StartInfo) -> ExitStatus {
     success()
 }
 
-/// Transfers `rounds` times `len` bytes, each behind the one before, until behind `last`; then from the start.
+/// Makes `rounds` transfers of `len` bytes at ascending offsets. After offset `last`, it continues
+/// at 0.
 fn measure(what: &str, rounds: u64, len: usize, last: u64, mut transfer: impl FnMut(u64) -> Result<(), Error>) {
     let mut offset = 0;
     let mut failed = 0;

@@ -1,4 +1,4 @@
-//! Cycles of sending a frame of 1500 bytes.
+//! Measures the cycles of sending a frame of 1500 bytes.
 #![no_std]
 #![no_main]
 
@@ -8,7 +8,7 @@ use test_unikernels::{check, cycles, failure, number, success};
 guest_bindings::manifest! { net "service" }
 guest_bindings::entry!(main);
 
-/// An Ethernet frame to everybody, of a kind that is for experiments (IEEE 802, 88b5).
+/// Header of an Ethernet broadcast frame with a type for experiments (IEEE 802, 88b5).
 const HEADER: [u8; 14] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
 
 fn main(start: &StartInfo) -> ExitStatus {

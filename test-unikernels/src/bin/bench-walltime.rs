@@ -1,4 +1,4 @@
-//! Cycles of a hypercall that does next to nothing.
+//! Measures the cycles of a hypercall with minimal work.
 #![no_std]
 #![no_main]
 

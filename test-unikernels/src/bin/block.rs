@@ -1,4 +1,4 @@
-//! A block device: all of it, its edges, what lies beyond them, what is not whole blocks.
+//! Accesses a block device: all of it, its edges, ranges beyond its end, and partial blocks.
 #![no_std]
 #![no_main]
 
@@ -21,12 +21,12 @@ fn main(start: &StartInfo) -> ExitStatus {
     let info = storage.info();
     let expected = (number(argument(start, 0)), number(argument(start, 1)) as usize);
     check((info.capacity, info.block_size) == expected, format_args!("the device is {info:?}"));
-    check(matches!(Block::open("other"), Err(Error::NoSuchDevice)), "a device that nobody asked for is there");
+    check(matches!(Block::open("other"), Err(Error::NoSuchDevice)), "a device that is not in the manifest exists");
     check(matches!(Net::open("storage"), Err(Error::NoSuchDevice)), "a block device is a network device");
 
     edges(&storage, info);
     hypercalls(info);
-    // Neither changed anything.
+    // Neither transfer changed the device.
     whole(&storage, info, BEFORE);
     for offset in (0..info.capacity).step_by(info.block_size) {
         let mut block = vec![0; info.block_size];
@@ -38,7 +38,7 @@ fn main(start: &StartInfo) -> ExitStatus {
     success()
 }
 
-/// Reads the whole device in single blocks, then at once.
+/// Reads the whole device, first in single blocks and then in one call.
 fn whole(storage: &Block, info: BlockInfo, contents: Contents) {
     let mut block = vec![0; info.block_size];
     for offset in (0..info.capacity).step_by(info.block_size) {
@@ -51,7 +51,7 @@ fn whole(storage: &Block, info: BlockInfo, contents: Contents) {
     check(contents.matches(0, &all), format_args!("the device is not {contents:?}"));
 }
 
-/// Several blocks in one call, into memory of any alignment.
+/// Transfers several blocks in one call, with unaligned memory.
 fn several(storage: &Block, info: BlockInfo) {
     let len = (info.block_size * 3).min(info.capacity as usize);
     let offset = info.capacity - len as u64;
@@ -65,7 +65,7 @@ fn several(storage: &Block, info: BlockInfo) {
     check(memory[0] == 0 && memory[len + 1..] == [0; 8], "a read wrote beyond its buffer");
 }
 
-/// What is refused, for reading and for writing.
+/// Checks ranges that are rejected for reads and for writes.
 fn edges(storage: &Block, info: BlockInfo) {
     let BlockInfo { capacity, block_size } = info;
     let size = block_size as u64;
@@ -78,7 +78,7 @@ fn edges(storage: &Block, info: BlockInfo) {
         (u64::MAX - size + 1, block_size),
         (u64::MAX, block_size),
         (1 << 63, block_size),
-        // Not whole blocks.
+        // Partial blocks.
         (0, 0),
         (0, 1),
         (0, block_size - 1),
@@ -97,7 +97,7 @@ fn edges(storage: &Block, info: BlockInfo) {
     check(storage.read(0, first) == Ok(()), "read of the first block");
 }
 
-/// What the bindings would not even ask for.
+/// Makes hypercalls that the bindings would not make.
 fn hypercalls(info: BlockInfo) {
     let size = info.block_size as u64;
     let mut buffer = vec![0; info.block_size];
@@ -118,7 +118,7 @@ fn hypercalls(info: BlockInfo) {
 
 fn refused(number: Number, mut argument: BlockIo) {
     let asked = argument;
-    // SAFETY: The buffer is as large as a good argument says, and of the others nothing comes.
+    // SAFETY: The buffer has the size of the valid argument, and the other arguments are rejected.
     unsafe { raw::hypercall_with(number, &mut argument) };
     check(argument.ret == Status::Invalid as i32, format_args!("{} of {asked:?} is {}", number.name(), argument.ret));
 }

@@ -1,5 +1,7 @@
-//! Keeps a block device busy, in pieces of as many bytes as the second argument says. The first one is what it does:
-//! `write` all of it as many times as the third says, or for ever; `fill` it once, whatever fails; `look` at it for ever.
+//! Keeps a block device busy with transfers of as many bytes as the second argument specifies. The
+//! first argument selects the operation: `write` writes the whole device as many times as the third
+//! argument specifies, or forever; `fill` writes it once regardless of errors; `look` reads it
+//! forever.
 #![no_std]
 #![no_main]
 
@@ -19,20 +21,20 @@ fn main(start: &StartInfo) -> ExitStatus {
     let mut device = Device { len: number(argument(start, 1)) as usize, storage };
     match argument(start, 0) {
         "write" => {
-            // More rounds than there is time for.
+            // The default is more rounds than fit in any test.
             let rounds = start.arguments().nth(2).map_or(u64::MAX, number);
             (1..=rounds).for_each(|round| device.write(round));
         }
         "fill" => device.fill(),
         "look" => device.look(),
-        other => failure(format_args!("'{other}' is nothing to do")),
+        other => failure(format_args!("unknown operation '{other}'")),
     }
     success()
 }
 
 struct Device {
     storage: Block,
-    /// Bytes of a transfer.
+    /// Size of a transfer in bytes.
     len: usize,
 }
 
@@ -41,7 +43,7 @@ impl Device {
         (0..self.storage.info().capacity).step_by(self.len)
     }
 
-    /// Writes it all, and reads each piece back.
+    /// Writes the whole device, and reads each piece back.
     fn write(&mut self, round: u64) {
         let contents = Contents::Pattern(round);
         let mut buffer = vec![0; self.len];
@@ -57,7 +59,8 @@ impl Device {
         }
     }
 
-    /// Writes it all once; what could be written must be there, and what could not is counted.
+    /// Writes the whole device once. Pieces that were written must be readable; rejected pieces are
+    /// counted.
     fn fill(&mut self) {
         let contents = Contents::Pattern(1);
         let mut buffer = vec![0; self.len];
@@ -78,7 +81,7 @@ impl Device {
         println!("{written} written, {refused} refused");
     }
 
-    /// Says how many of its pieces cannot be read, whenever that changes.
+    /// Prints the number of unreadable pieces whenever it changes.
     fn look(&mut self) {
         let mut buffer = vec![0; self.len];
         let mut before = None;

@@ -1,4 +1,4 @@
-//! As many devices as there can be: 62 block devices and a network device.
+//! Uses the maximum number of devices: 62 block devices and a network device.
 #![no_std]
 #![no_main]
 
@@ -33,7 +33,7 @@ fn main(start: &StartInfo) -> ExitStatus {
         check_contents(&device, handle);
     }
     let net = Net::open("net63").unwrap_or_else(|error| failure(error));
-    check(net.handle().number() == 63, "the last device has another handle than 63");
+    check(net.handle().number() == 63, "the handle of the last device is not 63");
     check(matches!(Block::open("block63"), Err(Error::NoSuchDevice)), "there is a device too many");
     check(
         yield_until(guest_bindings::clock::Instant::now()).iter().all(|ready| ready == net.handle()),

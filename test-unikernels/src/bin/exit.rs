@@ -1,4 +1,4 @@
-//! Exits with the status that its argument says.
+//! Exits with the status in its argument.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Fills the heap, checks it, frees it, fills it again.
+//! Fills the heap, checks it, frees it, and fills it again.
 #![no_std]
 #![no_main]
 
@@ -13,18 +13,18 @@ use test_unikernels::{check, success};
 guest_bindings::manifest! {}
 guest_bindings::entry!(main);
 
-/// Bytes of a piece.
+/// Size of a piece in bytes.
 const PIECE: usize = 16 << 10;
 
 fn main(start: &StartInfo) -> ExitStatus {
     let first = fill(start, 1);
-    check(first > start.heap_size / 100 * 95, "less than 95 % of the heap could be had");
+    check(first > start.heap_size / 100 * 95, "less than 95 % of the heap could be allocated");
     let second = fill(start, 2);
-    check(second == first, "what was freed could not be had again");
+    check(second == first, "freed memory could not be allocated again");
     success()
 }
 
-/// Takes all that there is in pieces, and returns how much that was.
+/// Allocates the whole heap in pieces, and returns the number of bytes allocated.
 fn fill(start: &StartInfo, round: usize) -> usize {
     let heap = start.heap_start..start.heap_start + start.heap_size;
     let mut pieces: Vec<Box<[usize]>> = Vec::with_capacity(start.heap_size / PIECE);

@@ -1,4 +1,4 @@
-//! Greets, and repeats its arguments.
+//! Prints a greeting and its arguments.
 #![no_std]
 #![no_main]
 

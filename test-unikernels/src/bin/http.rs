@@ -1,8 +1,8 @@
-//! Speaks HTTP.
+//! HTTP server and client.
 //!
-//! As a server it answers `GET /`; with `port=N` elsewhere than at port 80, with `requests=N` until it has answered so
-//! many. With `get=HOST:PORT` it is a client: asks that server for `/` and shows the answer. Its address is that of
-//! `ip=ADDRESS/BITS`, or of DHCP.
+//! As a server it serves `GET /`. `port=N` sets the port (default: 80). `requests=N` ends the
+//! server after that many requests. `get=HOST:PORT` makes it a client that requests `/` from this
+//! server and prints the response. `ip=ADDRESS/BITS` sets its address (default: DHCP).
 #![no_std]
 #![no_main]
 
@@ -17,13 +17,13 @@ use test_unikernels::{failure, number, option, success};
 guest_bindings::manifest! { net "service" }
 guest_bindings::entry!(main);
 
-/// Clients that are served at a time; others wait.
+/// Maximum number of concurrent clients. Further clients wait.
 const CLIENTS: usize = 4;
-/// Bytes of a request's head.
+/// Maximum size of a request's header section in bytes.
 const REQUEST: usize = 2048;
-/// Bytes of an answer.
+/// Maximum size of a response in bytes.
 const ANSWER: usize = 1024;
-/// Where a client's own port lies (RFC 6335).
+/// Local port of a client (RFC 6335).
 const EPHEMERAL: u16 = 49_152;
 
 fn main(start: &StartInfo) -> ExitStatus {
@@ -51,10 +51,10 @@ fn main(start: &StartInfo) -> ExitStatus {
 }
 
 fn port(text: &str) -> u16 {
-    text.parse().unwrap_or_else(|_| failure(format_args!("'{text}' is no port")))
+    text.parse().unwrap_or_else(|_| failure(format_args!("'{text}' is not a port")))
 }
 
-/// Answers so many requests.
+/// Serves this number of requests.
 fn serve(ip: &mut Ip<'_>, handles: &[SocketHandle], port: u16, requests: u64) {
     println!("listening on port {port}");
     let mut answered = 0;
@@ -64,7 +64,7 @@ fn serve(ip: &mut Ip<'_>, handles: &[SocketHandle], port: u16, requests: u64) {
             let socket = ip.sockets.get_mut::<Socket>(*handle);
             match socket.state() {
                 State::Closed | State::TimeWait if answered < requests => {
-                    // What is left of the last connection.
+                    // Discards the state of the previous connection.
                     socket.abort();
                     socket.listen(port).unwrap_or_else(|error| failure(error));
                 }
@@ -73,7 +73,7 @@ fn serve(ip: &mut Ip<'_>, handles: &[SocketHandle], port: u16, requests: u64) {
             }
             open += usize::from(socket.state() != State::Listen);
         }
-        // The last answer has been received.
+        // The last response has been received.
         if answered >= requests && open == 0 {
             return;
         }
@@ -81,13 +81,13 @@ fn serve(ip: &mut Ip<'_>, handles: &[SocketHandle], port: u16, requests: u64) {
     }
 }
 
-/// Answers the request on a connection, once all of it is there.
+/// Answers the request on a connection after it has been received completely.
 fn answer(socket: &mut Socket<'_>) -> bool {
     if !socket.may_send() {
         return false;
     }
     let Ok(request) = socket.peek(REQUEST) else {
-        // Nothing will come any more.
+        // The client sends no further data.
         socket.close();
         return false;
     };
@@ -114,7 +114,7 @@ fn answer(socket: &mut Socket<'_>) -> bool {
     true
 }
 
-/// Asks `server`, a name or address with a port, for `/`.
+/// Requests `/` from `server`, a name or an address with a port.
 fn get(ip: &mut Ip<'_>, handle: SocketHandle, server: &str) {
     let Some((name, remote)) = server.split_once(':') else { failure(format_args!("'{server}' is not HOST:PORT")) };
     let remote = (ip.resolve(name), port(remote));
@@ -141,14 +141,14 @@ fn get(ip: &mut Ip<'_>, handle: SocketHandle, server: &str) {
             _ => {}
         }
     }
-    // Says goodbye in good order.
+    // Orderly close of the connection.
     ip.sockets.get_mut::<Socket>(handle).close();
     while !matches!(ip.sockets.get_mut::<Socket>(handle).state(), State::Closed | State::TimeWait) {
         ip.wait();
     }
 }
 
-/// Writes to a connection.
+/// Writer for a connection.
 struct Answer<'a, 'b>(&'a mut Socket<'b>);
 
 impl Write for Answer<'_, '_> {

@@ -1,4 +1,4 @@
-//! Accesses memory in a way that a rule may forbid.
+//! Makes a memory access that a rule may forbid.
 #![no_std]
 #![no_main]
 
@@ -19,7 +19,7 @@ static CONSTANT: Returns = Returns::HERE;
 #[repr(transparent)]
 struct Variable(UnsafeCell<Returns>);
 
-// SAFETY: Only addresses are taken.
+// SAFETY: Only the address of the static is used.
 unsafe impl Sync for Variable {}
 
 static VARIABLE: Variable = Variable(UnsafeCell::new(Returns::HERE));
@@ -39,7 +39,8 @@ fn main(start: &StartInfo) -> ExitStatus {
         "heap" => (&raw const *heap).expose_provenance(),
         other => number(other) as usize,
     };
-    // SAFETY: What goes through is a read, or a write or call of a `ret`; code that was written to is not used again.
+    // SAFETY: A permitted access is a read, or a write or call of a `ret`. Overwritten code is not
+    // used again.
     unsafe {
         match argument(start, 0) {
             "read" => access::read(address),
@@ -51,16 +52,16 @@ fn main(start: &StartInfo) -> ExitStatus {
     failure("the access went through")
 }
 
-/// Memory that nobody has written to holds nothing, least of all something of the host's.
+/// Checks that fresh memory is zeroed and in particular contains no data of the host.
 fn fresh(start: &StartInfo) -> ExitStatus {
     let heap = core::ptr::with_exposed_provenance::<u64>(start.heap_start);
-    // SAFETY: The allocator has not been asked for anything yet, so the heap is nobody's.
+    // SAFETY: The allocator has not been used yet, so the heap has no other users.
     let words = unsafe { core::slice::from_raw_parts(heap, start.heap_size / size_of::<u64>()) };
     check(words.iter().all(|&word| word == 0), "the heap is not empty");
     success()
 }
 
-/// The first and last bytes of what may be written, and of what may be read.
+/// Accesses the first and last bytes of writable and of readable memory.
 fn edges(start: &StartInfo) -> ExitStatus {
     unsafe extern "C" {
         static _etext: u8;
@@ -71,7 +72,8 @@ fn edges(start: &StartInfo) -> ExitStatus {
     let writable = (&raw const _erodata).expose_provenance()..(&raw const _end).expose_provenance();
     check(read_only.start % 4096 == 0 && writable.start % 4096 == 0, "segments share a page");
     let last_read_only = read_only.end - 8;
-    // SAFETY: Readable and writable memory; each byte that is written holds nothing or what is written again.
+    // SAFETY: The memory is readable or writable as required. Each written byte is unused or keeps
+    // its value.
     unsafe {
         for address in [0x1_0000, 0xf_fff8, read_only.start, last_read_only, writable.start, start.memory_size - 8] {
             access::read(address);

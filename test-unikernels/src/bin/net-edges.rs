@@ -1,4 +1,4 @@
-//! A network device on which nothing happens, handles that are none's.
+//! Checks an idle network device and invalid handles.
 #![no_std]
 #![no_main]
 
@@ -15,23 +15,23 @@ guest_bindings::entry!(main);
 
 fn main(_: &StartInfo) -> ExitStatus {
     let net = Net::open("service").unwrap_or_else(|error| failure(error));
-    check(net.handle().number() == 1, "the first device has another handle than 1");
-    check(matches!(Net::open("servic"), Err(Error::NoSuchDevice)), "a device that nobody asked for is there");
+    check(net.handle().number() == 1, "the handle of the first device is not 1");
+    check(matches!(Net::open("servic"), Err(Error::NoSuchDevice)), "a device that is not in the manifest exists");
 
-    // A host may have something to say; it comes to an end.
+    // Discard the frames that a host sends at first.
     let mut frame = [0; 2048];
     while net.read(&mut frame) != Err(Error::Again) {}
     let start = Instant::now();
     let deadline = start + Duration::from_millis(50);
     let ready = yield_until(deadline);
-    check(!ready.is_empty() || Instant::now() >= deadline, "a sleep ended early for nothing");
-    check(ready.iter().all(|handle| handle == net.handle()), "a device that is not there is ready");
+    check(!ready.is_empty() || Instant::now() >= deadline, "a sleep ended early without a frame");
+    check(ready.iter().all(|handle| handle == net.handle()), "a nonexistent device is ready");
 
     for number in [Number::NetRead, Number::NetWrite] {
         for handle in [0, 2, 64, 1 << 32 | 1, u64::MAX] {
             let data = Gpa((&raw mut frame).expose_provenance() as u64);
             let mut argument = NetIo { handle, data, len: 60, ret: -1, reserved: 0 };
-            // SAFETY: The buffer is longer than that.
+            // SAFETY: The buffer is longer than the transfer.
             unsafe { raw::hypercall_with(number, &mut argument) };
             check(
                 argument.ret == Status::Invalid as i32,

@@ -1,4 +1,4 @@
-//! Answers ARP and ICMP echo on two devices.
+//! Answers ARP requests and ICMP echos on two devices.
 #![no_std]
 #![no_main]
 

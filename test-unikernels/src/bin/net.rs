@@ -1,4 +1,4 @@
-//! Answers ARP and ICMP echo; with echos=N until N echos are answered.
+//! Answers ARP requests and ICMP echos. `echos=N` ends the guest after N echos.
 #![no_std]
 #![no_main]
 
@@ -19,12 +19,12 @@ fn main(start: &StartInfo) -> ExitStatus {
         let mut parts = mac.split(':');
         let same =
             info.mac.iter().all(|&byte| parts.next().is_some_and(|part| u8::from_str_radix(part, 16) == Ok(byte)));
-        check(same, "the MAC address is another");
+        check(same, "the MAC address differs");
     }
     if let Some(mtu) = option(start, "mtu") {
-        check(number(mtu) == info.mtu as u64, "the MTU is another");
+        check(number(mtu) == info.mtu as u64, "the MTU differs");
     }
-    check(info.mac[0] & 1 == 0, "the MAC address is a group's");
+    check(info.mac[0] & 1 == 0, "the MAC address is a group address");
     let ip = responder::ip(option(start, "ip").unwrap_or("10.0.0.2"));
     responder::serve(&[Interface { net, ip }], option(start, "echos").map(number));
     success()

@@ -1,4 +1,4 @@
-//! Writes every byte there is, many times over, in one piece.
+//! Writes every byte value, many times, in one call.
 #![no_std]
 #![no_main]
 

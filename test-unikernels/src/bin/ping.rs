@@ -1,5 +1,6 @@
-//! Pings a peer: count=N echos to peer=IP, one after the other, each with deadline=MS for its answer. What the peer asks
-//! meanwhile is answered, and with linger=MS afterwards, until it has been silent for as long.
+//! Pings a peer: `count=N` echo requests to `peer=IP`, one after the other, with `deadline=MS` for
+//! each reply. It answers requests of the peer in the meantime. With `linger=MS` it also answers
+//! requests afterwards, until none has arrived for this time.
 #![no_std]
 #![no_main]
 
@@ -14,7 +15,7 @@ use test_unikernels::{check, failure, number, option, success};
 guest_bindings::manifest! { net "service" }
 guest_bindings::entry!(main);
 
-/// Bytes of a request: as many as ping(8) sends.
+/// Length of a request's frame in bytes, as sent by ping(8).
 const REQUEST: usize = 98;
 
 fn main(start: &StartInfo) -> ExitStatus {
@@ -27,7 +28,7 @@ fn main(start: &StartInfo) -> ExitStatus {
 
     let mut pinger = Pinger { net, us, peer: Host { mac: [0; 6], ip: responder::ip(text) }, patience };
     println!("PING {text}");
-    check((0..count).any(|_| pinger.resolve()), format_args!("nobody is {text}"));
+    check((0..count).any(|_| pinger.resolve()), format_args!("no ARP reply from {text}"));
     let answered = (1..=count).filter(|sequence| pinger.ping(*sequence)).count();
     println!("{count} sent, {answered} answered");
     while pinger.wait(linger, |frame| frame[6..12] == pinger.peer.mac) {}
@@ -39,18 +40,18 @@ struct Pinger {
     net: Net,
     us: Host,
     peer: Host,
-    /// For each answer.
+    /// Timeout of each reply.
     patience: Duration,
 }
 
 impl Pinger {
-    /// Asks for the peer's hardware address; whether it is known then.
+    /// Resolves the peer's MAC address by ARP. Returns `true` if the peer replies.
     fn resolve(&mut self) -> bool {
         let reply = frame::arp_reply(self.peer, self.us);
         self.send(&frame::arp_request(self.us, self.peer));
         let mut mac = None;
         self.wait(self.patience, |frame| {
-            // Operation, and who says so to whom.
+            // Operation, and the addresses of sender and target.
             let it = frame.len() >= 42 && frame[12..22] == reply[12..22] && frame[28..32] == reply[28..32];
             mac = if it { frame[22..28].try_into().ok() } else { None };
             it
@@ -59,7 +60,8 @@ impl Pinger {
         mac.is_some()
     }
 
-    /// Whether the peer answers an echo. What it says of itself in the IP header, a TTL for instance, is its own affair.
+    /// Returns `true` if the peer replies to an echo request. Header fields that the peer chooses,
+    /// such as the TTL, are not compared.
     fn ping(&self, sequence: u16) -> bool {
         let reply: [u8; REQUEST] = frame::echo_reply(self.peer, self.us, sequence);
         self.send(&frame::echo_request::<REQUEST>(self.us, self.peer, sequence));
@@ -78,7 +80,7 @@ impl Pinger {
         self.net.write(frame).unwrap_or_else(|error| failure(format_args!("write: {error}")));
     }
 
-    /// Waits for the frame that is `the_one`. Others that want an answer get it.
+    /// Waits for the frame that satisfies `the_one`. Other requests are answered meanwhile.
     fn wait(&self, patience: Duration, mut the_one: impl FnMut(&[u8]) -> bool) -> bool {
         let deadline = Instant::now() + patience;
         let mut frame = [0; FRAME];

@@ -1,4 +1,5 @@
-//! Makes the hypercall that its first argument names; the others say what about it is other than it should be.
+//! Makes the hypercall named in its first argument. The other arguments change fields of the
+//! hypercall's argument.
 #![no_std]
 #![no_main]
 
@@ -10,7 +11,7 @@ use test_unikernels::{argument, failure, number, option, raw, success};
 guest_bindings::manifest! { block "storage", net "service" }
 guest_bindings::entry!(main);
 
-/// Bytes that are read-only.
+/// Read-only bytes.
 static CONSTANT: [u8; 512] = [1; 512];
 
 fn main(start: &StartInfo) -> ExitStatus {
@@ -38,9 +39,9 @@ fn main(start: &StartInfo) -> ExitStatus {
     success()
 }
 
-/// Makes the hypercall, with the argument somewhere else where the command line says so.
+/// Makes the hypercall. The command line may change the address of the argument.
 fn call<T>(start: &StartInfo, number_of_call: Number, mut argument: T) {
     let address = option(start, "argument").map_or((&raw mut argument).expose_provenance() as u64, number);
-    // SAFETY: The tender refuses what would change memory that is in use.
+    // SAFETY: The tender rejects hypercalls that would modify memory in use.
     unsafe { raw::hypercall(number_of_call, address as u32) }
 }

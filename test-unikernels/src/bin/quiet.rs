@@ -1,4 +1,4 @@
-//! Says SUCCESS and nothing else: what else is said is the bindings'.
+//! Prints SUCCESS and nothing else. All other output is from the bindings.
 #![no_std]
 #![no_main]
 

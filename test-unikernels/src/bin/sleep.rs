@@ -1,4 +1,4 @@
-//! Waits: for good, or for so many seconds.
+//! Sleeps for the given number of seconds, or forever.
 #![no_std]
 #![no_main]
 

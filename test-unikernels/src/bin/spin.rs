@@ -1,4 +1,4 @@
-//! Computes for good.
+//! Computes forever.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Sleeps, and holds the two clocks against each other.
+//! Sleeps, and compares the two clocks.
 #![no_std]
 #![no_main]
 
@@ -12,9 +12,9 @@ guest_bindings::manifest! {}
 guest_bindings::entry!(main);
 
 const SLEEP: Duration = Duration::from_millis(100);
-/// How late a busy host may wake a sleeper.
+/// Maximum delay of a wakeup on a busy host.
 const LATE: Duration = Duration::from_secs(2);
-/// Part of the measured time by which the clocks may differ: one in so many.
+/// Maximum difference of the clocks: the measured time divided by this number.
 const ACCURACY: u32 = 500;
 /// 1 January 2020.
 const PAST: Duration = Duration::from_secs(1_577_836_800);
@@ -25,7 +25,7 @@ fn main(_: &StartInfo) -> ExitStatus {
 
     let past = Instant::now();
     check(yield_until(past).is_empty(), "a guest without devices has one that is ready");
-    check(past.elapsed() < LATE, "a deadline in the past was waited for");
+    check(past.elapsed() < LATE, "the guest slept despite a deadline in the past");
 
     check(clock::wall() > PAST, format_args!("the wall clock says {:?}", clock::wall()));
     let before = Reading::new();
@@ -41,7 +41,7 @@ fn main(_: &StartInfo) -> ExitStatus {
     success()
 }
 
-/// The wall clock, read between two readings of the monotonic one.
+/// The wall clock, read between two reads of the monotonic clock.
 struct Reading {
     before: Instant,
     wall: Duration,
@@ -49,7 +49,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// The closest of some, as a host may do something else in between.
+    /// Takes the most precise of several readings, because the host may interrupt a reading.
     fn new() -> Self {
         let mut best = Self::once();
         for _ in 0..20 {
@@ -69,7 +69,7 @@ impl Reading {
         self.after.saturating_duration_since(self.before)
     }
 
-    /// Both clocks must have gone the same way since.
+    /// Checks that both clocks have advanced by the same time.
     fn compare(&self, later: &Self) {
         let wall = later.wall.saturating_sub(self.wall);
         let shortest = later.before.saturating_duration_since(self.after);

@@ -1,32 +1,32 @@
-//! What a case is made of.
+//! Types of the conformance table.
 
 use crate::{Contents, Exchange};
 
-/// A guest, what it is given, and what must come of it.
+/// A guest, its input, and the expected results.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// Name of the case, unique.
+    /// Unique name of the case.
     pub name: &'static str,
-    /// Name of the binary.
+    /// Name of the guest's binary.
     pub guest: &'static str,
-    /// Its arguments, which the tender joins with single spaces.
+    /// Arguments of the guest. The tender joins them with single spaces.
     pub arguments: &'static [&'static str],
     /// Guest memory in MiB.
     pub memory: u32,
-    /// The one architecture that it is about; `None` where it is about no CPU.
+    /// Architecture of the case, or `None` if the case does not depend on the CPU.
     pub architecture: Option<Architecture>,
-    /// Devices to attach; those that the guest's manifest names, all of them.
+    /// Devices to attach: all devices in the guest's manifest.
     pub devices: &'static [Device],
-    /// Where the case applies.
+    /// Condition for the case.
     pub when: When,
-    /// How it must end: in one of these ways.
+    /// Permitted ends. The run must end in one of them.
     pub ends: &'static [End],
-    /// What its console must have shown by then.
+    /// Expected console output at the end.
     pub console: Console,
 }
 
 impl Case {
-    /// The ordinary case: no arguments, no devices, 32 MiB, says SUCCESS and exits with 0.
+    /// Default case: no arguments, no devices, 32 MiB, prints SUCCESS and exits with 0.
     pub const ORDINARY: Self = Self {
         name: "",
         guest: "",
@@ -40,7 +40,7 @@ impl Case {
     };
 }
 
-/// What a guest is built for.
+/// CPU architecture of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
     /// x86_64.
@@ -50,79 +50,82 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// That of this program, and so of the tenders and kernels that it tests.
+    /// Architecture of this program, and thus of the tenders and kernels that it tests.
     pub const HERE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
 }
 
-/// How a run ends.
+/// End of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The guest ends itself, and this is the tender's exit status.
+    /// The guest exits. The value is the tender's exit status.
     Status(u8),
-    /// The tender stops the guest with an error; its exit status is 1.
+    /// The tender stops the guest with an error. The tender's exit status is 1.
     Stopped(Reason),
-    /// Not by itself: the runner waits for what the console must show, then ends it, and the tender with all that
-    /// belongs to it is gone at once.
+    /// The guest does not end by itself. The runner waits for the expected console output and then
+    /// terminates the tender, which must end immediately with all its processes.
     Never,
 }
 
-/// Why a tender stops a guest. Its message names what stands in brackets here.
+/// Reason of a tender for stopping a guest. The tender's message contains the item in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// A hypercall named memory that the guest does not have, or may not access that way (the address).
+    /// A hypercall named memory that does not exist or forbids the access (the address).
     Pointer,
-    /// There is no hypercall of that number (the number).
+    /// The hypercall number is unassigned (the number).
     Hypercall,
-    /// It used an I/O port in a way that is no hypercall (the port).
+    /// The guest accessed an I/O port in a way that is not a hypercall (the port).
     Port,
-    /// It used device memory in a way that is no hypercall (its address).
+    /// The guest accessed device memory in a way that is not a hypercall (the address).
     Device,
-    /// It kicked a network ring that it was not offered (the ring).
+    /// The guest kicked a network ring that it was not offered (the ring).
     RingKick,
-    /// It halted the CPU (`hlt`), and nothing will ever wake it.
+    /// The guest halted the CPU (`hlt`), and no interrupt can wake it.
     Halted,
-    /// It raised an exception, and has no handler that the CPU could get to.
+    /// The guest raised an exception without a usable handler.
     NoHandler,
-    /// It accessed memory in a way that the machine below its page tables forbids (the address, where known).
+    /// The guest made a memory access that the second-level translation forbids (the address, if
+    /// known).
     Memory,
-    /// It did what the CPU can do, but this backend does not (the instruction).
+    /// The guest executed an instruction that the CPU supports and this backend does not (the
+    /// instruction).
     Unsupported,
 }
 
-/// What the console must have shown at the end, byte for byte.
+/// Expected console output at the end, compared byte by byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
-    /// All of it.
+    /// Complete output.
     pub exact: Option<&'static [u8]>,
-    /// Texts that are in it.
+    /// Texts that the output must contain.
     pub holds: &'static [&'static str],
-    /// Texts that are not.
+    /// Texts that the output must not contain.
     pub lacks: &'static [&'static str],
 }
 
 impl Console {
-    /// A guest that is content.
+    /// Output of a successful guest.
     pub const SUCCESS: Self = Self::holds(&["SUCCESS\n"]);
 
-    /// These texts are in it.
+    /// Output that contains these texts.
     #[must_use]
     pub const fn holds(texts: &'static [&'static str]) -> Self {
         Self { exact: None, holds: texts, lacks: &[] }
     }
 
-    /// These are in it, and no word of success or failure: the guest did not get so far.
+    /// Output that contains these texts and neither SUCCESS nor FAILURE: the guest was stopped
+    /// earlier.
     #[must_use]
     pub const fn cut_short(texts: &'static [&'static str]) -> Self {
         Self { exact: None, holds: texts, lacks: &["SUCCESS", "FAILURE"] }
     }
 
-    /// It is this.
+    /// Output that equals these bytes.
     #[must_use]
     pub const fn exact(bytes: &'static [u8]) -> Self {
         Self { exact: Some(bytes), holds: &[], lacks: &[] }
     }
 
-    /// What is wrong with `console`, or `None` where nothing is.
+    /// Returns the first difference between `console` and the expected output, or `None`.
     #[must_use]
     pub fn complaint(&self, console: &[u8]) -> Option<Complaint> {
         let shows = |text: &str| text.is_empty() || console.windows(text.len()).any(|window| window == text.as_bytes());
@@ -134,56 +137,56 @@ impl Console {
     }
 }
 
-/// How a console differs from what it must be.
+/// Difference between a console and the expected output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// It is not [`Console::exact`].
+    /// The output does not equal [`Console::exact`].
     Differs,
-    /// It lacks one of [`Console::holds`].
+    /// The output lacks one of [`Console::holds`].
     Lacks(&'static str),
-    /// It holds one of [`Console::lacks`].
+    /// The output contains one of [`Console::lacks`].
     Holds(&'static str),
 }
 
-/// Where a case applies.
+/// Condition for a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// Everywhere.
+    /// The case always applies.
     Always,
-    /// Where backend and machine can do this.
+    /// The case applies if backend and machine have this ability.
     Can(Ability),
-    /// Where they cannot.
+    /// The case applies if backend and machine lack this ability.
     Cannot(Ability),
 }
 
-/// What not every backend on every machine can do.
+/// Ability that some backends on some machines lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ability {
-    /// Memory that can be executed, but not read.
+    /// Execute-only memory.
     ExecuteOnly,
-    /// 4 GiB of guest memory, which is as much as there can be.
+    /// 4 GiB of guest memory, the maximum.
     FourGib,
-    /// Exceptions exactly as the vendors' manuals have them. QEMU 7.2 emulating x86 (TCG) raises no #XM, has #GP for
-    /// #SS, has twice the vector in the error code of an `int` beyond the table, and takes bases that are not
-    /// canonical.
+    /// Exceptions exactly as in the vendors' manuals. QEMU 7.2 emulating x86 (TCG) raises no #XM,
+    /// raises #GP instead of
+    /// #SS, stores twice the vector in the error code of an `int` beyond the table, and accepts non-canonical bases.
     ExactExceptions,
-    /// CPUID answered by the tender or its kernel. Elsewhere it is the CPU itself that answers.
+    /// CPUID emulated by the tender or its kernel. Otherwise the CPU executes CPUID directly.
     AnsweredCpuid,
-    /// `vmcall` and `vmmcall` reach no hypervisor. On the process backend they reach the machine's own, if it has one,
-    /// and on KVM without `CONFIG_KVM_XEN` they reach KVM.
+    /// `vmcall` and `vmmcall` reach no hypervisor. On the process backend they reach the machine's
+    /// hypervisor, if there is one. On KVM without `CONFIG_KVM_XEN` they reach KVM.
     InterceptedHypervisorCalls,
 }
 
 /// A device to attach.
 #[derive(Clone, Copy, Debug)]
 pub struct Device {
-    /// Its name in the manifest.
+    /// Name of the device in the manifest.
     pub name: &'static str,
-    /// What it is.
+    /// Type of the device.
     pub kind: DeviceKind,
 }
 
-/// What a device is.
+/// Type of a device.
 #[derive(Clone, Copy, Debug)]
 pub enum DeviceKind {
     /// A block device.
@@ -197,22 +200,22 @@ pub enum DeviceKind {
 pub struct Disk {
     /// Size in bytes.
     pub capacity: u64,
-    /// Bytes of a block.
+    /// Block size in bytes.
     pub block_size: u16,
-    /// What stands on it at the start.
+    /// Contents at the start.
     pub before: Contents,
-    /// What stands on it at the end.
+    /// Expected contents at the end.
     pub after: Contents,
 }
 
-/// A network device, and what happens at the other end.
+/// A network device, and the behaviour of its peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
-    /// Hardware address of the guest.
+    /// MAC address of the guest.
     pub mac: [u8; 6],
-    /// Largest payload of a frame in bytes, the Ethernet header not counted.
+    /// MTU: largest payload of a frame in bytes, excluding the Ethernet header.
     pub mtu: u16,
-    /// What the peer does, one after the other. Frames that are no part of it are nobody's business: a host's kernel
-    /// has much to say on a tap.
+    /// Exchanges of the peer, in order. Other frames are ignored, because the kernel of a host
+    /// sends frames of its own protocols on a tap.
     pub exchanges: &'static [Exchange],
 }

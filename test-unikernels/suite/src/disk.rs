@@ -1,6 +1,6 @@
-//! What stands on a block device.
+//! Contents of block devices.
 
-/// The contents of a device, as a function of the offset.
+/// Contents of a device as a function of the offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
     /// Zeros.
@@ -10,11 +10,12 @@ pub enum Contents {
 }
 
 impl Contents {
-    /// The eight bytes at `index` times 8.
+    /// Returns the eight bytes at offset `index` times 8.
     const fn word(self, index: u64) -> [u8; 8] {
         match self {
             Self::Zeros => [0; 8],
-            // Constants of MMIX's generator (Knuth, The Art of Computer Programming, volume 2, 3.3.4).
+            // Constants of the generator of MMIX (Knuth, The Art of Computer Programming, volume 2,
+            // 3.3.4).
             Self::Pattern(seed) => index
                 .wrapping_add(seed << 48)
                 .wrapping_mul(6_364_136_223_846_793_005)
@@ -23,14 +24,16 @@ impl Contents {
         }
     }
 
-    /// Fills `buffer` with what stands from `offset` on, both multiples of 8 bytes.
+    /// Fills `buffer` with the contents at `offset`. Length and offset must be multiples of 8
+    /// bytes.
     pub fn fill(self, offset: u64, buffer: &mut [u8]) {
         for (index, bytes) in (offset / 8..).zip(buffer.chunks_exact_mut(8)) {
             bytes.copy_from_slice(&self.word(index));
         }
     }
 
-    /// Whether `buffer` holds what stands from `offset` on, both multiples of 8 bytes.
+    /// Returns `true` if `buffer` equals the contents at `offset`. Length and offset must be
+    /// multiples of 8 bytes.
     #[must_use]
     pub fn matches(self, offset: u64, buffer: &[u8]) -> bool {
         (offset / 8..).zip(buffer.chunks_exact(8)).all(|(index, bytes)| bytes == self.word(index))

@@ -1,37 +1,37 @@
-//! Frames that the peer of a network device sends, and the answers it expects: ARP (RFC 826), IPv4 (RFC 791) and ICMP
-//! echo (RFC 792), built at compile time.
+//! Frames that the peer of a network device sends, and the expected replies: ARP (RFC 826), IPv4
+//! (RFC 791) and ICMP echo (RFC 792), built at compile time.
 
-/// The peer sends a frame, then waits for a certain one.
+/// A frame that the peer sends, and the reply that it waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange {
-    /// What it sends, header included.
+    /// Frame of the peer, including the header.
     pub frame: &'static [u8],
-    /// What the guest must send then.
+    /// Expected reply of the guest.
     pub reply: &'static [u8],
 }
 
 /// One end of a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
-    /// Hardware address.
+    /// MAC address.
     pub mac: [u8; 6],
     /// IPv4 address.
     pub ip: [u8; 4],
 }
 
-/// Destination of a frame for everybody.
+/// Destination address of a broadcast frame.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// Length of Ethernet, IPv4 and ICMP headers together: the smallest echo.
+/// Length of the Ethernet, IPv4 and ICMP headers together, the minimum length of an echo.
 pub const ECHO_HEADERS: usize = 14 + 20 + 8;
 
-/// "Who has the address of `to`? Tell `from`."
+/// Returns an ARP request of `from` for the address of `to`.
 #[must_use]
 pub const fn arp_request(from: Host, to: Host) -> [u8; 42] {
     arp(BROADCAST, from, 1, Host { mac: [0; 6], ip: to.ip })
 }
 
-/// "It is I, `from`", says it to `to`.
+/// Returns the ARP reply of `from` to `to`.
 #[must_use]
 pub const fn arp_reply(from: Host, to: Host) -> [u8; 42] {
     arp(to.mac, from, 2, to)
@@ -47,19 +47,20 @@ const fn arp(destination: [u8; 6], from: Host, operation: u8, to: Host) -> [u8; 
     put(frame, 38, &to.ip)
 }
 
-/// An ICMP echo request of `LEN` bytes in all.
+/// Returns an ICMP echo request with a total length of `LEN` bytes.
 #[must_use]
 pub const fn echo_request<const LEN: usize>(from: Host, to: Host, sequence: u16) -> [u8; LEN] {
     echo(from, to, 8, sequence)
 }
 
-/// The answer to [`echo_request`].
+/// Returns the reply to [`echo_request`].
 #[must_use]
 pub const fn echo_reply<const LEN: usize>(from: Host, to: Host, sequence: u16) -> [u8; LEN] {
     echo(from, to, 0, sequence)
 }
 
-/// A frame of `LEN` bytes of the type for experiments in a local network (IEEE Std 802, 9.2.3).
+/// Returns a frame of `LEN` bytes with the type for experiments in a local network (IEEE Std 802,
+/// 9.2.3).
 #[must_use]
 pub const fn experiment<const LEN: usize>(from: Host, to: Host) -> [u8; LEN] {
     let mut frame = ethernet([0; LEN], to.mac, from.mac, 0x88b5);
@@ -75,7 +76,7 @@ const fn echo<const LEN: usize>(from: Host, to: Host, kind: u8, sequence: u16) -
     assert!(LEN >= ECHO_HEADERS && LEN <= 14 + 65535);
     let mut frame = ethernet([0; LEN], to.mac, from.mac, 0x0800);
     let ip_len = ((LEN - 14) as u16).to_be_bytes();
-    // Version 4, five words of header; don't fragment, 64 hops, ICMP.
+    // Version 4, five words of header, don't fragment, 64 hops, ICMP.
     frame = put(frame, 14, &[0x45, 0, ip_len[0], ip_len[1], 0, 0, 0x40, 0, 64, 1, 0, 0]);
     frame = put(frame, 26, &from.ip);
     frame = put(frame, 30, &to.ip);
@@ -108,7 +109,7 @@ const fn put<const LEN: usize>(mut frame: [u8; LEN], at: usize, bytes: &[u8]) ->
     frame
 }
 
-/// The Internet checksum (RFC 1071) of `bytes[start..end]`.
+/// Returns the Internet checksum (RFC 1071) of `bytes[start..end]`.
 const fn checksum(bytes: &[u8], start: usize, end: usize) -> [u8; 2] {
     let mut sum = 0_u32;
     let mut index = start;
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn ip_header_checksum_is_that_of_a_known_packet() {
-        // From the example in RFC 1071, section 3.
+        // Example of RFC 1071, section 3.
         assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7], 0, 8), [0x22, 0x0d]);
     }
 

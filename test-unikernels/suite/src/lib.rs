@@ -1,15 +1,16 @@
-//! The one conformance table: what each test unikernel is run with, and how it must end.
+//! The conformance table: the input of each test unikernel and the expected results.
 //!
-//! Every backend runs every [`Case`] of [`SUITE`] that applies to it, and compares: all that are not about another
-//! [`Architecture`], which [`ALL`] has as well. The table is plain data, so that a
-//! test on a host, a kernel without an operating system and a program on Redox walk through the same one.
+//! Every backend runs every [`Case`] of [`SUITE`] that applies to it, and compares the results.
+//! [`SUITE`] contains all cases except the cases of other [`Architecture`]s; [`ALL`] contains all
+//! cases. The table is plain data, so a test on a host, a kernel without an operating system and a
+//! program on Redox use the same table.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | [`case`] | the words: guest, devices, ends, console |
-//! | [`disk`] | what stands on a block device before and after |
-//! | [`frame`] | what the peer of a network device sends, and the answers it expects |
-//! | [`cases`] | the cases, grouped by what they test |
+//! | [`case`] | types of the table: guest, devices, ends, console |
+//! | [`disk`] | contents of a block device before and after |
+//! | [`frame`] | frames that the peer of a network device sends, and the expected replies |
+//! | [`cases`] | the cases, grouped by topic |
 #![no_std]
 
 pub mod case;

@@ -5,15 +5,15 @@ pub mod raw;
 
 use core::arch::asm;
 
-/// The cycle counter.
+/// Reads the cycle counter.
 pub fn cycles() -> u64 {
     let count;
-    // SAFETY: Every CPU has it.
+    // SAFETY: Every CPU has the counter.
     unsafe { asm!("isb", "mrs {}, CNTVCT_EL0", out(reg) count, options(nostack, preserves_flags)) }
     count
 }
 
-/// Adds 3 to `sum`, and goes back to label 2 as long as there are `additions`.
+/// Adds 3 to `sum`, and branches to label 2 while `additions` remain.
 macro_rules! add_three {
     () => {
         "add {sum}, {sum}, #3\nsubs {additions}, {additions}, #1\nb.ne 2b"

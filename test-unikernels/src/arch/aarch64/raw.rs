@@ -5,18 +5,18 @@ use core::arch::asm;
 use guest_bindings::abi::aarch64::{HYPERCALL_STRIDE, MMIO_BASE};
 use guest_bindings::abi::hypercall::Number;
 
-/// A 32-bit store to device memory.
+/// Makes a 32-bit store to device memory.
 ///
 /// # Safety
 ///
-/// Where it is a hypercall, its argument and what that points to may be accessed as the hypercall says; or the tender
-/// refuses.
+/// If the store is a hypercall, the hypercall's accesses to the argument and its buffers must be
+/// valid, or the tender must reject the hypercall.
 pub unsafe fn store32(address: u64, value: u32) {
     // SAFETY: Guaranteed by the caller.
     unsafe { asm!("str {:w}, [{}]", in(reg) value, in(reg) address, options(nostack, preserves_flags)) }
 }
 
-/// Where a hypercall's argument is stored.
+/// Returns the address to which the argument of a hypercall is stored.
 pub const fn address_of(number: Number) -> u64 {
     MMIO_BASE.0 + number as u64 * HYPERCALL_STRIDE
 }
@@ -25,17 +25,17 @@ pub const fn address_of(number: Number) -> u64 {
 ///
 /// # Safety
 ///
-/// As [`store32`].
+/// The requirements of [`store32`] apply.
 pub unsafe fn hypercall(number: Number, argument: u32) {
     // SAFETY: Guaranteed by the caller.
     unsafe { store32(address_of(number), argument) }
 }
 
-/// Makes a hypercall with an argument structure; its results are in there afterwards.
+/// Makes a hypercall with an argument structure. The tender stores the results in the structure.
 ///
 /// # Safety
 ///
-/// As [`store32`].
+/// The requirements of [`store32`] apply.
 pub unsafe fn hypercall_with<T>(number: Number, argument: &mut T) {
     // SAFETY: Guaranteed by the caller.
     unsafe { hypercall(number, (&raw mut *argument).expose_provenance() as u32) }

@@ -1,14 +1,14 @@
-//! Memory accesses that may be forbidden. Each that goes through comes back.
+//! Memory accesses that may be forbidden. A permitted access returns to the caller.
 
 use core::arch::asm;
 
-/// Code that comes back, wherever in it one starts: `ret`, again and again.
+/// Code that returns immediately from any entry point: a sequence of `ret` instructions.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 pub struct Returns([u8; 16]);
 
 impl Returns {
-    /// It.
+    /// The only value.
     pub const HERE: Self = Self([0xc3; 16]);
 }
 
@@ -16,27 +16,27 @@ impl Returns {
 ///
 /// # Safety
 ///
-/// The address is readable, or the access ends the guest.
+/// The address must be readable, or the access must end the guest.
 pub unsafe fn read(address: usize) {
     // SAFETY: Guaranteed by the caller.
     unsafe { asm!("mov {0}, [{0}]", inout(reg) address => _, options(nostack, preserves_flags)) }
 }
 
-/// Writes one byte, a `ret`.
+/// Writes one byte, a `ret` instruction.
 ///
 /// # Safety
 ///
-/// The address is writable, or the access ends the guest.
+/// The address must be writable, or the access must end the guest.
 pub unsafe fn write(address: usize) {
     // SAFETY: Guaranteed by the caller.
     unsafe { asm!("mov byte ptr [{0}], 0xc3", in(reg) address, options(nostack, preserves_flags)) }
 }
 
-/// Calls the address, where a `ret` lies.
+/// Calls the address of a `ret` instruction.
 ///
 /// # Safety
 ///
-/// The address holds a `ret` that may be executed, or the access ends the guest.
+/// The address must contain an executable `ret`, or the access must end the guest.
 pub unsafe fn run(address: usize) {
     // SAFETY: Guaranteed by the caller.
     unsafe { asm!("call {0}", in(reg) address, clobber_abi("C")) }

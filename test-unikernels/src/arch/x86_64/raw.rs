@@ -5,12 +5,12 @@ use core::arch::asm;
 use guest_bindings::abi::hypercall::Number;
 use guest_bindings::abi::x86_64::HYPERCALL_PORT;
 
-/// A 32-bit `out`.
+/// Executes a 32-bit `out`.
 ///
 /// # Safety
 ///
-/// Where it is a hypercall, its argument and what that points to may be accessed as the hypercall says; or the tender
-/// refuses.
+/// If the `out` is a hypercall, the hypercall's accesses to the argument and its buffers must be
+/// valid, or the tender must reject the hypercall.
 pub unsafe fn out32(port: u16, value: u32) {
     // SAFETY: Guaranteed by the caller.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) }
@@ -20,17 +20,17 @@ pub unsafe fn out32(port: u16, value: u32) {
 ///
 /// # Safety
 ///
-/// As [`out32`].
+/// The requirements of [`out32`] apply.
 pub unsafe fn hypercall(number: Number, argument: u32) {
     // SAFETY: Guaranteed by the caller.
     unsafe { out32(HYPERCALL_PORT + number as u16, argument) }
 }
 
-/// Makes a hypercall with an argument structure; its results are in there afterwards.
+/// Makes a hypercall with an argument structure. The tender stores the results in the structure.
 ///
 /// # Safety
 ///
-/// As [`out32`].
+/// The requirements of [`out32`] apply.
 pub unsafe fn hypercall_with<T>(number: Number, argument: &mut T) {
     // SAFETY: Guaranteed by the caller.
     unsafe { hypercall(number, (&raw mut *argument).expose_provenance() as u32) }

@@ -1,4 +1,5 @@
-//! aarch64. Registers and fields are those of the Arm ARM, chapter *AArch64 System Register Descriptions*.
+//! aarch64. Registers and fields are from the Arm ARM, chapter *AArch64 System Register
+//! Descriptions*.
 
 use core::arch::asm;
 
@@ -28,14 +29,15 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
     match argument(start, 0) {
         "el2-register" => _ = read!("HCR_EL2"),
         "unknown-register" => _ = read!("S3_0_C15_C15_7"),
-        // SAFETY: What does not end the guest leaves the CPU as it was, here and below.
+        // SAFETY: An instruction that does not end the guest leaves the CPU state unchanged, here
+        // and below.
         mode => unsafe { return change(mode) },
     }
     failure("it went through")
 }
 
 unsafe fn change(mode: &str) -> ExitStatus {
-    // SAFETY: See above.
+    // SAFETY: As above.
     unsafe {
         match mode {
             "entry-state" => return entry_state(),
@@ -51,7 +53,7 @@ unsafe fn change(mode: &str) -> ExitStatus {
             "vectors-of-the-tender" => exception_with_vectors(VECTORS_BASE),
             "no-vectors" => {
                 println!("no vectors");
-                // An exception whose vector cannot be executed is one more such exception.
+                // The vector cannot be executed either, so the exception repeats forever.
                 exception_with_vectors(Gpa(0));
             }
             "no-translation-table" => no_translation_table(),
@@ -61,7 +63,7 @@ unsafe fn change(mode: &str) -> ExitStatus {
     failure("it went through")
 }
 
-/// What the ABI says of the system registers.
+/// Checks the system registers against the entry state of the ABI.
 fn entry_state() -> ExitStatus {
     const M: u64 = 1 << 0;
     const C: u64 = 1 << 2;
@@ -84,27 +86,28 @@ fn entry_state() -> ExitStatus {
     success()
 }
 
-/// Loads the address of the vectors with what is in it.
+/// Writes the current address of the vectors to VBAR_EL1.
 unsafe fn vectors() -> ExitStatus {
     let vectors = read!("VBAR_EL1");
     check(vectors != 0 && vectors.is_multiple_of(2048), format_args!("VBAR_EL1 is {vectors:#x}"));
-    // SAFETY: It stays as it is.
+    // SAFETY: The register keeps its value.
     unsafe { write!("VBAR_EL1", vectors) };
     check(read!("VBAR_EL1") == vectors, "VBAR_EL1 cannot be read back");
     success()
 }
 
-/// Nobody interrupts.
+/// Unmasks interrupts. There is no interrupt source.
 unsafe fn interrupt_masks() -> ExitStatus {
-    // SAFETY: There is nothing that could.
+    // SAFETY: No interrupt can occur.
     unsafe { asm!("msr DAIFClr, #0xf", "nop", "isb", "nop", "msr DAIFSet, #0xf", options(nomem, nostack)) };
     success()
 }
 
-/// Registers that hold what a guest likes, also across hypercalls.
+/// Registers that hold arbitrary values of the guest, also across hypercalls.
 unsafe fn thread_registers() -> ExitStatus {
     let thread = tls::thread_pointer();
-    // SAFETY: TPIDR_EL0 is restored before anything thread-local is used; nobody needs what the others held.
+    // SAFETY: TPIDR_EL0 is restored before thread-local variables are used. The other registers
+    // have no users.
     unsafe {
         write!("TPIDR_EL0", 0x1122_u64);
         write!("TPIDRRO_EL0", 0x3344_u64);
@@ -112,17 +115,17 @@ unsafe fn thread_registers() -> ExitStatus {
     }
     println!("between");
     let (user, read_only, kernel) = (read!("TPIDR_EL0"), read!("TPIDRRO_EL0"), read!("TPIDR_EL1"));
-    // SAFETY: It is this thread's.
+    // SAFETY: The thread pointer belongs to this thread.
     unsafe { tls::set_thread_pointer(thread) };
     check((user, read_only, kernel) == (0x1122, 0x3344, 0x5566), "a thread register has changed");
     check(tls::thread_pointer() == thread, "TPIDR_EL0 was not restored");
     success()
 }
 
-/// Drops what was cached of address translation: a page, and everything.
+/// Invalidates cached address translations: of one page, and of all pages.
 unsafe fn flush_tlb() -> ExitStatus {
     let (word, table) = (1_u64, read!("TTBR0_EL1"));
-    // SAFETY: Address translation stays as it is.
+    // SAFETY: Address translation does not change.
     unsafe {
         asm!("tlbi vae1, {}", "dsb nsh", "isb", in(reg) (&raw const word).addr() >> 12, options(nostack));
         asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack));
@@ -132,16 +135,16 @@ unsafe fn flush_tlb() -> ExitStatus {
     success()
 }
 
-/// What code that makes code does with its caches, and zeros made a block at a time.
+/// Cache maintenance as for generated code, and zeroing of a block.
 unsafe fn caches() -> ExitStatus {
     #[repr(align(2048))]
     struct Block([u8; 2048]);
     let mut block = Block([1; 2048]);
-    // DCZID_EL0: the logarithm of the number of words, and whether it is forbidden.
+    // DCZID_EL0: the logarithm of the number of words, and the bit that forbids `dc zva`.
     let size = read!("DCZID_EL0");
     check(size & 0x10 == 0, "dc zva is forbidden");
     let size = 4_usize << (size & 0xf);
-    // SAFETY: The block is as large as one can be, and aligned to that.
+    // SAFETY: The block has the maximum size and the corresponding alignment.
     unsafe {
         asm!("dc zva, {}", in(reg) &raw mut block, options(nostack));
         asm!("dc civac, {0}", "dsb ish", "ic ivau, {0}", "dsb ish", "isb", in(reg) &raw mut block, options(nostack));
@@ -151,9 +154,9 @@ unsafe fn caches() -> ExitStatus {
     success()
 }
 
-/// The counter runs, at the frequency that the tender tells.
+/// The counter advances with the frequency that the tender reports.
 fn counter() -> ExitStatus {
-    // SAFETY: The tender has put it there, and nobody changes it.
+    // SAFETY: The tender has stored the structure, and it is never modified.
     let boot = unsafe { &*core::ptr::with_exposed_provenance::<BootInfo>(BOOT_INFO_BASE.0 as usize) };
     let frequency = read!("CNTFRQ_EL0");
     check(boot.cpu_cycle_freq == frequency, format_args!("CNTFRQ_EL0 is {frequency}: {boot:?}"));
@@ -163,37 +166,37 @@ fn counter() -> ExitStatus {
     success()
 }
 
-/// The CPU has floating point and SIMD, and says so.
+/// The CPU has floating point and SIMD, and its ID registers report them.
 fn features() -> ExitStatus {
     let features = read!("ID_AA64PFR0_EL1");
     check(features >> 16 & 0xf != 0xf && features >> 20 & 0xf != 0xf, format_args!("ID_AA64PFR0_EL1: {features:#x}"));
     success()
 }
 
-/// Nothing will ever interrupt.
+/// Waits for an interrupt, which never occurs.
 unsafe fn wait() {
     println!("waiting");
     loop {
-        // SAFETY: The guest goes on, if at all.
+        // SAFETY: The guest continues unchanged if the instruction returns.
         unsafe { asm!("wfi", options(nomem, nostack)) };
     }
 }
 
-/// An exception, with vectors that are not this guest's own.
+/// Raises an exception with vectors that do not belong to this guest.
 unsafe fn exception_with_vectors(vectors: Gpa) {
-    // SAFETY: The guest does not go on.
+    // SAFETY: The guest does not continue.
     unsafe {
         write!("VBAR_EL1", vectors.0);
         asm!("udf #0");
     }
 }
 
-/// Address translation with a table of zeros, which maps nothing, not even the next instruction.
+/// Sets a translation table of zeros, which maps nothing, not even the next instruction.
 unsafe fn no_translation_table() {
     #[repr(align(4096))]
     struct Page(#[expect(dead_code, reason = "for the CPU to read")] [u64; 512]);
     static mut NOTHING: Page = Page([0; 512]);
     println!("no translation table");
-    // SAFETY: The guest does not go on.
+    // SAFETY: The guest does not continue.
     unsafe { asm!("msr TTBR0_EL1, {}", "isb", "tlbi vmalle1", "dsb nsh", "isb", in(reg) &raw const NOTHING) }
 }

@@ -1,4 +1,5 @@
-//! Reads and writes every MSR of the ranges in which CPUs and hypervisors have them, and compares with the ABI's list.
+//! Reads and writes every MSR in the ranges that CPUs and hypervisors use, and compares the results
+//! with the ABI's list.
 
 use core::arch::{asm, naked_asm};
 use core::ops::Range;
@@ -7,15 +8,15 @@ use guest_bindings::abi::x86_64::{Vector, msr};
 use guest_bindings::{ExitStatus, println};
 use test_unikernels::{check, failure, handle, success};
 
-/// Intel's and common MSRs; Hyper-V's and Xen's; KVM's; AMD's, in two ranges.
+/// MSRs of Intel and common MSRs; of Hyper-V and Xen; of KVM; of AMD, in two ranges.
 const RANGES: [Range<u32>; 5] =
     [0..0x2000, 0x4000_0000..0x4000_0200, 0x4b56_4d00..0x4b56_4e00, 0xc000_0000..0xc000_2000, 0xc001_0000..0xc001_2000];
 
-/// IA32_TSC_DEADLINE. KVM on Intel, up to Linux 6.17, carries writes out before it looks at the filter; without an APIC
-/// they have no effect, and no #GP either.
+/// IA32_TSC_DEADLINE. On Intel, KVM up to Linux 6.17 performs writes before it checks the filter.
+/// Without an APIC, such writes have no effect and raise no #GP.
 const TSC_DEADLINE: u32 = 0x6e0;
 
-/// Most lines about MSRs that are not as listed.
+/// Maximum number of lines about MSRs that differ from the list.
 const REPORTED: usize = 8;
 
 /// Memory that hypervisors are asked to write to.
@@ -23,13 +24,13 @@ const REPORTED: usize = 8;
 struct Page([u64; 512]);
 static mut PAGE: Page = Page([0; 512]);
 
-/// Address of the page, which is also its guest-physical address.
+/// Returns the address of the page, which equals its guest-physical address.
 pub(super) fn page() -> u64 {
     (&raw const PAGE).expose_provenance() as u64
 }
 
-/// Compares every `step`th register and those that are listed, and checks that no write has made a hypervisor write to
-/// memory.
+/// Checks every `step`th register and all listed registers, and checks that no write made a
+/// hypervisor write to memory.
 pub(super) fn walk(step: u32) -> ExitStatus {
     // SAFETY: The instructions below declare ESI.
     unsafe { handle(Vector::GeneralProtection, refuse) };
@@ -48,7 +49,7 @@ pub(super) fn walk(step: u32) -> ExitStatus {
             None if msr::is_allowed(register) => report("cannot be read", register),
             None => {}
             Some(_) if !msr::is_allowed(register) => report("can be read", register),
-            // The process backend does not offer writes of the TSC.
+            // The process backend does not support writes of the TSC.
             Some(_) if register == msr::TSC => {}
             // SAFETY: The register keeps its value.
             Some(value) => unsafe {
@@ -60,8 +61,8 @@ pub(super) fn walk(step: u32) -> ExitStatus {
                 }
             },
         }
-        // Bit 0 enables what KVM writes to memory.
-        // SAFETY: The write is refused, or the test has failed.
+        // Bit 0 enables the feature that makes KVM write to memory. SAFETY: The write is rejected,
+        // or the test has failed.
         if !msr::is_allowed(register) && register != TSC_DEADLINE && unsafe { write(register, page() | 1) } {
             report("can be written", register);
         }
@@ -69,26 +70,26 @@ pub(super) fn walk(step: u32) -> ExitStatus {
     // SAFETY: Reading has no effect.
     let pat = unsafe { read(msr::PAT) };
     check(pat == Some(msr::PAT_RESET), format_args!("PAT is {pat:x?}"));
-    // SAFETY: This guest has one thread, and writes to the page nowhere.
+    // SAFETY: This guest has one thread and never writes to the page.
     let page = unsafe { (&raw const PAGE).read_volatile() };
     check(page.0.iter().all(|&word| word == 0), "a hypervisor has written to memory");
     if wrong != 0 {
-        failure(format_args!("{wrong} answers are not as listed"));
+        failure(format_args!("{wrong} MSRs differ from the list"));
     }
     success()
 }
 
-/// Continues behind the RDMSR or WRMSR, of two bytes, that raised #GP, and sets ESI.
+/// Handler of #GP. It skips the two-byte RDMSR or WRMSR and sets ESI.
 #[unsafe(naked)]
 unsafe extern "C" fn refuse() {
     naked_asm!("add rsp, 8", "mov esi, 1", "add qword ptr [rsp], 2", "iretq")
 }
 
-/// Reads an MSR; `None` if that raises #GP.
+/// Reads an MSR. Returns `None` if the read raises #GP.
 ///
 /// # Safety
 ///
-/// [`refuse`] handles #GP.
+/// [`refuse`] must handle #GP.
 unsafe fn read(register: u32) -> Option<u64> {
     let (low, high, refused): (u32, u32, u32);
     // SAFETY: Guaranteed by the caller.
@@ -101,11 +102,11 @@ unsafe fn read(register: u32) -> Option<u64> {
     (refused == 0).then_some(u64::from(high) << 32 | u64::from(low))
 }
 
-/// Writes an MSR; returns whether that raises no #GP.
+/// Writes an MSR. Returns `false` if the write raises #GP.
 ///
 /// # Safety
 ///
-/// [`refuse`] handles #GP, and the new value does not break this guest.
+/// [`refuse`] must handle #GP, and the guest must be able to run with the new value.
 unsafe fn write(register: u32, value: u64) -> bool {
     let (low, high) = (value as u32, (value >> 32) as u32);
     let mut refused = 0_u32;

@@ -9,8 +9,8 @@ use guest_bindings::abi::x86_64::{Cr0, Cr4, Efer, GDT, PML4_BASE, TableRegister,
 use guest_bindings::{ExitStatus, StartInfo, tls, x86_64};
 use test_unikernels::{argument, check, failure, number, success};
 
-/// KVM's hypercall for the host's time, `KVM_HC_CLOCK_PAIRING`, by this instruction. Its result goes to a page of this
-/// guest.
+/// Makes KVM's hypercall for the host's time, `KVM_HC_CLOCK_PAIRING`, with this instruction. The
+/// result goes to a page of this guest.
 macro_rules! hypervisor_call {
     ($instruction:literal) => {{
         const CLOCK_PAIRING: u64 = 9;
@@ -23,7 +23,8 @@ macro_rules! hypervisor_call {
 
 pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let value = || number(argument(start, 1));
-    // SAFETY: What does not end the guest leaves the CPU as it was, here and below.
+    // SAFETY: An instruction that does not end the guest leaves the CPU state unchanged, here and
+    // below.
     unsafe {
         match argument(start, 0) {
             "segments" => return segments(),
@@ -47,7 +48,7 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
                 if enable_xsave() {
                     write_xcr0(2);
                 }
-                // Where there is no XSAVE: what raises the exception of the case as well.
+                // Without XSAVE, an instruction that raises the exception which the case expects.
                 asm!("mov cr4, {}", in(reg) 0_u64);
             }
             "cr4-features" => return cr4_features(),
@@ -56,7 +57,7 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
             "vmrun" => asm!("vmrun", in("rax") 0),
             "xsetbv" => asm!("xsetbv", in("ecx") 0, in("eax") 3, in("edx") 0),
             "rdmsr" => _ = read_msr(value() as u32),
-            // Not canonical, where that matters.
+            // The value is not canonical, which matters for some registers.
             "wrmsr" => write_msr(value() as u32, 1 << 63),
             "cr0-clear" => asm!("mov cr0, {}", in(reg) read_cr0() & !value()),
             "cr0-set" => asm!("mov cr0, {}", in(reg) read_cr0() | value()),
@@ -78,10 +79,10 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
     failure("it went through")
 }
 
-/// Loads every segment register with the selector that it has anyway.
+/// Loads every segment register with its current selector.
 unsafe fn segments() -> ExitStatus {
     let thread = tls::thread_pointer();
-    // SAFETY: Loading FS sets its base, which is restored before anything thread-local is used.
+    // SAFETY: Loading FS sets its base, which is restored before thread-local variables are used.
     unsafe {
         asm!(
             "push 8", "lea {0}, [rip + 2f]", "push {0}", "retfq", "2:",
@@ -98,8 +99,8 @@ unsafe fn segments() -> ExitStatus {
 unsafe fn tables() -> ExitStatus {
     static OTHER: [u64; 3] = GDT;
     let gdt = Pointer { limit: size_of_val(&OTHER) as u16 - 1, base: (&raw const OTHER).expose_provenance() as u64 };
-    // SAFETY: The descriptors are those in use, and accessed already, so that the CPU writes to none; the task register
-    // keeps what it holds.
+    // SAFETY: The new descriptors equal the current ones. They have the accessed bit set, so the
+    // CPU writes to none. The task register keeps its value.
     unsafe {
         asm!("lgdt [{}]", in(reg) &raw const gdt, options(nostack));
         load_interrupt_table(x86_64::interrupt_table());
@@ -107,9 +108,9 @@ unsafe fn tables() -> ExitStatus {
     }
 }
 
-/// Nobody interrupts.
+/// Enables interrupts. There is no interrupt source.
 unsafe fn interrupt_flag() -> ExitStatus {
-    // SAFETY: There is nothing that could.
+    // SAFETY: No interrupt can occur.
     unsafe { asm!("sti", "nop", "nop", "cli", options(nomem, nostack)) };
     success()
 }
@@ -118,7 +119,7 @@ unsafe fn segment_bases() -> ExitStatus {
     let words = [0x11_u64, 0x22];
     let address = (&raw const words).expose_provenance() as u64;
     let thread = tls::thread_pointer();
-    // SAFETY: FS.base is restored before anything thread-local is used.
+    // SAFETY: FS.base is restored before thread-local variables are used.
     unsafe {
         let (through_fs, through_gs): (u64, u64);
         write_msr(msr::FS_BASE, address);
@@ -134,11 +135,11 @@ unsafe fn segment_bases() -> ExitStatus {
     success()
 }
 
-/// Exchanges the two bases of GS, and back.
+/// Exchanges the two bases of GS, and exchanges them again.
 unsafe fn swap_gs() -> ExitStatus {
     let words = [0x11_u64, 0x22];
     let address = (&raw const words).expose_provenance() as u64;
-    // SAFETY: Nobody else uses GS.
+    // SAFETY: No other code uses GS.
     unsafe {
         write_msr(msr::GS_BASE, address);
         write_msr(msr::KERNEL_GS_BASE, address + 8);
@@ -152,16 +153,16 @@ unsafe fn swap_gs() -> ExitStatus {
     success()
 }
 
-/// Instructions that change nothing a guest could see.
+/// Instructions without an effect that a guest could observe.
 unsafe fn harmless() -> ExitStatus {
-    // SAFETY: See above.
+    // SAFETY: The instructions have no observable effect.
     unsafe { asm!("clts", "wbinvd", options(nostack)) };
     success()
 }
 
-/// What the ABI says of the control registers.
+/// Checks the control registers against the entry state of the ABI.
 unsafe fn entry_state() -> ExitStatus {
-    // SAFETY: Reads only.
+    // SAFETY: The code only reads registers.
     let (cr0, cr4, efer, cr3) = unsafe { (read_cr0(), read_cr4(), read_msr(msr::EFER), read_cr3()) };
     let (cr0, cr4) = (Cr0::from_bits_retain(cr0), Cr4::from_bits_retain(cr4));
     let efer = Efer::from_bits_retain(efer);
@@ -170,18 +171,18 @@ unsafe fn entry_state() -> ExitStatus {
     check(cr4.contains(Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT), format_args!("{cr4:?}"));
     check(efer.contains(Efer::LME | Efer::LMA) && !efer.contains(Efer::SCE), format_args!("{efer:?}"));
     let mut mxcsr = 0_u32;
-    // SAFETY: Writes the variable.
+    // SAFETY: The instruction writes to the variable.
     unsafe { asm!("stmxcsr [{}]", in(reg) &mut mxcsr, options(nostack)) };
-    // As after reset, all exceptions masked: Intel SDM volume 1, 11.6.4.
+    // Reset value, with all exceptions masked: Intel SDM volume 1, 11.6.4.
     check(mxcsr == 0x1f80, format_args!("MXCSR is {mxcsr:#x}"));
     check(cr3 == PML4_BASE.0, format_args!("CR3 is {cr3:#x}"));
     success()
 }
 
-/// Loads CR3 with what is in it, and drops a single page.
+/// Loads CR3 with its current value, and invalidates a single page.
 unsafe fn flush_tlb() -> ExitStatus {
     let word = 1_u64;
-    // SAFETY: Address translation stays as it is.
+    // SAFETY: Address translation does not change.
     unsafe {
         asm!("mov cr3, {}", in(reg) read_cr3(), options(nostack));
         asm!("invlpg [{}]", in(reg) &word, options(nostack));
@@ -190,7 +191,7 @@ unsafe fn flush_tlb() -> ExitStatus {
     success()
 }
 
-/// CPUID.1:EDX has what every program for x86_64 may use.
+/// CPUID.1:EDX contains the features that every x86_64 program may use.
 unsafe fn cpuid() -> ExitStatus {
     const FPU: u32 = 1 << 0;
     const TSC: u32 = 1 << 4;
@@ -205,28 +206,28 @@ unsafe fn cpuid() -> ExitStatus {
 
 const CR4_OSXSAVE: u64 = 1 << 18;
 
-/// Sets CR4.OSXSAVE. Returns whether there is XSAVE.
+/// Sets CR4.OSXSAVE. Returns `true` if the CPU has XSAVE.
 unsafe fn enable_xsave() -> bool {
     const XSAVE: u32 = 1 << 26;
     let has_xsave = __cpuid(1).ecx & XSAVE != 0;
     if has_xsave {
-        // SAFETY: It enables instructions.
+        // SAFETY: The bit only enables instructions.
         unsafe { asm!("mov cr4, {}", in(reg) read_cr4() | CR4_OSXSAVE, options(nostack)) };
     }
     has_xsave
 }
 
-/// CPUID, CR4 and XCR0 agree with each other, before and after XSAVE is enabled.
+/// Checks that CPUID, CR4 and XCR0 agree before and after XSAVE is enabled.
 unsafe fn xsave() -> ExitStatus {
     const OSXSAVE: u32 = 1 << 27;
     let agree = || {
-        // SAFETY: Reads only.
+        // SAFETY: The code only reads registers.
         let (cpuid, cr4) = (__cpuid(1).ecx & OSXSAVE != 0, unsafe { read_cr4() } & CR4_OSXSAVE != 0);
         check(cpuid == cr4, format_args!("CPUID.OSXSAVE is {cpuid}, CR4.OSXSAVE is {cr4}"));
         cr4
     };
     agree();
-    // SAFETY: Nothing uses the components that are enabled and not enabled here.
+    // SAFETY: No code uses the components that are enabled and disabled here.
     unsafe {
         if !enable_xsave() {
             return success();
@@ -237,8 +238,9 @@ unsafe fn xsave() -> ExitStatus {
         check(enabled & 1 == 1 && enabled & !components == 0, format_args!("XCR0 is {enabled:#x} of {components:#x}"));
         write_xcr0(enabled);
         check(read_xcr0() == enabled, "XCR0 has changed");
-        // x87 and SSE, which every CPU with XSAVE has. A process keeps what else is enabled; QEMU 7.2 emulating SVM does
-        // not show XSETBV to the hypervisor, which may undo it at any exit.
+        // x87 and SSE, which every CPU with XSAVE has. A process keeps the other components
+        // enabled. QEMU 7.2 emulating SVM does not intercept XSETBV for the hypervisor, which may
+        // thus undo it at any exit.
         write_xcr0(3);
         let after = read_xcr0();
         check(after & 1 == 1 && after & !components == 0, format_args!("XCR0 is {after:#x} of {components:#x}"));
@@ -261,7 +263,7 @@ unsafe fn write_xcr0(value: u64) {
     unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack)) };
 }
 
-/// Bits of CR4 that every CPU has, or that CPUID shows, can be set, and read back.
+/// Sets the CR4 bits that every CPU has or that CPUID reports, and reads them back.
 unsafe fn cr4_features() -> ExitStatus {
     // VME, PVI, TSD, DE, MCE, PGE, PCE.
     const EVERY_CPU: u64 = 0x1cf;
@@ -272,7 +274,8 @@ unsafe fn cr4_features() -> ExitStatus {
     let bit = |value: u32, from: u32, to: u32| u64::from(value >> from & 1) << to;
     // FSGSBASE, SMEP, SMAP, UMIP.
     let shown = bit(ebx, 0, 16) | bit(ebx, 7, 20) | bit(ebx, 20, 21) | bit(ecx, 2, 11);
-    // SAFETY: The pages of this guest are no user's, and it has no need of what the bits forbid.
+    // SAFETY: The pages of this guest are supervisor pages, and the guest does not use the features
+    // that the bits disable.
     unsafe {
         let before = read_cr4();
         for bits in [EVERY_CPU, EVERY_CPU | shown] {
@@ -286,7 +289,8 @@ unsafe fn cr4_features() -> ExitStatus {
     success()
 }
 
-/// CPUID has nothing of hypervisors, of neighbours, and of devices that a guest has not.
+/// Checks that CPUID contains no leaves or features of hypervisors, of other CPUs, or of devices
+/// that a guest does not have.
 fn cpuid_of_a_guest() -> ExitStatus {
     let basic = __cpuid(1);
     // VMX, SMX, x2APIC, TSC deadline, hypervisor; APIC.
@@ -300,19 +304,19 @@ fn cpuid_of_a_guest() -> ExitStatus {
     check(__cpuid(0x8000_0000).eax <= 0x8000_0008, "there are leaves beyond 80000008H");
     let largest = __cpuid(0).eax;
     check(largest <= 0x16, format_args!("there are leaves up to {largest:#x}"));
-    // Beyond the last leaf a CPU answers with zeros, or as it does to the last basic one.
+    // For leaves beyond the last one, a CPU returns zeros or the last basic leaf.
     let nobody = [__cpuid(0x4000_0000), __cpuid(0x4000_0001), __cpuid(0x8000_000a), __cpuid(0x8000_001f)];
     let last = __cpuid(largest);
     let zero = |leaf: &CpuidResult| (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) == (0, 0, 0, 0);
     check(nobody.iter().all(|leaf| zero(leaf) || *leaf == last), "there are leaves of hypervisors");
     if basic.ecx & 1 << 26 != 0 {
-        // SAFETY: There is XSAVE: its state may be enabled, which this guest does not go on to use.
+        // SAFETY: XSAVE exists, and this guest does not use the enabled state afterwards.
         unsafe { enable_all_state() };
     }
     success()
 }
 
-/// Enables each component of XSAVE that CPUID has.
+/// Enables each XSAVE component that CPUID reports.
 unsafe fn enable_all_state() {
     let offered = __cpuid_count(0xd, 0);
     // SAFETY: Guaranteed by the caller. CR4.OSXSAVE is bit 18 (SDM volume 3, 2.5).
@@ -322,12 +326,13 @@ unsafe fn enable_all_state() {
     }
     check(__cpuid(1).ecx & 1 << 27 != 0, "CR4.OSXSAVE cannot be seen");
     let enabled = __cpuid_count(0xd, 0);
-    // QEMU 7.2 emulating SVM does not show XSETBV to the hypervisor, which then knows of no more than x87.
+    // QEMU 7.2 emulating SVM does not intercept XSETBV for the hypervisor, which then reports only
+    // x87.
     let fits = (576..=offered.ecx).contains(&enabled.ebx);
     check(fits, format_args!("the area is {} bytes, at most {}", enabled.ebx, offered.ecx));
 }
 
-/// Reads a performance counter, which counts nothing.
+/// Reads a performance counter that counts nothing.
 unsafe fn rdpmc() -> ExitStatus {
     let (low, high): (u32, u32);
     // SAFETY: Reading has no effect, or ends the guest.
@@ -345,7 +350,7 @@ unsafe fn no_page_table() {
     unsafe { asm!("mov cr3, {}", in(reg) &raw const NOTHING) }
 }
 
-/// What `lgdt` and `lidt` read.
+/// Operand of `lgdt` and `lidt`.
 #[repr(C, packed)]
 struct Pointer {
     limit: u16,

@@ -7,7 +7,7 @@ use test_unikernels::{access, argument, failure, number};
 
 pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let address = || number(argument(start, 1)) as usize;
-    // SAFETY: Every one of them ends the guest, here and below.
+    // SAFETY: Each of these instructions ends the guest, here and below.
     unsafe {
         match argument(start, 0) {
             "undefined" => asm!("udf #0"),
@@ -26,17 +26,17 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
     failure("no exception")
 }
 
-/// Loads what crosses a boundary of 16 bytes, which an exclusive load never may.
+/// Makes an exclusive load across a 16-byte boundary, which is never permitted.
 unsafe fn exclusive() {
     #[repr(align(16))]
     struct Words([u64; 4]);
     let words = Words([0; 4]);
-    // SAFETY: See above.
+    // SAFETY: The instruction ends the guest.
     unsafe { asm!("ldxr {}, [{}]", out(reg) _, in(reg) (&raw const words.0).byte_add(12)) }
 }
 
-/// Leaves nothing of the stack on which exceptions are reported.
+/// Removes the stack for exception reports.
 unsafe fn in_a_report() {
-    // SAFETY: See above.
+    // SAFETY: The instruction ends the guest.
     unsafe { asm!("msr SP_EL0, {}", "udf #0", in(reg) 0x8000_u64) }
 }

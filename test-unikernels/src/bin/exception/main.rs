@@ -1,4 +1,4 @@
-//! Raises the exception that its argument names.
+//! Raises the exception named in its argument.
 #![no_std]
 #![no_main]
 

@@ -8,7 +8,7 @@ use test_unikernels::{access, argument, failure, number};
 
 pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let address = || number(argument(start, 1)) as usize;
-    // SAFETY: Every one of them ends the guest, here and below.
+    // SAFETY: Each of these instructions ends the guest, here and below.
     unsafe {
         match argument(start, 0) {
             "divide" => asm!("div {zero:e}", zero = in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _),
@@ -31,21 +31,23 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
     failure("no exception")
 }
 
-/// Divides by zero with that exception unmasked. The x87 FPU tells with the next instruction that waits for it.
+/// Divides by zero with the exception unmasked. The x87 FPU reports it at the next waiting
+/// instruction.
 unsafe fn x87() {
     let control = 0x037b_u16;
-    // SAFETY: See above.
+    // SAFETY: The instruction ends the guest.
     unsafe { asm!("fldcw [{}]", "fld1", "fldz", "fdivp st(1), st", "fwait", in(reg) &control) }
 }
 
-/// Likewise; SSE tells at once.
+/// Divides by zero with the exception unmasked. SSE reports it immediately.
 unsafe fn simd() {
     let control = 0x1d80_u32;
-    // SAFETY: See above.
+    // SAFETY: The instruction ends the guest.
     unsafe { asm!("ldmxcsr [{}]", "divss {}, {}", in(reg) &control, inout(xmm_reg) 1.0_f32 => _, in(xmm_reg) 0.0_f32) }
 }
 
-/// Leaves #DF the last gate of the table, then raises an exception that would have a later one.
+/// Limits the table so that the gate of #DF is the last one, then raises an exception with a later
+/// gate.
 unsafe fn double_fault() {
     #[repr(C, packed)]
     struct Pointer {
@@ -53,7 +55,7 @@ unsafe fn double_fault() {
         base: u64,
     }
     let pointer = Pointer { limit: 9 * 16 - 1, base: interrupt_table().base };
-    // SAFETY: See above.
+    // SAFETY: The instruction ends the guest.
     unsafe {
         asm!("lidt [{}]", in(reg) &raw const pointer);
         access::read(8);

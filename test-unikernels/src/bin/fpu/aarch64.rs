@@ -1,11 +1,11 @@
-//! aarch64: the registers of SIMD and floating point, and their control and status.
+//! aarch64: SIMD and floating-point registers, and their control and status registers.
 
 use core::arch::asm;
 
 use guest_bindings::abi::hypercall::{Number, Walltime};
 use test_unikernels::{check, raw};
 
-/// A hypercall that changes nothing but its argument: where to store what.
+/// A hypercall that changes only its argument: address and value of the store.
 struct Call {
     address: u64,
     argument: u32,
@@ -26,7 +26,8 @@ fn vectors(call: &Call, round: u128) {
     struct Registers([u128; 32]);
     let values: [u128; 32] = core::array::from_fn(|index| (index as u128 + 1) << 120 | round << 64 | index as u128);
     let mut registers = Registers(values);
-    // SAFETY: The hypercall writes its argument, which stays where it is; every register that is changed is named.
+    // SAFETY: The hypercall writes to its argument, which does not move. All modified registers are
+    // declared.
     unsafe {
         asm!(
             "ldp q0, q1, [{r}]", "ldp q2, q3, [{r}, #32]", "ldp q4, q5, [{r}, #64]", "ldp q6, q7, [{r}, #96]",
@@ -52,10 +53,10 @@ fn vectors(call: &Call, round: u128) {
 }
 
 fn control(call: &Call) {
-    // Rounding up, and what is too small is zero (FPCR.RMode, FPCR.FZ); an overflow has been (FPSR.OFC).
+    // Rounding up and flush-to-zero (FPCR.RMode, FPCR.FZ); an overflow has occurred (FPSR.OFC).
     let (control, status) = (1_u64 << 22 | 1 << 24, 1_u64 << 2);
     let (control_after, status_after): (u64, u64);
-    // SAFETY: As above; the registers are restored.
+    // SAFETY: As above. The registers are restored.
     unsafe {
         asm!(
             "mrs {usual}, FPCR", "msr FPCR, {control}", "msr FPSR, {status}",

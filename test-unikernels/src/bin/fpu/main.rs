@@ -1,4 +1,4 @@
-//! Numbers are computed with, and the registers for them survive hypercalls.
+//! Floating-point arithmetic works, and floating-point registers survive hypercalls.
 #![no_std]
 #![no_main]
 
@@ -18,7 +18,7 @@ fn main(_: &StartInfo) -> ExitStatus {
     success()
 }
 
-/// What the compiler makes of numbers works.
+/// Compiled floating-point code computes correct results.
 fn arithmetic() {
     let numbers = core::hint::black_box([2.0_f32, 5.0, 3.0, 8.0]);
     check(numbers.map(|number| number * number) == [4.0, 25.0, 9.0, 64.0], "a number is multiplied wrongly");

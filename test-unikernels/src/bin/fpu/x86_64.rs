@@ -1,4 +1,4 @@
-//! x86_64: registers of the FPU, SSE and, where the guest may use it, AVX.
+//! x86_64: registers of the FPU, of SSE and, if the guest may use it, of AVX.
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
@@ -8,7 +8,7 @@ use guest_bindings::abi::x86_64::HYPERCALL_PORT;
 use guest_bindings::println;
 use test_unikernels::check;
 
-/// Port and argument of a hypercall that changes nothing but its argument.
+/// Port and argument of a hypercall that changes only its argument.
 struct Call {
     port: u16,
     argument: u32,
@@ -25,7 +25,7 @@ pub(super) fn check_registers() {
         control_words(&call);
         x87(&call);
     }
-    // CPUID.1:ECX.OSXSAVE: somebody has set CR4.OSXSAVE. AVX: the CPU has it.
+    // CPUID.1:ECX.OSXSAVE: CR4.OSXSAVE is set. AVX: the CPU has AVX.
     const OSXSAVE_AND_AVX: u32 = 1 << 27 | 1 << 28;
     if __cpuid(1).ecx & OSXSAVE_AND_AVX == OSXSAVE_AND_AVX {
         println!("with AVX");
@@ -40,7 +40,8 @@ fn sse(call: &Call, round: u128) {
     struct Registers([u128; 16]);
     let values: [u128; 16] = core::array::from_fn(|index| (index as u128 + 1) << 120 | round << 64 | index as u128);
     let mut registers = Registers(values);
-    // SAFETY: The hypercall writes its argument, which stays where it is; every register that is changed is named.
+    // SAFETY: The hypercall writes to its argument, which does not move. All modified registers are
+    // declared.
     unsafe {
         asm!(
             "movaps xmm0, [{r}]", "movaps xmm1, [{r} + 16]", "movaps xmm2, [{r} + 32]", "movaps xmm3, [{r} + 48]",
@@ -67,7 +68,7 @@ fn control_words(call: &Call) {
     // All exceptions masked; rounding up (SSE), down (x87, with 53 bits of precision).
     let (mxcsr, control) = (0x5f80_u32, 0x067f_u16);
     let (mut mxcsr_after, mut control_after) = (0_u32, 0_u16);
-    // SAFETY: As above; the usual control words are restored.
+    // SAFETY: As above. The default control words are restored.
     unsafe {
         asm!(
             "ldmxcsr [{mxcsr}]", "fldcw [{control}]", "out dx, eax", "stmxcsr [{mxcsr_after}]",
@@ -84,7 +85,7 @@ fn control_words(call: &Call) {
 fn x87(call: &Call) {
     let values = [1.5_f64, -2.25, 1e300, 0.1];
     let mut after = [0.0_f64; 4];
-    // SAFETY: As above; the register stack is empty before and after.
+    // SAFETY: As above. The register stack is empty before and after.
     unsafe {
         asm!(
             "fld qword ptr [{v}]", "fld qword ptr [{v} + 8]", "fld qword ptr [{v} + 16]", "fld qword ptr [{v} + 24]",
@@ -99,13 +100,13 @@ fn x87(call: &Call) {
     check(after.map(f64::to_bits) == values.map(f64::to_bits), "x87 registers have changed");
 }
 
-/// The upper halves of some YMM registers; the lower ones are [`sse`]'s.
+/// Checks the upper halves of some YMM registers. [`sse`] checks the lower halves.
 fn avx(call: &Call, round: u64) {
     #[repr(C, align(32))]
     struct Registers([u64; 12]);
     let values: [u64; 12] = core::array::from_fn(|index| round << 32 | index as u64 | 0xa << 60);
     let mut registers = Registers(values);
-    // SAFETY: As above, and the CPU has AVX, enabled.
+    // SAFETY: As above. The CPU has AVX, and it is enabled.
     unsafe {
         asm!(
             "vmovaps ymm0, [{r}]", "vmovaps ymm7, [{r} + 32]", "vmovaps ymm15, [{r} + 64]",

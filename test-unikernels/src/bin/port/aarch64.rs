@@ -10,7 +10,7 @@ pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let address = MMIO_BASE.0 + number(argument(start, 1));
     let mut bytes = [0_u8; 16];
     let value = (&raw mut bytes).expose_provenance() as u64;
-    // SAFETY: No device is there, so none changes memory.
+    // SAFETY: No device has these addresses, so no access modifies memory.
     unsafe {
         match argument(start, 0) {
             "store32" => raw::store32(address, value as u32),

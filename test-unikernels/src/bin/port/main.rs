@@ -1,4 +1,4 @@
-//! Port I/O (x86_64) or accesses to device memory (aarch64) that are no hypercall.
+//! Port I/O (x86_64) or device memory accesses (aarch64) that are not hypercalls.
 #![no_std]
 #![no_main]
 

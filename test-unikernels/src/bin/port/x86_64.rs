@@ -8,7 +8,8 @@ use test_unikernels::{argument, failure, number, raw};
 pub(super) fn main(start: &StartInfo) -> ExitStatus {
     let port = || number(argument(start, 1)) as u16;
     let mut bytes = [0_u8; 16];
-    // SAFETY: No device is there, so none changes memory; strings have the length of the buffer at most.
+    // SAFETY: No device has these ports, so no access modifies memory. String instructions transfer
+    // at most the length of the buffer.
     unsafe {
         match argument(start, 0) {
             "out32" => raw::out32(port(), (&raw mut bytes).expose_provenance() as u32),

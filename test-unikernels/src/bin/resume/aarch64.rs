@@ -6,14 +6,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use guest_bindings::{ExitStatus, StartInfo};
 use test_unikernels::{check, success};
 
-/// How often each exception is raised.
+/// Number of times that each exception is raised.
 const ROUNDS: u64 = 100;
 
-/// Exceptions that were handled.
+/// Number of handled exceptions.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
 
-// The vectors: of synchronous exceptions from EL1 on SP_EL1, the fifth, alone. It counts, goes on behind the instruction
-// (where the address of an `svc`, ESR_EL1.EC 0x15, points anyway), and has a load (0x25) of X0 read 7: Arm ARM, D17.2.37.
+// Vector table with only the fifth vector: synchronous exceptions from EL1 on SP_EL1. The handler
+// counts the exception and skips the instruction; ELR_EL1 of an `svc` (ESR_EL1.EC 0x15) already
+// points after the instruction. A faulting load (EC 0x25) to X0 reads 7 (Arm ARM, D17.2.37).
 global_asm!(
     ".pushsection .text.vectors, \"ax\"",
     ".balign 2048",
@@ -48,13 +49,14 @@ global_asm!(
 );
 
 pub(super) fn main(_: &StartInfo) -> ExitStatus {
-    // SAFETY: The vectors handle what is raised here.
+    // SAFETY: The vectors handle the exceptions raised here.
     unsafe { asm!("adrp {0}, vectors", "add {0}, {0}, :lo12:vectors", "msr VBAR_EL1, {0}", "isb", out(reg) _) };
     for round in 0..ROUNDS {
-        // SAFETY: The handler comes back, having changed nothing.
+        // SAFETY: The handler returns and changes nothing.
         unsafe { asm!("brk #1", "udf #0", "svc #0") };
         let (seven, kept): (u64, u64);
-        // SAFETY: Likewise, having changed what is named. Flags and stack come back as they were.
+        // SAFETY: The handler returns and changes only the declared registers. Flags and stack are
+        // restored.
         unsafe {
             asm!(
                 "cmp xzr, xzr", "ldr x0, [x1]", "adc {kept}, {round}, xzr",

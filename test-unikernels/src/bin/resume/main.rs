@@ -1,4 +1,4 @@
-//! Handles exceptions itself and goes on behind them.
+//! Handles exceptions and continues after them.
 #![no_std]
 #![no_main]
 

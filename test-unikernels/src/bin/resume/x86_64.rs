@@ -7,25 +7,25 @@ use guest_bindings::abi::x86_64::Vector;
 use guest_bindings::{ExitStatus, StartInfo};
 use test_unikernels::{check, handle, success};
 
-/// How often each exception is raised.
+/// Number of times that each exception is raised.
 const ROUNDS: u64 = 100;
 
-/// Exceptions that were handled.
+/// Number of handled exceptions.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
 
-/// For an exception without error code that leaves RIP behind the instruction.
+/// Handler of an exception without error code whose saved RIP points after the instruction.
 #[unsafe(naked)]
 unsafe extern "C" fn go_on() {
     naked_asm!("inc qword ptr [rip + {handled}]", "iretq", handled = sym HANDLED)
 }
 
-/// For one that leaves RIP at the instruction, which is `ud2`: two bytes.
+/// Handler of an exception whose saved RIP points to the instruction: `ud2`, two bytes.
 #[unsafe(naked)]
 unsafe extern "C" fn skip_two() {
     naked_asm!("inc qword ptr [rip + {handled}]", "add qword ptr [rsp], 2", "iretq", handled = sym HANDLED)
 }
 
-/// For one with error code at a `mov rax, [rcx]`: three bytes. Reads as 7.
+/// Handler of an exception with error code at a `mov rax, [rcx]`, three bytes. The load reads 7.
 #[unsafe(naked)]
 unsafe extern "C" fn read_as_seven() {
     naked_asm!(
@@ -39,17 +39,17 @@ unsafe extern "C" fn read_as_seven() {
 }
 
 pub(super) fn main(_: &StartInfo) -> ExitStatus {
-    // SAFETY: Each ends in `iretq`, and changes what the instructions below declare.
+    // SAFETY: Each handler ends with `iretq` and changes only what the instructions below declare.
     unsafe {
         handle(Vector::Breakpoint, go_on);
         handle(Vector::InvalidOpcode, skip_two);
         handle(Vector::PageFault, read_as_seven);
     }
     for round in 0..ROUNDS {
-        // SAFETY: The handlers come back, having changed nothing but what is named.
+        // SAFETY: The handlers return and change nothing except the declared registers.
         unsafe { asm!("int3", "ud2") };
         let (seven, kept): (u64, u64);
-        // SAFETY: Likewise. Flags and stack come back as they were.
+        // SAFETY: As above. Flags and stack are restored.
         unsafe {
             asm!(
                 "push r12", "mov r12, {round}", "stc", "mov rax, [rcx]", "adc r12, 0", "mov {kept}, r12", "pop r12",

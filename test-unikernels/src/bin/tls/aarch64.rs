@@ -1,15 +1,15 @@
-//! aarch64: variables lie at positive offsets from TPIDR_EL0.
+//! aarch64: variables have positive offsets from TPIDR_EL0.
 
-/// Functions that read, write and find a variable.
+/// Defines functions that read, write and locate a variable.
 macro_rules! variable {
     ($get:ident, $set:ident, $address:ident, $name:literal) => {
         fn $get() -> u64 {
-            // SAFETY: The variable is there for every thread pointer of this program.
+            // SAFETY: The variable exists for every thread pointer of this program.
             unsafe { core::ptr::with_exposed_provenance::<u64>($address()).read() }
         }
 
         fn $set(value: u64) {
-            // SAFETY: Likewise.
+            // SAFETY: As above.
             unsafe { core::ptr::with_exposed_provenance_mut::<u64>($address()).write(value) }
         }
 

@@ -1,4 +1,4 @@
-//! Thread-local variables: initial values, one set for each thread pointer, switched by hand.
+//! Thread-local variables: initial values, one set per thread pointer, switched explicitly.
 #![no_std]
 #![no_main]
 
@@ -20,7 +20,7 @@ use test_unikernels::{check, success};
 guest_bindings::manifest! {}
 guest_bindings::entry!(main);
 
-// Stable Rust has no attribute for them.
+// Stable Rust has no attribute for thread-local variables.
 global_asm!(
     ".section .tdata, \"awT\", @progbits",
     ".balign 8",
@@ -36,13 +36,13 @@ variable!(with_value, set_with_value, address_of_with_value, "with_value");
 variable!(aligned, set_aligned, address_of_aligned, "aligned");
 variable!(zero, set_zero, address_of_zero, "zero");
 
-/// Memory for the variables of a thread, filled with something else than they start with.
+/// Allocates memory for the variables of a thread, filled with values other than the initial ones.
 fn block() -> &'static mut [MaybeUninit<u8>] {
     let layout = tls::block_layout();
     // SAFETY: The layout is not empty.
     let memory = unsafe { alloc(layout) }.cast::<MaybeUninit<u8>>();
     check(!memory.is_null(), "no memory");
-    // SAFETY: So many bytes were allocated, and are never freed.
+    // SAFETY: The bytes were allocated and are never freed.
     let block = unsafe { slice::from_raw_parts_mut(memory, layout.size()) };
     block.fill(MaybeUninit::new(0xaa));
     block
@@ -62,10 +62,10 @@ fn main(_: &StartInfo) -> ExitStatus {
     check_fresh("second");
     set_with_value(4);
 
-    // SAFETY: Likewise.
+    // SAFETY: As above.
     unsafe { tls::set_thread_pointer(first) };
     check((with_value(), aligned(), zero()) == (1, 2, 3), "the first thread's variables have changed");
-    // SAFETY: Likewise.
+    // SAFETY: As above.
     unsafe { tls::set_thread_pointer(second) };
     check(with_value() == 4, "the second thread's variables have changed");
     success()

@@ -1,17 +1,17 @@
-//! x86_64: variables lie at negative offsets from FS.base.
+//! x86_64: variables have negative offsets from FS.base.
 
-/// Functions that read, write and find a variable.
+/// Defines functions that read, write and locate a variable.
 macro_rules! variable {
     ($get:ident, $set:ident, $address:ident, $name:literal) => {
         fn $get() -> u64 {
             let value;
-            // SAFETY: The variable is there for every thread pointer of this program.
+            // SAFETY: The variable exists for every thread pointer of this program.
             unsafe { core::arch::asm!(concat!("mov {}, fs:[", $name, "@TPOFF]"), out(reg) value, options(nostack)) }
             value
         }
 
         fn $set(value: u64) {
-            // SAFETY: Likewise.
+            // SAFETY: As above.
             unsafe { core::arch::asm!(concat!("mov fs:[", $name, "@TPOFF], {}"), in(reg) value, options(nostack)) }
         }
 

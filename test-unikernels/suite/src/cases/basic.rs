@@ -1,12 +1,12 @@
-//! Start, console, arguments, end; clocks, FPU, thread-local storage, heap.
+//! Start, console, arguments, exit; clocks, FPU, thread-local storage, heap.
 
 use super::pointer;
 use crate::{Ability, Case, Console, End, When};
 
-/// Words of `output`: every byte there is, as often as fills 64 KiB.
+/// Number of bytes of `output`: all byte values, repeated to 64 KiB.
 const BYTES: usize = 64 << 10;
 
-/// What `output` shows.
+/// Expected output of `output`.
 static OUTPUT: [u8; BYTES + 8] = {
     let mut text = [0; BYTES + 8];
     let mut index = 0;
@@ -22,7 +22,7 @@ static OUTPUT: [u8; BYTES + 8] = {
     text
 };
 
-/// An argument that leaves no room for another: with the option before it, and the NUL, 8192 bytes.
+/// The longest possible argument: with the preceding option and the NUL, 8192 bytes.
 const LONG: &str = {
     const LETTERS: [u8; 8192 - "--solo5:quiet ".len() - 1] = [b'x'; _];
     match str::from_utf8(&LETTERS) {

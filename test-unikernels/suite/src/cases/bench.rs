@@ -1,4 +1,4 @@
-//! The benchmark guests, with counts that test no more than that they work.
+//! Benchmark guests with small counts, which test only that they work.
 
 use super::net::QUIET_LINK;
 use crate::{Case, Console, Contents, Device, DeviceKind, Disk};
@@ -38,7 +38,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "bench-net",
         guest: "bench-net",
-        // What nobody reads a network holds for a while, if it is not too much.
+        // A network without a reader queues only a limited number of frames.
         arguments: &["4"],
         devices: &[Device { name: "service", kind: DeviceKind::Net(QUIET_LINK) }],
         console: Console::holds(&["cycles per frame: ", "SUCCESS\n"]),

@@ -2,9 +2,9 @@
 
 use crate::{Case, Contents, Device, DeviceKind, Disk};
 
-/// What the guest `block` finds on its device.
+/// Contents of the device before the guest `block` runs.
 pub const BEFORE: Contents = Contents::Pattern(1);
-/// What it leaves there.
+/// Contents of the device afterwards.
 pub const AFTER: Contents = Contents::Pattern(2);
 
 const fn storage(capacity: u64, block_size: u16) -> Device {
@@ -15,7 +15,7 @@ const fn block(name: &'static str, arguments: &'static [&'static str], devices: 
     Case { name, guest: "block", arguments, devices, ..Case::ORDINARY }
 }
 
-/// The arguments repeat what the device must turn out to be.
+/// The arguments are the expected properties of the device.
 pub const CASES: &[Case] = &[
     block("block-512", &["4194304", "512"], &[storage(4 << 20, 512)]),
     block("block-1024", &["1048576", "1024"], &[storage(1 << 20, 1024)]),

@@ -4,7 +4,7 @@ use crate::{Contents, Device, DeviceKind, Disk};
 
 const COUNT: usize = 62;
 
-/// `block01` to `block62`, as bytes.
+/// `block01` to `block62` as bytes.
 const BYTES: &[[u8; 7]; COUNT] = &{
     let mut names = [*b"block00"; COUNT];
     let mut index = 0;
@@ -17,7 +17,7 @@ const BYTES: &[[u8; 7]; COUNT] = &{
     names
 };
 
-/// `block01` to `block62`; the number is the handle.
+/// `block01` to `block62`. The number is the handle.
 pub const NAMES: [&str; COUNT] = {
     let mut names = [""; COUNT];
     let mut index = 0;
@@ -31,19 +31,19 @@ pub const NAMES: [&str; COUNT] = {
     names
 };
 
-/// Capacity in bytes of the device with this handle.
+/// Returns the capacity in bytes of the device with this handle.
 #[must_use]
 pub const fn capacity(handle: u64) -> u64 {
     handle * 512
 }
 
-/// What stands on the device with this handle, from start to end.
+/// Returns the constant contents of the device with this handle.
 #[must_use]
 pub const fn contents(handle: u64) -> Contents {
     Contents::Pattern(handle)
 }
 
-/// The device whose name has this index.
+/// Returns the device whose name has this index.
 pub(super) const fn device(index: usize) -> Device {
     let handle = index as u64 + 1;
     let contents = contents(handle);

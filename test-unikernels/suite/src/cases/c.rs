@@ -1,4 +1,4 @@
-//! Guests in C, over `guest-bindings-c`.
+//! Guests written in C, with `guest-bindings-c`.
 
 use super::block::{AFTER, BEFORE};
 use super::net::{FULL, GUEST0, JUMBO, MAC0, PEER0};
@@ -20,7 +20,7 @@ const fn service(mtu: u16, exchanges: &'static [Exchange]) -> Device {
     Device { name: "service", kind: DeviceKind::Net(Link { mac: MAC0, mtu, exchanges }) }
 }
 
-/// A frame of `LEN` bytes, and the same the other way round.
+/// A frame of `LEN` bytes, and the same frame in the reverse direction.
 macro_rules! returned {
     ($len:expr) => {
         Exchange {

@@ -1,11 +1,11 @@
-//! Memory rules: segments have the permissions that their ELF program headers say, the tender's own memory has none. What
-//! a guest reports when it breaks them depends on the architecture.
+//! Memory permissions: segments have the permissions in their ELF program headers, and the tender's
+//! memory is inaccessible. The report of a violation depends on the architecture.
 
 use crate::{Ability, Case, Console, End, Reason, When};
 
 /// The cases.
 pub const CASES: &[Case] = &[
-    // A writable page stays writable, whoever is its neighbour.
+    // A writable page stays writable regardless of its neighbours.
     Case { name: "fresh-memory", guest: "memory", arguments: &["fresh"], ..Case::ORDINARY },
     Case { name: "write-edges", guest: "memory", arguments: &["edges"], ..Case::ORDINARY },
     Case {

@@ -1,4 +1,4 @@
-//! The cases, grouped by what they test.
+//! The cases, grouped by topic.
 
 pub mod aarch64;
 pub mod basic;
@@ -13,7 +13,7 @@ pub mod x86_64;
 
 use crate::{Architecture, Case, Console, End};
 
-/// Groups of cases, and the architecture that all of a group are about.
+/// Groups of cases, each with its architecture.
 const GROUPS: [(Option<Architecture>, &[Case]); 15] = [
     (None, basic::CASES),
     (None, bench::CASES),
@@ -32,13 +32,14 @@ const GROUPS: [(Option<Architecture>, &[Case]); 15] = [
     (Some(Architecture::X86_64), x86_64::port::CASES),
 ];
 
-/// Every case, of every architecture.
+/// Cases of all architectures.
 pub const ALL: &[Case] = &select::<{ count(None) }>(None);
 
-/// Every case but those of other architectures.
+/// Cases without the cases of other architectures.
 pub const SUITE: &[Case] = &select::<{ count(Some(Architecture::HERE)) }>(Some(Architecture::HERE));
 
-/// Whether a group is to be taken where cases for `wanted`, or for all architectures, are.
+/// Returns `true` if a selection of cases for `wanted` includes a group. `None` selects all
+/// architectures.
 const fn takes(wanted: Option<Architecture>, group: Option<Architecture>) -> bool {
     match (wanted, group) {
         (Some(wanted), Some(group)) => wanted as u8 == group as u8,
@@ -74,7 +75,7 @@ const fn select<const COUNT: usize>(wanted: Option<Architecture>) -> [Case; COUN
     selected
 }
 
-/// An exception ends the guest: it reports it in these words and aborts.
+/// Creates a case in which the guest reports an exception with these texts and aborts.
 const fn trap(
     name: &'static str,
     guest: &'static str,
@@ -91,7 +92,7 @@ const fn trap(
     }
 }
 
-/// The tender stops the guest, for one of these reasons.
+/// Creates a case in which the tender stops the guest for one of these reasons.
 const fn stopped(name: &'static str, guest: &'static str, mode: &'static [&'static str], ends: &'static [End]) -> Case {
     Case { name, guest, arguments: mode, ends, console: Console::cut_short(&[]), ..Case::ORDINARY }
 }
@@ -132,7 +133,7 @@ mod tests {
             let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
             names.filter_map(|name| Some(std::format!("{prefix}{}", name.strip_suffix(suffix)?))).collect()
         };
-        // A guest of several files has a folder.
+        // A guest with several source files has a directory.
         let mut rust = sources("src/bin", "", ".rs");
         rust.extend(sources("src/bin", "", "").into_iter().filter(|name| !name.ends_with(".rs")));
         let c = sources("c", "c-", ".c");

@@ -1,14 +1,15 @@
-//! Network devices. The guests answer ARP requests and ICMP echos, so a host's own `ping` can take the peer's part.
+//! Network devices. The guests answer ARP requests and ICMP echos, so a host's `ping` can be the
+//! peer.
 
 use crate::frame::{self, ECHO_HEADERS, Host};
 use crate::{Case, Console, Device, DeviceKind, End, Exchange, Link};
 
-/// Hardware address of the first device.
+/// MAC address of the first device.
 pub const MAC0: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x01, 0x02];
-/// Hardware address of the second device.
+/// MAC address of the second device.
 pub const MAC1: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0x02, 0x02];
 
-/// Nobody speaks.
+/// A link on which the peer sends nothing.
 pub const QUIET_LINK: Link = Link { mac: MAC0, mtu: 1500, exchanges: &[] };
 
 pub(super) const GUEST0: Host = Host { mac: MAC0, ip: [10, 0, 0, 2] };
@@ -20,7 +21,7 @@ const fn arp(peer: &'static [u8; 42], guest: &'static [u8; 42]) -> Exchange {
     Exchange { frame: peer, reply: guest }
 }
 
-/// An echo whose frame has `LEN` bytes.
+/// An echo in a frame of `LEN` bytes.
 macro_rules! echo {
     ($peer:ident, $guest:ident, $sequence:literal, $len:expr) => {
         Exchange {
@@ -33,9 +34,9 @@ macro_rules! echo {
 const ARP0: Exchange = arp(&frame::arp_request(PEER0, GUEST0), &frame::arp_reply(GUEST0, PEER0));
 const ARP1: Exchange = arp(&frame::arp_request(PEER1, GUEST1), &frame::arp_reply(GUEST1, PEER1));
 
-/// Largest frame of a device with an MTU of 1500.
+/// Maximum length in bytes of a frame on a device with an MTU of 1500.
 pub(super) const FULL: usize = 14 + 1500;
-/// Largest frame of a device with an MTU of 9000.
+/// Maximum length in bytes of a frame on a device with an MTU of 9000.
 pub(super) const JUMBO: usize = 14 + 9000;
 
 const LINK0: Link = Link {
@@ -58,7 +59,7 @@ const JUMBO0: Link =
 
 const BLOCKS: usize = super::block_names::NAMES.len();
 
-/// 62 block devices, then a network device with the highest handle there is.
+/// 62 block devices, and a network device with the highest handle.
 const DEVICES63: [Device; BLOCKS + 1] = {
     let mut devices = [Device { name: "net63", kind: DeviceKind::Net(LINK0) }; BLOCKS + 1];
     let mut index = 0;
@@ -69,7 +70,8 @@ const DEVICES63: [Device; BLOCKS + 1] = {
     devices
 };
 
-/// The cases. Arguments: how many echos to answer before SUCCESS, then what each device must turn out to be.
+/// The cases. Arguments: the number of echos before SUCCESS, and the expected properties of each
+/// device.
 pub const CASES: &[Case] = &[
     Case {
         name: "net",
@@ -97,7 +99,7 @@ pub const CASES: &[Case] = &[
         arguments: &["count=1", "deadline=10", "peer=10.0.0.1"],
         devices: &[Device { name: "service", kind: DeviceKind::Net(QUIET_LINK) }],
         ends: &[End::Status(1)],
-        console: Console::holds(&["PING 10.0.0.1\nFAILURE: nobody is 10.0.0.1"]),
+        console: Console::holds(&["PING 10.0.0.1\nFAILURE: no ARP reply from 10.0.0.1"]),
         ..Case::ORDINARY
     },
     Case {
@@ -110,7 +112,7 @@ pub const CASES: &[Case] = &[
         ],
         ..Case::ORDINARY
     },
-    // What it does on a network needs a peer that speaks TCP.
+    // Tests of the service need a peer that implements TCP.
     Case {
         name: "http",
         guest: "http",

@@ -1,4 +1,5 @@
-//! Hypercalls whose argument lies, or points, where it must not. Memory ends at 0x2000000, code begins at 0x100000.
+//! Hypercalls with arguments or buffers at invalid addresses. Memory ends at 0x2000000, and code
+//! begins at 0x100000.
 
 use crate::cases::net::QUIET_LINK;
 use crate::{Case, Console, Contents, Device, DeviceKind, Disk, End, Reason};
@@ -33,11 +34,11 @@ const fn harmless(name: &'static str, arguments: &'static [&'static str]) -> Cas
     Case { name, guest: "pointer", arguments, devices: DEVICES, ..Case::ORDINARY }
 }
 
-/// The cases: which hypercall, and what about its argument is other than it should be.
+/// The cases: the hypercall, and the invalid field of its argument.
 pub const CASES: &[Case] = &[
     harmless("puts-nothing", &["puts", "len=0"]),
     harmless("puts-nothing-from-nowhere", &["puts", "data=0", "len=0"]),
-    // The argument itself.
+    // Address of the argument.
     bad("walltime-at-zero", &["walltime", "argument=0"]),
     bad("walltime-in-tender-memory", &["walltime", "argument=0xfff8"]),
     bad("walltime-across-the-end", &["walltime", "argument=0x1fffffc"]),
@@ -55,7 +56,7 @@ pub const CASES: &[Case] = &[
     bad("net-read-across-the-end", &["net-read", "argument=0x1ffffe8"]),
     bad("net-write-at-zero", &["net-write", "argument=0"]),
     bad("halt-across-the-end", &["halt", "argument=0x1fffff8"]),
-    // Where it points.
+    // Addresses in the argument.
     bad("puts-from-zero", &["puts", "data=0"]),
     bad("puts-from-tender-memory", &["puts", "data=0x1000"]),
     bad("puts-from-across-the-start", &["puts", "data=0xffff", "len=2"]),
@@ -85,7 +86,7 @@ pub const CASES: &[Case] = &[
     bad("halt-with-a-cookie-across-the-end", &["halt", "cookie=0x1fffe01"]),
     bad("halt-with-a-cookie-beyond-memory", &["halt", "cookie=0x2000000"]),
     bad("halt-with-a-cookie-at-the-top", &["halt", "cookie=0xffffffffffffffff"]),
-    // The bytes of a good cookie may end where memory ends.
+    // The bytes of a valid cookie may end at the end of memory.
     Case {
         name: "halt-with-a-cookie-at-the-end",
         guest: "pointer",

@@ -1,4 +1,5 @@
-//! Privileged instructions: what EL1 may do works, what it may not ends in the guest's own report.
+//! Privileged instructions: instructions permitted at EL1 work, and others end in the guest's own
+//! report.
 
 use crate::cases::{stopped, trap};
 use crate::{Case, Console, End, Reason};
@@ -7,7 +8,7 @@ const fn works(name: &'static str, mode: &'static [&'static str]) -> Case {
     Case { name, guest: "cpu", arguments: mode, ..Case::ORDINARY }
 }
 
-/// EC 0: an instruction that does not exist, or not here.
+/// EC 0: an undefined instruction.
 const fn undefined(name: &'static str, mode: &'static [&'static str]) -> Case {
     trap(name, "cpu", mode, &["Solo5: Trap: EL1 Synchronous Abort caught\n", "\t ESR    : 0x0000000002000000\n"])
 }
@@ -25,7 +26,7 @@ const fn never(name: &'static str, mode: &'static [&'static str], says: &'static
 
 /// The cases.
 pub const CASES: &[Case] = &[
-    // What a Solo5 guest does on start, and more than once.
+    // Operations that a Solo5 guest performs at the start, executed again.
     works("vectors", &["vectors"]),
     works("entry-state", &["entry-state"]),
     works("interrupt-masks", &["interrupt-masks"]),
@@ -38,9 +39,10 @@ pub const CASES: &[Case] = &[
     undefined("el2-register", &["el2-register"]),
     undefined("el2-vectors", &["el2-vectors"]),
     undefined("unknown-register", &["unknown-register"]),
-    // As long as a guest has set no vectors of its own, the tender's end it.
+    // Until a guest installs its own vectors, an exception takes the tender's vectors, which end
+    // the guest.
     stopped("vectors-of-the-tender", "cpu", &["vectors-of-the-tender"], &[End::Stopped(Reason::NoHandler)]),
-    // Nothing ends these but who runs the tender.
+    // These guests run until the tender is terminated.
     never("wait-for-interrupt", &["wait-for-interrupt"], &["waiting\n"]),
     never("no-vectors", &["no-vectors"], &["no vectors\n"]),
     never("no-translation-table", &["no-translation-table"], &["no translation table\n"]),

@@ -1,4 +1,5 @@
-//! Accesses to device memory that are no hypercall. Addresses count from where hypercalls begin.
+//! Device memory accesses that are not hypercalls. Addresses are relative to the start of the
+//! hypercalls.
 
 use crate::cases::stopped;
 use crate::{Case, End, Reason};

@@ -1,4 +1,4 @@
-//! Exceptions: what the guest's own handler reports is what the CPU does.
+//! Exceptions: the report of the guest's handler matches the behaviour of the CPU.
 
 use crate::cases::trap;
 use crate::{Case, Console, End};
@@ -30,7 +30,7 @@ pub const CASES: &[Case] = &[
         &["read", "0x2000000"],
         &["Data Abort Address: 0x0000000002000000\n", "\t ESR    : 0x0000000096000006\n"],
     ),
-    // Eight bytes, of which four are there.
+    // Eight bytes, only four of which exist.
     case(
         "across-the-end-read",
         &["read", "0x1fffffc"],
@@ -46,21 +46,21 @@ pub const CASES: &[Case] = &[
         &["write", "0x400000000"],
         &["Data Abort Address: 0x0000000400000000\n", "\t ESR    : 0x0000000096000045\n"],
     ),
-    // The upper range has no tables; by whose word is not said.
+    // The upper range has no tables. The level of the fault is not compared.
     case(
         "upper-half-read",
         &["read", "0xffffffff80000000"],
         &["Data Abort Address: 0xffffffff80000000\n", "\t ESR    : 0x000000009600000"],
     ),
-    // Neither range.
+    // The address is in neither range.
     case(
         "between-the-ranges-read",
         &["read", "0x10000000000"],
         &["Data Abort Address: 0x0000010000000000\n", "\t ESR    : 0x0000000096000004\n"],
     ),
-    // The handler runs on a stack of its own.
+    // The handler has a separate stack.
     case("no-stack", &["no-stack"], &["Data Abort Address: 0xfffffffffffffff8\n", "\t SP     : 0x0000000000000008\n"]),
-    // It cannot, and says nothing.
+    // The handler has no stack, and there is no report.
     Case {
         name: "in-a-report",
         guest: "exception",

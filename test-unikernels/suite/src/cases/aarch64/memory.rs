@@ -1,5 +1,5 @@
-//! What a guest reports that breaks the rules about memory: a permission fault, where something is mapped, or else a
-//! translation fault.
+//! Reports of a guest that violates memory permissions: a permission fault if the address is
+//! mapped, otherwise a translation fault.
 
 use crate::cases::{stopped, trap};
 use crate::{Case, End, Reason};
@@ -32,10 +32,10 @@ pub const CASES: &[Case] = &[
         &["Data Abort Address: 0x00000000001", "\t ESR    : 0x000000009600004f\n"],
     ),
     case("run-read-only", &["run", "constant"], &["\t ESR    : 0x000000008600000f\n\t PC     : 0x00000000001"]),
-    // The first bytes of the code. The machine below the guest's page tables forbids it.
+    // The first bytes of the code. The second-level translation forbids the write.
     stopped("write-code", "memory", &["write", "0x100000"], &[End::Stopped(Reason::Memory)]),
     case("run-data", &["run", "variable"], &["\t ESR    : 0x000000008600000f\n\t PC     : 0x00000000001"]),
-    // Where memory is mapped in blocks of 2 MiB, the fault is found one level earlier.
+    // If memory is mapped in blocks of 2 MiB, the fault is reported one level earlier.
     case("run-stack", &["run", "stack"], &["\t ESR    : 0x000000008600000", "\t PC     : 0x0000000001fff"]),
     case("run-heap", &["run", "heap"], &["\t ESR    : 0x000000008600000", "\t PC     : 0x00000000001"]),
     trap("c-tls-of-nobody", "c-tls", &["early"], &["Data Abort Address: 0x00000000000000", "Solo5: ABORT: "]),

@@ -1,8 +1,9 @@
-//! Cases about CPUs of aarch64. Sections are those of the Arm ARM (DDI 0487J.a).
+//! Cases specific to aarch64. Section numbers refer to the Arm ARM (DDI 0487J.a).
 //!
-//! A report says what ESR_EL1 holds (D17.2.37): from bit 26 on EC, the class of the exception, bit 25 for an instruction
-//! of 32 bits, and below what EC says. Of an abort that is from bit 0 on the kind of fault, with the level of the
-//! translation table at which it was found, and bit 6 for a write.
+//! A report contains ESR_EL1 (D17.2.37): EC, the class of the exception, from bit 26; bit 25 for an
+//! instruction of 32 bits; and below it the syndrome, which depends on EC. The syndrome of an abort
+//! contains the fault status from bit 0, which includes the level of the translation table with the
+//! fault, and bit 6 for a write.
 
 pub mod cpu;
 pub mod device;

@@ -1,4 +1,4 @@
-//! Privileged instructions: what the CPU allows works, what it refuses ends in the guest's own report.
+//! Privileged instructions: permitted instructions work, and others end in the guest's own report.
 
 use crate::cases::{stopped, trap};
 use crate::{Ability, Case, Console, End, Reason, When};
@@ -15,14 +15,15 @@ const fn refused(name: &'static str, mode: &'static [&'static str]) -> Case {
     trap(name, "cpu", mode, &["Solo5: trap: type=#GP ec=0x0 rip=0x1"])
 }
 
-/// An instruction that calls a hypervisor raises #UD, or the tender stops the guest.
+/// Creates a case in which an instruction that calls a hypervisor raises #UD, or the tender stops
+/// the guest.
 const fn intercepted(name: &'static str, mode: &'static [&'static str]) -> Case {
     let ends = &[End::Status(255), End::Stopped(Reason::Unsupported)];
     Case { when: When::Can(Ability::InterceptedHypervisorCalls), ..stopped(name, "cpu", mode, ends) }
 }
 
-/// A call of the machine's hypervisor ends the guest at most: the guest reports that the instruction had no effect, or
-/// an exception.
+/// Creates a case in which a call of the machine's hypervisor has no effect on the host: the guest
+/// reports that the instruction had no effect, or reports an exception.
 const fn forwarded(name: &'static str, mode: &'static [&'static str]) -> Case {
     Case {
         name,
@@ -35,9 +36,9 @@ const fn forwarded(name: &'static str, mode: &'static [&'static str]) -> Case {
     }
 }
 
-/// The cases. Section numbers are those of the Intel SDM, volume 3.
+/// The cases. Section numbers refer to the Intel SDM, volume 3.
 pub const CASES: &[Case] = &[
-    // What a Solo5 guest does on start, and more than once.
+    // Operations that a Solo5 guest performs at the start, executed again.
     works("reload-segments", &["segments"]),
     works("reload-descriptor-tables", &["tables"]),
     works("interrupt-flag", &["interrupt-flag"]),
@@ -50,14 +51,14 @@ pub const CASES: &[Case] = &[
     Case { when: When::Can(Ability::AnsweredCpuid), ..works("cpuid-of-a-guest", &["cpuid-of-a-guest"]) },
     Case { name: "resume-after-exceptions", guest: "resume", ..Case::ORDINARY },
     Case { when: When::Can(Ability::AnsweredCpuid), ..works("msrs", &["msrs", "1"]) },
-    // An exit costs a process several times as much.
+    // On the process backend, an exit is several times as expensive.
     Case { when: When::Cannot(Ability::AnsweredCpuid), ..works("msrs-of-a-process", &["msrs", "16"]) },
     intercepted("vmcall", &["vmcall"]),
     intercepted("vmmcall", &["vmmcall"]),
     forwarded("vmcall-forwarded", &["vmcall"]),
     forwarded("vmmcall-forwarded", &["vmmcall"]),
-    // CPUID shows neither counters nor MONITOR. KVM on AMD has a counter all the same, up to Linux 6.1 at least, which no
-    // guest can start.
+    // CPUID reports neither counters nor MONITOR. On AMD, KVM has a counter nevertheless (at least
+    // up to Linux 6.1), which a guest cannot start.
     Case {
         name: "rdpmc",
         guest: "cpu",
@@ -70,11 +71,12 @@ pub const CASES: &[Case] = &[
     undefined("mwait", &["mwait"]),
     // EFER.SCE is 0: 5.8.8.
     undefined("syscall", &["syscall"]),
-    // CR4.VMXE is 0: 24.7. AMD's CPUs have no such instruction.
+    // CR4.VMXE is 0: 24.7. AMD CPUs have no such instruction.
     undefined("vmxon", &["vmxon"]),
-    // EFER.SVME is 0: AMD APM volume 2, 15.4. Intel's CPUs have no such instruction.
+    // EFER.SVME is 0: AMD APM volume 2, 15.4. Intel CPUs have no such instruction.
     undefined("vmrun", &["vmrun"]),
-    // CR4.OSXSAVE is 0: 2.6. Where the CPU answers CPUID it is what the host has made it, and CR4 says the same.
+    // CR4.OSXSAVE is 0: 2.6. If the CPU executes CPUID directly, the host determines the bit, and
+    // CR4 matches it.
     Case { when: When::Can(Ability::AnsweredCpuid), ..undefined("xsetbv", &["xsetbv"]) },
     works("xsave", &["xsave"]),
     works("cr4-features", &["cr4-features"]),
@@ -82,7 +84,7 @@ pub const CASES: &[Case] = &[
     refused("xcr0-without-x87", &["xcr0-without-x87"]),
     refused("read-unknown-register", &["rdmsr", "0x12345"]),
     refused("write-unknown-register", &["wrmsr", "0x12345"]),
-    // 4.1.2: paging, PAE and long mode end in a certain order only.
+    // 4.1.2: paging, PAE and long mode can be disabled only in a certain order.
     refused("paging-off", &["cr0-clear", "0x80000000"]),
     refused("protection-off", &["cr0-clear", "0x1"]),
     refused("pae-off", &["cr4-clear", "0x20"]),
@@ -92,7 +94,7 @@ pub const CASES: &[Case] = &[
     refused("cr4-reserved", &["cr4-set", "0x80000000"]),
     // 2.2.1.
     refused("efer-reserved", &["efer-set", "0x2"]),
-    // Volume 2, WRMSR: the address is not canonical.
+    // Volume 2, WRMSR: the address is non-canonical.
     Case {
         when: When::Can(Ability::ExactExceptions),
         ..refused("segment-base-not-canonical", &["wrmsr", "0xc0000100"])

@@ -1,4 +1,5 @@
-//! Exceptions: what the guest's own handler reports is what the CPU does (Intel SDM volume 3, 6.15).
+//! Exceptions: the report of the guest's handler matches the behaviour of the CPU (Intel SDM volume
+//! 3, 6.15).
 
 use crate::cases::trap;
 use crate::{Ability, Case, When};
@@ -25,15 +26,15 @@ pub const CASES: &[Case] = &[
     case("zero-page-write", &["write", "0x8"], &["type=#PF ec=0x2 rip=0x1", "Solo5: trap: cr2=0x8\n"]),
     case("zero-page-run", &["run", "0x8"], &["type=#PF ec=0x10 rip=0x8 ", "Solo5: trap: cr2=0x8\n"]),
     case("beyond-memory-read", &["read", "0x2000000"], &["type=#PF ec=0x0 rip=0x1", "cr2=0x2000000\n"]),
-    // Eight bytes, of which four are there.
+    // Eight bytes, only four of which exist.
     case("across-the-end-read", &["read", "0x1fffffc"], &["type=#PF ec=0x0 rip=0x1", "cr2=0x2000000\n"]),
     case("beyond-4-gib-write", &["write", "0x400000000"], &["type=#PF ec=0x2 rip=0x1", "cr2=0x400000000\n"]),
     case("upper-half-read", &["read", "0xffffffff80000000"], &["type=#PF ec=0x0 rip=0x1", "cr2=0xffffffff80000000\n"]),
-    // The handler runs on a stack of its own.
+    // The handler has a separate stack.
     case("no-stack", &["no-stack"], &["type=#PF ec=0x2 rip=0x1", " rsp=0x8 ", "Solo5: trap: cr2=0x0\n"]),
-    // The table ends before the page fault's gate: that is a #GP while a #PF is delivered.
+    // The table ends before the gate of #PF. Delivery of the #PF therefore raises #GP.
     case("double-fault", &["double-fault"], &["Solo5: trap: type=#DF ec=0x0 rip=0x1"]),
-    // Beyond the table.
+    // The vector is beyond the end of the table.
     case("interrupt-0x80", &["interrupt-0x80"], &["Solo5: trap: type=#GP ec=0x", "02 rip=0x1"]),
     exact("interrupt-0x80-exact", &["interrupt-0x80"], &["Solo5: trap: type=#GP ec=0x402 rip=0x1"]),
 ];

@@ -1,4 +1,4 @@
-//! What a guest reports that breaks the rules about memory.
+//! Reports of a guest that violates memory permissions.
 
 use crate::cases::{stopped, trap};
 use crate::{Case, End, Reason};
@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
     case("run-boot-info", &["run", "0x10000"], &["type=#PF ec=0x11 rip=0x10000 ", "Solo5: trap: cr2=0x10000\n"]),
     case("write-read-only", &["write", "constant"], &["type=#PF ec=0x3 rip=0x1", "Solo5: trap: cr2=0x1"]),
     case("run-read-only", &["run", "constant"], &["type=#PF ec=0x11 rip=0x1", "Solo5: trap: cr2=0x1"]),
-    // The first byte of the code. The machine below the guest's page tables forbids it.
+    // The first byte of the code. The second-level translation forbids the write.
     stopped("write-code", "memory", &["write", "0x100000"], &[End::Stopped(Reason::Memory)]),
     case("run-data", &["run", "variable"], &["type=#PF ec=0x11 rip=0x1", "Solo5: trap: cr2=0x1"]),
     case("run-stack", &["run", "stack"], &["type=#PF ec=0x11 rip=0x1fff", "Solo5: trap: cr2=0x1fff"]),

@@ -1,4 +1,4 @@
-//! Cases about CPUs of x86_64.
+//! Cases specific to x86_64.
 
 pub mod cpu;
 pub mod exception;

@@ -1,4 +1,4 @@
-//! Port I/O that is no hypercall.
+//! Port I/O that is not a hypercall.
 
 use crate::cases::stopped;
 use crate::{Case, End, Reason};
