@@ -1,4 +1,4 @@
-//! Everything that is run, in order.
+//! Runs all checks, in order.
 
 use alloc::{
     format,
@@ -18,7 +18,7 @@ use crate::{
     probes,
 };
 
-/// Runs what `options` say, and prints what comes of it. Returns whether everything is as it should be.
+/// Runs the checks selected by `options` and prints their results. Returns `true` if all passed.
 pub(crate) fn run(options: &Options, pack: &Pack<'_>) -> bool {
     let mut tally = Tally::new(|line| println!("bare: {line}"));
     let before = Usage::now();
@@ -35,11 +35,12 @@ pub(crate) fn run(options: &Options, pack: &Pack<'_>) -> bool {
     tally.all_held()
 }
 
-/// Enables the hypervisor on this CPU for as long as `work` takes.
+/// Enables the hypervisor on this CPU for the duration of `work`.
 fn with_hypervisor(work: impl FnOnce(Context<'_>)) -> Result<(), String> {
     // SAFETY: CPL 0, 64-bit mode.
     let hypervisor = unsafe { Hypervisor::new(Kernel) }.map_err(|error| error.to_string())?;
-    // SAFETY: CPL 0, 64-bit mode, nothing here goes to another CPU, and nobody else touches the extension's registers.
+    // SAFETY: CPL 0, 64-bit mode; no value moves to another CPU, and no other code accesses the
+    // registers of the virtualization extension.
     let mut cpu = unsafe { hypervisor.enable() }.map_err(|error| error.to_string())?;
     work(Context { hypervisor: &hypervisor, cpu: &mut cpu });
     Ok(())

@@ -1,4 +1,4 @@
-//! Where the kernel and its guests print: the emulator's debug port, or the first serial port.
+//! Output of the kernel and its guests: the emulator's debug port, or the first serial port.
 
 use core::fmt;
 
@@ -6,28 +6,29 @@ use spin::Mutex;
 use uart_16550::{Config, Uart16550, backend::PioBackend};
 use x86_64::instructions::port::{Port, PortWriteOnly};
 
-/// Bochs' debug port; it reads as its own number where it exists.
+/// Debug port of Bochs. If the port exists, it reads as its own number.
 const DEBUG_PORT: u16 = 0xe9;
-/// The first serial port of a PC.
+/// First serial port of a PC.
 const COM1: u16 = 0x3f8;
 
-/// The machine's one output.
+/// The machine's only output.
 pub(crate) static CONSOLE: Mutex<Console> = Mutex::new(Console::Absent);
 
-/// Sends text to whatever the machine has.
+/// Output device of the machine.
 pub(crate) enum Console {
-    /// Nothing yet; what is written is lost.
+    /// No device: output is discarded.
     Absent,
-    /// Bytes written there appear in the emulator's terminal.
+    /// Bytes written to this port appear in the emulator's terminal.
     DebugPort(PortWriteOnly<u8>),
     /// A 16550.
     Serial(Uart16550<PioBackend>),
 }
 
 impl Console {
-    /// Finds the output. The debug port goes first: it needs no waiting.
+    /// Detects the output device. The debug port is preferred because it needs no waiting.
     pub(crate) fn find() -> Self {
-        // SAFETY: this port does nothing but take bytes and read as a constant; where it is absent it reads as 0xff.
+        // SAFETY: this port only accepts bytes and reads as a constant; if it is absent, it reads
+        // as 0xff.
         if unsafe { Port::<u8>::new(DEBUG_PORT).read() } == DEBUG_PORT as u8 {
             return Self::DebugPort(PortWriteOnly::new(DEBUG_PORT));
         }
@@ -36,7 +37,7 @@ impl Console {
         if uart.init(Config::default()).is_ok() { Self::Serial(uart) } else { Self::Absent }
     }
 
-    /// Writes bytes as they are.
+    /// Writes bytes unchanged.
     pub(crate) fn write_bytes(&mut self, bytes: &[u8]) {
         match self {
             Self::Absent => {}

@@ -1,5 +1,5 @@
-//! What things cost, counted in ticks of the TSC. Under QEMU's `-icount shift=0` a tick is an instruction, and the
-//! figures repeat to the digit.
+//! Cost of operations in TSC ticks. Under QEMU's `-icount shift=0` a tick is an instruction, and
+//! the figures are reproducible to the last digit.
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 
@@ -24,14 +24,14 @@ use crate::{
     unikernel::Running,
 };
 
-/// Rounds over which a figure is taken.
+/// Rounds per measurement.
 const ROUNDS: u64 = 16;
-/// Guest memory in bytes of the machine that is created and destroyed.
+/// Guest memory in bytes of the VM that is created and destroyed.
 const VM_MEMORY: u64 = 32 << 20;
 
 /// Prints every figure.
 pub(crate) fn print(context: &mut Context<'_>) -> Result<(), String> {
-    // What the timer's interrupts take is no part of it.
+    // Timer interrupts would distort the figures.
     interrupts::hear_timer(false);
     let figures = figures(context);
     interrupts::hear_timer(true);
@@ -59,7 +59,7 @@ fn figures(context: &mut Context<'_>) -> Result<[(&'static str, u64); 11], Strin
     ])
 }
 
-/// Mean of what [`ROUNDS`] calls of `each` take, after a few that are not counted.
+/// Returns the mean duration of [`ROUNDS`] calls of `each`, after three warm-up calls.
 fn mean(mut each: impl FnMut() -> Result<(), String>) -> Result<u64, String> {
     for _ in 0..3 {
         each()?;
@@ -71,8 +71,8 @@ fn mean(mut each: impl FnMut() -> Result<(), String>) -> Result<u64, String> {
     Ok((tsc() - start) / ROUNDS)
 }
 
-/// A guest's `out`, its exit and the entry behind it; nobody looks at the hypercall. The guest's own instructions, two
-/// a round, are counted in.
+/// Measures a guest's `out`, its VM exit and the following VM entry, without serving the hypercall.
+/// The figure includes the guest's own instructions, two per round.
 fn exit_to_entry(context: &mut Context<'_>) -> Result<u64, String> {
     let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
     host::set_time_slice(u64::MAX);
@@ -83,8 +83,8 @@ fn exit_to_entry(context: &mut Context<'_>) -> Result<u64, String> {
     })
 }
 
-/// The same where the virtual CPU is bound for each entry, as a kernel does it whose monitor is a process, with the FPU
-/// swapped at every entry and exit.
+/// Measures the same exit and entry if the virtual CPU is bound for each entry. A kernel whose
+/// monitor is a process does so, and swaps the FPU state at every entry and exit.
 fn bound_anew(context: &mut Context<'_>) -> Result<u64, String> {
     let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
     host::set_time_slice(u64::MAX);
@@ -94,7 +94,7 @@ fn bound_anew(context: &mut Context<'_>) -> Result<u64, String> {
     })
 }
 
-/// The same as a walltime hypercall that the tender decodes and serves.
+/// Measures a walltime hypercall that the tender decodes and serves.
 fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     let mut machine = Machine::new(context.hypervisor, hypercall_loop())?;
     machine.set(|registers| {
@@ -120,7 +120,7 @@ fn walltime(context: &mut Context<'_>) -> Result<u64, String> {
     })
 }
 
-/// A machine with all of its memory, from nothing to nothing.
+/// Measures creating a VM with all of its memory and destroying it.
 fn create_and_destroy(hypervisor: &Hypervisor<Kernel>) -> Result<u64, String> {
     let memory = GuestRange::new(Gpa(0), VM_MEMORY).ok_or("wraps around")?;
     let entry = EntryState::new(VM_MEMORY, Gpa(0x10_0000));
@@ -134,26 +134,28 @@ fn create_and_destroy(hypervisor: &Hypervisor<Kernel>) -> Result<u64, String> {
     })
 }
 
-/// Taking as much memory out of the kernel, which zeroes it, and giving it back.
+/// Measures allocating the same amount of memory from the kernel, which zeroes it, and freeing it.
 fn zero() -> Result<u64, String> {
     let order = (VM_MEMORY / FRAME_SIZE).trailing_zeros();
     mean(|| Frames::allocate(&Kernel, order).map(drop).map_err(text))
 }
 
-/// What becomes of pages of `size` bytes in an address space that has all the tables for them: mapping one by itself,
-/// one of many at once, and unmapping one, in this order.
+/// Measures mapping and unmapping pages of `size` bytes in an address space whose tables exist
+/// already. Returns the cost per page of mapping one page, of mapping many at once, and of
+/// unmapping one.
 fn map(hypervisor: &Hypervisor<Kernel>, size: u64) -> Result<[u64; 3], String> {
     const PAGES: u64 = 128;
     let mut vm = Vm::new(hypervisor).map_err(text)?;
     let pages = |first: u64, count: u64| GuestRange::new(Gpa(first * size), count * size).ok_or("wraps around");
-    // The guest gets all of the first 4 GiB, the kernel's own memory too, and never runs. The addresses are such that
-    // no larger page does.
+    // The guest gets all of the first 4 GiB, including the kernel's own memory, and never runs. The
+    // addresses are offset by one page, so that no larger page size fits.
     let map = |vm: &mut Vm<Kernel>, first, count| {
         let hpa = Hpa((first + 1) * size);
-        // SAFETY: that memory is mapped in the kernel; nobody reads or writes it through this address space.
+        // SAFETY: the memory is mapped in the kernel; no guest accesses it through this address
+        // space.
         unsafe { vm.map(pages(first, count)?, hpa, Permissions::READ) }.map_err(text)
     };
-    // A neighbour, so that the tables stay.
+    // A neighbouring page keeps the tables allocated.
     map(&mut vm, 511, 1)?;
     let start = tsc();
     for page in 0..PAGES {

@@ -1,4 +1,4 @@
-//! What belongs to a CPU: its number, its descriptor tables and stacks, and the features that are switched on.
+//! Per-CPU setup: CPU number, descriptor tables, stacks, and enabled features.
 
 use core::arch::asm;
 
@@ -23,7 +23,7 @@ use x86_64::{
 
 use crate::start::{Stack, unmap_low_page};
 
-/// CPUs at most: the one that boots, and one more.
+/// Maximum number of CPUs: the boot CPU and one more.
 pub(crate) const MAX: usize = 2;
 
 /// Entries of the interrupt stack table, one for each kind of handler.
@@ -31,7 +31,7 @@ pub(crate) const MAX: usize = 2;
 pub(crate) enum Ist {
     /// Exceptions.
     Fault,
-    /// Exceptions that may come on top of another.
+    /// Exceptions that may occur while another exception is delivered.
     DoubleFault,
     /// The non-maskable interrupt.
     Nmi,
@@ -39,13 +39,13 @@ pub(crate) enum Ist {
     Interrupt,
 }
 
-/// How many kinds of [`Ist`] there are.
+/// Number of [`Ist`] entries.
 const STACKS: usize = 4;
 
 #[unsafe(link_section = ".stack")]
 static mut INTERRUPT_STACKS: [[Stack; STACKS]; MAX] = [const { [Stack::NEW; STACKS] }; MAX];
 
-/// What GS points to.
+/// Per-CPU data that GS points to.
 #[repr(C)]
 struct Local {
     index: u32,
@@ -55,14 +55,14 @@ static LOCAL: [Local; MAX] = [Local { index: 0 }, Local { index: 1 }];
 static TSS: [Once<TaskStateSegment>; MAX] = [const { Once::new() }; MAX];
 static GDT: [Once<(GlobalDescriptorTable, Selectors)>; MAX] = [const { Once::new() }; MAX];
 
-/// Where the segments stand in the [`GDT`], the same on every CPU.
+/// Selectors of the segments in the [`GDT`], the same on every CPU.
 struct Selectors {
     code: SegmentSelector,
     data: SegmentSelector,
     task: SegmentSelector,
 }
 
-/// The number of the CPU this runs on, less than [`MAX`].
+/// Returns the number of the current CPU, less than [`MAX`].
 pub(crate) fn index() -> u32 {
     let index;
     // SAFETY: `init` has pointed GS to a `Local`.
@@ -70,10 +70,10 @@ pub(crate) fn index() -> u32 {
     index
 }
 
-/// Sets up the CPU this runs on, which has number `index`.
+/// Sets up the current CPU, which gets number `index`.
 ///
 /// # Safety
-/// Called once for each CPU, on it, at CPL 0, with interrupts off.
+/// Must be called once for each CPU, on that CPU, at CPL 0, with interrupts off.
 pub(crate) unsafe fn init(index: usize) {
     let tss: &'static TaskStateSegment = TSS[index].call_once(|| {
         let mut tss = TaskStateSegment::new();
@@ -88,7 +88,7 @@ pub(crate) unsafe fn init(index: usize) {
         (gdt, Selectors { code, data, task })
     });
     gdt.load();
-    // SAFETY: these selectors belong to the table just loaded; `LOCAL` lives for ever.
+    // SAFETY: these selectors belong to the table just loaded; `LOCAL` is a static.
     unsafe {
         CS::set_reg(selectors.code);
         SS::set_reg(selectors.data);
@@ -99,7 +99,7 @@ pub(crate) unsafe fn init(index: usize) {
     }
     enable_extended_state();
     if has_tsc_aux() {
-        // SAFETY: the CPU has the register, whose value nothing else here looks at.
+        // SAFETY: the CPU has the register, and no other code here depends on its value.
         unsafe { Msr::new(TSC_AUX).write(tsc_aux(index)) };
     }
 }
@@ -107,37 +107,37 @@ pub(crate) unsafe fn init(index: usize) {
 /// IA32_TSC_AUX (SDM volume 4, table 2-2).
 pub(crate) const TSC_AUX: u32 = 0xc000_0103;
 
-/// Value of TSC_AUX on the CPU with number `index`: as in other kernels, it tells CPUs apart.
+/// Value of TSC_AUX on the CPU with number `index`: as in other kernels, it identifies the CPU.
 pub(crate) fn tsc_aux(index: usize) -> u64 {
     0x5ec0 + index as u64
 }
 
-/// Returns whether the CPU has TSC_AUX: with RDTSCP or RDPID.
+/// Returns `true` if the CPU has TSC_AUX: with RDTSCP or RDPID.
 pub(crate) fn has_tsc_aux() -> bool {
     let cpuid = CpuId::new();
     cpuid.get_extended_processor_and_feature_identifiers().is_some_and(|features| features.has_rdtscp())
         || cpuid.get_extended_feature_info().is_some_and(|features| features.has_rdpid())
 }
 
-/// The selector of the kernel's code segment.
+/// Returns the selector of the kernel's code segment.
 pub(crate) fn code_selector() -> SegmentSelector {
     CS::get_reg()
 }
 
-/// A CPU's interrupt stack table. The page below each stack is unmapped.
+/// Returns the interrupt stack table of a CPU. The page below each stack is unmapped.
 fn stacks(cpu: usize) -> [VirtAddr; 7] {
     let all = (&raw const INTERRUPT_STACKS).addr();
     let mut table = [VirtAddr::zero(); 7];
     for (index, slot) in table.iter_mut().enumerate().take(STACKS) {
         let stack = (all + (cpu * STACKS + index) * size_of::<Stack>()) as u64;
-        // SAFETY: it is a stack's guard page, which holds nothing.
+        // SAFETY: the page is a stack's guard page, which holds no data.
         unsafe { unmap_low_page(stack) };
         *slot = VirtAddr::new(stack + size_of::<Stack>() as u64);
     }
     table
 }
 
-/// Switches XSAVE on, with every state component of x87, SSE, AVX and AVX-512 that the CPU has.
+/// Enables XSAVE, with every state component of x87, SSE, AVX and AVX-512 that the CPU has.
 fn enable_extended_state() {
     let cpuid = CpuId::new();
     if !cpuid.get_feature_info().is_some_and(|features| features.has_xsave()) {
@@ -151,7 +151,8 @@ fn enable_extended_state() {
         | XCr0Flags::OPMASK
         | XCr0Flags::ZMM_HI256
         | XCr0Flags::HI16_ZMM;
-    // SAFETY: the CPU has XSAVE, and each component that is switched on; nothing here depends on XCR0 as it was.
+    // SAFETY: the CPU has XSAVE and each enabled component; no code here depends on the previous
+    // XCR0.
     unsafe {
         Cr4::update(|flags| flags.insert(Cr4Flags::OSXSAVE));
         XCr0::write(wanted & XCr0Flags::from_bits_truncate(supported));

@@ -1,7 +1,8 @@
 //! Physical memory, in frames of 4 KiB.
 //!
-//! Memory is kept in chunks of 2 MiB, each with a bit for every frame and a count of free ones. A block of 2^n frames
-//! is aligned to its own size, so it lies within one chunk or covers whole ones.
+//! The allocator keeps memory in chunks of 2 MiB, each with a bit per frame and a count of free
+//! frames. A block of 2^n frames is aligned to its own size, so it lies within one chunk or covers
+//! whole chunks.
 
 use core::fmt;
 
@@ -18,12 +19,12 @@ const CHUNK_ORDER: u32 = CHUNK_FRAMES.trailing_zeros();
 /// Bits in a word of the bitmap.
 const WORD: usize = u64::BITS as usize;
 
-/// 2 MiB of physical memory, used or free by the frame.
+/// 2 MiB of physical memory, with a bit per frame.
 #[derive(Clone, Copy)]
 pub struct Chunk {
     /// A set bit is a free frame.
     free: [u64; CHUNK_FRAMES / WORD],
-    /// How many bits are set.
+    /// Number of set bits.
     count: u16,
 }
 
@@ -33,7 +34,8 @@ impl Chunk {
 
     const FULL: u16 = CHUNK_FRAMES as u16;
 
-    /// Index of the first of 2^`order` free frames, `order` being less than [`CHUNK_ORDER`].
+    /// Returns the index of the first of 2^`order` free frames. `order` is less than
+    /// [`CHUNK_ORDER`].
     fn find(&self, order: u32) -> Option<usize> {
         let frames = 1 << order;
         if usize::from(self.count) < frames {
@@ -45,7 +47,7 @@ impl Chunk {
                 for shift in 0..order {
                     runs &= runs >> (1 << shift);
                 }
-                // Of the places where that many free frames begin, those that are aligned.
+                // Keep only the aligned starts of runs of that many free frames.
                 runs &= !0 / ((1 << frames) - 1);
                 (runs != 0).then(|| index * WORD + runs.trailing_zeros() as usize)
             })
@@ -56,7 +58,8 @@ impl Chunk {
         }
     }
 
-    /// Marks frames `first..first + frames` free or used; none of them may be so already.
+    /// Marks frames `first..first + frames` as free or used. All of them must be in the other
+    /// state.
     fn mark(&mut self, first: usize, frames: usize, free: bool) {
         for (index, word) in self.free.iter_mut().enumerate() {
             let start = first.clamp(index * WORD, (index + 1) * WORD) - index * WORD;
@@ -76,35 +79,37 @@ impl Chunk {
 pub struct FrameAllocator<'a> {
     chunks: &'a mut [Chunk],
     free: usize,
-    /// No chunk below has a free frame.
+    /// Index of the lowest chunk that may have a free frame: no chunk below has one.
     lowest: usize,
 }
 
 impl<'a> FrameAllocator<'a> {
-    /// Manages the memory from 0 to [`CHUNK_SIZE`] times the number of chunks; all of it is used at first.
+    /// Creates an allocator for the memory from 0 to [`CHUNK_SIZE`] times the number of chunks. All
+    /// memory is used at first.
     pub fn new(chunks: &'a mut [Chunk]) -> Self {
         chunks.fill(Chunk::USED);
         let lowest = chunks.len();
         Self { chunks, free: 0, lowest }
     }
 
-    /// How many chunks it takes to manage all of `memory`.
+    /// Returns the number of chunks needed to manage all of `memory`.
     pub fn chunks_for(memory: &[PhysicalRange]) -> usize {
         memory.iter().map(|range| range.end.div_ceil(CHUNK_SIZE)).max().unwrap_or(0) as usize
     }
 
-    /// Frames that are free.
+    /// Returns the number of free frames.
     pub fn free_frames(&self) -> usize {
         self.free
     }
 
-    /// Adds the frames of `range`, those that it covers in full; none of them may be free already.
+    /// Adds the frames that `range` covers in full. None of them may be free already.
     pub fn add(&mut self, range: PhysicalRange) {
         let (start, end) = (range.start.div_ceil(FRAME_SIZE), range.end / FRAME_SIZE);
         self.mark(start as usize, end.saturating_sub(start) as usize, true);
     }
 
-    /// Takes 2^`order` contiguous frames, aligned to their total size. Returns the address of the first.
+    /// Allocates 2^`order` contiguous frames, aligned to their total size. Returns the address of
+    /// the first, or `None` if there is no such block.
     pub fn allocate(&mut self, order: u32) -> Option<u64> {
         if order >= usize::BITS || self.free < 1 << order {
             return None;
@@ -128,10 +133,11 @@ impl<'a> FrameAllocator<'a> {
         Some(first as u64 * FRAME_SIZE)
     }
 
-    /// Gives 2^`order` frames back, the first being at `address`.
+    /// Frees 2^`order` frames starting at `address`.
     ///
     /// # Panics
-    /// When one of them is free already, or none of this machine's: a block that `allocate` has not returned.
+    /// Panics if one of the frames is free already or outside the managed memory, that is, if
+    /// `allocate` did not return the block.
     pub fn free(&mut self, address: u64, order: u32) {
         assert!(address.is_multiple_of(FRAME_SIZE << order), "{address:#x} is no block of 2^{order} frames");
         self.mark((address / FRAME_SIZE) as usize, 1 << order, true);
@@ -201,8 +207,8 @@ mod tests {
     }
 
     proptest! {
-        /// Blocks are aligned, in the memory added, disjoint; there is one whenever a model finds one; and once all
-        /// are back every frame is free.
+        /// Blocks are aligned, disjoint and within the added memory. Allocation succeeds whenever
+        /// the model finds a block. Once all blocks are freed, every frame is free.
         #[test]
         fn blocks_are_what_they_should_be(
             start in 0..600_u64,

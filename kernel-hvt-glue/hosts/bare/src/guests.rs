@@ -1,4 +1,4 @@
-//! Unikernels that are not in the conformance table, and what is done with any unikernel at all.
+//! Unikernels outside the conformance table, and checks that run any unikernel.
 
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 
@@ -17,18 +17,18 @@ use crate::{
     unikernel::Unikernel,
 };
 
-/// Timer ticks after which a guest is given up: five minutes.
+/// Timer ticks after which a guest times out: five minutes.
 const LIMIT: u64 = 300 * TIMER_HZ as u64;
 /// Guest memory in bytes.
 const MEMORY: u64 = 64 << 20;
-/// The same where a guest does not do much.
+/// Guest memory in bytes of a guest that does little.
 const SMALL_MEMORY: u64 = 2 << 20;
 
-/// Runs a unikernel with a disk of zeros for each block device it names, and a wire that leads back to itself for each
-/// network device. Its console goes to the kernel's.
+/// Runs a unikernel with a zero-filled disk for each block device in its manifest and a loopback
+/// wire for each network device. Its console output goes to the kernel's console.
 ///
 /// # Errors
-/// It did not end with status 0.
+/// Returns a message if the unikernel does not exit with status 0.
 pub(crate) fn run(context: &mut Context<'_>, name: &str, file: &[u8]) -> Result<(), String> {
     let (slots, wires) = plain_devices(file)?;
     let before = interrupts::ticks();
@@ -39,7 +39,7 @@ pub(crate) fn run(context: &mut Context<'_>, name: &str, file: &[u8]) -> Result<
     if ran.outcome.is_success() { Ok(()) } else { Err(format!("{}", ran.outcome)) }
 }
 
-/// Loads a unikernel without devices and arguments.
+/// Loads a unikernel without devices or arguments.
 fn load(context: &Context<'_>, file: &[u8], memory: u64) -> Result<Unikernel, String> {
     let deadline = interrupts::ticks() + LIMIT;
     let config = Config {
@@ -52,10 +52,11 @@ fn load(context: &Context<'_>, file: &[u8], memory: u64) -> Result<Unikernel, St
     Unikernel::load(context.hypervisor, file, memory, config, deadline)
 }
 
-/// Creates, runs and destroys a unikernel `count` times: memory is the same after each.
+/// Creates, runs and destroys a unikernel `count` times. Memory usage must be the same after each
+/// round.
 ///
 /// # Errors
-/// It did not end with status 0, or memory was lost.
+/// Returns a message if the unikernel does not exit with status 0, or if memory leaks.
 pub(crate) fn cycle(context: &mut Context<'_>, file: &[u8], count: u32) -> Result<(), String> {
     let before = Usage::now();
     let (mut exits, ticks) = (0, interrupts::ticks());
@@ -80,10 +81,10 @@ pub(crate) fn cycle(context: &mut Context<'_>, file: &[u8], count: u32) -> Resul
     Ok(())
 }
 
-/// Runs two unikernels at once on this CPU, a tick of the timer or a hypercall each in turn.
+/// Runs two unikernels in turns on this CPU. A turn ends with a timer tick or a hypercall.
 ///
 /// # Errors
-/// One of them did not end with status 0.
+/// Returns a message if one of the unikernels does not exit with status 0.
 pub(crate) fn interleave(context: &mut Context<'_>, files: [&[u8]; 2]) -> Result<(), String> {
     let mut running = [Some(load(context, files[0], MEMORY / 2)?), Some(load(context, files[1], MEMORY / 2)?)];
     let (mut turns, mut last) = (0, usize::MAX);

@@ -1,4 +1,4 @@
-//! The kernel as the hypervisor sees it.
+//! Implementation of the hypervisor's `Host` trait for this kernel.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,26 +7,26 @@ use kernel_hvt_glue::{Cpu, Host, Hpa, Hypervisor};
 
 use crate::{cpu, interrupts, memory::FRAMES};
 
-/// The tick at which the time slice of the guest on each CPU ends.
+/// Timer tick that ends the time slice of the guest on each CPU.
 static SLICE_END: [AtomicU64; cpu::MAX] = [const { AtomicU64::new(u64::MAX) }; cpu::MAX];
 
-/// Lets guests run on this CPU for this many more ticks of the timer.
+/// Sets the time slice of guests on this CPU to this many timer ticks from now.
 pub(crate) fn set_time_slice(ticks: u64) {
     SLICE_END[cpu::index() as usize].store(interrupts::ticks().saturating_add(ticks), Ordering::Relaxed);
 }
 
-/// Handle of this kernel: there is but one.
+/// Handle of this kernel, a singleton.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernel;
 
-// SAFETY: the frame allocator hands out every block once, of memory that the boot loader reported as ordinary RAM and
-// that is mapped, write-back, at its physical address in the only address space there is; every CPU has an index of its
-// own.
+// SAFETY: the frame allocator hands out every block once, from memory that the boot loader reported
+// as ordinary RAM and that is mapped, write-back, at its physical address in the only address
+// space; every CPU has its own index.
 unsafe impl Host for Kernel {
     fn allocate(&self, order: u32) -> Option<Hpa> {
         let base = FRAMES.lock().as_mut()?.allocate(order)?;
         let memory = self.phys_to_virt(Hpa(base));
-        // SAFETY: the block has just become this caller's, and is mapped.
+        // SAFETY: the block has just been allocated to this caller, and is mapped.
         unsafe { memory.write_bytes(0, (FRAME_SIZE as usize) << order) };
         Some(Hpa(base))
     }
@@ -50,7 +50,7 @@ unsafe impl Host for Kernel {
     }
 }
 
-/// The hypervisor, enabled on this CPU: all that running a guest takes.
+/// The hypervisor, enabled on this CPU: everything that running a guest requires.
 pub(crate) struct Context<'a> {
     pub(crate) hypervisor: &'a Hypervisor<Kernel>,
     pub(crate) cpu: &'a mut Cpu<Kernel>,

@@ -1,8 +1,8 @@
 //! Exceptions, NMI and interrupts.
 //!
-//! The kernel's code is compiled for a user process: it keeps data below its stack pointer (the red zone) and uses SSE
-//! registers wherever it likes. So every vector takes a stack of its own from the interrupt stack table, and the
-//! handlers that return are a few instructions of assembly.
+//! The kernel's code is compiled for a user process: it keeps data below its stack pointer (the red
+//! zone) and uses SSE registers everywhere. So every vector uses a separate stack of the interrupt
+//! stack table, and the handlers that return are a few instructions of assembly.
 
 use core::{
     arch::naked_asm,
@@ -28,11 +28,11 @@ use crate::{
     power::{self, Outcome},
 };
 
-/// Timer interrupts in a second.
+/// Timer interrupts per second.
 pub(crate) const TIMER_HZ: u32 = 1000;
 /// Frequency of the PIT's input clock (8254 data sheet; PC convention).
 pub(crate) const PIT_HZ: u32 = 1_193_182;
-/// First vector of the first interrupt controller; the second follows.
+/// First vector of the first interrupt controller; the second controller's vectors follow.
 const PIC_VECTOR: u8 = 32;
 /// Interrupt request lines of both controllers.
 const PIC_LINES: u8 = 16;
@@ -41,7 +41,7 @@ const TIMER_VECTOR: u8 = PIC_VECTOR;
 
 /// Vector of the second CPU's timer.
 pub(crate) const WATCHDOG_VECTOR: u8 = 0xf0;
-/// Its interrupts in a second: fewer than the boot CPU's by far.
+/// Interrupts per second of the second CPU's timer: far fewer than the boot CPU's.
 pub(crate) const WATCHDOG_HZ: u32 = TIMER_HZ / 5;
 /// Vector of the local APIC's spurious interrupts.
 pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
@@ -49,25 +49,25 @@ pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 static IDT: Once<InterruptDescriptorTable> = Once::new();
 
 static TICKS: AtomicU64 = AtomicU64::new(0);
-/// [`TICKS`] when the second CPU looked at it last.
+/// [`TICKS`] when the second CPU last read the counter.
 static SEEN_TICKS: AtomicU64 = AtomicU64::new(0);
 static NMIS: AtomicU64 = AtomicU64::new(0);
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);
 
-/// Timer interrupts since the start.
+/// Returns the number of timer interrupts since the start.
 pub(crate) fn ticks() -> u64 {
     TICKS.load(Ordering::Relaxed)
 }
 
-/// Non-maskable interrupts since the start.
+/// Returns the number of non-maskable interrupts since the start.
 pub(crate) fn nmis() -> u64 {
     NMIS.load(Ordering::Relaxed)
 }
 
-/// Loads the IDT on the CPU this runs on and enables interrupts.
+/// Loads the IDT on the current CPU and enables interrupts.
 ///
 /// # Safety
-/// At CPL 0; [`cpu::init`] has been called on this CPU.
+/// Must run at CPL 0, after [`cpu::init`] on this CPU.
 pub(crate) unsafe fn enable() {
     let idt = IDT.call_once(|| {
         let mut idt = InterruptDescriptorTable::new();
@@ -79,11 +79,11 @@ pub(crate) unsafe fn enable() {
     interrupts::enable();
 }
 
-/// Starts the timer, whose interrupts the boot CPU takes, and moves the interrupt controllers' vectors away from those of
-/// exceptions, where firmware leaves them.
+/// Starts the timer, whose interrupts go to the boot CPU. Remaps the interrupt controllers to
+/// vectors from 32 on, because firmware leaves them at the vectors of exceptions.
 ///
 /// # Safety
-/// Called once, with interrupts off.
+/// Must be called once, with interrupts off.
 pub(crate) unsafe fn start_timer() {
     let divisor = (PIT_HZ / TIMER_HZ) as u16;
     let [low, high] = divisor.to_le_bytes();
@@ -98,33 +98,33 @@ pub(crate) unsafe fn start_timer() {
     hear_timer(true);
 }
 
-/// Lets the timer's interrupts through, or not. All others stay masked.
+/// Unmasks or masks the timer interrupt. All other lines stay masked.
 pub(crate) fn hear_timer(hear: bool) {
-    // SAFETY: the controllers have been set up by `start_timer`, for these vectors.
+    // SAFETY: `start_timer` has set up the controllers for these vectors.
     unsafe { ChainedPics::new_contiguous(PIC_VECTOR).write_masks(if hear { !1 } else { !0 }, !0) };
 }
 
-/// Makes one entry of the IDT: `handler` on stack `ist`, interrupts off.
+/// Sets one entry of the IDT: `handler` on stack `ist`, with interrupts off.
 ///
 /// # Safety
-/// `handler` must be one of this file's naked functions, of the kind that the vector asks for.
+/// `handler` must be one of this file's naked functions, of the kind that the vector requires.
 unsafe fn set<F>(entry: &mut Entry<F>, handler: usize, code: SegmentSelector, ist: Ist) {
-    // SAFETY: the caller's promise; the stack table has an entry for every `Ist`.
+    // SAFETY: guaranteed by the caller; the stack table has an entry for every `Ist`.
     unsafe {
         entry.set_handler_addr(VirtAddr::new(handler as u64)).set_code_selector(code).set_stack_index(ist as u16)
     };
 }
 
-/// Where the stub of exception `VECTOR` lies.
+/// Returns the address of the stub of exception `VECTOR`.
 fn stub<const VECTOR: u8, const ERROR_CODE: bool>() -> usize {
     let stub: unsafe extern "C" fn() = if ERROR_CODE { fault_with_code::<VECTOR> } else { fault::<VECTOR> };
     stub as *const () as usize
 }
 
 /// # Safety
-/// `code` selects the kernel's code segment in the GDT that is loaded.
+/// `code` must select the kernel's code segment in the loaded GDT.
 unsafe fn fill(idt: &mut InterruptDescriptorTable, code: SegmentSelector) {
-    // SAFETY: the stubs with an error code are those of the vectors that push one (SDM 6.15, APM 8.2).
+    // SAFETY: the stubs with an error code belong to the vectors that push one (SDM 6.15, APM 8.2).
     unsafe {
         set(&mut idt.divide_error, stub::<0, false>(), code, Ist::Fault);
         set(&mut idt.debug, stub::<1, false>(), code, Ist::Fault);
@@ -158,7 +158,7 @@ unsafe fn fill(idt: &mut InterruptDescriptorTable, code: SegmentSelector) {
     }
 }
 
-/// Counts, and acknowledges at the first interrupt controller.
+/// Handles the timer interrupt: counts it and acknowledges it at the first interrupt controller.
 #[unsafe(naked)]
 unsafe extern "C" fn timer() {
     naked_asm!(
@@ -172,11 +172,12 @@ unsafe extern "C" fn timer() {
     )
 }
 
-/// The second CPU's timer. Sends the boot CPU an NMI when that has not taken an interrupt of its own timer since the last
-/// time, and acknowledges at the local APIC.
+/// Handles the second CPU's timer interrupt. Sends the boot CPU an NMI if the boot CPU has taken no
+/// timer interrupt since the previous call, and acknowledges at the local APIC.
 ///
-/// A guest may well run for that long, but not unseen: an interrupt takes the CPU from it, whatever its own RFLAGS.IF.
-/// Bochs 2.7 forgets that when it enters a guest whose RFLAGS.IF is 0. NMIs it does not forget.
+/// A guest may run that long, but not undisturbed: an interrupt causes an exit regardless of the
+/// guest's RFLAGS.IF. Bochs 2.7 loses a pending interrupt when it enters a guest whose RFLAGS.IF is
+/// 0, but it does not lose NMIs.
 #[unsafe(naked)]
 unsafe extern "C" fn watchdog() {
     naked_asm!(
@@ -208,25 +209,25 @@ unsafe extern "C" fn watchdog() {
     )
 }
 
-/// Counts.
+/// Counts a non-maskable interrupt.
 #[unsafe(naked)]
 unsafe extern "C" fn nmi() {
     naked_asm!("lock inc qword ptr [rip + {nmis}]", "iretq", nmis = sym NMIS)
 }
 
-/// A line that is masked: the controller could not say which one it was.
+/// Counts an interrupt of a masked line: the controller could not identify the source.
 #[unsafe(naked)]
 unsafe extern "C" fn spurious() {
     naked_asm!("lock inc qword ptr [rip + {spurious}]", "iretq", spurious = sym SPURIOUS)
 }
 
-/// An exception that pushes an error code.
+/// Stub of an exception that pushes an error code.
 #[unsafe(naked)]
 unsafe extern "C" fn fault_with_code<const VECTOR: u8>() {
     naked_asm!("push {vector}", "jmp {common}", vector = const VECTOR, common = sym fault_common)
 }
 
-/// An exception that pushes none.
+/// Stub of an exception that pushes no error code.
 #[unsafe(naked)]
 unsafe extern "C" fn fault<const VECTOR: u8>() {
     naked_asm!("push 0", "push {vector}", "jmp {common}", vector = const VECTOR, common = sym fault_common)
@@ -239,14 +240,15 @@ unsafe extern "C" fn fault_common() {
         "push r8", "push r9", "push r10", "push r11", "push r12", "push r13", "push r14", "push r15",
         "cld",
         "mov rdi, rsp",
-        // Seven words of frame, vector and error code, fifteen registers: RSP is a multiple of 16 again.
+        // Seven words of frame, vector and error code, and fifteen registers: RSP is a multiple of
+        // 16 again.
         "call {report}",
         "ud2",
         report = sym report,
     )
 }
 
-/// What the stubs leave on the stack, lowest address first.
+/// Stack contents left by the stubs, lowest address first.
 #[repr(C)]
 #[derive(Debug)]
 struct Fault {
@@ -274,9 +276,9 @@ struct Fault {
     ss: u64,
 }
 
-/// Exceptions are errors of the kernel: says where, and ends.
+/// Reports an exception, which is always an error of the kernel, and powers off.
 extern "C" fn report(fault: &Fault) -> ! {
-    // SAFETY: the holder, if any, is the code that faulted: it will not go on.
+    // SAFETY: the lock's holder, if any, is the code that faulted, and it does not resume.
     unsafe { CONSOLE.force_unlock() };
     let name = match fault.vector {
         0 => "divide error",

@@ -1,6 +1,6 @@
-//! The parts of the bare host that need no machine, so that they are tested where `cargo test` runs.
+//! Parts of the bare host that need no machine, so that `cargo test` can test them.
 //!
-//! The kernel itself is the binary of this package; its `main.rs` says how it starts.
+//! The kernel itself is the binary of this package; `main.rs` describes its start.
 #![no_std]
 
 #[cfg(test)]

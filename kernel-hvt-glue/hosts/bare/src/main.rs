@@ -1,14 +1,15 @@
-//! The smallest kernel that can host `kernel-hvt-glue`: runs unikernels in an emulator, with no operating system.
+//! The smallest kernel that can host `kernel-hvt-glue`: runs unikernels in an emulator, with no
+//! operating system.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `start`, `smp` | the way into long mode, for the boot CPU and for the second one |
+//! | `start`, `smp` | switch to long mode on the boot CPU and on the second CPU |
 //! | `cpu`, `interrupts`, `apic` | descriptor tables, exceptions, timers, NMIs |
 //! | `memory` | frames and heap |
-//! | `console`, `clock`, `power` | the rest of the machine |
-//! | `host` | this kernel as the hypervisor sees it: its `Host` |
-//! | `ram`, `sleep`, `unikernel` | a guest: the tender's rooms between `memory` and the hypervisor's exits |
-//! | `checks` | what is run: `probes`, `suite`, `guests`, `cost` |
+//! | `console`, `clock`, `power` | other devices of the machine |
+//! | `host` | implementation of the hypervisor's `Host` trait |
+//! | `ram`, `sleep`, `unikernel` | guests: the tender's traits on top of memory and exits |
+//! | `checks` | list of checks: `probes`, `suite`, `guests`, `cost` |
 #![no_std]
 #![no_main]
 
@@ -44,15 +45,17 @@ use crate::{
     power::Outcome,
 };
 
-/// First Rust code to run: on the boot CPU, in long mode, interrupts off, memory mapped at its physical address.
+/// First Rust code to run: on the boot CPU, in long mode, with interrupts off and memory mapped at
+/// its physical address.
 extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
     *CONSOLE.lock() = Console::find();
-    // SAFETY: memory is mapped at its physical address; nothing but statics of this program has been written.
+    // SAFETY: memory is mapped at its physical address; only statics of this program have been
+    // written.
     unsafe {
         hvt_boot::read(magic, information, physical, |boot| match boot {
             Ok(boot) => {
-                // `boot` refers to the command line and modules only, which no loader puts in the null page. This is the
-                // one call of `run`.
+                // `boot` refers only to the command line and the modules, and no loader puts those
+                // in the null page. `run` is called only here.
                 start::unmap_guards();
                 run(&boot)
             }
@@ -64,13 +67,13 @@ extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
     }
 }
 
-/// Sets up the machine and does what the command line says.
+/// Sets up the machine and runs the checks that the command line selects.
 ///
 /// # Safety
-/// Called once; `boot` is what the boot loader said.
+/// Must be called once, with the information of the boot loader in `boot`.
 unsafe fn run(boot: &Boot<'_>) -> ! {
-    // SAFETY: the caller's promise; interrupts are off since the entry; the boot loader has left its structures elsewhere
-    // than where the second CPU starts.
+    // SAFETY: guaranteed by the caller; interrupts are off since the entry; the boot loader has
+    // left no structures in the page where the second CPU starts.
     unsafe {
         cpu::init(0);
         memory::init(boot);
@@ -92,15 +95,15 @@ unsafe fn run(boot: &Boot<'_>) -> ! {
     power::off(if passed { Outcome::Passed } else { Outcome::Failed })
 }
 
-/// The bytes at a host-physical address: memory that a boot loader filled.
+/// Returns the bytes at a host-physical address: memory that a boot loader filled.
 fn physical(address: u64, len: usize) -> &'static [u8] {
     if len == 0 {
-        // There may be no address then.
+        // The address may be invalid then.
         return &[];
     }
     let pointer = core::ptr::with_exposed_provenance(address as usize);
-    // SAFETY: the first 4 GiB are mapped at their physical address, and loaders stay below; any byte pattern is a u8;
-    // the frame allocator hands out nothing that a loader filled.
+    // SAFETY: the first 4 GiB are mapped at their physical address, and loaders stay below; any
+    // byte pattern is a u8; the frame allocator hands out no memory that a loader filled.
     unsafe { core::slice::from_raw_parts(pointer, len) }
 }
 
@@ -108,7 +111,7 @@ hvt_boot::memory_functions!();
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    // SAFETY: the holder, if any, is the code that panicked: it will not go on.
+    // SAFETY: the lock's holder, if any, is the code that panicked, and it does not resume.
     unsafe { CONSOLE.force_unlock() };
     println!("bare: {info}");
     power::off(Outcome::Panicked)

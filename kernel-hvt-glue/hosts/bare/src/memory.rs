@@ -1,4 +1,4 @@
-//! The kernel's memory: frames, and a heap made of some of them.
+//! Memory of the kernel: frames, and a heap made of some of them.
 
 use arrayvec::ArrayVec;
 use hvt_bare::frames::{Chunk, FRAME_SIZE, FrameAllocator};
@@ -8,16 +8,16 @@ use talc::{TalcLock, source::Manual};
 
 use crate::start;
 
-/// Every frame of the machine that [`init`] found. Empty before.
+/// All frames that [`init`] found; `None` before `init`.
 pub(crate) static FRAMES: Mutex<Option<FrameAllocator<'static>>> = Mutex::new(None);
 
-/// log2 of the number of frames that the heap has: 32 MiB.
+/// log2 of the number of frames in the heap: 32 MiB.
 const HEAP_ORDER: u32 = 13;
 
 #[global_allocator]
 static HEAP: TalcLock<Mutex<()>, Manual> = TalcLock::new(Manual);
 
-/// Memory that can be had, and what is taken of it.
+/// Memory usage of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Frames that are free.
@@ -27,7 +27,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// As of now.
+    /// Returns the current usage.
     pub(crate) fn now() -> Self {
         Self {
             free_frames: FRAMES.lock().as_ref().map_or(0, FrameAllocator::free_frames),
@@ -39,14 +39,15 @@ impl Usage {
 /// Sets up frames and heap.
 ///
 /// # Panics
-/// When the machine has not enough memory for that, or when called twice.
+/// Panics if the machine has too little memory, or if called twice.
 ///
 /// # Safety
-/// Called on the boot CPU, before any other runs. `boot` tells the truth about memory, and nothing but what it names and the kernel itself is in use.
+/// Must be called on the boot CPU, before any other CPU runs. `boot` must describe the memory
+/// correctly: only the ranges that it names and the kernel itself are in use.
 pub(crate) unsafe fn init(boot: &Boot<'_>) {
     let mut free: ArrayVec<_, 64> = boot.free_memory(kernel()).into_iter().collect();
     let end = free.iter().map(|range| range.end).max().unwrap_or(0);
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let mapped = unsafe { start::map_up_to(end) };
     for range in &mut free {
         range.end = range.end.min(mapped).max(range.start);
@@ -57,8 +58,8 @@ pub(crate) unsafe fn init(boot: &Boot<'_>) {
     let table = room.start.next_multiple_of(FRAME_SIZE);
     room.start = table + bytes;
     let table = core::ptr::with_exposed_provenance_mut::<Chunk>(table as usize);
-    // SAFETY: free memory by the caller's promise, taken out of what is handed out below; mapped at its address;
-    // aligned to a page; initialized before the slice is made.
+    // SAFETY: the memory is free as guaranteed by the caller, is excluded from the ranges handed
+    // out below, is mapped at its address, page-aligned, and initialized before the slice is made.
     let chunks = unsafe {
         for index in 0..count {
             table.add(index).write(Chunk::USED);
@@ -71,16 +72,16 @@ pub(crate) unsafe fn init(boot: &Boot<'_>) {
     }
     let heap = frames.allocate(HEAP_ORDER).expect("memory for the heap");
     let heap = core::ptr::with_exposed_provenance_mut(heap as usize);
-    // SAFETY: these frames are the heap's from now on; they are mapped at their address.
+    // SAFETY: these frames belong to the heap from now on; they are mapped at their address.
     let claimed = unsafe { HEAP.lock().claim(heap, (FRAME_SIZE as usize) << HEAP_ORDER) };
     assert!(claimed.is_some(), "the heap is too small");
     assert!(FRAMES.lock().replace(frames).is_none(), "memory is set up once");
 }
 
-/// Where the kernel lies.
+/// Returns the physical range of the kernel.
 fn kernel() -> PhysicalRange {
     unsafe extern "C" {
-        // Symbols of the linker script.
+        // Symbols defined by the linker script.
         static kernel_start: u8;
         static kernel_end: u8;
     }

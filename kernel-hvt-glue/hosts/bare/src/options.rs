@@ -1,21 +1,21 @@
-//! The kernel's command line: what to run.
+//! Command line of the kernel: selects the checks to run.
 
-/// What to run. Without a word on the command line: everything but the cost figures.
+/// Selected checks. An empty command line selects everything except the cost figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Ask the hypervisor what it promises.
+    /// Probe the guarantees of the hypervisor.
     pub probes: bool,
     /// Run the conformance table.
     pub suite: bool,
-    /// Create, run and destroy a machine this many times.
+    /// Number of times to create, run and destroy a VM.
     pub cycles: u32,
-    /// Count what entries, exits and mappings cost.
+    /// Measure the cost of entries, exits and mappings.
     pub cost: bool,
-    /// Run the unikernels that came along and are not part of the table.
+    /// Run the unikernels of the archives that are not part of the table.
     pub guests: bool,
 }
 
-/// A word that is no option.
+/// A word that is not an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownOption<'a>(pub &'a str);
 
@@ -29,10 +29,10 @@ impl Options {
     const NOTHING: Self = Self { probes: false, suite: false, cycles: 0, cost: false, guests: false };
     const DEFAULT: Self = Self { probes: true, suite: true, cycles: 1000, cost: false, guests: true };
 
-    /// Reads a command line.
+    /// Parses a command line.
     ///
     /// # Errors
-    /// A word that is no option.
+    /// Returns [`UnknownOption`] with the first word that is not an option.
     pub fn parse(command_line: &str) -> Result<Self, UnknownOption<'_>> {
         let mut options = None;
         for word in command_line.split_ascii_whitespace() {

@@ -1,4 +1,4 @@
-//! Ending the emulator, and what an emulator cannot be told.
+//! Powers off the emulator.
 
 pub(crate) use hvt_harness::power::Outcome;
 use hvt_harness::power::end_emulator;
@@ -6,10 +6,11 @@ use x86_64::instructions::{hlt, interrupts};
 
 use crate::console::println;
 
-/// Prints the outcome, which is all that Bochs can tell its caller, and ends the emulator with it.
+/// Prints the outcome, because Bochs cannot report it to its caller in another way, and ends the
+/// emulator with it.
 pub(crate) fn off(outcome: Outcome) -> ! {
     println!("bare: power off, status {}", outcome as u32);
-    // SAFETY: this is a kernel, and on a PC without an emulator behind them these ports do nothing.
+    // SAFETY: this is a kernel, and on a PC without an emulator these ports have no effect.
     unsafe { end_emulator(outcome) };
     interrupts::disable();
     loop {

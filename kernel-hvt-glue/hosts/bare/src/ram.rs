@@ -1,4 +1,4 @@
-//! Guest memory as the tender's rooms see it: the frames of a virtual machine.
+//! Guest memory for the tender's `GuestMemory` trait: the frames of a virtual machine.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -9,14 +9,14 @@ use kernel_hvt_glue::{Host, Vm};
 
 use crate::host::Kernel;
 
-/// Where the kernel sees guest memory, by guest address in steps of [`MEM_GRANULE`]; `None` where that much is not
-/// physically contiguous, and every page has to be asked for.
+/// Kernel addresses of guest memory, by guest address in steps of [`MEM_GRANULE`]. An entry is
+/// `None` if the block is not physically contiguous; each access then translates its page.
 ///
-/// Memory that a machine owns stays where it is for as long as it is mapped.
+/// The address of memory that a VM owns does not change while the memory is mapped.
 pub(crate) struct Blocks(Vec<Option<NonNull<u8>>>);
 
 impl Blocks {
-    /// Looks at the first `size` bytes of `vm`, all of which it owns.
+    /// Translates the first `size` bytes of `vm`. The VM must own all of them.
     pub(crate) fn of(vm: &Vm<Kernel>, size: u64) -> Self {
         let block = |at| {
             let translation = vm.translate(Gpa(at)).filter(|translation| translation.remaining >= MEM_GRANULE)?;
@@ -26,14 +26,16 @@ impl Blocks {
     }
 }
 
-/// The memory of a virtual machine from guest address 0 up to `size`, all of it mapped and its own.
+/// Memory of a virtual machine from guest address 0 up to `size`. The VM has mapped and owns all of
+/// it.
 pub(crate) struct GuestRam<'a> {
     vm: &'a Vm<Kernel>,
     blocks: &'a Blocks,
 }
 
 impl<'a> GuestRam<'a> {
-    /// The memory of `vm` that `blocks` was made of; nothing of it has been unmapped since.
+    /// Returns the memory of `vm`. `blocks` must be the blocks of the same VM, with no memory
+    /// unmapped since.
     pub(crate) fn new(vm: &'a Vm<Kernel>, blocks: &'a Blocks) -> Self {
         Self { vm, blocks }
     }
@@ -53,7 +55,7 @@ impl GuestMemory for GuestRam<'_> {
         let (start, remaining) = match *self.blocks.0.get((at.0 / MEM_GRANULE) as usize)? {
             Some(block) => {
                 let offset = at.0 % MEM_GRANULE;
-                // SAFETY: the block is that long.
+                // SAFETY: the block is `MEM_GRANULE` bytes long.
                 (unsafe { block.add(offset as usize) }, MEM_GRANULE - offset)
             }
             None => {
@@ -61,8 +63,8 @@ impl GuestMemory for GuestRam<'_> {
                 (NonNull::new(Kernel.phys_to_virt(translation.hpa))?, translation.remaining)
             }
         };
-        // SAFETY: the frames belong to the machine, which is borrowed, and are mapped in the kernel; no reference to
-        // guest memory is ever made.
+        // SAFETY: the frames belong to the VM, which is borrowed, and are mapped in the kernel; no
+        // reference to guest memory is ever made.
         Some(unsafe { Chunk::new(start, range.len().min(remaining) as usize) })
     }
 }

@@ -1,11 +1,12 @@
-//! The battery-backed clock of a PC (MC146818 data sheet): its registers, and what date they mean.
+//! Battery-backed clock of a PC (MC146818 data sheet): its registers, and their conversion to a
+//! date.
 
-/// Register A: bit 7 is set while the time changes.
+/// Register A: bit 7 is set during an update.
 const STATUS_A: u8 = 0x0a;
 /// Register B: bit 1 is 24-hour mode, bit 2 is binary mode.
 const STATUS_B: u8 = 0x0b;
 
-/// What the clock's registers hold, as numbers.
+/// Decoded values of the clock's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registers {
     second: u8,
@@ -17,7 +18,7 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// Reads the registers through `read`, or `None` while the clock is changing them.
+    /// Reads the registers through `read`. Returns `None` during an update.
     pub fn read(read: impl Fn(u8) -> u8) -> Option<Self> {
         if read(STATUS_A) & 0x80 != 0 {
             return None;
@@ -25,7 +26,7 @@ impl Registers {
         let status = read(STATUS_B);
         let number = |value: u8| if status & 4 != 0 { value } else { (value >> 4) * 10 + (value & 0xf) };
         let hour = read(4);
-        // In 12-hour mode bit 7 is "afternoon", and 12 stands for 0.
+        // In 12-hour mode bit 7 is "PM", and 12 stands for 0.
         let hour = match status & 2 {
             0 => number(hour & 0x7f) % 12 + if hour & 0x80 != 0 { 12 } else { 0 },
             _ => number(hour),
@@ -40,11 +41,11 @@ impl Registers {
         })
     }
 
-    /// Seconds since the Unix epoch of this date of the years 2000 to 2099, taken as UTC.
+    /// Returns the date, of the years 2000 to 2099 and in UTC, as seconds since the Unix epoch.
     pub fn unix_seconds(&self) -> u64 {
         /// Days from 1970-01-01 to 2000-01-01.
         const DAYS_TO_2000: u64 = 10957;
-        /// Days of a year before its months, none of them in a leap year.
+        /// Days before each month in a year that is not a leap year.
         const BEFORE_MONTH: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
         let (year, month) = (u64::from(self.year), usize::from(self.month).clamp(1, 12));
         let leap_days = year.div_ceil(4) + u64::from(year.is_multiple_of(4) && month > 2);
@@ -64,11 +65,12 @@ mod tests {
 
     #[test]
     fn dates_are_those_of_a_calendar() {
-        // 2000-02-29 23:59:59, binary, 24 hours; 2026-11-21 15:49:31, BCD; the same in 12 hours.
+        // 2000-02-29 23:59:59, binary, 24 hours; 2026-11-21 15:49:31, BCD; the same date in 12-hour
+        // mode.
         assert_eq!(clock([59, 0, 59, 0, 23, 0, 0, 29, 2, 0, 0, 6]), Some(951_868_799));
         assert_eq!(clock([0x31, 0, 0x49, 0, 0x15, 0, 0, 0x21, 0x11, 0x26, 0, 2]), Some(1_795_276_171));
         assert_eq!(clock([0x31, 0, 0x49, 0, 0x83, 0, 0, 0x21, 0x11, 0x26, 0, 0]), Some(1_795_276_171));
-        // Midnight in 12 hours is 12.
+        // Midnight is 12 in 12-hour mode.
         assert_eq!(clock([0, 0, 0, 0, 0x12, 0, 0, 1, 1, 0x70, 0, 0]), Some(3_155_760_000));
     }
 

@@ -1,4 +1,4 @@
-//! How a guest sleeps.
+//! Poller: puts a guest to sleep.
 
 use hvt_core::device::{Interrupted, Poller};
 use hvt_harness::{clock::tsc, suite::Wires};
@@ -6,15 +6,16 @@ use x86_64::instructions::hlt;
 
 use crate::{clock, interrupts};
 
-/// Waits for frames on wires, or for the time.
+/// Waits for frames on wires, or until a timeout.
 pub(crate) struct Sleeper {
     wires: Wires,
-    /// The tick at which the guest is given up.
+    /// Timer tick from which on the guest has timed out.
     deadline: u64,
 }
 
 impl Sleeper {
-    /// Waits for frames on these wires, but not beyond the tick `deadline` of the timer.
+    /// Creates a poller that waits for frames on these wires, but not beyond the timer tick
+    /// `deadline`.
     pub(crate) fn new(wires: Wires, deadline: u64) -> Self {
         Self { wires, deadline }
     }
@@ -34,7 +35,7 @@ impl Poller for Sleeper {
             if interrupts::ticks() >= self.deadline {
                 return Err(Interrupted);
             }
-            // The timer wakes the CPU. It is too coarse for the last bit of a sleep.
+            // The timer wakes the CPU. It is too coarse for the last part of a sleep.
             if left > u128::from(frequency / u64::from(interrupts::TIMER_HZ)) {
                 hlt();
             } else {

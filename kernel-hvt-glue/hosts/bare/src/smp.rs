@@ -1,4 +1,4 @@
-//! The second CPU, if there is one. It does what the first asks of it, one thing at a time.
+//! The second CPU, if there is one. It executes closures for the boot CPU, one at a time.
 
 use alloc::boxed::Box;
 use core::{
@@ -19,23 +19,23 @@ use crate::{
     start::{self, Stack},
 };
 
-/// Where the second CPU starts: a page of the first MiB that nobody uses.
+/// Start address of the second CPU: an unused page of the first MiB.
 const TRAMPOLINE: usize = 0x8000;
 
 /// The second CPU's stack.
 #[unsafe(link_section = ".stack")]
 static mut STACK: Stack = Stack::NEW;
 
-/// How far the second CPU is.
+/// State of the second CPU.
 static STATE: AtomicU8 = AtomicU8::new(ABSENT);
 const ABSENT: u8 = 0;
 const IDLE: u8 = 1;
 const BUSY: u8 = 2;
 
-/// CPUs that have come through the trampoline.
+/// Number of CPUs that have passed the trampoline.
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
 
-/// What the second CPU is to do.
+/// Closure for the second CPU to execute.
 static WORK: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 global_asm!(
@@ -53,7 +53,7 @@ trampoline_start:
     cld
     mov ax, cs
     mov ds, ax
-    // From real mode to long mode at once (APM volume 2, 14.8), in the boot CPU's address space.
+    // Directly from real mode to long mode (APM volume 2, 14.8), in the boot CPU's address space.
     mov eax, (1 << 5) | (1 << 7) | (1 << 9) | (1 << 10)             // CR4: PAE, PGE, OSFXSR, OSXMMEXCPT
     mov cr4, eax
     mov eax, offset {pml4}
@@ -80,7 +80,7 @@ second_start64:
     xor eax, eax
     mov fs, ax
     mov gs, ax
-    // The stack is that of the first to come here; more CPUs than that have nothing to do.
+    // The first CPU to arrive gets the stack; any further CPU halts.
     inc eax
     lock xadd dword ptr [rip + {arrived}], eax
     test eax, eax
@@ -100,10 +100,11 @@ second_start64:
     second_main = sym second_main,
 );
 
-/// Starts the second CPU. Returns whether there is one.
+/// Starts the second CPU. Returns `true` if there is one.
 ///
 /// # Safety
-/// Called once, on the boot CPU, with interrupts and timer going; nobody uses the page at [`TRAMPOLINE`].
+/// Must be called once, on the boot CPU, with interrupts and timer enabled and the page at
+/// [`TRAMPOLINE`] unused.
 pub(crate) unsafe fn start() -> bool {
     unsafe extern "C" {
         static trampoline_start: u8;
@@ -111,22 +112,23 @@ pub(crate) unsafe fn start() -> bool {
     }
     let code = &raw const trampoline_start;
     let len = (&raw const trampoline_end).addr() - code.addr();
-    // SAFETY: the labels enclose the code, which works at any address; the caller's promise for the page. No ordinary
-    // memory lies where the APIC's registers are. Other CPUs wait for just this, and their code is in place.
+    // SAFETY: the labels enclose the code, which works at any address; the caller guarantees that
+    // the page is unused. No ordinary memory lies at the APIC's registers. The other CPUs wait for
+    // INIT and SIPI, and their code is in place.
     unsafe {
         start::unmap_low_page((&raw const STACK).addr() as u64);
         ptr::copy_nonoverlapping(code, ptr::with_exposed_provenance_mut(TRAMPOLINE), len);
         start::map_uncached(apic::BASE.into());
         apic::enable(SPURIOUS_VECTOR, true);
         apic::BOOT_ID.store(apic::id(), Ordering::Relaxed);
-        // The pauses are those of the SDM, 8.4.4.1.
+        // Pauses as in the SDM, 8.4.4.1.
         apic::send(Ipi::Init, None);
         pause(10_000);
         apic::send(Ipi::Startup((TRAMPOLINE >> 12) as u8), None);
         pause(200);
         apic::send(Ipi::Startup((TRAMPOLINE >> 12) as u8), None);
     }
-    // One that does not come within 100 ms is not there.
+    // A CPU that has not arrived within 100 ms does not exist.
     let start = tsc();
     while STATE.load(Ordering::Acquire) == ABSENT && tsc() - start < clock::get().frequency() / 10 {
         core::hint::spin_loop();
@@ -134,7 +136,7 @@ pub(crate) unsafe fn start() -> bool {
     is_there()
 }
 
-/// Whether the second CPU has been started.
+/// Returns `true` if the second CPU has been started.
 pub(crate) fn is_there() -> bool {
     STATE.load(Ordering::Acquire) != ABSENT
 }
@@ -146,16 +148,17 @@ fn pause(microseconds: u64) {
     }
 }
 
-/// Has the second CPU do `there` while this one does `here`; returns when both are done.
+/// Executes `there` on the second CPU while this CPU executes `here`. Returns when both are done.
 ///
 /// # Panics
-/// There is no second CPU, or it is busy.
+/// Panics if there is no second CPU, or if it is busy.
 pub(crate) fn beside<R>(there: impl FnOnce() + Send, here: impl FnOnce() -> R) -> R {
     let work: Box<dyn FnOnce() + Send + '_> = Box::new(there);
-    // SAFETY: this function does not end before the work has been done and dropped: nothing here unwinds.
+    // SAFETY: this function does not return before the closure has run and been dropped: no code
+    // here unwinds.
     let work: Box<dyn FnOnce() + Send> = unsafe { mem::transmute(work) };
     let idle = STATE.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Relaxed);
-    assert!(idle.is_ok(), "the second CPU is not there to work");
+    assert!(idle.is_ok(), "the second CPU is absent or busy");
     *WORK.lock() = Some(work);
     let result = here();
     while STATE.load(Ordering::Acquire) == BUSY {
@@ -166,13 +169,14 @@ pub(crate) fn beside<R>(there: impl FnOnce() + Send, here: impl FnOnce() -> R) -
 
 /// Sends the boot CPU a non-maskable interrupt.
 pub(crate) fn interrupt_boot_cpu() {
-    // SAFETY: every CPU's handler counts and returns.
+    // SAFETY: the NMI handler of every CPU counts and returns.
     unsafe { apic::send(Ipi::Nmi, Some(apic::BOOT_ID.load(Ordering::Relaxed))) };
 }
 
-/// Where the second CPU's code begins.
+/// Entry point of the second CPU.
 extern "C" fn second_main() -> ! {
-    // SAFETY: this is CPU 1, at CPL 0, with interrupts off; the boot CPU has mapped the APIC's registers.
+    // SAFETY: this is CPU 1, at CPL 0, with interrupts off; the boot CPU has mapped the APIC's
+    // registers.
     unsafe {
         cpu::init(1);
         apic::enable(SPURIOUS_VECTOR, false);
@@ -187,7 +191,7 @@ extern "C" fn second_main() -> ! {
                 work();
                 STATE.store(IDLE, Ordering::Release);
             }
-            // The watchdog wakes it.
+            // The watchdog interrupt wakes the CPU.
             None => hlt(),
         }
     }

@@ -1,19 +1,21 @@
-//! From the boot loader's 32-bit protected mode to [`kernel_main`](crate::kernel_main) in long mode.
+//! Entry code: from the boot loader's 32-bit protected mode to [`kernel_main`](crate::kernel_main)
+//! in long mode.
 //!
-//! One entry point serves both protocols: PVH (EBX = start info) and Multiboot2 (EAX = magic, EBX = information). Memory
-//! is mapped at its physical address: the first 4 GiB by 2 MiB pages, the first 2 MiB by 4 KiB pages, so that the null
-//! page and the pages below the stacks can be unmapped later.
+//! One entry point serves both protocols: PVH (EBX = start info) and Multiboot2 (EAX = magic, EBX =
+//! information). Memory is mapped at its physical address: the first 4 GiB by 2 MiB pages, the
+//! first 2 MiB by 4 KiB pages, so that the null page and the pages below the stacks can be unmapped
+//! later.
 
 use core::arch::global_asm;
 
 use raw_cpuid::CpuId;
 use x86_64::{VirtAddr, instructions::tlb};
 
-/// A table of any level of the page tables (SDM 4.5).
+/// Page tables of any level (SDM 4.5).
 #[repr(C, align(4096))]
 pub(crate) struct Tables<const N: usize>([[u64; 512]; N]);
 
-/// Gigabytes that are mapped at entry.
+/// Gigabytes mapped at entry.
 const GIGABYTES: usize = 4;
 
 pub(crate) static mut PML4: Tables<1> = Tables([[0; 512]]);
@@ -24,7 +26,7 @@ static mut PT: Tables<1> = Tables([[0; 512]]);
 /// Size of a stack in bytes.
 pub(crate) const STACK_SIZE: usize = 64 * 1024;
 
-/// A stack with a page below it that is to be unmapped by [`unmap_low_page`].
+/// A stack with a guard page below it, which [`unmap_low_page`] unmaps.
 #[repr(C, align(4096))]
 pub(crate) struct Stack {
     guard: [u8; 4096],
@@ -36,7 +38,7 @@ impl Stack {
     pub(crate) const NEW: Self = Self { guard: [0; 4096], memory: [0; STACK_SIZE] };
 }
 
-/// Where `kernel_main` runs.
+/// Stack of `kernel_main`.
 #[unsafe(link_section = ".stack")]
 static mut STACK: Stack = Stack::NEW;
 
@@ -140,23 +142,25 @@ start_gdtr:
     kernel_main = sym crate::kernel_main,
 );
 
-/// Unmaps the null page and the page below the stack, so that a null pointer or an overflow ends in a page fault.
+/// Unmaps the null page and the page below the stack, so that a null pointer or a stack overflow
+/// causes a page fault.
 ///
 /// # Safety
-/// Nothing refers to the null page any more; PVH's start info may lie there.
+/// The null page must not be in use any more; PVH's start info may lie there.
 pub(crate) unsafe fn unmap_guards() {
-    // SAFETY: the caller's promise for the null page; a stack's guard holds nothing.
+    // SAFETY: the caller guarantees the null page; a stack's guard page holds no data.
     unsafe {
         unmap_low_page(0);
         unmap_low_page(&raw const STACK as u64);
     }
 }
 
-/// Maps memory above what is mapped at entry, at its physical address, in pages of 1 GiB where the CPU has them. Returns
-/// the first address that is not mapped: at least `end`, if it can be.
+/// Maps memory above the part that is mapped at entry, at its physical address, in pages of 1 GiB
+/// if the CPU supports them. Returns the first address that is not mapped: at least `end`, if
+/// possible.
 ///
 /// # Safety
-/// Called once, on the boot CPU, before any other runs.
+/// Must be called once, on the boot CPU, before any other CPU runs.
 pub(crate) unsafe fn map_up_to(end: u64) -> u64 {
     const GIGABYTE: u64 = 1 << 30;
     /// Present, writable, a page (SDM 4.5.4).
@@ -166,21 +170,21 @@ pub(crate) unsafe fn map_up_to(end: u64) -> u64 {
     let gigabytes =
         if has_large_pages { end.div_ceil(GIGABYTE).clamp(GIGABYTES as u64, 512) } else { GIGABYTES as u64 };
     for index in GIGABYTES as u64..gigabytes {
-        // SAFETY: this CPU alone uses these tables; the entry was not present.
+        // SAFETY: only this CPU uses these tables; the entry was not present.
         unsafe { (&raw mut PDPT.0[0][index as usize]).write_volatile((index * GIGABYTE) | LARGE_PAGE) };
     }
     gigabytes * GIGABYTE
 }
 
-/// Makes accesses to the 2 MiB at `address` bypass the caches, as device registers must be accessed.
+/// Makes the 2 MiB at `address` uncached, as device registers require.
 ///
 /// # Safety
-/// No ordinary memory lies there; `address` is mapped.
+/// `address` must be mapped, and no ordinary memory may lie there.
 pub(crate) unsafe fn map_uncached(address: u64) {
     /// PWT and PCD (SDM 4.9.2).
     const UNCACHED: u64 = 1 << 3 | 1 << 4;
     let (gigabyte, index) = ((address >> 30) as usize, (address >> 21) as usize % 512);
-    // SAFETY: this CPU alone uses these tables, and walks them with its MMU only.
+    // SAFETY: only this CPU uses these tables, and only its MMU reads them.
     unsafe {
         let entry = &raw mut PD.0[gigabyte][index];
         entry.write_volatile(entry.read_volatile() | UNCACHED);
@@ -188,12 +192,12 @@ pub(crate) unsafe fn map_uncached(address: u64) {
     tlb::flush(VirtAddr::new(address));
 }
 
-/// Unmaps a page of the first 2 MiB, given its address.
+/// Unmaps the page at this address in the first 2 MiB.
 ///
 /// # Safety
-/// Nothing refers to the page any more.
+/// The page must not be in use any more.
 pub(crate) unsafe fn unmap_low_page(address: u64) {
-    // SAFETY: CPUs walk these tables with their MMUs only, and no other CPU has used the page yet.
+    // SAFETY: only the MMUs of CPUs read these tables, and no other CPU has used the page yet.
     unsafe { (&raw mut PT.0[0][address as usize / 4096]).write_volatile(0) };
     tlb::flush(VirtAddr::new(address));
 }

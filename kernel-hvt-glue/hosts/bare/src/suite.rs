@@ -1,4 +1,4 @@
-//! This kernel, as the conformance table sees it.
+//! Implementation of the conformance table's `Machine` trait for this kernel.
 
 use alloc::{boxed::Box, string::String};
 
@@ -19,22 +19,23 @@ use crate::{
     unikernel::Unikernel,
 };
 
-/// Timer ticks after which a guest that should end is given up: five minutes.
+/// Timer ticks after which a guest that should exit times out: five minutes.
 const LIMIT: u64 = 300 * TIMER_HZ as u64;
-/// The same for one that should not end: a second.
+/// Timer ticks for a guest that should not exit: one second.
 const ENDLESS: u64 = TIMER_HZ as u64;
 /// Guest memory in bytes that only a machine with [`Ability::FourGib`] has.
 const FOUR_GIB: u64 = 4 << 30;
 
 impl Machine for Context<'_> {
     fn can(&self, ability: Ability) -> bool {
-        /// IA32_VMX_EPT_VPID_CAP, of which bit 0 says whether memory can be executed, but not read (SDM A.10).
+        /// IA32_VMX_EPT_VPID_CAP; bit 0 reports support for execute-only translations (SDM A.10).
         const VMX_EPT_VPID_CAP: u32 = 0x48c;
         let cpuid = CpuId::new();
         match ability {
             Ability::ExecuteOnly => {
                 let vmx = cpuid.get_feature_info().is_some_and(|features| features.has_vmx());
-                // SAFETY: every CPU that has VMX and runs guests here has EPT, and then this MSR.
+                // SAFETY: every CPU that has VMX and runs guests here has EPT, and therefore this
+                // MSR.
                 vmx && unsafe { Msr::new(VMX_EPT_VPID_CAP).read() } & 1 != 0
             }
             Ability::FourGib => Usage::now().free_frames as u64 * hvt_bare::frames::FRAME_SIZE > FOUR_GIB + (64 << 20),

@@ -1,4 +1,5 @@
-//! A unikernel in a virtual machine: the monitor between this kernel's memory and the hypervisor's exits.
+//! A unikernel in a virtual machine: connects the tender's monitor to this kernel's memory and the
+//! hypervisor's exits.
 
 use alloc::{format, string::String, vec::Vec};
 use core::{convert::Infallible, fmt};
@@ -18,22 +19,23 @@ use crate::{
     ram::{Blocks, GuestRam},
 };
 
-/// A unikernel that has been loaded.
+/// A loaded unikernel.
 pub(crate) struct Unikernel {
     vm: Vm<Kernel>,
     vcpu: Vcpu<Kernel>,
     blocks: Blocks,
     loaded: Loaded,
     counts: Counts,
-    /// The timer tick at which it is given up.
+    /// Timer tick from which on the unikernel has timed out.
     deadline: u64,
 }
 
 impl Unikernel {
-    /// Loads the unikernel in `file` into `memory` bytes of guest memory; it is given up at the timer tick `deadline`.
+    /// Loads the unikernel in `file` into `memory` bytes of guest memory. The unikernel times out
+    /// at the timer tick `deadline`.
     ///
     /// # Errors
-    /// The message of whatever refuses it.
+    /// Returns the message of the component that rejects the unikernel.
     pub(crate) fn load(
         hypervisor: &Hypervisor<Kernel>,
         file: &[u8],
@@ -43,7 +45,8 @@ impl Unikernel {
     ) -> Result<Self, String> {
         let mut vm = Vm::new(hypervisor).map_err(text)?;
         let range = GuestRange::new(Gpa(0), memory).ok_or("memory wraps around")?;
-        // What the layout leaves out holds descriptors and page tables, which the CPU writes for the guest.
+        // Memory outside the regions of the layout holds descriptors and page tables. The CPU
+        // writes accessed and dirty bits there on behalf of the guest.
         vm.allocate(range, Permissions::READ | Permissions::WRITE).map_err(text)?;
         let blocks = Blocks::of(&vm, memory);
         let loaded = Loaded::new(file, config, &GuestRam::new(&vm, &blocks))?;
@@ -54,10 +57,10 @@ impl Unikernel {
         Ok(Self { vm, vcpu, blocks, loaded, counts: Counts::default(), deadline })
     }
 
-    /// Runs until it ends, or is given up: [`Outcome::Interrupted`].
+    /// Runs the unikernel until it exits or times out ([`Outcome::Interrupted`]).
     ///
     /// # Errors
-    /// The message of the hypervisor if it does not run the virtual CPU.
+    /// Returns the hypervisor's message if it cannot run the virtual CPU.
     pub(crate) fn run(&mut self, cpu: &mut Cpu<Kernel>) -> Result<Outcome, String> {
         host::set_time_slice(self.deadline.saturating_sub(interrupts::ticks()));
         let Self { vm, vcpu, blocks, loaded, counts, deadline } = self;
@@ -68,10 +71,11 @@ impl Unikernel {
         Ok(outcome)
     }
 
-    /// Runs until the next exit and serves it. Returns `None` if the unikernel can run on. The caller sets the time slice.
+    /// Runs until the next exit and serves it. Returns `None` if the unikernel can continue. The
+    /// caller sets the time slice.
     ///
     /// # Errors
-    /// The message of the hypervisor if it does not run the virtual CPU.
+    /// Returns the hypervisor's message if it cannot run the virtual CPU.
     pub(crate) fn step(&mut self, cpu: &mut Cpu<Kernel>) -> Result<Option<Outcome>, String> {
         let Self { vm, vcpu, blocks, loaded, counts, deadline } = self;
         let bound = vcpu.bind(cpu, vm).map_err(text)?;
@@ -81,24 +85,24 @@ impl Unikernel {
         Ok(outcome.filter(|outcome| *outcome != Outcome::Interrupted || interrupts::ticks() >= *deadline))
     }
 
-    /// What it has printed.
+    /// Returns the console output of the unikernel.
     pub(crate) fn transcript(&self) -> Vec<u8> {
         self.loaded.console.bytes()
     }
 
-    /// How often it left the virtual CPU.
+    /// Returns the number of exits of the virtual CPU, by kind.
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
 }
 
-/// A virtual CPU bound to this CPU, for the monitor.
+/// Adapter of a bound virtual CPU for the monitor.
 pub(crate) struct Running<'a> {
     bound: Bound<'a, Kernel>,
     memory: GuestRam<'a>,
-    /// The timer tick from which on the end of a time slice ends the run.
+    /// Timer tick from which on the end of a time slice ends the run.
     deadline: u64,
-    /// Ends of time slices before the deadline.
+    /// Number of time slices that ended before the deadline.
     interrupted: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The structures that the kernel finds at its entry, and where everything goes.
+//! Structures that the kernel expects at its entry, and the placement of its files in memory.
 
 use core::fmt;
 
@@ -8,10 +8,10 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::PAGE_SIZE;
 
-/// Ranges of memory that the kernel is told of, at most.
+/// Maximum number of memory ranges passed to the kernel.
 pub const AREAS_MAX: usize = 65;
 
-/// `KernelArgs`: what RDI points to. Addresses are physical, sizes in bytes.
+/// `KernelArgs`, the structure that RDI points to. Addresses are physical, sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Immutable, IntoBytes)]
 #[repr(C)]
 pub struct KernelArgs {
@@ -21,17 +21,17 @@ pub struct KernelArgs {
     pub stack: Block,
     /// Environment: lines of `KEY=VALUE`.
     pub env: Block,
-    /// ACPI's root pointer (RSDP), or nothing.
+    /// ACPI's root pointer (RSDP), or an empty block.
     pub hwdesc: Block,
     /// An array of [`Area`].
     pub areas: Block,
-    /// The first process.
+    /// Image of the first process.
     pub bootstrap: Block,
 }
 
 const _: () = assert!(size_of::<KernelArgs>() == 12 * size_of::<u64>());
 
-/// A piece of physical memory.
+/// Range of physical memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Immutable, IntoBytes)]
 #[repr(C)]
 pub struct Block {
@@ -41,45 +41,46 @@ pub struct Block {
     pub size: u64,
 }
 
-/// `BootloaderMemoryEntry`: what a piece of physical memory is.
+/// `BootloaderMemoryEntry`: type of a range of physical memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Immutable, IntoBytes)]
 #[repr(C)]
 pub struct Area {
-    /// Where.
+    /// The range.
     pub block: Block,
     /// [`FREE`] or [`RESERVED`].
     pub kind: u64,
 }
 
-/// The kernel may use it.
+/// Type of memory that the kernel may use.
 pub const FREE: u64 = 1;
-/// The kernel must leave it alone.
+/// Type of memory that the kernel must not use.
 pub const RESERVED: u64 = 3;
 
-/// Where kernel and first process go, in physical memory.
+/// Location of kernel and first process in physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
     /// The kernel's file.
     pub kernel: Block,
-    /// The first process, a multiple of pages: the kernel ignores the rest of a page.
+    /// The first process. Its size is a multiple of the page size, because the kernel ignores a
+    /// partial page.
     pub init: Block,
 }
 
-/// There is no free memory of this many bytes in one piece.
+/// Error: no contiguous free memory of this many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom(pub u64);
 
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there are no {} bytes of free memory in one piece", self.0)
+        write!(f, "no contiguous free memory of {} bytes", self.0)
     }
 }
 
-/// Finds room for kernel and first process, of these sizes in bytes, below `limit` and beside the loader and what the
-/// boot loader left.
+/// Allocates memory for kernel and first process, of these sizes in bytes, below `limit`. The
+/// blocks do not overlap the loader or the data of the boot loader.
 ///
 /// # Errors
-/// When there is none.
+/// Returns [`NoRoom`] if no free range is large enough.
 pub fn place(boot: &Boot<'_>, loader: PhysicalRange, limit: u64, kernel: usize, init: usize) -> Result<Places, NoRoom> {
     let mut free = boot.free_memory(loader);
     let mut take = |size: usize| {
@@ -96,8 +97,9 @@ pub fn place(boot: &Boot<'_>, loader: PhysicalRange, limit: u64, kernel: usize, 
     Ok(Places { kernel: take(kernel)?, init: take(init)? })
 }
 
-/// What the kernel is told of memory. It finds out by itself that what [`KernelArgs`] names is in use, and uses nothing
-/// below 1 MiB; of the loader, whose page tables it runs on at first, it has to be told.
+/// Returns the memory map for the kernel. The kernel itself excludes the blocks of [`KernelArgs`]
+/// and memory below 1 MiB. It does not exclude the loader, whose page tables it uses at first, so
+/// the map reserves the loader.
 #[must_use]
 pub fn areas(boot: &Boot<'_>, loader: PhysicalRange) -> ArrayVec<Area, AREAS_MAX> {
     let area = |range: &PhysicalRange, kind| Area { block: Block { base: range.start, size: range.len() }, kind };
@@ -105,8 +107,8 @@ pub fn areas(boot: &Boot<'_>, loader: PhysicalRange) -> ArrayVec<Area, AREAS_MAX
     free.chain([area(&loader, RESERVED)]).collect()
 }
 
-/// Makes the kernel's environment of a command line: what stands between blanks becomes a line. Returns its length in
-/// bytes; what does not fit into `into` is `None`.
+/// Converts a command line to the kernel's environment: each word becomes a line. Returns the
+/// length in bytes, or `None` if the environment does not fit into `into`.
 pub fn environment(command_line: &str, into: &mut [u8]) -> Option<usize> {
     let mut len = 0;
     for word in command_line.split_ascii_whitespace() {
@@ -134,7 +136,7 @@ mod tests {
     #[test]
     fn places_lie_in_free_memory_and_do_not_overlap() {
         let places = place(&boot(), LOADER, u64::MAX, 0x7_f001, 0x1001).unwrap();
-        // Between loader and module, and behind the module.
+        // Between loader and module, and after the module.
         assert_eq!(places.kernel, Block { base: 0x18_0000, size: 0x8_0000 });
         assert_eq!(places.init, Block { base: 0x20_2000, size: 0x2000 });
         assert_eq!(place(&boot(), LOADER, u64::MAX, 0x100_0000, 1), Err(NoRoom(0x100_0000)));

@@ -1,6 +1,8 @@
-//! What a Redox kernel is handed, made of what a boot loader says: the parts that need no machine.
+//! Converts the boot loader's information to the form that a Redox kernel expects: the parts that
+//! need no machine.
 //!
-//! Layouts and rules are those of the kernel's `src/startup/mod.rs` and `src/startup/memory.rs` (commit 663e66410).
+//! Layouts and rules follow the kernel's `src/startup/mod.rs` and `src/startup/memory.rs` (commit
+//! 663e66410).
 #![no_std]
 
 #[cfg(test)]

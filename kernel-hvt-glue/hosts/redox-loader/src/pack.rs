@@ -1,42 +1,43 @@
-//! What came along: a cpio archive with the kernel and the first process.
+//! Archive of the boot module: a cpio archive with the kernel and the first process.
 
 use core::fmt;
 
-/// Where an ELF file keeps its entry point (`e_entry`).
+/// Offset of the entry point (`e_entry`) in an ELF file.
 const ELF_ENTRY: usize = 0x18;
 
-/// The files of the archive.
+/// Files of the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pack<'a> {
     /// The kernel's ELF file.
     pub kernel: &'a [u8],
-    /// The first process, as it is to lie in memory.
+    /// Memory image of the first process.
     pub init: &'a [u8],
 }
 
-/// Why an archive cannot be used.
+/// Reason that an archive cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PackError {
-    /// It holds no file of this name.
+    /// The archive has no file of this name.
     Missing(&'static str),
-    /// The kernel is no ELF file for 64 bits.
+    /// The kernel is not a 64-bit ELF file.
     NotElf,
 }
 
 impl fmt::Display for PackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(name) => write!(f, "there is no {name} in the archive (-initrd)"),
+            Self::Missing(name) => write!(f, "the archive (-initrd) has no file '{name}'"),
             Self::NotElf => f.write_str("the kernel is not a 64-bit ELF file"),
         }
     }
 }
 
 impl<'a> Pack<'a> {
-    /// The files in `archive`.
+    /// Finds the files in `archive`.
     ///
     /// # Errors
-    /// When one of them is not there, or is not what it should be.
+    /// Returns [`PackError::Missing`] if a file is missing, and [`PackError::NotElf`] if the kernel
+    /// is not a 64-bit ELF file.
     pub fn read(archive: &'a [u8]) -> Result<Self, PackError> {
         let file = |name: &'static str| {
             let mut files = cpio_reader::iter_files(archive);
@@ -46,10 +47,10 @@ impl<'a> Pack<'a> {
         pack.kernel_entry().map(|_| pack)
     }
 
-    /// The kernel's entry point, a virtual address.
+    /// Returns the kernel's entry point, a virtual address.
     ///
     /// # Errors
-    /// When it is no ELF file for 64 bits.
+    /// Returns [`PackError::NotElf`] if the kernel is not a 64-bit ELF file.
     pub fn kernel_entry(&self) -> Result<u64, PackError> {
         /// ELF magic and `ELFCLASS64`.
         const IDENT: &[u8] = b"\x7fELF\x02";
@@ -67,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    /// An archive as `cpio -o -H newc` makes them.
+    /// Creates an archive in the format of `cpio -o -H newc`.
     fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (name, file) in files.iter().chain(&[("TRAILER!!!", &[][..])]) {

@@ -1,15 +1,17 @@
-//! From the boot loader's 32-bit protected mode to [`load`](crate::load) in long mode.
+//! Entry code: from the boot loader's 32-bit protected mode to [`load`](crate::load) in long mode.
 //!
-//! One entry point serves both protocols: PVH (EBX = start info) and Multiboot2 (EAX = magic, EBX = information).
+//! One entry point serves both protocols: PVH (EBX = start info) and Multiboot2 (EAX = magic, EBX =
+//! information).
 //!
-//! The page tables are those that the kernel expects at its entry: the first [`GIGABYTES`] of physical memory at their
-//! own address and at `PHYS_OFFSET`, by 2 MiB pages, and the kernel's file 2 GiB below the end.
+//! The page tables are the ones that the kernel expects at its entry. They map the first
+//! [`GIGABYTES`] of physical memory at their own address and at `PHYS_OFFSET`, by 2 MiB pages, and
+//! the kernel's file 2 GiB below the end of the address space.
 
 use core::arch::global_asm;
 
 use hvt_redox_loader::tables::{ENTRIES, KERNEL_TABLES, PRESENT_WRITABLE, Table};
 
-/// Gigabytes of physical memory that are mapped.
+/// Gigabytes of physical memory that the page tables map.
 pub(crate) const GIGABYTES: usize = 8;
 
 /// Index of `PHYS_OFFSET` (0xFFFF800000000000) in the top table.
@@ -41,7 +43,8 @@ start32:
     mov esi, eax                // kept for load
     mov ebp, ebx
 
-    // PD: 2 MiB pages, present and writable; 4 GiB and more need the upper half of an entry.
+    // PD: 2 MiB pages, present and writable; addresses from 4 GiB on need the upper half of an
+    // entry.
     mov edi, offset {pd}
     xor ecx, ecx
 2:  mov eax, ecx
@@ -121,12 +124,12 @@ start_gdtr:
     load = sym crate::load,
 );
 
-/// Lets `fill` set the tables of the last level behind the kernel's addresses, and puts them in force.
+/// Fills the last-level tables of the kernel's addresses with `fill`, and activates them.
 ///
 /// # Safety
-/// Called once.
+/// Must be called once.
 pub(crate) unsafe fn map_kernel_with<E>(fill: impl FnOnce(&mut [Table]) -> Result<(), E>) -> Result<(), E> {
-    // SAFETY: nothing else refers to these tables: the CPU does from the last line on.
+    // SAFETY: no other code refers to these tables; the CPU uses them only after the last line.
     unsafe {
         let tables = &raw mut KERNEL_PT;
         fill(&mut *tables)?;
@@ -137,6 +140,6 @@ pub(crate) unsafe fn map_kernel_with<E>(fill: impl FnOnce(&mut [Table]) -> Resul
         KERNEL_PDPT.0[ENTRIES - 2] = &raw const KERNEL_PD as u64 | PRESENT_WRITABLE;
         (&raw mut PML4.0[ENTRIES - 1]).write_volatile(&raw const KERNEL_PDPT as u64 | PRESENT_WRITABLE);
     }
-    // The entry was not present, so no translation of it can be cached (SDM 4.10.2.3).
+    // The entry was not present, so the CPU cannot have cached a translation of it (SDM 4.10.2.3).
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The kernel's own mapping: its file, 2 GiB below the end of the address space.
+//! Mapping of the kernel's file, 2 GiB below the end of the address space.
 
 use core::fmt;
 
@@ -13,31 +13,31 @@ pub const ENTRIES: usize = 512;
 pub struct Table(pub [u64; ENTRIES]);
 
 impl Table {
-    /// Maps nothing.
+    /// Table that maps nothing.
     pub const EMPTY: Self = Self([0; ENTRIES]);
 }
 
 /// Present and writable (SDM 4.5.4).
 pub const PRESENT_WRITABLE: u64 = 1 << 0 | 1 << 1;
 
-/// Tables of the lowest level: a kernel file of up to 64 MiB.
+/// Number of lowest-level tables: enough for a kernel file of up to 64 MiB.
 pub const KERNEL_TABLES: usize = 32;
 
-/// The kernel file is larger than the loader has page tables for.
+/// Error: the kernel file of this many bytes exceeds the loader's page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge(pub u64);
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let most = KERNEL_TABLES * ENTRIES * PAGE_SIZE as usize;
-        write!(f, "the kernel file has {} bytes, {most} is the most: strip its debug information", self.0)
+        write!(f, "the kernel file has {} bytes, more than {most}: strip its debug information", self.0)
     }
 }
 
-/// Maps the kernel's file by 4 KiB pages, from the first byte that `tables` map on.
+/// Maps the kernel's file by 4 KiB pages, starting at the first address that `tables` cover.
 ///
 /// # Errors
-/// When it does not fit.
+/// Returns [`TooLarge`] if the file does not fit.
 pub fn map_kernel(kernel: Block, tables: &mut [Table]) -> Result<(), TooLarge> {
     let pages = kernel.size.div_ceil(PAGE_SIZE) as usize;
     let mut entries = tables.iter_mut().flat_map(|table| &mut table.0);

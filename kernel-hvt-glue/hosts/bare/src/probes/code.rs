@@ -1,6 +1,6 @@
-//! The instructions that probes run.
+//! Guest code of the probes.
 
-/// Defines a function that returns the machine code of the lines given.
+/// Defines a function that returns the machine code of the given lines.
 macro_rules! guest_code {
     ($($(#[$doc:meta])* $name:ident: $($line:literal)+;)+) => {$(
         core::arch::global_asm!(
@@ -16,7 +16,7 @@ macro_rules! guest_code {
         $(#[$doc])*
         pub(crate) fn $name() -> &'static [u8] {
             let (start, end): (*const u8, *const u8);
-            // SAFETY: two addresses are loaded, nothing else happens.
+            // SAFETY: the code loads two addresses and has no other effect.
             unsafe {
                 core::arch::asm!(
                     concat!("lea {}, [rip + probe_", stringify!($name), "_start]"),
@@ -32,12 +32,12 @@ macro_rules! guest_code {
 }
 
 guest_code! {
-    /// A hypercall, over and over.
+    /// Endless loop of hypercalls.
     hypercall:
         "2: out dx, eax"
         "jmp 2b";
 
-    /// A hypercall of each width and direction, and each string form.
+    /// One hypercall of each width, direction and string form.
     ports:
         "mov edx, 0x501"
         "mov eax, 0x11223344"
@@ -53,17 +53,17 @@ guest_code! {
         "insb"
         "hlt";
 
-    /// Spins.
+    /// Endless loop without exits.
     spin:
         "2: inc rax"
         "jmp 2b";
 
-    /// Increments a number in memory, for ever: RDI points to it.
+    /// Endless loop that increments the number at RDI.
     count:
         "2: inc qword ptr [rdi]"
         "jmp 2b";
 
-    /// Reads, writes and calls what RDI points to, a hypercall after each.
+    /// Reads, writes and calls the address in RDI, each followed by a hypercall.
     touch:
         "mov dx, 0x501"
         "mov rax, [rdi]"
@@ -82,7 +82,7 @@ guest_code! {
         "jb 2b"
         "hlt";
 
-    /// Looks for the word RAX from RDI up to RCX words further on; RBX counts how often it is there.
+    /// Searches RCX words starting at RDI for the word in RAX; RBX counts the matches.
     search:
         "xor ebx, ebx"
         "2: cmp [rdi], rax"
@@ -93,21 +93,21 @@ guest_code! {
         "jnz 2b"
         "hlt";
 
-    /// No handler for its exception.
+    /// Exception without a handler.
     triple_fault:
         "ud2";
 
-    /// CPUID leaf EAX, subleaf ECX.
+    /// Executes CPUID with leaf EAX, subleaf ECX.
     cpuid:
         "cpuid"
         "hlt";
 
-    /// Reads MSR ECX.
+    /// Reads the MSR with number ECX.
     rdmsr:
         "rdmsr"
         "hlt";
 
-    /// Writes EDX:EAX to MSR ECX, and reads it back.
+    /// Writes EDX:EAX to the MSR with number ECX, and reads it back.
     wrmsr:
         "wrmsr"
         "xor eax, eax"
@@ -115,14 +115,14 @@ guest_code! {
         "rdmsr"
         "hlt";
 
-    /// Writes CR0, CR4, XCR0.
+    /// Writes RAX to CR0 or CR4.
     set_cr0:
         "mov cr0, rax"
         "hlt";
     set_cr4:
         "mov cr4, rax"
         "hlt";
-    /// Switches OSXSAVE on, writes XCR0, makes a hypercall, and reads XCR0 back.
+    /// Sets OSXSAVE, writes XCR0, makes a hypercall, and reads XCR0 back.
     set_xcr0:
         "mov rbx, cr4"
         "or rbx, 1 << 18"
@@ -136,7 +136,7 @@ guest_code! {
         "xgetbv"
         "hlt";
 
-    /// Instructions that only a hypervisor executes.
+    /// Instructions for hypervisors.
     vmrun:
         "vmrun"
         "hlt";
@@ -155,7 +155,8 @@ guest_code! {
     rdpid:
         "rdpid rax"
         "hlt";
-    /// Switches OSXSAVE on, with XCR0 for x87 and SSE, and saves all that XSAVES can to RDI.
+    /// Sets OSXSAVE, sets XCR0 to x87 and SSE, and saves all components that XSAVES supports to
+    /// RDI.
     xsaves:
         "mov rbx, cr4"
         "or rbx, 1 << 18"
@@ -175,8 +176,9 @@ guest_code! {
         "monitor"
         "hlt";
 
-    /// Loads the registers that belong to a guest from the words at RDI, makes a hypercall, stores them at RSI and makes
-    /// another, over and over: XMM0 to XMM15, DR0 to DR3, CR2, the bases of FS and GS, KERNEL_GS_BASE, MXCSR, RBX.
+    /// Endless loop over the registers that belong to a guest: loads them from the words at RDI,
+    /// makes a hypercall, stores them at RSI and makes another hypercall. The registers are XMM0 to
+    /// XMM15, DR0 to DR3, CR2, the bases of FS and GS, KERNEL_GS_BASE, MXCSR, RBX.
     state:
         "2:"
         ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
@@ -223,7 +225,8 @@ guest_code! {
         "out dx, eax"
         "jmp 2b";
 
-    /// Switches AVX on, loads YMM0 to YMM3 from the words at RDI, makes a hypercall, and stores them at RSI.
+    /// Enables AVX, loads YMM0 to YMM3 from the words at RDI, makes a hypercall, and stores them at
+    /// RSI.
     avx:
         "mov rbx, cr4"
         "or rbx, 1 << 18"

@@ -1,4 +1,5 @@
-//! Several CPUs: a virtual CPU moves between them, guests run on both at once, and non-maskable interrupts come.
+//! Probes of multiple CPUs: migration of a virtual CPU, guests on both CPUs at once, and
+//! non-maskable interrupts.
 
 use alloc::{format, string::String, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +22,9 @@ pub(super) const PROBES: &[Probe] = &[
     Probe { name: "nmi", run: nmi },
 ];
 
-const ONE_CPU: Verdict = Verdict::Skipped("there is one CPU");
+const ONE_CPU: Verdict = Verdict::Skipped("the machine has only one CPU");
 
-/// A machine that counts in memory for ever.
+/// Creates a VM that counts in memory in an endless loop.
 fn counter(hypervisor: &Hypervisor<Kernel>) -> Result<Machine, String> {
     let mut machine = Machine::new(hypervisor, code::count())?;
     machine.set(|registers| {
@@ -33,21 +34,21 @@ fn counter(hypervisor: &Hypervisor<Kernel>) -> Result<Machine, String> {
     Ok(machine)
 }
 
-/// Runs a machine for two ticks on the second CPU.
+/// Runs a VM for two ticks on the second CPU.
 fn slice_there(hypervisor: &Hypervisor<Kernel>, machine: &mut Machine) -> Result<Exit, String> {
-    // SAFETY: CPL 0, 64-bit mode, and nothing here goes to another CPU.
+    // SAFETY: CPL 0, 64-bit mode, and no value moves to another CPU.
     let mut cpu = unsafe { hypervisor.enable() }.map_err(|error| format!("{error}"))?;
     host::set_time_slice(2);
     machine.run_slice(&mut cpu)
 }
 
-/// A virtual CPU goes on where it was, on one CPU and then on the other.
+/// A virtual CPU resumes its execution on one CPU and then on the other.
 fn move_between_cpus(context: &mut Context<'_>) -> Answer {
     if !smp::is_there() {
         return Ok(ONE_CPU);
     }
     let mut machine = counter(context.hypervisor)?;
-    // A time slice may be over before it has begun, but not all of them.
+    // A time slice may end before it begins, but not every one does.
     let mut last = 0;
     for _ in 0..10 {
         host::set_time_slice(2);
@@ -63,7 +64,7 @@ fn move_between_cpus(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Two machines run at the same time, each on a CPU.
+/// Two VMs run at the same time, each on its own CPU.
 fn run_on_both_cpus(context: &mut Context<'_>) -> Answer {
     if !smp::is_there() {
         return Ok(ONE_CPU);
@@ -89,9 +90,9 @@ fn run_on_both_cpus(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Non-maskable interrupts reach the host while a guest runs, which notices nothing.
+/// Non-maskable interrupts reach the host while a guest runs, without an effect on the guest.
 fn nmi(context: &mut Context<'_>) -> Answer {
-    /// NMIs that must come, and time slices in which they have to.
+    /// Number of NMIs that must arrive, and number of time slices allowed for them.
     const WANTED: u64 = 20;
     const SLICES: u32 = 1000;
     if !smp::is_there() {

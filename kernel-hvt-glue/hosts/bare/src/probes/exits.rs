@@ -1,4 +1,4 @@
-//! Every exit is reported as it should be.
+//! Probes of exit reports.
 
 use hvt_abi::{
     Gpa,
@@ -25,7 +25,8 @@ const fn out(port: u16, size: u8, value: u32) -> Exit {
     Exit::Io(Io { port, size, direction: Direction::Out, string: false, value })
 }
 
-/// What an `out` of the hypercall port says, and that the guest goes on behind it.
+/// The exit of an `out` to the hypercall port has port, size and value; the guest resumes after the
+/// instruction.
 fn hypercall(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::hypercall())?;
     machine.set(|registers| {
@@ -40,7 +41,7 @@ fn hypercall(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Width, direction and string forms are told apart; an `in` gets what the monitor put into RAX.
+/// Exits distinguish width, direction and string forms; an `in` returns the RAX set by the monitor.
 fn ports(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::ports())?;
     expect_eq!(machine.run(context.cpu)?, out(0x501, 4, 0x1122_3344));
@@ -59,7 +60,7 @@ fn ports(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// All general registers reach the guest and come back.
+/// All general registers reach the guest and come back unchanged.
 fn registers(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::hypercall())?;
     let word = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -87,18 +88,19 @@ fn registers(context: &mut Context<'_>) -> Answer {
     expect_eq!(machine.vcpu.registers(), given);
     for _ in 0..2 {
         expect_eq!(machine.run(context.cpu)?, out(0x501, 4, word(1) as u32));
-        // Behind the one-byte `out`.
+        // RIP is after the one-byte `out`.
         expect_eq!(machine.vcpu.registers(), Registers { rip: CODE.0 + 1, ..given });
     }
     Ok(Verdict::Passed)
 }
 
-/// The timer takes the CPU from a guest that spins, which notices nothing, whatever its own interrupt flag says.
+/// The timer interrupts a guest that spins, regardless of the guest's own interrupt flag. The guest
+/// is not affected.
 fn timer(context: &mut Context<'_>) -> Answer {
     for flag in [INTERRUPT_FLAG, 0] {
         let mut machine = Machine::new(context.hypervisor, code::spin())?;
         machine.set(|registers| registers.rflags |= flag);
-        // A time slice may be over before it has begun, but not all of them.
+        // A time slice may end before it begins, but not every one does.
         let mut rounds = 0;
         for _ in 0..10 {
             let ticks = interrupts::ticks();
@@ -115,14 +117,14 @@ fn timer(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// An exception that cannot be delivered.
+/// An exception that cannot be delivered ends the guest.
 fn triple_fault(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::triple_fault())?;
     expect_eq!(machine.run(context.cpu)?, Exit::TripleFault);
     Ok(Verdict::Passed)
 }
 
-/// A state that the CPU would refuse is refused with the name of the field.
+/// An entry state that the CPU would reject is rejected with the name of the field.
 fn entry_checks(context: &mut Context<'_>) -> Answer {
     let good = EntryState::new(MEMORY, CODE);
     let cases = [

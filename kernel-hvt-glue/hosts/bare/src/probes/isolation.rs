@@ -1,4 +1,4 @@
-//! A guest reaches its own memory, in the ways it may, and nothing else.
+//! Probes of memory isolation: a guest reaches only its own memory, with the permissions granted.
 
 use alloc::{boxed::Box, string::String};
 
@@ -22,10 +22,10 @@ pub(super) const PROBES: &[Probe] = &[
     Probe { name: "memory-is-zeroed", run: memory_is_zeroed },
 ];
 
-/// A number that is nowhere by accident.
+/// Number that does not occur by accident.
 const SECRET: u64 = 0x5ec2_e700_dead_10cc;
 
-/// Runs `code::touch` on `at`: what becomes of reading, writing and executing there.
+/// Runs `code::touch` on `at`. Returns the exits of reading, writing and executing there.
 fn touch(context: &mut Context<'_>, machine: &mut Machine, at: Gpa) -> Result<[Exit; 3], String> {
     machine.set(|registers| {
         registers.rip = CODE.0;
@@ -33,13 +33,14 @@ fn touch(context: &mut Context<'_>, machine: &mut Machine, at: Gpa) -> Result<[E
         registers.rsp = DATA.0;
     });
     let mut exits = [Exit::Halt; 3];
-    // Length of the instruction that touches, then of the hypercall behind it.
+    // Length of the accessing instruction; a hypercall follows it.
     for (exit, len) in exits.iter_mut().zip([3, 3, 2]) {
         *exit = machine.run(context.cpu)?;
         match *exit {
-            // It went well: this is the hypercall.
+            // The access succeeded: this exit is the hypercall.
             Exit::Io(_) => {}
-            // A call that cannot fetch its target stands there; it has pushed its return address.
+            // A call that cannot fetch its target has pushed its return address, and RIP is at the
+            // target.
             Exit::MemoryViolation(MemoryViolation { access, .. }) if access.contains(Permissions::EXECUTE) => {}
             Exit::MemoryViolation(_) => {
                 machine.set(|registers| registers.rip += len);
@@ -59,7 +60,7 @@ fn violation(exit: Exit) -> Option<(Gpa, Permissions)> {
     }
 }
 
-/// The first byte behind a guest's memory, for reading, writing and executing.
+/// Reading, writing and executing the first byte after a guest's memory causes violations.
 fn beyond_memory(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::touch())?;
     for at in [Gpa(MEMORY), Gpa(0xfee0_0000), Gpa(0xffff_fff8)] {
@@ -71,7 +72,8 @@ fn beyond_memory(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Every 2 MiB of the 4 GiB that a guest can name, the host's memory among them: all of it is missing but its own.
+/// Every 2 MiB of the first 4 GiB of guest addresses, which include the host's memory: only the
+/// guest's own memory is mapped.
 fn every_address(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::scan())?;
     machine.set(|registers| {
@@ -85,7 +87,7 @@ fn every_address(context: &mut Context<'_>) -> Answer {
             Exit::MemoryViolation(violation) => {
                 expect_eq!((violation.gpa, violation.access), (Gpa(at), Permissions::READ));
                 at += MEMORY;
-                // Past the two bytes of `mov al, [rdi]`.
+                // Skip the two bytes of `mov al, [rdi]`.
                 machine.set(|registers| registers.rip += 2);
             }
             exit => {
@@ -97,12 +99,12 @@ fn every_address(context: &mut Context<'_>) -> Answer {
     }
 }
 
-/// Each permission withheld is missed, each given is there.
+/// Every withheld permission causes a violation, and every granted permission works.
 fn permissions(context: &mut Context<'_>) -> Answer {
     let page = GuestRange::new(DATA, FRAME_SIZE).ok_or("wraps around")?;
     let behind = Gpa(DATA.0 + FRAME_SIZE);
     let mut machine = Machine::new(context.hypervisor, code::touch())?;
-    // `ret`, so that a call comes back.
+    // `ret`, so that the call returns.
     let ret = u64::from_le_bytes([0xc3; 8]);
     for given in [
         Permissions::READ,
@@ -117,7 +119,7 @@ fn permissions(context: &mut Context<'_>) -> Answer {
         for (exit, needed) in exits.into_iter().zip([Permissions::READ, Permissions::WRITE, Permissions::EXECUTE]) {
             expect_eq!((given, needed, violation(exit).is_none()), (given, needed, given.contains(needed)));
         }
-        // The next page has kept its own.
+        // The next page has kept its permissions.
         let exits = touch(context, &mut machine, behind)?;
         expect_matches!(exits, [Exit::Io(_), Exit::Io(_), Exit::Io(_)]);
     }
@@ -127,7 +129,7 @@ fn permissions(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// How often a machine finds the word `rax` in its memory.
+/// Counts the occurrences of `word` in the memory of a VM.
 fn search(context: &mut Context<'_>, word: u64) -> Result<u64, String> {
     let mut machine = Machine::new(context.hypervisor, code::search())?;
     machine.set(|registers| {
@@ -139,8 +141,8 @@ fn search(context: &mut Context<'_>, word: u64) -> Result<u64, String> {
     Ok(machine.vcpu.registers().rbx)
 }
 
-/// What is in the host's memory and in that of another machine is not in a guest's, also where it names the other's
-/// physical address.
+/// Memory of the host and of another VM is not visible to a guest, even at the guest address that
+/// equals the physical address.
 fn other_vm(context: &mut Context<'_>) -> Answer {
     let secret = Box::new(core::hint::black_box(SECRET));
     let other = Machine::new(context.hypervisor, code::touch())?;
@@ -150,7 +152,7 @@ fn other_vm(context: &mut Context<'_>) -> Answer {
     let hosts = (&raw const *secret).addr() as u64;
     let mut machine = Machine::new(context.hypervisor, code::touch())?;
     for at in [theirs.0, hosts] {
-        // Both lie beyond what the guest has, so its own memory does not answer instead.
+        // Both addresses are beyond the guest's own memory, so a guest access there cannot succeed.
         expect_matches!(at, MEMORY..);
         let exits = touch(context, &mut machine, Gpa(at))?;
         for exit in exits {
@@ -162,7 +164,7 @@ fn other_vm(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// What a machine leaves behind is not in the memory of the next.
+/// Data that one VM leaves behind is not visible to the next VM.
 fn memory_is_zeroed(context: &mut Context<'_>) -> Answer {
     for _ in 0..4 {
         let machine = Machine::new(context.hypervisor, code::touch())?;

@@ -1,5 +1,5 @@
-//! What the hypervisor promises, asked by guests of a few instructions: each of its exits, and that guests cannot reach
-//! what is not theirs.
+//! Probes of the hypervisor's guarantees by guests of a few instructions: every exit, and the
+//! isolation of guests.
 
 mod code;
 mod cpus;
@@ -16,11 +16,11 @@ use hvt_harness::tally::{Answer, Verdict};
 
 use crate::host::Context;
 
-/// A question: what the hypervisor does is what it promises.
+/// Check of one guarantee of the hypervisor.
 pub(crate) struct Probe {
-    /// Its name, unique.
+    /// Unique name.
     pub(crate) name: &'static str,
-    /// Asks it.
+    /// Runs the check.
     pub(crate) run: fn(&mut Context<'_>) -> Answer,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Probe {
 pub(crate) const PROBES: &[&[Probe]] =
     &[exits::PROBES, state::PROBES, privileged::PROBES, isolation::PROBES, cpus::PROBES];
 
-/// Ends the probe unless both are equal.
+/// Ends the probe with an error unless both values are equal.
 macro_rules! expect_eq {
     ($left:expr, $right:expr) => {
         match (&$left, &$right) {
@@ -41,7 +41,7 @@ macro_rules! expect_eq {
 }
 use expect_eq;
 
-/// Ends the probe unless a value has a form.
+/// Ends the probe with an error unless a value matches a pattern.
 macro_rules! expect_matches {
     ($value:expr, $pattern:pat $(if $guard:expr)?) => {
         match $value {

@@ -1,4 +1,4 @@
-//! What a guest may ask of the CPU, and what it may not.
+//! Probes of privileged operations: which ones a guest may execute.
 
 use alloc::string::String;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
@@ -28,7 +28,7 @@ pub(super) const PROBES: &[Probe] = &[
     Probe { name: "xsaves", run: xsaves },
 ];
 
-/// EAX, EBX, ECX, EDX of a leaf, as a guest sees them.
+/// Returns EAX, EBX, ECX, EDX of a CPUID leaf in a guest.
 fn guest_cpuid(context: &mut Context<'_>, leaf: u32, subleaf: u32) -> Result<[u32; 4], String> {
     let mut machine = Machine::new(context.hypervisor, code::cpuid())?;
     machine.set(|registers| {
@@ -42,16 +42,16 @@ fn guest_cpuid(context: &mut Context<'_>, leaf: u32, subleaf: u32) -> Result<[u3
     Ok(words.map(|word| word as u32))
 }
 
-/// The guest sees the CPU it runs on, without what is not for it.
+/// CPUID in a guest describes the physical CPU, without the features that are hidden from guests.
 fn cpuid(context: &mut Context<'_>) -> Answer {
     let vendor = __cpuid(0);
     let [_, ebx, ecx, edx] = guest_cpuid(context, 0, 0)?;
     expect_eq!([ebx, ecx, edx], [vendor.ebx, vendor.ecx, vendor.edx]);
     let [_, _, ecx, edx] = guest_cpuid(context, 1, 0)?;
-    // SSE2 and TSC are there, VMX (bit 5) and MONITOR (bit 3) are not.
+    // SSE2 and TSC are present; VMX (bit 5) and MONITOR (bit 3) are not.
     expect_eq!(edx & (1 << 26 | 1 << 4), 1 << 26 | 1 << 4);
     expect_eq!(ecx & (1 << 5 | 1 << 3), 0);
-    // OSXSAVE says what the guest's CR4 says.
+    // OSXSAVE reflects the guest's CR4.
     expect_eq!(ecx & 1 << 27, 0);
     // SVM (bit 2) and its leaf.
     let [_, _, ecx, _] = guest_cpuid(context, 0x8000_0001, 0)?;
@@ -60,14 +60,15 @@ fn cpuid(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Reads MSR `number` through the guest; `None` when that is a #GP, which a guest without handlers dies of.
+/// Reads MSR `number` in the guest. Returns `None` on #GP, which is a triple fault in a guest
+/// without handlers.
 fn read(context: &mut Context<'_>, number: u32) -> Result<Option<u64>, String> {
     let mut machine = Machine::new(context.hypervisor, code::rdmsr())?;
     machine.set(|registers| registers.rcx = number.into());
     finish(&mut machine, context.cpu)
 }
 
-/// Writes MSR `number` and reads it back; `None` when that is a #GP.
+/// Writes MSR `number` and reads it back. Returns `None` on #GP.
 fn write(context: &mut Context<'_>, number: u32, value: u64) -> Result<Option<u64>, String> {
     let mut machine = Machine::new(context.hypervisor, code::wrmsr())?;
     machine.set(|registers| {
@@ -78,7 +79,7 @@ fn write(context: &mut Context<'_>, number: u32, value: u64) -> Result<Option<u6
     finish(&mut machine, context.cpu)
 }
 
-/// EDX:EAX at the end, `None` when there was an exception instead.
+/// Returns EDX:EAX at the end, or `None` on an exception.
 fn finish(machine: &mut Machine, cpu: &mut Cpu<Kernel>) -> Result<Option<u64>, String> {
     match machine.run(cpu)? {
         Exit::Halt => {
@@ -90,7 +91,7 @@ fn finish(machine: &mut Machine, cpu: &mut Cpu<Kernel>) -> Result<Option<u64>, S
     }
 }
 
-/// The few that a guest needs hold what it writes.
+/// The MSRs that a guest needs hold the value written.
 fn allowed_msrs(context: &mut Context<'_>) -> Answer {
     let address = 0xffff_8765_4321_0000;
     for number in [msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE] {
@@ -108,12 +109,13 @@ fn allowed_msrs(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Everything else is a #GP: what would reach the host, and what does not exist.
+/// Every other MSR causes #GP: MSRs that affect the host, and MSRs that do not exist.
 fn denied_msrs(context: &mut Context<'_>) -> Answer {
     let efer = EntryState::new(MEMORY, CODE).efer;
     expect_eq!(write(context, msr::EFER, (efer | Efer::SVME).bits())?, None);
-    // IA32_APIC_BASE, IA32_FEATURE_CONTROL, IA32_SYSENTER_EIP, IA32_DEBUGCTL, IA32_VMX_BASIC, STAR, LSTAR, CSTAR, SFMASK,
-    // VM_CR, VM_HSAVE_PA; and numbers at and behind the ends of what the bitmaps of either vendor cover.
+    // IA32_APIC_BASE, IA32_FEATURE_CONTROL, IA32_SYSENTER_EIP, IA32_DEBUGCTL, IA32_VMX_BASIC, STAR,
+    // LSTAR, CSTAR, SFMASK, VM_CR, VM_HSAVE_PA; and numbers at and beyond the ends of the ranges
+    // that the bitmaps of either vendor cover.
     let numbers = [
         0x1b,
         0x3a,
@@ -145,8 +147,8 @@ fn denied_msrs(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Leaving 64-bit mode is a #GP in 64-bit mode, and so is a reserved bit (SDM volume 2, MOV to control registers); the
-/// rest is the guest's own affair.
+/// Leaving 64-bit mode and setting a reserved bit cause #GP in 64-bit mode (SDM volume 2, MOV to
+/// control registers). The guest may change the other bits.
 fn control_registers(context: &mut Context<'_>) -> Answer {
     let entry = EntryState::new(MEMORY, CODE);
     let mut run = |code, value| {
@@ -166,7 +168,7 @@ fn control_registers(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Writes XCR0, exits, and reads XCR0; `None` when that is an exception.
+/// Writes XCR0, exits, and reads XCR0. Returns `None` on an exception.
 fn write_xcr0(context: &mut Context<'_>, value: u64) -> Result<Option<u64>, String> {
     let mut machine = Machine::new(context.hypervisor, code::set_xcr0())?;
     machine.set(|registers| registers.rax = value);
@@ -179,7 +181,7 @@ fn write_xcr0(context: &mut Context<'_>, value: u64) -> Result<Option<u64>, Stri
     }
 }
 
-/// XCR0 takes what the CPU has and architecture allows.
+/// XCR0 accepts the components that the CPU has, in the combinations that the architecture allows.
 fn xsetbv(context: &mut Context<'_>) -> Answer {
     let all = u64::from(__cpuid_count(0xd, 0).eax & 7);
     expect_eq!(write_xcr0(context, all)?, Some(all));
@@ -190,7 +192,7 @@ fn xsetbv(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Instructions of VMX and SVM are undefined for a guest.
+/// Instructions of VMX and SVM cause #UD in a guest.
 fn hypervisor_instructions(context: &mut Context<'_>) -> Answer {
     for code in [code::vmrun(), code::vmmcall(), code::vmxon(), code::vmcall(), code::monitor()] {
         let mut machine = Machine::new(context.hypervisor, code)?;
@@ -200,14 +202,15 @@ fn hypervisor_instructions(context: &mut Context<'_>) -> Answer {
         });
         expect_eq!(machine.run(context.cpu)?, Exit::TripleFault);
     }
-    // `invd` would throw the host's cached writes away: it does nothing, or is refused. (QEMU reports it as `wbinvd`,
-    // which it is not.)
+    // `invd` would discard the host's cached writes: it has no effect, or ends the guest. (QEMU
+    // reports `invd` as `wbinvd`.)
     let mut machine = Machine::new(context.hypervisor, code::invd())?;
     expect_matches!(machine.run(context.cpu)?, Exit::Halt | Exit::TripleFault | Exit::Undecodable { .. });
     Ok(Verdict::Passed)
 }
 
-/// RDPID is undefined for a guest, or says nothing of the CPU it runs on; the kernel's TSC_AUX is there afterwards.
+/// RDPID causes #UD in a guest, or does not identify the physical CPU; the kernel's TSC_AUX is
+/// restored afterwards.
 fn rdpid(context: &mut Context<'_>) -> Answer {
     if !cpu::has_tsc_aux() {
         return Ok(Verdict::Skipped("the CPU has no TSC_AUX"));
@@ -224,13 +227,13 @@ fn rdpid(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// XSAVES is undefined for a guest, or saves nothing but the components of XCR0.
+/// XSAVES causes #UD in a guest, or saves only the components of XCR0.
 fn xsaves(context: &mut Context<'_>) -> Answer {
     let mut machine = Machine::new(context.hypervisor, code::xsaves())?;
     machine.set(|registers| registers.rdi = DATA.0);
     match machine.run(context.cpu)? {
         Exit::Halt => {
-            // XCOMP_BV, behind XSTATE_BV at the end of the legacy region (SDM volume 1, 13.4.2).
+            // XCOMP_BV, after XSTATE_BV at the end of the legacy region (SDM volume 1, 13.4.2).
             let saved = machine.words(Gpa(DATA.0 + 520), 1)?[0];
             expect_eq!(saved & !(1 << 63), 3);
         }

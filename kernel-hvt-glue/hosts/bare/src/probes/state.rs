@@ -1,4 +1,4 @@
-//! What belongs to a guest stays with it: registers, FPU and AVX state, memory.
+//! Probes of guest state: registers, FPU and AVX state, and memory stay separate between guests.
 
 use alloc::vec::Vec;
 use core::arch::asm;
@@ -19,19 +19,19 @@ pub(super) const PROBES: &[Probe] = &[
     Probe { name: "host-fpu", run: host_fpu },
 ];
 
-/// Where a guest leaves what it read back.
+/// Address of the words that a guest reads back.
 const RESULTS: Gpa = Gpa(DATA.0 + 0x1000);
 
-/// Words that `code::state` loads and stores.
+/// Number of words that `code::state` loads and stores.
 const STATE_WORDS: usize = 42;
 
-/// Values for them, different for each `seed`.
+/// Returns values for these words, different for each `seed`.
 fn state(seed: u64) -> Vec<u64> {
     let mut words: Vec<u64> = (0..STATE_WORDS as u64)
         .map(|index| (index + 1).wrapping_mul(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15))
         .collect();
     for address in &mut words[32..40] {
-        // Linear addresses: canonical ones.
+        // Linear addresses must be canonical.
         *address = ((*address << 17) as i64 >> 17) as u64;
     }
     // MXCSR: exceptions masked, a rounding mode and flags.
@@ -39,7 +39,7 @@ fn state(seed: u64) -> Vec<u64> {
     words
 }
 
-/// Two machines take turns; each finds its registers as it left them.
+/// Two VMs run in turns; each finds its registers unchanged.
 fn interleaved_registers(context: &mut Context<'_>) -> Answer {
     let mut machines = Vec::new();
     for seed in [3, 5] {
@@ -52,7 +52,7 @@ fn interleaved_registers(context: &mut Context<'_>) -> Answer {
         machines.push(machine);
     }
     for round in 0..50 {
-        // Every exit comes with the registers loaded; the other machine then loads its own.
+        // At every exit the registers are loaded; the other VM then loads its own.
         for machine in &mut machines {
             let exit = machine.run(context.cpu)?;
             expect_matches!(exit, Exit::Io(_));
@@ -68,7 +68,7 @@ fn interleaved_registers(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// The same for the upper halves of YMM registers, where there are some.
+/// As `interleaved_registers`, for the upper halves of YMM registers if the CPU has AVX.
 fn interleaved_avx(context: &mut Context<'_>) -> Answer {
     if !CpuId::new().get_feature_info().is_some_and(|features| features.has_avx()) {
         return Ok(Verdict::Skipped("the CPU has no AVX"));
@@ -94,9 +94,10 @@ fn interleaved_avx(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Two machines count at the same guest address, taking turns at the timer's pace until both have come on.
+/// Two VMs count at the same guest address, in turns of one timer tick, until both have made
+/// progress.
 fn interleaved_memory(context: &mut Context<'_>) -> Answer {
-    /// Turns in which they have to. A turn may be over before it has begun.
+    /// Maximum number of turns. A turn may end before it begins.
     const TURNS: u32 = 1000;
     const STARTS: [u64; 2] = [0, 1 << 62];
     let mut machines = Vec::new();
@@ -131,7 +132,7 @@ fn host_fpu(context: &mut Context<'_>) -> Answer {
         registers.rdi = DATA.0;
         registers.rsi = RESULTS.0;
     });
-    // The callee may change vector registers as it likes, but not MXCSR's control bits (System V ABI).
+    // The callee may change vector registers, but not MXCSR's control bits (System V ABI).
     let control = || {
         let mut value = 0u32;
         // SAFETY: stores MXCSR to a variable.
@@ -145,7 +146,7 @@ fn host_fpu(context: &mut Context<'_>) -> Answer {
     Ok(Verdict::Passed)
 }
 
-/// Fills every XMM register with something that no guest has.
+/// Fills every XMM register with a value that no guest has.
 fn clobber_vector_registers() {
     let value = [0xa5u8; 16];
     // SAFETY: loads registers that are declared as changed.
