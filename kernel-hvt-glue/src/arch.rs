@@ -1,8 +1,8 @@
-//! The seam between the hypervisor and the architecture it runs on.
+//! Interface between the hypervisor and an architecture.
 //!
-//! Virtual machines, the life cycle of virtual CPUs, second-level page tables and the scheme are the same everywhere. An
-//! implementation of [`Arch`] adds a machine's virtualization extension: it is chosen once, when the
-//! [`Hypervisor`](crate::Hypervisor) is made.
+//! Virtual machines, the life cycle of virtual CPUs, second-level page tables and the scheme are
+//! the same on every architecture. An implementation of [`Arch`] adds the virtualization extension
+//! of a machine. [`Hypervisor::new`](crate::Hypervisor::new) selects the implementation once.
 
 use alloc::boxed::Box;
 
@@ -14,86 +14,88 @@ use crate::{
     paging::AddressSpace,
 };
 
-/// The virtualization extension of a machine, and what all virtual machines share on it.
+/// Virtualization extension of a machine, with the state that all its virtual machines share.
 ///
-/// Functions that take a CPU run on that CPU, and those that take a virtual CPU and a CPU get a pair that this value has
-/// made.
+/// A function with a CPU parameter must be called on that CPU. A virtual CPU and a CPU passed
+/// together must have been created by the same value of this type.
 pub trait Arch<H: Host>: Sized {
-    /// The registers that every exit may change.
+    /// General registers, which every exit may change.
     type Registers: Copy;
     /// All registers that can be read and set.
     type State: Copy;
-    /// The extension is not to be enabled on a CPU.
+    /// Error of [`enable`](Self::enable): the extension cannot be enabled on a CPU.
     type EnableError: From<OutOfMemory>;
-    /// A virtual CPU cannot run on a CPU.
+    /// Error of [`bind`](Self::bind): a virtual CPU cannot run on a CPU.
     type BindError;
-    /// The extension, enabled on one CPU.
+    /// State of the extension on one CPU.
     type Cpu;
-    /// A virtual CPU.
+    /// State of a virtual CPU.
     type Vcpu;
 
-    /// Properties of the extension.
+    /// Returns the properties of the extension.
     fn capabilities(&self) -> Capabilities;
 
     /// Creates empty second-level page tables.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
+    /// Returns [`OutOfMemory`] if the kernel has no frame for the root table.
     fn new_address_space(&self, host: &H) -> Result<Box<dyn AddressSpace>, OutOfMemory>;
 
-    /// Creates a virtual CPU in `state` that sees guest-physical memory through the tables at `root`.
+    /// Creates a virtual CPU in `state` that uses the second-level page tables at `root`.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
+    /// Returns [`OutOfMemory`] if the kernel has no frames for the control structure.
     fn new_vcpu(&self, host: &H, root: Hpa, state: &Self::State) -> Result<Self::Vcpu, OutOfMemory>;
 
     /// Enables the extension on this CPU.
     ///
     /// # Errors
-    /// [`EnableError`](Self::EnableError); nothing was changed.
+    /// Returns [`EnableError`](Self::EnableError) if the CPU rejects the extension. Nothing has
+    /// changed then.
     ///
     /// # Safety
     /// As for [`Hypervisor::enable`](crate::Hypervisor::enable).
     unsafe fn enable(&self, host: &H) -> Result<Self::Cpu, Self::EnableError>;
 
-    /// Disables the extension and restores what was there before.
+    /// Disables the extension and restores the previous state of the CPU.
     ///
     /// # Safety
-    /// The CPU is this one.
+    /// `cpu` must be the current CPU.
     unsafe fn disable(&self, cpu: Self::Cpu);
 
-    /// Leaves frames that another CPU may still use to it for ever.
+    /// Leaks the frames of a CPU that is not the current one, because that CPU may still use them.
     fn abandon(&self, cpu: Self::Cpu);
 
     /// Separates the guests of two virtual machines that run on the CPU one after the other.
     ///
     /// # Safety
-    /// The CPU is this one.
+    /// `cpu` must be the current CPU.
     unsafe fn change_vm(&self, cpu: &mut Self::Cpu);
 
-    /// Prepares the CPU for many entries in a row. Undone by [`unbind`](Self::unbind).
+    /// Prepares the CPU for many entries in a row. [`unbind`](Self::unbind) reverts the
+    /// preparation.
     ///
     /// # Errors
-    /// [`BindError`](Self::BindError).
+    /// Returns [`BindError`](Self::BindError) if the virtual CPU cannot run on this CPU.
     ///
     /// # Safety
-    /// The CPU is this one. With [`FpuOwner::Guest`], as for
-    /// [`Vcpu::bind_keeping_fpu`](crate::Vcpu::bind_keeping_fpu).
+    /// `cpu` must be the current CPU. With [`FpuOwner::Guest`], the requirements of
+    /// [`Vcpu::bind_keeping_fpu`](crate::Vcpu::bind_keeping_fpu) apply.
     unsafe fn bind(&self, vcpu: &mut Self::Vcpu, cpu: &mut Self::Cpu, binding: &Binding)
     -> Result<(), Self::BindError>;
 
-    /// Gives the CPU back to the kernel.
+    /// Returns the CPU to the kernel.
     ///
     /// # Safety
-    /// The virtual CPU is bound to this CPU.
+    /// The virtual CPU must be bound to the current CPU.
     unsafe fn unbind(&self, vcpu: &mut Self::Vcpu, cpu: &mut Self::Cpu, binding: &Binding);
 
-    /// Enters the guest once, unless [`Host::wants_cpu`]. The second value tells whether interrupts are enabled; if so,
-    /// those that made the guest exit have been taken.
+    /// Enters the guest once, unless [`Host::wants_cpu`] returns `true`. The second value is `true`
+    /// if interrupts are enabled. In that case the interrupt that caused the exit has been taken.
     ///
     /// # Safety
-    /// The virtual CPU is bound to this CPU, which has run no other one since; `memory` is what the guest's second-level
-    /// tables map.
+    /// The virtual CPU must be bound to the current CPU, and no other virtual CPU may have run
+    /// there since. `memory` must be the memory that the guest's second-level tables map.
     unsafe fn step(
         &self,
         vcpu: &mut Self::Vcpu,
@@ -103,73 +105,76 @@ pub trait Arch<H: Host>: Sized {
         memory: &dyn ReadMemory,
     ) -> (Result<Io, Step>, bool);
 
-    /// The guest's [`Registers`](Self::Registers).
+    /// Returns the guest's [`Registers`](Self::Registers).
     fn registers(vcpu: &Self::Vcpu) -> Self::Registers;
 
-    /// Sets them. They are checked when the guest is next entered, and an exception that it was about to get is
-    /// forgotten.
+    /// Sets the guest's general registers. The next entry checks them. A pending exception of the
+    /// guest is discarded.
     fn set_registers(vcpu: &mut Self::Vcpu, registers: &Self::Registers);
 
-    /// Sets the whole state, as [`set_registers`](Self::set_registers) does.
+    /// Sets the complete state, with the effects of [`set_registers`](Self::set_registers).
     fn set_state(vcpu: &mut Self::Vcpu, state: &Self::State);
 
-    /// The whole state.
+    /// Returns the complete state.
     ///
     /// # Safety
-    /// The virtual CPU is bound to this CPU.
+    /// The virtual CPU must be bound to the current CPU.
     unsafe fn state(vcpu: &Self::Vcpu) -> Self::State;
 
-    /// Completes an access to a port or device register that reads: `value` is what the guest gets, `size` bytes of it.
+    /// Completes a read from a port or device register: the guest receives `size` bytes of `value`.
     fn complete_read(registers: &mut Self::Registers, size: u8, value: u32);
 }
 
 /// Properties of a machine's virtualization extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Its name.
+    /// Name of the extension.
     pub technology: Technology,
-    /// Bits of a guest-physical address.
+    /// Number of bits in a guest-physical address.
     pub address_bits: u32,
-    /// Second-level page tables can have pages that can be executed and not read.
+    /// Second-level page tables support execute-only pages.
     pub execute_only: bool,
 }
 
-/// Circumstances under which a virtual CPU is bound to a CPU.
+/// Parameters of binding a virtual CPU to a CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Binding {
-    /// [`Host::cpu_index`].
+    /// Value of [`Host::cpu_index`] on the CPU.
     pub cpu: u32,
-    /// Number of times that translations of the guest's memory have become stale.
+    /// Number of times that cached translations of the guest's memory have become stale.
     pub epoch: u64,
-    /// The owner of the floating-point registers.
+    /// Owner of the floating-point registers.
     pub fpu: FpuOwner,
 }
 
-/// Owner of the floating-point state on the CPU while the guest is out.
+/// Owner of the floating-point registers of the CPU between a VM exit and the next VM entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FpuOwner {
-    /// The kernel's: it has to be swapped at every entry and exit.
+    /// The kernel: the registers are swapped at every entry and exit.
     Kernel,
-    /// The guest's.
+    /// The guest: the registers keep the guest's values.
     Guest,
 }
 
-/// The end of an entry that was no access to a port.
+/// Result of a VM exit other than a port access.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It is dealt with: enter the guest again.
+    /// The exit has been handled: enter the guest again.
     Again,
-    /// Interrupts have to be taken before the guest is entered again: one is there, an NMI was and the kernel has handled
-    /// it, or an exception was raised again ([`raised_again`](Self::raised_again)).
+    /// Interrupts must be taken before the next entry. Either an interrupt is pending, or the
+    /// kernel has handled an NMI, or the guest's exception will be injected
+    /// ([`raised_again`](Self::raised_again)).
     Interrupted,
-    /// The monitor has to know.
+    /// The monitor must handle the exit.
     Exit(Exit),
 }
 
 impl Step {
-    /// An exception of the guest's has left it and is raised again at the next entry. Its delivery may make the next one
-    /// leave before any instruction, and so on for ever (CVE-2015-8104: a data breakpoint on the memory that its delivery
-    /// writes), in which no interrupt would be taken.
+    /// Result of intercepting an exception of the guest that the next entry injects.
+    ///
+    /// Delivering the exception may cause the same exit again before any instruction executes. An
+    /// example is a data breakpoint on memory that the delivery writes (CVE-2015-8104). Without
+    /// this result such a loop would never take an interrupt.
     #[must_use]
     pub const fn raised_again() -> Self {
         Self::Interrupted

@@ -1,4 +1,4 @@
-//! A kernel for tests: memory in a `Vec`, frames counted.
+//! Fake kernel for tests: memory in a `Vec`, with tracked frames.
 
 use alloc::{boxed::Box, sync::Arc, vec, vec::Vec};
 use std::sync::{Mutex, MutexGuard};
@@ -15,16 +15,16 @@ use crate::{
     },
 };
 
-/// Where the fake's memory begins; not 0, so that an address that was never set does not pass for one that was.
+/// First address of the fake's memory. Not 0, so that an uninitialized address is not a valid one.
 const BASE: u64 = 0x4000_0000;
 
-/// What stands in memory that nobody has zeroed.
+/// Contents of memory that has not been zeroed.
 const RUBBISH: u64 = 0xdead_beef_dead_beef;
 
-/// What guests are offered.
+/// Features offered to guests.
 pub(crate) const OFFER: Offer = Offer { components: 0x7, cr4: 0x7ff | 1 << 18 };
 
-/// A frame's worth of memory, aligned like one.
+/// Memory of the size and alignment of a frame.
 #[derive(Clone)]
 #[repr(align(0x1000))]
 struct Frame(#[expect(dead_code, reason = "read through pointers")] [u64; FRAME_SIZE as usize / 8]);
@@ -36,24 +36,24 @@ struct Memory {
     taken: Mutex<Vec<bool>>,
 }
 
-// SAFETY: the pointer is to memory that this value owns and reads only when it is dropped.
+// SAFETY: the pointer is to memory that this value owns and accesses only when it is dropped.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
-/// A handle to the fake kernel.
+/// Handle of the fake kernel.
 #[derive(Clone)]
 pub(crate) struct FakeHost(Arc<Memory>);
 
 impl FakeHost {
-    /// A kernel with so many free frames.
+    /// Creates a kernel with this number of free frames.
     pub(crate) fn new(frames: usize) -> Self {
         let memory = Vec::leak(vec![Frame([RUBBISH; FRAME_SIZE as usize / 8]); frames]);
         let taken = Mutex::new(vec![false; frames]);
         Self(Arc::new(Memory { frames: memory.as_mut_ptr(), len: memory.len(), taken }))
     }
 
-    /// A hypervisor on a machine with SVM and no optional part of it.
+    /// Creates a hypervisor on a machine with SVM and none of its optional features.
     pub(crate) fn svm(&self) -> Hypervisor<Self> {
         hypervisor(self, |_| {}).unwrap()
     }
@@ -62,13 +62,13 @@ impl FakeHost {
         self.0.taken.lock().unwrap()
     }
 
-    /// How many frames are free.
+    /// Returns the number of free frames.
     pub(crate) fn free_frames(&self) -> usize {
         self.taken().iter().filter(|taken| !**taken).count()
     }
 }
 
-/// SVM without any optional part of it.
+/// SVM without optional features.
 const SVM: SvmCapabilities = SvmCapabilities {
     asids: 16,
     nrip_save: false,
@@ -80,14 +80,14 @@ const SVM: SvmCapabilities = SvmCapabilities {
     mitigations: Mitigations::NONE,
 };
 
-/// [`SVM`], but for a change.
+/// Returns [`SVM`] after `change`.
 pub(crate) fn svm_capabilities(change: impl FnOnce(&mut SvmCapabilities)) -> SvmCapabilities {
     let mut capabilities = SVM;
     change(&mut capabilities);
     capabilities
 }
 
-/// A hypervisor on a machine with SVM and no optional part of it, but for a change.
+/// Creates a hypervisor on a machine with the capabilities [`SVM`] after `change`.
 pub(crate) fn hypervisor<H: Host>(
     host: &H,
     change: impl FnOnce(&mut SvmCapabilities),
@@ -98,12 +98,14 @@ pub(crate) fn hypervisor<H: Host>(
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: pointer, length and capacity are those of the vector leaked in `new` (`vec![]` allocates exactly).
+        // SAFETY: pointer, length and capacity belong to the vector leaked in `new` (`vec![]`
+        // allocates exactly).
         drop(unsafe { Vec::from_raw_parts(self.frames, self.len, self.len) });
     }
 }
 
-// SAFETY: blocks are handed out once until freed, and lie in memory that lives as long as any handle.
+// SAFETY: a block is handed out once until it is freed, and lies in memory that lives as long as
+// any handle.
 unsafe impl Host for FakeHost {
     fn allocate(&self, order: u32) -> Option<Hpa> {
         let size = 1 << order;
@@ -111,7 +113,7 @@ unsafe impl Host for FakeHost {
         let first = (0..taken.len() / size).map(|block| block * size).find(|&i| !taken[i..i + size].contains(&true))?;
         taken[first..first + size].fill(true);
         let base = Hpa(BASE + first as u64 * FRAME_SIZE);
-        // SAFETY: the block lies inside the memory and belongs to nobody.
+        // SAFETY: the block lies inside the memory, and has no owner yet.
         unsafe { self.phys_to_virt(base).write_bytes(0, size * FRAME_SIZE as usize) };
         Some(base)
     }

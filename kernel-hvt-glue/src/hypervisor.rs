@@ -1,4 +1,4 @@
-//! The machine's virtualization extension: found once, enabled on each CPU.
+//! The machine's virtualization extension: detected once, enabled on each CPU.
 
 use alloc::sync::Arc;
 use core::{fmt, marker::PhantomData, mem::ManuallyDrop};
@@ -9,27 +9,30 @@ use crate::{
     native,
 };
 
-/// State that all virtual machines share. A kernel has one; everything made from it keeps what it needs of it alive.
+/// Hypervisor state that all virtual machines share. A kernel creates one. Each value created from
+/// it keeps the shared state alive.
 pub struct Hypervisor<H: Host, A: Arch<H> = native::Machine<H>> {
     pub(crate) shared: Arc<Shared<H, A>>,
 }
 
-/// See [`Hypervisor`].
+/// Shared state of a [`Hypervisor`].
 pub(crate) struct Shared<H: Host, A: Arch<H>> {
     pub(crate) host: H,
     pub(crate) arch: A,
 }
 
 impl<H: Host> Hypervisor<H> {
-    /// Looks at the CPU this runs on, which stands for all CPUs of the machine, and sets up what is shared.
+    /// Detects the features of the current CPU, which must represent all CPUs of the machine, and
+    /// sets up the shared state.
     ///
     /// # Errors
-    /// The reason why this machine cannot run guests.
+    /// Returns [`Unsupported`](native::Unsupported) with the reason that this machine cannot run
+    /// guests.
     ///
     /// # Safety
-    /// The caller runs at the privilege of a kernel, as [`native::Machine`] states it.
+    /// The caller must run at kernel privilege, as defined by [`native::Machine`].
     pub unsafe fn new(host: H) -> Result<Self, native::Unsupported> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let arch = unsafe { native::Machine::discover(&host)? };
         Ok(Self::assemble(host, arch))
     }
@@ -40,25 +43,29 @@ impl<H: Host, A: Arch<H>> Hypervisor<H, A> {
         Self { shared: Arc::new(Shared { host, arch }) }
     }
 
-    /// Properties of the machine's extension.
+    /// Returns the properties of the machine's extension.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         self.shared.arch.capabilities()
     }
 
-    /// Enables the extension on the CPU this runs on. The kernel keeps the [`Cpu`] in its per-CPU data, and drops it on
-    /// the same CPU to disable the extension again.
+    /// Enables the extension on the current CPU. The kernel keeps the [`Cpu`] in its per-CPU data,
+    /// and drops it on the same CPU to disable the extension.
     ///
     /// # Errors
-    /// [`EnableError`](native::EnableError); nothing was changed.
+    /// Returns [`EnableError`](native::EnableError) if the CPU or its firmware rejects the
+    /// extension. Nothing has changed then.
     ///
     /// # Safety
-    /// The caller runs at the privilege of a kernel; the CPU is, and stays while the [`Cpu`] exists, as [`native::Machine`]
-    /// states it. In the middle of a call of this crate, and while a [`Bound`](crate::Bound) exists, the kernel may take
-    /// interrupts on this CPU, but runs no other thread on it and moves this one nowhere.
+    /// - The caller must run at kernel privilege.
+    /// - The CPU must be in the state that [`native::Machine`] defines, and stay in it while the
+    ///   [`Cpu`] exists.
+    /// - During a call of this crate, and while a [`Bound`](crate::Bound) exists, the kernel may
+    ///   take interrupts on this CPU. It must not run another thread on this CPU or migrate the
+    ///   current one.
     pub unsafe fn enable(&self) -> Result<Cpu<H, A>, A::EnableError> {
         let Shared { host, arch } = &*self.shared;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let state = ManuallyDrop::new(unsafe { arch.enable(host)? });
         let index = host.cpu_index();
         Ok(Cpu { shared: self.shared.clone(), index, last_vm: 0, state, stays_here: PhantomData })
@@ -77,8 +84,10 @@ impl<H: Host, A: Arch<H>> fmt::Debug for Hypervisor<H, A> {
     }
 }
 
-/// A CPU on which the extension is enabled. Dropped on that CPU, it restores what was there before; dropped on another
-/// one, it leaves the extension enabled and its few frames to the CPU, which may still use them.
+/// CPU on which the extension is enabled.
+///
+/// Dropping the value on that CPU restores the CPU's previous state. Dropping it on another CPU
+/// leaves the extension enabled and leaks its few frames, because the CPU may still use them.
 pub struct Cpu<H: Host, A: Arch<H> = native::Machine<H>> {
     pub(crate) shared: Arc<Shared<H, A>>,
     index: u32,
@@ -89,7 +98,7 @@ pub struct Cpu<H: Host, A: Arch<H> = native::Machine<H>> {
 }
 
 impl<H: Host, A: Arch<H>> Cpu<H, A> {
-    /// [`Host::cpu_index`] of this CPU.
+    /// Returns the [`Host::cpu_index`] of this CPU.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
@@ -98,12 +107,12 @@ impl<H: Host, A: Arch<H>> Cpu<H, A> {
     /// Prepares the CPU for guests of the virtual machine with this number.
     ///
     /// # Safety
-    /// This CPU is the one.
+    /// This CPU must be the current one.
     #[inline]
     pub(crate) unsafe fn admit(&mut self, vm: u64) {
         if self.last_vm != vm {
             self.last_vm = vm;
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe { self.shared.arch.change_vm(&mut self.state) };
         }
     }
@@ -115,7 +124,7 @@ impl<H: Host, A: Arch<H>> Drop for Cpu<H, A> {
         let state = unsafe { ManuallyDrop::take(&mut self.state) };
         let Shared { host, arch } = &*self.shared;
         if host.cpu_index() == self.index {
-            // SAFETY: a `Cpu` exists where the extension can be enabled, and this is the CPU.
+            // SAFETY: a `Cpu` exists only while the extension is enabled, and this is the same CPU.
             unsafe { arch.disable(state) }
         } else {
             arch.abandon(state);

@@ -1,25 +1,30 @@
-//! The hypervisor that a kernel embeds: Intel VMX with extended page tables, AMD SVM with nested paging, one interface.
+//! Hypervisor for embedding in a kernel: Intel VMX with extended page tables and AMD SVM with
+//! nested paging behind one interface.
 //!
-//! It runs guests that need a CPU and memory and nothing else: no emulated hardware, no firmware, no interrupts. A guest
-//! starts in 64-bit mode ([`EntryState`](hvt_abi::x86_64::EntryState)) and talks to its monitor through the exits of
-//! [`hvt_abi::kernel::Exit`]. The crate needs `alloc`, no operating system, and of the kernel around it what [`Host`]
-//! names: frames, a view of them, the number of the CPU, and a say in when the guest has to stop.
+//! A guest has one CPU and memory. There is no emulated hardware, no firmware, and no interrupt
+//! delivery. A guest starts in 64-bit mode ([`EntryState`](hvt_abi::x86_64::EntryState)) and
+//! communicates with its monitor through the exits of [`hvt_abi::kernel::Exit`].
 //!
-//! # What a kernel does, in order
+//! The crate needs `alloc`, but no operating system. The embedding kernel implements [`Host`],
+//! which provides frames, their mapping, the CPU number, and a request to stop the guest.
 //!
-//! 1. Implement [`Host`] for a type that costs nothing to clone.
-//! 2. Once: [`Hypervisor::new`]. It looks at the CPU and says why the machine will not do, if so.
-//! 3. On each CPU that is to run guests: [`Hypervisor::enable`]. The [`Cpu`] that it returns belongs into the kernel's
-//!    per-CPU data; dropping it there disables the extension again.
-//! 4. For each guest: a [`Vm`], its memory ([`Vm::allocate`] or [`Vm::map`]), what lies in it ([`Vm::write`]), and what
-//!    the guest may do where ([`Vm::protect`]).
-//! 5. A [`Vcpu`] ([`Vm::create_vcpu`]), and [`Vcpu::run`] until the exit says that it is over.
+//! # Usage
+//!
+//! 1. Implement [`Host`] for a type that is free to clone.
+//! 2. Call [`Hypervisor::new`] once. It detects the features of the CPU, or returns the reason that
+//!    the machine cannot run guests.
+//! 3. Call [`Hypervisor::enable`] on each CPU that runs guests. Keep the returned [`Cpu`] in the
+//!    kernel's per-CPU data. Dropping it on that CPU disables the extension.
+//! 4. Create a [`Vm`] for each guest. Add memory ([`Vm::allocate`] or [`Vm::map`]), load the guest
+//!    ([`Vm::write`]), and set the guest's permissions ([`Vm::protect`]).
+//! 5. Create a [`Vcpu`] ([`Vm::create_vcpu`]), and call [`Vcpu::run`] until it returns a final
+//!    exit.
 //!
 //! ```no_run
 //! use hvt_abi::{Gpa, GuestRange, kernel::Exit, x86_64::EntryState};
 //! use kernel_hvt_glue::{Host, Hpa, Hypervisor, Permissions, Vm};
 //!
-//! /// The kernel: there is but one.
+//! /// Handle of the kernel.
 //! #[derive(Clone)]
 //! struct Kernel;
 //!
@@ -31,7 +36,7 @@
 //! # fn cpu_number() -> u32 { 0 }
 //! # fn time_slice_is_over() -> bool { true }
 //! # fn serve(_: hvt_abi::kernel::Io, _: &Vm<Kernel>) -> Option<i32> { None }
-//! // SAFETY: frames come from the kernel's allocator, which hands each out once, and are in the linear map.
+//! // SAFETY: the kernel's allocator hands out each frame once, and all frames are in the linear map.
 //! unsafe impl Host for Kernel {
 //!     fn allocate(&self, order: u32) -> Option<Hpa> {
 //!         frames::take_zeroed(order).map(Hpa)
@@ -70,69 +75,83 @@
 //!                     return Ok(status);
 //!                 }
 //!             }
-//!             Exit::Interrupted => { /* let others run */ }
+//!             Exit::Interrupted => { /* run other threads */ }
 //!             exit => return Err(exit.to_string().into()),
 //!         }
 //!     }
 //! }
 //! ```
 //!
-//! # Which state is whose
+//! # Ownership of CPU state
 //!
-//! | state | while the guest runs | else |
+//! | state | while the guest runs | otherwise |
 //! |---|---|---|
-//! | general registers, RIP, RSP, RFLAGS, control and segment registers, descriptor tables, FS and GS base, PAT, EFER | the guest's | the kernel's; the guest's rest in [`Vcpu`] |
-//! | x87, SSE, AVX, AVX-512, XCR0 | the guest's | the previous owner's: swapped at every entry and exit ([`Vcpu::bind`]), or while the [`Bound`] exists ([`Vcpu::bind_keeping_fpu`]) |
-//! | DR0 to DR3, DR6, DR7 | the guest's, once it has touched them | the kernel's, restored after every exit if it has set breakpoints |
-//! | CR2 | the guest's | undefined: a page-fault handler of the kernel reads it before anything else can run a guest |
-//! | KERNEL_GS_BASE, IDTR and GDTR limit, TR, LDTR | the guest's | the kernel's, on Intel when the [`Bound`] is dropped |
-//! | MSRs of SYSCALL and SYSENTER | 0, as far as the guest can tell | the kernel's |
-//! | PKRU, AMX and whatever else XCR0 can enable | the kernel's; guests cannot reach it | the kernel's |
-//! | IA32_XSS, TSC_AUX (XSAVES, RDPID) | on AMD 0; on Intel the kernel's, and the instructions are #UD | the kernel's, as they were at [`Hypervisor::enable`] |
-//! | CET of user mode (IA32_U_CET, IA32_PL3_SSP) | the kernel's; guests cannot reach it | the kernel's |
-//! | CET of the kernel (IA32_S_CET) | off: [`EnableError::SupervisorCet`] | off |
-//! | IA32_SPEC_CTRL | the kernel's | the kernel's, with IBRS and BHI_DIS_S while a [`Cpu`] exists |
-//! | local APIC, all other MSRs, ports | the kernel's; guests cannot reach them | the kernel's |
-//! | frames of [`Vm::allocate`], tables, control structures | this crate's | returned through [`Host::free`] when dropped |
-//! | memory of [`Vm::map`] | its owner's | its owner's |
+//! | general registers, RIP, RSP, RFLAGS, control and segment registers, descriptor tables, FS and GS base, PAT, EFER | guest | kernel; the guest's values are in [`Vcpu`] |
+//! | x87, SSE, AVX, AVX-512, XCR0 | guest | previous owner: swapped at every entry and exit ([`Vcpu::bind`]), or while the [`Bound`] exists ([`Vcpu::bind_keeping_fpu`]) |
+//! | DR0 to DR3, DR6, DR7 | guest, after its first access | kernel; restored after every exit if the kernel has set breakpoints |
+//! | CR2 | guest | undefined: the kernel's page-fault handler must read CR2 before another guest can run |
+//! | KERNEL_GS_BASE, IDTR and GDTR limit, TR, LDTR | guest | kernel; on Intel restored when the [`Bound`] is dropped |
+//! | MSRs of SYSCALL and SYSENTER | 0 as seen by the guest | kernel |
+//! | PKRU, AMX and all other components of XCR0 | kernel; inaccessible to guests | kernel |
+//! | IA32_XSS, TSC_AUX (XSAVES, RDPID) | AMD: 0. Intel: kernel, and the instructions cause #UD | kernel, with the values at [`Hypervisor::enable`] |
+//! | CET of user mode (IA32_U_CET, IA32_PL3_SSP) | kernel; inaccessible to guests | kernel |
+//! | CET of the kernel (IA32_S_CET) | off: see [`EnableError::SupervisorCet`] | off |
+//! | IA32_SPEC_CTRL | kernel | kernel, with IBRS and BHI_DIS_S while a [`Cpu`] exists |
+//! | local APIC, all other MSRs, ports | kernel; inaccessible to guests | kernel |
+//! | frames of [`Vm::allocate`], tables, control structures | this crate | returned through [`Host::free`] when dropped |
+//! | memory of [`Vm::map`] | its owner | its owner |
 //!
-//! A [`Vm`] is borrowed while one of its virtual CPUs is bound, so nothing can be unmapped under a running guest, and no
-//! other CPU has to be interrupted for a flush: what has become stale is flushed when a virtual CPU is next bound. A
-//! kernel that shares a `Vm` between CPUs keeps it behind a reader-writer lock and stops its virtual CPUs
-//! ([`Host::wants_cpu`], an inter-processor interrupt) before it takes the lock for writing.
+//! A [`Vm`] is borrowed while one of its virtual CPUs is bound. So memory cannot be unmapped under
+//! a running guest, and a flush needs no inter-processor interrupt: stale translations are flushed
+//! when a virtual CPU is next bound. A kernel that shares a `Vm` between CPUs protects it with a
+//! reader-writer lock. Before the kernel takes the lock for writing, it stops the VM's virtual CPUs
+//! with [`Host::wants_cpu`] and an inter-processor interrupt.
 //!
 //! # Interrupts
 //!
-//! Physical interrupts and NMIs leave the guest and are the kernel's: its handlers run on its own stack, with its own
-//! segments. Where the caller of [`Bound::run`] has interrupts enabled, they are taken while the guest is out, and it goes
-//! on unless [`Host::wants_cpu`] says otherwise; where not, `run` returns and they are taken when the kernel enables
-//! interrupts. While a [`Bound`] exists, the kernel runs no other thread on this CPU: a handler that wants to switch
-//! threads makes `wants_cpu` answer `true`. Guests get no interrupts; their exceptions are
-//! their own, but for #MC, which goes to the kernel, and #DB and #AC, which pass through here so that a guest cannot
-//! raise them for ever without letting an interrupt in between.
+//! Physical interrupts and NMIs cause an exit and belong to the kernel. The kernel's handlers run
+//! on the kernel's own stack and segments.
 //!
-//! # Several CPUs
+//! - If the caller of [`Bound::run`] has interrupts enabled, they are taken between exit and entry.
+//!   The guest then continues unless [`Host::wants_cpu`] returns `true`.
+//! - If the caller has interrupts disabled, `run` returns, and the interrupts are taken when the
+//!   kernel enables them.
 //!
-//! A [`Vcpu`] may be bound to another CPU each time, and be sent there ([`Send`], where the `Host` is); a [`Cpu`] stays.
-//! Between two bindings no CPU holds anything of a virtual CPU but cached translations, which are flushed if it comes
-//! back after they have become stale. Neither binding nor dropping sends an inter-processor interrupt.
+//! While a [`Bound`] exists, the kernel must not run another thread on this CPU. A handler that has
+//! to switch threads makes `wants_cpu` return `true`.
 //!
-//! # What guests are denied
+//! Guests receive no interrupts. A guest handles its own exceptions, except for #MC, #DB and #AC. #MC
+//! goes to the kernel. #DB and #AC are intercepted and injected again, because a guest could
+//! otherwise raise them in an endless loop that never takes an interrupt.
 //!
-//! - Memory that is not mapped: [`Exit::MemoryViolation`](hvt_abi::kernel::Exit::MemoryViolation).
-//! - Ports: every access exits, none reaches the hardware.
-//! - MSRs: FS, GS and KERNEL_GS base are the guest's own; TSC, PAT and two bits of EFER are emulated; all others are #GP.
-//!   The list is [`hvt_abi::x86_64::msr`], and KVM enforces the same one.
-//! - CPUID: what a program may use, on one CPU of its own; no virtualization, no topology, no performance monitoring.
-//! - CR0 and CR4: bits that stand for a feature which CPUID does not show are #GP; caches stay on.
-//! - `hlt` exits; `monitor`, `mwait`, `rdtscp`, `vmcall` and their kin are #UD; `invd` and `wbinvd` do nothing.
+//! # Multiple CPUs
 //!
-//! # Weaknesses of CPUs
+//! A [`Vcpu`] may be bound to a different CPU each time, and is [`Send`] if the `Host` is. A
+//! [`Cpu`] stays on its CPU. Between two bindings, a CPU holds only cached translations of a
+//! virtual CPU. If they have become stale, they are flushed when the virtual CPU returns. Neither
+//! binding nor dropping sends an inter-processor interrupt.
 //!
-//! Each mitigation is applied where the CPU does not report that it is immune, as KVM does it. "Exit" is before the first
-//! `ret` of the kernel, "unbinding" the end of a [`Bound`], before a monitor in user space runs.
+//! # Restrictions of guests
 //!
-//! | weakness | CPUs, by what they report | mitigation |
+//! - Memory: an access to unmapped memory exits with
+//!   [`Exit::MemoryViolation`](hvt_abi::kernel::Exit::MemoryViolation).
+//! - Ports: every access exits; no access reaches the hardware.
+//! - MSRs: FS, GS and KERNEL_GS base belong to the guest. TSC, PAT and two bits of EFER are
+//!   emulated. All other MSRs cause #GP. The list is [`hvt_abi::x86_64::msr`], and KVM enforces the same
+//!   list.
+//! - CPUID: reports the features for programs, and one CPU. Virtualization, topology and
+//!   performance monitoring are hidden.
+//! - CR0 and CR4: setting a bit of a feature that CPUID hides causes #GP. Caches stay enabled.
+//! - Instructions: `hlt` exits. `monitor`, `mwait`, `rdtscp`, `vmcall` and similar instructions
+//!   cause #UD. `invd` and `wbinvd` have no effect.
+//!
+//! # CPU vulnerabilities
+//!
+//! Each mitigation applies unless the CPU reports that it is immune, as in KVM. "Exit" means before
+//! the first `ret` of the kernel. "Unbinding" means the drop of a [`Bound`], before a monitor in
+//! user space runs.
+//!
+//! | vulnerability | affected CPUs, as reported by the CPU | mitigation |
 //! |---|---|---|
 //! | return stack buffer (Spectre-RSB, PBRSB) | all | 32 calls at every exit |
 //! | branch target injection into the kernel (Spectre v2) | Intel with ARCH_CAPABILITIES.IBRS_ALL | SPEC_CTRL.IBRS while a [`Cpu`] exists |
@@ -140,35 +159,44 @@
 //! | | all others with IBPB | IBPB at every exit |
 //! | branch type confusion (Retbleed) | AMD families 17h and 18h without CPUID 8000_0008h EBX bit 29 | IBPB at every exit |
 //! | return stack overflow (SRSO) | AMD from family 17h on without SRSO_NO | BP_CFG.BpSpecReduce while a [`Cpu`] exists if SRSO_MSR_FIX, else IBPB at every exit |
-//! | branch history injection (BHI) | Intel with IBRS_ALL, without BHI_NO | SPEC_CTRL.BHI_DIS_S if CPUID 7.2 EDX bit 4, else a run of branches at every exit |
+//! | branch history injection (BHI) | Intel with IBRS_ALL, without BHI_NO | SPEC_CTRL.BHI_DIS_S if CPUID 7.2 EDX bit 4, else a sequence of branches at every exit |
 //! | branch target injection between guests | all with IBPB | IBPB when another [`Vm`] is bound |
-//! | branch target injection into the monitor (VMSCAPE) | all with IBPB; no bit reports it | IBPB at unbinding, unless at every exit |
-//! | L1 terminal fault (L1TF) | Intel without RDCL_NO and SKIP_L1DFL_VMENTRY | FLUSH_CMD.L1D_FLUSH at every entry, or 64 KiB read where there is no FLUSH_CMD |
+//! | branch target injection into the monitor (VMSCAPE) | all with IBPB; no CPUID bit | IBPB at unbinding, unless at every exit |
+//! | L1 terminal fault (L1TF) | Intel without RDCL_NO and SKIP_L1DFL_VMENTRY | FLUSH_CMD.L1D_FLUSH at every entry, or 64 KiB of reads without FLUSH_CMD |
 //! | MDS | Intel without MDS_NO | VERW right before VMLAUNCH and VMRESUME |
 //! | TAA | Intel with RTM, without TAA_NO | as for MDS |
 //! | MMIO stale data | Intel with FB_CLEAR, without SBDR_SSDP_NO, FBSDP_NO and PSDP_NO | as for MDS |
 //! | RFDS | Intel with RFDS_CLEAR, without RFDS_NO | as for MDS |
 //! | transient scheduler attacks (TSA) | AMD with VERW_CLEAR, without TSA_SQ_NO and TSA_L1_NO | VERW right before VMRUN |
-//! | quotients of other contexts | AMD family 17h, models 00h to 2Fh and 50h to 5Fh | a division before VMRUN |
-//! | machine check on a change of page size | Intel without IF_PSCHANGE_MC_NO | executable pages of 4 KiB only |
+//! | stale quotients in the divider | AMD family 17h, models 00h to 2Fh and 50h to 5Fh | a division before VMRUN |
+//! | machine check on a change of page size | Intel without IF_PSCHANGE_MC_NO | executable pages limited to 4 KiB |
 //!
-//! The kernel still has to do the rest: microcode (which brings IBPB, VERW and FLUSH_CMD to old CPUs, and mitigates SRBDS and
-//! GDS by itself); the sibling hyperthread, which has to be idle or run the same guest on CPUs with L1TF, MDS or TAA; IBPB
-//! between processes; Spectre v1 in the kernel's own code. Speculative store bypass crosses no boundary between guests.
+//! The kernel remains responsible for:
 //!
-//! # For monitors in user space
+//! - microcode, which adds IBPB, VERW and FLUSH_CMD to old CPUs, and mitigates SRBDS and GDS by
+//!   itself,
+//! - the sibling hyperthread, which must be idle or run the same guest on CPUs with L1TF, MDS or
+//!   TAA,
+//! - IBPB between processes,
+//! - Spectre v1 in the kernel's own code.
 //!
-//! [`scheme`] is the layer above: handles, operations, rights and limits of [`hvt_abi::kernel`], for a kernel that lets
-//! processes run guests.
+//! Speculative store bypass crosses no boundary between guests.
 //!
-//! # How it is built
+//! # Monitors in user space
 //!
-//! Virtual machines, virtual CPUs, page tables and the scheme name no architecture: [`arch`] is the seam, an implementation
-//! of [`Arch`](arch::Arch) the other side of it, chosen once by [`Hypervisor::new`]. [`paging`] is one walker for all
-//! formats of second-level page tables. Everything that only x86_64 has lies in a module of that name: what VMX and SVM
-//! share (emulated instructions, CPUID, FPU, tags of cached translations, mitigations), and one module for each.
-//! Privileged instructions are one small function each, in `privileged`, `svm::entry`, `vmx::instructions`, `vmx::entry`
-//! and `vmx::host_state`.
+//! A kernel that lets processes run guests uses [`scheme`]. It adds the handles, operations, rights
+//! and limits of [`hvt_abi::kernel`].
+//!
+//! # Structure
+//!
+//! Virtual machines, virtual CPUs, page tables and the scheme are independent of the architecture.
+//! [`Arch`](arch::Arch) is the interface to an architecture, and [`Hypervisor::new`] selects its
+//! implementation once. [`paging`] has one walker for all formats of second-level page tables.
+//!
+//! The `x86_64` module contains the code common to VMX and SVM (emulated instructions, CPUID, FPU,
+//! tags of cached translations, mitigations), and one module for each extension. Each privileged
+//! instruction is one small function in `privileged`, `svm::entry`, `vmx::instructions`,
+//! `vmx::entry` or `vmx::host_state`.
 #![no_std]
 
 extern crate alloc;

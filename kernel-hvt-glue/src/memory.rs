@@ -1,35 +1,36 @@
-//! Copies to and from guest memory, which the guest may be writing at the same time: every access is volatile, and no
-//! reference to such memory ever exists.
+//! Copies to and from guest memory. The guest may write the memory at the same time, so every
+//! access is volatile, and no reference to guest memory ever exists.
 
 use hvt_abi::Gpa;
 
-/// The monitor named guest memory that the guest does not have.
+/// Error: an address in the monitor's request is not mapped in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("guest memory at {0} is not mapped")]
 pub struct AccessError(pub Gpa);
 
-/// Guest memory that can be read.
+/// Readable guest memory.
 pub trait ReadMemory {
-    /// Copies guest memory at `gpa` out, whatever the guest's permissions there.
+    /// Copies guest memory at `gpa` to `to`, regardless of the guest's permissions.
     ///
     /// # Errors
-    /// The first address that is not mapped; the bytes before it have been copied.
+    /// Returns [`AccessError`] with the first address that is not mapped. The bytes before it have
+    /// been copied.
     fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result<(), AccessError>;
 }
 
-/// Bytes moved by one access where it can be.
+/// Largest unit of one access.
 type Word = [u8; 8];
 
 /// Copies `to.len()` bytes out of guest memory.
 ///
 /// # Safety
-/// That many bytes at `from` are valid for reads.
+/// `from` must be valid for reads of `to.len()` bytes.
 #[inline]
 pub(crate) unsafe fn copy_out(from: *const u8, to: &mut [u8]) {
     let mut words = to.chunks_exact_mut(size_of::<Word>());
     let mut at = from;
     for word in &mut words {
-        // SAFETY: within the bytes that the caller vouches for; `Word` has alignment 1.
+        // SAFETY: within the bytes that the caller guarantees; `Word` has alignment 1.
         word.copy_from_slice(&unsafe { at.cast::<Word>().read_volatile() });
         at = at.wrapping_add(size_of::<Word>());
     }
@@ -43,13 +44,13 @@ pub(crate) unsafe fn copy_out(from: *const u8, to: &mut [u8]) {
 /// Copies `from` into guest memory.
 ///
 /// # Safety
-/// `from.len()` bytes at `to` are valid for writes.
+/// `to` must be valid for writes of `from.len()` bytes.
 #[inline]
 pub(crate) unsafe fn copy_in(from: &[u8], to: *mut u8) {
     let (words, bytes) = from.as_chunks::<{ size_of::<Word>() }>();
     let mut at = to;
     for word in words {
-        // SAFETY: within the bytes that the caller vouches for; `Word` has alignment 1.
+        // SAFETY: within the bytes that the caller guarantees; `Word` has alignment 1.
         unsafe { at.cast::<Word>().write_volatile(*word) };
         at = at.wrapping_add(size_of::<Word>());
     }
@@ -63,11 +64,11 @@ pub(crate) unsafe fn copy_in(from: &[u8], to: *mut u8) {
 /// Zeroes guest memory.
 ///
 /// # Safety
-/// `len` bytes at `start` are valid for writes.
+/// `start` must be valid for writes of `len` bytes.
 pub(crate) unsafe fn zero(start: *mut u8, len: usize) {
     let words = len / size_of::<Word>();
     for word in 0..words {
-        // SAFETY: within the bytes that the caller vouches for; `Word` has alignment 1.
+        // SAFETY: within the bytes that the caller guarantees; `Word` has alignment 1.
         unsafe { start.cast::<Word>().add(word).write_volatile([0; size_of::<Word>()]) };
     }
     for byte in words * size_of::<Word>()..len {

@@ -1,4 +1,4 @@
-//! The architecture that this crate was compiled for.
+//! The target architecture of this build.
 
 pub use crate::x86_64::{
     error::{BindError, EnableError, Unsupported},

@@ -1,4 +1,4 @@
-//! A virtual CPU, and the two ways to run it.
+//! Virtual CPUs, and the two ways to run them.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -13,30 +13,30 @@ use crate::{
     vm::Vm,
 };
 
-/// Reason why a virtual CPU cannot run here. It was not entered.
+/// Error of binding a virtual CPU. The guest was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError<E = native::BindError> {
-    /// The [`Cpu`] is that of another CPU than the caller's.
-    #[error("this is CPU {current}, but CPU {enabled} was named")]
+    /// The [`Cpu`] belongs to another CPU than the current one.
+    #[error("wrong CPU: running on CPU {current}, but the handle belongs to CPU {enabled}")]
     WrongCpu {
-        /// The CPU this runs on.
+        /// Number of the current CPU.
         current: u32,
-        /// The CPU named.
+        /// Number of the CPU to which the [`Cpu`] belongs.
         enabled: u32,
     },
-    /// The [`Cpu`] was enabled through another [`Hypervisor`](crate::Hypervisor).
+    /// The [`Cpu`] was enabled by another [`Hypervisor`](crate::Hypervisor).
     #[error("the CPU was enabled through another hypervisor")]
     OtherHypervisor,
     /// The [`Vm`] is not the one that created the virtual CPU.
     #[error("the virtual CPU belongs to another VM")]
     WrongVm,
-    /// The virtualization extension refuses.
+    /// The virtualization extension reported an error.
     #[error(transparent)]
     Machine(E),
 }
 
-/// Enters a guest with `step` until the monitor has to know, or interrupts have to be taken. `step` also tells whether
-/// interrupts were enabled when it returned.
+/// Enters a guest with `step` until the monitor must handle an exit, or until interrupts must be
+/// taken. The second result of `step` is `true` if interrupts were enabled when it returned.
 #[inline(always)]
 fn enter_repeatedly(mut step: impl FnMut() -> (Result<Io, Step>, bool)) -> Exit {
     loop {
@@ -51,11 +51,11 @@ fn enter_repeatedly(mut step: impl FnMut() -> (Result<Io, Step>, bool)) -> Exit 
     }
 }
 
-/// A virtual CPU: the guest's registers, and the control structure that enters it. It is tied to no CPU while it does
-/// not run, and may run on another one each time.
+/// Virtual CPU: the guest's registers, and the control structure for entering the guest. While it
+/// is not bound, it is not tied to a CPU, and each binding may use another CPU.
 ///
-/// It is *runnable* until it exits for a reason that [`Exit::is_final`] calls final. From then on it has *ended*:
-/// running it again answers the same exit and enters nothing.
+/// A virtual CPU is *runnable* until it exits with a final reason ([`Exit::is_final`]). After that
+/// it has *ended*: every further run returns the same exit without entering the guest.
 pub struct Vcpu<H: Host, A: Arch<H> = native::Machine<H>> {
     shared: Arc<Shared<H, A>>,
     vm: u64,
@@ -64,11 +64,11 @@ pub struct Vcpu<H: Host, A: Arch<H> = native::Machine<H>> {
 }
 
 impl<H: Host, A: Arch<H>> Vm<H, A> {
-    /// A virtual CPU that will start in `state`: a [`VcpuState`](hvt_abi::kernel::VcpuState), or where a unikernel starts
-    /// ([`EntryState`](hvt_abi::native::EntryState)).
+    /// Creates a virtual CPU that starts in `state`: a [`VcpuState`](hvt_abi::kernel::VcpuState),
+    /// or the entry state of a unikernel ([`EntryState`](hvt_abi::native::EntryState)).
     ///
     /// # Errors
-    /// No frame for its control structure.
+    /// Returns [`OutOfMemory`] if the kernel has no frame for the control structure.
     pub fn create_vcpu(&self, state: impl Into<A::State>) -> Result<Vcpu<H, A>, OutOfMemory> {
         let Shared { host, arch } = &*self.shared;
         let state = arch.new_vcpu(host, self.root(), &state.into())?;
@@ -77,42 +77,45 @@ impl<H: Host, A: Arch<H>> Vm<H, A> {
 }
 
 impl<H: Host, A: Arch<H>> Vcpu<H, A> {
-    /// Runs the guest until it exits: [`bind`](Self::bind) and [`Bound::run`] in one.
+    /// Runs the guest until it exits: [`bind`](Self::bind) followed by [`Bound::run`].
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`] if the virtual CPU cannot run on this CPU.
     pub fn run(&mut self, cpu: &mut Cpu<H, A>, vm: &Vm<H, A>) -> Result<Exit, BindError<A::BindError>> {
         Ok(self.bind(cpu, vm)?.run())
     }
 
-    /// Prepares this CPU for many runs in a row. Right in any kernel: the FPU state of whoever runs the guest is swapped
-    /// for the guest's at every entry and back at every exit, whether or not the kernel's own code uses those registers.
+    /// Prepares this CPU for many runs in a row. This method is correct in every kernel: it swaps
+    /// the FPU state of the current thread for the guest's at every entry, and back at every exit,
+    /// whether or not the kernel's own code uses those registers.
     ///
-    /// While the [`Bound`] exists, the kernel may take interrupts, but runs no other thread on this CPU: that is what
-    /// [`Host::wants_cpu`] is for.
+    /// While the [`Bound`] exists, the kernel may take interrupts, but must not run another thread
+    /// on this CPU. [`Host::wants_cpu`] is the means to end the run for a thread switch.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`] if the virtual CPU cannot run on this CPU.
     pub fn bind<'a>(
         &'a mut self,
         cpu: &'a mut Cpu<H, A>,
         vm: &'a Vm<H, A>,
     ) -> Result<Bound<'a, H, A>, BindError<A::BindError>> {
         self.check(cpu, vm)?;
-        // SAFETY: a `Cpu` exists where its extension is enabled, which is here; the FPU is swapped at every entry.
+        // SAFETY: a `Cpu` exists only while the extension is enabled, and `check` requires the
+        // current CPU; the FPU state is swapped at every entry.
         unsafe { self.bind_to(cpu, vm, FpuOwner::Kernel) }
     }
 
-    /// The same, for a kernel that leaves the FPU alone: the guest's state stays in the registers until the [`Bound`] is
-    /// dropped, which brings back what was there before (that of a user process, say).
+    /// Prepares this CPU for many runs, in a kernel that does not use the FPU. The guest's FPU
+    /// state stays in the registers until the [`Bound`] is dropped. Dropping it restores the
+    /// previous state, for example a user process's.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// Returns [`BindError`] if the virtual CPU cannot run on this CPU.
     ///
     /// # Safety
-    /// Until the `Bound` is dropped, which must not be forgotten, no code on this CPU uses floating-point or vector
-    /// registers as its own. That holds where the kernel is compiled without them; an interrupt handler that does use
-    /// them saves and restores them.
+    /// The caller must drop the `Bound` and must not leak it. Until then, no code on this CPU may
+    /// use floating-point or vector registers. A kernel that is compiled without them meets this
+    /// requirement; an interrupt handler that uses them must save and restore them.
     #[inline]
     pub unsafe fn bind_keeping_fpu<'a>(
         &'a mut self,
@@ -120,7 +123,7 @@ impl<H: Host, A: Arch<H>> Vcpu<H, A> {
         vm: &'a Vm<H, A>,
     ) -> Result<Bound<'a, H, A>, BindError<A::BindError>> {
         self.check(cpu, vm)?;
-        // SAFETY: as in `bind`; for the FPU, the caller's promise.
+        // SAFETY: as in `bind`; the caller guarantees the requirements for the FPU.
         unsafe { self.bind_to(cpu, vm, FpuOwner::Guest) }
     }
 
@@ -139,10 +142,11 @@ impl<H: Host, A: Arch<H>> Vcpu<H, A> {
         Ok(())
     }
 
-    /// Always in line: what it makes is taken apart again at once where every exit leads back to the monitor.
+    /// Always inlined: if every exit leads back to the monitor, the `Bound` is dropped at once.
     ///
     /// # Safety
-    /// `check` has passed; with [`FpuOwner::Guest`], as for [`bind_keeping_fpu`](Self::bind_keeping_fpu).
+    /// `check` must have passed. With [`FpuOwner::Guest`], the requirements of
+    /// [`bind_keeping_fpu`](Self::bind_keeping_fpu) apply.
     #[inline(always)]
     unsafe fn bind_to<'a>(
         &'a mut self,
@@ -159,38 +163,38 @@ impl<H: Host, A: Arch<H>> Vcpu<H, A> {
         Ok(Bound { vcpu: self, cpu, vm, binding })
     }
 
-    /// The guest's general registers, with instruction pointer and flags.
+    /// Returns the guest's general registers, with instruction pointer and flags.
     #[must_use]
     pub fn registers(&self) -> A::Registers {
         A::registers(&self.state)
     }
 
-    /// Sets the guest's general registers, instruction pointer and flags. They are checked when the guest is next
-    /// entered, and an exception that the guest was about to get is forgotten.
+    /// Sets the guest's general registers, instruction pointer and flags. The next entry checks
+    /// them. A pending exception of the guest is discarded.
     pub fn set_registers(&mut self, registers: &A::Registers) {
         A::set_registers(&mut self.state, registers);
     }
 
-    /// Sets all of the guest's registers but those of FPU and debugging. They are checked when the guest is next entered,
-    /// and an exception that the guest was about to get is forgotten.
+    /// Sets all of the guest's registers except FPU and debug registers. The next entry checks
+    /// them. A pending exception of the guest is discarded.
     pub fn set_state(&mut self, state: &A::State) {
         A::set_state(&mut self.state, state);
     }
 
-    /// Puts the answer to an access that reads into the guest's registers: `size` bytes of `value`.
+    /// Completes a read exit: writes `size` bytes of `value` to the guest's registers.
     pub(crate) fn complete_read(&mut self, size: u8, value: u32) {
         let mut registers = self.registers();
         A::complete_read(&mut registers, size, value);
         self.set_registers(&registers);
     }
 
-    /// Ends it, if the exit does, as [`Bound::run`] would.
+    /// Records the end of the virtual CPU if `exit` is final, as [`Bound::run`] does.
     #[cfg(test)]
     pub(crate) fn end_with(&mut self, exit: Exit) {
         self.ended = self.ended.or(exit.is_final().then_some(exit));
     }
 
-    /// The exit that ended the guest, if one has.
+    /// Returns the exit that ended the guest, if any.
     #[must_use]
     pub fn ended(&self) -> Option<Exit> {
         self.ended
@@ -203,7 +207,7 @@ impl<H: Host, A: Arch<H>> fmt::Debug for Vcpu<H, A> {
     }
 }
 
-/// A virtual CPU that is ready to run on this CPU. See [`Vcpu::bind`].
+/// A virtual CPU that is bound to the current CPU. See [`Vcpu::bind`].
 pub struct Bound<'a, H: Host, A: Arch<H> = native::Machine<H>> {
     vcpu: &'a mut Vcpu<H, A>,
     cpu: &'a mut Cpu<H, A>,
@@ -214,9 +218,9 @@ pub struct Bound<'a, H: Host, A: Arch<H> = native::Machine<H>> {
 impl<H: Host, A: Arch<H>> Bound<'_, H, A> {
     /// Runs the guest until it exits.
     ///
-    /// Exits of which the monitor need not know are dealt with here, and the guest goes on until the kernel wants the CPU
-    /// back ([`Host::wants_cpu`]). Interrupts that come meanwhile are taken if the caller has them enabled, and end the
-    /// run if not.
+    /// Exits that do not concern the monitor are handled internally, and the guest continues until
+    /// the kernel reclaims the CPU ([`Host::wants_cpu`]). If the caller has interrupts enabled,
+    /// interrupts are taken in between; if not, an interrupt ends the run.
     #[inline]
     pub fn run(&mut self) -> Exit {
         if let Some(exit) = self.vcpu.ended {
@@ -225,7 +229,7 @@ impl<H: Host, A: Arch<H>> Bound<'_, H, A> {
         let Self { vcpu, cpu, vm, binding } = self;
         let Shared { host, arch } = &*vcpu.shared;
         let state = &mut vcpu.state;
-        // SAFETY: bound to this CPU, which the caller has not left since; `vm` has been checked.
+        // SAFETY: bound to this CPU, and the caller has not left it since; `vm` has been checked.
         let exit = enter_repeatedly(|| unsafe { arch.step(state, &mut cpu.state, binding, host, *vm) });
         if exit.is_final() {
             self.vcpu.ended = Some(exit);
@@ -233,20 +237,20 @@ impl<H: Host, A: Arch<H>> Bound<'_, H, A> {
         exit
     }
 
-    /// [`Vcpu::registers`]
+    /// See [`Vcpu::registers`].
     #[must_use]
     pub fn registers(&self) -> A::Registers {
         self.vcpu.registers()
     }
 
-    /// All of the guest's registers but those of FPU and debugging.
+    /// Returns all of the guest's registers except FPU and debug registers.
     #[must_use]
     pub fn state(&self) -> A::State {
-        // SAFETY: bound to this CPU, which the caller has not left since.
+        // SAFETY: bound to this CPU, and the caller has not left it since.
         unsafe { A::state(&self.vcpu.state) }
     }
 
-    /// [`Vcpu::set_registers`]
+    /// See [`Vcpu::set_registers`].
     pub fn set_registers(&mut self, registers: &A::Registers) {
         self.vcpu.set_registers(registers);
     }
@@ -256,7 +260,7 @@ impl<H: Host, A: Arch<H>> Drop for Bound<'_, H, A> {
     #[inline]
     fn drop(&mut self) {
         let Self { vcpu, cpu, binding, .. } = self;
-        // SAFETY: it was bound to this CPU, which the caller has not left since.
+        // SAFETY: bound to this CPU, and the caller has not left it since.
         unsafe { vcpu.shared.arch.unbind(&mut vcpu.state, &mut cpu.state, binding) };
     }
 }

@@ -1,4 +1,4 @@
-//! A guest's address space and the memory in it.
+//! Virtual machines: a guest's address space and its memory.
 
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 use core::{
@@ -17,30 +17,31 @@ use crate::{
     paging::{AddressSpace, Invalidation, MapError, Translation},
 };
 
-/// The largest block of frames that [`Vm::allocate`] asks the kernel for: 1 GiB.
+/// Largest block of frames that [`Vm::allocate`] requests from the kernel: 1 GiB.
 const LARGEST_ORDER: u32 = 18;
 
-/// Numbers for VMs; 0 is none.
+/// Next number of a VM. 0 stands for no VM.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// A virtual machine: an address space and the memory in it.
+/// Virtual machine: an address space and its memory.
 ///
-/// While one of its virtual CPUs runs, the `Vm` is borrowed; so nothing can be unmapped under a running guest, and what
-/// has become stale is flushed when a virtual CPU is next bound.
+/// A `Vm` is borrowed while one of its virtual CPUs is bound. So no memory can be unmapped under a
+/// running guest, and stale translations are flushed when a virtual CPU is next bound.
 pub struct Vm<H: Host, A: Arch<H> = native::Machine<H>> {
     pub(crate) shared: Arc<Shared<H, A>>,
     tables: Box<dyn AddressSpace>,
-    /// The frames that [`Vm::allocate`] took, by the guest address they are mapped at. After `tables`: dropped later.
+    /// Frames from [`Vm::allocate`], by the guest address of their mapping. The field follows
+    /// `tables`, so the frames are dropped after the tables.
     backing: BTreeMap<u64, Frames<H>>,
     id: u64,
     epoch: u64,
 }
 
 impl<H: Host, A: Arch<H>> Vm<H, A> {
-    /// An empty address space.
+    /// Creates a VM with an empty address space.
     ///
     /// # Errors
-    /// No frame for its first table.
+    /// Returns [`OutOfMemory`] if the kernel has no frame for the root table.
     pub fn new(hypervisor: &Hypervisor<H, A>) -> Result<Self, OutOfMemory> {
         let shared = hypervisor.shared.clone();
         let tables = shared.arch.new_address_space(&shared.host)?;
@@ -48,11 +49,14 @@ impl<H: Host, A: Arch<H>> Vm<H, A> {
         Ok(Self { shared, tables, backing: BTreeMap::new(), id, epoch: 0 })
     }
 
-    /// Gives the guest zeroed memory of the kernel's at `range`, in blocks as large as alignment and the kernel's supply
-    /// allow. The frames return to the kernel when all that a block is mapped at has been unmapped, or with the `Vm`.
+    /// Allocates zeroed memory of the kernel for the guest and maps it at `range`. The blocks are
+    /// as large as their alignment and the kernel's free frames allow. The frames of a block return
+    /// to the kernel once the whole block has been unmapped, or when the `Vm` is dropped.
     ///
     /// # Errors
-    /// [`MapError`]; nothing has changed.
+    /// Returns [`MapError::AlreadyMapped`] if part of the range is mapped,
+    /// [`MapError::OutOfMemory`] if the kernel has too few frames, or another [`MapError`] if an
+    /// address is invalid. Nothing has changed then.
     pub fn allocate(&mut self, range: GuestRange, permissions: Permissions) -> Result<(), MapError> {
         let (start, end) = (range.start().0, range.end().0);
         let mut largest = LARGEST_ORDER;
@@ -66,17 +70,17 @@ impl<H: Host, A: Arch<H>> Vm<H, A> {
         Ok(())
     }
 
-    /// Undoes the blocks that were allocated from `start` up to `end`.
+    /// Frees the blocks allocated from `start` up to `end`.
     fn take_back(&mut self, start: u64, end: u64) {
         let mut undone = self.backing.split_off(&start);
         self.backing.append(&mut undone.split_off(&end));
-        // Blocks begin and end where leaves do, so that nothing has to be split.
+        // Blocks start and end at boundaries of leaves, so no leaf has to be split.
         if let Some(Ok(stale)) = GuestRange::between(Gpa(start), Gpa(end)).map(|range| self.tables.unmap(range)) {
             note(&mut self.epoch, stale);
         }
     }
 
-    /// Maps one block at `gpa` and returns its size. `largest` is the largest order that may be worth a try.
+    /// Maps one block at `gpa` and returns its size. `largest` is the largest order to try.
     fn allocate_block(
         &mut self,
         gpa: u64,
@@ -103,33 +107,37 @@ impl<H: Host, A: Arch<H>> Vm<H, A> {
         Ok(size)
     }
 
-    /// Shows the guest, at `range`, memory that belongs to somebody else, physically contiguous from `hpa` on.
+    /// Maps memory of another owner, physically contiguous from `hpa` on, at `range`.
     ///
     /// # Errors
-    /// [`MapError`]; nothing has changed.
+    /// Returns [`MapError::AlreadyMapped`] if part of the range is mapped, or another [`MapError`]
+    /// if an address is invalid or no frame is free. Nothing has changed then.
     ///
     /// # Safety
-    /// The memory is ordinary write-back memory that [`Host::phys_to_virt`] shows. Until it is unmapped or the `Vm` is
-    /// dropped, guest and monitor may read it, and write it if `permissions` ever say so; no Rust reference to it exists
-    /// meanwhile.
+    /// - The memory must be ordinary write-back memory to which [`Host::phys_to_virt`] applies.
+    /// - Until it is unmapped or the `Vm` is dropped, guest and monitor may read it, and may write
+    ///   it if its permissions ever include writing. No Rust reference to it may exist during that
+    ///   time.
     pub unsafe fn map(&mut self, range: GuestRange, hpa: Hpa, permissions: Permissions) -> Result<(), MapError> {
         self.tables.map(range, hpa, permissions)
     }
 
-    /// Changes what the guest may do in `range`, all of which must be mapped.
+    /// Changes the guest's permissions in `range`. The whole range must be mapped.
     ///
     /// # Errors
-    /// [`MapError`]; nothing has changed.
+    /// Returns [`MapError::NotMapped`] if part of the range is not mapped, or another [`MapError`]
+    /// if an address is invalid or no frame is free. Nothing has changed then.
     pub fn protect(&mut self, range: GuestRange, permissions: Permissions) -> Result<(), MapError> {
         let stale = self.tables.protect(range, permissions)?;
         note(&mut self.epoch, stale);
         Ok(())
     }
 
-    /// Takes the memory in `range` away from the guest; what is not mapped stays so.
+    /// Unmaps the memory in `range`. Parts of the range may be unmapped already.
     ///
     /// # Errors
-    /// [`MapError`]; nothing has changed.
+    /// Returns [`MapError::OutOfMemory`] if a page must be split and no frame is free, or another
+    /// [`MapError`] if an address is invalid. Nothing has changed then.
     pub fn unmap(&mut self, range: GuestRange) -> Result<(), MapError> {
         let stale = self.tables.unmap(range)?;
         note(&mut self.epoch, stale);
@@ -147,57 +155,61 @@ impl<H: Host, A: Arch<H>> Vm<H, A> {
         Ok(())
     }
 
-    /// Where `gpa` leads, if it is mapped.
+    /// Returns the translation of `gpa`, or `None` if the address is not mapped.
     #[must_use]
     #[inline]
     pub fn translate(&self, gpa: Gpa) -> Option<Translation> {
         self.tables.translate(gpa)
     }
 
-    /// Copies guest memory at `gpa` out, whatever the guest's permissions there.
+    /// Copies guest memory at `gpa` to `to`, regardless of the guest's permissions.
     ///
     /// # Errors
-    /// The first address that is not mapped; the bytes before it have been copied.
+    /// Returns [`AccessError`] with the first address that is not mapped. The bytes before it have
+    /// been copied.
     #[inline]
     pub fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result<(), AccessError> {
         self.chunks(gpa, to.len(), |chunk, at| {
             let to = &mut to[at..at + chunk.len];
-            // SAFETY: the chunk is mapped memory; nobody but guest and monitor uses it.
+            // SAFETY: the chunk is mapped memory, and only guest and monitor access it.
             unsafe { memory::copy_out(chunk.start, to) };
         })
     }
 
-    /// Copies `from` into guest memory at `gpa`, whatever the guest's permissions there.
+    /// Copies `from` into guest memory at `gpa`, regardless of the guest's permissions.
     ///
     /// # Errors
-    /// The first address that is not mapped; the bytes before it have been copied.
+    /// Returns [`AccessError`] with the first address that is not mapped. The bytes before it have
+    /// been copied.
     #[inline]
     pub fn write(&self, gpa: Gpa, from: &[u8]) -> Result<(), AccessError> {
         self.chunks(gpa, from.len(), |chunk, at| {
-            // SAFETY: the chunk is mapped memory; nobody but guest and monitor uses it.
+            // SAFETY: the chunk is mapped memory, and only guest and monitor access it.
             unsafe { memory::copy_in(&from[at..at + chunk.len], chunk.start) };
         })
     }
 
-    /// Zeroes guest memory, whatever the guest's permissions there.
+    /// Zeroes guest memory, regardless of the guest's permissions.
     ///
     /// # Errors
-    /// The first address that is not mapped; the bytes before it are zero.
+    /// Returns [`AccessError`] with the first address that is not mapped. The bytes before it are
+    /// zero.
     pub fn zero(&self, range: GuestRange) -> Result<(), AccessError> {
         let len = usize::try_from(range.len()).map_err(|_| AccessError(range.end()))?;
         self.chunks(range.start(), len, |chunk, _| {
-            // SAFETY: the chunk is mapped memory; nobody but guest and monitor uses it.
+            // SAFETY: the chunk is mapped memory, and only guest and monitor access it.
             unsafe { memory::zero(chunk.start, chunk.len) };
         })
     }
 
-    /// The first address in `range` that is mapped.
+    /// Returns the first mapped address in `range`.
     #[must_use]
     pub fn first_mapped(&self, range: GuestRange) -> Option<Gpa> {
         self.tables.first_mapped(range)
     }
 
-    /// Calls `visit` for every contiguous piece of `len` bytes at `gpa`, with its distance from `gpa`.
+    /// Calls `visit` for every contiguous chunk of the `len` bytes at `gpa`, with its offset from
+    /// `gpa`.
     #[inline]
     fn chunks(&self, gpa: Gpa, len: usize, mut visit: impl FnMut(Chunk, usize)) -> Result<(), AccessError> {
         let mut done = 0;
@@ -213,7 +225,7 @@ impl<H: Host, A: Arch<H>> Vm<H, A> {
         Ok(())
     }
 
-    /// The root of the second-level page tables.
+    /// Returns the root of the second-level page tables.
     pub(crate) fn root(&self) -> Hpa {
         self.tables.root()
     }
@@ -227,13 +239,14 @@ impl<H: Host, A: Arch<H>> Vm<H, A> {
     }
 }
 
-/// Bytes of guest memory where the kernel sees them.
+/// Contiguous guest memory, at its kernel address.
 struct Chunk {
     start: *mut u8,
     len: usize,
 }
 
-/// Stale translations are flushed when a virtual CPU is bound and finds another epoch than last time.
+/// Increments the epoch if translations have become stale. They are flushed when a virtual CPU is
+/// bound next and its epoch is an older one.
 fn note(epoch: &mut u64, stale: Invalidation) {
     if stale.range().is_some() {
         *epoch += 1;

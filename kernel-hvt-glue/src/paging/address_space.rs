@@ -1,4 +1,4 @@
-//! Second-level page tables, whatever their format.
+//! Second-level page tables, independent of their format.
 
 use hvt_abi::{Gpa, GuestRange, Permissions};
 
@@ -8,33 +8,33 @@ use super::{
 };
 use crate::host::{Host, Hpa};
 
-/// A [`PageTable`] of the format that the machine has.
+/// A [`PageTable`] of the machine's format.
 pub trait AddressSpace: Send + Sync {
-    /// [`PageTable::root`]
+    /// See [`PageTable::root`].
     fn root(&self) -> Hpa;
 
-    /// [`PageTable::map`]
+    /// See [`PageTable::map`].
     ///
     /// # Errors
-    /// [`MapError`].
+    /// As for [`PageTable::map`].
     fn map(&mut self, range: GuestRange, hpa: Hpa, permissions: Permissions) -> Result<(), MapError>;
 
-    /// [`PageTable::unmap`]
+    /// See [`PageTable::unmap`].
     ///
     /// # Errors
-    /// [`MapError`].
+    /// As for [`PageTable::unmap`].
     fn unmap(&mut self, range: GuestRange) -> Result<Invalidation, MapError>;
 
-    /// [`PageTable::protect`]
+    /// See [`PageTable::protect`].
     ///
     /// # Errors
-    /// [`MapError`].
+    /// As for [`PageTable::protect`].
     fn protect(&mut self, range: GuestRange, permissions: Permissions) -> Result<Invalidation, MapError>;
 
-    /// [`PageTable::translate`]
+    /// See [`PageTable::translate`].
     fn translate(&self, gpa: Gpa) -> Option<Translation>;
 
-    /// [`PageTable::first_mapped`]
+    /// See [`PageTable::first_mapped`].
     fn first_mapped(&self, range: GuestRange) -> Option<Gpa>;
 }
 

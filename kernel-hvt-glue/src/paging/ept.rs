@@ -13,22 +13,24 @@ const WRITE: u64 = 1 << 1;
 const EXECUTE: u64 = 1 << 2;
 /// Memory type write-back, bits 5:3 of a leaf. "Ignore PAT" stays 0: the guest's PAT may weaken it.
 const WRITE_BACK: u64 = 6 << 3;
-/// Set beforehand, so that the CPU need not (ignored where accessed and dirty flags are off).
+/// Preset, so that the CPU need not set the bit (ignored if accessed and dirty flags are disabled).
 const ACCESSED: u64 = 1 << 8;
-/// Set beforehand, so that the CPU need not (ignored where accessed and dirty flags are off).
+/// Preset, so that the CPU need not set the bit (ignored if accessed and dirty flags are disabled).
 const DIRTY: u64 = 1 << 9;
 
-/// The format of Intel's extended page tables, with what IA32_VMX_EPT_VPID_CAP says of it (SDM appendix A.10).
+/// Format of Intel's extended page tables, with the capabilities of IA32_VMX_EPT_VPID_CAP (SDM
+/// appendix A.10).
 #[derive(Clone, Copy, Debug)]
 pub struct Ept {
-    /// Bit 0: pages that can be executed and not read.
+    /// Bit 0: execute-only pages.
     pub execute_only: bool,
     /// Bit 16: pages of 2 MiB.
     pub large_pages: bool,
     /// Bit 17: pages of 1 GiB.
     pub huge_pages: bool,
-    /// Not of that register: executable pages have 4 KiB, since the CPU can stop with a machine check when the guest
-    /// changes the size of one (IA32_ARCH_CAPABILITIES.IF_PSCHANGE_MC_NO is clear).
+    /// Limits executable pages to 4 KiB. Set if IA32_ARCH_CAPABILITIES.IF_PSCHANGE_MC_NO is clear:
+    /// on such a CPU a guest can cause a machine check by changing the size of an executable page.
+    /// (Not a bit of IA32_VMX_EPT_VPID_CAP.)
     pub small_code: bool,
 }
 
@@ -71,7 +73,8 @@ impl EntryFormat for Ept {
         Entry::Leaf(x86::address(entry), permissions)
     }
 
-    /// Write without read is a misconfiguration, execute without read one where the CPU cannot do it (SDM 29.3.3.1).
+    /// Write-only is a misconfiguration; execute-only is one if the CPU does not support it (SDM
+    /// 29.3.3.1).
     fn granted(self, permissions: Permissions) -> Permissions {
         let needs_read = permissions.contains(Permissions::WRITE)
             || permissions.contains(Permissions::EXECUTE) && !self.execute_only;

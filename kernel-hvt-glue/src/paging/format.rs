@@ -1,4 +1,4 @@
-//! The terms of second-level page tables: levels, entries, errors, and what a format has to say.
+//! Terms of second-level page tables: levels, entries, errors, and the trait of entry formats.
 
 use hvt_abi::{Gpa, GuestRange, Permissions};
 
@@ -9,31 +9,31 @@ use crate::host::{Hpa, OutOfMemory};
 pub struct Translation {
     /// The host-physical address.
     pub hpa: Hpa,
-    /// Permissions of the guest there.
+    /// Permissions of the guest at this address.
     pub permissions: Permissions,
-    /// Bytes from here to the end of the page that maps it.
+    /// Bytes from this address to the end of its page.
     pub remaining: u64,
 }
 
-/// Reason why memory could not be mapped, unmapped or protected. Nothing has changed.
+/// Error of mapping, unmapping or protecting memory. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
     /// A guest address is not a multiple of 4 KiB.
     #[error("guest address {0} is not aligned to 4 KiB")]
     Unaligned(Gpa),
     /// A host address is not a multiple of 4 KiB, or beyond what an entry can hold.
-    #[error("host address {0} is not one of a frame")]
+    #[error("host address {0} is not a valid frame address")]
     NotAFrame(Hpa),
-    /// Beyond what the page tables or the CPU can address.
+    /// The address exceeds the limits of the page tables or of the CPU.
     #[error("guest address {0} is beyond what this CPU can map")]
     OutOfRange(Gpa),
-    /// Something is mapped there.
+    /// The address is mapped already.
     #[error("guest address {0} is mapped already")]
     AlreadyMapped(Gpa),
-    /// Nothing is mapped there.
+    /// The address is not mapped.
     #[error("guest address {0} is not mapped")]
     NotMapped(Gpa),
-    /// No frame for a table or for guest memory.
+    /// No frame is free for a table or for guest memory.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
 }
@@ -43,18 +43,18 @@ pub enum MapError {
 pub struct Level(u8);
 
 impl Level {
-    /// The table of 4 KiB pages.
+    /// Table of 4 KiB pages.
     pub const PAGE: Self = Self(1);
-    /// A leaf here maps 2 MiB.
+    /// Table with leaves of 2 MiB.
     pub const LARGE: Self = Self(2);
-    /// A leaf here maps 1 GiB.
+    /// Table with leaves of 1 GiB.
     pub const HUGE: Self = Self(3);
-    /// The root of a four-level tree.
+    /// Root of a four-level tree.
     pub const ROOT4: Self = Self(4);
-    /// The root of a five-level tree.
+    /// Root of a five-level tree.
     pub const ROOT5: Self = Self(5);
 
-    /// Bytes that one entry at this level covers.
+    /// Returns the number of bytes that one entry at this level covers.
     #[must_use]
     pub const fn size(self) -> u64 {
         1 << self.shift()
@@ -64,70 +64,73 @@ impl Level {
         12 + 9 * (self.0 as u32 - 1)
     }
 
-    /// The index of the entry that covers `gpa`.
+    /// Returns the index of the entry that covers `gpa`.
     pub(super) const fn index(self, gpa: u64) -> usize {
         (gpa >> self.shift()) as usize % ENTRIES
     }
 
-    /// The level below; that of [`Level::PAGE`] is itself.
+    /// Returns the next lower level; for [`Level::PAGE`], the same level.
     pub(super) const fn below(self) -> Self {
         if self.0 > 1 { Self(self.0 - 1) } else { self }
     }
 }
 
-/// Entries in a table.
+/// Number of entries in a table.
 pub(super) const ENTRIES: usize = 512;
 
-/// Meaning of an entry.
+/// Decoded entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing is mapped.
+    /// The entry maps no memory.
     Empty,
-    /// The table of the next level.
+    /// The entry refers to a table of the next level.
     Table(Hpa),
-    /// A page.
+    /// The entry maps a page.
     Leaf(Hpa, Permissions),
 }
 
-/// Format of entries. [`decode`](Self::decode) reads the entries that [`table`](Self::table) and [`leaf`](Self::leaf)
-/// make, whatever bits the CPU has added since (accessed, dirty). An empty entry is 0.
+/// Format of page table entries.
+///
+/// [`decode`](Self::decode) reads the entries that [`table`](Self::table) and [`leaf`](Self::leaf)
+/// create. It ignores bits that the CPU has set since (accessed, dirty). An empty entry is 0.
 pub trait EntryFormat: Copy + Send + Sync + 'static {
-    /// The entry that leads to a table; permissions are granted there and decided at the leaf.
+    /// Returns an entry that refers to a table. The entry grants all permissions; the leaf
+    /// restricts them.
     fn table(self, table: Hpa) -> u64;
 
-    /// The entry that maps a page at this level. A leaf without permissions is not [`Entry::Empty`]: it remembers what
-    /// it maps.
+    /// Returns an entry that maps a page at this level. A leaf without permissions is different
+    /// from [`Entry::Empty`], and keeps the page's address.
     fn leaf(self, page: Hpa, level: Level, permissions: Permissions) -> u64;
 
     /// Returns the meaning of an entry.
     fn decode(self, entry: u64) -> Entry;
 
-    /// The bits of a host address that an entry can hold, for 4 KiB aligned ones.
+    /// Returns the mask of address bits that an entry can hold, for 4 KiB aligned addresses.
     fn address_mask(self) -> u64;
 
-    /// The permissions that a leaf grants when these are asked for.
+    /// Returns the permissions that a leaf grants if `permissions` are requested.
     fn granted(self, permissions: Permissions) -> Permissions;
 
-    /// The highest level that may hold a leaf which grants these permissions.
+    /// Returns the highest level that supports a leaf with these permissions.
     fn largest_leaf(self, permissions: Permissions) -> Level;
 }
 
-/// Translations that a CPU may have cached and that are no longer true. Whoever changes page tables sees to it that
-/// they are flushed before the guest runs again.
+/// Stale translations that a CPU may have cached. Code that changes page tables must flush them
+/// before the guest runs again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the guest may use stale translations until they are flushed"]
 pub struct Invalidation(Option<GuestRange>);
 
 impl Invalidation {
-    /// Nothing is stale.
+    /// No translation is stale.
     pub const NONE: Self = Self(None);
 
-    /// Translations in this range are stale.
+    /// Creates a value for translations in this range.
     pub const fn of(range: GuestRange) -> Self {
         Self(Some(range))
     }
 
-    /// The stale range, if any.
+    /// Returns the stale range, if any.
     #[must_use]
     pub const fn range(self) -> Option<GuestRange> {
         self.0

@@ -1,7 +1,7 @@
-//! Second-level page tables: from guest-physical to host-physical addresses.
+//! Second-level page tables: translation from guest-physical to host-physical addresses.
 //!
-//! One walker for all formats of entries: radix trees of 512 entries a table, four or five levels deep, with leaves of
-//! 4 KiB, 2 MiB and 1 GiB. [`Npt`] is AMD's format, [`Ept`] Intel's.
+//! One walker serves all entry formats: radix trees with 512 entries per table, four or five
+//! levels, and leaves of 4 KiB, 2 MiB and 1 GiB. [`Npt`] is AMD's format, [`Ept`] Intel's.
 
 mod address_space;
 mod ept;

@@ -10,15 +10,15 @@ use crate::host::Hpa;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
-/// Every nested access counts as one from user mode (15.25.5).
+/// Every nested access counts as a user-mode access (15.25.5).
 const USER: u64 = 1 << 2;
-/// Set beforehand, so that the CPU need not.
+/// Preset, so that the CPU need not set the bit.
 const ACCESSED: u64 = 1 << 5;
-/// Set beforehand, so that the CPU need not.
+/// Preset, so that the CPU need not set the bit.
 const DIRTY: u64 = 1 << 6;
 const NO_EXECUTE: u64 = 1 << 63;
 
-/// The format of AMD's nested page tables. Needs EFER.NXE in the host.
+/// Format of AMD's nested page tables. Requires EFER.NXE in the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Npt {
     /// CPUID 8000_0001h EDX bit 26: pages of 1 GiB.

@@ -1,4 +1,4 @@
-//! The walker.
+//! Page table walker.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,27 +7,28 @@ use hvt_abi::{Gpa, GuestRange, Permissions};
 use super::format::{ENTRIES, Entry, EntryFormat, Invalidation, Level, MapError, Translation};
 use crate::host::{FRAME_SIZE, Host, Hpa, OutOfMemory};
 
-/// A tree of second-level page tables. It owns its tables and none of the memory they map.
+/// Tree of second-level page tables. The tree owns its tables, but not the mapped memory.
 ///
-/// No table but the root is ever empty, and a table whose 512 entries could be one leaf is merged into one when
-/// permissions change. An operation that fails has changed nothing that can be observed.
+/// Only the root table may be empty. When permissions change, a table whose 512 entries are
+/// equivalent to one leaf is merged into that leaf. A failed operation has no observable effect.
 #[derive(Debug)]
 pub struct PageTable<F: EntryFormat, H: Host> {
     host: H,
     format: F,
     root: Hpa,
     root_level: Level,
-    /// First address that cannot be mapped.
+    /// First address beyond the addressable range.
     end: u64,
-    /// Nothing was ever mapped from here on.
+    /// End of the range that has ever been mapped.
     top: u64,
 }
 
 impl<F: EntryFormat, H: Host> PageTable<F, H> {
-    /// An empty tree whose root stands at `root_level`, for guest addresses of at most `address_bits` bits.
+    /// Creates an empty tree whose root is at `root_level`, for guest addresses of at most
+    /// `address_bits` bits.
     ///
     /// # Errors
-    /// No frame for the root.
+    /// Returns [`OutOfMemory`] if the kernel has no frame for the root.
     pub fn new(host: &H, format: F, root_level: Level, address_bits: u32) -> Result<Self, OutOfMemory> {
         let root = host.allocate(0).ok_or(OutOfMemory)?;
         let covered = root_level.size().saturating_mul(ENTRIES as u64);
@@ -35,18 +36,20 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(Self { host: host.clone(), format, root, root_level, end: covered.min(addressable), top: 0 })
     }
 
-    /// Address of the root table.
+    /// Returns the address of the root table.
     #[must_use]
     pub fn root(&self) -> Hpa {
         self.root
     }
 
-    /// Maps `range` to the memory that begins at `hpa`, in leaves as large as the alignment of both allows.
+    /// Maps `range` to the memory that starts at `hpa`, with leaves as large as the alignment of
+    /// both allows.
     ///
-    /// No CPU caches the absence of a translation, so nothing becomes stale.
+    /// No cached translation becomes stale, because CPUs do not cache the absence of a translation.
     ///
     /// # Errors
-    /// [`MapError`]; in particular, part of the range is mapped already.
+    /// Returns [`MapError::AlreadyMapped`] if part of the range is mapped, or another [`MapError`]
+    /// if an address is invalid or no frame is free.
     pub fn map(&mut self, range: GuestRange, hpa: Hpa, permissions: Permissions) -> Result<(), MapError> {
         let span = self.check(range)?;
         let last = hpa.0.checked_add(range.len().saturating_sub(1)).ok_or(MapError::NotAFrame(hpa))?;
@@ -64,10 +67,11 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         })
     }
 
-    /// Removes every translation in `range`; what is not mapped stays so.
+    /// Removes every translation in `range`. Parts of the range may be unmapped already.
     ///
     /// # Errors
-    /// [`MapError`]: a large page at an end of the range has to be split and there is no frame for it.
+    /// Returns [`MapError::OutOfMemory`] if a large page at an end of the range must be split and
+    /// the kernel has no frame for the table, or another [`MapError`] if an address is invalid.
     pub fn unmap(&mut self, range: GuestRange) -> Result<Invalidation, MapError> {
         let span = self.check(range)?;
         self.split(span.from)?;
@@ -76,11 +80,12 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(if changed { Invalidation::of(range) } else { Invalidation::NONE })
     }
 
-    /// Changes the permissions in `range`, all of which must be mapped.
+    /// Changes the permissions in `range`. The whole range must be mapped.
     ///
     /// # Errors
-    /// [`MapError`]: not all of it is mapped, or a large page at an end of the range has to be split and there is no
-    /// frame for it.
+    /// Returns [`MapError::NotMapped`] if part of the range is not mapped,
+    /// [`MapError::OutOfMemory`] if a large page at an end of the range must be split and the
+    /// kernel has no frame for the table, or another [`MapError`] if an address is invalid.
     pub fn protect(&mut self, range: GuestRange, permissions: Permissions) -> Result<Invalidation, MapError> {
         let span = self.check(range)?;
         if let Some(hole) = self.find(self.root, self.root_level, span, false) {
@@ -94,7 +99,7 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(if changed { Invalidation::of(range) } else { Invalidation::NONE })
     }
 
-    /// Where `gpa` leads, or `None` where nothing is mapped.
+    /// Returns the translation of `gpa`, or `None` if the address is not mapped.
     #[must_use]
     #[inline]
     pub fn translate(&self, gpa: Gpa) -> Option<Translation> {
@@ -114,7 +119,7 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         }
     }
 
-    /// The first address in `range` that is mapped.
+    /// Returns the first mapped address in `range`.
     #[must_use]
     pub fn first_mapped(&self, range: GuestRange) -> Option<Gpa> {
         let span = Span { from: range.start().0, to: range.end().0.min(self.end) };
@@ -133,7 +138,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(Span { from: range.start().0, to: range.end().0 })
     }
 
-    /// The first address in `span` that is mapped, or that is not.
+    /// Returns the first address in `span` that is mapped, or the first one that is not if `mapped`
+    /// is `false`.
     fn find(&self, table: Hpa, level: Level, span: Span, mapped: bool) -> Option<u64> {
         span.slots(level).find_map(|slot| match self.format.decode(self.load(table, level.index(slot.from))) {
             Entry::Empty => (!mapped).then_some(slot.from),
@@ -142,7 +148,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         })
     }
 
-    /// Maps `span`, all of which is empty. On failure some of it may be mapped, and tables may be empty.
+    /// Maps `span`, which must be empty. On failure part of `span` may be mapped, and tables may be
+    /// empty.
     fn fill(&mut self, table: Hpa, level: Level, span: Span, page: Page) -> Result<(), OutOfMemory> {
         let largest = self.format.largest_leaf(self.format.granted(page.permissions));
         for slot in span.slots(level) {
@@ -165,7 +172,7 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(())
     }
 
-    /// Splits leaves until one begins at `gpa`.
+    /// Splits leaves until a leaf starts at `gpa`.
     fn split(&mut self, gpa: u64) -> Result<(), OutOfMemory> {
         let (mut table, mut level) = (self.root, self.root_level);
         while gpa < self.end && gpa & (level.size() - 1) != 0 {
@@ -180,7 +187,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(())
     }
 
-    /// Splits leaves of `span`, at whose ends leaves have been split, until none stands above the level `largest`.
+    /// Splits the leaves of `span` until no leaf is above level `largest`. Leaves at the ends of
+    /// `span` must have been split.
     fn shrink(&mut self, table: Hpa, level: Level, span: Span, largest: Level) -> Result<(), OutOfMemory> {
         if level <= largest {
             return Ok(());
@@ -197,7 +205,7 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(())
     }
 
-    /// Puts a table of equal leaves in the place of one leaf.
+    /// Replaces one leaf by a table of equivalent leaves.
     fn split_leaf(
         &mut self,
         table: Hpa,
@@ -215,7 +223,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         Ok(next)
     }
 
-    /// Empties `span`, at whose ends leaves have been split, and says whether anything was there.
+    /// Unmaps `span` and returns `true` if part of it was mapped. Leaves at the ends of `span` must
+    /// have been split.
     fn clear(&mut self, table: Hpa, level: Level, span: Span) -> bool {
         let mut changed = false;
         for slot in span.slots(level) {
@@ -239,8 +248,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         changed
     }
 
-    /// Sets the permissions of every leaf in `span`, at whose ends leaves have been split, merges what can be merged,
-    /// and says whether anything has changed.
+    /// Sets the permissions of every leaf in `span`, merges tables if possible, and returns `true`
+    /// if an entry has changed. Leaves at the ends of `span` must have been split.
     fn repaint(&mut self, table: Hpa, level: Level, span: Span, permissions: Permissions) -> bool {
         let mut changed = false;
         for slot in span.slots(level) {
@@ -266,7 +275,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         changed
     }
 
-    /// The page that one leaf at `level` would map in place of the table below it, if that can be.
+    /// Returns the page that a leaf at `level` would map in place of `table`, or `None` if the
+    /// table cannot be merged.
     fn mergeable(&self, table: Hpa, level: Level, permissions: Permissions) -> Option<Hpa> {
         let leaf = |index| match self.format.decode(self.load(table, index)) {
             Entry::Leaf(page, granted) if granted == permissions => Some(page),
@@ -278,7 +288,7 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         (1..ENTRIES).all(|i| leaf(i) == Some(first.add(i as u64 * size))).then_some(first)
     }
 
-    /// Gives a table back, and the tables below it, all of which lie in `span`.
+    /// Frees a table and the tables below it. All of them must lie in `span`.
     fn release(&mut self, table: Hpa, level: Level, span: Span) {
         if level > Level::PAGE {
             for slot in span.slots(level) {
@@ -287,8 +297,8 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
                 }
             }
         }
-        // SAFETY: tables come from `allocate(0)`; the only entry that led to this one has been overwritten, or the
-        // whole tree is going.
+        // SAFETY: `allocate(0)` returned the table; the only entry that referred to it has been
+        // overwritten, or the whole tree is being dropped.
         unsafe { self.host.free(table, 0) }
     }
 
@@ -301,12 +311,13 @@ impl<F: EntryFormat, H: Host> PageTable<F, H> {
         self.entry(table, index).store(entry, Ordering::Relaxed);
     }
 
-    /// The entry itself: atomic, since the CPU may set accessed and dirty bits in it.
+    /// Returns the entry: atomic, because the CPU may set accessed and dirty bits in it.
     #[inline]
     fn entry(&self, table: Hpa, index: usize) -> &AtomicU64 {
         let entries = self.host.phys_to_virt(table).cast::<u64>();
-        // SAFETY: `table` is a frame that this tree owns, `index` is below 512 (`Level::index`, `0..ENTRIES`), frames are
-        // aligned and initialized, and everybody accesses them through this function.
+        // SAFETY: `table` is a frame that this tree owns, `index` is below 512 (`Level::index`,
+        // `0..ENTRIES`), frames are aligned and initialized, and all accesses go through this
+        // function.
         unsafe { AtomicU64::from_ptr(entries.add(index)) }
     }
 }
@@ -317,7 +328,7 @@ impl<F: EntryFormat, H: Host> Drop for PageTable<F, H> {
     }
 }
 
-/// What to put into leaves.
+/// Target of new leaves.
 #[derive(Clone, Copy)]
 struct Page {
     /// Host address minus guest address.
@@ -339,7 +350,7 @@ impl Span {
         self.to - self.from
     }
 
-    /// The span cut where entries of `level` begin.
+    /// Splits the span at the boundaries of entries of `level`.
     fn slots(self, level: Level) -> impl Iterator<Item = Self> {
         let mut from = self.from;
         core::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! The walker against a model: a map of pages.
+//! Tests of the walker against a model: a map of pages.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
@@ -16,7 +16,7 @@ const GIB: u64 = 1 << 30;
 
 const NPT: Npt = Npt { huge_pages: true };
 const EPT: Ept = Ept { execute_only: true, large_pages: true, huge_pages: true, small_code: false };
-/// The same on a CPU whose executable pages must not change their size.
+/// As [`EPT`], on a CPU whose executable pages must not change their size.
 const SMALL_CODE: Ept = Ept { small_code: true, ..EPT };
 
 fn range(start: u64, len: u64) -> GuestRange {
@@ -34,7 +34,7 @@ enum Operation {
     Protect(GuestRange, Permissions),
 }
 
-/// Ranges around the places where entries of several levels begin, so that operations meet.
+/// Ranges around the boundaries of entries of several levels, so that operations overlap.
 fn ranges() -> impl Strategy<Value = GuestRange> {
     let start = prop_oneof![Just(0), Just(2 * MIB), Just(4 * MIB), Just(GIB - 2 * MIB), Just(GIB)];
     let len = prop_oneof![Just(MIB / 4), Just(2 * MIB), Just(4 * MIB), Just(6 * MIB)];
@@ -46,7 +46,8 @@ fn ranges() -> impl Strategy<Value = GuestRange> {
 
 fn operations() -> impl Strategy<Value = Operation> {
     let permissions = || (0..8_u32).prop_map(Permissions::from_bits_truncate);
-    // Half of the mappings are equal modulo 1 GiB on both sides, and can have leaves of every size.
+    // Half of the mappings are congruent modulo 1 GiB on both sides, and allow leaves of every
+    // size.
     let distance = prop_oneof![Just(8 * GIB), (0..4096_u64).prop_map(|pages| 8 * GIB + pages * FRAME_SIZE)];
     prop_oneof![
         (ranges(), distance, permissions()).prop_map(|(r, d, p)| Operation::Map(r, Hpa(r.start().0 + d), p)),
@@ -55,7 +56,7 @@ fn operations() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What a guest may do with which frame, page by page.
+/// Frame and permissions of every mapped page.
 #[derive(Default)]
 struct Model(BTreeMap<u64, (Hpa, Permissions)>);
 
@@ -64,7 +65,7 @@ impl Model {
         (range.start().0..range.end().0).step_by(FRAME_SIZE as usize)
     }
 
-    /// What the operation should answer, and its effect if that is `Ok`.
+    /// Returns the expected result of the operation. Applies the operation if the result is `Ok`.
     fn apply(&mut self, format: impl EntryFormat, operation: Operation) -> Result<bool, MapError> {
         match operation {
             Operation::Map(range, hpa, permissions) => {
@@ -97,7 +98,7 @@ impl Model {
     }
 }
 
-/// Applies to the tree and says whether it asks for an invalidation.
+/// Applies the operation to the tree. Returns `true` if it requires an invalidation.
 fn apply<F: EntryFormat>(tree: &mut PageTable<F, FakeHost>, operation: Operation) -> Result<bool, MapError> {
     let stale = |invalidation: Invalidation| invalidation.range().is_some();
     match operation {
@@ -115,7 +116,7 @@ fn agrees_with_model<F: EntryFormat>(format: F, frames: usize, operations: &[Ope
         let before = model.0.clone();
         let free = host.free_frames();
         match (model.apply(format, operation), apply(&mut tree, operation)) {
-            // Splitting and merging may make an invalidation necessary where no permission has changed.
+            // Splitting and merging may require an invalidation although no permission has changed.
             (Ok(changed), Ok(stale)) => assert!(stale || !changed, "{operation:?} must invalidate"),
             (_, Err(MapError::OutOfMemory(_))) => {
                 assert!(free < 10, "{operation:?} needs at most eight tables");
@@ -130,7 +131,7 @@ fn agrees_with_model<F: EntryFormat>(format: F, frames: usize, operations: &[Ope
             assert_eq!(found, model.0.get(&page).copied(), "at {page:#x}");
         }
     }
-    // No memory for a split is an answer too, as long as nothing leaks.
+    // Running out of memory during a split is valid, as long as no frame leaks.
     let _ = tree.unmap(range(0, 4 * GIB)).unwrap();
     assert_eq!(host.free_frames(), frames - 1, "only the root is left");
     drop(tree);
@@ -165,7 +166,7 @@ proptest! {
     }
 }
 
-/// The sizes of the leaves that map `range`, in order.
+/// Returns the sizes of the leaves that map `range`, in order.
 fn leaves<F: EntryFormat>(tree: &PageTable<F, FakeHost>, range: GuestRange) -> Vec<u64> {
     let mut sizes = Vec::new();
     let mut gpa = range.start().0;

@@ -1,4 +1,4 @@
-//! What each user has of VMs and pinned memory.
+//! Accounting of VMs and pinned memory per user.
 
 use alloc::{collections::BTreeMap, sync::Arc};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -6,27 +6,28 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hvt_abi::kernel::Error;
 use spin::Mutex;
 
-/// The users that have anything.
+/// Accounts of all users that have VMs.
 #[derive(Debug, Default)]
 pub(super) struct Accounts(Mutex<BTreeMap<u32, Arc<Account>>>);
 
-/// What one user has. VMs hold it.
+/// Resources of one user. The user's VMs hold a reference.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     vms: AtomicU64,
-    /// In bytes.
+    /// Pinned memory in bytes.
     pinned: AtomicU64,
 }
 
 impl Accounts {
-    /// The account of a user, made where there is none. Those of users who have nothing are forgotten.
+    /// Returns the account of a user, and creates it if necessary. Accounts without resources are
+    /// removed.
     pub(super) fn of(&self, user: u32) -> Arc<Account> {
         let mut accounts = self.0.lock();
         accounts.retain(|_, account| Arc::strong_count(account) > 1);
         accounts.entry(user).or_default().clone()
     }
 
-    /// Bytes pinned and number of VMs.
+    /// Returns the number of pinned bytes and the number of VMs.
     pub(super) fn used(&self, user: u32) -> (u64, u32) {
         self.0.lock().get(&user).map_or((0, 0), |account| {
             let vms = account.vms.load(Ordering::Relaxed);
@@ -35,7 +36,7 @@ impl Accounts {
     }
 }
 
-/// Some of what an account counts; dropping it gives it back.
+/// Share of an account's resources. Dropping the value returns the share to the account.
 #[derive(Debug)]
 pub(super) struct Charge {
     account: Arc<Account>,
@@ -45,10 +46,10 @@ pub(super) struct Charge {
 }
 
 impl Charge {
-    /// One VM.
+    /// Charges one VM.
     ///
     /// # Errors
-    /// [`Error::LimitReached`].
+    /// Returns [`Error::LimitReached`] if the user has `limit` VMs already.
     pub(super) fn vm(account: &Arc<Account>, limit: u32) -> Result<Self, Error> {
         let mut charge =
             Self { account: account.clone(), what: |account| &account.vms, amount: 0, limit: limit.into() };
@@ -56,15 +57,16 @@ impl Charge {
         Ok(charge)
     }
 
-    /// No pinned memory yet.
+    /// Creates a charge of no pinned memory.
     pub(super) fn pinned(account: &Arc<Account>, limit: u64) -> Self {
         Self { account: account.clone(), what: |account| &account.pinned, amount: 0, limit }
     }
 
-    /// More of the same.
+    /// Adds `amount` to the charge.
     ///
     /// # Errors
-    /// [`Error::LimitReached`]: it is as it was.
+    /// Returns [`Error::LimitReached`] if the account would exceed its limit. The charge is
+    /// unchanged then.
     pub(super) fn grow(&mut self, amount: u64) -> Result<(), Error> {
         let grown = |used: u64| used.checked_add(amount).filter(|grown| *grown <= self.limit);
         (self.what)(&self.account)
@@ -74,7 +76,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Gives some of it back.
+    /// Returns `amount` of the charge to the account.
     pub(super) fn shrink(&mut self, amount: u64) {
         let amount = amount.min(self.amount);
         (self.what)(&self.account).fetch_sub(amount, Ordering::Relaxed);

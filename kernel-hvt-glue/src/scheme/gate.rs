@@ -1,4 +1,4 @@
-//! Who may look at a VM's memory, and who may change it.
+//! Lock for a VM's memory: shared access to use the memory, exclusive access to change it.
 
 use core::{
     cell::UnsafeCell,
@@ -8,21 +8,22 @@ use core::{
 
 use hvt_abi::kernel::Error;
 
-/// Somebody changes the value.
+/// The value is being changed.
 const CHANGING: u32 = 1 << 31;
-/// Nobody new may come in to run.
+/// No further caller may enter to run.
 const PAUSED: u32 = 1 << 30;
-/// How many look at the value. No machine has so many CPUs that this could reach [`PAUSED`].
+/// Mask of the number of shared accesses. No machine has enough CPUs to reach [`PAUSED`].
 const LOOKING: u32 = PAUSED - 1;
 
-/// A value that many may look at or one may change, all of which are only ever tried; and that can be closed for those
-/// who want to run.
+/// Lock that never waits: it allows many shared accesses or one exclusive access to a value, and an
+/// attempt either succeeds or fails at once. [`pause`](Self::pause) closes the lock for callers
+/// that want to run.
 pub(super) struct Gate<T> {
     state: AtomicU32,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: references to the value are handed out to many or, alone, to one.
+// SAFETY: references to the value are either shared by many or held exclusively by one.
 unsafe impl<T: Send + Sync> Sync for Gate<T> {}
 
 impl<T> Gate<T> {
@@ -30,13 +31,13 @@ impl<T> Gate<T> {
         Self { state: AtomicU32::new(0), value: UnsafeCell::new(value) }
     }
 
-    /// To look at the value.
+    /// Acquires shared access.
     #[inline]
     pub(super) fn look(&self) -> Result<Looking<'_, T>, Error> {
         self.come_in(CHANGING)
     }
 
-    /// To run with the value: as for looking, unless it is paused.
+    /// Acquires shared access to run, unless the gate is paused.
     #[inline]
     pub(super) fn enter(&self) -> Result<Looking<'_, T>, Error> {
         self.come_in(CHANGING | PAUSED)
@@ -45,7 +46,7 @@ impl<T> Gate<T> {
     #[inline]
     fn come_in(&self, obstacles: u32) -> Result<Looking<'_, T>, Error> {
         let before = self.state.fetch_add(1, Ordering::Acquire);
-        // From here on, leaving takes the number back.
+        // From here on, dropping `looking` decrements the count.
         let looking = Looking(self);
         match before & obstacles {
             0 => Ok(looking),
@@ -54,7 +55,7 @@ impl<T> Gate<T> {
         }
     }
 
-    /// To change the value, alone.
+    /// Acquires exclusive access.
     pub(super) fn change(&self) -> Result<Changing<'_, T>, Error> {
         let state = self.state.load(Ordering::Relaxed);
         if state & !PAUSED != 0 {
@@ -66,18 +67,19 @@ impl<T> Gate<T> {
             .map_err(|_| Error::Busy)
     }
 
-    /// Lets nobody in to run any more, and returns how many are inside.
+    /// Rejects further callers of [`enter`](Self::enter), and returns the number of current shared
+    /// accesses.
     pub(super) fn pause(&self) -> u32 {
         self.state.fetch_or(PAUSED, Ordering::Relaxed) & LOOKING
     }
 
-    /// Undoes it.
+    /// Reverts [`pause`](Self::pause).
     pub(super) fn resume(&self) {
         self.state.fetch_and(!PAUSED, Ordering::Relaxed);
     }
 }
 
-/// Somebody who looks.
+/// Shared access.
 pub(super) struct Looking<'a, T>(&'a Gate<T>);
 
 impl<T> Deref for Looking<'_, T> {
@@ -85,7 +87,7 @@ impl<T> Deref for Looking<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: nobody changes the value while it is looked at.
+        // SAFETY: the value does not change during a shared access.
         unsafe { &*self.0.value.get() }
     }
 }
@@ -97,21 +99,21 @@ impl<T> Drop for Looking<'_, T> {
     }
 }
 
-/// Who changes it.
+/// Exclusive access.
 pub(super) struct Changing<'a, T>(&'a Gate<T>);
 
 impl<T> Deref for Changing<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: nobody else is inside.
+        // SAFETY: there is no other access.
         unsafe { &*self.0.value.get() }
     }
 }
 
 impl<T> DerefMut for Changing<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: nobody else is inside.
+        // SAFETY: there is no other access.
         unsafe { &mut *self.0.value.get() }
     }
 }

@@ -1,4 +1,4 @@
-//! What a kernel that serves monitors provides, and a process that calls.
+//! Interface to a kernel that serves monitors, and to the calling process.
 
 use hvt_abi::kernel::{Error, Exit, VcpuState};
 
@@ -9,89 +9,97 @@ use crate::{
     vm::Vm,
 };
 
-/// The most that one call maps, unmaps or protects: 2 MiB.
+/// Maximum size that one call maps, unmaps or protects: 2 MiB.
 pub const MAP_STEP: u64 = 0x20_0000;
 
-/// A kernel that serves monitors.
+/// Kernel that serves monitors.
 ///
 /// # Safety
-/// Frames that [`allocate_shared`](Self::allocate_shared) or [`Caller::pin`] returned stay what [`Host`] calls ordinary
-/// memory, in the hands of whoever they are shared with and of nobody else, until they have been released as often.
+/// A frame that [`allocate_shared`](Self::allocate_shared) or [`Caller::pin`] returned must stay
+/// ordinary memory, as defined by [`Host`], until it has been released as often as it was returned.
+/// During that time only the parties that share the frame may use it.
 pub unsafe trait Kernel: Host {
-    /// A zeroed frame that may be shown to user space, and one reference to it.
+    /// Allocates a zeroed frame that may be mapped into user space, and returns one reference to
+    /// it. Returns `None` if no frame is free.
     fn allocate_shared(&self) -> Option<Hpa>;
 
-    /// Gives up one reference to a frame; with the last one it returns to the kernel.
+    /// Releases one reference to a frame. With the last reference the frame returns to the kernel.
     ///
     /// # Safety
-    /// The reference is one of [`allocate_shared`](Self::allocate_shared) or [`Caller::pin`], and is not used again.
+    /// The reference must come from [`allocate_shared`](Self::allocate_shared) or [`Caller::pin`],
+    /// and must not be used again.
     unsafe fn release(&self, frame: Hpa);
 
-    /// Makes the CPU with this [`Host::cpu_index`] take an interrupt soon. Where that cannot be done, its clock does it a
-    /// little later.
+    /// Interrupts the CPU with this [`Host::cpu_index`] soon. The default implementation does
+    /// nothing: the CPU's next clock interrupt has the same effect a little later.
     fn kick(&self, cpu: u32) {
         let _ = cpu;
     }
 }
 
-/// The process that calls.
+/// Calling process.
 ///
 /// # Safety
-/// [`pin`](Self::pin) returns pages as the trait [`Kernel`] wants them.
+/// [`pin`](Self::pin) must return pages that meet the requirements of the trait [`Kernel`].
 pub unsafe trait Caller<K: Kernel> {
-    /// Whom VMs and pinned memory are counted for.
+    /// Returns the user to whom VMs and pinned memory are charged.
     fn user(&mut self) -> u32;
 
-    /// Whether it may have the hypervisor.
+    /// Returns `true` if the process may open the hypervisor.
     fn is_superuser(&mut self) -> bool;
 
-    /// Length in bytes of the structure that came with the call.
+    /// Returns the length in bytes of the structure passed with the call.
     fn payload_len(&self) -> usize;
 
-    /// Copies that structure; `to` is as long as it is.
+    /// Copies the structure passed with the call to `to`, which has the length of the structure.
     ///
     /// # Errors
-    /// [`Error::BadAddress`].
+    /// Returns [`Error::BadAddress`] if the process has no readable memory at the structure's
+    /// address.
     fn read_payload(&mut self, to: &mut [u8]) -> Result<(), Error>;
 
-    /// Copies to where that structure is; `from` is as long as it is.
+    /// Copies `from`, which has the length of the structure, to the structure's address.
     ///
     /// # Errors
-    /// [`Error::BadAddress`].
+    /// Returns [`Error::BadAddress`] if the process has no writable memory at the structure's
+    /// address.
     fn write_payload(&mut self, from: &[u8]) -> Result<(), Error>;
 
-    /// Takes a reference to the page at a virtual address of the caller's, a multiple of [`FRAME_SIZE`](crate::FRAME_SIZE). The page is
-    /// private, writable, anonymous memory that is there and will not be exchanged for another one.
+    /// Takes a reference to the page at a virtual address of the caller, which must be a multiple
+    /// of [`FRAME_SIZE`](crate::FRAME_SIZE). The page must be private, writable, anonymous memory
+    /// that is present and will not be replaced by another page.
     ///
     /// # Errors
-    /// [`Error::NotOwnMemory`], [`Error::OutOfMemory`].
+    /// Returns [`Error::NotOwnMemory`] if the page is of another kind, or [`Error::OutOfMemory`] if
+    /// the kernel has no memory for the operation.
     fn pin(&mut self, address: u64) -> Result<Hpa, Error>;
 
-    /// Runs the guest until it exits ([`Vcpu::run`] on the CPU of the caller).
+    /// Runs the guest until it exits ([`Vcpu::run`] on the caller's CPU).
     ///
     /// # Errors
-    /// [`Error::CpuUnavailable`], [`Error::OutOfMemory`].
+    /// Returns [`Error::CpuUnavailable`] if the caller's CPU cannot run guests, or
+    /// [`Error::OutOfMemory`] if the kernel has no memory for enabling it.
     fn run(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<Exit, Error>;
 
-    /// The guest's registers ([`Bound::state`](crate::Bound::state) on the CPU of the caller).
+    /// Returns the guest's registers ([`Bound::state`](crate::Bound::state) on the caller's CPU).
     ///
     /// # Errors
     /// As for [`run`](Self::run).
     fn state(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<VcpuState, Error>;
 }
 
-/// What each user may have.
+/// Limits per user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory that guests have, in bytes.
+    /// Maximum guest memory in bytes.
     pub pinned: u64,
-    /// VMs.
+    /// Maximum number of VMs.
     pub vms: u32,
-    /// vCPUs of one VM.
+    /// Maximum number of vCPUs per VM.
     pub vcpus: u32,
 }
 
-/// An error of this crate in the terms of the interface.
+/// Converts an error of this crate to the interface's type.
 pub(super) fn refusal(error: impl Into<MapError>) -> Error {
     match error.into() {
         MapError::Unaligned(_) => Error::BadArgument,

@@ -1,24 +1,28 @@
-//! What a kernel serves to monitors: the objects of [`hvt_abi::kernel`], their states, rights and limits.
+//! Kernel side of the monitor interface: the objects of [`hvt_abi::kernel`], with their states,
+//! rights and limits.
 //!
-//! A kernel keeps a table of [`Handle`]s under numbers of its own, and a [`Scheme`]. A monitor's call is
-//! [`Handle::open`], [`Handle::create`] or [`Handle::call`]; closing a handle is dropping it, in any order, also when a
-//! process dies. [`Caller`] is the process that calls, as long as it does: its rights, its memory, what it sent, and the
-//! CPU that it is on. [`Kernel`] is what outlives calls.
+//! A kernel keeps a [`Scheme`], and a table that assigns numbers to [`Handle`]s. A monitor's call
+//! maps to [`Handle::open`], [`Handle::create`] or [`Handle::call`]. To close a handle, the kernel
+//! drops it. Handles may be closed in any order, including when a process dies.
 //!
-//! | module | what it is about |
+//! [`Caller`] is the calling process for the duration of a call: its rights, its memory, the data
+//! that it passed, and its CPU. [`Kernel`] is the part of the kernel that outlives calls.
+//!
+//! | module | contents |
 //! |---|---|
-//! | `kernel` | what a kernel and a calling process provide |
-//! | `account` | what each user has of VMs and pinned memory |
-//! | `vm` | the states of a VM |
-//! | `gate` | who may use the guest's memory, and who may change it |
-//! | `space` | guest memory: pinned, mapped, given back |
-//! | `vcpu` | the states of a vCPU |
-//! | `run_page` | the page shared with the monitor |
+//! | `kernel` | interface to the kernel and to a calling process |
+//! | `account` | accounting of VMs and pinned memory per user |
+//! | `vm` | states of a VM |
+//! | `gate` | lock for a VM's memory |
+//! | `space` | guest memory: pinning, mapping, release |
+//! | `vcpu` | states of a vCPU |
+//! | `run_page` | page shared with the monitor |
 //!
-//! Nothing here waits: an object that is in use answers [`Error::Busy`]. No lock but that of an account, which is held
-//! for a few instructions, is ever waited for, so that everything may be called with interrupts disabled; and no call
-//! does more work than [`MAP_STEP`] bytes of guest memory ask for, but for the one that lets go of a VM, which gives its
-//! pages back one by one.
+//! No call waits for an object: a call on an object that is in use returns [`Error::Busy`]. The
+//! only lock that a call waits for is an account's, which is held for a few instructions. So every
+//! function may be called with interrupts disabled. The work of a call is limited to [`MAP_STEP`]
+//! bytes of guest memory. The exception is the call that releases a VM, which releases the VM's
+//! pages one by one.
 
 mod account;
 mod gate;
@@ -44,7 +48,7 @@ pub use self::{
 };
 use crate::{host::Hpa, hypervisor::Hypervisor, native::Unsupported};
 
-/// What all handles have in common. A kernel has one.
+/// State shared by all handles. A kernel has one.
 pub struct Scheme<K: Kernel> {
     kernel: K,
     hypervisor: Result<Hypervisor<K>, Unsupported>,
@@ -53,12 +57,12 @@ pub struct Scheme<K: Kernel> {
 }
 
 impl<K: Kernel> Scheme<K> {
-    /// Looks at the machine, which need not be able to run guests.
+    /// Detects the machine's features. The machine need not be able to run guests.
     ///
     /// # Safety
     /// As for [`Hypervisor::new`].
     pub unsafe fn new(kernel: K, limits: Limits) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let hypervisor = unsafe { Hypervisor::new(kernel.clone()) };
         Self::assemble(kernel, hypervisor, limits)
     }
@@ -67,10 +71,10 @@ impl<K: Kernel> Scheme<K> {
         Self { kernel, hypervisor, limits, accounts: Accounts::default() }
     }
 
-    /// What runs guests on this machine.
+    /// Returns the hypervisor of this machine.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// Returns [`Error::Unsupported`] if this machine cannot run guests.
     pub fn hypervisor(&self) -> Result<&Hypervisor<K>, Error> {
         self.hypervisor.as_ref().map_err(|_| Error::Unsupported)
     }
@@ -108,16 +112,16 @@ impl<K: Kernel> fmt::Debug for Scheme<K> {
     }
 }
 
-/// What [`Handle::create`] makes.
+/// Type of object for [`Handle::create`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of the hypervisor.
+    /// A VM, created from the hypervisor.
     Vm,
-    /// Of a VM.
+    /// A vCPU, created from a VM.
     Vcpu,
 }
 
-/// An object, as a monitor holds it. A clone names the same object.
+/// Monitor's reference to an object. A clone refers to the same object.
 pub enum Handle<K: Kernel> {
     /// The hypervisor.
     Hypervisor,
@@ -128,10 +132,10 @@ pub enum Handle<K: Kernel> {
 }
 
 impl<K: Kernel> Handle<K> {
-    /// The hypervisor, for who may have it.
+    /// Opens the hypervisor.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`].
+    /// Returns [`Error::NotPermitted`] if the caller is not a superuser.
     pub fn open(caller: &mut impl Caller<K>) -> Result<Self, Error> {
         if caller.is_superuser() { Ok(Self::Hypervisor) } else { Err(Error::NotPermitted) }
     }
@@ -139,8 +143,10 @@ impl<K: Kernel> Handle<K> {
     /// Creates a VM or a vCPU.
     ///
     /// # Errors
-    /// [`Error::UnknownOperation`] where this object makes no such thing, [`Error::LimitReached`],
-    /// [`Error::OutOfMemory`]; for a VM, [`Error::Unsupported`].
+    /// - [`Error::UnknownOperation`] if this object cannot create an object of this kind.
+    /// - [`Error::LimitReached`] if the user's limit is reached.
+    /// - [`Error::OutOfMemory`] if the kernel has no memory.
+    /// - [`Error::Unsupported`] for a VM, if this machine cannot run guests.
     pub fn create(&self, scheme: &Scheme<K>, kind: Kind, caller: &mut impl Caller<K>) -> Result<Self, Error> {
         match (self, kind) {
             (Self::Hypervisor, Kind::Vm) => {
@@ -153,13 +159,13 @@ impl<K: Kernel> Handle<K> {
         }
     }
 
-    /// Carries out an operation, by number, and returns what it answers.
+    /// Executes an operation, by number, and returns its result.
     ///
     /// # Errors
-    /// [`Error`]; the documentation of the operations says which.
+    /// Returns the [`Error`] that the documentation of the operation specifies.
     #[inline]
     pub fn call(&self, scheme: &Scheme<K>, operation: u64, caller: &mut impl Caller<K>) -> Result<u64, Error> {
-        // What is asked for most comes first.
+        // The most frequent operation is handled first.
         if let (Self::Vcpu(vcpu), RUN) = (self, operation) {
             if caller.payload_len() != 0 {
                 return Err(Error::BadArgument);
@@ -191,10 +197,10 @@ impl<K: Kernel> Handle<K> {
         }
     }
 
-    /// The page that a vCPU shares with its monitor; the object keeps a reference to it.
+    /// Returns the page that a vCPU shares with its monitor. The object keeps a reference to it.
     ///
     /// # Errors
-    /// [`Error::UnknownOperation`] where this is no vCPU.
+    /// Returns [`Error::UnknownOperation`] if this object is not a vCPU.
     pub fn run_page(&self) -> Result<Hpa, Error> {
         match self {
             Self::Vcpu(vcpu) => Ok(vcpu.run_page()),
@@ -227,12 +233,12 @@ impl<K: Kernel> fmt::Debug for Handle<K> {
     }
 }
 
-/// No structure goes with the call.
+/// Checks that the call has no structure.
 fn nothing<K: Kernel>(caller: &impl Caller<K>) -> Result<(), Error> {
     if caller.payload_len() == 0 { Ok(()) } else { Err(Error::BadArgument) }
 }
 
-/// The structure that came with the call.
+/// Returns the structure passed with the call.
 fn argument<K: Kernel, T: FromBytes + IntoBytes>(caller: &mut impl Caller<K>) -> Result<T, Error> {
     if caller.payload_len() != size_of::<T>() {
         return Err(Error::BadArgument);
@@ -242,7 +248,7 @@ fn argument<K: Kernel, T: FromBytes + IntoBytes>(caller: &mut impl Caller<K>) ->
     Ok(argument)
 }
 
-/// Answers with a structure, made only if there is room for it.
+/// Writes a structure as the result. `make` is called only if the length matches.
 fn answer<K: Kernel, C: Caller<K>, T: IntoBytes + Immutable>(
     caller: &mut C,
     make: impl FnOnce(&mut C) -> Result<T, Error>,

@@ -1,5 +1,5 @@
-//! The page shared with the monitor. Its other side may be changed at any time by who it belongs to, so every access is
-//! volatile and no reference to it exists.
+//! Page shared with the monitor. The monitor may change the page at any time, so every access is
+//! volatile and no reference to the page exists.
 
 use core::mem::offset_of;
 
@@ -12,13 +12,13 @@ use zerocopy::transmute;
 use super::kernel::Kernel;
 use crate::host::Hpa;
 
-/// One reference to a frame that holds a [`RunPage`].
+/// Reference to a frame that holds a [`RunPage`].
 pub(super) struct SharedPage<K: Kernel> {
     kernel: K,
     frame: Hpa,
 }
 
-/// Words of an [`ExitRecord`] that are not always 0.
+/// Number of words of an [`ExitRecord`] that may be different from 0.
 const RECORD_WORDS: usize = offset_of!(ExitRecord, reserved) / 8 + 1;
 
 impl<K: Kernel> SharedPage<K> {
@@ -31,17 +31,17 @@ impl<K: Kernel> SharedPage<K> {
         self.frame
     }
 
-    /// Where a field lies.
+    /// Returns the address of a field.
     #[inline]
     fn at<T>(&self, offset: usize) -> *mut T {
         self.kernel.phys_to_virt(self.frame).wrapping_add(offset).cast()
     }
 
-    /// What the monitor asks for, and that is forgotten.
+    /// Reads and clears the monitor's request.
     #[inline]
     pub(super) fn take_request(&self) -> Result<Request, Error> {
         let word = self.at::<u32>(offset_of!(RunPage, request));
-        // SAFETY: the field of a frame that this holds a reference to.
+        // SAFETY: the field is in a frame that this value holds a reference to.
         let bits = unsafe { word.read_volatile() };
         if bits != 0 {
             // SAFETY: as above.
@@ -58,7 +58,7 @@ impl<K: Kernel> SharedPage<K> {
     }
 
     pub(super) fn registers(&self) -> Registers {
-        // SAFETY: as in `take_request`; any bytes are a `Registers`.
+        // SAFETY: as in `take_request`; any bytes are a valid `Registers`.
         unsafe { self.at::<Registers>(offset_of!(RunPage, registers)).read_volatile() }
     }
 
@@ -67,13 +67,13 @@ impl<K: Kernel> SharedPage<K> {
         unsafe { self.at::<Registers>(offset_of!(RunPage, registers)).write_volatile(*registers) };
     }
 
-    /// Writes the record of an exit, and returns its reason.
+    /// Writes the record of an exit, and returns the exit's reason.
     #[inline(never)]
     pub(super) fn set_exit(&self, exit: Exit) -> u32 {
         self.set_record(ExitRecord::from(exit))
     }
 
-    /// [`set_exit`](Self::set_exit), for the exit that has to be fast.
+    /// [`set_exit`](Self::set_exit) for the exit that must be fast.
     #[inline]
     pub(super) fn set_io(&self, io: Io) -> u32 {
         self.set_record(ExitRecord::from(io))
@@ -84,7 +84,7 @@ impl<K: Kernel> SharedPage<K> {
         let words: [u64; size_of::<ExitRecord>() / 8] = transmute!(record);
         let start = self.at::<u64>(offset_of!(RunPage, exit));
         for (i, word) in words.into_iter().take(RECORD_WORDS).enumerate() {
-            // SAFETY: as in `take_request`; the words lie in the field.
+            // SAFETY: as in `take_request`; the words are in the field.
             unsafe { start.wrapping_add(i).write_volatile(word) };
         }
         record.reason
@@ -93,7 +93,7 @@ impl<K: Kernel> SharedPage<K> {
 
 impl<K: Kernel> Drop for SharedPage<K> {
     fn drop(&mut self) {
-        // SAFETY: the reference is this value's own.
+        // SAFETY: this value owns the reference.
         unsafe { self.kernel.release(self.frame) }
     }
 }

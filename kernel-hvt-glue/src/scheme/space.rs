@@ -1,6 +1,7 @@
-//! Guest memory: pages of the monitor's that are pinned, mapped, and given back.
+//! Guest memory: pages of the monitor, which are pinned, mapped, and released.
 //!
-//! The second-level page tables are the only list of what is pinned: each page that they map is one reference.
+//! The second-level page tables are the only list of pinned pages: each page that they map is one
+//! reference.
 
 use alloc::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::{
     vm::Vm,
 };
 
-/// The memory of one guest.
+/// Memory of one guest.
 pub(super) struct Space<K: Kernel> {
     kernel: K,
     vm: Vm<K>,
@@ -42,7 +43,8 @@ impl<K: Kernel> Space<K> {
         &self.vm
     }
 
-    /// Shows the guest the caller's memory, as much of it as one step allows and as can be had, and returns how much.
+    /// Maps the caller's memory in the guest, up to the limit of one step and up to the first page
+    /// that cannot be mapped. Returns the number of bytes mapped.
     pub(super) fn map(&mut self, map: &MemoryMapping, caller: &mut impl Caller<K>) -> Result<u64, Error> {
         let MemoryMapping { gpa, address, len, permissions, reserved } = *map;
         let permissions = allowed(permissions)?;
@@ -61,7 +63,8 @@ impl<K: Kernel> Space<K> {
         Ok(done)
     }
 
-    /// Maps what is physically contiguous from `done` bytes into `range` on, and returns its length.
+    /// Maps the physically contiguous run that starts `done` bytes into `range`, and returns its
+    /// length.
     fn map_run(
         &mut self,
         range: GuestRange,
@@ -74,7 +77,7 @@ impl<K: Kernel> Space<K> {
         let mut next = address + done;
         let base = self.pin(first, next, caller)?;
         let mut run = Run { base, len: FRAME_SIZE };
-        // A page that does not continue the run begins the next one.
+        // A page that does not continue the run starts the next run.
         let mut odd = None;
         while done + run.len < range.len() {
             next += FRAME_SIZE;
@@ -84,7 +87,7 @@ impl<K: Kernel> Space<K> {
                     odd = Some(frame);
                     break;
                 }
-                // Whatever it is, the next call finds it at the start of its range.
+                // The next call reports the error, at the start of its range.
                 Err(_) => break,
             }
         }
@@ -92,7 +95,8 @@ impl<K: Kernel> Space<K> {
             self.unpin(Run { base: frame, len: FRAME_SIZE });
         }
         let mapped = GuestRange::new(first, run.len).ok_or(Error::BadArgument).and_then(|range| {
-            // SAFETY: the frames are pinned, hence ordinary memory that is the monitor's to share, until `unpin`.
+            // SAFETY: the frames are pinned, and are therefore ordinary memory that the monitor may
+            // share, until `unpin`.
             unsafe { self.vm.map(range, run.base, permissions) }.map_err(refusal)
         });
         if mapped.is_err() {
@@ -101,7 +105,7 @@ impl<K: Kernel> Space<K> {
         mapped.map(|()| run.len)
     }
 
-    /// Pins one page, if nothing is mapped where it is to go.
+    /// Pins one page, unless its guest address is mapped already.
     fn pin(&mut self, gpa: Gpa, address: u64, caller: &mut impl Caller<K>) -> Result<Hpa, Error> {
         if self.vm.translate(gpa).is_some() {
             return Err(Error::AlreadyMapped);
@@ -110,17 +114,19 @@ impl<K: Kernel> Space<K> {
         caller.pin(address).inspect_err(|_| self.pinned.shrink(FRAME_SIZE))
     }
 
-    /// Gives pages back that are no longer mapped.
+    /// Releases pages that are no longer mapped.
     fn unpin(&mut self, run: Run) {
         for at in (0..run.len).step_by(FRAME_SIZE as usize) {
-            // SAFETY: one reference for each page that `pin` returned; the page tables no longer lead there, or are about
-            // to go, and no virtual CPU runs that could have cached that they do.
+            // SAFETY: one reference for each page that `pin` returned. The page tables do not map
+            // the page any more, or are about to be dropped, and no virtual CPU with a cached
+            // translation runs.
             unsafe { self.kernel.release(run.base.add(at)) };
         }
         self.pinned.shrink(run.len);
     }
 
-    /// Takes memory from the guest, as much as one step allows, and returns how far it came.
+    /// Unmaps memory of the guest, up to the limit of one step. Returns the number of bytes
+    /// completed.
     pub(super) fn unmap(&mut self, range: &MemoryRange) -> Result<u64, Error> {
         if range.permissions != 0 {
             return Err(Error::BadArgument);
@@ -141,14 +147,16 @@ impl<K: Kernel> Space<K> {
         Ok(range.len())
     }
 
-    /// The first page in `from..end` that is mapped, with those that follow it in the same leaf.
+    /// Returns the first mapped page in `from..end`, with the pages that follow it in the same
+    /// leaf.
     fn next_mapped(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Run)> {
         let gpa = self.vm.first_mapped(GuestRange::between(from, end)?)?;
         let translation = self.vm.translate(gpa)?;
         Some((gpa, Run { base: translation.hpa, len: translation.remaining.min(end.0 - gpa.0) }))
     }
 
-    /// Changes what the guest may do, as far as one step allows, and returns how far it came.
+    /// Changes the guest's permissions, up to the limit of one step. Returns the number of bytes
+    /// completed.
     pub(super) fn protect(&mut self, range: &MemoryRange) -> Result<u64, Error> {
         let permissions = allowed(range.permissions)?;
         let range = step(range.gpa, range.len, range.reserved)?;
@@ -167,11 +175,11 @@ impl<K: Kernel> Drop for Space<K> {
     }
 }
 
-/// Frames side by side.
+/// Consecutive frames.
 #[derive(Clone, Copy)]
 struct Run {
     base: Hpa,
-    /// In bytes.
+    /// Length in bytes.
     len: u64,
 }
 
@@ -181,7 +189,7 @@ impl Run {
     }
 }
 
-/// The part of a range of guest memory that one call deals with.
+/// Returns the part of a range of guest memory that one call handles.
 fn step(gpa: Gpa, len: u64, reserved: u32) -> Result<GuestRange, Error> {
     let is_whole = gpa.is_aligned(FRAME_SIZE) && len.is_multiple_of(FRAME_SIZE);
     if !is_whole || len == 0 || reserved != 0 || gpa.checked_add(len).is_none() {
@@ -190,7 +198,7 @@ fn step(gpa: Gpa, len: u64, reserved: u32) -> Result<GuestRange, Error> {
     GuestRange::new(gpa, len.min(MAP_STEP)).ok_or(Error::BadArgument)
 }
 
-/// Permissions that a page may have.
+/// Checks the requested permissions of a page.
 fn allowed(bits: u32) -> Result<Permissions, Error> {
     let permissions = Permissions::from_bits(bits).filter(|asked| !asked.is_empty()).ok_or(Error::BadArgument)?;
     if permissions.contains(Permissions::WRITE | Permissions::EXECUTE) {

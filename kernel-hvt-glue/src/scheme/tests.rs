@@ -1,4 +1,4 @@
-//! The scheme on a kernel that exists only here, with a process whose pages are counted.
+//! Tests of the scheme on a fake kernel, with a process whose pages are counted.
 
 mod lifecycle;
 mod properties;
@@ -25,13 +25,13 @@ use crate::{
 };
 
 const PAGE: u64 = FRAME_SIZE;
-/// Where the process has its memory.
+/// Address of the process's memory.
 const USER: u64 = 0x7000_0000;
 const LIMITS: Limits = Limits { pinned: 48 * PAGE, vms: 3, vcpus: 2 };
 const RW: u32 = Permissions::READ.union(Permissions::WRITE).bits();
 const RX: u32 = Permissions::READ.union(Permissions::EXECUTE).bits();
 
-/// A kernel that counts the references to frames.
+/// Kernel that counts the references to frames.
 #[derive(Clone)]
 struct FakeKernel {
     host: FakeHost,
@@ -64,7 +64,7 @@ unsafe impl Host for FakeKernel {
     }
 
     unsafe fn free(&self, base: Hpa, order: u32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.host.free(base, order) }
     }
 
@@ -81,7 +81,7 @@ unsafe impl Host for FakeKernel {
     }
 }
 
-// SAFETY: frames are freed with their last reference only.
+// SAFETY: a frame is freed only with its last reference.
 unsafe impl Kernel for FakeKernel {
     fn allocate_shared(&self) -> Option<Hpa> {
         let frame = self.host.allocate(0)?;
@@ -105,30 +105,30 @@ unsafe impl Kernel for FakeKernel {
     }
 }
 
-/// What lies at a page of the process.
+/// Page of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UserPage {
     Own(Hpa),
-    /// Read-only, shared with somebody, a device, or nothing.
+    /// Read-only memory, shared memory, a device, or no memory.
     Foreign,
 }
 
-/// A process.
+/// Process.
 struct Process {
     kernel: FakeKernel,
     user: u32,
     pages: Vec<UserPage>,
     payload: Vec<u8>,
-    /// The payload lies outside of its memory.
+    /// The payload is outside of the process's memory.
     faulty: bool,
-    /// What its next guest does; `Interrupted` where nothing is left.
+    /// Exits of the process's next guests; `Interrupted` if empty.
     exits: Vec<Exit>,
-    /// What another of its threads does while the guest runs.
+    /// Function that another thread calls while the guest runs.
     meanwhile: Option<fn()>,
 }
 
 impl Process {
-    /// With so many pages of its own, followed by one that is not.
+    /// Creates a process with this number of own pages, followed by one foreign page.
     fn new(kernel: &FakeKernel, pages: usize) -> Self {
         let own = |_| UserPage::Own(kernel.allocate_shared().unwrap());
         let pages = (0..pages).map(own).chain([UserPage::Foreign]).collect();
@@ -156,7 +156,7 @@ impl Drop for Process {
     }
 }
 
-// SAFETY: a page is pinned with a reference of its own.
+// SAFETY: a pinned page has its own reference.
 unsafe impl Caller<FakeKernel> for Process {
     fn user(&mut self) -> u32 {
         self.user
@@ -213,7 +213,7 @@ unsafe impl Caller<FakeKernel> for Process {
     }
 }
 
-/// A process at work.
+/// Process that uses the scheme.
 struct Monitor {
     scheme: Rc<Scheme<FakeKernel>>,
     process: Process,
@@ -234,7 +234,7 @@ impl Monitor {
         on.create(&self.scheme, kind, &mut self.process)
     }
 
-    /// A VM and a vCPU.
+    /// Creates a VM and a vCPU.
     fn guest(&mut self) -> (Handle<FakeKernel>, Handle<FakeKernel>) {
         let hypervisor = self.open();
         let vm = self.create(&hypervisor, Kind::Vm).unwrap();
@@ -247,7 +247,7 @@ impl Monitor {
         on.call(&self.scheme, operation as u64, &mut self.process)
     }
 
-    /// An operation without a structure.
+    /// Executes an operation without a structure.
     fn ask(&mut self, on: &Handle<FakeKernel>, operation: Operation) -> Result<u64, Error> {
         self.call(on, operation, &[])
     }
@@ -282,7 +282,7 @@ impl Monitor {
         self.call(vcpu, Operation::SetState, state.as_bytes())
     }
 
-    /// Runs a guest that does this.
+    /// Runs a guest that exits with `exit`.
     fn run(&mut self, vcpu: &Handle<FakeKernel>, exit: Exit) -> Result<Exit, Error> {
         self.process.exits = [exit].into();
         let reason = self.ask(vcpu, Operation::Run)?;
@@ -296,7 +296,7 @@ impl Monitor {
     }
 
     fn page(&self, vcpu: &Handle<FakeKernel>) -> RunPage {
-        // SAFETY: a frame that holds a `RunPage`.
+        // SAFETY: the frame holds a `RunPage`.
         unsafe { self.page_at(vcpu).read() }
     }
 

@@ -1,4 +1,4 @@
-//! The states of a vCPU.
+//! States of a vCPU.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,25 +14,25 @@ use super::{
 };
 use crate::{host::Hpa, vcpu::Vcpu, vm::Vm};
 
-/// [`VcpuObject::runs_on`]: nowhere.
+/// [`VcpuObject::runs_on`]: no CPU.
 const NOWHERE: u32 = u32::MAX;
 
-/// A vCPU, as handles to it hold it.
+/// vCPU, shared by its handles.
 pub struct VcpuObject<K: Kernel> {
     vm: Arc<VmObject<K>>,
-    /// Only ever tried, never waited for: who has it is running the guest.
+    /// Locked by the thread that runs the guest. Other threads only try to lock it and never wait.
     core: Mutex<Core<K>>,
     page: SharedPage<K>,
-    /// Somebody wants the guest out.
+    /// A thread has requested that the guest stop.
     interrupted: AtomicBool,
-    /// The CPU that a thread runs it on.
+    /// CPU that runs the guest.
     runs_on: AtomicU32,
 }
 
 struct Core<K: Kernel> {
-    /// `None` until it has registers.
+    /// `None` until the vCPU has registers.
     vcpu: Option<Vcpu<K>>,
-    /// The last run ended with an `in` of so many bytes.
+    /// The last run ended with an `in` of this number of bytes.
     awaits_input: Option<u8>,
 }
 
@@ -53,11 +53,11 @@ impl<K: Kernel> VcpuObject<K> {
         self.page.frame()
     }
 
-    /// [`Operation::Run`](hvt_abi::kernel::Operation::Run): runs the guest, and returns the number of the reason why it
-    /// stopped.
+    /// [`Operation::Run`](hvt_abi::kernel::Operation::Run): runs the guest, and returns the number
+    /// of the exit reason.
     ///
     /// # Errors
-    /// [`Error`]; the documentation of the operation says which.
+    /// Returns the [`Error`] that the documentation of the operation specifies.
     #[inline]
     pub fn run(&self, caller: &mut impl Caller<K>) -> Result<u32, Error> {
         let mut core = self.core.try_lock().ok_or(Error::Busy)?;
@@ -72,7 +72,7 @@ impl<K: Kernel> VcpuObject<K> {
         }
 
         self.runs_on.store(self.vm.kernel.cpu_index(), Ordering::SeqCst);
-        // Whoever interrupts from now on knows which CPU to turn to.
+        // From here on, an interrupting thread can find the CPU in `runs_on`.
         let exit = if self.interrupted.load(Ordering::SeqCst) && vcpu.ended().is_none() {
             Ok(Exit::Interrupted)
         } else {
@@ -100,7 +100,7 @@ impl<K: Kernel> VcpuObject<K> {
         }
     }
 
-    /// Does to the registers what the monitor asks for.
+    /// Applies the monitor's request to the registers.
     fn prepare(&self, request: Request, vcpu: &mut Vcpu<K>, awaited: Option<u8>) {
         if request.contains(Request::SET_REGISTERS) {
             vcpu.set_registers(&self.page.registers());
@@ -143,7 +143,7 @@ impl<K: Kernel> VcpuObject<K> {
     }
 }
 
-/// The VM, unless it was destroyed.
+/// Returns the VM, unless it has been destroyed.
 #[inline]
 fn vm_of<K: Kernel>(space: &Option<Space<K>>) -> Result<&Vm<K>, Error> {
     space.as_ref().map(Space::vm).ok_or(Error::Destroyed)

@@ -1,4 +1,4 @@
-//! The states of a VM.
+//! States of a VM.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -13,10 +13,11 @@ use super::{
 };
 use crate::hypervisor::Hypervisor;
 
-/// A VM, as handles to it and to its vCPUs hold it.
+/// VM, shared by its handles and by its vCPUs' handles.
 pub struct VmObject<K: Kernel> {
     pub(super) kernel: K,
-    /// `None` once it is destroyed. vCPUs that run are in it; it is paused when the VM is.
+    /// `None` after the VM was destroyed. Running vCPUs hold shared access. The gate is paused
+    /// while the VM is paused.
     space: Gate<Option<Space<K>>>,
     vcpus: AtomicU32,
     vcpu_limit: u32,
@@ -53,7 +54,7 @@ impl<K: Kernel> VmObject<K> {
         self.change()?.as_mut().ok_or(Error::Destroyed)?.protect(range)
     }
 
-    /// Memory changes only while no vCPU uses it.
+    /// Acquires exclusive access. Memory changes only while no vCPU uses it.
     fn change(&self) -> Result<Changing<'_, Option<Space<K>>>, Error> {
         self.space.change()
     }
@@ -69,7 +70,8 @@ impl<K: Kernel> VmObject<K> {
         Ok(0)
     }
 
-    /// Whether the VM still exists. Somebody who is changing it is not about to end it for this caller.
+    /// Checks that the VM exists. A thread with exclusive access does not count as destroying the
+    /// VM.
     fn check(&self) -> Result<(), Error> {
         match self.space.look() {
             Ok(space) if space.is_none() => Err(Error::Destroyed),
@@ -82,7 +84,7 @@ impl<K: Kernel> VmObject<K> {
         space.map(|_| 0).ok_or(Error::Destroyed)
     }
 
-    /// One more vCPU.
+    /// Adds one vCPU to the count.
     pub(super) fn admit(&self) -> Result<(), Error> {
         self.check()?;
         let grown = |count: u32| count.checked_add(1).filter(|grown| *grown <= self.vcpu_limit);
@@ -90,23 +92,24 @@ impl<K: Kernel> VmObject<K> {
         Ok(())
     }
 
-    /// One vCPU less.
+    /// Removes one vCPU from the count.
     pub(super) fn dismiss(&self) {
         self.vcpus.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The guest's memory, as long as nobody changes it; `None` if there is none any more.
+    /// Acquires shared access to the guest's memory, which is `None` after the VM was destroyed.
     pub(super) fn look(&self) -> Result<Looking<'_, Option<Space<K>>>, Error> {
         self.space.look()
     }
 
-    /// The same, for a vCPU that is about to run.
+    /// Acquires shared access for a vCPU that is about to run.
     #[inline]
     pub(super) fn enter(&self) -> Result<Looking<'_, Option<Space<K>>>, Error> {
         self.space.enter().map_err(|error| self.explain(error))
     }
 
-    /// A VM that was paused when it was destroyed is above all destroyed.
+    /// Returns the error for a VM that was paused when it was destroyed: destroyed takes
+    /// precedence.
     #[cold]
     fn explain(&self, error: Error) -> Error {
         self.check().err().unwrap_or(error)

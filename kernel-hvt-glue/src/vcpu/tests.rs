@@ -1,4 +1,4 @@
-//! Virtual CPUs on an architecture that exists only here.
+//! Tests of virtual CPUs on a fake architecture.
 
 use alloc::{boxed::Box, vec::Vec};
 
@@ -17,15 +17,15 @@ use crate::{
     paging::AddressSpace,
 };
 
-/// A machine whose CPUs always leave a guest in the same way.
+/// Machine on which every entry ends in the same way.
 struct Always {
-    /// Makes the end of an entry.
+    /// Returns the end of an entry.
     step: fn() -> Result<Io, Step>,
-    /// The kernel has interrupts enabled.
+    /// State of the kernel's interrupt flag.
     takes_interrupts: bool,
 }
 
-/// A virtual CPU of [`Always`]: its only register counts entries.
+/// Virtual CPU of [`Always`]: its only register counts entries.
 type Entries = u32;
 
 impl Arch<FakeHost> for Always {
@@ -109,10 +109,11 @@ impl Arch<FakeHost> for Always {
     }
 }
 
-/// Runs a guest twice on a machine where it always leaves in this way: its exits, and how often it was entered.
+/// Runs a guest twice on a machine where every entry ends with `step`. Returns its exits and its
+/// number of entries.
 fn run_twice(step: fn() -> Result<Io, Step>, takes_interrupts: bool) -> ([Exit; 2], Entries) {
     let hypervisor = Hypervisor::assemble(FakeHost::new(8), Always { step, takes_interrupts });
-    // SAFETY: this machine does nothing that takes a privilege.
+    // SAFETY: this machine needs no privilege.
     let mut cpu = unsafe { hypervisor.enable().unwrap() };
     let vm = Vm::new(&hypervisor).unwrap();
     let mut vcpu = vm.create_vcpu(0_u32).unwrap();
@@ -140,7 +141,7 @@ fn a_virtual_cpu_runs_with_its_own_machine_only() {
     let halt = || Always { step: || Err(Step::Exit(Exit::Halt)), takes_interrupts: true };
     let host = FakeHost::new(16);
     let [hypervisor, other] = [0; 2].map(|_| Hypervisor::assemble(host.clone(), halt()));
-    // SAFETY: this machine does nothing that takes a privilege.
+    // SAFETY: this machine needs no privilege.
     let [mut cpu, mut others] = unsafe { [hypervisor.enable().unwrap(), other.enable().unwrap()] };
     let [mut vm, another] = [0; 2].map(|_| Vm::new(&hypervisor).unwrap());
     let mut vcpu = vm.create_vcpu(0_u32).unwrap();
@@ -151,7 +152,7 @@ fn a_virtual_cpu_runs_with_its_own_machine_only() {
     assert_eq!(vcpu.run(&mut cpu, &vm), Ok(Exit::Halt));
 }
 
-/// Enters a guest whose exits a test makes up, on a CPU that has interrupts disabled.
+/// Enters a guest whose exits a test supplies, on a CPU with interrupts disabled.
 pub(crate) fn run_with_interrupts_off(mut handle: impl FnMut() -> Step) -> Exit {
     enter_repeatedly(|| (Err(handle()), false))
 }
@@ -166,11 +167,11 @@ fn interrupts_are_taken_between_entries_or_end_the_run() {
     assert_eq!((run(true), run(false)), (Exit::Halt, Exit::Interrupted));
 }
 
-/// A kernel whose handle may be sent and shared.
+/// Kernel whose handle is `Send` and `Sync`.
 #[derive(Clone)]
 struct Nowhere;
 
-// SAFETY: it has no frames to give.
+// SAFETY: the kernel has no frames.
 unsafe impl Host for Nowhere {
     fn allocate(&self, _order: u32) -> Option<Hpa> {
         None
@@ -191,7 +192,7 @@ unsafe impl Host for Nowhere {
     }
 }
 
-/// Whether a type is [`Send`]: the inherent constant wins where it applies.
+/// Tests whether a type is [`Send`]: the inherent constant takes precedence if its bound holds.
 struct Probe<T>(core::marker::PhantomData<T>);
 
 trait NotSend {

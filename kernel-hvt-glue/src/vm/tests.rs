@@ -1,4 +1,4 @@
-//! An address space on a kernel of a few megabytes.
+//! Tests of an address space on a kernel of a few megabytes.
 
 use alloc::vec;
 
@@ -12,7 +12,8 @@ fn range(start: u64, len: u64) -> GuestRange {
     GuestRange::new(Gpa(start), len).unwrap()
 }
 
-/// A machine with so many frames, a VM on it, and the frames that are free then.
+/// Creates a machine with this number of frames and a VM. Returns them with the number of free
+/// frames.
 fn vm(frames: usize) -> (FakeHost, Vm<FakeHost>, usize) {
     let host = FakeHost::new(frames);
     let vm = Vm::new(&host.svm()).unwrap();
@@ -34,7 +35,7 @@ fn memory_comes_in_blocks_as_large_as_they_fit() {
 #[test]
 fn fragmented_memory_still_serves() {
     let (host, mut vm, free) = vm(600);
-    // Every other frame is taken, so there is no block of two.
+    // Every other frame is taken, so no block of two is free.
     let taken: vec::Vec<_> = (0..free).map(|_| Frames::allocate(&host, 0).unwrap()).collect();
     let odd: vec::Vec<_> =
         taken.into_iter().enumerate().filter_map(|(i, frame)| (i % 2 == 1).then_some(frame)).collect();
@@ -114,7 +115,7 @@ fn memory_of_others_is_mapped_and_left_alone() {
     // SAFETY: the frame outlives the VM, and no reference to it exists.
     unsafe { vm.map(range(0x5000, 0x1000), frame.base(), RW) }.unwrap();
     vm.write(Gpa(0x5008), &[7]).unwrap();
-    // SAFETY: the frame is ours.
+    // SAFETY: the test owns the frame.
     assert_eq!(unsafe { frame.as_ptr().add(8).read() }, 7);
     drop(vm);
     assert_eq!(host.free_frames(), 63);

@@ -1,4 +1,4 @@
-//! Data that the assembly of entry and exit works on.
+//! Data structure for the assembly of entry and exit.
 
 use core::mem::offset_of;
 
@@ -6,12 +6,13 @@ use hvt_abi::x86_64::Registers;
 
 use super::mitigations::Measures;
 
-/// State that neither VMCB nor VMCS holds, and where the rest lies. Addresses are plain numbers: only assembly follows
-/// them.
+/// State that neither VMCB nor VMCS holds, and the location of further state. Addresses are plain
+/// numbers, because only assembly dereferences them.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Context {
-    /// The guest's general registers. SVM: RSP, RIP and RFLAGS are in the VMCB. VMX: they are copies.
+    /// The guest's general registers. On SVM, RSP, RIP and RFLAGS are in the VMCB; on VMX, these
+    /// are copies.
     pub(crate) registers: Registers,
     /// SVM: physical address of the VMCB.
     pub(crate) vmcb: u64,
@@ -21,19 +22,20 @@ pub(crate) struct Context {
     pub(crate) guest_fpu: u64,
     /// Virtual address of the FPU area of the thread that runs the guest.
     pub(crate) host_fpu: u64,
-    /// Components that both areas hold; 0 means FXSAVE.
+    /// State components in both areas; 0 selects FXSAVE.
     pub(crate) components: u64,
     /// XCR0 while the guest runs.
     pub(crate) guest_xcr0: u64,
     /// XCR0 otherwise.
     pub(crate) host_xcr0: u64,
-    /// Not 0 when the guest's CR4.OSXSAVE is set: it may then have another XCR0 at the exit than at the entry.
+    /// Not 0 if the guest's CR4.OSXSAVE is set: the guest may then change XCR0 between entry and
+    /// exit.
     pub(crate) guest_uses_xcr0: u64,
-    /// VMX: the guest's CR2 while it is out.
+    /// VMX: the guest's CR2 between exit and entry.
     pub(crate) cr2: u64,
-    /// VMX: not 0 when the VMCS has been launched on this CPU.
+    /// VMX: not 0 if the VMCS has been launched on this CPU.
     pub(crate) launched: u32,
-    /// VMX: not 0 when the last entry failed.
+    /// VMX: not 0 if the last entry failed.
     pub(crate) entry_failed: u32,
     /// SVM: IA32_XSS of the kernel.
     pub(crate) host_xss: u64,
@@ -42,9 +44,9 @@ pub(crate) struct Context {
     /// VMX: virtual address of [`L1D_FILL_SIZE`](super::mitigations::L1D_FILL_SIZE) bytes, for
     /// [`Measures::FILL_L1D`].
     pub(crate) l1d_fill: u64,
-    /// Work of entries and exits against weaknesses of the CPU.
+    /// Mitigations at entries and exits.
     pub(crate) measures: Measures,
-    /// A selector for VERW: that of the kernel's stack segment.
+    /// Selector for VERW: the selector of the kernel's stack segment.
     pub(crate) verw_selector: u16,
 }
 
@@ -65,7 +67,7 @@ pub(crate) const MEASURES: usize = offset_of!(Context, measures);
 pub(crate) const VERW_SELECTOR: usize = offset_of!(Context, verw_selector);
 pub(crate) const HOST_XCR0: usize = offset_of!(Context, host_xcr0);
 
-/// The offset of a general register in [`Context`].
+/// Offset of a general register in [`Context`].
 macro_rules! gpr {
     ($name:ident) => {
         core::mem::offset_of!($crate::x86_64::context::Context, registers)
@@ -74,8 +76,9 @@ macro_rules! gpr {
 }
 pub(crate) use gpr;
 
-/// Assembly that loads the general registers from the context at the register named, or saves them there: all that entries
-/// and exits treat alike, which RAX, RDI and RSP are not. The only list of them and of their offsets in [`Context`].
+/// Assembly that loads the general registers from the context at the given register, or saves them
+/// there. It covers the registers that entries and exits treat in the same way, which excludes RAX,
+/// RDI and RSP. This is the only list of these registers and their offsets in [`Context`].
 macro_rules! general_registers {
     (load $context:literal) => {
         $crate::x86_64::context::general_registers!(@each load $context)

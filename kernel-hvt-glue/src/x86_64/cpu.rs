@@ -1,4 +1,4 @@
-//! A CPU that can run guests: frames for the extension, and the kernel's state that it does not keep by itself.
+//! Per-CPU state: frames for the extension, and kernel state that the extension does not save.
 
 use hvt_abi::x86_64::msr;
 use raw_cpuid::CpuIdReader;
@@ -13,34 +13,34 @@ use super::{
 };
 use crate::host::{FRAME_SIZE, Frames, Host, Hpa};
 
-/// IA32_XSS: what XSAVES saves and XRSTORS loads besides the components of XCR0.
+/// IA32_XSS: components that XSAVES and XRSTORS handle in addition to XCR0's.
 pub(crate) const XSS: u32 = 0xda0;
 
-/// A CPU on which the extension is enabled.
+/// State of a CPU on which the extension is enabled.
 #[derive(Debug)]
 pub struct CpuState<H: Host> {
-    /// Two frames for the extension: the first is the CPU's own.
+    /// Two frames for the extension; the first one belongs to the CPU.
     area: Frames<H>,
-    /// Area for the FPU state of the thread that runs a guest here.
+    /// FPU area of the thread that runs a guest on this CPU.
     pub(crate) fpu: Frames<H>,
-    /// Memory to read for [`Measures::FILL_L1D`].
+    /// Memory for the reads of [`Measures::FILL_L1D`].
     pub(crate) l1d_fill: Option<Frames<H>>,
     /// XCR0 of the kernel.
     pub(crate) xcr0: u64,
     pub(crate) tags: Tags,
     pub(crate) msrs: HostMsrs,
-    /// Work of entries and exits against weaknesses of the CPU and of the extension.
+    /// Mitigations at entries and exits, for the CPU and for the extension.
     pub(crate) measures: Measures,
     pub(crate) applied: Applied,
-    /// AMD: VM_HSAVE_PA as it was.
+    /// AMD: previous value of VM_HSAVE_PA.
     pub(crate) previous_host_save: u64,
 }
 
 impl<H: Host> CpuState<H> {
-    /// A CPU on which nothing is enabled yet.
+    /// Creates the state of a CPU without enabling the extension.
     ///
     /// # Safety
-    /// CPL 0, and the caller stays on this CPU.
+    /// Must run at CPL 0, and the caller must stay on this CPU.
     pub(crate) unsafe fn new(host: &H, xcr0: u64, tags: u32, mitigations: &Mitigations) -> Result<Self, EnableError> {
         let has_to_fill = mitigations.measures.contains(Measures::FILL_L1D);
         Ok(Self {
@@ -49,7 +49,7 @@ impl<H: Host> CpuState<H> {
             l1d_fill: has_to_fill.then(|| Frames::allocate(host, L1D_FILL_ORDER)).transpose()?,
             xcr0,
             tags: Tags::new(tags),
-            // SAFETY: the caller's promise; only registers are read that exist.
+            // SAFETY: guaranteed by the caller; only existing registers are read.
             msrs: HostMsrs::read(&native, |register| unsafe { rdmsr(register) }),
             measures: mitigations.measures,
             applied: Applied::default(),
@@ -57,28 +57,29 @@ impl<H: Host> CpuState<H> {
         })
     }
 
-    /// The frame that is the CPU's own: VMXON region, or where VMRUN saves the host's state.
+    /// Returns the CPU's frame: the VMXON region, or the area in which VMRUN saves the host's
+    /// state.
     pub(crate) fn own_frame(&self) -> Hpa {
         self.area.base()
     }
 
-    /// Address of that frame in the kernel.
+    /// Returns the kernel's address of the CPU's frame.
     pub(crate) fn own_frame_ptr(&self) -> *mut u8 {
         self.area.as_ptr()
     }
 
-    /// The frame behind it: AMD's CPUs put there what VMSAVE saves.
+    /// Returns the frame after the CPU's frame, which AMD's CPUs use for VMSAVE.
     pub(crate) fn vmsave_frame(&self) -> Hpa {
         self.area.base().add(FRAME_SIZE)
     }
 
-    /// Leaves the frames to the CPU for ever that it may still write to.
+    /// Leaks the frames, because the CPU may still write to them.
     pub(crate) fn abandon(self) {
         core::mem::forget(self.area);
     }
 }
 
-/// MSRs of the kernel that a kernel sets once on each CPU, as they were when the extension was enabled.
+/// MSRs that a kernel sets once on each CPU, with their values when the extension was enabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostMsrs {
     pub(crate) efer: u64,
@@ -86,15 +87,15 @@ pub(crate) struct HostMsrs {
     pub(crate) sysenter_cs: u32,
     pub(crate) sysenter_esp: u64,
     pub(crate) sysenter_eip: u64,
-    /// 0 where the CPU does not have it.
+    /// 0 if the CPU does not have the MSR.
     pub(crate) xss: u64,
-    /// 0 where the CPU does not have it.
+    /// 0 if the CPU does not have the MSR.
     pub(crate) tsc_aux: u64,
 }
 
 impl HostMsrs {
-    /// Reads those that exist on the CPU. TSC_AUX comes with RDTSCP, which is intercepted, and counts there too: CPUID
-    /// may hide RDPID, but cannot stop it.
+    /// Reads the MSRs that exist on the CPU. TSC_AUX exists with RDTSCP or RDPID. RDTSCP is
+    /// intercepted, but counts as well: if CPUID hides RDPID, a guest can still execute it.
     fn read(cpuid: &impl CpuIdReader, rdmsr: impl Fn(u32) -> u64) -> Self {
         let last = cpuid.cpuid1(0).eax;
         let has_xsaves = last >= 0xd && cpuid.cpuid2(0xd, 1).eax >> 3 & 1 == 1;
@@ -111,7 +112,8 @@ impl HostMsrs {
         }
     }
 
-    /// Work of entries and exits because of registers that instructions reach which SVM cannot intercept.
+    /// Returns the switches needed for MSRs that instructions can reach although SVM cannot
+    /// intercept them.
     pub(crate) fn measures(&self) -> Measures {
         let mut measures = Measures::empty();
         measures.set(Measures::SWITCH_XSS, self.xss != 0);
@@ -126,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A CPU with XSAVES or RDPID, whose kernel has a value in every register.
+    /// Reads the MSRs of a CPU with XSAVES or RDPID, whose kernel has a value in every register.
     fn read(xsaves: bool, rdpid: bool) -> HostMsrs {
         let cpuid = move |leaf, subleaf| {
             let (eax, ecx) = match (leaf, subleaf) {

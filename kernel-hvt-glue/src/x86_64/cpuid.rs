@@ -1,4 +1,5 @@
-//! What a guest learns from CPUID: what the CPU can do for a program ([`hvt_abi::x86_64::cpuid`]), on one CPU of its own.
+//! CPUID as seen by a guest: the CPU's features for programs ([`hvt_abi::x86_64::cpuid`]), and a
+//! single CPU.
 
 use hvt_abi::x86_64::cpuid::{
     AMD_AVX_ECX, AMD_ECX, AMD_EDX, AVX_ECX, AVX_EXTENDED_ECX, AVX_VNNI, AVX2, AVX512_BF16, AVX512_EBX, AVX512_ECX,
@@ -9,20 +10,21 @@ use raw_cpuid::{CpuId, CpuIdReader, CpuIdResult};
 
 use super::fpu::area_size;
 
-/// The CPU's own answer.
+/// Executes CPUID on the physical CPU.
 pub(crate) fn native(leaf: u32, subleaf: u32) -> CpuIdResult {
     raw_cpuid::cpuid!(leaf, subleaf)
 }
 
-/// Bits of a physical address (8000_0008h), of which a guest-physical one has as many.
+/// Returns the number of bits in a physical address (8000_0008h). Guest-physical addresses have the
+/// same size.
 pub(crate) fn physical_address_bits<R: CpuIdReader>(id: &CpuId<R>) -> u32 {
     id.get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits().into())
 }
 
-/// The state of a guest that CPUID reflects.
+/// Guest state that CPUID reflects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
-    /// XSAVE components on offer; 0 takes XSAVE and everything that needs it away.
+    /// Offered XSAVE components. 0 hides XSAVE and all features that depend on it.
     pub(crate) components: u64,
     /// The guest's XCR0.
     pub(crate) xcr0: u64,
@@ -35,7 +37,7 @@ impl View {
         self.components & components == components
     }
 
-    /// `value`, without the bits that need components which are not on offer.
+    /// Returns `value` without the bits whose components are not offered.
     fn without(&self, value: u32, avx: u32, avx512: u32) -> u32 {
         use super::fpu::component;
         let denied_avx = if self.offers(component::AVX) { 0 } else { avx };
@@ -44,7 +46,7 @@ impl View {
     }
 }
 
-/// What CPUID answers a guest.
+/// Returns the result of CPUID for a guest.
 pub(crate) fn answer(cpuid: &impl CpuIdReader, leaf: u32, subleaf: u32, view: View) -> CpuIdResult {
     const NONE: CpuIdResult = CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
     let last = match leaf {
@@ -63,13 +65,13 @@ pub(crate) fn answer(cpuid: &impl CpuIdReader, leaf: u32, subleaf: u32, view: Vi
             let osxsave = if view.osxsave { OSXSAVE } else { 0 };
             CpuIdResult {
                 eax: raw.eax,
-                // Brand index and CLFLUSH size; one logical processor, number 0.
+                // Brand index and CLFLUSH size; one logical processor with number 0.
                 ebx: raw.ebx & 0xffff | 1 << 16,
                 ecx: view.without(raw.ecx & FEATURES_ECX & !xsave, AVX_ECX, 0) | osxsave,
                 edx: raw.edx & FEATURES_EDX,
             }
         }
-        // Caches and their geometry, without how many CPUs share them.
+        // Caches and their geometry, without the number of CPUs that share them.
         4 => CpuIdResult { eax: raw.eax & 0x3fff, ..raw },
         7 if subleaf == 0 => CpuIdResult {
             eax: raw.eax.min(1),
@@ -111,7 +113,7 @@ fn xsave_leaf(cpuid: &impl CpuIdReader, subleaf: u32, raw: CpuIdResult, view: Vi
     }
 }
 
-/// Bits of CR4 that stand for a feature of CPUID, by leaf, register and bit.
+/// Returns the CR4 bits of the features that CPUID shows, by leaf, register and bit.
 pub(crate) fn cr4_features(cpuid: &impl CpuIdReader, components: u64) -> u64 {
     let view = View { components, xcr0: 1, osxsave: false };
     let basic = answer(cpuid, 1, 0, view);
@@ -133,7 +135,7 @@ mod tests {
     const EVERYTHING: CpuIdResult = CpuIdResult { eax: !0, ebx: !0, ecx: !0, edx: !0 };
     const AVX512: View = View { components: 0xe7, xcr0: 0x7, osxsave: true };
 
-    /// A CPU with every feature there is, and some there are not.
+    /// A CPU with all features, including undefined ones.
     fn all(leaf: u32, subleaf: u32) -> CpuIdResult {
         if leaf == 0xd && subleaf >= 2 {
             return CpuIdResult { eax: 64, ebx: 576 + 64 * subleaf, ecx: 0, edx: 0 };

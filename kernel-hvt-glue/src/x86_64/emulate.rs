@@ -1,7 +1,7 @@
-//! Instructions that leave the guest and are carried out on its behalf, the same on VMX and SVM.
+//! Emulation of intercepted instructions, common to VMX and SVM.
 //!
-//! Each is judged as the CPU would judge it in a machine that has only the features of [`cpuid`](super::cpuid): what it
-//! would refuse ends in the exception that it would raise.
+//! Each instruction behaves as on a CPU that has only the features of [`cpuid`](super::cpuid). An
+//! instruction that such a CPU rejects raises the same exception.
 
 use hvt_abi::{
     kernel::Exit,
@@ -11,12 +11,13 @@ use raw_cpuid::CpuIdReader;
 
 use super::{cpuid, fpu, privileged};
 
-/// Bits of CR4 that every CPU has: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT (SDM volume 3, 2.5).
+/// Bits of CR4 that every CPU has: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT
+/// (SDM volume 3, 2.5).
 const CR4_ALWAYS: u64 = 0x7ff;
-/// What a guest may set in EFER.
+/// Bits that a guest may set in EFER.
 const EFER_ALLOWED: Efer = Efer::SCE.union(Efer::LME).union(Efer::LMA).union(Efer::NXE);
 
-/// What guests are offered on this machine.
+/// Features offered to guests on this machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
     /// XSAVE components; 0 without XSAVE.
@@ -26,14 +27,15 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    /// Everything that CPUID shows a guest, where XCR0 (if XSAVE is enabled) has this value in the kernel.
+    /// Returns all features that CPUID shows a guest. `host_xcr0` is the kernel's XCR0, if XSAVE is
+    /// enabled.
     pub(crate) fn new(cpuid: &impl CpuIdReader, host_xcr0: Option<u64>) -> Self {
         let components = fpu::components(cpuid, host_xcr0);
         Self { components, cr4: CR4_ALWAYS | cpuid::cr4_features(cpuid, components) }
     }
 }
 
-/// A virtual CPU, as far as emulation looks at it. Setters get values that have been checked.
+/// Virtual CPU, as used by the emulation. Setters receive checked values.
 pub(crate) trait Core {
     fn registers(&mut self) -> &mut Registers;
     fn cpl(&self) -> u8;
@@ -42,19 +44,19 @@ pub(crate) trait Core {
     fn set_cr0(&mut self, value: u64);
     fn cr4(&self) -> u64;
     fn set_cr4(&mut self, value: u64);
-    /// EFER as the guest sees it.
+    /// Returns EFER as seen by the guest.
     fn efer(&self) -> u64;
     fn set_efer(&mut self, value: u64);
     fn pat(&self) -> u64;
     fn set_pat(&mut self, value: u64);
     fn xcr0(&self) -> u64;
     fn set_xcr0(&mut self, value: u64);
-    /// What the guest's TSC is ahead of the CPU's.
+    /// Returns the difference between the guest's TSC and the CPU's.
     fn tsc_offset(&self) -> u64;
     fn set_tsc_offset(&mut self, value: u64);
 }
 
-/// An exception to raise in the guest, at the instruction.
+/// Exception to inject at the current instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) vector: Vector,
@@ -68,14 +70,14 @@ impl Fault {
     pub(crate) const GENERAL_PROTECTION: Self = Self { vector: Vector::GeneralProtection, error_code: Some(0) };
 }
 
-/// How an instruction ended.
+/// Result of an emulated instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It is done: go on behind it.
+    /// Completed: continue at the next instruction.
     Done,
-    /// It raises an exception.
+    /// The instruction raises an exception.
     Fault(Fault),
-    /// The guest cannot go on.
+    /// The guest cannot continue.
     Exit(Exit),
 }
 
@@ -126,7 +128,7 @@ pub(crate) fn wrmsr(core: &mut impl Core) -> Outcome {
     match msr {
         msr::TSC => core.set_tsc_offset(value.wrapping_sub(privileged::rdtsc())),
         msr::EFER => {
-            // Paging is on, so LME cannot change; LMA is the CPU's own (SDM volume 3, 2.2.1).
+            // Paging is enabled, so LME cannot change; only the CPU sets LMA (SDM volume 3, 2.2.1).
             let (old, new) = (Efer::from_bits_retain(core.efer()), Efer::from_bits_retain(value));
             if !EFER_ALLOWED.contains(new) || (old ^ new).contains(Efer::LME) {
                 return GP;
@@ -139,17 +141,19 @@ pub(crate) fn wrmsr(core: &mut impl Core) -> Outcome {
     Outcome::Done
 }
 
-/// Whether every byte of IA32_PAT is a memory type that WRMSR takes (SDM volume 3, 12.12.2).
+/// Returns `true` if every byte of IA32_PAT is a memory type that WRMSR accepts (SDM volume 3,
+/// 12.12.2).
 pub(crate) fn pat_is_valid(pat: u64) -> bool {
     pat.to_le_bytes().iter().all(|memory_type| matches!(memory_type, 0 | 1 | 4..=7))
 }
 
-/// Whether bits 63:47 are equal: a linear address in four-level paging.
+/// Returns `true` if bits 63:47 are equal, as in a linear address of four-level paging.
 pub(crate) fn is_canonical(address: u64) -> bool {
     matches!(address.cast_signed() >> 47, 0 | -1)
 }
 
-/// Whether RFLAGS has no reserved bit set, and none that 64-bit mode does not have (SDM volume 3, 27.3.1.4).
+/// Returns `true` if RFLAGS has no reserved bit set, and no bit that does not exist in 64-bit mode
+/// (SDM volume 3, 27.3.1.4).
 pub(crate) fn rflags_are_valid(rflags: u64) -> bool {
     /// Bits 63:22, 15, 5, 3, and VM (17).
     const ZERO: u64 = !0 << 22 | 1 << 17 | 1 << 15 | 1 << 5 | 1 << 3;
@@ -170,7 +174,7 @@ pub(crate) fn xsetbv(core: &mut impl Core, offer: Offer) -> Outcome {
     Outcome::Done
 }
 
-/// `mov cr0, ..` and its kin, at CPL 0.
+/// `mov cr0, ..` and similar instructions, at CPL 0.
 pub(crate) fn write_cr0(core: &mut impl Core, value: u64) -> Outcome {
     let new = Cr0::from_bits_truncate(value) | Cr0::ET;
     if value >> 32 != 0 || new.contains(Cr0::NW) && !new.contains(Cr0::CD) {
@@ -178,11 +182,11 @@ pub(crate) fn write_cr0(core: &mut impl Core, value: u64) -> Outcome {
     }
     match (new.contains(Cr0::PG), new.contains(Cr0::PE)) {
         (true, true) => {}
-        // Only compatibility mode can turn paging off (SDM volume 3, 11.8.5.4).
+        // Only compatibility mode can disable paging (SDM volume 3, 11.8.5.4).
         (false, _) if !core.is_64_bit() => return Outcome::Exit(Exit::ControlRegister { register: 0, value }),
         _ => return GP,
     }
-    // Guests cannot turn caches off: that would slow down whoever shares them.
+    // Guests cannot disable caches, because that would slow down every CPU that shares them.
     core.set_cr0((new - Cr0::CD - Cr0::NW).bits());
     Outcome::Done
 }

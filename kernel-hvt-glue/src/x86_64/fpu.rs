@@ -1,7 +1,8 @@
-//! x87, SSE, AVX and AVX-512 state: the guest's and that of whoever runs it.
+//! x87, SSE, AVX and AVX-512 state of the guest and of the thread that runs it.
 //!
-//! Both lie in XSAVE areas in standard format, or FXSAVE areas where the kernel has not enabled XSAVE. Only components
-//! that a guest can change are ever saved or restored; the rest (PKRU, AMX, ..) the CPU keeps out of its reach.
+//! Both states are in XSAVE areas in standard format, or in FXSAVE areas if the kernel has not
+//! enabled XSAVE. Only components that a guest can change are saved and restored. Guests cannot
+//! reach the other components (PKRU, AMX, ..).
 
 use core::arch::{asm, naked_asm};
 
@@ -22,21 +23,22 @@ pub(crate) mod component {
     pub(crate) const AVX512: u64 = 0b111 << 5;
 }
 
-/// What guests may ever have.
+/// Components that guests may use at most.
 const OFFERED: u64 = component::X87 | component::SSE | component::AVX | component::AVX512;
 
-/// Bytes of an XSAVE area before the extended region: legacy region and header.
+/// Size in bytes of legacy region and header, which precede the extended region of an XSAVE area.
 const FIXED_SIZE: u64 = 576;
 
-/// The components that guests may use: those that the kernel has enabled, this crate knows, and a frame can hold. 0
-/// where the kernel uses FXSAVE.
+/// Returns the components that guests may use: the kernel has enabled them, this crate supports
+/// them, and their area fits into a frame. Returns 0 if the kernel uses FXSAVE.
 pub(crate) fn components(cpuid: &impl CpuIdReader, host_xcr0: Option<u64>) -> u64 {
     let Some(host_xcr0) = host_xcr0 else { return 0 };
     let enabled = host_xcr0 & OFFERED;
     if area_size(cpuid, enabled) <= FRAME_SIZE { enabled } else { component::X87 | component::SSE }
 }
 
-/// Bytes of an XSAVE area in standard format for these components (SDM volume 1, 13.4.2).
+/// Returns the size in bytes of an XSAVE area in standard format for these components (SDM volume
+/// 1, 13.4.2).
 pub(crate) fn area_size(cpuid: &impl CpuIdReader, components: u64) -> u64 {
     let end_of = |i: u32| {
         let leaf = cpuid.cpuid2(0xd, i);
@@ -45,7 +47,7 @@ pub(crate) fn area_size(cpuid: &impl CpuIdReader, components: u64) -> u64 {
     (2..63).filter(|i| components >> i & 1 == 1).map(end_of).fold(FIXED_SIZE, u64::max)
 }
 
-/// Whether XSETBV would take the value (SDM volume 1, 13.3), given the components on offer.
+/// Returns `true` if XSETBV accepts the value (SDM volume 1, 13.3), given the offered components.
 pub(crate) fn xcr0_is_valid(value: u64, offered: u64) -> bool {
     let avx512 = value & component::AVX512;
     value & !offered == 0
@@ -54,16 +56,17 @@ pub(crate) fn xcr0_is_valid(value: u64, offered: u64) -> bool {
         && (avx512 == 0 || avx512 == component::AVX512 && value & component::AVX != 0)
 }
 
-/// The area of a guest that has not run yet: as FNINIT leaves it, MXCSR at its default, everything else 0.
+/// Creates the area of a new guest: the state after FNINIT, with default MXCSR and all other state
+/// 0.
 pub(crate) fn initial_area<H: Host>(host: &H) -> Result<Frames<H>, OutOfMemory> {
     /// FCW after FNINIT (SDM volume 1, 8.1.5).
     const FCW: u16 = 0x37f;
     /// MXCSR after reset (SDM volume 1, 10.2.3): every exception masked.
     const MXCSR: u32 = 0x1f80;
     let area = Frames::allocate(host, 0)?;
-    // The offsets are those of the legacy region (SDM volume 1, table 10-2). An XSTATE_BV of 0 makes XRSTOR initialize
-    // all components but MXCSR, which it takes from here.
-    // SAFETY: the frame is ours, aligned, and larger than 28 bytes.
+    // The offsets are in the legacy region (SDM volume 1, table 10-2). XSTATE_BV is 0, so XRSTOR
+    // initializes all components except MXCSR, which it loads from the area.
+    // SAFETY: the frame has just been allocated, is aligned, and is larger than 28 bytes.
     unsafe {
         area.as_ptr().cast::<u16>().write(FCW);
         area.as_ptr().add(24).cast::<u32>().write(MXCSR);
@@ -71,7 +74,7 @@ pub(crate) fn initial_area<H: Host>(host: &H) -> Result<Frames<H>, OutOfMemory> 
     Ok(area)
 }
 
-/// Saves the state on the CPU to one area and loads it from another, both named by their offset in [`Context`].
+/// Saves the CPU's state to one area and loads the other. Arguments are offsets in [`Context`].
 macro_rules! swap {
     ($from:ident, $to:ident, $context:literal) => {
         concat!(
@@ -104,14 +107,15 @@ macro_rules! swap {
     };
 }
 
-/// Puts the guest's state on the CPU and the caller's into its area.
+/// Loads the guest's state and saves the caller's.
 ///
 /// # Safety
-/// Interrupts are disabled, XCR0 is the kernel's, both areas of the context are valid for its components, and until
-/// [`unload`] no code that uses these registers as its own runs on this CPU.
+/// Interrupts must be disabled, XCR0 must be the kernel's, and both areas of the context must be
+/// valid for its components. Until [`unload`], no other code that uses these registers may run on
+/// this CPU.
 #[inline]
 pub(crate) unsafe fn load(context: &mut Context) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         asm!(swap!(host, guest, "{context}"), context = in(reg) context,
             components = const COMPONENTS, host = const HOST_FPU, guest = const GUEST_FPU,
@@ -119,13 +123,13 @@ pub(crate) unsafe fn load(context: &mut Context) {
     }
 }
 
-/// Undoes [`load`].
+/// Reverts [`load`].
 ///
 /// # Safety
-/// As for [`load`], which was called before on this CPU with this context.
+/// As for [`load`], which must have been called before on this CPU with this context.
 #[inline]
 pub(crate) unsafe fn unload(context: &mut Context) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         asm!(swap!(guest, host, "{context}"), context = in(reg) context,
             components = const COMPONENTS, host = const HOST_FPU, guest = const GUEST_FPU,
@@ -133,13 +137,13 @@ pub(crate) unsafe fn unload(context: &mut Context) {
     }
 }
 
-/// [`load`] with interrupts off.
+/// Calls [`load`] with interrupts disabled.
 ///
 /// # Safety
-/// As for [`load`], but for interrupts.
+/// As for [`load`], except that interrupts may be enabled.
 #[inline]
 pub(crate) unsafe fn load_with_interrupts_off(context: &mut Context) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let interrupts = InterruptFlag::clear();
         load(context);
@@ -147,13 +151,13 @@ pub(crate) unsafe fn load_with_interrupts_off(context: &mut Context) {
     }
 }
 
-/// [`unload`] with interrupts off.
+/// Calls [`unload`] with interrupts disabled.
 ///
 /// # Safety
-/// As for [`unload`], but for interrupts.
+/// As for [`unload`], except that interrupts may be enabled.
 #[inline]
 pub(crate) unsafe fn unload_with_interrupts_off(context: &mut Context) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let interrupts = InterruptFlag::clear();
         unload(context);
@@ -161,11 +165,11 @@ pub(crate) unsafe fn unload_with_interrupts_off(context: &mut Context) {
     }
 }
 
-/// Enters the guest.
+/// Function that enters the guest.
 pub(crate) type Enter = unsafe extern "sysv64" fn(context: *mut Context);
 
-/// Calls `enter` with the guest's state on the CPU. Written in assembly from end to end, since compiled code may use
-/// the registers in question.
+/// Calls `enter` with the guest's FPU state loaded. The function is all assembly, because compiled
+/// code may use the registers.
 ///
 /// # Safety
 /// As for [`load`] and for `enter`.
@@ -198,7 +202,7 @@ mod tests {
     use super::*;
     use crate::fake::FakeHost;
 
-    /// Offsets and sizes of the components as an AVX-512 machine reports them.
+    /// Offsets and sizes of the components as reported by an AVX-512 machine.
     fn skylake(leaf: u32, subleaf: u32) -> CpuIdResult {
         assert_eq!(leaf, 0xd);
         let (eax, ebx) = match subleaf {
@@ -242,8 +246,8 @@ mod tests {
         let (guest_fpu, host_fpu) = (guest.as_ptr() as u64, own.as_ptr() as u64);
         let mut context = Context { guest_fpu, host_fpu, components: 0, ..Context::default() };
         let (before, inside, after): (u32, u32, u32);
-        // FXSAVE needs no privilege, so the test's own MXCSR can stand for the kernel's.
-        // SAFETY: both areas are frames; the registers changed are restored or clobbered in any case.
+        // FXSAVE needs no privilege, so the test's own MXCSR stands for the kernel's.
+        // SAFETY: both areas are frames; the changed registers are restored or clobbered.
         unsafe {
             let mut mxcsr = 0x1fa0_u32;
             asm!("ldmxcsr [{}]", in(reg) &mxcsr);

@@ -1,12 +1,13 @@
-//! The few instructions that leave a guest and that the CPU does not always measure or take apart.
+//! Decoder for the few intercepted instructions whose length or operand the CPU does not always
+//! report.
 //!
-//! SVM without nRIP-save and decode assists says what kind of instruction it was, not how long it is nor which register
-//! it names. Prefixes without effect are allowed everywhere, so the bytes have to be read.
+//! SVM without nRIP-save and decode assists reports the kind of instruction, but neither its length
+//! nor its register. Prefixes without effect are allowed everywhere, so the bytes must be decoded.
 
-/// Longest instruction in bytes (SDM volume 2, 2.3.11).
+/// Maximum length of an instruction in bytes (SDM volume 2, 2.3.11).
 pub(crate) const MAX_LENGTH: usize = 15;
 
-/// An instruction that makes a guest exit.
+/// Instruction that causes an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// `cpuid`
@@ -19,11 +20,11 @@ pub(crate) enum Operation {
     Wrmsr,
     /// `xsetbv`
     Xsetbv,
-    /// `invd`, `wbinvd`, `wbnoinvd`. QEMU's emulation of SVM reports the one as the other.
+    /// `invd`, `wbinvd`, `wbnoinvd`. QEMU's emulation of SVM reports `invd` as `wbinvd`.
     InvalidateCaches,
     /// `mov crN, reg`
     MovToControlRegister {
-        /// N.
+        /// Number N of the control register.
         control: u8,
         /// Number of the general register: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, ..
         general: u8,
@@ -37,8 +38,8 @@ pub(crate) struct Instruction {
     pub(crate) length: u8,
 }
 
-/// The instruction at the start of `bytes`, if it is one of ours. `long` says that it runs in 64-bit mode, where REX
-/// prefixes exist.
+/// Decodes the instruction at the start of `bytes`. Returns `None` if it is not an [`Operation`].
+/// `long` selects 64-bit mode, in which REX prefixes exist.
 pub(crate) fn decode(bytes: &[u8], long: bool) -> Option<Instruction> {
     let mut rest = bytes.iter().copied().take(MAX_LENGTH);
     let mut length = 0;
@@ -47,7 +48,8 @@ pub(crate) fn decode(bytes: &[u8], long: bool) -> Option<Instruction> {
         rest.next()
     };
     let mut opcode = next()?;
-    // All legacy prefixes but LOCK, which would make `mov cr0` a `mov cr8` on AMD (APM volume 3, MOV CRn).
+    // All legacy prefixes except LOCK, which turns `mov cr0` into `mov cr8` on AMD (APM volume 3,
+    // MOV CRn).
     while matches!(opcode, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf2 | 0xf3) {
         opcode = next()?;
     }

@@ -1,4 +1,4 @@
-//! x86_64 as an [`Arch`]: the vendor's extension, chosen once.
+//! Implementation of [`Arch`] for x86_64, on top of the vendor's extension.
 
 use alloc::boxed::Box;
 
@@ -27,30 +27,33 @@ use crate::{
     paging::AddressSpace,
 };
 
-/// A machine with VMX or SVM.
+/// Machine with VMX or SVM.
 ///
-/// A kernel runs at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear where it enables the extension. While it is enabled
-/// on a CPU, nothing else there changes EFER.SVME, EFER.AIBRSE, VM_HSAVE_PA, IA32_XSS and TSC_AUX (AMD), or CR4.VMXE and
-/// the state of VMX operation (Intel), and nothing clears IA32_SPEC_CTRL.IBRS.
+/// The kernel must run at CPL 0 in 64-bit mode, with CR0.TS and CR0.EM clear when it enables the
+/// extension. While the extension is enabled on a CPU, no other code on that CPU may change:
+/// - EFER.SVME, EFER.AIBRSE, VM_HSAVE_PA, IA32_XSS and TSC_AUX (AMD),
+/// - CR4.VMXE and the state of VMX operation (Intel).
+///
+/// No code may clear IA32_SPEC_CTRL.IBRS during that time.
 pub struct X86_64<H: Host> {
     vendor: Box<dyn Vendor<H>>,
     offer: Offer,
     mitigations: Mitigations,
 }
 
-/// A virtual CPU on either extension.
+/// Virtual CPU on either extension.
 pub struct Vcpu<H: Host>(Box<dyn VendorVcpu<H>>);
 
 impl<H: Host> X86_64<H> {
-    /// Looks at the CPU this runs on.
+    /// Detects the extension of the current CPU.
     ///
     /// # Errors
-    /// The reason why this machine cannot run guests.
+    /// Returns [`Unsupported`] with the reason that this machine cannot run guests.
     ///
     /// # Safety
-    /// CPL 0 in 64-bit mode.
+    /// Must run at CPL 0 in 64-bit mode.
     pub(crate) unsafe fn discover(host: &H) -> Result<Self, Unsupported> {
-        // SAFETY: the caller's promise; registers are read only where CPUID announces them.
+        // SAFETY: guaranteed by the caller; a register is read only if CPUID reports it.
         let (vendor, xcr0) = unsafe { (choose(host, cr4(), native, |register| rdmsr(register))?, host_xcr0()) };
         let mut offer = Offer::new(&native, xcr0);
         offer.cr4 &= vendor.allowed_cr4();
@@ -63,7 +66,7 @@ impl<H: Host> X86_64<H> {
     }
 }
 
-/// The extension that the CPU has. `rdmsr` is called only for registers that CPUID announces.
+/// Returns the CPU's extension. `rdmsr` is called only for registers that CPUID reports.
 pub(super) fn choose<H: Host, R: CpuIdReader>(
     host: &H,
     host_cr4: u64,
@@ -82,12 +85,12 @@ pub(super) fn choose<H: Host, R: CpuIdReader>(
     Err(Unsupported::NoExtension)
 }
 
-/// XCR0, if the kernel has enabled XSAVE.
+/// Returns XCR0 if the kernel has enabled XSAVE.
 ///
 /// # Safety
-/// CPL 0.
+/// Must run at CPL 0.
 unsafe fn host_xcr0() -> Option<u64> {
-    // SAFETY: the caller's promise; XGETBV runs only where OSXSAVE is set.
+    // SAFETY: guaranteed by the caller; XGETBV runs only if OSXSAVE is set.
     unsafe { Cr4::from_bits_retain(cr4()).contains(Cr4::OSXSAVE).then(|| xgetbv()) }
 }
 
@@ -112,7 +115,8 @@ impl<H: Host> Arch<H> for X86_64<H> {
     }
 
     unsafe fn enable(&self, host: &H) -> Result<CpuState<H>, EnableError> {
-        // SAFETY: the caller's promise; IA32_S_CET exists where CR4.CET is set, and this is a CPU with the extension.
+        // SAFETY: guaranteed by the caller; IA32_S_CET exists if CR4.CET is set, and this CPU has
+        // the extension.
         unsafe {
             let (xcr0, expected) = (host_xcr0().unwrap_or(0), self.offer.components);
             if expected & !xcr0 != 0 {
@@ -127,7 +131,7 @@ impl<H: Host> Arch<H> for X86_64<H> {
     }
 
     unsafe fn disable(&self, mut cpu: CpuState<H>) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             cpu.applied.undo();
             self.vendor.disable(&mut cpu);
@@ -141,14 +145,14 @@ impl<H: Host> Arch<H> for X86_64<H> {
     #[inline]
     unsafe fn change_vm(&self, _cpu: &mut CpuState<H>) {
         if self.mitigations.barrier {
-            // SAFETY: the caller's promise; CPUID announces it.
+            // SAFETY: guaranteed by the caller; CPUID reports IBPB.
             unsafe { prediction_barrier() };
         }
     }
 
     #[inline]
     unsafe fn bind(&self, vcpu: &mut Vcpu<H>, cpu: &mut CpuState<H>, binding: &Binding) -> Result<(), BindError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             vcpu.0.bind(cpu, binding)?;
             if binding.fpu == FpuOwner::Guest {
@@ -160,7 +164,8 @@ impl<H: Host> Arch<H> for X86_64<H> {
 
     #[inline]
     unsafe fn unbind(&self, vcpu: &mut Vcpu<H>, _cpu: &mut CpuState<H>, binding: &Binding) {
-        // SAFETY: the caller's promise: `bind` has loaded the guest's FPU state if it is the guest's.
+        // SAFETY: guaranteed by the caller. `bind` has loaded the guest's FPU state if the guest is
+        // its owner.
         unsafe {
             if binding.fpu == FpuOwner::Guest {
                 fpu::unload_with_interrupts_off(vcpu.0.context());
@@ -181,8 +186,9 @@ impl<H: Host> Arch<H> for X86_64<H> {
         host: &H,
         memory: &dyn ReadMemory,
     ) -> (Result<Io, Step>, bool) {
-        // SAFETY: the caller's promise. Interrupts are off from the kernel's last word to the entry, and back to what they
-        // were when the exit has been dealt with: there, those that made the guest exit are taken.
+        // SAFETY: guaranteed by the caller. Interrupts are disabled from the call of `wants_cpu` to
+        // the entry, and restored after the exit has been handled. There, an interrupt that caused
+        // the exit is taken.
         unsafe {
             let interrupts = InterruptFlag::clear();
             let result = if host.wants_cpu() {
@@ -207,11 +213,12 @@ impl<H: Host> Arch<H> for X86_64<H> {
     }
 
     unsafe fn state(vcpu: &Vcpu<H>) -> VcpuState {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { vcpu.0.state() }
     }
 
-    /// Registers of 8 and 16 bits keep the rest of RAX, one of 32 bits clears it (SDM volume 1, 3.4.1.1).
+    /// Registers of 8 and 16 bits keep the rest of RAX; a register of 32 bits clears it (SDM volume
+    /// 1, 3.4.1.1).
     fn complete_read(registers: &mut Registers, size: u8, value: u32) {
         let value = u64::from(value);
         registers.rax = match size {
@@ -222,8 +229,8 @@ impl<H: Host> Arch<H> for X86_64<H> {
     }
 }
 
-/// Refuses to run guests where the kernel has a shadow stack or tracks indirect branches, which the assembly of entry and
-/// exit does not expect. `rdmsr` is called only for a register that exists.
+/// Returns an error if the kernel has a shadow stack or tracks indirect branches, which the
+/// assembly of entry and exit does not support. `rdmsr` is called only for a register that exists.
 fn refuse_supervisor_cet(cr4: u64, rdmsr: impl Fn(u32) -> u64) -> Result<(), EnableError> {
     /// CR4.CET
     const CET: u64 = 1 << 23;

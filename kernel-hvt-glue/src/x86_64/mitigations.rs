@@ -1,7 +1,7 @@
-//! Weaknesses of CPUs by which a guest could read what is not its own, and what is done about each.
+//! Mitigations of CPU vulnerabilities through which a guest could read foreign data.
 //!
-//! The table is in the documentation of the crate. The choice depends on what the CPU reports and is made once; most of
-//! the work is done by the assembly of entry and exit, which reads [`Measures`].
+//! The crate's documentation has the table. The mitigations are selected once, from the CPU's
+//! reports. The assembly of entry and exit performs most of them, as selected by [`Measures`].
 
 use bitflags::bitflags;
 use hvt_abi::x86_64::msr;
@@ -24,7 +24,7 @@ pub(crate) const L1D_FLUSH: u64 = 1 << 0;
 /// BP_CFG of AMD's family 1Ah.
 const BP_CFG: u32 = 0xc001_102e;
 
-/// IA32_SPEC_CTRL.IBRS, which stays set where IA32_ARCH_CAPABILITIES.IBRS_ALL is.
+/// IA32_SPEC_CTRL.IBRS; stays set if IA32_ARCH_CAPABILITIES.IBRS_ALL is set.
 const IBRS: u64 = 1 << 0;
 /// IA32_SPEC_CTRL.BHI_DIS_S.
 const BHI_DIS_S: u64 = 1 << 10;
@@ -33,56 +33,56 @@ const AUTOMATIC_IBRS: u64 = 1 << 21;
 /// BP_CFG.BpSpecReduce.
 const BP_SPEC_REDUCE: u64 = 1 << 4;
 
-/// Bytes that push everything else out of an L1 data cache.
+/// Number of bytes that evict all other data from an L1 data cache.
 pub(crate) const L1D_FILL_SIZE: usize = 64 << 10;
-/// Those bytes in frames, as a power of two.
+/// log2 of the number of frames with [`L1D_FILL_SIZE`] bytes.
 pub(crate) const L1D_FILL_ORDER: u32 = 4;
 
 bitflags! {
-    /// Work that entries, exits and unbinding have to do.
+    /// Mitigations performed at entries, exits and unbinding.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(crate) struct Measures: u32 {
         /// Entry: IA32_FLUSH_CMD.L1D_FLUSH.
         const FLUSH_L1D = 1 << 0;
         /// Entry: reads [`L1D_FILL_SIZE`] bytes, on CPUs without IA32_FLUSH_CMD.
         const FILL_L1D = 1 << 1;
-        /// Entry: VERW as the last instruction but loads of the guest's registers.
+        /// Entry: VERW as the last instruction before loads of the guest's registers.
         const CLEAR_BUFFERS = 1 << 2;
-        /// Entry: a division, whose operands replace the kernel's in the divider.
+        /// Entry: a division, which replaces the kernel's operands in the divider.
         const CLEAR_DIVIDER = 1 << 3;
         /// Exit: IBPB.
         const BARRIER_AT_EXIT = 1 << 4;
-        /// Exit: a run of branches that fills the branch history.
+        /// Exit: a sequence of branches that fills the branch history.
         const CLEAR_HISTORY = 1 << 5;
         /// IBPB when the virtual CPU leaves the CPU, before its monitor runs.
         const BARRIER_WHEN_UNBOUND = 1 << 6;
-        /// SVM: the kernel's IA32_XSS is not 0, which is the guest's.
+        /// SVM: the kernel's IA32_XSS is not 0, and the guest's is.
         const SWITCH_XSS = 1 << 7;
-        /// SVM: the kernel's TSC_AUX is not 0, which is the guest's.
+        /// SVM: the kernel's TSC_AUX is not 0, and the guest's is.
         const SWITCH_TSC_AUX = 1 << 8;
     }
 }
 
 impl Measures {
-    /// Those that the assembly of an entry looks at.
+    /// Measures that the assembly of an entry performs.
     pub(crate) const AT_ENTRY: Self = Self::FLUSH_L1D
         .union(Self::FILL_L1D)
         .union(Self::CLEAR_DIVIDER)
         .union(Self::SWITCH_XSS)
         .union(Self::SWITCH_TSC_AUX);
-    /// Those that the assembly of an exit looks at.
+    /// Measures that the assembly of an exit performs.
     pub(crate) const AT_EXIT: Self =
         Self::BARRIER_AT_EXIT.union(Self::CLEAR_HISTORY).union(Self::SWITCH_XSS).union(Self::SWITCH_TSC_AUX);
 }
 
-/// All that is done about a CPU's weaknesses.
+/// All mitigations for a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mitigations {
     /// At entries, exits and unbinding.
     pub(crate) measures: Measures,
-    /// IBPB exists, and stands between guests of different VMs.
+    /// The CPU has IBPB, which is used between guests of different VMs.
     pub(crate) barrier: bool,
-    /// Executable pages of second-level tables have 4 KiB.
+    /// Executable pages of second-level tables are limited to 4 KiB.
     pub(crate) small_code: bool,
     /// Bits of IA32_SPEC_CTRL that are set while the extension is enabled.
     spec_ctrl: u64,
@@ -93,7 +93,7 @@ pub(crate) struct Mitigations {
 }
 
 impl Mitigations {
-    /// Nothing is done.
+    /// No mitigations.
     #[cfg(test)]
     pub(crate) const NONE: Self = Self {
         measures: Measures::empty(),
@@ -105,19 +105,19 @@ impl Mitigations {
     };
 }
 
-/// A bit of a word.
+/// Returns a bit of a word.
 const fn bit(word: u64, number: u32) -> bool {
     word >> number & 1 == 1
 }
 
-/// A leaf, or zeros where the CPU does not have it.
+/// Returns a CPUID leaf, or zeros if the CPU does not have it.
 fn leaf(cpuid: &impl CpuIdReader, leaf: u32, subleaf: u32) -> CpuIdResult {
     let last = cpuid.cpuid1(leaf & 0x8000_0000).eax;
     if leaf <= last { cpuid.cpuid2(leaf, subleaf) } else { CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 } }
 }
 
 impl Mitigations {
-    /// Those of a CPU with SVM.
+    /// Selects the mitigations for a CPU with SVM.
     pub(crate) fn amd(cpuid: &impl CpuIdReader) -> Self {
         let version = leaf(cpuid, 1, 0).eax;
         let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
@@ -128,9 +128,10 @@ impl Mitigations {
 
         let barrier = bit(sizes, 12);
         let automatic_ibrs = bit(more, 8);
-        // BTC_NO. Hygon's family 18h is AMD's 17h.
+        // BTC_NO. Hygon's family 18h is equivalent to AMD's 17h.
         let confuses_branch_types = matches!(family, 0x17 | 0x18) && !bit(sizes, 29);
-        // SRSO_NO, and SRSO_MSR_FIX: BP_CFG.BpSpecReduce helps. CPUs before family 17h do not have the weakness.
+        // SRSO_NO, and SRSO_MSR_FIX: BP_CFG.BpSpecReduce mitigates. CPUs before family 17h are not
+        // vulnerable.
         let reduce_speculation = !bit(more, 29) && bit(more, 31);
         let overflows_return_stack = family >= 0x17 && !bit(more, 29) && !reduce_speculation;
         let at_exit = !automatic_ibrs || confuses_branch_types || overflows_return_stack;
@@ -140,12 +141,13 @@ impl Mitigations {
         measures.set(Measures::BARRIER_WHEN_UNBOUND, barrier && !at_exit);
         // VERW_CLEAR, without TSA_SQ_NO and TSA_L1_NO.
         measures.set(Measures::CLEAR_BUFFERS, bit(more, 5) && !(bit(transient, 1) && bit(transient, 2)));
-        // No bit reports the divider of the first generation of family 17h.
+        // No CPUID bit reports the divider vulnerability of the first generation of family 17h.
         measures.set(Measures::CLEAR_DIVIDER, family == 0x17 && matches!(model, 0..0x30 | 0x50..0x60));
         Self { measures, barrier, small_code: false, spec_ctrl: 0, automatic_ibrs, reduce_speculation }
     }
 
-    /// Those of a CPU with VMX. `rdmsr` is called only for a register that CPUID announces.
+    /// Selects the mitigations for a CPU with VMX. `rdmsr` is called only for a register that CPUID
+    /// reports.
     pub(crate) fn intel(cpuid: &impl CpuIdReader, rdmsr: impl Fn(u32) -> u64) -> Self {
         let features = leaf(cpuid, 7, 0);
         let edx = u64::from(features.edx);
@@ -160,7 +162,7 @@ impl Mitigations {
         }
         let has_tsx = bit(features.ebx.into(), 11);
         let leaks = [
-            // MDS_NO. VERW is of use where microcode has MD_CLEAR, and does no harm elsewhere.
+            // MDS_NO. VERW is effective if microcode has MD_CLEAR, and harmless otherwise.
             !bit(immune, 5),
             // TAA_NO
             has_tsx && !bit(immune, 8),
@@ -173,7 +175,8 @@ impl Mitigations {
         // IBRS_ALL
         let enhanced_ibrs = bit(immune, 1);
         let mut spec_ctrl = if enhanced_ibrs { IBRS } else { 0 };
-        // Not BHI_NO; only predictors that IBRS leaves alone are trained through the branch history.
+        // Not BHI_NO. Only predictors that IBRS does not restrict are trained through the branch
+        // history.
         if enhanced_ibrs && !bit(immune, 20) {
             let has_control = features.eax >= 2 && bit(leaf(cpuid, 7, 2).edx.into(), 4);
             if has_control {
@@ -188,10 +191,10 @@ impl Mitigations {
         Self { measures, barrier, small_code, spec_ctrl, automatic_ibrs: false, reduce_speculation: false }
     }
 
-    /// Sets the bits that are set for as long as guests run on this CPU.
+    /// Sets the bits that stay set while guests may run on this CPU.
     ///
     /// # Safety
-    /// CPL 0, on a CPU that these were chosen for.
+    /// Must run at CPL 0, on a CPU for which the mitigations were selected.
     pub(crate) unsafe fn apply(&self) -> Applied {
         let wanted = [
             (SPEC_CTRL, self.spec_ctrl),
@@ -202,8 +205,8 @@ impl Mitigations {
             if bits == 0 {
                 return (register, 0);
             }
-            // SAFETY: the caller's promise: where a bit is wanted, CPUID announces it; these bits restrict speculation
-            // and change nothing else.
+            // SAFETY: guaranteed by the caller: a bit is set only if CPUID reports it. These bits
+            // restrict speculation and have no other effect.
             unsafe {
                 let before = rdmsr(register);
                 wrmsr(register, before | bits);
@@ -213,34 +216,35 @@ impl Mitigations {
     }
 }
 
-/// Registers of a CPU, and the bits of them that [`Mitigations::apply`] has changed.
+/// Registers of a CPU, with the bits that [`Mitigations::apply`] has changed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Applied([(u32, u64); 3]);
 
 impl Applied {
-    /// Clears the bits again.
+    /// Clears the bits.
     ///
     /// # Safety
-    /// CPL 0 on the CPU of [`Mitigations::apply`].
+    /// Must run at CPL 0 on the CPU of [`Mitigations::apply`].
     pub(crate) unsafe fn undo(&self) {
         for (register, bits) in self.0.into_iter().filter(|&(_, bits)| bits != 0) {
-            // SAFETY: the caller's promise; the bits were clear before.
+            // SAFETY: guaranteed by the caller; the bits were clear before.
             unsafe { wrmsr(register, rdmsr(register) & !bits) };
         }
     }
 }
 
-/// Empties the branch predictors.
+/// Flushes the branch predictors.
 ///
 /// # Safety
-/// CPL 0, and CPUID announces IBPB.
+/// Must run at CPL 0, on a CPU whose CPUID reports IBPB.
 pub(crate) unsafe fn prediction_barrier() {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { wrmsr(PRED_CMD, IBPB) };
 }
 
-/// Assembly: fills the return stack buffer with addresses at which speculation ends, so that a `ret` of the kernel's
-/// leads nowhere the guest has chosen (SDM volume 3, "RSB filling"). RSP is the same afterwards.
+/// Assembly that fills the return stack buffer with addresses that stop speculation, so that a
+/// `ret` of the kernel does not speculate to an address chosen by the guest (SDM volume 3, "RSB
+/// filling"). RSP is unchanged afterwards.
 macro_rules! fill_return_stack {
     () => {
         ".rept 32\n call 9f\n int3\n 9:\n .endr\n add rsp, 32 * 8\n lfence\n"
@@ -248,7 +252,7 @@ macro_rules! fill_return_stack {
 }
 pub(crate) use fill_return_stack;
 
-/// Assembly: writes IBPB. Changes RAX, RCX, RDX.
+/// Assembly that writes IBPB. Clobbers RAX, RCX, RDX.
 macro_rules! barrier_assembly {
     () => {
         "mov ecx, {pred_cmd}\n mov eax, {ibpb}\n xor edx, edx\n wrmsr\n"
@@ -262,7 +266,8 @@ mod tests {
 
     const ZERO: CpuIdResult = CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
-    /// An AMD CPU: its version, EBX of leaf 8000_0008h, EAX and ECX of leaf 8000_0021h.
+    /// Selects the mitigations for an AMD CPU: its version, EBX of leaf 8000_0008h, EAX and ECX of
+    /// leaf 8000_0021h.
     fn amd(version: u32, sizes: u32, more: u32, transient: u32) -> Mitigations {
         Mitigations::amd(&move |leaf, _| match leaf {
             0 => CpuIdResult { eax: 0x10, ..ZERO },
@@ -289,7 +294,7 @@ mod tests {
         assert_eq!(zen1.measures, Measures::BARRIER_AT_EXIT | Measures::CLEAR_DIVIDER);
         assert!(zen1.barrier && !zen1.automatic_ibrs);
         assert_eq!(amd(ZEN1, 0, 0, 0).measures, Measures::CLEAR_DIVIDER, "old microcode");
-        // Automatic IBRS alone does not do: the return stack overflows.
+        // Automatic IBRS alone is not sufficient: the return stack overflows.
         assert_eq!(amd(ZEN3, BARRIER | BTC_NO, AUTO_IBRS, 0).measures, Measures::BARRIER_AT_EXIT);
         let reduced = amd(ZEN5, BARRIER | BTC_NO, AUTO_IBRS | SRSO_MSR_FIX, 0);
         assert_eq!(reduced.measures, Measures::BARRIER_WHEN_UNBOUND);
@@ -297,7 +302,7 @@ mod tests {
         let immune = amd(ZEN5, BARRIER | BTC_NO, AUTO_IBRS | SRSO_NO | SRSO_MSR_FIX, 0);
         assert_eq!(immune.measures, Measures::BARRIER_WHEN_UNBOUND);
         assert!(!immune.reduce_speculation);
-        // Zen 2 confuses branch types, whatever else it says.
+        // Zen 2 confuses branch types, regardless of its other bits.
         let zen2 = amd(0x83_0f10, BARRIER, AUTO_IBRS | SRSO_NO, 0);
         assert_eq!(zen2.measures, Measures::BARRIER_AT_EXIT);
     }
@@ -312,7 +317,8 @@ mod tests {
         assert_eq!(measures(0, 0), Measures::empty());
     }
 
-    /// An Intel CPU: EBX and EDX of leaf 7, EDX of its subleaf 2, IA32_ARCH_CAPABILITIES where EDX announces it.
+    /// Selects the mitigations for an Intel CPU: EBX and EDX of leaf 7, EDX of subleaf 2, and
+    /// IA32_ARCH_CAPABILITIES if EDX reports it.
     fn intel(ebx: u32, edx: u32, controls: u32, capabilities: u64) -> Mitigations {
         let cpuid = move |leaf, subleaf| match (leaf, subleaf) {
             (0, _) => CpuIdResult { eax: 7, ..ZERO },
@@ -334,7 +340,7 @@ mod tests {
     const MDS_NO: u64 = 1 << 5;
     const TAA_NO: u64 = 1 << 8;
     const BHI_NO: u64 = 1 << 20;
-    /// A CPU without any weakness but those named in a test.
+    /// A CPU whose only vulnerabilities are the ones named in a test.
     const SAFE: u64 = RDCL_NO | IBRS_ALL | MDS_NO | TAA_NO | BHI_NO;
 
     #[test]

@@ -1,4 +1,4 @@
-//! x86_64: Intel's and AMD's extensions, and what they share.
+//! x86_64: Intel's and AMD's extensions, and their common code.
 
 pub(crate) mod context;
 pub(crate) mod cpu;

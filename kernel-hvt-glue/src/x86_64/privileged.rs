@@ -1,9 +1,9 @@
-//! Privileged instructions, one function each. The crate `x86` has those whose values it does not interpret: its types for
-//! CR0, CR4, DR6, DR7 and XCR0 drop bits that it has no name for.
+//! Privileged instructions, one function each. The crate `x86` provides those whose values it does
+//! not interpret: its types for CR0, CR4, DR6, DR7 and XCR0 drop unknown bits.
 //!
-//! All of them fault unless they run at CPL 0 in 64-bit mode; that they do is what
-//! [`Hypervisor::enable`](crate::Hypervisor::enable) demands, and nothing here runs before it but
-//! [`rdmsr`] and [`xgetbv`] of registers that CPUID announces.
+//! Every instruction faults unless it runs at CPL 0 in 64-bit mode, which
+//! [`Hypervisor::enable`](crate::Hypervisor::enable) requires. Before `enable`, only [`rdmsr`] and
+//! [`xgetbv`] are used, for registers that CPUID reports.
 
 use core::arch::asm;
 
@@ -16,17 +16,17 @@ pub(crate) use x86::{
 /// Reads XCR0.
 ///
 /// # Safety
-/// CR4.OSXSAVE is set.
+/// CR4.OSXSAVE must be set.
 pub(crate) unsafe fn xgetbv() -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
     u64::from(high) << 32 | u64::from(low)
 }
 
 /// Reads the time-stamp counter.
 pub(crate) fn rdtsc() -> u64 {
-    // SAFETY: every CPU in 64-bit mode has it, and at CPL 0 it never faults.
+    // SAFETY: every CPU in 64-bit mode has the instruction, and at CPL 0 it never faults.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
@@ -34,12 +34,11 @@ macro_rules! read_register {
     ($($(#[$doc:meta])* $name:ident = $register:literal;)*) => {
         $(
             $(#[$doc])*
-            ///
             /// # Safety
-            /// CPL 0.
+            /// Must run at CPL 0.
             pub(crate) unsafe fn $name() -> u64 {
                 let value;
-                // SAFETY: the caller's promise; reading has no effect.
+                // SAFETY: guaranteed by the caller; reading has no side effect.
                 unsafe {
                     asm!(concat!("mov {}, ", $register), out(reg) value, options(nomem, nostack, preserves_flags));
                 }
@@ -53,11 +52,12 @@ macro_rules! write_register {
     ($($(#[$doc:meta])* $name:ident = $register:literal;)*) => {
         $(
             $(#[$doc])*
-            ///
             /// # Safety
-            /// CPL 0, the register takes the value, and what it changes is the caller's to change.
+            /// Must run at CPL 0. The value must be valid for the register, and the caller must own
+            /// the state that it changes.
             pub(crate) unsafe fn $name(value: u64) {
-                // SAFETY: the caller's promise. Not `nomem`: the register may decide what memory means.
+                // SAFETY: guaranteed by the caller. Not `nomem`: the register may change the
+                // meaning of memory.
                 unsafe { asm!(concat!("mov ", $register, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
             }
         )*
@@ -84,55 +84,56 @@ write_register! {
     set_dr7 = "dr7";
 }
 
-/// The selector in SS.
+/// Returns the selector in SS.
 pub(crate) fn stack_selector() -> u16 {
     x86::segmentation::ss().bits()
 }
 
-/// RFLAGS.IF as it was, to be restored.
+/// Saved value of RFLAGS.IF.
 pub(crate) struct InterruptFlag(bool);
 
 impl InterruptFlag {
-    /// Disables interrupts.
+    /// Disables interrupts and returns the previous value.
     ///
     /// # Safety
-    /// CPL 0.
+    /// Must run at CPL 0.
     #[inline]
     pub(crate) unsafe fn clear() -> Self {
         let rflags: u64;
-        // SAFETY: the caller's promise. Not `nomem`: what follows must not move to where interrupts are on.
+        // SAFETY: guaranteed by the caller. Not `nomem`: later accesses must not move before `cli`.
         unsafe { asm!("pushfq", "pop {}", "cli", out(reg) rflags) };
         Self(rflags & 1 << 9 != 0)
     }
 
-    /// Enables interrupts again if they were enabled, and says whether they were; pending ones are taken here.
+    /// Enables interrupts if they were enabled before, and takes pending ones. Returns `true` if
+    /// they were enabled.
     ///
     /// # Safety
-    /// CPL 0.
+    /// Must run at CPL 0.
     #[inline]
     pub(crate) unsafe fn restore(self) -> bool {
         if self.0 {
-            // SAFETY: interrupts were enabled before; `nop` ends the shadow of `sti`, so that they are taken by the
-            // time this returns.
+            // SAFETY: interrupts were enabled before; `nop` ends the shadow of `sti`, so that
+            // pending interrupts are taken before the function returns.
             unsafe { asm!("sti", "nop") };
         }
         self.0
     }
 }
 
-/// Calls the kernel's handler of non-maskable interrupts, which end being blocked when it returns.
+/// Calls the kernel's NMI handler. When it returns, NMIs are unblocked.
 ///
 /// # Safety
-/// CPL 0, and an NMI has left the guest and been consumed by that.
+/// Must run at CPL 0, after an NMI has caused an exit, which consumes the NMI.
 pub(crate) unsafe fn raise_nmi() {
     // SAFETY: the kernel's IDT has a handler at vector 2.
     unsafe { asm!("int 2") };
 }
 
-/// Calls the kernel's handler of machine checks.
+/// Calls the kernel's machine check handler.
 ///
 /// # Safety
-/// CPL 0, and a machine check is there to be handled.
+/// Must run at CPL 0, with a machine check to handle.
 pub(crate) unsafe fn raise_machine_check() {
     // SAFETY: the kernel's IDT has a handler at vector 18.
     unsafe { asm!("int 18") };

@@ -1,4 +1,4 @@
-//! The registers of SYSCALL (SDM volume 3, 5.8.8), which VMX does not switch.
+//! MSRs of SYSCALL (SDM volume 3, 5.8.8), which VMX does not switch.
 
 use x86::msr::{IA32_CSTAR, IA32_FMASK, IA32_LSTAR, IA32_STAR};
 
@@ -6,18 +6,19 @@ use super::privileged::{rdmsr, wrmsr};
 
 const REGISTERS: [u32; 4] = [IA32_STAR, IA32_LSTAR, IA32_CSTAR, IA32_FMASK];
 
-/// The kernel's, while a guest has them. A guest cannot set them: for it they are 0, so that its SYSCALL leads nowhere
-/// in the kernel.
+/// The kernel's values while a guest runs. A guest cannot set these MSRs. They are 0 for the guest,
+/// so that its SYSCALL does not reach the kernel's entry point.
 #[derive(Debug)]
 pub(crate) struct SyscallMsrs([u64; 4]);
 
 impl SyscallMsrs {
-    /// Takes the kernel's values away.
+    /// Saves the kernel's values and clears the MSRs.
     ///
     /// # Safety
-    /// CPL 0, interrupts disabled, and [`restore`](Self::restore) follows.
+    /// Must run at CPL 0 with interrupts disabled. The caller must call [`restore`](Self::restore)
+    /// afterwards.
     pub(crate) unsafe fn take() -> Self {
-        // SAFETY: the caller's promise; every CPU in 64-bit mode has them.
+        // SAFETY: guaranteed by the caller; every CPU in 64-bit mode has these MSRs.
         Self(REGISTERS.map(|register| unsafe {
             let value = rdmsr(register);
             wrmsr(register, 0);
@@ -25,13 +26,13 @@ impl SyscallMsrs {
         }))
     }
 
-    /// Brings them back.
+    /// Restores the kernel's values.
     ///
     /// # Safety
-    /// CPL 0, on the CPU of [`take`](Self::take).
+    /// Must run at CPL 0, on the CPU of [`take`](Self::take).
     pub(crate) unsafe fn restore(&self) {
         for (register, value) in REGISTERS.into_iter().zip(self.0) {
-            // SAFETY: the values were there before.
+            // SAFETY: the values were set before.
             unsafe { wrmsr(register, value) };
         }
     }

@@ -1,26 +1,27 @@
-//! Tags of cached translations: AMD's address space identifiers (ASID, APM volume 2, 15.16), Intel's virtual-processor
-//! identifiers (VPID, SDM volume 3, 29.1).
+//! Tags of cached translations: AMD's address space identifiers (ASID, APM volume 2, 15.16) and
+//! Intel's virtual-processor identifiers (VPID, SDM volume 3, 29.1).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch::Binding;
 
-/// Numbers for [`Tags`], so that those of a CPU that was disabled and enabled again are told apart.
+/// Next number of a [`Tags`]. The number distinguishes the tags of a CPU before and after it was
+/// disabled.
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(0);
 
-/// The tags of one CPU. Instead of flushing one guest's translations, which not every CPU can do, the guest gets a tag
-/// that was not used since the last flush of them all.
+/// Tags of one CPU. Not every CPU can flush the translations of one guest. Instead, the guest gets
+/// a tag that was not used since the last flush of all tags.
 #[derive(Clone, Debug)]
 pub(crate) struct Tags {
     instance: u64,
     count: u32,
     next: u32,
     generation: u64,
-    /// The flush that the current generation began with has not been done.
+    /// The flush at the start of the current generation is still pending.
     flush_due: bool,
 }
 
-/// A tag, and when it was given out.
+/// Tag, with the generation in which it was allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag {
     pub(crate) number: u32,
@@ -28,13 +29,15 @@ pub(crate) struct Tag {
 }
 
 impl Tags {
-    /// Tags 1 to `count - 1`; 0 is the host's. A flush is due first, since others may have used the CPU before.
+    /// Creates tags 1 to `count - 1`; 0 is the host's. A flush is pending at first, because other
+    /// software may have used the CPU before.
     pub(crate) fn new(count: u32) -> Self {
         let instance = NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed);
         Self { instance, count, next: 1, generation: 0, flush_due: true }
     }
 
-    /// A tag without translations, once the CPU has flushed those of all tags if the second value says so.
+    /// Allocates a tag. If the second value is `true`, the CPU must flush the translations of all
+    /// tags before the tag is used.
     pub(crate) const fn fresh(&mut self) -> (Tag, bool) {
         if self.next >= self.count {
             self.next = 1;
@@ -46,18 +49,18 @@ impl Tags {
         (tag, self.flush_due)
     }
 
-    /// The CPU has flushed the translations of all tags.
+    /// Records that the CPU has flushed the translations of all tags.
     pub(crate) const fn flushed(&mut self) {
         self.flush_due = false;
     }
 
-    /// Whether the tag still belongs to who got it.
+    /// Returns `true` if the tag has not been reallocated.
     const fn is_current(&self, tag: Tag) -> bool {
         tag.generation == self.generation
     }
 }
 
-/// Where and when a CPU last got to know a guest's translations.
+/// CPU on which a guest's translations were last set up, with tag and epoch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Residence {
     tags: u64,
@@ -70,12 +73,13 @@ impl Residence {
         Self { tags: tags.instance, tag, epoch: binding.epoch }
     }
 
-    /// Whether this was the last CPU, and it has not been disabled since.
+    /// Returns `true` if the guest ran last on this CPU, and the CPU has not been disabled since.
     pub(crate) const fn is_on(&self, tags: &Tags) -> bool {
         self.tags == tags.instance
     }
 
-    /// Whether what the CPU knows under this tag is this guest's and still true.
+    /// Returns `true` if the translations cached under this tag belong to this guest and are not
+    /// stale.
     pub(crate) const fn is_current(&self, binding: &Binding, tags: &Tags) -> bool {
         self.is_on(tags) && self.epoch == binding.epoch && tags.is_current(self.tag)
     }
@@ -97,13 +101,13 @@ mod tests {
             guests in prop::collection::vec(any::<bool>(), 1..200),
         ) {
             let mut tags = Tags::new(count);
-            // Tags under which the CPU may have translations.
+            // Tags under which the CPU may have cached translations.
             let mut used: BTreeSet<u32> = (1..count).collect();
             for enters in guests {
                 let (tag, flush) = tags.fresh();
                 prop_assert!((1..count).contains(&tag.number));
                 prop_assert!(tags.is_current(tag));
-                // A guest that is refused at the last moment has flushed nothing.
+                // A guest that fails right before its entry has flushed nothing.
                 if enters {
                     if flush {
                         used.clear();

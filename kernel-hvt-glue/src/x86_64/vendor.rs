@@ -1,4 +1,4 @@
-//! The seam between AMD's and Intel's extensions and what they share.
+//! Interface between the common code and AMD's and Intel's extensions.
 
 use alloc::boxed::Box;
 
@@ -21,11 +21,11 @@ use crate::{
     paging::AddressSpace,
 };
 
-/// A vendor's virtualization extension, and which ports and MSRs guests reach.
+/// Virtualization extension of a vendor, with the permissions for ports and MSRs.
 pub(crate) trait Vendor<H: Host>: Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
-    /// Bits of CR4 that a guest can have while the extension runs it.
+    /// Returns the bits of CR4 that a guest can set under the extension.
     fn allowed_cr4(&self) -> u64;
 
     fn mitigations(&self) -> Mitigations;
@@ -40,58 +40,61 @@ pub(crate) trait Vendor<H: Host>: Send + Sync {
         state: &VcpuState,
     ) -> Result<Box<dyn VendorVcpu<H>>, OutOfMemory>;
 
-    /// Number of tags of cached translations, counting that of the host.
+    /// Returns the number of tags of cached translations, including the host's.
     fn tags(&self) -> u32;
 
     /// Enables the extension, with the frames of `cpu`.
     ///
     /// # Safety
-    /// CPL 0, the CPU has the extension, and the caller stays on it.
+    /// Must run at CPL 0 on a CPU that has the extension, and the caller must stay on that CPU.
     unsafe fn enable(&self, cpu: &mut CpuState<H>) -> Result<(), EnableError>;
 
-    /// Disables the extension and restores what was there before.
+    /// Disables the extension and restores the previous state.
     ///
     /// # Safety
-    /// CPL 0 on the CPU that [`enable`](Self::enable) ran on.
+    /// Must run at CPL 0 on the CPU of [`enable`](Self::enable).
     unsafe fn disable(&self, cpu: &mut CpuState<H>);
 }
 
-/// A virtual CPU.
+/// Virtual CPU of a vendor.
 pub(crate) trait VendorVcpu<H: Host>: Send {
-    /// Prepares for entries on this CPU. Undone by [`unbind`](Self::unbind).
+    /// Prepares for entries on this CPU. [`unbind`](Self::unbind) reverts the preparation.
     ///
     /// # Safety
-    /// CPL 0 on the CPU of `cpu`, on which the extension is enabled.
+    /// Must run at CPL 0 on the CPU of `cpu`, with the extension enabled.
     unsafe fn bind(&mut self, cpu: &mut CpuState<H>, binding: &Binding) -> Result<(), BindError>;
 
-    /// Restores what entries and exits have changed of the kernel's state.
+    /// Restores the kernel's state that entries and exits have changed.
     ///
     /// # Safety
-    /// CPL 0 on the CPU that it was bound to.
+    /// Must run at CPL 0 on the CPU to which the virtual CPU is bound.
     unsafe fn unbind(&mut self);
 
-    /// Enters the guest once. `Ok` where it left for a port, for that is what guests do most, and it ends none.
+    /// Enters the guest once. Returns `Ok` for a port access, which is the most frequent exit and
+    /// never ends the guest.
     ///
     /// # Safety
-    /// Interrupts disabled; after [`bind`](Self::bind) to this CPU, which has run no other virtual CPU since; `memory` is
-    /// what the tables map on which the guest runs.
+    /// Must run with interrupts disabled, after [`bind`](Self::bind) to this CPU, which must not
+    /// have run another virtual CPU since. `memory` must be the memory that the guest's
+    /// second-level tables map.
     unsafe fn step(&mut self, cpu: &mut CpuState<H>, memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, Step>;
 
-    /// Registers and addresses that the assembly works on, those of the FPU areas among them.
+    /// Returns the registers and addresses for the assembly, including the addresses of the FPU
+    /// areas.
     fn context(&mut self) -> &mut Context;
 
-    /// General registers, RIP and RFLAGS.
+    /// Returns general registers, RIP and RFLAGS.
     fn registers(&self) -> Registers;
 
-    /// Sets them. An exception that was about to be delivered is forgotten.
+    /// Sets general registers, RIP and RFLAGS. A pending exception is discarded.
     fn set_registers(&mut self, registers: &Registers);
 
-    /// Sets all but FPU, debug registers and XCR0.
+    /// Sets all state except FPU, debug registers and XCR0.
     fn set_state(&mut self, state: &VcpuState);
 
     /// Returns the state that [`set_state`](Self::set_state) sets.
     ///
     /// # Safety
-    /// CPL 0 on the CPU that this is bound to.
+    /// Must run at CPL 0 on the CPU to which the virtual CPU is bound.
     unsafe fn state(&self) -> VcpuState;
 }

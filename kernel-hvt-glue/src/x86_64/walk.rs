@@ -1,12 +1,13 @@
-//! The guest's own page tables, read to fetch an instruction that made it exit.
+//! Walk of the guest's own page tables, to fetch an instruction that caused an exit.
 
 use hvt_abi::{Gpa, x86_64::PageEntry};
 
-/// Bits 51:12 of an entry: the address of a table or page.
+/// Bits 51:12 of an entry: address of a table or page.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Where `linear` leads in the four-level tables at `cr3` (SDM volume 3, 4.5): a guest in 64-bit mode without LA57.
-/// Permissions are not looked at: the CPU has executed what lies there. `read` reads one entry.
+/// Translates `linear` with the four-level tables at `cr3` (SDM volume 3, 4.5), for a guest in
+/// 64-bit mode without LA57. Permissions are ignored, because the CPU has executed the instruction.
+/// `read` reads one entry.
 pub(crate) fn linear_to_gpa(cr3: u64, linear: u64, read: impl Fn(Gpa) -> Option<u64>) -> Option<Gpa> {
     let mut table = cr3 & ADDRESS;
     for shift in [39, 30, 21, 12] {
@@ -29,7 +30,7 @@ pub(crate) fn linear_to_gpa(cr3: u64, linear: u64, read: impl Fn(Gpa) -> Option<
 mod tests {
     use super::*;
 
-    /// Tables at 0x1000 (root), 0x2000, 0x3000, 0x4000; what they do not say is not present.
+    /// Tables at 0x1000 (root), 0x2000, 0x3000, 0x4000; all other entries are not present.
     fn read(gpa: Gpa) -> Option<u64> {
         Some(match gpa.0 {
             0x1ff8 => 0x2003,

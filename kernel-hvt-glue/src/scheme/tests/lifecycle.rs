@@ -1,4 +1,4 @@
-//! One rule at a time.
+//! Tests of single rules.
 
 use hvt_abi::{
     kernel::{Direction, Io, Obstacle, Request, Technology, VERSION},
@@ -221,7 +221,7 @@ fn a_paused_vm_does_not_run_and_a_destroyed_one_does_nothing() {
 type Party = (Monitor, Handle<FakeKernel>, Handle<FakeKernel>);
 
 std::thread_local! {
-    /// What the other thread of the next test has.
+    /// Objects of the other thread in the next test.
     static OTHER: RefCell<Option<Party>> = const { RefCell::new(None) };
 }
 
@@ -271,7 +271,7 @@ fn the_run_page_carries_registers_and_input() {
     assert_eq!(monitor.run(&vcpu, input(1)), Ok(input(1)));
     assert_eq!((monitor.page(&vcpu).registers, monitor.page(&vcpu).request), (registers, 0));
 
-    // The answers to one byte, two bytes and four.
+    // Inputs of one byte, two bytes and four.
     for (next, rax) in [(2, 0x1111_2222_3333_44dd), (4, 0x1111_2222_3333_ccdd), (4, 0xaabb_ccdd)] {
         monitor.set_page(&vcpu, |page| {
             page.input = 0xaabb_ccdd;
@@ -281,7 +281,7 @@ fn the_run_page_carries_registers_and_input() {
         assert_eq!(monitor.page(&vcpu).registers.rax, rax);
     }
 
-    // The answer to something that was no question.
+    // An input without a preceding read.
     monitor.run(&vcpu, OUT).unwrap();
     monitor.set_page(&vcpu, |page| {
         page.input = 1;

@@ -1,11 +1,11 @@
-//! Any sequence of calls, on a kernel with much memory or hardly any: each answer is one that a simple model allows, and
-//! when all is closed, every frame is back.
+//! Property test: any sequence of calls, on a kernel with much memory or hardly any. A simple model
+//! must allow each result, and once all handles are closed, every frame is free.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Guest pages that the sequences touch.
+/// Number of guest pages that the sequences use.
 const GUEST_PAGES: u64 = 24;
 const USER_PAGES: u64 = 20;
 
@@ -44,16 +44,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a VM should be.
+/// Expected state of a VM.
 #[derive(Default)]
 struct VmModel {
-    /// Which frame lies at which guest page.
+    /// Frame of each mapped guest page.
     pages: BTreeMap<u64, Hpa>,
     paused: bool,
     destroyed: bool,
 }
 
-/// What a vCPU should be.
+/// Expected state of a vCPU.
 #[derive(Clone, Copy, Default)]
 struct VcpuModel {
     has_state: bool,
@@ -61,7 +61,7 @@ struct VcpuModel {
     is_interrupted: bool,
 }
 
-/// A handle and what it should name.
+/// Handle with its expected object.
 #[derive(Clone)]
 enum Model {
     Hypervisor,
@@ -181,7 +181,7 @@ impl World {
             }),
             _ => return assert_eq!(answer, Err(Error::WriteAndExecute)),
         };
-        // Where frames are short, it may come to an end earlier.
+        // If frames are scarce, the call may end earlier.
         let reachable = expected.map_or(pages, |(page, _)| page);
         match answer {
             Ok(bytes) => {
@@ -241,7 +241,7 @@ impl World {
         vcpu.set(VcpuModel { has_ended, is_interrupted, ..state });
     }
 
-    /// Every page is pinned as often as the model says.
+    /// Checks that every page is pinned as often as the model expects.
     fn check(&self) {
         let mut vms: Vec<&Rc<RefCell<VmModel>>> = Vec::new();
         for (_, model) in &self.handles {
@@ -268,7 +268,7 @@ impl World {
     }
 }
 
-/// The VM that an operation is for, unless its answer had to be an error.
+/// Returns the VM of an operation, or checks the result if it must be an error.
 fn expect_vm(model: &Model, answer: Result<u64, Error>) -> Option<Rc<RefCell<VmModel>>> {
     match model {
         Model::Vm(vm) if vm.borrow().destroyed => assert_eq!(answer, Err(Error::Destroyed)),
@@ -286,7 +286,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..80),
         spare in prop_oneof![Just(200_usize), 0..40_usize],
     ) {
-        // What the process and what all VMs share is there in any case.
+        // The frames of the process, and the frames that all VMs share, are always available.
         let kernel = FakeKernel::new(USER_PAGES as usize + 12 + spare);
         let free = kernel.host.free_frames();
         let mut monitor = Monitor::on(&kernel, USER_PAGES as usize);
@@ -295,7 +295,7 @@ proptest! {
         for step in &steps {
             world.take(step);
         }
-        // The process dies: handles in any order, and its memory.
+        // The process dies: its handles are closed in any order, and its memory is freed.
         drop(world);
         prop_assert_eq!(kernel.host.free_frames(), free);
         prop_assert!(kernel.references().is_empty());

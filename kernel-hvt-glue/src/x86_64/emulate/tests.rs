@@ -1,4 +1,4 @@
-//! Emulation on a virtual CPU that is nothing but its registers.
+//! Tests of the emulation on a virtual CPU that consists only of registers.
 
 use hvt_abi::{Gpa, x86_64::EntryState};
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ struct Plain {
 }
 
 impl Plain {
-    /// As at the entry point of a guest.
+    /// State at the entry point of a guest.
     fn new() -> Self {
         let entry = EntryState::new(0x20_0000, Gpa(0x10_0000));
         Self {
@@ -139,7 +139,8 @@ fn a_guest_may_change_two_bits_of_efer() {
     assert_eq!(core.rdmsr(msr::EFER), Err(GP));
 }
 
-/// The permission maps let [`msr::OWN`] through, so that these never get here.
+/// The permission maps give the guest direct access to [`msr::OWN`], so these MSRs are never
+/// emulated.
 #[test]
 fn emulated_msrs_are_those_of_the_shared_list() {
     let known = [0..0x2000, 0x4000_0000..0x4000_0200, 0x4b56_4d00..0x4b56_4e00, 0xc000_0000..0xc001_2000];
@@ -241,7 +242,7 @@ fn canonical_addresses_and_flags() {
 }
 
 proptest! {
-    /// All others would reach the host: whatever a guest writes, it gets a #GP and nothing changes.
+    /// All other MSRs would affect the host: every guest access causes #GP and changes nothing.
     #[test]
     fn every_other_msr_is_denied(number: u32, value: u64) {
         prop_assume!(!msr::EMULATED.contains(&number));
@@ -250,7 +251,7 @@ proptest! {
         prop_assert_eq!(core.rdmsr(number), Err(GP));
     }
 
-    /// What a guest can make of its control registers passes the checks at entry.
+    /// Control registers that a guest can set pass the checks at entry.
     #[test]
     fn control_registers_stay_enterable(cr0: u64, cr4: u64, efer: u64) {
         let mut core = Plain::new();

@@ -1,4 +1,4 @@
-//! What SVM can do on this machine (APM volume 2, 15.4; volume 3, appendix E.4.9).
+//! Capabilities of SVM on this machine (APM volume 2, 15.4; volume 3, appendix E.4.9).
 
 use hvt_abi::x86_64::{Efer, msr};
 use raw_cpuid::{CpuId, CpuIdReader};
@@ -10,27 +10,27 @@ use crate::{
 
 /// VM_CR (APM volume 2, 15.30.1).
 const VM_CR: u32 = 0xc001_0114;
-/// VM_CR.SVMDIS: EFER.SVME cannot be set.
+/// VM_CR.SVMDIS: if set, EFER.SVME cannot be set.
 const SVMDIS: u64 = 1 << 4;
 
-/// SVM with nested paging, and what of the rest this CPU has.
+/// Capabilities of a CPU that has SVM with nested paging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SvmCapabilities {
-    /// Address space identifiers, counting 0, which is the host's.
+    /// Number of address space identifiers, including the host's, which is 0.
     pub(crate) asids: u32,
     /// The CPU saves the address of the next instruction at an exit.
     pub(crate) nrip_save: bool,
-    /// The CPU says which register a `mov` to a control register names.
+    /// The CPU reports the register of a `mov` to a control register.
     pub(crate) decode_assists: bool,
-    /// The CPU keeps parts of the VMCB that are marked as unchanged.
+    /// The CPU caches parts of the VMCB that are marked as unchanged.
     pub(crate) clean_bits: bool,
-    /// Nested page tables may have pages of 1 GiB.
+    /// Nested page tables support pages of 1 GiB.
     pub(crate) huge_pages: bool,
-    /// The level at which nested page tables have their root.
+    /// Root level of nested page tables.
     pub(crate) root_level: Level,
-    /// Bits of a physical address.
+    /// Number of bits in a physical address.
     pub(crate) physical_address_bits: u32,
-    /// What is done about the CPU's weaknesses.
+    /// Mitigations of the CPU's vulnerabilities.
     pub(crate) mitigations: Mitigations,
 }
 
@@ -69,7 +69,8 @@ impl SvmCapabilities {
         })
     }
 
-    /// The root of nested page tables stands where that of the host's own tables does (APM volume 2, 15.25.3).
+    /// Returns the root level of nested page tables, which equals that level of the host's own
+    /// tables (APM volume 2, 15.25.3).
     const fn root_level(host_cr4: u64) -> Level {
         const LA57: u64 = 1 << 12;
         if host_cr4 & LA57 != 0 { Level::ROOT5 } else { Level::ROOT4 }
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
     use crate::{fake::FakeHost, x86_64::machine::choose};
 
-    /// QEMU's software emulation of an EPYC: nested paging and nothing else.
+    /// QEMU's software emulation of an EPYC: nested paging without optional features.
     fn epyc(svm_ebx: u32, svm_edx: u32) -> impl Fn(u32, u32) -> CpuIdResult + Clone {
         move |leaf, _| {
             let (eax, ebx, ecx, edx) = match leaf {

@@ -1,4 +1,5 @@
-//! The checks that VMRUN makes (APM volume 2, 15.5.1), made beforehand to name the field that fails.
+//! Checks that VMRUN performs (APM volume 2, 15.5.1). They run before the entry, so that a failure
+//! can name the field.
 
 use hvt_abi::{
     kernel::{EntryFailure, EntryField},
@@ -8,7 +9,8 @@ use hvt_abi::{
 use super::vmcb::{ATTRIBUTE_BIG, ATTRIBUTE_LONG, Vmcb};
 use crate::x86_64::emulate::{is_canonical, pat_is_valid, rflags_are_valid};
 
-/// Checks the guest's state. Control fields are this crate's own and not looked at. `cr4` are the bits on offer.
+/// Checks the guest's state. The control fields need no check, because this crate sets them. `cr4`
+/// are the offered bits.
 pub(super) fn check(vmcb: &Vmcb, cr4: u64, physical_address_bits: u32) -> Result<(), EntryFailure> {
     let save = &vmcb.save;
     let require = |valid: bool, field, value| if valid { Ok(()) } else { Err(EntryFailure { field, value }) };

@@ -1,4 +1,4 @@
-//! Into the guest and out again (APM volume 2, 15.5 and 15.6).
+//! Entry to and exit from the guest (APM volume 2, 15.5 and 15.6).
 
 use core::arch::{asm, naked_asm};
 
@@ -13,33 +13,38 @@ use crate::x86_64::{
     mitigations::{IBPB, Measures, PRED_CMD, barrier_assembly, fill_return_stack},
 };
 
-/// Saves what VMRUN does not save of the host's state: FS, GS, TR, LDTR, KERNEL_GS_BASE, and the MSRs of SYSCALL and
-/// SYSENTER.
+/// Saves the host state that VMRUN does not save: FS, GS, TR, LDTR, KERNEL_GS_BASE, and the MSRs of
+/// SYSCALL and SYSENTER.
 ///
 /// # Safety
-/// CPL 0, EFER.SVME is set, `page` is the physical address of a frame that belongs to the caller.
+/// Must run at CPL 0 with EFER.SVME set. `page` must be the physical address of a frame that
+/// belongs to the caller.
 pub(super) unsafe fn vmsave(page: u64) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { asm!("vmsave rax", in("rax") page, options(nostack, preserves_flags)) };
 }
 
 /// Runs the guest until its next #VMEXIT.
 ///
-/// GIF discipline (15.17, 15.21.1): `clgi` holds everything back; `sti` then decides that with V_INTR_MASKING physical
-/// interrupts leave the guest; VMRUN sets GIF, #VMEXIT clears it. `cli` before `stgi` keeps interrupts pending until the
-/// caller enables them again; an NMI is taken at `stgi`, on the host's own stack and with the host's own segments.
+/// Use of GIF (15.17, 15.21.1): `clgi` blocks all interrupts. With V_INTR_MASKING, the following
+/// `sti` makes physical interrupts cause an exit. VMRUN sets GIF, and #VMEXIT clears it. `cli`
+/// before `stgi` keeps interrupts pending until the caller enables them. An NMI is taken at `stgi`,
+/// on the host's own stack and segments.
 ///
-/// IA32_XSS and TSC_AUX are 0 for the guest: no intercept keeps it from XSAVES and RDPID, and no handler of the kernel's
-/// runs while they are.
+/// IA32_XSS and TSC_AUX are 0 for the guest, because no intercept covers XSAVES and RDPID. No
+/// handler of the kernel runs while they are 0.
 ///
-/// Registers that this function's caller does not expect to survive leave it as 0, so that no value of the guest's
-/// steers what the kernel does speculatively.
+/// The function clears all caller-saved registers before it returns, so that no value of the guest
+/// steers the kernel's speculative execution.
 ///
 /// # Safety
-/// CPL 0, interrupts disabled, EFER.SVME set and VM_HSAVE_PA valid; `context.vmcb` is a VMCB that passes VMRUN's checks
-/// and maps the guest to memory that is its own; `context.host_vmcb` was filled by [`vmsave`] on this CPU; XCR0 takes
-/// `context.guest_xcr0`, and `context.host_xcr0` is its value; the CPU has what `context.measures` names; the kernel has
-/// no shadow stack.
+/// - Must run at CPL 0 with interrupts disabled, EFER.SVME set and VM_HSAVE_PA valid.
+/// - `context.vmcb` must be a VMCB that passes VMRUN's checks and maps the guest only to its own
+///   memory.
+/// - `context.host_vmcb` must have been filled by [`vmsave`] on this CPU.
+/// - `context.guest_xcr0` must be valid for XCR0, and `context.host_xcr0` must be the current XCR0.
+/// - The CPU must support all of `context.measures`.
+/// - The kernel must not use a shadow stack.
 #[unsafe(naked)]
 pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
     naked_asm!(
@@ -88,12 +93,12 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         general_registers!(load "rdi"),
         "test dword ptr [rdi + {measures}], {clear_buffers}",
         "jz 5f",
-        // Nothing is loaded behind this that is not the guest's.
+        // After this instruction, only values of the guest are loaded.
         "verw word ptr [rdi + {verw_selector}]",
         "5:",
         "mov rdi, [rdi + {rdi}]",
         "vmrun rax",
-        // RAX is the host's again: the address of the VMCB.
+        // RAX has the host's value: the address of the VMCB.
         "vmsave rax",
         "mov rax, [rsp]",
         general_registers!(save "rax"),

@@ -1,4 +1,4 @@
-//! Why a guest left, and what to do about it.
+//! Exit handling: decodes the reason and handles it.
 
 use hvt_abi::{
     Gpa, Permissions,
@@ -22,11 +22,12 @@ use crate::{
     },
 };
 
-/// EXITINFO1 of an exit for a `mov` to a control register, with decode assists: it names the register (15.8.1).
+/// EXITINFO1 of a `mov` to a control register, with decode assists: the field holds the register
+/// (15.8.1).
 const MOV_CR: u64 = 1 << 63;
 
 impl<H: Host> SvmVcpu<H> {
-    /// The access to a port that has made the guest leave, if that was it.
+    /// Returns the port access that caused the exit, if any.
     #[inline]
     pub(super) fn port_access(&mut self) -> Option<Io> {
         let control = &self.vmcb().control;
@@ -38,7 +39,7 @@ impl<H: Host> SvmVcpu<H> {
         Some(decode_io(info, self.context.registers.rax))
     }
 
-    /// Deals with any other exit that the VMCB tells of.
+    /// Handles any other exit.
     pub(super) fn handle(&mut self, memory: &dyn ReadMemory) -> Step {
         let control = &self.vmcb().control;
         let (code, info) = (control.exit_code, control.exit_info_1);
@@ -76,7 +77,7 @@ impl<H: Host> SvmVcpu<H> {
                 Step::raised_again()
             }
             exit_code::EXCEPTION_MC => {
-                // SAFETY: CPL 0, and the guest has left because of a machine check.
+                // SAFETY: CPL 0, and a machine check has caused the exit.
                 unsafe { privileged::raise_machine_check() };
                 Step::Interrupted
             }
@@ -92,7 +93,8 @@ impl<H: Host> SvmVcpu<H> {
         }
     }
 
-    /// Does what the instruction that left the guest would do. `told` is what the CPU says it was.
+    /// Emulates the instruction that caused the exit. `told` is the instruction reported by the
+    /// CPU.
     fn carry_out(&mut self, memory: &dyn ReadMemory, told: Option<Operation>) -> Step {
         let Some((operation, next_rip)) = self.locate(memory, told) else {
             let (rip, reason) = (self.vmcb().save.rip, self.vmcb().control.exit_code);
@@ -104,7 +106,7 @@ impl<H: Host> SvmVcpu<H> {
                 self.skip_to(next_rip);
                 return Step::Exit(Exit::Halt);
             }
-            // Nothing of the guest's is cached that a guest could miss in memory.
+            // No guest data can be in a cache without being visible in memory.
             Operation::InvalidateCaches => Outcome::Done,
             Operation::Cpuid => emulate::cpuid(self, &native, offer),
             Operation::Rdmsr => emulate::rdmsr(self),
@@ -127,8 +129,9 @@ impl<H: Host> SvmVcpu<H> {
         Step::Again
     }
 
-    /// The instruction that left the guest and where the next one lies: from the CPU if it says both, else from the
-    /// guest's memory, which must agree with what the CPU says.
+    /// Returns the instruction that caused the exit and the address of the next one. The CPU's
+    /// report is used if it is complete. Otherwise the instruction is read from the guest's memory,
+    /// and must match the CPU's report.
     fn locate(&self, memory: &dyn ReadMemory, told: Option<Operation>) -> Option<(Operation, u64)> {
         let next_rip = self.vmcb().control.next_rip;
         if let Some(operation) = told.filter(|_| self.capabilities.nrip_save && next_rip != 0) {
@@ -172,7 +175,7 @@ impl<H: Host> SvmVcpu<H> {
         instruction::decode(&bytes[..available], long)
     }
 
-    /// Addresses have 32 bits in compatibility mode.
+    /// Truncates an address to 32 bits in compatibility mode.
     fn truncate(&self, address: u64) -> u64 {
         if self.is_64_bit() { address } else { address & 0xffff_ffff }
     }
@@ -183,7 +186,8 @@ impl<H: Host> SvmVcpu<H> {
         vmcb.control.interrupt_shadow = 0;
     }
 
-    /// The guest has found the debug registers: from now on they are swapped at every entry and exit.
+    /// Gives the debug registers to the guest after its first access. From then on they are swapped
+    /// at every entry and exit.
     fn give_debug_registers(&mut self) {
         self.debug.give_to_guest();
         let control = &mut self.vmcb_mut().control;
@@ -193,7 +197,7 @@ impl<H: Host> SvmVcpu<H> {
     }
 }
 
-/// EXITINFO1 of an IOIO exit (15.10.2).
+/// Decodes EXITINFO1 of an IOIO exit (15.10.2).
 #[inline]
 fn decode_io(info: u64, rax: u64) -> Io {
     const IN: u64 = 1 << 0;
@@ -207,7 +211,7 @@ fn decode_io(info: u64, rax: u64) -> Io {
     Io { port: (info >> 16) as u16, size, direction, string, value }
 }
 
-/// EXITINFO1 and EXITINFO2 of a nested page fault (15.25.6).
+/// Decodes EXITINFO1 and EXITINFO2 of a nested page fault (15.25.6).
 fn decode_npf(info: u64, gpa: u64) -> Exit {
     const WRITE: u64 = 1 << 1;
     const RESERVED: u64 = 1 << 3;

@@ -1,4 +1,4 @@
-//! Permission maps: which ports and MSRs a guest reaches by itself. All guests share them.
+//! Permission maps: ports and MSRs that guests access directly. All guests share the maps.
 
 use hvt_abi::x86_64::msr;
 
@@ -12,12 +12,13 @@ pub(crate) struct PermissionMaps<H: Host> {
 }
 
 impl<H: Host> PermissionMaps<H> {
-    /// Maps that let nothing through but [`msr::OWN`], which VMLOAD and VMSAVE swap, and reads of the TSC.
+    /// Creates maps that intercept everything except [`msr::OWN`], which VMLOAD and VMSAVE swap,
+    /// and reads of the TSC.
     pub(crate) fn new(host: &H) -> Result<Self, OutOfMemory> {
-        // 12 KiB, of which the last bytes serve accesses at the end of the port space; 8 KiB.
+        // 12 KiB, with the last bytes for accesses at the end of the port space; 8 KiB.
         let maps = Self { io: Frames::allocate(host, 2)?, msr: Frames::allocate(host, 1)? };
         for map in [&maps.io, &maps.msr] {
-            // SAFETY: the frames are ours.
+            // SAFETY: the frames have just been allocated.
             unsafe { map.as_ptr().write_bytes(0xff, map.size() as usize) };
         }
         for register in msr::OWN {
@@ -27,10 +28,10 @@ impl<H: Host> PermissionMaps<H> {
         Ok(maps)
     }
 
-    /// Lets reads (bit 0) and writes (bit 1) of a register through.
+    /// Allows reads (bit 0) and writes (bit 1) of a register.
     fn allow_msr(&self, register: u32, allowed: u8) {
         let Some((byte, shift)) = msr_position(register) else { return };
-        // SAFETY: the frames are ours and `msr_position` answers with bytes of the map.
+        // SAFETY: the maps own the frames, and `msr_position` returns bytes of the map.
         unsafe {
             let byte = self.msr.as_ptr().add(byte);
             byte.write(byte.read() & !(allowed << shift));
@@ -46,7 +47,8 @@ impl<H: Host> PermissionMaps<H> {
     }
 }
 
-/// Byte and bit of a register in the MSR permission map, if it is covered; what is not is always intercepted.
+/// Returns byte and bit of a register in the MSR permission map, or `None` if the map does not
+/// cover the register. Accesses to such registers are always intercepted.
 const fn msr_position(register: u32) -> Option<(usize, u32)> {
     let (base, first) = match register {
         0..=0x1fff => (0, 0),

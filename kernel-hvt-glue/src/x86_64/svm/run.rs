@@ -1,4 +1,4 @@
-//! A virtual CPU on SVM as a [`VendorVcpu`].
+//! Implementation of [`VendorVcpu`] for SVM.
 
 use hvt_abi::{
     kernel::{Exit, Io, VcpuState},
@@ -20,12 +20,12 @@ use crate::{
 impl<H: Host> VendorVcpu<H> for SvmVcpu<H> {
     #[inline]
     unsafe fn bind(&mut self, cpu: &mut CpuState<H>, binding: &Binding) -> Result<(), BindError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.prepare(cpu, binding) };
         Ok(())
     }
 
-    /// The last exit has restored everything.
+    /// The last exit has restored all state.
     #[inline]
     unsafe fn unbind(&mut self) {}
 
@@ -37,8 +37,8 @@ impl<H: Host> VendorVcpu<H> for SvmVcpu<H> {
             }
             self.unchecked = false;
         }
-        // SAFETY: the state has been checked, or comes from the CPU and from emulation that lets nothing invalid pass;
-        // the rest is the caller's promise.
+        // SAFETY: the state has been checked, or comes from the CPU and from emulation, which
+        // produces only valid state. The caller guarantees the other requirements.
         unsafe { self.enter(fpu) };
         let control = &mut self.vmcb_mut().control;
         if control.tlb_control == tlb_control::FLUSH_ALL {
@@ -73,8 +73,9 @@ impl<H: Host> VendorVcpu<H> for SvmVcpu<H> {
     }
 }
 
-/// An event whose delivery was cut short is delivered again at the next entry, unless its instruction is executed again
-/// anyway: `int`, `int3` and `into` (APM volume 2, 15.7.2).
+/// Returns the event whose delivery the exit interrupted, for injection at the next entry. The
+/// software exceptions `int`, `int3` and `into` are not injected, because their instruction
+/// executes again (APM volume 2, 15.7.2).
 #[inline]
 fn interrupted_delivery(exit_int_info: u64) -> u64 {
     const BREAKPOINT: u64 = 3;

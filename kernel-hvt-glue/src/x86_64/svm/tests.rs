@@ -1,4 +1,4 @@
-//! A virtual CPU whose exits the test makes up.
+//! Tests of a virtual CPU with simulated exits.
 
 use hvt_abi::{
     Gpa, GuestRange, Permissions,
@@ -22,7 +22,7 @@ use crate::{
 
 const CODE: u64 = 0x10_0000;
 
-/// A VM of 2 MiB whose page tables map it one to one, and a virtual CPU.
+/// A VM of 2 MiB with identity-mapping page tables, and a virtual CPU.
 struct Guest {
     vm: Vm<FakeHost>,
     vcpu: SvmVcpu<FakeHost>,
@@ -49,7 +49,7 @@ impl Guest {
         Self { vm, vcpu }
     }
 
-    /// Lets the guest leave for this reason.
+    /// Simulates an exit with this reason.
     fn leave(&mut self, code: u64, info_1: u64, info_2: u64) {
         let control = &mut self.vcpu.vmcb_mut().control;
         control.exit_code = code;
@@ -57,7 +57,7 @@ impl Guest {
         control.exit_info_2 = info_2;
     }
 
-    /// And what becomes of that.
+    /// Simulates an exit and handles it.
     fn exit(&mut self, code: u64, info_1: u64, info_2: u64) -> Step {
         self.leave(code, info_1, info_2);
         assert_eq!(self.vcpu.port_access(), None);
@@ -163,13 +163,13 @@ fn nested_page_faults_tell_address_and_access() {
 
 #[test]
 fn instructions_are_measured_in_guest_memory() {
-    // A prefix that means nothing, and CPUID.
+    // A prefix without effect, and CPUID.
     let mut guest = Guest::new(&[0x2e, 0x0f, 0xa2]);
     guest.set(|registers| registers.rax = 0x4000_0000);
     assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Step::Again);
     assert_eq!((guest.rip(), guest.vcpu.general_registers().rax), (CODE + 3, 0));
 
-    // Not the instruction that it should be: somebody else rewrites code, or the guest runs from elsewhere.
+    // Not the expected instruction: other code rewrites it, or the guest runs from another address.
     let mut guest = Guest::new(&[0x90]);
     let undecodable = Exit::Undecodable { rip: CODE, reason: exit_code::HLT };
     assert_eq!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(undecodable));
@@ -202,11 +202,11 @@ fn control_register_writes_name_their_source() {
     guest.set(|registers| registers.r9 = 0x6a0);
     assert_eq!(guest.exit(exit_code::CR0_WRITE + 4, 0, 0), Step::Again);
     assert_eq!((guest.rip(), guest.vcpu.cr4()), (CODE + 4, 0x6a0));
-    // The exit says another register than the bytes.
+    // The exit reports another register than the bytes.
     guest.set(|registers| registers.rip = CODE);
     assert!(matches!(guest.exit(exit_code::CR0_WRITE + 3, 0, 0), Step::Exit(Exit::Undecodable { .. })));
 
-    // The same from decode assists and nRIP-save, without a look at memory.
+    // The same with decode assists and nRIP-save, without reading memory.
     let mut guest = Guest::on(&[], |capabilities| {
         capabilities.nrip_save = true;
         capabilities.decode_assists = true;
@@ -221,7 +221,7 @@ fn control_register_writes_name_their_source() {
 fn refused_instructions_raise_exceptions_in_place() {
     const GP: u64 = event::VALID | event::ERROR_CODE_VALID | 3 << 8 | 13;
     const UD: u64 = event::VALID | 3 << 8 | 6;
-    // rdmsr of an MSR that is not there.
+    // rdmsr of an MSR that does not exist.
     let mut guest = Guest::new(&[0x0f, 0x32]);
     guest.set(|registers| registers.rcx = 0x1b);
     assert_eq!(guest.exit(exit_code::MSR, 0, 0), Step::Again);

@@ -1,4 +1,4 @@
-//! A virtual CPU on SVM: its VMCB, and what the VMCB does not hold.
+//! Virtual CPU on SVM: its VMCB, and the state that the VMCB does not hold.
 
 use core::ptr;
 
@@ -27,23 +27,23 @@ use crate::{
     },
 };
 
-/// A virtual CPU.
+/// Virtual CPU.
 pub(super) struct SvmVcpu<H: Host> {
     vmcb: Frames<H>,
-    /// The guest's FPU while it is not on a CPU.
+    /// The guest's FPU state while it is not loaded.
     fpu: Frames<H>,
     pub(super) offer: Offer,
     pub(super) capabilities: SvmCapabilities,
     pub(super) context: Context,
     residence: Option<Residence>,
     pub(super) debug: DebugRegisters,
-    /// Somebody else than the guest has set its state.
+    /// The state was set from outside since the last check.
     pub(super) unchecked: bool,
     xcr0: u64,
 }
 
 impl<H: Host> SvmVcpu<H> {
-    /// A virtual CPU in `state` that sees guest-physical memory through the tables at `nested_cr3`.
+    /// Creates a virtual CPU in `state` that uses the nested page tables at `nested_cr3`.
     pub(super) fn new(
         host: &H,
         capabilities: SvmCapabilities,
@@ -85,7 +85,7 @@ impl<H: Host> SvmVcpu<H> {
         save.dr7 = DR7_RESET;
     }
 
-    /// Sets all but FPU, debug registers and XCR0. An exception that was about to be delivered is forgotten.
+    /// Sets all state except FPU, debug registers and XCR0. A pending exception is discarded.
     pub(super) fn write_state(&mut self, state: &VcpuState) {
         let save = &mut self.vmcb_changing(Clean::all()).save;
         save.cs = state.cs.into();
@@ -110,10 +110,10 @@ impl<H: Host> SvmVcpu<H> {
         self.choose_xcr0();
     }
 
-    /// What [`write_state`](Self::write_state) sets.
+    /// Returns the state that [`write_state`](Self::write_state) sets.
     pub(super) fn read_state(&self) -> VcpuState {
         let save = &self.vmcb().save;
-        // SS has no DPL of its own here: CPL stands for it.
+        // VMRUN uses the CPL instead of the DPL of SS.
         let ss = Segment { dpl: save.cpl, ..Segment::from(save.ss) };
         VcpuState {
             general: self.general_registers(),
@@ -139,8 +139,8 @@ impl<H: Host> SvmVcpu<H> {
     }
 
     pub(super) fn vmcb(&self) -> &Vmcb {
-        // SAFETY: the frame is ours, aligned, a `Vmcb` in size, and any bytes are one. The CPU writes to it only in
-        // `enter`, which has `&mut self`.
+        // SAFETY: this value owns the frame, which is aligned, has the size of a `Vmcb`, and any
+        // bytes are a valid `Vmcb`. The CPU writes to it only in `enter`, which has `&mut self`.
         unsafe { &*self.vmcb.as_ptr().cast() }
     }
 
@@ -149,7 +149,7 @@ impl<H: Host> SvmVcpu<H> {
         unsafe { &mut *self.vmcb.as_ptr().cast() }
     }
 
-    /// The VMCB, some of which the CPU may no longer take for unchanged.
+    /// Returns the VMCB and marks `parts` of it as changed for the CPU.
     fn vmcb_changing(&mut self, parts: Clean) -> &mut Vmcb {
         let vmcb = self.vmcb_mut();
         vmcb.control.clean &= !parts.bits();
@@ -159,20 +159,21 @@ impl<H: Host> SvmVcpu<H> {
     /// Prepares for entries on this CPU.
     ///
     /// # Safety
-    /// CPL 0 on the CPU of `cpu`, where SVM is enabled.
+    /// Must run at CPL 0 on the CPU of `cpu`, with SVM enabled.
     #[inline]
     pub(super) unsafe fn prepare(&mut self, cpu: &mut CpuState<H>, binding: &Binding) {
         if !self.residence.is_some_and(|residence| residence.is_current(binding, &cpu.tags)) {
             self.settle(cpu, binding);
         }
-        // SAFETY: the caller's promise; the page is the CPU's own.
+        // SAFETY: guaranteed by the caller; the page belongs to the CPU.
         unsafe {
             self.debug.bind();
             entry::vmsave(self.context.host_vmcb);
         }
     }
 
-    /// Gets to know a CPU that it was not on last, or that may have stale translations of its memory.
+    /// Sets up for a CPU that did not run this virtual CPU last, or that may hold stale
+    /// translations.
     #[cold]
     fn settle(&mut self, cpu: &mut CpuState<H>, binding: &Binding) {
         let (tag, flush) = cpu.tags.fresh();
@@ -198,7 +199,7 @@ impl<H: Host> SvmVcpu<H> {
     pub(super) unsafe fn enter(&mut self, fpu: FpuOwner) {
         let rax = self.context.registers.rax;
         self.vmcb_mut().save.rax = rax;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             self.debug.enter();
             let context = ptr::from_mut(&mut self.context);
@@ -212,13 +213,13 @@ impl<H: Host> SvmVcpu<H> {
         self.notice_xcr0();
     }
 
-    /// General registers, RIP and RFLAGS.
+    /// Returns general registers, RIP and RFLAGS.
     pub(super) fn general_registers(&self) -> Registers {
         let save = &self.vmcb().save;
         Registers { rsp: save.rsp, rip: save.rip, rflags: save.rflags, ..self.context.registers }
     }
 
-    /// Sets them. An exception that was about to be delivered is forgotten.
+    /// Sets general registers, RIP and RFLAGS. A pending exception is discarded.
     pub(super) fn set_general_registers(&mut self, registers: &Registers) {
         self.context.registers = *registers;
         let vmcb = self.vmcb_mut();
@@ -230,21 +231,23 @@ impl<H: Host> SvmVcpu<H> {
         self.unchecked = true;
     }
 
-    /// Raises an exception at the next entry.
+    /// Injects an exception at the next entry.
     pub(super) fn inject(&mut self, fault: Fault) {
         let error_code = fault.error_code.map_or(0, |code| event::ERROR_CODE_VALID | u64::from(code) << 32);
         let vector = fault.vector as u64;
         self.vmcb_mut().control.event_injection = event::VALID | event::EXCEPTION | vector | error_code;
     }
 
-    /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
+    /// Selects XCR0 for the guest. It is significant only while the guest's CR4.OSXSAVE is set;
+    /// until then the kernel's value stays loaded.
     fn choose_xcr0(&mut self) {
         let used = Cr4::from_bits_retain(self.vmcb().save.cr4).contains(Cr4::OSXSAVE);
         self.context.guest_uses_xcr0 = used.into();
         self.context.guest_xcr0 = if used { self.xcr0 } else { self.context.host_xcr0 };
     }
 
-    /// QEMU's emulation of SVM lets XSETBV pass in spite of the intercept.
+    /// Updates XCR0 after the guest ran, because QEMU's emulation of SVM executes XSETBV despite
+    /// the intercept.
     fn notice_xcr0(&mut self) {
         if self.context.guest_uses_xcr0 != 0 {
             self.xcr0 = self.context.guest_xcr0 & self.offer.components | fpu::component::X87;
@@ -312,11 +315,11 @@ impl<H: Host> Core for SvmVcpu<H> {
     }
 }
 
-/// Sets up what makes a guest exit.
+/// Sets the intercepts.
 fn intercepts(control: &mut Control) {
     const CR4: u16 = 1 << 4;
-    // #AC and #DB can be raised for ever without an instruction in between, in which no interrupt would be taken; #MC is
-    // the kernel's.
+    // #AC and #DB may be raised in an endless loop without an instruction in between, which would take no
+    // interrupt; #MC belongs to the kernel.
     const EXCEPTIONS: u32 =
         1 << Vector::AlignmentCheck as u32 | 1 << Vector::Debug as u32 | 1 << Vector::MachineCheck as u32;
     control.intercept_cr_writes = CR4;

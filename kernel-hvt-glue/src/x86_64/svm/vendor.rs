@@ -1,4 +1,4 @@
-//! SVM as a [`Vendor`].
+//! Implementation of [`Vendor`] for SVM.
 
 use alloc::boxed::Box;
 
@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// VM_HSAVE_PA (APM volume 2, 15.30.4): where VMRUN saves the host's state.
+/// VM_HSAVE_PA (APM volume 2, 15.30.4): address of the area in which VMRUN saves the host's state.
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-/// A machine with SVM.
+/// Machine with SVM.
 #[derive(Debug)]
 pub(crate) struct Svm<H: Host> {
     pub(super) capabilities: SvmCapabilities,
@@ -72,7 +72,7 @@ impl<H: Host> Vendor<H> for Svm<H> {
     }
 
     unsafe fn enable(&self, cpu: &mut CpuState<H>) -> Result<(), EnableError> {
-        // SAFETY: the caller's promise; both registers exist where SVM does.
+        // SAFETY: guaranteed by the caller; both registers exist on CPUs with SVM.
         unsafe {
             let efer = rdmsr(msr::EFER);
             if efer & Efer::SVME.bits() != 0 {
@@ -87,7 +87,7 @@ impl<H: Host> Vendor<H> for Svm<H> {
     }
 
     unsafe fn disable(&self, cpu: &mut CpuState<H>) {
-        // SAFETY: the caller's promise; the values were there before.
+        // SAFETY: guaranteed by the caller; the values were set before.
         unsafe {
             wrmsr(VM_HSAVE_PA, cpu.previous_host_save);
             wrmsr(msr::EFER, rdmsr(msr::EFER) & !Efer::SVME.bits());

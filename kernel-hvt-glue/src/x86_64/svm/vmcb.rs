@@ -1,4 +1,6 @@
-//! The virtual machine control block (APM volume 2, appendix B): what AMD's CPUs read at VMRUN and write at #VMEXIT.
+//! Virtual machine control block (APM volume 2, appendix B), which AMD's CPUs read at VMRUN and
+//! write at
+//! #VMEXIT.
 
 use core::mem::{offset_of, size_of};
 
@@ -8,7 +10,7 @@ use hvt_abi::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The whole block: one frame.
+/// Complete block: one frame.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Vmcb {
@@ -43,7 +45,7 @@ pub(crate) struct Control {
     pub(crate) iopm_base_pa: u64,
     /// Physical address of the MSR permission map.
     pub(crate) msrpm_base_pa: u64,
-    /// Added to the TSC that the guest reads.
+    /// Offset added to the TSC that the guest reads.
     pub(crate) tsc_offset: u64,
     pub(crate) guest_asid: u32,
     /// [`tlb_control`].
@@ -55,22 +57,22 @@ pub(crate) struct Control {
     pub(crate) exit_code: u64,
     pub(crate) exit_info_1: u64,
     pub(crate) exit_info_2: u64,
-    /// The event whose delivery the exit cut short, as in `event_injection`.
+    /// Event whose delivery the exit interrupted, in the format of `event_injection`.
     pub(crate) exit_int_info: u64,
     /// [`NP_ENABLE`] and encryption.
     pub(crate) nested_paging: u64,
     pub(crate) avic_apic_bar: u64,
     pub(crate) ghcb_pa: u64,
-    /// An event to deliver at VMRUN.
+    /// Event to inject at VMRUN.
     pub(crate) event_injection: u64,
     /// Physical address of the root of the nested page tables.
     pub(crate) nested_cr3: u64,
     pub(crate) lbr_virtualization: u64,
     /// [`Clean`].
     pub(crate) clean: u64,
-    /// Where the next instruction lies, with nRIP-save.
+    /// Address of the next instruction, with nRIP-save.
     pub(crate) next_rip: u64,
-    /// How many bytes follow, with decode assists.
+    /// Number of valid bytes in `fetched`, with decode assists.
     pub(crate) fetched_count: u8,
     pub(crate) fetched: [u8; 15],
     pub(crate) avic_backing_page: u64,
@@ -133,12 +135,12 @@ pub(crate) struct Save {
     reserved_298: [u8; 0x968],
 }
 
-/// A segment or descriptor-table register.
+/// Segment or descriptor-table register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct SegmentRegister {
     pub(crate) selector: u16,
-    /// Bits 55:52 and 47:40 of the descriptor, side by side.
+    /// Bits 55:52 and 47:40 of the descriptor, concatenated.
     pub(crate) attributes: u16,
     pub(crate) limit: u32,
     pub(crate) base: u64,
@@ -187,7 +189,7 @@ bitflags::bitflags! {
         const INTR = 1 << 0;
         const NMI = 1 << 1;
         const INIT = 1 << 3;
-        /// A write of CR0 that changes more than TS and MP.
+        /// Write to CR0 that changes bits other than TS and MP.
         const CR0_SELECTIVE = 1 << 5;
         const RDPMC = 1 << 15;
         const CPUID = 1 << 18;
@@ -220,7 +222,7 @@ bitflags::bitflags! {
         const RDPRU = 1 << 14;
     }
 
-    /// Parts of the VMCB that have not changed since the CPU last wrote it (15.15.3).
+    /// Parts of the VMCB that have not changed since the CPU last wrote the VMCB (15.15.3).
     pub(crate) struct Clean: u64 {
         /// Intercepts, TSC offset, pause filter.
         const INTERCEPTS = 1 << 0;
@@ -251,9 +253,10 @@ pub(crate) mod tlb_control {
     pub(crate) const FLUSH_ALL: u32 = 1;
 }
 
-/// [`Control::virtual_interrupt`]: RFLAGS.IF of the host, not of the guest, decides on physical interrupts (15.21.1).
+/// [`Control::virtual_interrupt`]: the host's RFLAGS.IF, not the guest's, masks physical interrupts
+/// (15.21.1).
 pub(crate) const V_INTR_MASKING: u64 = 1 << 24;
-/// [`Control::nested_paging`]: nested paging.
+/// [`Control::nested_paging`]: enables nested paging.
 pub(crate) const NP_ENABLE: u64 = 1 << 0;
 
 /// [`Control::event_injection`] and [`Control::exit_int_info`] (15.20, figure 15-4).

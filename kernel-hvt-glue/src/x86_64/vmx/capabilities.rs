@@ -1,4 +1,4 @@
-//! What VMX can do on this machine (SDM volume 3, appendix A).
+//! Capabilities of VMX on this machine (SDM volume 3, appendix A).
 
 use raw_cpuid::{CpuId, CpuIdReader};
 use x86::msr;
@@ -6,12 +6,12 @@ use x86::msr;
 use super::controls::{self, Controls};
 use crate::x86_64::{cpuid::physical_address_bits, error::Unsupported, mitigations::Mitigations};
 
-/// IA32_FEATURE_CONTROL: no more writes until the next reset.
+/// IA32_FEATURE_CONTROL: the register is read-only until the next reset.
 pub(super) const LOCK: u64 = 1 << 0;
-/// IA32_FEATURE_CONTROL: VMXON outside of SMX operation.
+/// IA32_FEATURE_CONTROL: VMXON is allowed outside of SMX operation.
 pub(super) const VMXON_OUTSIDE_SMX: u64 = 1 << 2;
 
-/// VMX with EPT, and what of the rest this CPU has.
+/// Capabilities of a CPU that has VMX with EPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VmxCapabilities {
     /// VMCS revision identifier.
@@ -24,7 +24,7 @@ pub(crate) struct VmxCapabilities {
     pub(crate) cr4_fixed0: u64,
     /// Bits of CR4 that may be 1 in VMX operation.
     pub(crate) cr4_fixed1: u64,
-    /// EPT: pages that can be executed and not read.
+    /// EPT: execute-only pages.
     pub(crate) execute_only: bool,
     /// EPT: pages of 2 MiB.
     pub(crate) large_pages: bool,
@@ -32,17 +32,17 @@ pub(crate) struct VmxCapabilities {
     pub(crate) huge_pages: bool,
     /// EPT: accessed and dirty flags.
     pub(crate) accessed_dirty: bool,
-    /// INVEPT of one EPT pointer; otherwise of all.
+    /// INVEPT supports a single EPT pointer; otherwise only all of them.
     pub(crate) invept_single: bool,
-    /// Virtual-processor identifiers, with INVVPID of all contexts.
+    /// Virtual-processor identifiers are available, with INVVPID of all contexts.
     pub(crate) vpid: bool,
     /// IA32_VMX_MISC bits 4:0: the preemption timer counts when this bit of the TSC changes.
     pub(crate) preemption_timer_rate: u32,
-    /// Bits of a physical address.
+    /// Number of bits in a physical address.
     pub(crate) physical_address_bits: u32,
-    /// What is done about the CPU's weaknesses.
+    /// Mitigations of the CPU's vulnerabilities.
     pub(crate) mitigations: Mitigations,
-    /// The VM-execution, exit and entry controls for every virtual CPU.
+    /// VM-execution, exit and entry controls for every virtual CPU.
     pub(crate) controls: Controls,
 }
 

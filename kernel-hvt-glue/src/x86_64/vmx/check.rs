@@ -1,5 +1,5 @@
-//! The checks that VM entry makes of the guest's state (SDM volume 3, 27.3.1), made beforehand to name the field that
-//! fails.
+//! Checks of the guest's state at VM entry (SDM volume 3, 27.3.1). They run before the entry, so
+//! that a failure can name the field.
 
 use hvt_abi::{
     kernel::{EntryFailure, EntryField, SegmentState, VcpuState},
@@ -13,7 +13,7 @@ const fn require(valid: bool, field: EntryField, value: u64) -> Result<(), Entry
     if valid { Ok(()) } else { Err(EntryFailure { field, value }) }
 }
 
-/// Checks a state that the guest has not got itself into. `cr4` are the bits on offer.
+/// Checks a state that was set from outside. `cr4` are the offered bits.
 pub(super) fn check(guest: &VcpuState, cr4: u64, capabilities: &VmxCapabilities) -> Result<(), EntryFailure> {
     let cr0 = Cr0::from_bits_retain(guest.cr0);
     let is_cacheable = cr0.contains(Cr0::CD) || !cr0.contains(Cr0::NW);
@@ -42,13 +42,13 @@ pub(super) fn check(guest: &VcpuState, cr4: u64, capabilities: &VmxCapabilities)
     registers(guest.general.rip, guest.general.rflags)
 }
 
-/// Checks what may also be set later.
+/// Checks the registers that may also be set later.
 pub(super) fn registers(rip: u64, rflags: u64) -> Result<(), EntryFailure> {
     require(is_canonical(rip), EntryField::Rip, rip)?;
     require(rflags_are_valid(rflags), EntryField::Rflags, rflags)
 }
 
-/// SDM volume 3, 27.3.1.2.
+/// Checks the segment registers (SDM volume 3, 27.3.1.2).
 fn segments(guest: &VcpuState) -> Result<(), EntryFailure> {
     let check = |valid, field, segment: &SegmentState| require(valid, field, state::access_rights(segment).into());
     let rpl = |segment: &Segment| (segment.selector & 3) as u8;
@@ -89,7 +89,8 @@ fn segments(guest: &VcpuState) -> Result<(), EntryFailure> {
     check(!ldtr.present || is_ldt && is_consistent(&ldtr), EntryField::Ldtr, &guest.ldtr)
 }
 
-/// G is set where bits 31:20 of the limit ask for it, and not where bits 11:0 forbid it.
+/// Returns `true` if G is set when bits 31:20 of the limit require it, and clear when bits 11:0
+/// forbid it.
 const fn is_consistent(segment: &Segment) -> bool {
     (segment.limit & 0xfff == 0xfff || !segment.granularity) && (segment.limit >> 20 == 0 || segment.granularity)
 }

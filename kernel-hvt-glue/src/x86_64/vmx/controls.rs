@@ -1,4 +1,5 @@
-//! Which events leave the guest, and what is switched at entries and exits (SDM volume 3, 25.6 to 25.8).
+//! VM-execution, exit and entry controls: events that cause exits, and state that entries and exits
+//! switch (SDM volume 3, 25.6 to 25.8).
 
 use bitflags::bitflags;
 
@@ -32,8 +33,9 @@ bitflags! {
         const ACTIVATE_SECONDARY_CONTROLS = 1 << 31;
     }
 
-    /// Secondary processor-based VM-execution controls (table 25-7). What is not enabled here raises #UD in a guest:
-    /// RDTSCP and RDPID, INVPCID, XSAVES, user wait instructions, PCONFIG, ENCLV.
+    /// Secondary processor-based VM-execution controls (table 25-7). An instruction whose control
+    /// is not enabled here raises #UD in a guest: RDTSCP and RDPID, INVPCID, XSAVES, user wait
+    /// instructions, PCONFIG, ENCLV.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Secondary: u32 {
         const ENABLE_EPT = 1 << 1;
@@ -63,7 +65,8 @@ bitflags! {
     }
 }
 
-/// The capability registers: what must be 1 in the low half, what may be 1 in the high half (appendix A.2 to A.5).
+/// Capability registers: the low half has the bits that must be 1, the high half the bits that may
+/// be 1 (appendix A.2 to A.5).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowed {
     pub(crate) pin_based: u64,
@@ -73,7 +76,7 @@ pub(crate) struct Allowed {
     pub(crate) entry: u64,
 }
 
-/// The values of the control fields.
+/// Values of the control fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Controls {
     pub(crate) pin_based: u32,
@@ -84,23 +87,26 @@ pub(crate) struct Controls {
 }
 
 impl Controls {
-    /// Whether the preemption timer runs.
+    /// Returns `true` if the preemption timer is enabled.
     pub(crate) const fn has_preemption_timer(&self) -> bool {
         self.pin_based & PinBased::ACTIVATE_PREEMPTION_TIMER.bits() != 0
     }
 
-    /// Whether ENCLS exits: the CPU has SGX.
+    /// Returns `true` if ENCLS exits, that is, if the CPU has SGX.
     pub(crate) const fn has_encls_exiting(&self) -> bool {
         self.secondary & Secondary::ENABLE_ENCLS_EXITING.bits() != 0
     }
 
-    /// The controls that this crate wants, or the name of the first that the CPU cannot do.
+    /// Returns the controls that this crate requires.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported::Missing`] with the first control that the CPU does not support.
     pub(crate) fn choose(allowed: Allowed, vpid: bool) -> Result<Self, Unsupported> {
         let mut secondary = Secondary::ENABLE_EPT | Secondary::WBINVD_EXITING;
         secondary.set(Secondary::ENABLE_VPID, vpid);
         let has_encls = (allowed.secondary >> 32) as u32 & Secondary::ENABLE_ENCLS_EXITING.bits() != 0;
         secondary.set(Secondary::ENABLE_ENCLS_EXITING, has_encls);
-        // CR3 is the guest's own: "true" controls let these two be 0.
+        // The guest owns CR3: the "true" controls allow these two bits to be 0.
         let primary = Primary::all() - Primary::CR3_LOAD_EXITING - Primary::CR3_STORE_EXITING;
         let unwanted = Primary::CR3_LOAD_EXITING | Primary::CR3_STORE_EXITING;
         if allowed.primary as u32 & unwanted.bits() != 0 {
@@ -119,7 +125,7 @@ impl Controls {
     }
 }
 
-/// `wanted`, and what must be 1.
+/// Returns `wanted` and the bits that must be 1.
 fn word<F: bitflags::Flags<Bits = u32>>(allowed: u64, wanted: F) -> Result<u32, Unsupported> {
     let (must, may) = (allowed as u32, (allowed >> 32) as u32);
     let missing = F::from_bits_truncate(wanted.bits() & !may);
@@ -133,7 +139,8 @@ fn word<F: bitflags::Flags<Bits = u32>>(allowed: u64, wanted: F) -> Result<u32, 
 mod tests {
     use super::*;
 
-    /// Everything may be 1; what must be 1 is what "true" controls leave of the default settings.
+    /// Every bit may be 1; the bits that must be 1 are the remaining default settings of the "true"
+    /// controls.
     pub(crate) const GENEROUS: Allowed = Allowed {
         pin_based: 0xffff_ffff_0000_0016,
         primary: 0xffff_ffff_0400_6172,

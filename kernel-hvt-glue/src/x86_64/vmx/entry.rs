@@ -1,4 +1,4 @@
-//! Into the guest and out again (SDM volume 3, chapters 27 and 28).
+//! Entry to and exit from the guest (SDM volume 3, chapters 27 and 28).
 
 use core::arch::naked_asm;
 
@@ -11,9 +11,9 @@ use crate::x86_64::{
     mitigations::{FLUSH_CMD, IBPB, L1D_FILL_SIZE, L1D_FLUSH, Measures, PRED_CMD, barrier_assembly, fill_return_stack},
 };
 
-/// The common end of entries that succeeded and failed: RDI is the context, the kernel's callee-saved registers are on
-/// the stack. Gives the kernel its XCR0 and forgets the guest's registers, so that no value of the guest's steers what
-/// the kernel does speculatively.
+/// Common end of successful and failed entries. RDI is the context, and the kernel's callee-saved
+/// registers are on the stack. Restores the kernel's XCR0 and clears the guest's registers, so that
+/// no value of the guest steers the kernel's speculative execution.
 macro_rules! epilogue {
     () => {
         concat!(
@@ -55,8 +55,9 @@ macro_rules! epilogue {
     };
 }
 
-/// Branches enough to push all of the guest's out of the branch history: five calls deep, five times five jumps each
-/// (Intel, "Branch History Injection and Intra-mode Branch Target Injection"). Changes RAX and RCX.
+/// Branches that remove all of the guest's branches from the branch history: five calls deep, five
+/// times five jumps each (Intel, "Branch History Injection and Intra-mode Branch Target
+/// Injection"). Clobbers RAX and RCX.
 macro_rules! clear_history {
     () => {
         concat!(
@@ -80,13 +81,15 @@ macro_rules! clear_history {
     };
 }
 
-/// Runs the guest until its next VM exit, which goes on in [`leave`]. `context.entry_failed` is set where VMLAUNCH or
-/// VMRESUME failed and there was no exit.
+/// Runs the guest until its next VM exit, which continues in [`leave`]. Sets `context.entry_failed`
+/// if VMLAUNCH or VMRESUME failed and there was no exit.
 ///
 /// # Safety
-/// CPL 0, interrupts disabled, in VMX operation; the current VMCS passes VM entry's checks, maps the guest to memory that
-/// is its own, and names [`leave`] and the kernel's state as host state; `context.launched` says whether it has been
-/// launched; XCR0 takes `context.guest_xcr0`, and `context.host_xcr0` is its value.
+/// - Must run at CPL 0 with interrupts disabled, in VMX operation.
+/// - The current VMCS must pass the checks at VM entry, must map the guest only to its own memory,
+///   and must contain [`leave`] and the kernel's state as host state.
+/// - `context.launched` must reflect the launch state of the VMCS.
+/// - `context.guest_xcr0` must be valid for XCR0, and `context.host_xcr0` must be the current XCR0.
 #[unsafe(naked)]
 pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
     naked_asm!(
@@ -119,7 +122,7 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "test dword ptr [rdi + {measures}], {fill_l1d}",
         "jz 6f",
         "mov rcx, [rdi + {l1d_fill}]",
-        // Every page first, so that no page walk is in the way of the lines.
+        // Touch every page first, so that page walks do not evict the lines.
         "xor eax, eax",
         "3: movzx edx, byte ptr [rcx + rax]",
         "add eax, 4096",
@@ -139,7 +142,7 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         general_registers!(load "rdi"),
         "test dword ptr [rdi + {measures}], {clear_buffers}",
         "jz 2f",
-        // Nothing is loaded behind this that is not the guest's.
+        // After this instruction, only values of the guest are loaded.
         "verw word ptr [rdi + {verw_selector}]",
         "2:",
         "cmp dword ptr [rdi + {launched}], 0",
@@ -149,7 +152,7 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
         "jmp 5f",
         "4:",
         "vmlaunch",
-        // Only a failure comes here.
+        // Execution continues here only after a failure.
         "5:",
         "pop rdi",
         "mov dword ptr [rdi + {entry_failed}], 1",
@@ -180,10 +183,11 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) {
     )
 }
 
-/// Where every VM exit arrives, with the stack as [`enter`] has left it.
+/// Target of every VM exit, with the stack as [`enter`] has left it.
 ///
 /// # Safety
-/// Not to be called: its address belongs into the host-state area of a VMCS that only [`enter`] enters.
+/// Must not be called. Its address belongs in the host-state area of a VMCS that only [`enter`]
+/// enters.
 #[unsafe(naked)]
 pub(super) unsafe extern "sysv64" fn leave() {
     naked_asm!(
@@ -216,8 +220,8 @@ pub(super) unsafe extern "sysv64" fn leave() {
 mod tests {
     use super::*;
 
-    /// Returns by how much the stack pointer differs after filling the return stack and clearing the branch history,
-    /// neither of which takes a privilege.
+    /// Returns the difference of the stack pointer after filling the return stack and clearing the
+    /// branch history. Neither needs a privilege.
     #[unsafe(naked)]
     extern "sysv64" fn stack_after_mitigations() -> u64 {
         naked_asm!("mov rdx, rsp", fill_return_stack!(), clear_history!(), "mov rax, rsp", "sub rax, rdx", "ret",)

@@ -1,4 +1,4 @@
-//! Why a guest left, and what to do about it (SDM volume 3, 28.2 and appendix C).
+//! Exit handling: decodes the reason and handles it (SDM volume 3, 28.2 and appendix C).
 
 use hvt_abi::{
     Gpa, Permissions,
@@ -22,14 +22,14 @@ use crate::{
     },
 };
 
-/// A virtual CPU that has just exited, and its VMCS.
+/// Virtual CPU that has just exited, with its VMCS.
 pub(super) struct Running<'a, H: Host, V: Fields = Vmcs> {
     pub(super) vcpu: &'a mut VmxVcpu<H>,
     pub(super) vmcs: V,
 }
 
 impl<H: Host, V: Fields> Running<'_, H, V> {
-    /// The access to a port that has made the guest leave, if that was it.
+    /// Returns the port access that caused the exit, if any.
     #[inline]
     pub(super) fn port_access(&mut self) -> Option<Io> {
         if self.vmcs.read(fields::EXIT_REASON) != reason::IO {
@@ -40,7 +40,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         Some(io)
     }
 
-    /// Deals with any other exit that the VMCS tells of.
+    /// Handles any other exit.
     pub(super) fn handle(&mut self) -> Step {
         self.deliver_again();
         let exit_reason = self.vmcs.read(fields::EXIT_REASON);
@@ -69,7 +69,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
             reason::WRMSR => emulate::wrmsr(self),
             reason::XSETBV => emulate::xsetbv(self, offer),
             reason::CR_ACCESS => self.access_control_register(qualification),
-            // Nothing of the guest's is cached that a guest could miss in memory.
+            // No guest data can be in a cache without being visible in memory.
             reason::INVD | reason::WBINVD => Outcome::Done,
             reason::RDPMC => Outcome::Fault(Fault::GENERAL_PROTECTION),
             reason::GETSEC
@@ -97,7 +97,8 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         Step::Again
     }
 
-    /// Puts RIP behind the instruction that left the guest. It may have stood in the shadow of `sti` or `mov ss`.
+    /// Advances RIP past the instruction that caused the exit. Also ends the shadow of `sti` or
+    /// `mov ss`.
     fn skip(&mut self) {
         const SHADOW: u32 = 0b11;
         let length = self.vmcs.read(fields::EXIT_INSTRUCTION_LENGTH);
@@ -114,7 +115,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         }
     }
 
-    /// Raises an exception at the next entry.
+    /// Injects an exception at the next entry.
     fn inject(&mut self, fault: Fault) {
         let mut information = event::VALID | event::HARDWARE_EXCEPTION | fault.vector as u32;
         if let Some(error_code) = fault.error_code {
@@ -124,8 +125,9 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         self.vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, information);
     }
 
-    /// An event whose delivery was cut short is delivered again at the next entry, unless its instruction is executed
-    /// again anyway: `int`, `int3` and `into` (28.2.4).
+    /// Repeats the injection of an event whose delivery the exit interrupted. The software
+    /// exceptions `int`, `int3` and `into` are not repeated, because their instruction executes
+    /// again (28.2.4).
     fn deliver_again(&mut self) {
         let information = self.vmcs.read(fields::IDT_VECTORING_INFORMATION);
         if information & event::VALID == 0
@@ -141,7 +143,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         self.vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, information & meaningful);
     }
 
-    /// An exception of [`EXCEPTIONS`], or an NMI, which the kernel has handled.
+    /// Handles an exception of [`EXCEPTIONS`], or an NMI, which the kernel has handled.
     fn exception(&mut self, qualification: u64) -> Step {
         const DEBUG: u32 = Vector::Debug as u32;
         const ALIGNMENT: u32 = Vector::AlignmentCheck as u32;
@@ -166,7 +168,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         }
     }
 
-    /// Exit qualification for control-register accesses (table 28-3).
+    /// Handles an exit for a control-register access, by its exit qualification (table 28-3).
     fn access_control_register(&mut self, qualification: u64) -> Outcome {
         const MOV_TO: u64 = 0;
         const MOV_FROM: u64 = 1;
@@ -197,13 +199,13 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
         }
     }
 
-    /// Exit qualification for EPT violations (table 28-7).
+    /// Decodes the exit qualification of an EPT violation (table 28-7).
     fn violation(&self, qualification: u64) -> Exit {
         const LINEAR_VALID: u64 = 1 << 7;
         const FINAL: u64 = 1 << 8;
-        // Bits 2:0 are those of the type.
+        // Bits 2:0 have the same meaning as in `Permissions`.
         let mut access = Permissions::from_bits_truncate(qualification as u32);
-        // A write that also reads is one access, as on SVM.
+        // A read-modify-write counts as a write, as on SVM.
         if access.contains(Permissions::WRITE) {
             access = Permissions::WRITE;
         }
@@ -217,7 +219,7 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
     }
 }
 
-/// Exit qualification for I/O instructions (table 28-5).
+/// Decodes the exit qualification of an I/O instruction (table 28-5).
 #[inline]
 fn decode_io(qualification: u64, rax: u64) -> Io {
     const IN: u64 = 1 << 3;

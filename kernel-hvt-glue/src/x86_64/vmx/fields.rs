@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use x86::vmx::vmcs::{control, guest, host, ro};
 
-/// A field and its width.
+/// Field with the type of its width.
 #[derive(Debug)]
 pub(super) struct Field<T> {
     encoding: u32,
@@ -20,7 +20,7 @@ impl<T> Clone for Field<T> {
 impl<T> Copy for Field<T> {}
 
 impl<W: Width> Field<W> {
-    /// The encoding has to say the same width as the type.
+    /// The width in the encoding must match the type.
     const fn new(encoding: u32) -> Self {
         assert!(encoding >> 13 == W::CODE, "wrong width");
         Self { encoding, width: PhantomData }
@@ -35,7 +35,7 @@ impl<W: Width> Field<W> {
 #[derive(Debug)]
 pub(super) struct Natural;
 
-/// The type of a field's value.
+/// Type of a field's value.
 pub(super) trait Width {
     /// Bits 14:13 of the encoding.
     const CODE: u32;

@@ -1,4 +1,5 @@
-//! The kernel's state: what a VM exit loads from the VMCS (SDM volume 3, 25.5), and what it destroys besides (28.5).
+//! Kernel state that a VM exit loads from the VMCS (SDM volume 3, 25.5), and state that it destroys
+//! (28.5).
 
 use core::arch::asm;
 
@@ -23,25 +24,25 @@ struct Table {
 }
 
 impl Table {
-    /// Reads one of them with SGDT or SIDT.
+    /// Reads GDTR or IDTR with SGDT or SIDT.
     ///
     /// # Safety
     /// As for `store`.
     unsafe fn read(store: unsafe fn(&mut DescriptorTablePointer<u64>)) -> Self {
         let mut pointer = DescriptorTablePointer::default();
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { store(&mut pointer) };
         let DescriptorTablePointer { limit, base } = pointer;
         Self { limit, base: base.addr() as u64 }
     }
 
-    /// The operand of LGDT and LIDT.
+    /// Returns the operand for LGDT or LIDT.
     fn pointer(self) -> DescriptorTablePointer<u64> {
         DescriptorTablePointer { limit: self.limit, base: core::ptr::with_exposed_provenance(self.base as usize) }
     }
 }
 
-/// State that belongs to whoever runs the guest.
+/// State of the kernel thread that runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HostState {
     cr0: u64,
@@ -63,16 +64,16 @@ pub(super) struct HostState {
     msrs: HostMsrs,
 }
 
-/// A limit below this, and VM exit has set TR's to it: the size of a TSS without I/O bitmap, less one.
+/// Limit that a VM exit sets in TR: the size of a TSS without I/O bitmap, minus one.
 const TSS_LIMIT: u32 = 0x67;
 
 impl HostState {
-    /// That of this CPU.
+    /// Reads the state of this CPU.
     ///
     /// # Safety
-    /// CPL 0.
+    /// Must run at CPL 0.
     pub(super) unsafe fn capture(msrs: HostMsrs) -> Self {
-        // SAFETY: the caller's promise. TR names a TSS in the GDT.
+        // SAFETY: guaranteed by the caller. TR refers to a TSS in the GDT.
         unsafe {
             let (gdtr, idtr) = (Table::read(sgdt), Table::read(sidt));
             let (es, cs, ss, ds, fs, gs) = (es(), cs(), ss(), ds(), fs(), gs());
@@ -99,14 +100,15 @@ impl HostState {
         }
     }
 
-    /// The first selector that a VM exit could not load: not of ring 0, or in the LDT (SDM volume 3, 27.2.3).
+    /// Returns the first selector that a VM exit cannot load: its RPL is not 0, or its segment is
+    /// in the LDT (SDM volume 3, 27.2.3).
     pub(super) fn unloadable_selector(&self) -> Option<(&'static str, u16)> {
         let selectors = [("ES", self.es), ("CS", self.cs), ("SS", self.ss), ("DS", self.ds)];
         let more = [("FS", self.fs), ("GS", self.gs), ("TR", self.tr)];
         selectors.into_iter().chain(more).find(|(_, selector)| selector & 7 != 0)
     }
 
-    /// Tells the VMCS where exits lead: to this state, and to `rip`.
+    /// Writes this state and `rip` to the host-state area of the VMCS.
     pub(super) fn write(&self, vmcs: &mut impl Fields, rip: u64) {
         vmcs.write(fields::HOST_CR0, self.cr0);
         vmcs.write(fields::HOST_CR4, self.cr4);
@@ -130,13 +132,13 @@ impl HostState {
         vmcs.write(fields::HOST_IA32_SYSENTER_EIP, self.msrs.sysenter_eip);
     }
 
-    /// Restores what VM exits destroy: the limits of GDTR, IDTR and TR, and LDTR.
+    /// Restores the state that VM exits destroy: the limits of GDTR, IDTR and TR, and LDTR.
     ///
     /// # Safety
-    /// CPL 0, interrupts disabled, on the CPU of [`capture`](Self::capture), whose descriptor tables are where they
-    /// were.
+    /// Must run at CPL 0 with interrupts disabled, on the CPU of [`capture`](Self::capture), whose
+    /// descriptor tables must not have moved.
     pub(super) unsafe fn restore(&self) {
-        // SAFETY: the tables were this CPU's before; the caller's promise.
+        // SAFETY: guaranteed by the caller; the tables were this CPU's before.
         unsafe {
             lgdt(&self.gdtr.pointer());
             lidt(&self.idtr.pointer());
@@ -151,10 +153,10 @@ impl HostState {
     }
 }
 
-/// The limit of the segment that `selector` names; 0 for none.
+/// Returns the limit of the segment of `selector`, or 0 if there is none.
 fn segment_limit(selector: u16) -> u32 {
     let limit: u32;
-    // SAFETY: LSL looks a descriptor up and changes ZF only.
+    // SAFETY: LSL reads a descriptor and changes only ZF.
     unsafe {
         asm!("xor {limit:e}, {limit:e}", "lsl {limit:e}, {selector:e}", limit = out(reg) limit,
             selector = in(reg) u32::from(selector), options(nostack, readonly));
@@ -162,29 +164,29 @@ fn segment_limit(selector: u16) -> u32 {
     limit
 }
 
-/// Where the GDT has the descriptor that `selector` names.
+/// Returns the address of the descriptor of `selector` in the GDT.
 fn descriptor(gdtr: Table, selector: u16) -> *mut u64 {
     core::ptr::with_exposed_provenance_mut::<u64>(gdtr.base as usize).wrapping_byte_add(usize::from(selector & !7))
 }
 
-/// The base address of the TSS that `tr` names (SDM volume 3, 8.2.3).
+/// Returns the base address of the TSS of `tr` (SDM volume 3, 8.2.3).
 ///
 /// # Safety
-/// `gdtr` and `tr` are this CPU's.
+/// `gdtr` and `tr` must be this CPU's.
 unsafe fn tss_base(gdtr: Table, tr: u16) -> u64 {
     let descriptor = descriptor(gdtr, tr);
-    // SAFETY: the caller's promise: the CPU has loaded a 16-byte descriptor from there.
+    // SAFETY: guaranteed by the caller: the CPU has loaded a 16-byte descriptor from this address.
     let (low, high) = unsafe { (descriptor.read_unaligned(), descriptor.add(1).read_unaligned()) };
     low >> 16 & 0xff_ffff | low >> 32 & 0xff00_0000 | high << 32
 }
 
-/// Clears the busy bit, without which LTR refuses the TSS.
+/// Clears the busy bit of the TSS. LTR rejects a busy TSS.
 ///
 /// # Safety
-/// `gdtr` and `tr` are this CPU's, and the GDT is writable.
+/// `gdtr` and `tr` must be this CPU's, and the GDT must be writable.
 unsafe fn mark_tss_available(gdtr: Table, tr: u16) {
     const BUSY: u64 = 1 << 41;
     let descriptor = descriptor(gdtr, tr);
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { descriptor.write_unaligned(descriptor.read_unaligned() & !BUSY) };
 }

@@ -1,19 +1,19 @@
-//! The MSR bitmap: which MSRs a guest reaches by itself (SDM volume 3, 25.6.9). All guests share it.
+//! MSR bitmap: MSRs that guests access directly (SDM volume 3, 25.6.9). All guests share it.
 
 use hvt_abi::x86_64::msr;
 
 use crate::host::{Frames, Host, Hpa, OutOfMemory};
 
-/// The bitmap; a set bit makes the access exit.
+/// MSR bitmap; a set bit makes the access exit.
 #[derive(Debug)]
 pub(crate) struct MsrBitmap<H: Host>(Frames<H>);
 
 impl<H: Host> MsrBitmap<H> {
-    /// A bitmap that lets nothing through but reads of the TSC and [`msr::OWN`], which are in the VMCS or swapped when a
-    /// virtual CPU is bound.
+    /// Creates a bitmap that intercepts everything except reads of the TSC and accesses to
+    /// [`msr::OWN`]. The VMCS holds those MSRs, or they are swapped when a virtual CPU is bound.
     pub(crate) fn new(host: &H) -> Result<Self, OutOfMemory> {
         let bitmap = Self(Frames::allocate(host, 0)?);
-        // SAFETY: the frame is ours.
+        // SAFETY: the frame has just been allocated.
         unsafe { bitmap.0.as_ptr().write_bytes(0xff, bitmap.0.size() as usize) };
         for register in msr::OWN {
             bitmap.allow(register, READ);
@@ -25,7 +25,7 @@ impl<H: Host> MsrBitmap<H> {
 
     fn allow(&self, register: u32, access: usize) {
         let Some((byte, bit)) = position(register) else { return };
-        // SAFETY: the frame is ours, `position` answers with a byte of the first half.
+        // SAFETY: the bitmap owns the frame, and `position` returns a byte of the first half.
         unsafe {
             let byte = self.0.as_ptr().add(byte + access);
             byte.write(byte.read() & !(1 << bit));
@@ -37,12 +37,13 @@ impl<H: Host> MsrBitmap<H> {
     }
 }
 
-/// Distance of the bitmaps for reads.
+/// Offset of the bitmaps for reads.
 const READ: usize = 0;
-/// Distance of the bitmaps for writes.
+/// Offset of the bitmaps for writes.
 const WRITE: usize = 0x800;
 
-/// Byte and bit of a register in the bitmaps for reads, if it is covered; what is not always exits.
+/// Returns byte and bit of a register in the bitmaps for reads, or `None` if they do not cover the
+/// register. Accesses to such registers always exit.
 const fn position(register: u32) -> Option<(usize, u32)> {
     let (base, index) = match register {
         0..=0x1fff => (0, register),

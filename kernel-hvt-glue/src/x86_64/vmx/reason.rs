@@ -1,4 +1,5 @@
-//! Numbers of exit reasons and events, and what has to be known of an exit first (SDM volume 3, 28.2 and appendix C).
+//! Numbers of exit reasons and events, and events that must be handled first after an exit (SDM
+//! volume 3, 28.2 and appendix C).
 
 use hvt_abi::{
     kernel::{EntryFailure, EntryField, Exit},
@@ -7,8 +8,8 @@ use hvt_abi::{
 
 use super::{fields, vmcs::Fields};
 
-/// Exceptions that leave a guest: #AC and #DB can be raised for ever without an instruction in between, in which no
-/// interrupt would be taken; #MC is the kernel's.
+/// Exceptions that cause an exit. #AC and #DB may be raised in an endless loop without an
+/// instruction in between, which would take no interrupt. #MC belongs to the kernel.
 pub(super) const EXCEPTIONS: u32 =
     1 << Vector::AlignmentCheck as u32 | 1 << Vector::Debug as u32 | 1 << Vector::MachineCheck as u32;
 
@@ -45,11 +46,11 @@ pub(super) mod basic {
     pub(in crate::x86_64::vmx) const INVPCID: u32 = 58;
     pub(in crate::x86_64::vmx) const VMFUNC: u32 = 59;
     pub(in crate::x86_64::vmx) const ENCLS: u32 = 60;
-    /// Bit 31: there was no exit, since the entry failed.
+    /// Bit 31: the entry failed, so there was no exit.
     pub(in crate::x86_64::vmx) const ENTRY_FAILURE: u32 = 1 << 31;
 }
 
-/// Fields about events (25.8.3, 25.9.2, 25.9.3).
+/// Fields of events (25.8.3, 25.9.2, 25.9.3).
 pub(super) mod event {
     pub(in crate::x86_64::vmx) const VALID: u32 = 1 << 31;
     pub(in crate::x86_64::vmx) const ERROR_CODE_VALID: u32 = 1 << 11;
@@ -59,7 +60,7 @@ pub(super) mod event {
     pub(in crate::x86_64::vmx) const VECTOR: u32 = 0xff;
 }
 
-/// Event that came with an exit and that the kernel has to handle before it enables interrupts.
+/// Event that came with an exit, and that the kernel must handle before it enables interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     Nmi,
@@ -82,7 +83,7 @@ impl Arrival {
     }
 }
 
-/// Reason why VMLAUNCH or VMRESUME failed (31.4).
+/// Returns the reason that VMLAUNCH or VMRESUME failed (31.4).
 pub(super) fn failed_instruction(vmcs: &impl Fields) -> Exit {
     const INVALID_HOST_STATE: u32 = 8;
     let error = vmcs.read(fields::VM_INSTRUCTION_ERROR);

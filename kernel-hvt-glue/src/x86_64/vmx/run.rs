@@ -1,4 +1,4 @@
-//! A virtual CPU on VMX as a [`VendorVcpu`].
+//! Implementation of [`VendorVcpu`] for VMX.
 
 use hvt_abi::{
     kernel::{Exit, Io, VcpuState},
@@ -21,18 +21,18 @@ use crate::{
 
 impl<H: Host> VendorVcpu<H> for VmxVcpu<H> {
     unsafe fn bind(&mut self, cpu: &mut CpuState<H>, binding: &Binding) -> Result<(), BindError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.tie(cpu, binding) }
     }
 
     unsafe fn unbind(&mut self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.untie() };
     }
 
     #[inline]
     unsafe fn step(&mut self, _cpu: &mut CpuState<H>, _memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, Step> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let mut vmcs = unsafe { Vmcs::current() };
         if self.unchecked {
             if let Err(failure) = self.check() {
@@ -40,7 +40,7 @@ impl<H: Host> VendorVcpu<H> for VmxVcpu<H> {
             }
             vmcs.write(fields::GUEST_RSP, self.context.registers.rsp);
             vmcs.write(fields::GUEST_RFLAGS, self.context.registers.rflags);
-            // What was about to happen to the guest belonged to the registers it had.
+            // Pending events belonged to the previous registers.
             vmcs.write(fields::ENTRY_INTERRUPTION_INFORMATION, 0);
             vmcs.write(fields::GUEST_INTERRUPTIBILITY_STATE, 0);
             self.unchecked = false;
@@ -49,8 +49,8 @@ impl<H: Host> VendorVcpu<H> for VmxVcpu<H> {
             vmcs.write(fields::GUEST_RIP, self.context.registers.rip);
             self.rip_moved = false;
         }
-        // SAFETY: the state has been checked, or comes from the CPU and from emulation that lets nothing invalid pass;
-        // the rest is the caller's promise.
+        // SAFETY: the state has been checked, or comes from the CPU and from emulation, which
+        // produces only valid state. The caller guarantees the other requirements.
         unsafe { self.enter(&mut vmcs, fpu) };
         if self.context.entry_failed != 0 {
             self.context.entry_failed = 0;
@@ -81,7 +81,7 @@ impl<H: Host> VendorVcpu<H> for VmxVcpu<H> {
     }
 
     unsafe fn state(&self) -> VcpuState {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.read_state() }
     }
 }

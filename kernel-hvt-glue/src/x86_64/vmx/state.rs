@@ -1,4 +1,4 @@
-//! The guest's state as VMCS fields (SDM volume 3, 25.4).
+//! Guest state as VMCS fields (SDM volume 3, 25.4).
 
 use hvt_abi::{
     kernel::{SegmentState, TableState, VcpuState},
@@ -12,29 +12,29 @@ use super::{
 };
 use crate::x86_64::debug::DR7_RESET;
 
-/// Bits of CR0 that are the guest's own; a write that changes any other one exits.
+/// Bits of CR0 that the guest owns. A write that changes any other bit exits.
 const OWN_CR0: u64 = Cr0::MP.union(Cr0::EM).union(Cr0::TS).union(Cr0::WP).union(Cr0::AM).bits();
 
-/// Bits of CR4 that are the kernel's, whatever else the guest is offered: those that decide on more than the guest's
-/// paging and exceptions.
+/// Bits of CR4 that the kernel owns, regardless of the features offered to the guest. They affect
+/// more than the guest's paging and exceptions.
 const KERNELS_CR4: u64 = Cr4::PAE.union(Cr4::OSXSAVE).union(Cr4::VMXE).bits();
 
-/// CR0 as the CPU has it while the guest sees `cr0`.
+/// Returns the real CR0 while the guest sees `cr0`.
 pub(super) const fn real_cr0(cr0: u64, capabilities: &VmxCapabilities) -> u64 {
     cr0 | capabilities.cr0_fixed0
 }
 
-/// CR4 as the CPU has it while the guest sees `cr4`.
+/// Returns the real CR4 while the guest sees `cr4`.
 pub(super) const fn real_cr4(cr4: u64, capabilities: &VmxCapabilities) -> u64 {
     cr4 | capabilities.cr4_fixed0
 }
 
-/// Access rights of a segment that must not be used.
+/// Access rights: unusable segment.
 const UNUSABLE: u32 = 1 << 16;
-/// P among the access rights.
+/// Access rights: P.
 const PRESENT: u16 = 1 << 7;
 
-/// The access rights of a segment (SDM volume 3, table 25-2).
+/// Returns the access rights of a segment (SDM volume 3, table 25-2).
 pub(super) fn access_rights(segment: &SegmentState) -> u32 {
     /// Type, S, DPL, P, L, D/B and G.
     const MEANINGFUL: u16 = 0xe0ff;
@@ -60,7 +60,8 @@ const TR: SegmentFields = segment_fields!(GUEST_TR_SELECTOR, GUEST_TR_LIMIT, GUE
 const LDTR: SegmentFields =
     segment_fields!(GUEST_LDTR_SELECTOR, GUEST_LDTR_LIMIT, GUEST_LDTR_ACCESS_RIGHTS, GUEST_LDTR_BASE);
 
-/// Writes the guest's state, but for the registers that the VMCS does not hold or that are written before an entry.
+/// Writes the guest's state, except for registers that the VMCS does not hold or that are written
+/// before each entry.
 pub(super) fn write(vmcs: &mut impl Fields, guest: &VcpuState, offered_cr4: u64, capabilities: &VmxCapabilities) {
     let segments = [
         (CS, &guest.cs),
@@ -102,7 +103,8 @@ pub(super) fn write(vmcs: &mut impl Fields, guest: &VcpuState, offered_cr4: u64,
     vmcs.write(fields::VMCS_LINK_POINTER, !0);
 }
 
-/// What [`write`] writes. `general` are the general registers; what the VMCS does not hold is 0.
+/// Reads the state that [`write`] writes. `general` are the general registers; registers that the
+/// VMCS does not hold are 0.
 pub(super) fn read(vmcs: &impl Fields, general: Registers) -> VcpuState {
     let segment = |(selector, limit, rights, base): SegmentFields| {
         let rights = vmcs.read(rights);
@@ -131,25 +133,25 @@ pub(super) fn read(vmcs: &impl Fields, general: Registers) -> VcpuState {
     }
 }
 
-/// Sets CR0, and what the guest sees of the bits that are not its own.
+/// Sets CR0 and its read shadow, which the guest sees for bits that it does not own.
 pub(super) fn write_cr0(vmcs: &mut impl Fields, cr0: u64, capabilities: &VmxCapabilities) {
     vmcs.write(fields::GUEST_CR0, real_cr0(cr0, capabilities));
     vmcs.write(fields::CR0_READ_SHADOW, cr0 | Cr0::ET.bits());
 }
 
-/// Sets CR4, and what the guest sees of the bits that are not its own.
+/// Sets CR4 and its read shadow, which the guest sees for bits that it does not own.
 pub(super) fn write_cr4(vmcs: &mut impl Fields, cr4: u64, capabilities: &VmxCapabilities) {
     vmcs.write(fields::GUEST_CR4, real_cr4(cr4, capabilities));
     vmcs.write(fields::CR4_READ_SHADOW, cr4);
 }
 
-/// CR0 as the guest sees it.
+/// Returns CR0 as seen by the guest.
 fn read_cr0(vmcs: &impl Fields) -> u64 {
     let mask = vmcs.read(fields::CR0_GUEST_HOST_MASK);
     vmcs.read(fields::GUEST_CR0) & !mask | vmcs.read(fields::CR0_READ_SHADOW) & mask
 }
 
-/// CR4 as the guest sees it.
+/// Returns CR4 as seen by the guest.
 pub(super) fn read_cr4(vmcs: &impl Fields) -> u64 {
     let mask = vmcs.read(fields::CR4_GUEST_HOST_MASK);
     vmcs.read(fields::GUEST_CR4) & !mask | vmcs.read(fields::CR4_READ_SHADOW) & mask

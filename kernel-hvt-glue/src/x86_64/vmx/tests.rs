@@ -1,4 +1,4 @@
-//! Discovery, entry checks and exits: what can be asked without a CPU in VMX operation.
+//! Tests of discovery, entry checks and exits: the parts that need no CPU in VMX operation.
 
 use alloc::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use crate::{
     x86_64::error::Unsupported,
 };
 
-/// A Skylake as Bochs emulates it, but for `change`.
+/// A Skylake as emulated by Bochs, after `change`.
 fn skylake(change: impl Fn(u32, u64) -> u64) -> Result<VmxCapabilities, Unsupported> {
     let cpuid = |leaf, _| {
         let (eax, ecx) = match leaf {
@@ -83,7 +83,7 @@ fn a_machine_that_cannot_says_why() {
     assert_eq!(without(0x48c, 6), missing("EPT of four levels"));
     assert_eq!(without(0x48c, 20), missing("INVEPT"));
     assert_eq!(without(0x48f, 32 + 21), missing("LOAD_IA32_EFER"));
-    // Firmware that has left the register open is no obstacle.
+    // Firmware that has not locked the register is supported.
     assert!(skylake(|asked, value| if asked == 0x3a { 0 } else { value }).is_ok());
     let no_vpid = skylake(|asked, value| if asked == 0x48c { value & !(1 << 42) } else { value }).unwrap();
     assert!(!no_vpid.vpid);
@@ -160,7 +160,7 @@ fn segments_have_the_access_rights_of_their_descriptors() {
     assert_eq!(state::access_rights(&Segment::UNUSABLE.into()), 0x1_0000);
 }
 
-/// A VMCS in memory. A field that was never written reads as 0.
+/// VMCS in memory. A field that was never written reads as 0.
 #[derive(Debug, Default)]
 struct MemoryVmcs(BTreeMap<u32, u64>);
 

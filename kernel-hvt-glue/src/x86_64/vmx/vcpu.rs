@@ -1,4 +1,4 @@
-//! A virtual CPU on VMX: its VMCS, and what the VMCS does not hold.
+//! Virtual CPU on VMX: its VMCS, and the state that the VMCS does not hold.
 
 use core::{mem::ManuallyDrop, ptr};
 
@@ -35,27 +35,27 @@ use crate::{
     },
 };
 
-/// Ticks of the TSC after which a guest leaves without any other reason: about a millisecond. Interrupts come first, as
-/// a rule, but the kernel may have masked those it could wait for, and Bochs 2.7 does not let them leave a guest whose
-/// RFLAGS.IF was 0 when it was entered.
+/// TSC ticks after which a guest exits without another reason: about a millisecond. Usually an
+/// interrupt comes first. But the kernel may have masked the interrupts that it could wait for, and
+/// in Bochs 2.7 an interrupt does not cause an exit from a guest whose RFLAGS.IF was 0 at entry.
 const LONGEST_STAY: u32 = 1 << 22;
 
-/// A virtual CPU.
+/// Virtual CPU.
 pub(super) struct VmxVcpu<H: Host> {
     vmcs: ManuallyDrop<Frames<H>>,
-    /// The guest's FPU while it is not on a CPU.
+    /// The guest's FPU state while it is not loaded.
     fpu: Frames<H>,
     pub(super) offer: Offer,
     pub(super) capabilities: VmxCapabilities,
     pub(super) context: Context,
-    /// The state in which the guest is to be entered next, until it has passed the checks.
+    /// State for the next entry, until it has passed the checks.
     start: Option<VcpuState>,
     eptp: u64,
     msr_bitmap: Hpa,
     residence: Option<Residence>,
-    /// The CPU that the VMCS is tied to: that of the [`Bound`](crate::Bound), if there is one.
+    /// CPU on which the VMCS is active: the CPU of the [`Bound`](crate::Bound), if there is one.
     active_on: Option<u32>,
-    /// The kernel's state that the VMCS holds.
+    /// Kernel state in the VMCS.
     host: Option<HostState>,
     host_cr3: u64,
     /// IA32_DEBUGCTL, which a VM exit clears.
@@ -63,19 +63,19 @@ pub(super) struct VmxVcpu<H: Host> {
     host_kernel_gs_base: u64,
     kernel_gs_base: u64,
     pub(super) debug: DebugRegisters,
-    /// Somebody else than the guest has set registers.
+    /// The registers were set from outside since the last check.
     pub(super) unchecked: bool,
-    /// RIP differs from that in the VMCS.
+    /// RIP differs from the value in the VMCS.
     pub(super) rip_moved: bool,
     pub(super) xcr0: u64,
-    /// The guest's CR8: the task priority of a local APIC that it does not have.
+    /// The guest's CR8: the task priority of a local APIC that the guest does not have.
     pub(super) cr8: u64,
     /// The guest has set EFER.SCE.
     pub(super) uses_syscall: bool,
 }
 
 impl<H: Host> VmxVcpu<H> {
-    /// A virtual CPU in `state` that sees guest-physical memory through the tables at `root`.
+    /// Creates a virtual CPU in `state` that uses the second-level page tables at `root`.
     pub(super) fn new(
         host: &H,
         capabilities: VmxCapabilities,
@@ -115,22 +115,23 @@ impl<H: Host> VmxVcpu<H> {
         Ok(vcpu)
     }
 
-    /// Makes the VMCS current on this CPU and prepares it for entries. Undone by [`untie`](Self::untie).
+    /// Makes the VMCS current on this CPU and prepares it for entries. [`untie`](Self::untie)
+    /// reverts this.
     ///
     /// # Safety
-    /// CPL 0 on the CPU of `cpu`, which is in VMX operation.
+    /// Must run at CPL 0 on the CPU of `cpu`, in VMX operation.
     pub(super) unsafe fn tie(&mut self, cpu: &mut CpuState<H>, binding: &Binding) -> Result<(), BindError> {
         if let Some(cpu) = self.active_on.filter(|cpu| *cpu != binding.cpu) {
             return Err(BindError::ActiveElsewhere { cpu });
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let host = unsafe { HostState::capture(cpu.msrs) };
         if let Some((register, selector)) = host.unloadable_selector() {
             return Err(BindError::HostSelector { register, selector });
         }
         let region = self.vmcs.base().0;
-        // SAFETY: the caller's promise; the region is a VMCS of this CPU's revision. A VMCS that is tied to no CPU may be
-        // cleared, and one that no CPU has seen yet must be.
+        // SAFETY: guaranteed by the caller; the region is a VMCS with this CPU's revision. VMCLEAR
+        // is allowed for a VMCS that is not active on a CPU, and is required for a new VMCS.
         let mut vmcs = unsafe {
             if vmclear(region).and_then(|()| vmptrld(region)).is_err() {
                 return Err(BindError::ControlStructure);
@@ -145,7 +146,7 @@ impl<H: Host> VmxVcpu<H> {
             self.host = Some(host);
         }
         self.host_cr3 = !0;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.settle(&mut vmcs, &mut cpu.tags, binding) };
 
         self.context.guest_fpu = self.fpu.as_ptr() as u64;
@@ -155,7 +156,8 @@ impl<H: Host> VmxVcpu<H> {
         self.context.l1d_fill = cpu.l1d_fill.as_ref().map_or(0, |frames| frames.as_ptr() as u64);
         self.context.verw_selector = stack_selector();
         self.choose_xcr0(&vmcs);
-        // SAFETY: the caller's promise; the guest's value is canonical, since it comes from the register.
+        // SAFETY: guaranteed by the caller; the guest's value is canonical, because it comes from
+        // the register.
         unsafe {
             self.debug.bind();
             self.host_debugctl = rdmsr(IA32_DEBUGCTL);
@@ -165,7 +167,7 @@ impl<H: Host> VmxVcpu<H> {
         Ok(())
     }
 
-    /// Writes controls into a new VMCS, and the state that was set since it was last current.
+    /// Writes the controls of a new VMCS, and state that was set since the VMCS was last current.
     fn configure(&mut self, vmcs: &mut impl Fields) {
         if self.residence.is_none() {
             self.write_controls(vmcs);
@@ -202,7 +204,7 @@ impl<H: Host> VmxVcpu<H> {
         }
     }
 
-    /// Sees to it that no stale translation is used.
+    /// Ensures that no stale translation is used.
     ///
     /// # Safety
     /// As for [`tie`](Self::tie).
@@ -211,7 +213,8 @@ impl<H: Host> VmxVcpu<H> {
             return;
         }
         let (tag, flush) = tags.fresh();
-        // SAFETY: the caller's promise; the CPU has INVEPT of all contexts, and the rest where its capabilities say so.
+        // SAFETY: guaranteed by the caller; the CPU has INVEPT of all contexts, and the other types
+        // if its capabilities report them.
         unsafe {
             if flush {
                 invept(InvEpt::Global, 0);
@@ -230,12 +233,13 @@ impl<H: Host> VmxVcpu<H> {
         self.residence = Some(Residence::new(binding, tags, tag));
     }
 
-    /// Ties the VMCS to no CPU, and restores what entries and exits have changed of the kernel's state.
+    /// Makes the VMCS inactive, and restores the kernel's state that entries and exits have
+    /// changed.
     ///
     /// # Safety
-    /// CPL 0 on the CPU that it was bound to.
+    /// Must run at CPL 0 on the CPU to which the virtual CPU is bound.
     pub(super) unsafe fn untie(&mut self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let interrupts = InterruptFlag::clear();
             self.kernel_gs_base = rdmsr(msr::KERNEL_GS_BASE);
@@ -243,7 +247,7 @@ impl<H: Host> VmxVcpu<H> {
             if let Some(host) = &self.host {
                 host.restore();
             }
-            // Where that fails, the frame stays tied to this CPU and is never given back.
+            // If VMCLEAR fails, the VMCS stays active on this CPU and its frame is leaked.
             if vmclear(self.vmcs.base().0).is_ok() {
                 self.active_on = None;
             }
@@ -254,7 +258,7 @@ impl<H: Host> VmxVcpu<H> {
     /// Checks the state that was set since the last entry.
     pub(super) fn check(&mut self) -> Result<(), EntryFailure> {
         if let Some(start) = &self.start {
-            // RIP and RFLAGS may have been set since: they are checked below.
+            // RIP and RFLAGS may have been set since; they are checked below.
             let start = &VcpuState { general: self.context.registers, ..*start };
             check::check(start, self.offer.cr4, &self.capabilities)?;
             self.start = None;
@@ -266,9 +270,10 @@ impl<H: Host> VmxVcpu<H> {
     /// As for [`entry::enter`].
     #[inline]
     pub(super) unsafe fn enter(&mut self, vmcs: &mut Vmcs, fpu: FpuOwner) {
-        // SAFETY: the caller's promise. An NMI and a machine check are handed over before interrupts are enabled again.
+        // SAFETY: guaranteed by the caller. An NMI and a machine check are passed to the kernel
+        // before interrupts are enabled.
         unsafe {
-            // The scheduler may have been here since the last entry.
+            // The scheduler may have switched address spaces since the last entry.
             let cr3 = cr3();
             if cr3 != self.host_cr3 {
                 vmcs.write(fields::HOST_CR3, cr3);
@@ -303,37 +308,40 @@ impl<H: Host> VmxVcpu<H> {
         self.unchecked = true;
     }
 
-    /// Sets all but FPU, debug registers and XCR0, when it is next bound.
+    /// Sets all state except FPU, debug registers and XCR0. The state is written when the virtual
+    /// CPU is next bound.
     pub(super) fn write_state(&mut self, state: &VcpuState) {
         self.start = Some(*state);
         self.context.cr2 = state.cr2;
-        // What the checks refuse is not written to the register either.
+        // A value that the checks will reject must not be written to the register either.
         self.kernel_gs_base = if is_canonical(state.kernel_gs_base) { state.kernel_gs_base } else { 0 };
         self.uses_syscall = Efer::from_bits_retain(state.efer).contains(Efer::SCE);
         self.set_general_registers(&state.general);
     }
 
-    /// What [`write_state`](Self::write_state) sets.
+    /// Returns the state that [`write_state`](Self::write_state) sets.
     ///
     /// # Safety
-    /// CPL 0 on the CPU that this is bound to.
+    /// Must run at CPL 0 on the CPU to which the virtual CPU is bound.
     pub(super) unsafe fn read_state(&self) -> VcpuState {
         if let Some(start) = self.start {
             return VcpuState { general: self.context.registers, ..start };
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let (vmcs, kernel_gs_base) = unsafe { (Vmcs::current(), rdmsr(msr::KERNEL_GS_BASE)) };
         VcpuState { cr2: self.context.cr2, kernel_gs_base, ..state::read(&vmcs, self.context.registers) }
     }
 
-    /// XCR0 matters to a guest only while its CR4.OSXSAVE is set; until then, leave the kernel's alone.
+    /// Selects XCR0 for the guest. It is significant only while the guest's CR4.OSXSAVE is set;
+    /// until then the kernel's value stays loaded.
     pub(super) fn choose_xcr0(&mut self, vmcs: &impl Fields) {
         let used = Cr4::from_bits_retain(state::read_cr4(vmcs)).contains(Cr4::OSXSAVE);
         self.context.guest_uses_xcr0 = used.into();
         self.context.guest_xcr0 = if used { self.xcr0 } else { self.context.host_xcr0 };
     }
 
-    /// The guest has found the debug registers: from now on they are swapped at every entry and exit.
+    /// Gives the debug registers to the guest after its first access. From then on they are swapped
+    /// at every entry and exit.
     pub(super) fn give_debug_registers(&mut self, vmcs: &mut impl Fields) {
         self.debug.give_to_guest();
         let controls = vmcs.read(fields::PRIMARY_CONTROLS);
@@ -343,18 +351,19 @@ impl<H: Host> VmxVcpu<H> {
 
 impl<H: Host> Drop for VmxVcpu<H> {
     fn drop(&mut self) {
-        // A CPU may still write to a VMCS that is tied to it: one that was bound and forgotten is never given back.
+        // A CPU may still write to its active VMCS. If a `Bound` was leaked, the frame is leaked
+        // too.
         if self.active_on.is_none() {
-            // SAFETY: it is not used again.
+            // SAFETY: the field is not used again.
             unsafe { ManuallyDrop::drop(&mut self.vmcs) };
         }
     }
 }
 
-/// A VMCS that no CPU has seen yet (SDM volume 3, 25.2).
+/// Creates a VMCS region for VMCLEAR (SDM volume 3, 25.2).
 fn new_region<H: Host>(host: &H, capabilities: &VmxCapabilities) -> Result<Frames<H>, OutOfMemory> {
     let region = Frames::allocate(host, 0)?;
-    // SAFETY: the frame is ours.
+    // SAFETY: the frame has just been allocated.
     unsafe { region.as_ptr().cast::<u32>().write(capabilities.revision) };
     Ok(region)
 }

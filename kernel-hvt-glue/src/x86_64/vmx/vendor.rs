@@ -1,4 +1,4 @@
-//! VMX as a [`Vendor`] (SDM volume 3, 24.6 and 24.7).
+//! Implementation of [`Vendor`] for VMX (SDM volume 3, 24.6 and 24.7).
 
 use alloc::boxed::Box;
 
@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// Virtual-processor identifiers have 16 bits.
+/// Number of virtual-processor identifiers, which have 16 bits.
 const VPIDS: u32 = 1 << 16;
 
-/// A machine with VMX.
+/// Machine with VMX.
 #[derive(Debug)]
 pub(crate) struct Vmx<H: Host> {
     capabilities: VmxCapabilities,
@@ -81,13 +81,14 @@ impl<H: Host> Vendor<H> for Vmx<H> {
 
     unsafe fn enable(&self, cpu: &mut CpuState<H>) -> Result<(), EnableError> {
         let capabilities = &self.capabilities;
-        // SAFETY: the caller's promise; the registers exist where VMX does, and the frame is the CPU's to be.
+        // SAFETY: guaranteed by the caller; the registers exist on CPUs with VMX, and the frame
+        // will belong to the CPU.
         unsafe {
             let cr4 = cr4();
             if Cr4::from_bits_retain(cr4).contains(Cr4::VMXE) {
                 return Err(EnableError::InUse);
             }
-            // Firmware may leave the register open: then it is ours to close.
+            // If the firmware has not locked the register, lock it with VMX enabled.
             let feature_control = rdmsr(IA32_FEATURE_CONTROL);
             if feature_control & LOCK == 0 {
                 wrmsr(IA32_FEATURE_CONTROL, feature_control | VMXON_OUTSIDE_SMX | LOCK);
@@ -112,8 +113,8 @@ impl<H: Host> Vendor<H> for Vmx<H> {
     }
 
     unsafe fn disable(&self, _cpu: &mut CpuState<H>) {
-        // SAFETY: the caller's promise. A VMCS that is still tied to this CPU belongs to a virtual CPU that has not been
-        // unbound, which keeps its frame for ever.
+        // SAFETY: guaranteed by the caller. A VMCS that is still active on this CPU belongs to a
+        // virtual CPU that has not been unbound, which leaks its frame.
         unsafe {
             vmxoff();
             set_cr4(cr4() & !Cr4::VMXE.bits());
