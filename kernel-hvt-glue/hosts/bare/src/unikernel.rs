@@ -45,7 +45,7 @@ impl Unikernel {
     ) -> Result<Self, String> {
         let mut vm = Vm::new(hypervisor).map_err(text)?;
         let range = GuestRange::new(Gpa(0), memory).ok_or("memory wraps around")?;
-        // Memory outside the regions of the layout holds descriptors and page tables. The CPU
+        // Memory outside the regions of the memory map holds descriptors and page tables. The CPU
         // writes accessed and dirty bits there on behalf of the guest.
         vm.allocate(range, Permissions::READ | Permissions::WRITE).map_err(text)?;
         let blocks = Blocks::of(&vm, memory);

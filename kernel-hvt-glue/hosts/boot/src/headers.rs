@@ -1,10 +1,12 @@
-//! What boot loaders look for in a program's file.
+//! Headers that boot loaders require in a program's file.
 
-/// Puts a Multiboot2 header and a PVH note into a program. Either loader enters it in 32-bit protected mode, without paging:
-/// PVH at the symbol `start32`, with EBX = start info; Multiboot2 at the file's entry point, which is to be the same, with
-/// EAX = magic number, EBX = information. [`read`](crate::read) takes the two registers.
+/// Adds a Multiboot2 header and a PVH note to a program. Either loader enters the program in 32-bit
+/// protected mode, without paging. PVH enters at the symbol `start32`, with EBX = start info.
+/// Multiboot2 enters at the file's entry point, which must be the same address, with EAX = magic
+/// number and EBX = information. [`read`](crate::read) takes the two registers.
 ///
-/// The linker script keeps the sections `.multiboot2`, within the first 32 KiB of the file, and `.note.pvh`, in a `PT_NOTE`.
+/// The linker script must keep the sections `.multiboot2`, within the first 32 KiB of the file, and
+/// `.note.pvh`, in a `PT_NOTE` segment.
 #[macro_export]
 macro_rules! headers {
     () => {
@@ -30,7 +32,7 @@ multiboot2_header_end:
     .quad start32
     .text
 "#,
-            // Of the header (Multiboot2 Specification, 3.1.1).
+            // Magic number of the header (Multiboot2 Specification, 3.1.1).
             magic = const 0xe852_50d6_u32,
         );
     };

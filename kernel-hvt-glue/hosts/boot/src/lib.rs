@@ -1,8 +1,9 @@
-//! What the boot loader says: command line, memory, modules.
+//! Information from the boot loader: command line, memory, modules.
 //!
-//! Two boot protocols lead here: PVH (QEMU's `-kernel`) and Multiboot2 (GRUB). Both are turned into one [`Boot`].
+//! Two boot protocols are supported: PVH (QEMU's `-kernel`) and Multiboot2 (GRUB). Both produce a
+//! [`Boot`].
 //!
-//! [`memory_functions`] defines what a program needs that is linked without a C library.
+//! [`memory_functions`] defines the functions that a program without a C library needs.
 #![no_std]
 
 #[cfg(test)]
@@ -19,10 +20,10 @@ mod pvh;
 pub use multiboot::from_multiboot2;
 pub use pvh::from_pvh;
 
-/// Ranges of memory, and modules, at most.
+/// Maximum number of memory ranges, and of modules.
 const MAX_RANGES: usize = 64;
 
-/// A half-open range of host-physical addresses (HPA), in bytes.
+/// Half-open range of host-physical addresses (HPA), in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PhysicalRange {
     /// First address.
@@ -32,42 +33,43 @@ pub struct PhysicalRange {
 }
 
 impl PhysicalRange {
-    /// The range of `len` bytes at `start`, cut off at the end of the address space.
+    /// Returns the range of `len` bytes at `start`, truncated at the end of the address space.
     #[must_use]
     pub const fn new(start: u64, len: u64) -> Self {
         Self { start, end: start.saturating_add(len) }
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.end - self.start
     }
 
-    /// Whether the range holds no byte.
+    /// Returns `true` if the range is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.start >= self.end
     }
 }
 
-/// Everything a boot loader hands over.
+/// Information from a boot loader.
 #[derive(Debug, Default)]
 pub struct Boot<'a> {
     /// The kernel's command line.
     pub command_line: &'a str,
-    /// Usable memory, as the firmware reports it; kernel, modules and `reserved` lie in it.
+    /// Usable memory, as the firmware reports it. Kernel, modules and `reserved` are inside.
     pub memory: ArrayVec<PhysicalRange, MAX_RANGES>,
-    /// Files that the loader put in memory.
+    /// Files that the loader loaded into memory.
     pub modules: ArrayVec<PhysicalRange, MAX_RANGES>,
-    /// Host-physical address of ACPI's root pointer (RSDP), where the loader tells.
+    /// Host-physical address of ACPI's root pointer (RSDP), if the loader reports it.
     pub rsdp: Option<u64>,
-    /// What else the loader left in memory and this structure refers to.
+    /// Other data of the loader in memory to which this structure refers.
     pub reserved: ArrayVec<PhysicalRange, 4>,
 }
 
 impl Boot<'_> {
-    /// The memory that nothing occupies: neither firmware (the first MiB), nor the kernel, nor what the loader left.
+    /// Returns the free memory: without the firmware's (the first MiB), the kernel, and the
+    /// loader's data.
     #[must_use]
     pub fn free_memory(&self, kernel: PhysicalRange) -> ArrayVec<PhysicalRange, MAX_RANGES> {
         let mut free = self.memory.clone();
@@ -79,7 +81,7 @@ impl Boot<'_> {
                 let after = PhysicalRange { start: range.start.max(taken.end), end: range.end };
                 free[index] = if before.is_empty() { after } else { before };
                 if !before.is_empty() && !after.is_empty() {
-                    // A piece too many stays unused.
+                    // An excess range stays unused.
                     let _ = free.try_push(after);
                 }
             }
@@ -93,11 +95,12 @@ impl Boot<'_> {
     }
 }
 
-/// Reads what either loader left, given EAX and EBX at the entry point that [`headers!`] tells of, and does `then` with it.
-/// `physical` returns the bytes at a host-physical address.
+/// Reads the information of either loader and calls `then` with it. `eax` and `ebx` are the
+/// registers at the entry point of [`headers!`]. `physical` returns the bytes at a host-physical
+/// address.
 ///
 /// # Safety
-/// Memory that the loader filled is mapped at its physical address, and as the loader left it.
+/// Memory that the loader filled must be mapped at its physical address, and must be unmodified.
 pub unsafe fn read<R>(
     eax: u32,
     ebx: u32,
@@ -108,25 +111,26 @@ pub unsafe fn read<R>(
         return then(from_pvh(ebx.into(), physical));
     }
     let address = core::ptr::with_exposed_provenance::<BootInformationHeader>(ebx as usize);
-    // SAFETY: the magic number says that a Multiboot2 loader left its information there; the rest is the caller's promise.
+    // SAFETY: the magic number indicates that a Multiboot2 loader left its information there; the
+    // caller guarantees the other requirements.
     match unsafe { BootInformation::load(address) } {
         Ok(information) => then(from_multiboot2(&information)),
         Err(_) => then(Err(BootError::Multiboot2)),
     }
 }
 
-/// Why there is no [`Boot`].
+/// Reason that there is no [`Boot`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum BootError {
     /// Neither protocol's magic number was found.
     UnknownLoader,
-    /// The structure is older than the version that carries a memory map.
+    /// The structure's version is older than the first one with a memory map.
     PvhVersion(u32),
     /// The Multiboot2 information is malformed.
     Multiboot2,
     /// The loader reports no memory map.
     NoMemoryMap,
-    /// More modules than a [`Boot`] holds.
+    /// There are more modules than a [`Boot`] can hold.
     TooManyModules,
     /// The command line is not UTF-8.
     CommandLine,
@@ -135,13 +139,13 @@ pub enum BootError {
 impl core::fmt::Display for BootError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::UnknownLoader => write!(f, "not booted by PVH or Multiboot2"),
+            Self::UnknownLoader => write!(f, "unknown boot protocol: expected PVH or Multiboot2"),
             Self::PvhVersion(version) => {
-                write!(f, "PVH start info has version {version}, 1 is needed for a memory map")
+                write!(f, "PVH start info has version {version}, but a memory map needs version 1")
             }
             Self::Multiboot2 => write!(f, "malformed Multiboot2 information"),
-            Self::NoMemoryMap => write!(f, "the boot loader reports no memory"),
-            Self::TooManyModules => write!(f, "more than {MAX_RANGES} modules"),
+            Self::NoMemoryMap => write!(f, "the boot loader reports no memory map"),
+            Self::TooManyModules => write!(f, "too many modules: at most {MAX_RANGES} are supported"),
             Self::CommandLine => write!(f, "the command line is not UTF-8"),
         }
     }

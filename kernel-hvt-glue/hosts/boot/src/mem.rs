@@ -1,16 +1,18 @@
-//! The functions that compiled code calls. On a host target the compiler expects a C library to define them.
+//! Functions that compiled code calls. On a host target the compiler expects a C library to define
+//! them.
 
-/// Defines `memcpy`, `memmove`, `memset` and `memcmp`, for a program that is linked without a C library. Only a program
-/// may do so, once: tests on a host have them from the C library.
+/// Defines `memcpy`, `memmove`, `memset` and `memcmp` for a program without a C library. Only a
+/// program may use this macro, and only once; tests on a host use the C library's functions.
 ///
-/// Written in assembly: in Rust the compiler would turn their loops into calls of themselves.
+/// The functions are in assembly, because the compiler would replace loops in Rust by calls to
+/// these functions.
 #[macro_export]
 macro_rules! memory_functions {
     () => {
         /// C's `memcpy`.
         ///
         /// # Safety
-        /// As in C: both ranges are valid and do not overlap.
+        /// As in C: both ranges must be valid and must not overlap.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
@@ -29,7 +31,7 @@ macro_rules! memory_functions {
         /// C's `memmove`.
         ///
         /// # Safety
-        /// As in C: both ranges are valid.
+        /// As in C: both ranges must be valid.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8, len: usize) -> *mut u8 {
@@ -53,7 +55,7 @@ macro_rules! memory_functions {
         /// C's `memset`.
         ///
         /// # Safety
-        /// As in C: the range is valid.
+        /// As in C: the range must be valid.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn memset(destination: *mut u8, byte: i32, len: usize) -> *mut u8 {
@@ -76,14 +78,14 @@ macro_rules! memory_functions {
         /// C's `memcmp`.
         ///
         /// # Safety
-        /// As in C: both ranges are valid.
+        /// As in C: both ranges must be valid.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
             core::arch::naked_asm!(
                 "mov rcx, rdx",
                 "xor eax, eax",
-                "cmp rcx, rcx", // equal, should there be nothing to compare
+                "cmp rcx, rcx", // sets ZF: equal if the length is 0
                 "repe cmpsb",
                 "je 2f",
                 "movzx eax, byte ptr [rdi - 1]",
@@ -96,14 +98,15 @@ macro_rules! memory_functions {
         /// C's `bcmp`.
         ///
         /// # Safety
-        /// As in C: both ranges are valid.
+        /// As in C: both ranges must be valid.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
             core::arch::naked_asm!("jmp {memcmp}", memcmp = sym memcmp)
         }
 
-        /// Named by the precompiled `core` and `alloc`, which can unwind. This kernel cannot: its panics end it.
+        /// Referenced by the precompiled `core` and `alloc`, which can unwind. This kernel does not
+        /// unwind: a panic ends it.
         #[unsafe(no_mangle)]
         extern "C" fn rust_eh_personality() {}
 

@@ -1,13 +1,13 @@
-//! Multiboot2 boot: the information structure of the *Multiboot2 Specification*, section 3.6.
+//! Multiboot2 boot: information structure of the *Multiboot2 Specification*, section 3.6.
 
 use multiboot2::{BootInformation, CommandLineTag, MemoryAreaType, MemoryMapTag, ModuleTag};
 
 use super::{Boot, BootError, PhysicalRange};
 
-/// Reads the Multiboot2 information that a loader handed over.
+/// Converts a loader's Multiboot2 information.
 ///
 /// # Errors
-/// When the information lacks a memory map or holds a malformed string.
+/// Returns [`BootError`] if the information lacks a memory map or has a malformed string.
 pub fn from_multiboot2<'a>(information: &'a BootInformation<'a>) -> Result<Boot<'a>, BootError> {
     let mut boot = Boot::default();
     let start = information.start_address() as u64;
@@ -17,7 +17,7 @@ pub fn from_multiboot2<'a>(information: &'a BootInformation<'a>) -> Result<Boot<
     }
     let map = information.get_tag::<MemoryMapTag>().ok_or(BootError::NoMemoryMap)?;
     for area in map.memory_areas().iter().filter(|area| area.typ() == MemoryAreaType::Available) {
-        // An area too many stays unused.
+        // An excess area stays unused.
         let _ = boot.memory.try_push(PhysicalRange::new(area.start_address(), area.size()));
     }
     for module in information.get_tags::<ModuleTag>() {

@@ -47,10 +47,11 @@ struct MemoryMapEntry {
     reserved: little_endian::U32,
 }
 
-/// Reads the PVH start info at `address` through `physical`, which returns the bytes at a host-physical address.
+/// Reads the PVH start info at `address` through `physical`, which returns the bytes at a
+/// host-physical address.
 ///
 /// # Errors
-/// When what lies there is no PVH start info, or one without memory map.
+/// Returns [`BootError`] if there is no PVH start info at `address`, or if it has no memory map.
 pub fn from_pvh<'a>(address: u64, physical: impl Fn(u64, usize) -> &'a [u8]) -> Result<Boot<'a>, BootError> {
     let info = StartInfo::ref_from_bytes(physical(address, size_of::<StartInfo>()));
     let info = info.ok().filter(|info| info.magic == MAGIC).ok_or(BootError::UnknownLoader)?;
@@ -68,7 +69,7 @@ pub fn from_pvh<'a>(address: u64, physical: impl Fn(u64, usize) -> &'a [u8]) -> 
     let bytes = physical(info.memmap_paddr.get(), info.memmap_entries.get() as usize * size_of::<MemoryMapEntry>());
     let map = <[MemoryMapEntry]>::ref_from_bytes(bytes).unwrap_or_default();
     for area in map.iter().filter(|area| area.kind == RAM) {
-        // An area too many stays unused.
+        // An excess area stays unused.
         let _ = boot.memory.try_push(PhysicalRange::new(area.addr.get(), area.size.get()));
     }
     if boot.memory.is_empty() {

@@ -1,15 +1,15 @@
-//! What programs that run test unikernels without an operating system's libraries have in common: the bare host, and
-//! the first process of a Redox kernel.
+//! Common code of programs that run test unikernels without an operating system's libraries: the
+//! bare host, and the first process of a Redox kernel.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | [`pack`] | the unikernels that came along |
-//! | [`clock`] | the time stamp counter as a clock |
-//! | [`peer`] | who is at a wire's other end |
-//! | [`monitor`] | a unikernel: loading it, and serving its exits |
-//! | [`power`] | how an emulator is ended |
+//! | [`pack`] | archives with unikernels |
+//! | [`clock`] | clock based on the time stamp counter |
+//! | [`peer`] | peer at the far end of a wire |
+//! | [`monitor`] | loading a unikernel, and serving its exits |
+//! | [`power`] | ending the emulator |
 //! | [`suite`] | the conformance table |
-//! | [`tally`] | how checks come out |
+//! | [`tally`] | results of checks |
 #![no_std]
 
 #[cfg(test)]

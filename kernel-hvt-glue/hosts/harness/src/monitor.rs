@@ -1,4 +1,4 @@
-//! A unikernel outside of its virtual machine: loading it, and counting its exits.
+//! Parts of a unikernel outside of its virtual machine: loading it, and counting its exits.
 
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
@@ -13,17 +13,17 @@ use hvt_core::{
     monitor::Observer,
 };
 
-/// What a unikernel is started with.
+/// Configuration of a unikernel.
 pub struct Config<'a> {
-    /// Its arguments.
+    /// Command line arguments.
     pub arguments: &'a [&'a str],
-    /// The devices for those that its manifest names.
+    /// Devices for the names in the manifest.
     pub slots: Vec<(String, Slot)>,
-    /// Its wall clock.
+    /// Wall clock.
     pub clock: Box<dyn Clock>,
-    /// How it sleeps.
+    /// Poller for sleeping.
     pub poller: Box<dyn Poller>,
-    /// Frequency of its cycle counter in Hz.
+    /// Frequency of the cycle counter in Hz.
     pub cycle_frequency: u64,
 }
 
@@ -43,7 +43,7 @@ impl Loaded {
     /// Loads the unikernel in `file` into `memory`.
     ///
     /// # Errors
-    /// Returns the message of the module that refuses `file` or `config`.
+    /// Returns the message of the component that rejects `file` or `config`.
     pub fn new(file: &[u8], config: Config<'_>, memory: &dyn GuestMemory) -> Result<Self, String> {
         let image = Image::parse(file).map_err(text)?;
         let attached = attach::attach(image.manifest(), config.slots).map_err(text)?;
@@ -67,17 +67,17 @@ impl Loaded {
     }
 }
 
-/// Exits of a unikernel by reason. As an [`Observer`] it counts hypercalls.
+/// Number of exits of a unikernel by reason. As an [`Observer`], it counts hypercalls.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// By the hypercall's number; index 0 counts the unknown ones.
+    /// Counts by hypercall number; index 0 is for unknown hypercalls.
     hypercalls: [u64; Number::ALL.len() + 1],
-    /// Ends of time slices, which do not reach the monitor.
+    /// Number of time slices that ended, which the monitor does not see.
     pub interrupted: u64,
 }
 
 impl Counts {
-    /// Hypercalls and ends of time slices.
+    /// Returns the number of hypercalls and ended time slices.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.hypercalls.iter().sum::<u64>() + self.interrupted
@@ -106,10 +106,10 @@ impl Observer for Counts {
     fn served(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, hypercall::HypercallError>) {}
 }
 
-/// The devices that the unikernel in `file` names.
+/// Returns the manifest of the unikernel in `file`.
 ///
 /// # Errors
-/// The message of whatever refuses it.
+/// Returns the message of the parser if `file` is invalid.
 pub fn manifest(file: &[u8]) -> Result<Manifest, String> {
     Ok(Image::parse(file).map_err(text)?.manifest().clone())
 }

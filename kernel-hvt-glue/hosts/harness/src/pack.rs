@@ -1,17 +1,17 @@
-//! The files that came along: one cpio archive for each module, unikernels of the conformance table under `suite/`,
-//! others under `guest/`.
+//! Files of the boot modules. Each module is a cpio archive with unikernels of the conformance
+//! table under `suite/` and other unikernels under `guest/`.
 
 use alloc::{format, string::String, vec::Vec};
 
 use cpio_reader::Mode;
 
-/// Every file of every archive.
+/// All files of all archives.
 pub struct Pack<'a> {
     files: Vec<(&'a str, &'a [u8])>,
 }
 
 impl<'a> Pack<'a> {
-    /// The files in these archives.
+    /// Reads the files of these archives.
     #[must_use]
     pub fn new(archives: impl Iterator<Item = &'a [u8]>) -> Self {
         let files = archives
@@ -22,16 +22,16 @@ impl<'a> Pack<'a> {
         Self { files }
     }
 
-    /// The guest of the conformance table with this name.
+    /// Returns the guest of the conformance table with this name.
     ///
     /// # Errors
-    /// It is not there.
+    /// Returns a message if there is no such guest.
     pub fn suite(&self, name: &str) -> Result<&'a [u8], String> {
         let found = self.files.iter().find(|(path, _)| path.strip_prefix("suite/") == Some(name));
-        found.map(|(_, file)| *file).ok_or_else(|| format!("there is no guest {name} in the pack"))
+        found.map(|(_, file)| *file).ok_or_else(|| format!("no guest '{name}' in the archives"))
     }
 
-    /// The other guests, with their names.
+    /// Returns the other guests with their names.
     pub fn guests(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         self.files.iter().filter_map(|(path, file)| Some((path.strip_prefix("guest/")?, *file)))
     }

@@ -1,18 +1,18 @@
-//! The far end of a guest's network device: says what a case of the conformance table has it say.
+//! Far end of a guest's network device: sends the frames of a case of the conformance table.
 
 use hvt_core::device::in_memory::Wire;
 use test_suite::Exchange;
 
-/// Sends each frame of a case, and waits for the answer to it before the next.
+/// Peer that sends each frame of a case, and waits for the reply before it sends the next.
 pub struct Peer {
     wire: Wire,
     exchanges: &'static [Exchange],
-    /// How many frames have been sent.
+    /// Number of frames sent.
     sent: usize,
 }
 
 impl Peer {
-    /// The peer at this end of a wire. Its first frame is on the way.
+    /// Creates the peer at this end of a wire, and sends its first frame.
     #[must_use]
     pub fn new(wire: Wire, exchanges: &'static [Exchange]) -> Self {
         let mut peer = Self { wire, exchanges, sent: 0 };
@@ -27,7 +27,7 @@ impl Peer {
         self.sent += 1;
     }
 
-    /// Looks at the frames that have come. Those that are no answer are nobody's business.
+    /// Handles received frames. Frames other than the expected reply are ignored.
     pub fn poll(&mut self) {
         while let Some(frame) = self.wire.receive() {
             if self.exchanges.get(self.sent - 1).is_some_and(|exchange| frame == exchange.reply) {
@@ -36,7 +36,7 @@ impl Peer {
         }
     }
 
-    /// The number of the exchange that has not been answered, if there is one.
+    /// Returns the index of the exchange without a reply, if any.
     #[must_use]
     pub fn waiting_for(&self) -> Option<usize> {
         (self.sent <= self.exchanges.len()).then(|| self.sent - 1)

@@ -1,31 +1,32 @@
-//! Ending the emulator.
+//! Ends the emulator.
 
 use x86_64::instructions::port::PortWriteOnly;
 
-/// QEMU's `isa-debug-exit` device: QEMU ends with status `2 * value + 1`.
+/// Port of QEMU's `isa-debug-exit` device: QEMU exits with status `2 * value + 1`.
 const QEMU_DEBUG_EXIT: u16 = 0xf4;
-/// Bochs ends when it has read [`BOCHS_SHUTDOWN`] here.
+/// Port on which Bochs exits after the string [`BOCHS_SHUTDOWN`].
 const BOCHS_POWER: u16 = 0x8900;
 /// See [`BOCHS_POWER`].
 const BOCHS_SHUTDOWN: &[u8] = b"Shutdown";
 
-/// How what was to be checked ended.
+/// Outcome of all checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every check held.
+    /// Every check passed.
     Passed = 0,
-    /// A check did not hold.
+    /// A check failed.
     Failed = 1,
-    /// What does the checks came to grief itself.
+    /// The program that runs the checks failed itself.
     Panicked = 2,
 }
 
-/// Ends the emulator that this runs in, QEMU with a status that tells of `outcome`. Comes back where there is none.
+/// Ends the emulator, with a QEMU exit status for `outcome`. Returns if there is no emulator.
 ///
 /// # Safety
-/// The caller may use I/O ports, and nothing but an emulator listens at these two.
+/// The caller must be allowed to use I/O ports, and no device other than an emulator's may use
+/// these two ports.
 pub unsafe fn end_emulator(outcome: Outcome) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         PortWriteOnly::<u32>::new(QEMU_DEBUG_EXIT).write(outcome as u32);
         let mut port = PortWriteOnly::<u8>::new(BOCHS_POWER);

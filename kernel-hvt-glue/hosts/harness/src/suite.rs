@@ -1,4 +1,4 @@
-//! The conformance table, on whatever runs unikernels here.
+//! The conformance table, independent of the machine that runs the unikernels.
 
 use alloc::{boxed::Box, format, rc::Rc, string::String, vec, vec::Vec};
 use core::cell::RefCell;
@@ -22,52 +22,54 @@ use crate::{
     tally::Tally,
 };
 
-/// What runs unikernels.
+/// Environment that runs unikernels.
 pub trait Machine {
-    /// Whether it can do this.
+    /// Returns `true` if the machine has this ability.
     fn can(&self, ability: Ability) -> bool;
 
-    /// Runs the unikernel in `file` to its end, or until it is given up: soon where it is [`Patience::Short`].
+    /// Runs the unikernel in `file` until it exits or times out. With [`Patience::Short`] the
+    /// timeout is short.
     ///
     /// # Errors
-    /// What kept it from running.
+    /// Returns a message if the unikernel cannot run.
     fn run(&mut self, file: &[u8], guest: Guest<'_>) -> Result<Ran, String>;
 }
 
-/// What a unikernel is to be run with.
+/// Configuration of a unikernel.
 pub struct Guest<'a> {
     /// Guest memory in bytes.
     pub memory: u64,
-    /// Its arguments.
+    /// Command line arguments.
     pub arguments: &'a [&'a str],
-    /// The devices for those that its manifest names.
+    /// Devices for the names in the manifest.
     pub slots: Vec<(String, Slot)>,
-    /// What it waits for.
+    /// Wires that wake the unikernel.
     pub wires: Wires,
-    /// How long it may take.
+    /// Timeout.
     pub patience: Patience,
 }
 
-/// How long a unikernel may take.
+/// Timeout of a unikernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// It will end by itself.
+    /// Timeout for a unikernel that exits.
     Long,
-    /// It will not.
+    /// Timeout for a unikernel that does not exit.
     Short,
 }
 
-/// What came of a unikernel.
+/// Result of a unikernel.
 pub struct Ran {
-    /// How it ended.
+    /// Reason of the end.
     pub outcome: Outcome,
-    /// What it printed.
+    /// Console output.
     pub transcript: Vec<u8>,
-    /// How often it left the virtual CPU.
+    /// Number of exits of the virtual CPU.
     pub counts: Counts,
 }
 
-/// The wires that a unikernel waits for, and who lives at their far ends while it sleeps.
+/// Wires that wake a unikernel, with the peers at their far ends, which run while the unikernel
+/// sleeps.
 #[derive(Clone, Default)]
 pub struct Wires {
     /// The unikernel's ends, by handle.
@@ -76,20 +78,21 @@ pub struct Wires {
 }
 
 impl Wires {
-    /// A unikernel's end of a wire, which is its device of this handle. Nobody but another unikernel is at the far end.
+    /// Creates the set for one wire, which is the unikernel's device `handle`. The far end belongs
+    /// to another unikernel and has no peer.
     #[must_use]
     pub fn of(handle: u32, near: Wire) -> Self {
         Self { near: vec![(handle, near)], ..Self::default() }
     }
 
-    /// The devices with a frame waiting, a bit for each handle. The peers get a turn first.
+    /// Returns the devices with a frame waiting, as a bit per handle. The peers run first.
     #[must_use]
     pub fn ready(&self) -> u64 {
         self.peers.borrow_mut().iter_mut().for_each(Peer::poll);
         self.near.iter().filter(|(_, wire)| wire.is_ready()).fold(0, |set, (handle, _)| set | 1 << handle)
     }
 
-    /// The first peer that still waits for an answer, if any.
+    /// Returns an error for the first peer that still waits for a reply.
     fn unfinished(&self) -> Result<(), String> {
         let finished = |peer: &mut Peer| {
             peer.poll();
@@ -99,11 +102,11 @@ impl Wires {
     }
 }
 
-/// A disk of zeros for each block device that the unikernel in `file` names, and a wire that leads back to itself for
-/// each network device.
+/// Creates a zero-filled disk for each block device in the manifest of the unikernel in `file`, and
+/// a loopback wire for each network device.
 ///
 /// # Errors
-/// The message of whatever refuses the file.
+/// Returns a message if the file is invalid.
 pub fn plain_devices(file: &[u8]) -> Result<(Vec<(String, Slot)>, Wires), String> {
     /// Size of a disk in bytes.
     const DISK: usize = 1 << 20;
@@ -122,11 +125,11 @@ pub fn plain_devices(file: &[u8]) -> Result<(Vec<(String, Slot)>, Wires), String
     Ok((slots, wires))
 }
 
-/// Runs every case that applies; `say` gets what is worth knowing.
+/// Runs every case that applies to the machine.
 pub fn run(machine: &mut dyn Machine, pack: &Pack<'_>, tally: &mut Tally) {
     let (here, elsewhere): (Vec<&Case>, Vec<&Case>) = SUITE.iter().partition(|case| applies(machine, case));
     let names: Vec<_> = elsewhere.iter().map(|case| case.name).collect();
-    tally.say(format_args!("cases for other machines: {}", names.join(", ")));
+    tally.say(format_args!("cases skipped on this machine: {}", names.join(", ")));
     let mut exits = 0;
     for case in here {
         let result = pack.suite(case.guest).and_then(|file| check(machine, case, file, tally, &mut exits));
@@ -135,12 +138,12 @@ pub fn run(machine: &mut dyn Machine, pack: &Pack<'_>, tally: &mut Tally) {
     tally.say(format_args!("the conformance table took {exits} exits"));
 }
 
-/// Runs one case and compares everything with what it must be.
+/// Runs one case and compares all results with the expected ones.
 ///
 /// # Errors
-/// What is not as it must be.
+/// Returns a message with the first difference.
 pub fn run_case(machine: &mut dyn Machine, name: &str, pack: &Pack<'_>, tally: &mut Tally) -> Result<(), String> {
-    let case = SUITE.iter().find(|case| case.name == name).ok_or("there is no such case")?;
+    let case = SUITE.iter().find(|case| case.name == name).ok_or("no such case")?;
     check(machine, case, pack.suite(case.guest)?, tally, &mut 0)
 }
 
@@ -152,7 +155,7 @@ fn applies(machine: &dyn Machine, case: &Case) -> bool {
     }
 }
 
-/// Adds to `exits` what it took.
+/// Checks a case, and adds the number of its exits to `exits`.
 fn check(
     machine: &mut dyn Machine,
     case: &Case,
@@ -178,7 +181,7 @@ fn check(
         .map_err(|error| format!("{error}\n--- console\n{}\n---", String::from_utf8_lossy(&ran.transcript)))
 }
 
-/// The devices of a case, and what is kept of them.
+/// Devices of a case, with the state kept for the comparison.
 #[derive(Default)]
 struct Setup {
     slots: Vec<(String, Slot)>,
@@ -202,7 +205,7 @@ impl Setup {
                 DeviceKind::Net(link) => {
                     let (near, far) = Wire::pair();
                     setup.wires.peers.borrow_mut().push(Peer::new(far, link.exchanges));
-                    // Handles begin at 1. A device that is not declared is refused later.
+                    // Handles start at 1. An undeclared device is rejected later.
                     let handle = manifest.devices().iter().position(declared).map_or(0, |index| index as u32 + 1);
                     setup.wires.near.push((handle, near.clone()));
                     Slot::Net(Box::new(WireNet::new(near, link.mac, link.mtu)))
@@ -219,7 +222,7 @@ fn judge(case: &Case, outcome: &Outcome, console: &[u8]) -> Result<(), String> {
         return Err(format!("console: {complaint:?}"));
     }
     let fits = |expected: &End| match (*expected, outcome) {
-        // The status of a process: 8 bits.
+        // The exit status of a process has 8 bits.
         (End::Status(expected), Outcome::Exited { status, .. }) => *status as u8 == expected,
         (End::Stopped(expected), Outcome::Failed(Failure { reason, .. })) => is(reason, expected),
         (End::Never, Outcome::Interrupted) => true,
@@ -228,7 +231,7 @@ fn judge(case: &Case, outcome: &Outcome, console: &[u8]) -> Result<(), String> {
     if case.ends.iter().any(fits) { Ok(()) } else { Err(format!("{outcome}, expected one of {:?}", case.ends)) }
 }
 
-/// Whether a guest was stopped for this reason.
+/// Returns `true` if a guest was stopped for this reason.
 fn is(reason: &Reason, expected: test_suite::Reason) -> bool {
     use test_suite::Reason as Expected;
     match expected {

@@ -1,20 +1,20 @@
-//! How checks come out.
+//! Results of checks.
 
 use alloc::string::String;
 use core::fmt;
 
-/// What comes of a check. `Err` says what is not as it should be.
+/// Result of a check. `Err` describes the failure.
 pub type Answer = Result<Verdict, String>;
 
-/// A check's answer when nothing is wrong.
+/// Result of a check that did not fail.
 pub enum Verdict {
-    /// It is as it should be.
+    /// The check passed.
     Passed,
-    /// It cannot be found out here, for this reason.
+    /// The check is not possible here, for this reason.
     Skipped(&'static str),
 }
 
-/// How many checks held.
+/// Counts of passed, failed and skipped checks.
 pub struct Tally {
     say: fn(fmt::Arguments<'_>),
     passed: u32,
@@ -23,18 +23,18 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing yet; `say` prints a line.
+    /// Creates an empty tally; `say` prints a line.
     #[must_use]
     pub const fn new(say: fn(fmt::Arguments<'_>)) -> Self {
         Self { say, passed: 0, failed: 0, skipped: 0 }
     }
 
-    /// Prints a line that counts for nothing.
+    /// Prints a line without counting it.
     pub fn say(&self, line: fmt::Arguments<'_>) {
         (self.say)(line);
     }
 
-    /// Counts and prints an answer.
+    /// Counts and prints a result.
     pub fn add(&mut self, kind: &str, name: &str, answer: Answer) {
         match answer {
             Ok(Verdict::Passed) => {
@@ -52,12 +52,12 @@ impl Tally {
         }
     }
 
-    /// Counts and prints the answer of a check that is never skipped.
+    /// Counts and prints the result of a check that is never skipped.
     pub fn add_result(&mut self, kind: &str, name: &str, result: Result<(), String>) {
         self.add(kind, name, result.map(|()| Verdict::Passed));
     }
 
-    /// Whether no check failed.
+    /// Returns `true` if no check failed.
     #[must_use]
     pub fn all_held(&self) -> bool {
         self.failed == 0

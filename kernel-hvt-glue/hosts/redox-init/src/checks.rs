@@ -1,5 +1,4 @@
-//! What is promised beyond what a single guest sees: guests beside each other, guests that never end, callers that die
-//! or mean harm.
+//! Checks beyond a single guest: concurrent guests, endless guests, and processes that die.
 
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -32,15 +31,15 @@ use crate::{
     watch,
 };
 
-/// The unikernels that came along, for all threads.
+/// Archive with unikernels, shared by all threads.
 type Archive = &'static Pack<'static>;
 
 /// Guest memory in bytes.
 const MEMORY: u64 = 8 << 20;
-/// Nanoseconds in a second.
+/// Nanoseconds per second.
 const SECOND: u64 = 1_000_000_000;
 
-/// Makes every check.
+/// Runs every check.
 pub(crate) fn run(runner: &mut Runner, pack: Archive, tally: &mut Tally) {
     tally.add_result("check", "four guests at once", leaves_nothing(runner, |_| four_at_once(pack)));
     tally.add_result("check", "two guests on one wire", leaves_nothing(runner, |_| two_on_a_wire(pack)));
@@ -64,11 +63,11 @@ pub(crate) fn run(runner: &mut Runner, pack: Archive, tally: &mut Tally) {
     hostile::run(runner, tally);
 }
 
-/// What threads have come to.
+/// Results of threads, by name.
 type Answers = Arc<Mutex<Vec<(&'static str, Result<(), String>)>>>;
 
-/// Four cases of the conformance table, each in a thread of its own, some rounds of each: what comes of each is what
-/// comes of it alone.
+/// Four cases of the conformance table run several times, each in its own thread. Each must have
+/// the same result as alone.
 fn four_at_once(pack: Archive) -> Result<(), String> {
     const CASES: [&str; 4] = ["hello-in-2-mib", "fpu", "output", "block-512"];
     const ROUNDS: u32 = 3;
@@ -101,8 +100,8 @@ fn four_at_once(pack: Archive) -> Result<(), String> {
     Ok(())
 }
 
-/// Two guests at the two ends of one wire, each in a thread of its own, ping each other: every echo is answered. One that
-/// has got its answers stays until the other has been silent for a while.
+/// Two guests at the two ends of one wire ping each other, each in its own thread. Every echo must
+/// be answered. A guest that has its replies continues until the other has been silent for a while.
 fn two_on_a_wire(pack: Archive) -> Result<(), String> {
     const ECHOS: u32 = 20;
     let guests = [("10.0.0.2", "10.0.0.3", 2), ("10.0.0.3", "10.0.0.2", 3)];
@@ -136,7 +135,7 @@ fn two_on_a_wire(pack: Archive) -> Result<(), String> {
     answers.into_iter().try_for_each(|(name, answer)| answer.map_err(|error| format!("{name}: {error}")))
 }
 
-/// Runs a guest that pings another one, until it has got this many answers.
+/// Runs a guest that pings another one, until it has received this number of replies.
 fn ping(file: &[u8], setup: Setup<'_>, echos: u32) -> Result<(), String> {
     let hypervisor = hypervisor::open()?;
     let mut guest = Unikernel::load(&hypervisor, file, setup)?;
@@ -151,8 +150,8 @@ fn ping(file: &[u8], setup: Setup<'_>, echos: u32) -> Result<(), String> {
     }
 }
 
-/// A guest in an endless loop, in a thread of its own, keeps neither other guests nor this thread from working, and ends
-/// when it is told to, by an interrupt alone.
+/// A guest in an endless loop, in its own thread, does not block other guests or this thread. It
+/// ends after an interrupt.
 fn endless(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     let file = pack.suite("spin")?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -199,7 +198,7 @@ fn endless(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     Ok(())
 }
 
-/// An interrupt that comes before a guest runs is kept.
+/// An interrupt that arrives before a guest runs is kept.
 fn interrupted_before(runner: &Runner, pack: Archive) -> Result<(), String> {
     let mut guest = Unikernel::load(&runner.hypervisor, pack.suite("hello")?, Setup::plain(MEMORY, LIMIT))?;
     guest.interrupter().interrupt().map_err(|errno| format!("interrupting: {errno}"))?;
@@ -212,7 +211,7 @@ fn interrupted_before(runner: &Runner, pack: Archive) -> Result<(), String> {
     }
 }
 
-/// A process that is killed while its guest runs leaves nothing behind.
+/// A process that is killed while its guest runs leaks no resources.
 fn process_dies(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     let file = pack.suite("spin")?;
     let work = move || {
@@ -233,12 +232,13 @@ fn process_dies(runner: &mut Runner, pack: Archive) -> Result<(), String> {
         }
         sys::yield_now();
     }
-    // It has all of its memory: what remains is to run. Some of its time slices.
+    // All of its memory is allocated and it only runs. Wait for some of its time slices.
     sys::sleep(SECOND / 20);
     process.kill().map_err(|errno| format!("killing: {errno}"))
 }
 
-/// A guest keeps its memory when the process unmaps it, and gives it back when it ends.
+/// A guest keeps its memory when the process unmaps it, and the memory is freed when the guest
+/// ends.
 fn memory_goes(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     let guest = Unikernel::load(&runner.hypervisor, pack.suite("spin")?, Setup::plain(MEMORY, LIMIT))?;
     let interrupter = guest.interrupter();
@@ -248,7 +248,7 @@ fn memory_goes(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     while interrupted < 3 {
         match guest.run() {
             Ok(hvt_core::Exit::Interrupted) => interrupted += 1,
-            // What it says lies in memory that is gone.
+            // The hypercall's data is in memory that has been unmapped.
             Ok(hvt_core::Exit::Hypercall { .. }) => {}
             other => return Err(format!("{other:?}")),
         }
@@ -260,7 +260,8 @@ fn memory_goes(runner: &mut Runner, pack: Archive) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a check twice: everything is given back, and only what the kernel's heap takes once may be taken the first time.
+/// Runs a check twice. All resources must be freed, except that the kernel's heap may grow once in
+/// the first run.
 fn leaves_nothing(runner: &mut Runner, mut check: impl FnMut(&mut Runner) -> Result<(), String>) -> Result<(), String> {
     check(runner)?;
     let before = Usage::now(runner)?;

@@ -1,4 +1,4 @@
-//! Time: the TSC, measured against the kernel's clock.
+//! Time: TSC frequency, measured against the kernel's clock.
 
 use hvt_harness::clock::{TscClock, tsc};
 use spin::Once;
@@ -7,11 +7,11 @@ use crate::sys::now;
 
 static CLOCK: Once<TscClock> = Once::new();
 
-/// How long the TSC is held against the kernel's clock: 50 ms. That one counts the interrupts of a timer, and what has
-/// passed since.
+/// Duration of the measurement: 50 ms. The kernel's clock counts timer interrupts, and the time
+/// since the last one.
 const CALIBRATION: u64 = 50_000_000;
 
-/// Measures the clock. The machine started `start` seconds after the Unix epoch.
+/// Measures the clock. `start` is the time of the machine's start in seconds since the Unix epoch.
 pub(crate) fn init(start: u64) {
     CLOCK.call_once(|| {
         let (before, since) = edge();
@@ -26,12 +26,12 @@ pub(crate) fn init(start: u64) {
     });
 }
 
-/// The machine's clock. Stands still before [`init`].
+/// Returns the machine's clock. It stands still before [`init`].
 pub(crate) fn get() -> TscClock {
     CLOCK.get().copied().unwrap_or(TscClock::new(1, 0, 0))
 }
 
-/// The TSC and the kernel's clock, read together at the moment when the latter moves.
+/// Reads the TSC and the kernel's clock together, right when the kernel's clock advances.
 fn edge() -> (u64, u64) {
     let before = now();
     loop {

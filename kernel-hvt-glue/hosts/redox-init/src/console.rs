@@ -1,4 +1,4 @@
-//! Where this process and its guests print: the kernel's own output.
+//! Output of this process and its guests: the kernel's own output.
 
 use alloc::string::String;
 use core::fmt::{self, Write};
@@ -12,10 +12,10 @@ use crate::{
 
 static CONSOLE: Once<Option<Fd>> = Once::new();
 
-/// Prints bytes as they are, all of them in one call, so that threads do not cut into each other's lines.
+/// Prints bytes unchanged, in one call, so that the lines of threads do not mix.
 pub(crate) fn print_bytes(bytes: &[u8]) {
     if let Some(fd) = CONSOLE.call_once(|| Fd::open(Scheme::Debug, "").ok()) {
-        // SAFETY: it is the kernel's output, which shows the bytes and does nothing else.
+        // SAFETY: the descriptor is the kernel's output, which only prints the bytes.
         let _ = unsafe { sys::write(fd.number(), bytes) };
     }
 }
@@ -23,12 +23,12 @@ pub(crate) fn print_bytes(bytes: &[u8]) {
 /// Prints a line.
 pub(crate) fn print_line(line: fmt::Arguments<'_>) {
     let mut text = String::new();
-    // Writing to a `String` does not fail.
+    // Writing to a `String` cannot fail.
     let _ = writeln!(text, "init: {line}");
     print_bytes(text.as_bytes());
 }
 
-/// Prints a line without the heap, which may be what is broken.
+/// Prints a line without the heap, which may be corrupt.
 pub(crate) fn print_last_words(words: fmt::Arguments<'_>) {
     struct Direct;
     impl Write for Direct {

@@ -1,5 +1,5 @@
-//! What things cost, counted in ticks of the TSC. Under QEMU's `-icount shift=0` a tick is an instruction, and the
-//! figures repeat.
+//! Cost of operations in TSC ticks. Under QEMU's `-icount shift=0` a tick is an instruction, and
+//! the figures are reproducible.
 
 use alloc::{format, string::String};
 
@@ -11,18 +11,19 @@ use crate::{
     unikernel::{Loaded, Setup, Unikernel},
 };
 
-/// What a walltime hypercall may cost, guest to tender in user space and back, in instructions: 976 were counted, 390 of
-/// them on the kernel's own way into a scheme and back.
+/// Limit for a walltime hypercall, from the guest to the tender in user space and back, in
+/// instructions. The measured value was 976, including 390 for the kernel's own path into a scheme
+/// and back.
 const WALLTIME_MAX: u64 = 1000;
-/// Guest memory in bytes of the machine that is created and destroyed.
+/// Guest memory in bytes of the VM that is created and destroyed.
 const MEMORY: u64 = 32 << 20;
-/// Rounds over which a figure is taken.
+/// Rounds per measurement.
 const ROUNDS: u64 = 16;
 
 /// Prints every figure.
 ///
 /// # Errors
-/// A figure could not be had, or is above what is promised.
+/// Returns a message if a measurement fails or exceeds its limit.
 pub(crate) fn print(runner: &Runner, pack: &Pack<'_>) -> Result<(), String> {
     let walltime = walltime(runner, pack)?;
     println!("cost walltime hypercall, guest to tender and back: {walltime}");
@@ -34,11 +35,12 @@ pub(crate) fn print(runner: &Runner, pack: &Pack<'_>) -> Result<(), String> {
     if walltime <= WALLTIME_MAX {
         Ok(())
     } else {
-        Err(format!("a walltime hypercall costs {walltime}, at most {WALLTIME_MAX} is promised"))
+        Err(format!("a walltime hypercall costs {walltime}, more than the limit of {WALLTIME_MAX}"))
     }
 }
 
-/// As the guest counts it: its own few instructions are part of it.
+/// Measures a walltime hypercall as counted by the guest, which includes a few instructions of the
+/// guest.
 fn walltime(runner: &Runner, pack: &Pack<'_>) -> Result<u64, String> {
     let setup = Setup { arguments: &["1000"], ..Setup::plain(MEMORY, LIMIT) };
     let mut guest = Unikernel::load(&runner.hypervisor, pack.suite("bench-walltime")?, setup)?;
@@ -46,10 +48,10 @@ fn walltime(runner: &Runner, pack: &Pack<'_>) -> Result<u64, String> {
     let transcript = guest.transcript();
     let said = String::from_utf8_lossy(&transcript);
     let figure = said.lines().find_map(|line| line.strip_prefix("cycles per call: ")?.parse().ok());
-    figure.ok_or_else(|| format!("the guest did not say what it counted: {outcome}: {said}"))
+    figure.ok_or_else(|| format!("the guest printed no count: {outcome}: {said}"))
 }
 
-/// A machine from nothing to nothing: loading the unikernel, creating its machine, running it up to its first exit, and
+/// Measures a VM's life: loading the unikernel, creating the VM, running it to its first exit, and
 /// destroying it.
 fn machine(runner: &Runner, pack: &Pack<'_>) -> Result<[u64; 4], String> {
     let file = pack.suite("hello")?;

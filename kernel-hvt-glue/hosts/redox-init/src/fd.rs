@@ -1,4 +1,5 @@
-//! Descriptors, and the roots of the kernel's schemes, which all others come from.
+//! Descriptors, and the root descriptors of the kernel's schemes, from which all others are
+//! created.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -6,7 +7,8 @@ use hvt_core::kernel::Errno;
 
 use crate::sys::{self, Result, flags};
 
-/// End of user space (`src/arch/x86_64/consts.rs`), and what the kernel leaves below it for its first process.
+/// End of user space (`src/arch/x86_64/consts.rs`), and the address of the kernel's data for the
+/// first process below it.
 const USER_END: usize = 0x0000_8000_0000_0000;
 const METADATA: usize = USER_END - 4 * 4096;
 
@@ -17,24 +19,24 @@ pub(crate) enum Scheme {
     Debug = 1,
     /// Memory.
     Memory = 3,
-    /// What the kernel tells of itself.
+    /// Information about the kernel.
     Sys = 8,
     /// Contexts.
     Proc = 9,
 }
 
-/// Descriptor of a scheme's root.
+/// Returns the root descriptor of a scheme.
 pub(crate) fn root(scheme: Scheme) -> Result<usize> {
     let count: *const usize = core::ptr::with_exposed_provenance(METADATA);
     let table: *const [usize; 2] = core::ptr::with_exposed_provenance(METADATA + size_of::<usize>());
-    // SAFETY: the kernel wrote both and never changes them; an entry is the scheme's number in one byte, padding that
-    // it zeroed, and a descriptor.
+    // SAFETY: the kernel wrote both and never changes them. An entry is the scheme's number in one
+    // byte, zeroed padding, and a descriptor.
     let roots = unsafe { core::slice::from_raw_parts(table, *count) };
     let found = roots.iter().find(|[number, _]| *number as u8 == scheme as u8);
     found.map(|[_, fd]| *fd).ok_or(Errno(2))
 }
 
-/// Descriptors that are in use: the kernel leaves their numbers to the process.
+/// Descriptor numbers in use. The kernel leaves their allocation to the process.
 static USED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
 fn take_number() -> Result<usize> {
@@ -51,7 +53,7 @@ fn give_number_back(number: usize) {
     USED[number / 64].fetch_and(!(1 << (number % 64)), Relaxed);
 }
 
-/// An open descriptor, closed when dropped.
+/// Open descriptor, closed when dropped.
 #[derive(Debug)]
 pub(crate) struct Fd(usize);
 
@@ -74,69 +76,70 @@ impl Fd {
         Self::make(|new| sys::openat_into(root, path, O_RDWR, new))
     }
 
-    /// What a kernel scheme makes of its root when asked for `how`.
+    /// Calls `dup` with the name `how` on the root of a kernel scheme.
     pub(crate) fn of_root(scheme: Scheme, how: &str) -> Result<Self> {
         let root = root(scheme)?;
         Self::make(|new| sys::dup_into(root, how.as_bytes(), new))
     }
 
-    /// What the scheme behind it makes of it when asked for `how`.
+    /// Calls `dup` with the name `how` on this descriptor.
     pub(crate) fn dup(&self, how: &str) -> Result<Self> {
         Self::make(|new| sys::dup_into(self.0, how.as_bytes(), new))
     }
 
-    /// Its number.
+    /// Returns the descriptor's number.
     pub(crate) fn number(&self) -> usize {
         self.0
     }
 
-    /// Reads from it.
+    /// Reads from the descriptor.
     #[inline]
     pub(crate) fn read(&self, into: &mut [u8]) -> Result<usize> {
         sys::read(self.0, into)
     }
 
-    /// Writes words to it, and closes it.
+    /// Writes words to the descriptor, and closes it.
     ///
     /// # Safety
-    /// What that does is sound; see [`sys::write`].
+    /// The effect of the write must be sound; see [`sys::write`].
     pub(crate) unsafe fn write_words(self, words: &[usize]) -> Result<()> {
         let mut bytes = [0; 4 * size_of::<usize>()];
         let bytes = bytes.get_mut(..size_of_val(words)).ok_or(Errno(22))?;
         for (to, word) in bytes.chunks_exact_mut(size_of::<usize>()).zip(words) {
             to.copy_from_slice(&word.to_ne_bytes());
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { sys::write(self.0, bytes) }?;
         give_number_back(self.0);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let closed = unsafe { sys::close(self.0) };
         core::mem::forget(self);
         closed.map(drop)
     }
 
-    /// Calls the scheme behind it, with a payload that the scheme reads and writes.
+    /// Calls the descriptor's scheme, with a payload that the scheme reads and writes.
     ///
     /// # Safety
-    /// What the scheme does is sound.
+    /// The effect of the call must be sound.
     pub(crate) unsafe fn call(&self, payload: &mut [u8], words: &[u64]) -> Result<usize> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { sys::call(self.0, payload.as_mut_ptr(), payload.len(), flags::CALL_READ | flags::CALL_WRITE, words) }
     }
 }
 
 impl Drop for Fd {
     fn drop(&mut self) {
-        // SAFETY: what takes effect at a close is written by `write_words` alone, which closes itself. The number is
-        // free afterwards whatever the scheme says.
+        // SAFETY: only `write_words` writes data that takes effect at a close, and it closes the
+        // descriptor itself. The number is free afterwards, regardless of the result.
         let _ = unsafe { sys::close(self.0) };
         give_number_back(self.0);
     }
 }
 
-/// Frames of memory that the kernel has free.
+/// Returns the number of the kernel's free frames.
 pub(crate) fn free_frames() -> Result<u64> {
-    /// `StdFsCallKind::Fstatvfs`; `StatVfs` is four numbers, the first of 32 bits, the third what is free.
+    /// `StdFsCallKind::Fstatvfs`; `StatVfs` is four numbers: the first has 32 bits, the third is
+    /// the number of free frames.
     const FSTATVFS: u64 = 5;
     let mut answer = [0u64; 4];
     let root = root(Scheme::Memory)?;

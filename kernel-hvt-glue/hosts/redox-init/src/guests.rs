@@ -1,4 +1,4 @@
-//! Unikernels that are not in the conformance table.
+//! Unikernels outside the conformance table.
 
 use alloc::{format, string::String};
 
@@ -13,11 +13,11 @@ use crate::{console, fd, memory::heap_in_use, println, suite::Runner};
 /// Guest memory in bytes.
 const MEMORY: u64 = 64 << 20;
 
-/// Runs a unikernel with a disk of zeros for each block device it names, and a wire that leads back to itself for each
-/// network device, and prints what it prints.
+/// Runs a unikernel with a zero-filled disk for each block device in its manifest and a loopback
+/// wire for each network device. Prints the unikernel's output.
 ///
 /// # Errors
-/// It did not end with status 0.
+/// Returns a message if the unikernel does not exit with status 0.
 pub(crate) fn run(runner: &mut Runner, name: &str, file: &[u8]) -> Result<(), String> {
     let (slots, wires) = plain_devices(file)?;
     let guest = Guest { memory: MEMORY, arguments: &[], slots, wires, patience: Patience::Long };
@@ -27,24 +27,24 @@ pub(crate) fn run(runner: &mut Runner, name: &str, file: &[u8]) -> Result<(), St
     if ran.outcome.is_success() { Ok(()) } else { Err(format!("{}", ran.outcome)) }
 }
 
-/// What is taken of the machine.
+/// Resource usage of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Frames that the kernel has free.
+    /// Number of the kernel's free frames.
     pub(crate) free_frames: u64,
-    /// Virtual machines that there are.
+    /// Number of virtual machines.
     pub(crate) machines: u32,
-    /// Bytes of guests' memory that is pinned.
+    /// Number of pinned bytes of guest memory.
     pub(crate) pinned: u64,
-    /// Bytes of this process' heap in use.
+    /// Number of bytes in use on this process's heap.
     pub(crate) heap: usize,
 }
 
 impl Usage {
-    /// As of now.
+    /// Returns the current usage.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// Returns a message if the kernel does not report its usage.
     pub(crate) fn now(runner: &Runner) -> Result<Self, String> {
         let capabilities = runner.hypervisor.capabilities().map_err(|error| format!("{error}"))?;
         let free_frames = fd::free_frames().map_err(|errno| format!("{errno}"))?;
@@ -52,16 +52,18 @@ impl Usage {
     }
 }
 
-/// Runs unikernels to their ends, `count` of them, one after the other, each on a machine that is created for it and
-/// destroyed: what is taken of the machine is the same after each. They end well and badly, with and without devices.
+/// Runs `count` unikernels one after the other, each on its own VM. Resource usage must be the same
+/// after each. The unikernels include successes and failures, with and without devices.
 ///
 /// # Errors
-/// One did not end as the conformance table says, or something was lost.
+/// Returns a message if a unikernel does not end as the conformance table requires, or if a
+/// resource leaks.
 pub(crate) fn cycle(runner: &mut Runner, pack: &Pack<'_>, count: u32) -> Result<(), String> {
     const CASES: [&str; 6] =
         ["hello-in-2-mib", "block-one-block", "net", "panic", "no-interrupt-table", "puts-from-beyond-memory"];
     let mut silent = Tally::new(|_| ());
-    // The kernel's heap takes frames for good when it grows.
+    // The kernel's heap keeps its frames when it grows, so every case runs once before the
+    // measurement.
     for case in CASES {
         run_case(runner, case, pack, &mut silent).map_err(|error| format!("{case}: {error}"))?;
     }

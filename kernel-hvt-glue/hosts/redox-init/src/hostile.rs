@@ -1,5 +1,5 @@
-//! Attempts against the kernel's hypervisor: what a caller could do wrong, or mean ill. Each must be refused, for the
-//! right reason, and change nothing.
+//! Attacks on the kernel's hypervisor: invalid and malicious calls. Each call must be rejected with
+//! the right error and change nothing.
 
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 
@@ -23,29 +23,30 @@ use crate::{
     thread::{Context, Kind},
 };
 
-/// What an attempt is made with.
+/// Objects used by an attempt.
 struct Victim {
     root: Fd,
     vm: Fd,
     vcpu: Fd,
     page: MappedPage,
-    /// Private, writable memory, [`SIZE`] bytes of it.
+    /// Private, writable memory of [`SIZE`] bytes.
     memory: Mapping,
 }
 
-/// Bytes of guest memory.
+/// Size of guest memory in bytes.
 const SIZE: usize = 16 * PAGE_SIZE;
-/// Where the first page of it is mapped in the guest before an attempt is made.
+/// Guest address of the first page, which is mapped before an attempt.
 const MAPPED: Gpa = Gpa(0x20_0000);
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Of the kernel's own errors: a payload that is not the caller's memory, and a descriptor that is none.
+/// Errors of the kernel itself: a payload outside of the caller's memory, and an invalid
+/// descriptor.
 const EFAULT: Errno = Errno(14);
 const EBADF: Errno = Errno(9);
 
-/// What comes of an attempt.
+/// Result of an attempt.
 type Answer = Result<usize, Errno>;
 
-/// An attempt: what it is, how it must be refused, and how it is made.
+/// An attempt: name, expected error, and function.
 type Attempt = (&'static str, Errno, fn(&Victim) -> Answer);
 
 const fn of(error: Error) -> Errno {
@@ -74,17 +75,17 @@ const ATTEMPTS: &[Attempt] = &[
             map.len = 2 * PAGE;
         })
     }),
-    ("map where no guest address is", of(Error::OutOfRange), |victim| victim.map(|map| map.gpa.0 = 1 << 52)),
+    ("map at a guest address out of range", of(Error::OutOfRange), |victim| victim.map(|map| map.gpa.0 = 1 << 52)),
     ("map writable and executable", of(Error::WriteAndExecute), |victim| {
         victim.map(|map| map.permissions = (Permissions::WRITE | Permissions::EXECUTE).bits())
     }),
     ("map the kernel's memory", of(Error::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0xffff_8000_0010_0000)
     }),
-    ("map what a page table maps for the kernel", of(Error::NotOwnMemory), |victim| {
+    ("map memory that only the kernel may access", of(Error::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0xffff_ffff_8000_0000)
     }),
-    ("map nothing", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0x4000_0000_0000)),
+    ("map memory at an unmapped address", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0x4000_0000_0000)),
     ("map the null page", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0)),
     ("map freed memory", of(Error::NotOwnMemory), |victim| {
         let address = {
@@ -95,7 +96,7 @@ const ATTEMPTS: &[Attempt] = &[
     }),
     ("map read-only memory", of(Error::NotOwnMemory), |victim| {
         let memory = Mapping::anonymous(SIZE)?;
-        // SAFETY: nothing refers to it.
+        // SAFETY: no reference to the memory exists.
         unsafe { sys::mprotect(memory.start().as_ptr().addr(), SIZE, flags::PROT_READ) }?;
         victim.map(|map| map.address = memory.start().as_ptr().addr() as u64)
     }),
@@ -107,7 +108,7 @@ const ATTEMPTS: &[Attempt] = &[
     ("map a run page", of(Error::NotOwnMemory), |victim| {
         victim.map(|map| map.address = victim.page.start().as_ptr().addr() as u64)
     }),
-    ("map what the kernel left for the first process", of(Error::NotOwnMemory), |victim| {
+    ("map the kernel's data for the first process", of(Error::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0x7fff_ffff_c000)
     }),
     ("map over guest memory", of(Error::AlreadyMapped), |victim| victim.map(|map| map.gpa = MAPPED)),
@@ -120,28 +121,28 @@ const ATTEMPTS: &[Attempt] = &[
     ("map with no structure", of(Error::BadArgument), |victim| {
         Kernel.call(&victim.vm, Operation::Map as u64, Payload::None)
     }),
-    ("map with a structure of the kernel's", EFAULT, |victim| {
+    ("map with a structure in the kernel's memory", EFAULT, |victim| {
         let structure = core::ptr::without_provenance_mut(0xffff_8000_0010_0000);
-        // SAFETY: the kernel refuses the address.
+        // SAFETY: the kernel rejects the address.
         unsafe { sys::call(victim.vm.number(), structure, 32, flags::CALL_WRITE, &[Operation::Map as u64]) }
     }),
-    ("map with a structure that is not there", EFAULT, |victim| {
+    ("map with a structure at an unmapped address", EFAULT, |victim| {
         let structure = core::ptr::without_provenance_mut(0x4000_0000_0000);
-        // SAFETY: nothing is there.
+        // SAFETY: no memory is mapped there.
         unsafe { sys::call(victim.vm.number(), structure, 32, flags::CALL_WRITE, &[Operation::Map as u64]) }
     }),
-    ("read registers to where nothing is", EFAULT, |victim| {
+    ("read registers to an unmapped address", EFAULT, |victim| {
         victim.set(|_| ())?;
         let structure = core::ptr::without_provenance_mut(0x4000_0000_0000);
         let len = size_of::<VcpuState>();
-        // SAFETY: nothing is there.
+        // SAFETY: no memory is mapped there.
         unsafe { sys::call(victim.vcpu.number(), structure, len, flags::CALL_READ, &[Operation::GetState as u64]) }
     }),
     ("unmap half a page", of(Error::BadArgument), |victim| victim.range(Operation::Unmap, |range| range.len = 8)),
     ("unmap with permissions", of(Error::BadArgument), |victim| {
         victim.range(Operation::Unmap, |range| range.permissions = 1)
     }),
-    ("protect what is not mapped", of(Error::NotMapped), |victim| {
+    ("protect unmapped memory", of(Error::NotMapped), |victim| {
         victim.range(Operation::Protect, |range| {
             range.gpa.0 += PAGE;
             range.permissions = 1;
@@ -162,7 +163,7 @@ const ATTEMPTS: &[Attempt] = &[
         unsafe { sys::call(victim.vm.number(), core::ptr::null_mut(), 0, 0, &words) }
     }),
     ("run without registers", of(Error::NoState), |victim| victim.ask(&victim.vcpu, Operation::Run)),
-    ("read registers that are not there", of(Error::NoState), |victim| victim.registers().map(|_| 0)),
+    ("read registers before they are set", of(Error::NoState), |victim| victim.registers().map(|_| 0)),
     ("registers with a reserved field", of(Error::BadArgument), |victim| victim.set(|state| state.reserved[0] = 1)),
     ("a table limit that no register holds", of(Error::BadArgument), |victim| {
         victim.set(|state| state.idtr.limit = 0x1_0000)
@@ -185,9 +186,9 @@ const ATTEMPTS: &[Attempt] = &[
         victim.ask(&victim.vm, Operation::Destroy)?;
         Kernel.dup(&victim.vm, redox::VCPU).map(|_| 0)
     }),
-    ("as many machines as one likes", of(Error::LimitReached), |victim| victim.exhaust(&victim.root, redox::VM)),
-    ("as many virtual CPUs as one likes", of(Error::LimitReached), |victim| victim.exhaust(&victim.vm, redox::VCPU)),
-    ("operations on no descriptor", EBADF, |_| {
+    ("machines beyond the limit", of(Error::LimitReached), |victim| victim.exhaust(&victim.root, redox::VM)),
+    ("virtual CPUs beyond the limit", of(Error::LimitReached), |victim| victim.exhaust(&victim.vm, redox::VCPU)),
+    ("operations on an invalid descriptor", EBADF, |_| {
         // SAFETY: there is no payload.
         unsafe { sys::call(4095, core::ptr::null_mut(), 0, 0, &[Operation::Run as u64]) }
     }),
@@ -208,7 +209,7 @@ impl Victim {
         Ok(victim)
     }
 
-    /// Maps its memory at guest address 0, but for what `change` changes about that.
+    /// Maps the victim's memory at guest address 0, after `change`.
     fn map(&self, change: impl FnOnce(&mut MemoryMapping)) -> Answer {
         let mut map = MemoryMapping {
             gpa: Gpa(0),
@@ -221,14 +222,14 @@ impl Victim {
         Kernel.call(&self.vm, Operation::Map as u64, Payload::Read(map.as_bytes()))
     }
 
-    /// Asks for something about its only mapped page, but for what `change` changes about that.
+    /// Requests an operation on the only mapped page, after `change`.
     fn range(&self, operation: Operation, change: impl FnOnce(&mut MemoryRange)) -> Answer {
         let mut range = MemoryRange { gpa: MAPPED, len: PAGE, permissions: 0, reserved: 0 };
         change(&mut range);
         Kernel.call(&self.vm, operation as u64, Payload::Read(range.as_bytes()))
     }
 
-    /// Gives its virtual CPU the registers that a guest starts with, but for what `change` changes about them.
+    /// Sets the registers of the virtual CPU to the entry state of a guest, after `change`.
     fn set(&self, change: impl FnOnce(&mut VcpuState)) -> Answer {
         let mut state = VcpuState::from(&EntryState::new(0x20_0000, MAPPED));
         change(&mut state);
@@ -245,9 +246,9 @@ impl Victim {
         Kernel.call(object, operation as u64, Payload::None)
     }
 
-    /// Makes objects until the kernel refuses.
+    /// Creates objects until the kernel returns an error.
     fn exhaust(&self, of: &Fd, name: &str) -> Answer {
-        /// More than there are numbers for descriptors.
+        /// More than the number of descriptor numbers.
         const MANY: usize = 200;
         let mut made = Vec::new();
         for _ in 0..MANY {
@@ -256,29 +257,29 @@ impl Victim {
         Ok(made.len())
     }
 
-    /// Runs its virtual CPU; returns the exit.
+    /// Runs the virtual CPU and returns the exit.
     fn run(&self) -> Result<Exit, Errno> {
         self.ask(&self.vcpu, Operation::Run)?;
-        // SAFETY: the page is mapped, and whatever stands there is a value of its type.
+        // SAFETY: the page is mapped, and any bytes are a valid value of the type.
         let record: ExitRecord = unsafe { (&raw const (*self.page.start().as_ptr()).exit).read_volatile() };
         record.exit().ok_or(of(Error::BadArgument))
     }
 }
 
-/// Makes every attempt.
+/// Runs every attempt.
 pub(crate) fn run(runner: &mut Runner, tally: &mut Tally) {
     for (name, expected, attempt) in ATTEMPTS {
         tally.add_result("attempt", name, refused(runner, *expected, *attempt));
     }
     tally.add_result("attempt", "the hypervisor of another user", another_user());
-    tally.add_result("attempt", "run pages that are none", run_pages());
-    tally.add_result("attempt", "registers that no CPU takes", registers());
+    tally.add_result("attempt", "invalid mappings of a run page", run_pages());
+    tally.add_result("attempt", "registers that no CPU accepts", registers());
     tally.add_result("attempt", "more memory than a user may pin", too_much(runner));
 }
 
-/// Makes one attempt; afterwards everything is as it was.
+/// Runs one attempt and checks that nothing has changed afterwards.
 fn refused(runner: &Runner, expected: Errno, attempt: fn(&Victim) -> Answer) -> Result<(), String> {
-    // What the kernel's heap takes once it takes in the first round.
+    // The kernel's heap may grow once, in the first round.
     let once = || -> Result<Answer, Errno> { Ok(attempt(&Victim::new()?)) };
     let _ = once();
     let before = Usage::now(runner)?;
@@ -290,7 +291,7 @@ fn refused(runner: &Runner, expected: Errno, attempt: fn(&Victim) -> Answer) -> 
     if after == before { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) }
 }
 
-/// Somebody who is not the superuser gets nothing.
+/// A process of another user than the superuser cannot open the hypervisor.
 fn another_user() -> Result<(), String> {
     let answer: Arc<Mutex<Option<Result<(), Errno>>>> = Arc::default();
     let work = {
@@ -304,7 +305,8 @@ fn another_user() -> Result<(), String> {
     if answer == expected { Ok(()) } else { Err(format!("{answer:?}, expected {expected:?}")) }
 }
 
-/// A run page is the first page of a virtual CPU, whole and shared; machines have none.
+/// A run page is the first page of a virtual CPU, and must be mapped whole and shared. VMs have
+/// none.
 fn run_pages() -> Result<(), String> {
     let victim = Victim::new().map_err(|errno| format!("{errno}"))?;
     let all = flags::PROT_READ | flags::PROT_WRITE | flags::MAP_SHARED;
@@ -327,7 +329,7 @@ fn run_pages() -> Result<(), String> {
     Ok(())
 }
 
-/// Registers that break the architecture's rules end the guest, and nothing else.
+/// Registers that violate the architecture's rules end the guest and have no other effect.
 fn registers() -> Result<(), String> {
     type Change = fn(&mut VcpuState);
     let changes: [(&str, Change); 6] = [
@@ -346,14 +348,14 @@ fn registers() -> Result<(), String> {
         };
         match once() {
             Ok(Exit::EntryFailure(_)) => {}
-            // A value of RFLAGS that sets bits which are always 0 may be taken without them.
+            // A value of RFLAGS with reserved bits set may be accepted without these bits.
             other => return Err(format!("{name}: {other:?}")),
         }
     }
     Ok(())
 }
 
-/// No user pins more than the limit.
+/// No user can pin more memory than the limit.
 fn too_much(runner: &Runner) -> Result<(), String> {
     let limit = runner.capabilities.pinned_limit;
     let step = usize::try_from(runner.capabilities.map_step.max(PAGE)).map_err(|error| format!("{error}"))?;
@@ -361,7 +363,7 @@ fn too_much(runner: &Runner) -> Result<(), String> {
         let victim = Victim::new()?;
         let memory = Mapping::anonymous(step)?;
         let address = memory.start().as_ptr().expose_provenance() as u64;
-        // The same memory again and again: it counts every time.
+        // The same memory repeatedly: it counts every time.
         let mut gpa = 0x1_0000_0000;
         while gpa < 0x1_0000_0000 + 2 * limit {
             let map = |map: &mut MemoryMapping| {
@@ -377,7 +379,7 @@ fn too_much(runner: &Runner) -> Result<(), String> {
     };
     match once() {
         Ok(pinned) if pinned <= limit => Ok(()),
-        Ok(pinned) => Err(format!("{pinned:#x} bytes were pinned, {limit:#x} is the limit")),
+        Ok(pinned) => Err(format!("{pinned:#x} bytes were pinned, but the limit is {limit:#x}")),
         Err(errno) => Err(format!("{errno}")),
     }
 }

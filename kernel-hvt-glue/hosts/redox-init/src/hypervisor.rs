@@ -1,4 +1,4 @@
-//! The kernel's hypervisor, over this process' own system calls.
+//! The kernel's hypervisor, called with this process's own system calls.
 
 use core::ptr::NonNull;
 
@@ -11,15 +11,15 @@ use crate::{
     sys::{self, flags},
 };
 
-/// The calls of the kernel that this process runs on.
+/// System calls of the current kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernel;
 
-/// The run page of a virtual CPU.
+/// Mapped run page of a virtual CPU.
 pub(crate) struct MappedPage(Mapping);
 
-// SAFETY: a mapping stays where it is; this one is a page long, which is more than the structure, and page-aligned. Only
-// the tender's backend has the address.
+// SAFETY: a mapping does not move; this one is a page long, which is larger than the structure, and
+// is page-aligned. Only the tender's backend has the address.
 unsafe impl Page for MappedPage {
     fn start(&self) -> NonNull<RunPage> {
         self.0.start().cast()
@@ -45,8 +45,8 @@ impl Calls for Kernel {
             Payload::Read(bytes) => (bytes.as_ptr().cast_mut(), bytes.len(), flags::CALL_WRITE),
             Payload::Write(bytes) => (bytes.as_mut_ptr(), bytes.len(), flags::CALL_READ),
         };
-        // SAFETY: the kernel reads, or writes, the slice. What a guest may do to this process' memory its maker has
-        // promised.
+        // SAFETY: the kernel reads or writes the slice. The creator of the guest guarantees
+        // soundness of the guest's accesses to this process's memory.
         unsafe { sys::call(handle.number(), start, len, flags, &[operation]) }
     }
 
@@ -64,15 +64,15 @@ impl Calls for Kernel {
 /// Opens the hypervisor.
 ///
 /// # Errors
-/// Why it cannot run guests.
+/// Returns the reason that it cannot run guests.
 pub(crate) fn open() -> Result<Hypervisor<Kernel>, alloc::string::String> {
     open_with(Kernel)
 }
 
-/// The same, by these calls.
+/// Opens the hypervisor with the given calls.
 ///
 /// # Errors
-/// Why it cannot run guests.
+/// Returns the reason that it cannot run guests.
 pub(crate) fn open_with<C: Calls>(calls: C) -> Result<Hypervisor<C>, alloc::string::String> {
     use alloc::string::ToString;
     let hypervisor = Hypervisor::open(calls).map_err(|error| error.to_string())?;

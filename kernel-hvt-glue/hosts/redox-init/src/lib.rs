@@ -1,6 +1,6 @@
-//! The parts of the first process that need no kernel, so that they are tested where `cargo test` runs.
+//! Parts of the first process that need no kernel, so that `cargo test` can test them.
 //!
-//! The process itself is the binary of this package; its `main.rs` says how it starts.
+//! The process itself is the binary of this package; `main.rs` describes its start.
 #![no_std]
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! A first process for a Redox kernel that runs unikernels on the kernel's hypervisor: no libc, no file system, and the
-//! tender's rooms over a dozen system calls.
+//! First process for a Redox kernel that runs unikernels on the kernel's hypervisor. It uses no
+//! libc and no file system, and implements the tender's traits with a dozen system calls.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `start` | the way in |
-//! | `sys`, `fd`, `memory`, `thread` | system calls, and what they hand out |
-//! | `console`, `clock`, `power` | the rest of the machine |
-//! | `hypervisor`, `unikernel` | a guest: the tender's backend and rooms over these calls |
-//! | `suite`, `guests`, `checks`, `hostile`, `watch`, `cost` | what is run |
+//! | `start` | entry code |
+//! | `sys`, `fd`, `memory`, `thread` | system calls and the resources they allocate |
+//! | `console`, `clock`, `power` | other devices of the machine |
+//! | `hypervisor`, `unikernel` | a guest: the tender's backend and traits on top of these calls |
+//! | `suite`, `guests`, `checks`, `hostile`, `watch`, `cost` | checks |
 #![no_std]
 #![no_main]
 
@@ -51,7 +51,7 @@ use crate::{
 /// First Rust code to run.
 extern "C" fn main() -> ! {
     if memory::init_heap().is_err() {
-        console::print_last_words(format_args!("there is not enough memory for the heap"));
+        console::print_last_words(format_args!("not enough memory for the heap"));
         power::off(Outcome::Panicked);
     }
     power::off(match run() {
@@ -64,13 +64,13 @@ extern "C" fn main() -> ! {
     })
 }
 
-/// Does what the kernel's command line says. Returns whether everything is as it should be.
+/// Runs the checks that the kernel's command line selects. Returns `true` if all passed.
 fn run() -> Result<bool, String> {
-    let environment = environment().map_err(|errno| format!("the kernel's environment cannot be read: {errno}"))?;
+    let environment = environment().map_err(|errno| format!("cannot read the kernel's environment: {errno}"))?;
     let options = Options::parse(&environment).map_err(|error| error.to_string())?;
     clock::init(options.time);
     println!("TSC at {} kHz", clock::get().frequency() / 1000);
-    // SAFETY: the program that put an archive of this length behind this one also gave the length.
+    // SAFETY: the program that appended the archive to this file also passed its length.
     let archive = unsafe { archive(options.pack) };
     let pack: &'static Pack<'static> = Box::leak(Box::new(Pack::new([archive].into_iter())));
     let mut tally = Tally::new(|line| println!("{line}"));
@@ -107,20 +107,20 @@ fn each(options: &Options, pack: &'static Pack<'static>, runner: &mut Runner, ta
     Ok(())
 }
 
-/// The archive with the unikernels: the `len` bytes behind this program.
+/// Returns the archive with the unikernels: the `len` bytes after this program.
 ///
 /// # Safety
-/// An archive of this length follows the program.
+/// An archive of this length must follow the program.
 unsafe fn archive(len: usize) -> &'static [u8] {
     unsafe extern "C" {
-        // Symbol of the linker script: the first byte behind the program.
+        // Symbol of the linker script: the first byte after the program.
         static image_end: u8;
     }
-    // SAFETY: the caller's promise; the archive is never unmapped or written.
+    // SAFETY: guaranteed by the caller; the archive is never unmapped or written.
     unsafe { core::slice::from_raw_parts(&raw const image_end, len) }
 }
 
-/// The kernel's environment, which was its command line.
+/// Returns the kernel's environment, which was its command line.
 fn environment() -> sys::Result<String> {
     let mut bytes = [0; 4096];
     let read = Fd::open(Scheme::Sys, "env")?.read(&mut bytes)?;

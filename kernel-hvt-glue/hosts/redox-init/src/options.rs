@@ -1,50 +1,48 @@
-//! The kernel's environment, which was its command line: what to run.
+//! Environment of the kernel, which was its command line: selects the checks to run.
 
 use core::fmt;
 
-/// What to run. Without a word that says so: everything but the cost figures.
+/// Selected checks. An environment without a selection selects everything except the cost figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Run the conformance table.
     pub suite: bool,
-    /// Check what else is promised: several guests at once, endless ones, hostile callers.
+    /// Run further checks: concurrent guests, endless guests, hostile callers.
     pub checks: bool,
-    /// Create, run and destroy a machine this many times.
+    /// Number of times to create, run and destroy a VM.
     pub cycles: u32,
-    /// Count what things cost.
+    /// Measure the cost of operations.
     pub cost: bool,
-    /// Run the unikernels that came along and are not part of the table.
+    /// Run the unikernels of the archive that are not part of the table.
     pub guests: bool,
-    /// Length of the archive behind the program in bytes.
+    /// Length in bytes of the archive after the program.
     pub pack: usize,
-    /// Seconds from the Unix epoch to the machine's start: its kernel does not know the date.
+    /// Seconds from the Unix epoch to the machine's start, because its kernel does not read the
+    /// date.
     pub time: u64,
 }
 
-/// A line that is no option.
+/// A line that is not an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownOption<'a>(pub &'a str);
 
 impl fmt::Display for UnknownOption<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(line) = self;
-        write!(
-            f,
-            "unknown option {line:?}: there are suite, checks, cycles=N, cost, guests, pack=BYTES and time=SECONDS"
-        )
+        write!(f, "unknown option {line:?}: expected suite, checks, cycles=N, cost, guests, pack=BYTES or time=SECONDS")
     }
 }
 
 impl Options {
     const NOTHING: Self = Self { suite: false, checks: false, cycles: 0, cost: false, guests: false, pack: 0, time: 0 };
 
-    /// How often a machine is created, run and destroyed where nobody says.
+    /// Default number of times to create, run and destroy a VM.
     pub const CYCLES: u32 = 200;
 
-    /// Reads an environment.
+    /// Parses an environment.
     ///
     /// # Errors
-    /// A line that is no option.
+    /// Returns [`UnknownOption`] with the first line that is not an option.
     pub fn parse(environment: &str) -> Result<Self, UnknownOption<'_>> {
         let mut options = Self::NOTHING;
         for line in environment.split_ascii_whitespace() {

@@ -1,4 +1,4 @@
-//! Ending the machine.
+//! Powers off the machine.
 
 pub(crate) use hvt_harness::power::Outcome;
 use hvt_harness::power::end_emulator;
@@ -9,15 +9,16 @@ use crate::{
     sys,
 };
 
-/// Prints the outcome and ends the emulator with it; another machine is shut down by its kernel.
+/// Prints the outcome and ends the emulator with it. On another machine, shuts the kernel down.
 pub(crate) fn off(outcome: Outcome) -> ! {
     println!("power off, status {}", outcome as u32);
     if allow_ports().is_ok() {
-        // SAFETY: this context may use ports; on a PC without an emulator behind them these two do nothing.
+        // SAFETY: this context may use ports; on a PC without an emulator these two ports have no
+        // effect.
         unsafe { end_emulator(outcome) };
     }
     if let Ok(stop) = Fd::open(Scheme::Sys, "kstop") {
-        // SAFETY: the machine is to end.
+        // SAFETY: shutting down the machine is intended.
         let _ = unsafe { sys::write(stop.number(), b"shutdown") };
     }
     loop {
@@ -25,11 +26,11 @@ pub(crate) fn off(outcome: Outcome) -> ! {
     }
 }
 
-/// Lets this context use I/O ports.
+/// Allows this context to use I/O ports.
 fn allow_ports() -> sys::Result<()> {
     /// `ProcSchemeVerb::Iopl`.
     const IOPL: u64 = 255;
     let context = Fd::of_root(Scheme::Proc, "cur-context")?;
-    // SAFETY: it changes what this context may do, and no memory.
+    // SAFETY: the call changes the context's privileges, but no memory.
     unsafe { context.call(&mut [], &[IOPL]) }.map(drop)
 }

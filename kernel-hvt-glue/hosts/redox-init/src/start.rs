@@ -1,4 +1,4 @@
-//! The first bytes of the file, and the first instructions.
+//! Header of the file, and the first instructions.
 
 use core::arch::global_asm;
 
@@ -7,8 +7,8 @@ const STACK_SIZE: usize = 64 * 1024;
 struct Stack([u8; STACK_SIZE]);
 static mut STACK: Stack = Stack([0; STACK_SIZE]);
 
-// The kernel reads the entry point at byte 0x1a, and gives no stack (`usermode_bootstrap`, `src/syscall/process.rs`).
-// Redox's own boot loader looks for the magic.
+// The kernel reads the entry point at byte 0x1a, and provides no stack (`usermode_bootstrap`,
+// `src/syscall/process.rs`). Redox's own boot loader checks the magic.
 global_asm!(
     r#"
     .section .header, "a"

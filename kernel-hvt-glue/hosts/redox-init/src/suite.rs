@@ -1,4 +1,4 @@
-//! This process, as the conformance table sees it.
+//! Implementation of the conformance table's `Machine` trait for this process.
 
 use alloc::string::String;
 
@@ -15,14 +15,14 @@ use crate::{
     unikernel::{Setup, Unikernel},
 };
 
-/// Nanoseconds after which a guest that should end is given up: five minutes.
+/// Nanoseconds after which a guest that should exit times out: five minutes.
 pub(crate) const LIMIT: u64 = 300_000_000_000;
-/// The same for one that should not end: half a second.
+/// Timeout of a guest that should not exit: half a second.
 const ENDLESS: u64 = 500_000_000;
 /// Guest memory in bytes that only a machine with [`Ability::FourGib`] has.
 const FOUR_GIB: u64 = 4 << 30;
 
-/// What runs unikernels here.
+/// Runner of unikernels.
 pub(crate) struct Runner<C: Calls = Kernel> {
     pub(crate) hypervisor: Hypervisor<C>,
     pub(crate) capabilities: Capabilities,
@@ -32,17 +32,17 @@ impl Runner {
     /// Opens the hypervisor.
     ///
     /// # Errors
-    /// Why it cannot run guests.
+    /// Returns the reason that it cannot run guests.
     pub(crate) fn new() -> Result<Self, String> {
         Self::with(Kernel)
     }
 }
 
 impl<C: Calls> Runner<C> {
-    /// Opens the hypervisor by these calls.
+    /// Opens the hypervisor with the given calls.
     ///
     /// # Errors
-    /// Why it cannot run guests.
+    /// Returns the reason that it cannot run guests.
     pub(crate) fn with(calls: C) -> Result<Self, String> {
         let hypervisor = hypervisor::open_with(calls)?;
         let capabilities = hypervisor.capabilities().map_err(|error| alloc::format!("{error}"))?;

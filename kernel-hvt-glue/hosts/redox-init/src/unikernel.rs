@@ -1,4 +1,4 @@
-//! A unikernel in a virtual machine of the kernel's.
+//! A unikernel in a virtual machine of the kernel.
 
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
@@ -19,30 +19,30 @@ use hvt_harness::{
 
 use crate::{clock, hypervisor::Kernel, memory::GuestRam, sys};
 
-/// What a unikernel is started with.
+/// Configuration of a unikernel.
 pub(crate) struct Setup<'a> {
     /// Guest memory in bytes.
     pub(crate) memory: u64,
-    /// Its arguments.
+    /// Command line arguments.
     pub(crate) arguments: &'a [&'a str],
-    /// The devices for those that its manifest names.
+    /// Devices for the names in the manifest.
     pub(crate) slots: Vec<(String, Slot)>,
-    /// What it waits for.
+    /// Wires that wake the unikernel.
     pub(crate) wires: Wires,
-    /// Nanoseconds after which it is given up.
+    /// Timeout in nanoseconds.
     pub(crate) limit: u64,
 }
 
 impl Setup<'_> {
-    /// A unikernel without devices and arguments, given up after this many nanoseconds.
+    /// Returns the configuration of a unikernel without devices and arguments.
     pub(crate) fn plain(memory: u64, limit: u64) -> Self {
         Self { memory, arguments: &[], slots: Vec::new(), wires: Wires::default(), limit }
     }
 }
 
-/// A unikernel that has been loaded.
+/// A loaded unikernel with a VM.
 pub(crate) struct Unikernel<C: Calls = Kernel> {
-    // The guest goes first: it changes the memory.
+    // The guest is dropped first, because it changes the memory.
     guest: Guest<C>,
     memory: GuestRam,
     loaded: harness::Loaded,
@@ -50,7 +50,7 @@ pub(crate) struct Unikernel<C: Calls = Kernel> {
     deadline: u64,
 }
 
-/// A unikernel in memory, before it has a machine.
+/// A unikernel in memory, before it has a VM.
 pub(crate) struct Loaded {
     memory: GuestRam,
     loaded: harness::Loaded,
@@ -61,7 +61,7 @@ impl Loaded {
     /// Loads the unikernel in `file`.
     ///
     /// # Errors
-    /// The message of whatever refuses it.
+    /// Returns the message of the component that rejects the unikernel.
     pub(crate) fn new(file: &[u8], setup: Setup<'_>) -> Result<Self, String> {
         let size = usize::try_from(setup.memory).map_err(text)?;
         let memory = GuestRam::new(size).map_err(|errno| format!("guest memory: {errno}"))?;
@@ -78,13 +78,13 @@ impl Loaded {
         Ok(Self { memory, loaded, deadline })
     }
 
-    /// Gives it a machine.
+    /// Creates a VM for the unikernel.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Returns the message of the kernel if it cannot create the VM.
     pub(crate) fn start<C: Calls + Clone>(self, hypervisor: &Hypervisor<C>) -> Result<Unikernel<C>, String> {
         let Self { memory, loaded, deadline } = self;
-        // SAFETY: this memory is this unikernel's own, and it is reached through chunks alone.
+        // SAFETY: the memory belongs to this unikernel, and is accessed only through chunks.
         let guest =
             unsafe { Guest::start(hypervisor, memory.start(), memory.size(), &loaded.memory_map, &loaded.entry) };
         Ok(Unikernel { guest: guest.map_err(text)?, memory, loaded, counts: Counts::default(), deadline })
@@ -92,26 +92,27 @@ impl Loaded {
 }
 
 impl<C: Calls + Clone> Unikernel<C> {
-    /// Loads the unikernel in `file`, and gives it a machine.
+    /// Loads the unikernel in `file`, and creates a VM for it.
     ///
     /// # Errors
-    /// The message of whatever refuses it.
+    /// Returns the message of the component that rejects the unikernel.
     pub(crate) fn load(hypervisor: &Hypervisor<C>, file: &[u8], setup: Setup<'_>) -> Result<Self, String> {
         Loaded::new(file, setup)?.start(hypervisor)
     }
 
-    /// Runs until it ends, or is given up: [`Outcome::Interrupted`].
+    /// Runs the unikernel until it exits or times out ([`Outcome::Interrupted`]).
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the error of the kernel.
     pub(crate) fn run(&mut self) -> Result<Outcome, String> {
         self.run_until(|| false)
     }
 
-    /// Runs until it ends, or is given up: `over` is asked whenever the host has needed the CPU.
+    /// Runs the unikernel until it exits, times out, or `over` returns `true`. `over` is called
+    /// each time the host has needed the CPU.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the error of the kernel.
     pub(crate) fn run_until(&mut self, over: impl Fn() -> bool) -> Result<Outcome, String> {
         let Self { guest, memory, loaded, counts, deadline } = self;
         let over = || over() || clock::get().now() >= *deadline;
@@ -121,10 +122,10 @@ impl<C: Calls + Clone> Unikernel<C> {
         outcome.map_err(text)
     }
 
-    /// Runs until the next exit and serves it. Returns `None` if the unikernel can run on.
+    /// Runs until the next exit and serves it. Returns `None` if the unikernel can continue.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the error of the kernel.
     pub(crate) fn step(&mut self) -> Result<Option<Outcome>, String> {
         let Self { guest, memory, loaded, counts, .. } = self;
         let mut running = Running { guest, memory, over: || true, interrupted: 0 };
@@ -132,34 +133,34 @@ impl<C: Calls + Clone> Unikernel<C> {
         outcome.map_err(text)
     }
 
-    /// What interrupts it from another thread.
+    /// Returns a handle that interrupts the guest from another thread.
     pub(crate) fn interrupter(&self) -> Interrupter<C> {
         self.guest.interrupter()
     }
 
-    /// Its machine alone: its memory is unmapped.
+    /// Returns the VM, and unmaps the guest's memory from this process.
     pub(crate) fn without_memory(self) -> Guest<C> {
         self.guest
     }
 
-    /// What it has printed.
+    /// Returns the console output of the unikernel.
     pub(crate) fn transcript(&self) -> Vec<u8> {
         self.loaded.console.bytes()
     }
 
-    /// How often it left the virtual CPU.
+    /// Returns the number of exits of the virtual CPU, by kind.
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
 }
 
-/// A virtual CPU of the kernel's hypervisor, for the monitor.
+/// Virtual CPU of the kernel's hypervisor, as an adapter for the monitor.
 struct Running<'a, C: Calls, F> {
     guest: &'a mut Guest<C>,
     memory: &'a GuestRam,
-    /// Whether the run ends. Called whenever the host has needed the CPU.
+    /// Returns `true` if the run must end. Called each time the host has needed the CPU.
     over: F,
-    /// How often the host has needed the CPU, and the run went on.
+    /// Number of times that the host needed the CPU and the run continued.
     interrupted: u64,
 }
 
@@ -186,20 +187,20 @@ impl<C: Calls, F: Fn() -> bool> Vcpu for Running<'_, C, F> {
     }
 }
 
-/// Waits for frames on wires, or for the time.
+/// Waits for frames on wires, or until a timeout.
 struct Sleeper {
     wires: Wires,
     clock: TscClock,
-    /// When the guest is given up.
+    /// Deadline of the guest.
     deadline: u64,
 }
 
 impl Poller for Sleeper {
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted> {
-        /// The kernel wakes who sleeps at a tick of its timer, 4 ms at most after the time: the end of a sleep is waited
-        /// for awake.
+        /// The kernel wakes a sleeping context at a tick of its timer, up to 4 ms late. So the end
+        /// of a sleep is a busy wait.
         const TICK: u64 = 10_000_000;
-        /// Others get the CPU at least that often.
+        /// Maximum time between two yields to other contexts.
         const NAP: u64 = 100_000_000;
         let end = self.clock.now().saturating_add(timeout);
         loop {

@@ -1,4 +1,4 @@
-//! Whether running a guest leaves its caller's registers alone: those that no system call touches by itself.
+//! Checks that running a guest preserves the caller's registers that no system call changes.
 
 use alloc::{boxed::Box, format, string::String, sync::Arc};
 use core::arch::asm;
@@ -15,18 +15,19 @@ use crate::{
     sys,
 };
 
-/// Guests that have values of their own in the registers in question when they leave, or set some that matter to a kernel.
+/// Guests that exit with their own values in these registers, or that set registers significant to
+/// a kernel.
 const CASES: [&str; 8] =
     ["fpu", "tls", "segment-bases", "swap-gs", "reload-descriptor-tables", "syscall", "x87", "resume-after-exceptions"];
 
-/// Runs guests, and looks at the registers after each exit.
+/// Runs guests, and checks the registers after each exit.
 ///
 /// # Errors
-/// A register has changed, or a guest has not ended as it should.
+/// Returns a message if a register has changed, or if a guest has not ended as expected.
 pub(crate) fn registers_are_left_alone(pack: &Pack<'_>) -> Result<(), String> {
     let features = CpuId::new().get_feature_info();
     if !features.is_some_and(|features| features.has_oxsave()) {
-        return Err("the CPU has no XSAVE to look at the registers with".into());
+        return Err("the CPU has no XSAVE, which is needed to read the registers".into());
     }
     let watched = Watched::default();
     let mut runner = Runner::with(watched.clone())?;
@@ -38,17 +39,17 @@ pub(crate) fn registers_are_left_alone(pack: &Pack<'_>) -> Result<(), String> {
             return Err(format!("{case}: {wrong}"));
         }
         if watch.runs == 0 {
-            return Err(format!("{case} has not run"));
+            return Err(format!("{case} did not run"));
         }
     }
     Ok(())
 }
 
-/// The kernel, watched.
+/// The kernel's calls, with checks of the registers.
 #[derive(Clone, Default)]
 struct Watched(Arc<Mutex<Watch>>);
 
-/// What has been seen.
+/// Observations.
 #[derive(Default)]
 struct Watch {
     runs: u32,
@@ -88,7 +89,7 @@ impl Calls for Watched {
         let wrong = pattern.difference(&seen).or_else(|| {
             let (tables, tables_seen) = (&tables, &Tables::read());
             (bases != bases_seen || tables != tables_seen)
-                .then(|| format!("{bases:x?} {tables:x?} have become {bases_seen:x?} {tables_seen:x?}"))
+                .then(|| format!("{bases:x?} {tables:x?} changed to {bases_seen:x?} {tables_seen:x?}"))
         });
         watch.wrong = watch.wrong.take().or(wrong);
         result
@@ -103,21 +104,21 @@ impl Calls for Watched {
 #[repr(C, align(64))]
 struct XsaveArea([u8; XsaveArea::SIZE]);
 
-/// Components in [`XsaveArea`]: x87, SSE, AVX; the CPU takes those that the kernel has enabled.
+/// Components in [`XsaveArea`]: x87, SSE, AVX; the CPU uses those that the kernel has enabled.
 const COMPONENTS: u32 = 0b111;
 
 impl XsaveArea {
     /// Legacy region, header, and the upper halves of YMM0 to YMM15.
     const SIZE: usize = 832;
     const EMPTY: Self = Self([0; Self::SIZE]);
-    /// Where registers lie, and what they are called.
+    /// Offsets of registers.
     const FCW: core::ops::Range<usize> = 0..2;
     const MXCSR: core::ops::Range<usize> = 24..28;
     const XMM: core::ops::Range<usize> = 160..416;
     const XSTATE_BV: core::ops::Range<usize> = 512..520;
     const YMM: core::ops::Range<usize> = 576..832;
 
-    /// Values that differ from register to register, and with `seed`.
+    /// Returns values that depend on the register and on `seed`.
     fn pattern(seed: u32) -> Box<Self> {
         /// Double precision, and rounding towards zero in both units; every exception masked.
         const FCW: u16 = 0xe7f;
@@ -138,21 +139,22 @@ impl XsaveArea {
         area
     }
 
-    /// What is not in `seen` as it is here.
+    /// Returns a message with the first register whose value in `seen` is different.
     fn difference(&self, seen: &Self) -> Option<String> {
         [("FCW", Self::FCW), ("MXCSR", Self::MXCSR), ("XMM registers", Self::XMM), ("YMM registers", Self::YMM)]
             .into_iter()
             .find(|(_, range)| self.0[range.clone()] != seen.0[range.clone()])
-            .map(|(name, range)| format!("{name} have become {:x?}", &seen.0[range]))
+            .map(|(name, range)| format!("{name} changed to {:x?}", &seen.0[range]))
     }
 }
 
-/// Runs a virtual CPU with `pattern` in the registers, and says what is in them afterwards.
+/// Runs a virtual CPU with `pattern` in the registers, and stores their values afterwards in
+/// `seen`.
 fn run(vcpu: &Fd, pattern: &XsaveArea, seen: &mut XsaveArea) -> Result<(), Errno> {
     let mut own = Box::new(XsaveArea::EMPTY);
     let result: usize;
-    // SAFETY: the areas are aligned and as large as these components want; what the compiler has in the registers is back
-    // at the end. Reading nothing touches no memory but the guest's.
+    // SAFETY: the areas are aligned and have the size that these components require. The compiler's
+    // registers are restored at the end. Reading zero bytes accesses only the guest's memory.
     unsafe {
         asm!(
             "xor edx, edx",
@@ -171,7 +173,7 @@ fn run(vcpu: &Fd, pattern: &XsaveArea, seen: &mut XsaveArea) -> Result<(), Errno
             pattern = in(reg) pattern,
             seen = in(reg) seen,
             call = const sys::READ2,
-            // Of the descriptor: no bytes (`rdx`), from its start.
+            // Arguments: the descriptor, zero bytes (`rdx`), from the start.
             in("rdi") vcpu.number(), in("rsi") 1, in("r10") 0, in("r8") sys::AS_OPENED,
             inlateout("r9") 0_usize => result,
             out("rax") _, out("rcx") _, out("rdx") _, out("r11") _,
@@ -189,14 +191,14 @@ struct Bases {
 }
 
 impl Bases {
-    /// Addresses that differ with `seed`.
+    /// Returns addresses that depend on `seed`.
     fn pattern(seed: u32) -> Self {
         Self { fs: 0x1234_5678_9000 + u64::from(seed), gs: 0x5a5a_a5a5_0000 + u64::from(seed) }
     }
 
     fn read() -> Self {
         let (fs, gs);
-        // SAFETY: the kernel allows both; they change nothing.
+        // SAFETY: the kernel allows both instructions, which have no side effects.
         unsafe {
             asm!("rdfsbase {}", "rdgsbase {}", out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags))
         };
@@ -204,15 +206,16 @@ impl Bases {
     }
 
     /// # Safety
-    /// Nothing is reached through FS and GS.
+    /// No memory access may use FS or GS.
     unsafe fn write(&self) {
         let Self { fs, gs } = *self;
-        // SAFETY: the kernel allows both; the rest is the caller's promise.
+        // SAFETY: the kernel allows both instructions; the caller guarantees the other
+        // requirements.
         unsafe { asm!("wrfsbase {}", "wrgsbase {}", in(reg) fs, in(reg) gs, options(nomem, nostack, preserves_flags)) };
     }
 }
 
-/// GDTR and IDTR of this CPU, each a limit and a base, where a program may read them.
+/// GDTR and IDTR of this CPU, each with limit and base, if a program may read them.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tables {
     gdtr: [u8; 10],
@@ -223,10 +226,10 @@ impl Tables {
     fn read() -> Self {
         let mut tables = Self::default();
         let features = CpuId::new().get_extended_feature_info();
-        // With CR4.UMIP programs may not.
+        // With CR4.UMIP programs may not read them.
         if features.is_some_and(|features| !features.has_umip()) {
             let Self { gdtr, idtr } = &mut tables;
-            // SAFETY: each writes the ten bytes.
+            // SAFETY: each instruction writes ten bytes.
             unsafe { asm!("sgdt [{}]", "sidt [{}]", in(reg) gdtr, in(reg) idtr, options(nostack, preserves_flags)) };
         }
         tables
