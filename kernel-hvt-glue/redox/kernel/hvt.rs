@@ -1,21 +1,22 @@
 //! # Hypervisor scheme
 //!
 //! Lets a process of the superuser run guests on the virtualization extension of the CPU (Intel
-//! VMX, AMD SVM). What it may ask for, and what it is answered, is described in `hvt_abi::kernel`;
-//! objects, rights and limits are in `kernel_hvt_glue::scheme`. This file is what these two need to
-//! know about this kernel.
+//! VMX, AMD SVM). `hvt_abi::kernel` documents the operations and their results.
+//! `kernel_hvt_glue::scheme` implements objects, rights and limits. This file adapts both to this
+//! kernel.
 //!
-//! A guest's memory is the monitor's own, pinned page by page, and seen by the kernel through the
-//! linear map. Every frame is back when the last handle is closed, which also happens when a
-//! process dies.
+//! A guest's memory belongs to the monitor. The scheme pins it page by page, and the kernel
+//! accesses it through the linear map. Every frame is freed when the last handle is closed,
+//! including when a process dies.
 //!
-//! Interrupts: a guest is entered from a system call, with IF=0, and a physical interrupt makes it
-//! leave. It stays pending and `Run` returns to user mode, where it is taken like any other one. So
-//! the scheduler, signals and the death of a process need nothing from this file.
+//! Interrupts: a guest is entered from a system call with IF=0, and a physical interrupt causes an
+//! exit. The interrupt stays pending, and `Run` returns to user mode, where the interrupt is taken
+//! like any other. So the scheduler, signals and the death of a process need no code in this file.
 //!
-//! Weaknesses of CPUs: `kernel_hvt_glue` does what each CPU needs, at every entry and exit and before
-//! `Run` returns; its documentation has the table. What is left to this kernel are microcode and the
-//! sibling hyperthread: on CPUs with L1TF, MDS or TAA, guests that are not trusted need it off.
+//! CPU vulnerabilities: `kernel_hvt_glue` applies the mitigations that each CPU needs, at every
+//! entry and exit and before `Run` returns; its documentation has the table. This kernel remains
+//! responsible for microcode and for the sibling hyperthread: on CPUs with L1TF, MDS or TAA,
+//! hyperthreading must be disabled for untrusted guests.
 
 use core::{cell::UnsafeCell, num::NonZeroUsize};
 
@@ -53,22 +54,23 @@ use crate::{
     },
 };
 
-/// Each user's VMs.
+/// Maximum number of VMs per user.
 const VM_LIMIT: u32 = 128;
-/// The vCPUs of a VM.
+/// Maximum number of vCPUs per VM.
 const VCPU_LIMIT: u32 = 16;
 
 pub struct HvtScheme;
 
-/// Every handle, by its number. Looked into for each run of a guest, hence no map.
+/// All handles, by number. Each run of a guest looks up its handle, so this is a slab instead of a
+/// map.
 static HANDLES: RwLock<L1, Slab<Handle<Redox>>> = RwLock::new(Slab::new());
 
 static SCHEME: Once<Scheme<Redox>> = Once::new();
 
-/// What the handles have in common. Looks at the machine when it is first needed.
+/// Returns the state shared by all handles. The first call detects the machine's features.
 fn scheme() -> &'static Scheme<Redox> {
     SCHEME.call_once(|| {
-        // The rest is for everybody else.
+        // The remaining quarter is reserved for other uses.
         let three_quarters = (total_frames() as u64 / 4).saturating_mul(3);
         let limits = Limits {
             pinned: three_quarters.saturating_mul(PAGE_SIZE as u64),
@@ -80,7 +82,7 @@ fn scheme() -> &'static Scheme<Redox> {
     })
 }
 
-/// The number of this scheme.
+/// Returns the number of this scheme.
 pub fn scheme_id() -> SchemeId {
     SchemeId::from(redox::SCHEME_ID)
 }
@@ -103,7 +105,7 @@ fn open_root(uid: u32, token: &mut CleanLockToken) -> Result<usize> {
     Ok(HANDLES.write(token.token()).insert(handle))
 }
 
-/// The error number that user space knows.
+/// Converts an error to the error number of user space.
 fn errno(error: kernel::Error) -> Error {
     Error::new(redox::errno(error))
 }
@@ -113,7 +115,7 @@ fn handle(number: usize, token: &mut CleanLockToken) -> Result<Handle<Redox>> {
     handles.get(number).cloned().ok_or(Error::new(EBADF))
 }
 
-/// The vCPU of this number, if it is one.
+/// Returns the vCPU with this number.
 #[inline]
 fn vcpu(number: usize, token: &mut CleanLockToken) -> Result<Arc<VcpuObject<Redox>>> {
     match HANDLES.read(token.token()).get(number) {
@@ -124,8 +126,8 @@ fn vcpu(number: usize, token: &mut CleanLockToken) -> Result<Arc<VcpuObject<Redo
 
 impl KernelScheme for HvtScheme {
     fn scheme_root(&self, token: &mut CleanLockToken) -> Result<usize> {
-        // Who gets the root of a scheme is up to who hands it on; the first process is the
-        // superuser's.
+        // The owner of a scheme's root decides who receives it. The first process belongs to the
+        // superuser.
         open_root(0, token)
     }
 
@@ -176,7 +178,7 @@ impl KernelScheme for HvtScheme {
         Ok(OpenResult::SchemeLocal(number, InternalFlags::empty()))
     }
 
-    /// Reading nothing from a vCPU runs it: the shortest way through the kernel.
+    /// A read of zero bytes from a vCPU runs the vCPU. It is the shortest path through the kernel.
     fn kreadoff(
         &self,
         number: usize,
@@ -241,7 +243,7 @@ impl KernelScheme for HvtScheme {
             addr_space,
             NonZeroUsize::MIN,
             map.flags,
-            // `handle` holds a reference until the grant has one of its own.
+            // `handle` holds a reference until the grant has its own.
             |page, flags, mapper, flusher| {
                 Grant::allocated_shared_one_page(
                     frame_of(frame),
@@ -267,7 +269,7 @@ impl KernelScheme for HvtScheme {
 
     fn close(&self, number: usize, token: &mut CleanLockToken) -> Result<()> {
         let handle = HANDLES.write(token.token()).try_remove(number);
-        // A VM goes here, without a lock.
+        // A VM is dropped here, without a lock.
         handle.map(drop).ok_or(Error::new(EBADF))
     }
 }
@@ -292,13 +294,13 @@ unsafe impl Host for Redox {
     }
 
     unsafe fn free(&self, base: Hpa, order: u32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { deallocate_p2frame(frame_of(base), order) }
     }
 
     #[inline]
     fn phys_to_virt(&self, hpa: Hpa) -> *mut u8 {
-        // What `RmmA::phys_to_virt` does, but for its check of addresses that are none of RAM.
+        // As `RmmA::phys_to_virt`, without its check that the address is in RAM.
         RmmA::PHYS_OFFSET.wrapping_add(hpa.0 as usize) as *mut u8
     }
 
@@ -307,7 +309,7 @@ unsafe impl Host for Redox {
         crate::cpu_id().get()
     }
 
-    /// Whoever wants the CPU interrupts it, and with IF=0 an interrupt ends the run.
+    /// Requests for the CPU come as interrupts, and with IF=0 an interrupt ends the run.
     #[inline]
     fn wants_cpu(&self) -> bool {
         false
@@ -321,13 +323,13 @@ unsafe impl Kernel for Redox {
     }
 
     unsafe fn release(&self, frame: Hpa) {
-        // SAFETY: the caller's promise: the reference is one that `take` has left behind.
+        // SAFETY: the caller guarantees that the reference is one that `take` has leaked.
         drop(unsafe { RaiiFrame::new_unchecked(frame_of(frame)) });
     }
 
     fn kick(&self, cpu: u32) {
         let block = ALL_PERCPU_BLOCKS.get(cpu as usize);
-        // SAFETY: per-CPU blocks live for ever.
+        // SAFETY: per-CPU blocks are never freed.
         let block = block.and_then(|block| unsafe {
             block.load(core::sync::atomic::Ordering::Acquire).as_ref()
         });
@@ -337,10 +339,10 @@ unsafe impl Kernel for Redox {
     }
 }
 
-/// What one CPU needs to run guests: made on its first use, kept for good.
+/// State of one CPU for running guests: created on first use, and never dropped.
 struct PerCpu(UnsafeCell<Option<Cpu<Redox>>>);
 
-// SAFETY: only `with_cpu` looks into it, on the CPU that it belongs to.
+// SAFETY: only `with_cpu` accesses the value, on the CPU that owns it.
 unsafe impl Sync for PerCpu {}
 
 static CPUS: [PerCpu; MAX_CPU_COUNT as usize] =
@@ -354,8 +356,8 @@ fn with_cpu<T>(
     let slot = CPUS
         .get(crate::cpu_id().get() as usize)
         .ok_or(kernel::Error::CpuUnavailable)?;
-    // SAFETY: the slot is this CPU's own. The kernel is not preemptible and interrupt handlers run
-    // no guests, so that nobody else comes here before `f` has returned.
+    // SAFETY: the slot belongs to this CPU. The kernel is not preemptible and interrupt handlers
+    // run no guests, so no other code gets here before `f` has returned.
     let slot = unsafe { &mut *slot.0.get() };
     let cpu = match slot {
         Some(cpu) => cpu,
@@ -366,8 +368,8 @@ fn with_cpu<T>(
 
 #[cold]
 fn enable(hypervisor: &Hypervisor<Redox>) -> Result<Cpu<Redox>, kernel::Error> {
-    // SAFETY: CPL 0; the kernel is not preemptible, runs with CR0.TS and CR0.EM clear, and uses the
-    // extension nowhere else.
+    // SAFETY: CPL 0; the kernel is not preemptible, runs with CR0.TS and CR0.EM clear, and no other
+    // code uses the extension.
     unsafe { hypervisor.enable() }.map_err(|error| {
         warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
         match error {
@@ -377,7 +379,7 @@ fn enable(hypervisor: &Hypervisor<Redox>) -> Result<Cpu<Redox>, kernel::Error> {
     })
 }
 
-/// The process that calls, while it does.
+/// Calling process, for the duration of the call.
 struct Process<'a> {
     payload: UserSliceRw,
     uid: Option<u32>,
@@ -385,7 +387,7 @@ struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    /// Without a structure.
+    /// Creates the value for a call without a structure.
     fn new(uid: Option<u32>, token: &'a mut CleanLockToken) -> Self {
         Self {
             payload: UserSliceRw::empty(),
@@ -395,8 +397,8 @@ impl<'a> Process<'a> {
     }
 }
 
-// SAFETY: `borrow_frame_enforce_rw_allocated` accepts pages of `Provider::Allocated` grants only,
-// resolves CoW, and counts a reference, with which the page can become CoW no more.
+// SAFETY: `borrow_frame_enforce_rw_allocated` accepts only pages of `Provider::Allocated` grants,
+// resolves CoW, and counts a reference. A page with such a reference cannot become CoW again.
 unsafe impl Caller<Redox> for Process<'_> {
     fn user(&mut self) -> u32 {
         let token = &mut *self.token;
@@ -431,7 +433,7 @@ unsafe impl Caller<Redox> for Process<'_> {
             Ok(frame) => return Ok(hpa_of(frame.take())),
             Err(error) => error,
         };
-        // It says ENOMEM for a page that may be written one day, but not now.
+        // The function returns ENOMEM for a page that is not writable now, but may become writable.
         let token = self.token.downgrade();
         let is_writable = match space.acquire_read(token).grants.contains(page) {
             Some((_, grant)) => grant.flags().has_write(),
@@ -448,8 +450,8 @@ unsafe impl Caller<Redox> for Process<'_> {
     fn run(&mut self, vcpu: &mut Vcpu<Redox>, vm: &Vm<Redox>) -> Result<Exit, kernel::Error> {
         with_cpu(|cpu| {
             // SAFETY: the kernel is compiled without floating-point and vector registers, which
-            // hold the user's state in a system call. Contexts are not switched before the value is
-            // dropped.
+            // hold the user's state during a system call. No context switch happens before the
+            // value is dropped.
             let bound = unsafe { vcpu.bind_keeping_fpu(cpu, vm) };
             Ok(bound.map_err(unbound)?.run())
         })
@@ -464,7 +466,7 @@ unsafe impl Caller<Redox> for Process<'_> {
     }
 }
 
-/// The vCPU cannot be had on this CPU.
+/// Logs the reason that a vCPU cannot run on this CPU.
 #[cold]
 fn unbound(error: BindError) -> kernel::Error {
     warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
