@@ -85,7 +85,9 @@ const ATTEMPTS: &[Attempt] = &[
     ("map memory that only the kernel may access", of(Error::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0xffff_ffff_8000_0000)
     }),
-    ("map memory at an unmapped address", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0x4000_0000_0000)),
+    ("map memory at an unmapped address", of(Error::NotOwnMemory), |victim| {
+        victim.map(|map| map.address = 0x4000_0000_0000)
+    }),
     ("map the null page", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0)),
     ("map freed memory", of(Error::NotOwnMemory), |victim| {
         let address = {
