@@ -1,43 +1,44 @@
-//! What a device asks of the host's operating system, so that a sandbox can allow that and no more.
+//! Host descriptors that a device uses, so that a sandbox can allow these and nothing else.
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// What is done with a descriptor.
+    /// Operations on a descriptor.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Uses: u16 {
-        /// Read from where it stands, or the next message.
+        /// Read from the file position, or receive a message (`read`).
         const READ = 1 << 0;
-        /// Write to where it stands, or a message.
+        /// Write at the file position, or send a message (`write`).
         const WRITE = 1 << 1;
-        /// Read from an offset.
+        /// Read from an offset (`pread`).
         const READ_AT = 1 << 2;
-        /// Write to an offset.
+        /// Write to an offset (`pwrite`).
         const WRITE_AT = 1 << 3;
-        /// Bring to the disk what was written.
+        /// Flush written data to the disk (`fdatasync`).
         const SYNC = 1 << 4;
-        /// Ask for its size and kind, and for where in it there is data.
+        /// Query size and kind, and the ranges that hold data.
         const STAT = 1 << 5;
-        /// Meet others in this directory, through Unix sockets that keep messages apart (`SOCK_SEQPACKET`).
+        /// Connect to peers in this directory through Unix sockets that keep message boundaries
+        /// (`SOCK_SEQPACKET`).
         const MEET = 1 << 6;
-        /// Remove a file from this directory, before the guest's first instruction.
+        /// Remove a file from this directory before the guest's first instruction.
         const REMOVE = 1 << 7;
-        /// Set the timer that it is (`timerfd_settime`).
+        /// Set this timer (`timerfd_settime`).
         const TIMER = 1 << 8;
     }
 }
 
-/// A descriptor of the host that something holds, and what it does with it.
+/// Open descriptor of the host and the operations on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// Its number.
+    /// Descriptor number.
     pub number: i32,
-    /// What is done with it.
+    /// Operations on the descriptor.
     pub uses: Uses,
 }
 
 impl Descriptor {
-    /// The descriptor `fd`, used like this.
+    /// Describes `fd`, used for `uses`.
     #[cfg(feature = "std")]
     #[must_use]
     pub fn new(fd: impl std::os::fd::AsFd, uses: Uses) -> Self {

@@ -1,4 +1,4 @@
-//! Why a virtual CPU stopped.
+//! Reasons for the exit of a virtual CPU.
 
 #[cfg(target_arch = "x86_64")]
 mod kernel;
@@ -17,33 +17,34 @@ use crate::memory::Permissions;
 pub use kernel::from_kernel;
 use syndrome::Syndrome;
 
-/// Why a virtual CPU stopped running guest code: the same for every backend.
+/// Reason for an exit, the same for every backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest made a hypercall. It goes on behind it at the next run.
+    /// Hypercall. The next run resumes the guest behind it.
     Hypercall {
-        /// Number of the hypercall; it may be unknown.
+        /// Number of the hypercall, possibly unknown.
         number: u32,
-        /// Guest address of its argument, an allegation.
+        /// Guest address of the argument, an allegation.
         argument: Gpa,
     },
-    /// The guest kicked a ring. It goes on behind the kick at the next run.
+    /// Kick of a ring. The next run resumes the guest behind it.
     RingKick {
         /// Number of the ring, an allegation.
         ring: u32,
     },
-    /// The guest waits for an interrupt; none will ever come.
+    /// The guest waits for an interrupt, and no interrupt will come.
     Halted,
-    /// Somebody asked the run to end; the guest could go on.
+    /// The run was interrupted from outside; the guest can be resumed.
     Interrupted,
-    /// The guest did something after which it cannot go on.
+    /// The guest cannot continue.
     Fault(Fault),
 }
 
 impl Exit {
-    /// What a write of `size` bytes to an I/O port means (x86_64).
+    /// Decodes a write of `size` bytes to an I/O port (x86_64).
     ///
-    /// `None` where it is neither a hypercall nor a kick: a [`Cause::Port`].
+    /// Returns `None` if the write is neither a hypercall nor a kick; the exit is then a
+    /// [`Cause::Port`].
     #[must_use]
     pub fn from_port_write(port: u16, size: u8, value: u32) -> Option<Self> {
         use hvt_abi::x86_64::{HYPERCALL_PORT, HYPERCALL_PORT_END, RING_KICK_PORT};
@@ -57,13 +58,14 @@ impl Exit {
         }
     }
 
-    /// What a store of `size` bytes to device memory means (aarch64).
+    /// Decodes a store of `size` bytes to device memory (aarch64).
     ///
-    /// `None` where it is neither a hypercall nor a kick: a [`Cause::Device`].
+    /// Returns `None` if the store is neither a hypercall nor a kick; the exit is then a
+    /// [`Cause::Device`].
     #[must_use]
     pub fn from_store(address: Gpa, size: u32, value: u32) -> Option<Self> {
         use hvt_abi::aarch64::{HYPERCALL_STRIDE, MMIO_BASE, RING_KICK};
-        /// Where the number of a hypercall would be that of the kick.
+        /// Hypercall number that has the address of the kick.
         const KICK: u64 = (RING_KICK.0 - MMIO_BASE.0) / HYPERCALL_STRIDE;
         if size != 4 || !address.is_aligned(HYPERCALL_STRIDE) {
             return None;
@@ -76,21 +78,21 @@ impl Exit {
     }
 }
 
-/// A guest's last act.
+/// Fault that ended the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What it did.
+    /// Cause of the fault.
     pub cause: Cause,
-    /// Its registers at that moment, where the backend could read them. In a box, so that an [`Exit`] stays small: every
-    /// hypercall moves one.
+    /// Registers at the fault, if the backend could read them. Boxed to keep [`Exit`] small,
+    /// because every hypercall moves one.
     pub registers: Option<Box<Registers>>,
 }
 
-/// What a guest did that it may not.
+/// Forbidden or unsupported action of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// It used an I/O port in a way that is no hypercall.
+    /// Access to an I/O port that is not a hypercall.
     Port {
         /// The port.
         port: u16,
@@ -99,44 +101,46 @@ pub enum Cause {
         /// `out`, not `in`.
         write: bool,
     },
-    /// It used device memory in a way that is no hypercall.
+    /// Access to device memory that is not a hypercall.
     Device {
         /// Guest address.
         address: Gpa,
-        /// Bytes transferred; unknown where the instruction is no plain load or store of one register.
+        /// Bytes transferred; `None` if the instruction is not a plain load or store of one
+        /// register.
         size: Option<u32>,
         /// A store, not a load.
         write: bool,
     },
-    /// It accessed memory that is not there, or in a way that the host forbids.
+    /// Access to memory that does not exist, or that the host does not permit.
     Memory {
-        /// Guest address, where the machine tells.
+        /// Guest address, if the machine reports it.
         address: Option<Gpa>,
-        /// How, where the machine tells.
+        /// Kind of access, if the machine reports it.
         access: Permissions,
     },
-    /// An exception could not be delivered, nor the double fault that follows from it.
+    /// Neither an exception nor the resulting double fault could be delivered.
     TripleFault,
-    /// It raised an exception, and has no vectors for it (aarch64).
+    /// Exception without a handler: the guest has installed no vectors (aarch64).
     Exception {
-        /// ESR_EL1: what happened.
+        /// ESR_EL1: exception syndrome.
         syndrome: u64,
-        /// FAR_EL1: the guest-virtual address that it is about, if it is about one.
+        /// FAR_EL1: faulting guest-virtual address, if the exception has one.
         address: u64,
     },
-    /// It executed an instruction that this backend does not emulate.
+    /// Instruction that this backend does not emulate.
     Instruction {
-        /// What is known of it.
+        /// Description of the instruction.
         what: String,
     },
-    /// What ran it died under it: the sandboxed process was killed, say.
+    /// The thread or process that ran the guest died, for example because the sandboxed process was
+    /// killed.
     Killed {
-        /// By what.
+        /// Description of its end.
         what: String,
     },
-    /// The machine reported something this project has no name for.
+    /// Exit that this project has no name for.
     Unknown {
-        /// The machine's own words and numbers.
+        /// Description and numbers reported by the machine.
         what: String,
     },
 }
@@ -146,7 +150,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Port { port, size, write } => {
                 let (verb, way) = if *write { ("wrote", "to") } else { ("read", "from") };
-                write!(f, "the guest {verb} {size} bytes {way} I/O port {port:#x}, which is no hypercall")
+                write!(f, "the guest {verb} {size} bytes {way} I/O port {port:#x}, which is not a hypercall")
             }
             Self::Device { address, size, write } => {
                 let (verb, way) = if *write { ("wrote", "to") } else { ("read", "from") };
@@ -154,7 +158,7 @@ impl fmt::Display for Cause {
                     Some(size) => write!(f, "the guest {verb} {size} bytes {way} device memory at {address}")?,
                     None => write!(f, "the guest {verb} {way} device memory at {address}, not one register")?,
                 }
-                f.write_str(", which is no hypercall")
+                f.write_str(", which is not a hypercall")
             }
             Self::Memory { address, access } => {
                 write!(f, "host/guest translation fault: the guest ")?;
@@ -165,8 +169,8 @@ impl fmt::Display for Cause {
                     _ => "accessed",
                 })?;
                 match address {
-                    Some(address) => write!(f, " {address}, which it may not"),
-                    None => f.write_str(" memory in a way it may not"),
+                    Some(address) => write!(f, " {address} without permission"),
+                    None => f.write_str(" memory without permission"),
                 }
             }
             Self::TripleFault => f.write_str("triple fault: the guest has no handler for an exception it raised"),
@@ -175,7 +179,7 @@ impl fmt::Display for Cause {
                 write!(f, "the guest has no handler for an exception it raised: {what}")
             }
             Self::Instruction { what } => write!(f, "the guest executed {what}, which this backend does not emulate"),
-            Self::Killed { what } => write!(f, "what ran the guest ended: {what}"),
+            Self::Killed { what } => write!(f, "the guest's process ended: {what}"),
             Self::Unknown { what } => write!(f, "the machine stopped the guest: {what}"),
         }
     }

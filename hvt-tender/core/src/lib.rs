@@ -1,5 +1,5 @@
-//! The part of a tender that needs no operating system: loads a Solo5 HVT unikernel, runs it on a virtual CPU, serves its
-//! hypercalls.
+//! OS-independent core of a tender: loads a Solo5 HVT unikernel, runs it on a virtual CPU and
+//! serves its hypercalls.
 //!
 //! | module | input → output |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | [`boot`] | image and configuration → contents of guest memory, its [`MemoryMap`](memory::MemoryMap), entry state |
 //! | [`memory`] | guest pointer → checked bytes of guest memory |
 //! | [`vcpu`] | [`Vcpu::run`] → [`Exit`]: the trait that every backend implements |
-//! | [`kernel`] | a virtual CPU of the hypervisor in a kernel, through [`hvt_abi::kernel`] |
+//! | [`kernel`] | virtual CPU of an in-kernel hypervisor, through [`hvt_abi::kernel`] |
 //! | [`hypercall`] | number, argument, guest memory → calls on devices → results in guest memory |
-//! | [`device`] | console, clock, block, net: the traits, and matching with the manifest |
+//! | [`device`] | console, clock, block, net: the traits, and their matching with the manifest |
 //! | [`monitor`] | the loop over [`Vcpu::run`] and [`hypercall::serve`] → [`Outcome`](monitor::Outcome) |
 //!
 //! [`exit`], [`registers`], [`ring`] and [`descriptor`] are the types that these modules exchange. Kernels and first

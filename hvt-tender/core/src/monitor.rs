@@ -1,4 +1,4 @@
-//! The loop: the guest runs until it wants something, and gets it.
+//! Monitor loop: runs the guest to an exit, serves the exit, and runs the guest again.
 
 mod limit;
 
@@ -19,28 +19,28 @@ use crate::vcpu::Vcpu;
 
 pub use limit::Limit;
 
-/// How a guest's run ended.
+/// Result of a guest's run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The guest ended by itself.
+    /// The guest exited.
     Exited {
-        /// Its exit status.
+        /// Exit status.
         status: i32,
-        /// Where in its memory it left a description of its registers, if it did.
+        /// Guest address of a description of the guest's registers, if the guest left one.
         cookie: Option<Gpa>,
     },
-    /// The guest did something after which it cannot go on.
+    /// The guest failed and cannot continue.
     Failed(Failure),
-    /// Somebody asked the run to end.
+    /// The run was interrupted from outside.
     Interrupted,
-    /// The guest waits for ever: nothing is left in its virtual time that could wake it.
+    /// The guest sleeps forever: no event is left in its virtual time.
     Asleep,
-    /// The guest has used more than it may.
+    /// The guest exceeded one of its limits.
     Exceeded(Limit),
 }
 
 impl Outcome {
-    /// Whether the guest ended by itself with exit status 0.
+    /// Returns true if the guest exited with status 0.
     #[must_use]
     pub const fn is_success(&self) -> bool {
         matches!(self, Self::Exited { status: 0, .. })
@@ -59,11 +59,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Sees every hypercall of a guest.
+/// Observer of every hypercall of a guest.
 pub trait Observer {
-    /// The guest has made a hypercall, which is served next. Number and argument are allegations.
+    /// Called before a hypercall is served. Number and argument are allegations.
     fn called(&mut self, number: u32, argument: Gpa, guest: &GuestSpace<'_>);
-    /// The hypercall has been served, with this result.
+    /// Called after the hypercall has been served, with its result.
     fn served(
         &mut self,
         number: u32,
@@ -73,7 +73,7 @@ pub trait Observer {
     );
 }
 
-/// Sees nothing, at no cost.
+/// Observes nothing, at no cost.
 impl Observer for () {
     fn called(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>) {}
     fn served(&mut self, _: u32, _: Gpa, _: &GuestSpace<'_>, _: &Result<Flow, hypercall::HypercallError>) {}
@@ -136,19 +136,19 @@ impl<O: Observer> Observer for Option<O> {
 /// Runs a guest to its end.
 ///
 /// # Errors
-/// Returns [`Vcpu::Error`] if the virtual CPU itself fails. Nothing that a guest does causes that.
+/// Returns [`Vcpu::Error`] if the virtual CPU itself fails, which no guest can cause.
 pub fn run<V: Vcpu + ?Sized>(vcpu: &mut V, memory_map: &MemoryMap, devices: &mut Devices) -> Result<Outcome, V::Error> {
     run_observed(vcpu, memory_map, devices, None, &mut ())
 }
 
-/// Runs a guest to its end. `observer` sees the guest's hypercalls. Kicks of the network ring ring `doorbell`; without one
-/// the guest was offered no ring, and a kick ends it.
+/// Runs a guest to its end. `observer` sees the guest's hypercalls. Kicks of the network ring ring
+/// `doorbell`. Without a doorbell the guest was offered no ring, and a kick ends the guest.
 ///
 /// The loop is compiled for each type of virtual CPU and observer: there is no dynamic call between the guest and its
 /// hypercall.
 ///
 /// # Errors
-/// Returns [`Vcpu::Error`] if the virtual CPU itself fails. Nothing that a guest does causes that.
+/// Returns [`Vcpu::Error`] if the virtual CPU itself fails, which no guest can cause.
 pub fn run_observed<V: Vcpu + ?Sized>(
     vcpu: &mut V,
     memory_map: &MemoryMap,
@@ -166,7 +166,7 @@ pub fn run_observed<V: Vcpu + ?Sized>(
 /// Runs a guest to its next exit and serves it: one round of [`run_observed`]. Returns `None` if the guest can run on.
 ///
 /// # Errors
-/// Returns [`Vcpu::Error`] if the virtual CPU itself fails. Nothing that a guest does causes that.
+/// Returns [`Vcpu::Error`] if the virtual CPU itself fails, which no guest can cause.
 #[inline(always)]
 pub fn step<V: Vcpu + ?Sized>(
     vcpu: &mut V,
@@ -199,7 +199,7 @@ pub fn step<V: Vcpu + ?Sized>(
     })
 }
 
-/// The outcome of an exit that is no hypercall; `None` if the guest can run on.
+/// Returns the outcome of an exit that is not a hypercall, or `None` if the guest can run on.
 #[cold]
 fn end<V: Vcpu + ?Sized>(vcpu: &V, doorbell: Option<&dyn Doorbell>, exit: Exit) -> Option<Outcome> {
     let reason = match exit {
@@ -220,7 +220,7 @@ fn end<V: Vcpu + ?Sized>(vcpu: &V, doorbell: Option<&dyn Doorbell>, exit: Exit) 
     Some(failed(vcpu, reason))
 }
 
-/// The outcome of a guest that failed for `reason` and has not run since.
+/// Outcome of a guest that failed for `reason` and has not run since.
 #[cold]
 fn failed<V: Vcpu + ?Sized>(vcpu: &V, reason: Reason) -> Outcome {
     Outcome::Failed(Failure { reason, registers: vcpu.registers().ok().map(Box::new) })
@@ -245,27 +245,27 @@ fn serve_again<V: Vcpu + ?Sized>(
     Ok(result)
 }
 
-/// What a guest did before it was stopped, and where. Its message is one line.
+/// Reason for stopping a guest, and its registers. The message is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What it did.
+    /// Reason for the failure.
     pub reason: Reason,
-    /// Its registers at that moment, where they are known.
+    /// Registers at the failure, if they are known.
     pub registers: Option<Box<Registers>>,
 }
 
-/// What a guest did that it may not.
+/// Forbidden action of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Something that its machine does not allow.
+    /// Fault: an action that the guest's machine does not allow.
     Fault(Cause),
-    /// A hypercall that does not exist, or with pointers to what is not the guest's.
+    /// Unknown hypercall, or one with pointers to memory that is not the guest's.
     Hypercall(hypercall::HypercallError),
-    /// It kicked a ring of this number, where none is offered.
+    /// Kick of a ring with this number although none is offered.
     RingKick(u32),
-    /// It did with its network ring what it may not.
+    /// Violation of the network ring's protocol.
     Ring(ring::RingError),
-    /// It waits for an interrupt, and there are none.
+    /// `hlt` although no interrupt can arrive.
     Halted,
 }
 
@@ -275,7 +275,7 @@ impl fmt::Display for Reason {
             Self::Fault(cause) => cause.fmt(f),
             Self::Hypercall(error) => write!(f, "the guest made an invalid hypercall: {error}"),
             Self::RingKick(ring) => write!(f, "the guest kicked ring {ring}, which it was not offered"),
-            Self::Ring(error) => write!(f, "the guest broke its network ring: {error}"),
+            Self::Ring(error) => write!(f, "the guest violated the protocol of its network ring: {error}"),
             Self::Halted => f.write_str("the guest halted (hlt), and no interrupt will ever wake it"),
         }
     }
@@ -309,7 +309,7 @@ mod tests {
     const SIZE: u64 = 0x2000;
     const PC: u64 = 0x10_1234;
 
-    /// A guest that is nothing but a list of what it will want.
+    /// Guest that consists of a list of exits.
     struct Script {
         exits: VecDeque<Exit>,
         memory: FakeMemory,
@@ -335,7 +335,7 @@ mod tests {
         }
     }
 
-    /// Runs a guest that wants this, with `argument` at guest address 0x1000.
+    /// Runs a guest with these exits, with `argument` at guest address 0x1000.
     fn run_script(fake: &Fake, argument: &[u8], exits: impl IntoIterator<Item = Exit>) -> Result<Outcome, Over> {
         let memory = FakeMemory::new(SIZE, &[]);
         memory.write(Gpa(0x1000), argument).unwrap();
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_when_somebody_asks_for_it() {
+    fn an_interrupt_ends_the_run() {
         assert_eq!(run_script(&Fake::new(), &[], [Exit::Interrupted]).unwrap(), Outcome::Interrupted);
         let fake = Fake::new();
         fake.0.borrow_mut().ready = Err(Interrupted);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_the_guest_did_and_where() {
+    fn a_failure_names_the_act_and_the_address() {
         let unmapped = Exit::Hypercall { number: Number::Puts as u32, argument: Gpa(0x10) };
         for (exit, words) in [
             (hypercall(9), "unknown hypercall 9"),

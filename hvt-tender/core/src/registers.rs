@@ -1,4 +1,4 @@
-//! The names of registers, for what is said to people.
+//! Names of registers for output to people.
 
 use alloc::vec::Vec;
 
@@ -6,17 +6,17 @@ use hvt_abi::{aarch64, x86_64};
 
 /// A virtual CPU's registers, by name.
 pub trait Named: Sized {
-    /// What the architecture calls the address of the instruction.
+    /// Architectural name of the program counter.
     const PC: &'static str;
 
-    /// The address of the instruction.
+    /// Value of the program counter.
     fn pc(&self) -> u64;
 
-    /// Those of a CPU that is about to execute what lies here, all others 0.
+    /// Registers with the program counter at `pc` and all others 0.
     #[cfg(any(test, feature = "fixtures"))]
     fn at(pc: u64) -> Self;
 
-    /// All of them, those first that tell where the CPU is.
+    /// All registers with their names, beginning with program counter and stack pointer.
     fn named(&self) -> Vec<(&'static str, u64)>;
 }
 

@@ -5,11 +5,11 @@ use hvt_abi::native::Registers;
 use crate::exit::Exit;
 use crate::memory::GuestMemory;
 
-/// A guest on one virtual CPU: of a backend, of a kernel's hypervisor, or of a test.
+/// Guest on one virtual CPU of a backend, of an in-kernel hypervisor, or of a test.
 ///
 /// The monitor is compiled for each type that implements this trait, so that `run` is inlined into its loop.
 pub trait Vcpu {
-    /// Failure of the virtual CPU itself. Nothing that a guest does causes one.
+    /// Failure of the virtual CPU itself, never caused by the guest.
     type Error;
 
     /// Runs the guest until it exits. After [`Exit::Fault`] the guest must not be run again.

@@ -237,9 +237,9 @@ fn a_guest_that_takes_no_commits_is_stopped() {
 #[test]
 fn what_a_guest_may_not_do_is_named() {
     for (entry, error) in [
-        (Entry { operation: 0, ..write(60) }, "there is no operation 0"),
-        (Entry { operation: 3, ..write(60) }, "there is no operation 3"),
-        (write(2049), "a buffer of 2049 bytes is longer than 2048"),
+        (Entry { operation: 0, ..write(60) }, "unknown operation 0"),
+        (Entry { operation: 3, ..write(60) }, "unknown operation 3"),
+        (write(2049), "a buffer of 2049 bytes exceeds 2048"),
         (Entry { data: Gpa(0x8000), ..write(60) }, "0x3c bytes at guest address 0x8000, which the guest may not read"),
         (
             Entry { data: Gpa(MEMORY - 4), ..write(60) },

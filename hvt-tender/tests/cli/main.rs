@@ -156,7 +156,8 @@ fn reports_a_guest_that_is_stopped() {
     let report = text(&output.stderr);
     let mut lines = report.lines();
     let what = lines.next().unwrap();
-    let said = what.strip_prefix("hvt-tender: the guest wrote 4 bytes to I/O port 0x4ff, which is no hypercall (rip=");
+    let said =
+        what.strip_prefix("hvt-tender: the guest wrote 4 bytes to I/O port 0x4ff, which is not a hypercall (rip=");
     let rip = said.and_then(|rest| rest.strip_suffix(')')).expect(report);
     let place = lines.next().unwrap();
     assert!(place.starts_with("hvt-tender:   in ") && place.contains("+0x"), "{report}");

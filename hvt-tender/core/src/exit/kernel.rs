@@ -1,4 +1,4 @@
-//! The exits of a kernel's hypervisor in the tender's terms.
+//! Exits of an in-kernel hypervisor, converted to [`Exit`].
 
 use alloc::boxed::Box;
 use alloc::string::ToString;
@@ -8,7 +8,7 @@ use hvt_abi::native::Registers;
 
 use super::{Cause, Exit, Fault};
 
-/// What a virtual CPU's exit means to a tender. `registers` are read when it is the guest's last.
+/// Converts the exit of a virtual CPU. `registers` is called only for an exit that ends the guest.
 #[inline]
 pub fn from_kernel(exit: kernel::Exit, registers: impl FnOnce() -> Registers) -> Exit {
     match exit {
@@ -21,7 +21,7 @@ pub fn from_kernel(exit: kernel::Exit, registers: impl FnOnce() -> Registers) ->
     }
 }
 
-/// An exit that is the guest's last.
+/// Converts an exit that ends the guest.
 #[cold]
 fn fault(exit: kernel::Exit, registers: Registers) -> Exit {
     let cause = match exit {

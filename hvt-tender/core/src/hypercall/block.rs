@@ -24,7 +24,7 @@ fn transfer(call: &Call<'_>, io: &BlockIo, devices: &mut Devices) -> Result<Stat
     if !device.holds(io.offset, io.len) {
         return Ok(Status::Invalid);
     }
-    // A read leaves `len` as it is: it has read all of it.
+    // A read leaves `len` unchanged: the whole buffer was read.
     let done = if call.number == Number::BlockWrite {
         device.write(io.offset, call.buffer("buffer", io.data, io.len, Permissions::READ)?)
     } else {

@@ -1,12 +1,14 @@
-//! Hypercalls: what a guest asks for, checked and passed on to its devices.
+//! Hypercalls: checks the guest's requests and passes them on to its devices.
 //!
-//! [`serve`] is pure over guest memory and the traits of [`device`](crate::device): every backend and every host goes
-//! through it. An argument structure is copied in once, because the guest may change it at any time; what is checked
-//! is what is acted on, and only fields that the ABI calls *out* are copied back.
+//! [`serve`] depends only on guest memory and the traits of [`device`](crate::device), so that
+//! every backend and every host uses it. An argument structure is copied in once, because the guest
+//! may change it at any time; checks and actions use the same copy. Only fields that the ABI marks
+//! *out* are copied back.
 //!
-//! Two kinds of mistake are told apart, as Solo5 does. A handle, an offset or a length that does not fit the device is
-//! answered with [`Status::Invalid`], and the guest goes on. An unknown number, or a pointer to memory that the guest
-//! itself may not access in that way, is an [`HypercallError`]: the guest must be stopped.
+//! Like Solo5, [`serve`] distinguishes two kinds of mistakes. A handle, an offset or a length that
+//! does not fit the device is answered with [`Status::Invalid`], and the guest continues. An
+//! unknown number, or a pointer to memory that the guest itself may not access in that way, is an
+//! [`HypercallError`]: the guest must be stopped.
 
 mod block;
 mod net;
@@ -22,37 +24,37 @@ use hvt_abi::hypercall::{HALT_COOKIE_SIZE, Halt, Number, Poll, Puts, Status, Wal
 use crate::device::{Devices, Interrupted};
 use crate::memory::{GuestPtr, GuestSlice, GuestSpace, Permissions, Violation};
 
-/// How it goes on after a hypercall.
+/// Control flow after a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// The guest runs on.
     Continue,
     /// The guest has ended.
     Halt {
-        /// What it wants the tender to exit with.
+        /// Exit status that the guest requests.
         status: i32,
-        /// Where it left [`HALT_COOKIE_SIZE`] bytes that describe its registers; they can be read.
+        /// Address of [`HALT_COOKIE_SIZE`] readable bytes that describe the guest's registers.
         cookie: Option<Gpa>,
     },
-    /// The guest's sleep was cut short because somebody asked the run to end. Its argument is as it was: to run the
-    /// guest on, the same hypercall must be served again first.
+    /// The guest's sleep was interrupted from outside. The argument is unchanged: the same
+    /// hypercall must be served again before the guest can continue.
     Interrupted,
 }
 
-/// A guest's mistake after which it cannot go on.
+/// Mistake of a guest after which it cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HypercallError {
-    /// There is no such hypercall.
+    /// Unknown hypercall number.
     #[error("unknown hypercall {0}")]
     Unknown(u32),
-    /// A pointer to memory that the guest may not access like that.
+    /// Pointer to memory that the guest may not access in this way.
     #[error("hypercall {}: {field}: {violation}", call.name())]
     Pointer {
         /// The hypercall.
         call: Number,
-        /// What the pointer was to point to.
+        /// Name of the field that holds the pointer.
         field: &'static str,
-        /// Why it may not be followed.
+        /// Rejected access.
         violation: Violation,
     },
 }
@@ -60,8 +62,10 @@ pub enum HypercallError {
 /// Serves hypercall `number`, whose argument the guest alleges to lie at `argument`.
 ///
 /// # Errors
-/// When the guest made a mistake after which it must be stopped. Nothing in its memory has been changed then.
-// Inlined, and of what it calls only the shortest: that does not pay for the registers that a long one uses.
+/// Returns [`HypercallError`] if the guest made a mistake after which it must be stopped. Its
+/// memory is then unchanged.
+// Inlined, but only with the shortest of its callees: the hot path must not save registers for a
+// long one.
 #[inline(always)]
 pub fn serve(
     number: u32,
@@ -83,7 +87,7 @@ pub fn serve(
 
 #[inline(always)]
 fn walltime(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, HypercallError> {
-    // Before all else: what is known of the argument need not outlast a call.
+    // First of all, so that results of checking the argument need not be kept across a call.
     let nsecs = devices.clock.now();
     call.argument::<Walltime>(Permissions::WRITE)?.store(0, &Walltime { nsecs });
     Ok(Flow::Continue)
@@ -123,19 +127,19 @@ fn halt(call: &Call<'_>) -> Result<Flow, HypercallError> {
     Ok(Flow::Halt { status: halt.exit_status, cookie })
 }
 
-/// How an argument is accessed that has fields for both ways.
+/// Access to an argument that has in and out fields.
 const IN_OUT: Permissions = Permissions::READ.union(Permissions::WRITE);
 
 /// A hypercall being served.
 struct Call<'g> {
     number: Number,
-    /// Where the guest alleges its argument to lie.
+    /// Address of the argument, as the guest alleges it.
     argument: Gpa,
     guest: &'g GuestSpace<'g>,
 }
 
 impl<'g> Call<'g> {
-    /// A buffer that the guest names in its argument as `field`.
+    /// Checks the buffer that field `field` of the argument describes.
     #[inline]
     fn buffer(
         &self,
@@ -150,8 +154,8 @@ impl<'g> Call<'g> {
         }
     }
 
-    /// The guest's argument, a structure `T` all of which the guest must be able to access like that. What is checked
-    /// and acted on is a copy of it, taken once; results go into its fields.
+    /// Checks the guest's argument, a structure `T` that the guest must be able to access with
+    /// `access`. Checks and actions use one copy of it; results go into its fields.
     #[inline]
     fn argument<T>(&self, access: Permissions) -> Result<GuestPtr<'g, T>, HypercallError> {
         let place = self.guest.place(self.argument, access);
@@ -159,7 +163,7 @@ impl<'g> Call<'g> {
     }
 }
 
-/// [`Status`] as it stands in the `ret` field of an argument.
+/// Value of [`Status`] in the `ret` field of an argument.
 fn ret(status: Status) -> i32 {
     status as i32
 }

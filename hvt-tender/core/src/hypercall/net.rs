@@ -22,7 +22,8 @@ pub(super) fn serve(call: &Call<'_>, devices: &mut Devices) -> Result<Flow, Hype
     Ok(Flow::Continue)
 }
 
-/// Sends a frame. As in Solo5, one that exceeds the MTU is the network's affair: a VLAN tag alone makes it so.
+/// Sends a frame. Like Solo5, leaves frames that exceed the MTU to the network, because a VLAN tag
+/// alone exceeds it.
 fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, HypercallError> {
     let frame = call.buffer("buffer", io.data, io.len, Permissions::READ)?;
     if frame.len() < FRAME_HEADER_SIZE {
@@ -31,7 +32,8 @@ fn send(call: &Call<'_>, io: &NetIo, device: &mut dyn Net) -> Result<Status, Hyp
     Ok(if device.send(frame).is_ok() { Status::Ok } else { Status::Unspecified })
 }
 
-/// Receives a frame. A guest that has no room for a single byte gets none, and the frame stays.
+/// Receives a frame. If the guest's buffer is empty, no frame is received and the frame stays
+/// queued.
 fn receive(
     call: &Call<'_>,
     argument: &GuestPtr<'_, NetIo>,

@@ -14,13 +14,13 @@ use crate::device::fake::Fake;
 use crate::memory::fake::FakeMemory;
 use crate::memory::{GuestMemory, MemoryMap, Region};
 
-/// Size of the guest's memory: of its pages the first is not mapped, the second read-only, the third execute-only, the
-/// rest writable.
+/// Size of the guest's memory. Its first page is not mapped, the second is read-only, the third
+/// execute-only, all others are writable.
 const SIZE: u64 = 0x8000;
 const READ_ONLY: u64 = 0x1000;
 const CODE: u64 = 0x2000;
 const WRITABLE: Range<u64> = 0x3000..SIZE;
-/// Where the tests put arguments and data.
+/// Guest addresses of arguments and data in the tests.
 const ARGUMENT: u64 = 0x3ff0;
 const DATA: u64 = 0x4ff8;
 
@@ -38,7 +38,7 @@ impl Guest {
             region(CODE, WRITABLE.start, Permissions::EXECUTE),
             region(WRITABLE.start, WRITABLE.end, Permissions::READ | Permissions::WRITE),
         ]);
-        // Pieces end inside the argument and inside the data.
+        // Piece boundaries lie inside the argument and inside the data.
         let memory = FakeMemory::new(SIZE, &[0x3ff3, 0x3ffc, 0x4000, 0x4fff, 0x5001]);
         Self { memory, memory_map: memory_map.unwrap(), fake: Fake::new() }
     }
@@ -47,14 +47,15 @@ impl Guest {
         serve(number, Gpa(argument), &GuestSpace::new(&self.memory, &self.memory_map), &mut self.fake.devices())
     }
 
-    /// Serves a call with this argument, which must go well, and returns the argument as the guest finds it then.
+    /// Serves a call with this argument, which must succeed, and returns the argument afterwards.
     fn call<T: IntoBytes + FromBytes + Immutable>(&self, number: Number, argument: &T) -> T {
         self.memory.write(Gpa(ARGUMENT), argument.as_bytes()).unwrap();
         assert_eq!(self.serve(number as u32, ARGUMENT), Ok(Flow::Continue));
         T::read_from_bytes(&self.memory.bytes(ARGUMENT, size_of::<T>())).unwrap()
     }
 
-    /// The message that ends a guest which makes a call with this argument; its memory must be as it was.
+    /// Message that ends a guest that makes a call with this argument. Its memory must stay
+    /// unchanged.
     fn stopped<T: IntoBytes + Immutable>(&self, number: Number, argument: &T) -> alloc::string::String {
         self.memory.write(Gpa(ARGUMENT), argument.as_bytes()).unwrap();
         let before = self.memory.snapshot();
@@ -103,7 +104,7 @@ fn puts_reaches_the_console_whole() {
 }
 
 #[test]
-fn puts_of_nothing_says_nothing() {
+fn puts_of_nothing_writes_nothing() {
     let guest = Guest::new();
     for data in [0, 1, READ_ONLY, SIZE] {
         guest.call(Number::Puts, &Puts { data: Gpa(data), len: 0 });
@@ -215,7 +216,7 @@ fn failing_devices_are_unspecified() {
 }
 
 #[test]
-fn halt_tells_status_and_cookie() {
+fn halt_returns_status_and_cookie() {
     let guest = Guest::new();
     let halt = |cookie, exit_status| {
         let halt = Halt { cookie: Gpa(cookie), exit_status, reserved: 0 };
@@ -304,7 +305,8 @@ fn buffers_must_be_the_guests_to_access() {
     assert_eq!(guest.fake.0.borrow().waiting.len(), 1, "nothing was taken from the device");
 }
 
-/// Bytes of guest memory that a call may change: the out fields of its argument, and the buffer that it fills.
+/// Guest memory ranges that a call may change: the out fields of its argument, and the buffer that
+/// it fills.
 fn may_change(number: u32, argument: u64, memory: &[u8]) -> Vec<Range<u64>> {
     let argument_bytes = &memory[argument as usize..];
     let field = |offset, len| argument + offset as u64..argument + offset as u64 + len;
@@ -350,7 +352,7 @@ proptest! {
         let guest = Guest::new();
         guest.memory.fill(0xa5);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        // What of it lies inside of memory: a short structure may end where memory does.
+        // Only the part inside memory: a short structure may end at the end of memory.
         let _ = guest.memory.write(Gpa(argument), &bytes);
         {
             let mut world = guest.fake.0.borrow_mut();

@@ -1,61 +1,64 @@
-//! What is asked of the kernel.
+//! System calls to the kernel.
 
 use core::fmt;
 use core::ptr::NonNull;
 
 use hvt_abi::kernel::{self, RunPage};
 
-/// The calls of a Redox kernel that a monitor needs: implemented over libc on a whole Redox, over system calls in a first
-/// process, and by a kernel that is none in tests.
+/// System calls to a Redox kernel that a monitor needs. Implemented over libc on a complete Redox,
+/// over raw system calls in an init process, and by a fake kernel in tests.
 pub trait Calls {
-    /// An open descriptor, closed when dropped.
+    /// Open descriptor, closed when dropped.
     type Handle;
-    /// A run page of the kernel's, unmapped when dropped.
+    /// Run page shared with the kernel, unmapped when dropped.
     type Page: Page;
 
     /// Opens the hypervisor.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's [`Errno`].
     fn open(&self) -> Result<Self::Handle, Errno>;
 
-    /// Makes a new object of `handle`: `dup` with this name.
+    /// Creates an object of `handle`: `dup` with this name.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's [`Errno`].
     fn dup(&self, handle: &Self::Handle, name: &str) -> Result<Self::Handle, Errno>;
 
-    /// One operation: `SYS_CALL` with this metadata word.
+    /// Performs one operation: `SYS_CALL` with this metadata word.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's [`Errno`].
     fn call(&self, handle: &Self::Handle, operation: u64, payload: Payload<'_>) -> Result<usize, Errno>;
 
-    /// Runs a virtual CPU until it exits: [`Operation::Run`](kernel::Operation::Run), the operation that has to be fast. A
-    /// `read` of no bytes is that as well, and the shortest way into the kernel (shorter still with `SYS_READ2`).
+    /// Runs a virtual CPU until it exits: [`Operation::Run`](kernel::Operation::Run), the one
+    /// operation that must be fast. A `read` of no bytes does the same and is the shortest way into
+    /// the kernel (shorter still with `SYS_READ2`).
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's [`Errno`].
     fn run(&self, vcpu: &Self::Handle) -> Result<(), Errno>;
 
     /// Maps the run page of a virtual CPU.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's [`Errno`].
     fn map_page(&self, vcpu: &Self::Handle) -> Result<Self::Page, Errno>;
 }
 
 /// A mapped run page.
 ///
 /// # Safety
-/// `start` returns the same address for as long as the page lives. There it is readable and writable, aligned, and
-/// accessed through volatile accesses alone: the kernel writes it.
+/// # Safety
+/// `start` must return the same address for as long as the page lives. The page at this address
+/// must be readable, writable and aligned, and must only be accessed through volatile accesses,
+/// because the kernel writes it.
 pub unsafe trait Page {
-    /// Where it is.
+    /// Address of the page.
     fn start(&self) -> NonNull<RunPage>;
 }
 
-/// What goes with an operation.
+/// Data that goes with an operation.
 #[derive(Debug)]
 pub enum Payload<'a> {
     /// Nothing.
@@ -66,12 +69,12 @@ pub enum Payload<'a> {
     Write(&'a mut [u8]),
 }
 
-/// The number of an error of the kernel's (`errno`).
+/// Error number of the kernel (`errno`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(pub i32);
 
 impl Errno {
-    /// What it means to the hypervisor, if it is one of its errors.
+    /// Returns the meaning of the number to the hypervisor, if it is one of its errors.
     #[must_use]
     pub const fn meaning(self) -> Option<kernel::Error> {
         kernel::redox::error(self.0)
@@ -87,13 +90,13 @@ impl fmt::Display for Errno {
     }
 }
 
-/// The kernel did not do what it was asked for.
+/// Failed request to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {errno}")]
 pub struct Refused {
-    /// What was being done.
+    /// Description of the request.
     pub what: &'static str,
-    /// What the kernel said.
+    /// Error that the kernel returned.
     pub errno: Errno,
 }
 

@@ -1,4 +1,4 @@
-//! A kernel that is none: it keeps account of what it is asked for, and its guests do what a test says.
+//! Fake kernel: records its calls and returns exits prescribed by a test.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -14,33 +14,33 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::calls::{Calls, Errno, Page, Payload};
 
-/// The most that it maps at once, in bytes.
+/// Largest number of bytes mapped by one call.
 pub const MAP_STEP: u64 = 0x8000;
 
 /// State of a [`FakeKernel`].
 #[derive(Default)]
 pub struct Account {
-    /// Objects that are open, by what they were made with.
+    /// Open objects, by the names that they were created with.
     pub open: Vec<&'static str>,
-    /// What was closed, in order.
+    /// Closed objects, in order.
     pub closed: Vec<&'static str>,
-    /// What was mapped, piece by piece, as the kernel accepted it.
+    /// Mappings, piece by piece, as the kernel accepted them.
     pub mapped: Vec<MemoryMapping>,
     /// Registers of the virtual CPU.
     pub state: Option<VcpuState>,
-    /// How the next runs end.
+    /// Exits of the next runs.
     pub exits: VecDeque<ExitRecord>,
     /// Number of interrupts of the virtual CPU.
     pub interrupts: u32,
-    /// What fails, and how: an operation, or what an object is made with.
+    /// Request that fails, and its error.
     pub fails: Option<(Asked, Errno)>,
     /// Answer to [`Operation::GetCapabilities`].
     pub capabilities: Capabilities,
-    /// How many bytes it says it has mapped whatever it is asked for.
+    /// Makes every mapping report 0 bytes mapped.
     pub maps_nothing: bool,
 }
 
-/// A request that a [`FakeKernel`] can be made to fail.
+/// Request that a [`FakeKernel`] can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// Opening or duplicating an object of this name.
@@ -51,7 +51,7 @@ pub enum Asked {
     Page,
 }
 
-/// A kernel without a hypervisor, which does what a test prescribes. Clones are the same kernel.
+/// Kernel without a hypervisor that does what a test prescribes. Clones are the same kernel.
 #[derive(Clone)]
 pub struct FakeKernel(Arc<Mutex<Account>>);
 
@@ -59,24 +59,24 @@ pub struct FakeKernel(Arc<Mutex<Account>>);
 pub struct Handle {
     name: &'static str,
     kernel: FakeKernel,
-    /// The run page, where it is a virtual CPU.
+    /// Run page, if the object is a virtual CPU.
     page: Option<FakePage>,
 }
 
-/// A page that a test's kernel and monitor reach through its address alone.
+/// Page that a test's kernel and monitor reach only through its address.
 #[derive(Clone)]
 pub struct FakePage(Arc<OwnedPage>);
 
 struct OwnedPage(NonNull<RunPage>);
 
-// SAFETY: the page is reached through volatile accesses to its address, from whatever thread.
+// SAFETY: every thread accesses the page through volatile accesses to its address.
 unsafe impl Send for OwnedPage {}
 // SAFETY: as above.
 unsafe impl Sync for OwnedPage {}
 
 impl Drop for OwnedPage {
     fn drop(&mut self) {
-        // SAFETY: made by `Box::leak`, and nobody has the address any more.
+        // SAFETY: made by `Box::leak`, and no other copy of the address is left.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
@@ -103,24 +103,24 @@ impl Default for FakeKernel {
 }
 
 impl FakeKernel {
-    /// A kernel whose machine can run guests.
+    /// Creates a kernel whose machine can run guests.
     #[must_use]
     pub fn new() -> Self {
         let capabilities = Capabilities { version: VERSION, technology: 1, ..Capabilities::default() };
         Self(Arc::new(Mutex::new(Account { capabilities, ..Account::default() })))
     }
 
-    /// What it knows. Hold it briefly: every call needs it.
+    /// State of the kernel. Hold the guard briefly: every call locks it.
     pub fn account(&self) -> MutexGuard<'_, Account> {
         self.0.lock().unwrap()
     }
 
-    /// Makes what is asked of it fail.
+    /// Makes the request `asked` fail.
     pub fn fail(&self, asked: Asked, errno: Errno) {
         self.account().fails = Some((asked, errno));
     }
 
-    /// How often a virtual CPU was interrupted.
+    /// Number of interrupts of virtual CPUs.
     pub fn interrupts(&self) -> u32 {
         self.account().interrupts
     }
@@ -154,7 +154,7 @@ impl FakeKernel {
 
     fn leave_guest(&self, page: &FakePage) {
         let exit = self.account().exits.pop_front().expect("the test has no more exits");
-        // SAFETY: the page is alive, and nobody has a reference to it.
+        // SAFETY: the page is alive, and no reference to it exists.
         unsafe { (&raw mut (*page.start().as_ptr()).exit).write_volatile(exit) };
     }
 }

@@ -1,4 +1,4 @@
-//! A virtual machine with one virtual CPU, on the kernel's hypervisor.
+//! Virtual machine with one virtual CPU on an in-kernel hypervisor.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -14,81 +14,83 @@ use super::calls::{Calls, Errno, Page, Payload, Refused};
 use crate::exit::{Cause, Exit, Fault, from_kernel};
 use crate::memory::MemoryMap;
 
-/// The kernel's hypervisor, open.
+/// Open in-kernel hypervisor.
 pub struct Hypervisor<C: Calls> {
     calls: C,
     handle: C::Handle,
 }
 
 impl<C: Calls> Hypervisor<C> {
-    /// Opens it.
+    /// Opens the hypervisor.
     ///
     /// # Errors
-    /// When the kernel has none, or the caller is not the superuser.
+    /// Returns [`Refused`] if the kernel has no hypervisor or the caller is not the superuser.
     pub fn open(calls: C) -> Result<Self, Refused> {
         let handle = calls.open().map_err(Refused::new("opening the hypervisor"))?;
         Ok(Self { calls, handle })
     }
 
-    /// What the machine can do.
+    /// Returns the capabilities of the hypervisor.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns [`Refused`] with the kernel's error.
     pub fn capabilities(&self) -> Result<Capabilities, Refused> {
         let mut capabilities = Capabilities::default();
         let payload = Payload::Write(capabilities.as_mut_bytes());
         self.calls
             .call(&self.handle, Operation::GetCapabilities as u64, payload)
-            .map_err(Refused::new("asking what the hypervisor can do"))?;
+            .map_err(Refused::new("querying the hypervisor's capabilities"))?;
         Ok(capabilities)
     }
 
-    /// Why this machine cannot run guests, if it cannot.
+    /// Returns the reason why this machine cannot run guests, or `None` if it can.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// Returns [`Refused`] if the kernel does not report its capabilities.
     pub fn obstacle(&self) -> Result<Option<&'static str>, Refused> {
         let capabilities = self.capabilities()?;
         if capabilities.version != hvt_abi::kernel::VERSION {
-            return Ok(Some("the kernel's hypervisor has another version of the interface: update kernel or tender"));
+            return Ok(Some("the kernel's hypervisor has a different interface version: update kernel or tender"));
         }
         Ok(match Obstacle::from_number(capabilities.obstacle) {
             Some(Obstacle::None) => None,
             Some(Obstacle::NoExtension) => {
-                Some("the CPU offers no virtualization, or a hypervisor above hides it (nested virtualization)")
+                Some("the CPU has no virtualization, or an outer hypervisor hides it: enable nested virtualization")
             }
             Some(Obstacle::DisabledByFirmware) => {
-                Some("the firmware has disabled virtualization: enable it in the machine's setup")
+                Some("the firmware has disabled virtualization: enable it in the firmware setup")
             }
-            Some(Obstacle::MissingFeature) => Some("the CPU's virtualization lacks a part that is needed"),
-            Some(Obstacle::Kernel) => Some("the kernel does not run the CPU in the mode that is needed"),
-            Some(Obstacle::OutOfMemory) => Some("the kernel had no memory to set up virtualization"),
-            None => Some("the kernel names a reason that this tender does not know"),
+            Some(Obstacle::MissingFeature) => Some("the CPU's virtualization lacks a required feature"),
+            Some(Obstacle::Kernel) => Some("the kernel does not run the CPU in the required mode"),
+            Some(Obstacle::OutOfMemory) => Some("the kernel has too little memory to set up virtualization"),
+            None => Some("the kernel reports an obstacle unknown to this tender"),
         })
     }
 }
 
-/// A guest that is ready to run. Its virtual CPU belongs to no thread: whoever has it runs it.
+/// Guest that is ready to run. Its virtual CPU is not bound to a thread: any thread that owns it
+/// can run it.
 pub struct Guest<C: Calls> {
     page: C::Page,
     vcpu: Arc<C::Handle>,
-    /// Held so that it is closed after the virtual CPU: only then is the guest's memory no longer pinned.
+    /// Kept so that it is closed after the virtual CPU; the guest's memory stays pinned until then.
     _vm: C::Handle,
     calls: C,
 }
 
 impl<C: Calls + Clone> Guest<C> {
-    /// Makes a guest of `size` bytes of memory at `memory`, which are loaded already, at its entry point. The guest may do
-    /// with its memory what `memory_map` says; in what the layout leaves out it may read and write data.
+    /// Creates a guest with the `size` bytes at `memory`, already loaded, at its entry point. The
+    /// guest has the permissions of `memory_map` on its memory. Memory outside `memory_map` is
+    /// readable and writable.
     ///
-    /// The kernel keeps the memory until the guest is dropped, whatever becomes of the mapping.
+    /// The kernel keeps the memory until the guest is dropped, even if it is unmapped earlier.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Returns [`Refused`] if a system call fails.
     ///
     /// # Safety
-    /// The memory is this process' own, and no Rust reference to it exists for as long as the guest does: the guest
-    /// changes it.
+    /// The memory must belong to this process, and no Rust reference to it may exist during the
+    /// guest's life, because the guest changes it.
     pub unsafe fn start(
         hypervisor: &Hypervisor<C>,
         memory: NonNull<u8>,
@@ -100,7 +102,7 @@ impl<C: Calls + Clone> Guest<C> {
         let vm = calls.dup(&hypervisor.handle, redox::VM).map_err(Refused::new("creating a virtual machine"))?;
         let host = memory.as_ptr().expose_provenance() as u64;
         for (range, permissions) in pieces(size, memory_map) {
-            map(&calls, &vm, host, range, permissions).map_err(Refused::new("giving the guest its memory"))?;
+            map(&calls, &vm, host, range, permissions).map_err(Refused::new("mapping the guest's memory"))?;
         }
         let vcpu = calls.dup(&vm, redox::VCPU).map_err(Refused::new("creating a virtual CPU"))?;
         let state = VcpuState::from(entry);
@@ -111,7 +113,7 @@ impl<C: Calls + Clone> Guest<C> {
         Ok(Self { page, vcpu: Arc::new(vcpu), _vm: vm, calls })
     }
 
-    /// What interrupts it from elsewhere.
+    /// Returns a handle that interrupts the guest from another thread.
     #[must_use]
     pub fn interrupter(&self) -> Interrupter<C> {
         Interrupter { calls: self.calls.clone(), vcpu: self.vcpu.clone() }
@@ -119,34 +121,35 @@ impl<C: Calls + Clone> Guest<C> {
 }
 
 impl<C: Calls> Guest<C> {
-    /// Runs the guest until it wants something, cannot go on, or the host needs the CPU ([`Exit::Interrupted`]).
+    /// Runs the guest until it makes a hypercall, cannot continue, or the host needs the CPU
+    /// ([`Exit::Interrupted`]).
     ///
     /// # Errors
-    /// The kernel's; nothing a guest does causes that.
+    /// Returns [`Refused`] with the kernel's error, which no guest can cause.
     #[inline]
     pub fn run(&mut self) -> Result<Exit, Refused> {
         self.calls.run(&self.vcpu).map_err(Refused::new("running the virtual CPU"))?;
-        // SAFETY: the page is mapped and aligned. The kernel has finished writing the record; whatever stands there is
-        // a value of its type.
+        // SAFETY: the page is mapped and aligned. The kernel has finished writing the record, and
+        // every bit pattern is a valid value of its type.
         let record = unsafe { (&raw const (*self.page.start().as_ptr()).exit).read_volatile() };
         let call = record.out32().and_then(|(port, value)| Exit::from_port_write(port, 4, value));
         Ok(call.unwrap_or_else(|| self.other(record)))
     }
 
-    /// An exit that is neither a hypercall nor a kick.
+    /// Converts an exit that is neither a hypercall nor a kick.
     #[cold]
     fn other(&self, record: ExitRecord) -> Exit {
         if let Some(exit) = record.exit() {
             return from_kernel(exit, || self.registers().unwrap_or_default());
         }
-        let what = format!("the kernel reports exit {} in a form that this tender does not know", record.reason);
+        let what = format!("the kernel reports exit {} in a form unknown to this tender", record.reason);
         Exit::Fault(Fault { cause: Cause::Unknown { what }, registers: self.registers().ok().map(Box::new) })
     }
 
-    /// The guest's registers, between two runs.
+    /// Returns the guest's registers between two runs.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns [`Refused`] with the kernel's error.
     pub fn registers(&self) -> Result<Registers, Refused> {
         let mut state = VcpuState::new_zeroed();
         self.calls
@@ -156,23 +159,23 @@ impl<C: Calls> Guest<C> {
     }
 }
 
-/// Makes a guest's run end, from whatever thread.
+/// Handle that ends a guest's run from any thread.
 pub struct Interrupter<C: Calls> {
     calls: C,
     vcpu: Arc<C::Handle>,
 }
 
 impl<C: Calls> Interrupter<C> {
-    /// Makes the run that is under way, or else the next one, end with [`Exit::Interrupted`].
+    /// Makes the current run, or otherwise the next one, end with [`Exit::Interrupted`].
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's [`Errno`].
     pub fn interrupt(&self) -> Result<(), Errno> {
         self.calls.call(&self.vcpu, Operation::Interrupt as u64, Payload::None).map(drop)
     }
 }
 
-/// All of a guest's memory, in pieces of equal permissions.
+/// Splits a guest's memory into pieces of equal permissions.
 fn pieces(size: u64, memory_map: &MemoryMap) -> impl Iterator<Item = (GuestRange, Permissions)> {
     let gaps = memory_map.regions().iter().map(|region| Some((region.range, region.access))).chain([None]);
     let mut at = Gpa(0);
@@ -186,7 +189,7 @@ fn pieces(size: u64, memory_map: &MemoryMap) -> impl Iterator<Item = (GuestRange
     .filter(|(range, permissions)| !range.is_empty() && !permissions.is_empty())
 }
 
-/// Shows the guest what lies `host` bytes beyond its own addresses.
+/// Maps `range` for the guest, backed by host memory at guest address + `host`.
 fn map<C: Calls>(
     calls: &C,
     vm: &C::Handle,
@@ -204,7 +207,7 @@ fn map<C: Calls>(
             reserved: 0,
         };
         match calls.call(vm, Operation::Map as u64, Payload::Read(piece.as_bytes()))? {
-            // A kernel that neither maps nor refuses would be asked for ever.
+            // A kernel that neither maps anything nor fails would make this loop endless.
             0 => return Err(Errno(redox::errno(hvt_abi::kernel::Error::BadArgument))),
             mapped => at = at.saturating_add(mapped as u64),
         }

@@ -1,8 +1,8 @@
-//! What a guest has used too much of.
+//! Limits on the resources of a guest.
 
 use core::fmt;
 
-/// Which of its limits a guest has met.
+/// Limit that a guest exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
     /// Wall time.
@@ -18,10 +18,10 @@ pub enum Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::WallTime => "the guest ran longer than it may",
-            Self::CpuTime => "the guest used more CPU time than it may",
-            Self::Console => "the guest wrote more to its console than it may",
-            Self::Memory => "the guest used more memory than it may",
+            Self::WallTime => "the guest exceeded its limit of wall time",
+            Self::CpuTime => "the guest exceeded its limit of CPU time",
+            Self::Console => "the guest exceeded its limit of console output",
+            Self::Memory => "the guest exceeded its limit of memory",
         })
     }
 }

@@ -20,11 +20,11 @@ fn memory_map(regions: &[(u64, u64, Permissions)]) -> MemoryMap {
     MemoryMap::new(regions.iter().map(region)).unwrap()
 }
 
-/// A guest whose memory nobody touches.
+/// Starts a guest whose memory is never accessed.
 fn start(kernel: &FakeKernel, memory_map: &MemoryMap) -> Result<Guest<FakeKernel>, Refused> {
     let hypervisor = Hypervisor::open(kernel.clone())?;
     let memory = NonNull::new(core::ptr::without_provenance_mut(HOST)).unwrap();
-    // SAFETY: the kernel is none: nobody follows the address.
+    // SAFETY: the kernel is a fake and never dereferences the address.
     unsafe { Guest::start(&hypervisor, memory, SIZE, memory_map, &EntryState::new(SIZE, Gpa(0x10_1000))) }
 }
 
@@ -32,7 +32,7 @@ fn io(port: u16, value: u32) -> KernelExit {
     KernelExit::Io(Io { port, size: 4, direction: Direction::Out, string: false, value })
 }
 
-/// What was mapped, neighbours joined.
+/// Mappings of the kernel, with neighbours joined.
 fn mapped(kernel: &FakeKernel) -> Vec<(u64, u64, u32)> {
     let mut joined: Vec<(u64, u64, u32)> = Vec::new();
     for map in &kernel.account().mapped {
@@ -62,7 +62,7 @@ fn memory_is_mapped_with_the_permissions_of_the_layout() {
 }
 
 proptest! {
-    /// Whatever the layout, every byte is mapped once, and nothing is writable and executable.
+    /// For every memory map, each byte is mapped once, and nothing is writable and executable.
     #[test]
     fn all_of_memory_is_mapped_once(cuts in prop::collection::btree_set(0..SIZE / 4096, 0..12), kinds in any::<[u8; 12]>()) {
         let cuts: Vec<u64> = cuts.into_iter().map(|page| page * 4096).collect();
@@ -89,7 +89,7 @@ proptest! {
 }
 
 #[test]
-fn exits_are_told_in_the_tenders_terms() {
+fn exits_are_converted() {
     let kernel = FakeKernel::new();
     let mut guest = start(&kernel, &memory_map(&[])).unwrap();
     let violation =
@@ -103,7 +103,7 @@ fn exits_are_told_in_the_tenders_terms() {
 }
 
 #[test]
-fn a_record_that_nobody_knows_ends_the_guest() {
+fn an_unknown_record_ends_the_guest() {
     let kernel = FakeKernel::new();
     let mut guest = start(&kernel, &memory_map(&[])).unwrap();
     kernel.account().exits.push_back(ExitRecord { reason: 99, ..ExitRecord::default() });
@@ -124,13 +124,13 @@ fn everything_is_closed_whenever_it_ends() {
     let kernel = FakeKernel::new();
     drop(start(&kernel, &memory_map(&[])).unwrap());
     assert_eq!(kernel.account().open, [""; 0]);
-    // The virtual CPU goes before its machine.
+    // The virtual CPU is closed before its virtual machine.
     let closed = kernel.account().closed.clone();
     assert!(closed.iter().position(|name| *name == redox::VCPU) < closed.iter().position(|name| *name == redox::VM));
     let steps = [
         (Asked::Object(redox::PATH_IN_SYS), "opening the hypervisor"),
         (Asked::Object(redox::VM), "creating a virtual machine"),
-        (Asked::Operation(Operation::Map), "giving the guest its memory"),
+        (Asked::Operation(Operation::Map), "mapping the guest's memory"),
         (Asked::Object(redox::VCPU), "creating a virtual CPU"),
         (Asked::Operation(Operation::SetState), "setting the guest's registers"),
         (Asked::Page, "mapping the run page"),
@@ -155,7 +155,7 @@ fn a_kernel_that_maps_nothing_is_not_asked_for_ever() {
 }
 
 #[test]
-fn what_stands_in_the_way_is_said() {
+fn obstacles_are_reported() {
     let kernel = FakeKernel::new();
     let hypervisor = Hypervisor::open(kernel.clone()).unwrap();
     assert_eq!(hypervisor.obstacle(), Ok(None));
