@@ -8,11 +8,12 @@ use crate::memory::Permissions;
 
 /// Four levels of 4 KiB tables, stage 1 (Arm ARM, D8.3).
 ///
-/// The access flag is set from the start: the CPU need not fault to have it set. Memory that may be executed can be read
-/// as well: to EL1 these tables cannot say otherwise. Nothing is for EL0, which cannot execute anything either.
+/// The access flag is set from the start, so that the first access does not fault. Executable
+/// memory is readable as well, because stage 1 tables cannot forbid reads at EL1. EL0 has no access
+/// and cannot execute anything.
 pub(super) struct Paging;
 
-/// Nobody's to execute.
+/// Executable at no exception level.
 const NEVER_EXECUTE: Descriptor = Descriptor::PXN.union(Descriptor::UXN);
 
 impl Format for Paging {

@@ -14,7 +14,7 @@ impl CommandLine {
     /// Joins `args`.
     ///
     /// # Errors
-    /// [`CommandLineError`], when they are too long, or one has a NUL in it.
+    /// Returns [`CommandLineError`] if the arguments are too long or one contains a NUL.
     pub fn from_args<A: AsRef<[u8]>>(args: impl IntoIterator<Item = A>) -> Result<Self, CommandLineError> {
         let mut bytes = Vec::new();
         for (index, arg) in args.into_iter().enumerate() {
@@ -32,24 +32,24 @@ impl CommandLine {
         Ok(Self { bytes })
     }
 
-    /// Its bytes, without the NUL that the guest finds behind them.
+    /// Returns the bytes, without the NUL that follows them in guest memory.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Arguments that make no command line.
+/// Invalid arguments of a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandLineError {
-    /// They are too long.
-    #[error("the guest's arguments take {len} bytes; {max} at most fit", max = CMDLINE_SIZE - 1)]
+    /// The arguments are too long.
+    #[error("the guest's arguments take {len} bytes: at most {max} fit", max = CMDLINE_SIZE - 1)]
     TooLong {
-        /// Their length in bytes, the spaces between them included.
+        /// Length of the arguments in bytes, including the spaces between them.
         len: usize,
     },
-    /// One of them has a NUL in it.
-    #[error("a NUL in the guest's arguments would end them early; leave it out")]
+    /// An argument contains a NUL.
+    #[error("the guest's arguments contain a NUL: remove it")]
     Nul,
 }
 

@@ -1,4 +1,4 @@
-//! What a guest may do with its memory above 1 MiB.
+//! Memory map of a guest above 1 MiB.
 
 use alloc::vec::Vec;
 
@@ -9,8 +9,9 @@ use super::{BootConfig, BootError};
 use crate::image::Image;
 use crate::memory::{Permissions, Region};
 
-/// The regions above 1 MiB, ascending: segments with the access of their file, read and write between them and behind
-/// them up to the end of memory, and the network ring. A segment that the guest may not access at all is left out.
+/// Regions above 1 MiB in ascending order: segments with the permissions of the file, read and
+/// write between and behind them up to the end of memory, and the network ring. A segment without
+/// permissions is left out.
 pub(super) fn above_1_mib(image: &Image<'_>, config: &BootConfig<'_>) -> Result<Vec<Region>, BootError> {
     let mut regions = Vec::with_capacity(2 * image.segments().len() + 2);
     let free = |from: Gpa, to: Gpa| {

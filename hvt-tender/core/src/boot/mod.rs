@@ -1,18 +1,21 @@
-//! Image and configuration become the contents of guest memory and the state of the virtual CPU at entry.
+//! Conversion of an image and a configuration to the contents of guest memory and the entry state
+//! of the virtual CPU.
 //!
-//! [`BootPlan::new`] decides everything without touching memory, so that what cannot be booted is found before memory is
-//! had; [`BootPlan::load`] writes it. Below 1 MiB the guest's memory is the tender's:
+//! [`BootPlan::new`] decides everything without touching memory, so that errors are found before
+//! memory is allocated; [`BootPlan::load`] writes it. The guest's memory below 1 MiB belongs to the
+//! tender:
 //!
-//! | guest address | what | for the guest |
+//! | guest address | contents | guest's permissions |
 //! |---|---|---|
 //! | 0 | nothing | not mapped |
 //! | 0x1000 | descriptor table (x86_64) and page tables | not mapped |
 //! | 0x10000 | boot info, manifest, command line | read-only |
-//! | below 0x100000 | page tables for which there is no room below 0x10000, downward | not mapped |
-//! | 0xff000 | exception vectors (aarch64): by these the tender learns that a guest has none of its own | read-only, executed |
+//! | below 0x100000 | page tables that do not fit below 0x10000, downward | not mapped |
+//! | 0xff000 | exception vectors (aarch64), which report an exception of a guest without vectors to the tender | read-only, executable |
 //!
-//! From 0x100000 on the segments have the permissions that their file gives them, and the rest is for reading and
-//! writing, never for execution. On aarch64 1 GiB of device memory follows at 4 GiB: hypercalls are stores there.
+//! From 0x100000 on, segments have the permissions of the file, and all other memory is readable
+//! and writable, never executable. On aarch64, 1 GiB of device memory follows at 4 GiB: stores
+//! there are hypercalls.
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod aarch64;
@@ -43,34 +46,38 @@ use paging::{Format, Tables};
 #[cfg(target_arch = "x86_64")]
 use x86_64::Paging as Native;
 
-/// Least room in bytes between the end of the last segment and the end of memory: the first page of the stack.
+/// Least number of bytes between the end of the last segment and the end of memory: the first page
+/// of the stack.
 pub const STACK_MIN: u64 = PAGE_SIZE;
 
-/// What a guest is booted with, besides its image.
+/// Configuration for booting an image.
 #[derive(Clone, Copy, Debug)]
 pub struct BootConfig<'a> {
-    /// Size of guest memory in bytes: a multiple of 2 MiB, 4 GiB at most.
+    /// Size of guest memory in bytes: a multiple of 2 MiB, at most 4 GiB.
     pub mem_size: u64,
-    /// What the guest finds as its command line.
+    /// Command line of the guest.
     pub cmdline: &'a CommandLine,
-    /// The guest's copy of its manifest, devices filled in, as [`attach`](crate::device::attach::attach) makes it.
+    /// The guest's copy of its manifest with the device properties, made by
+    /// [`attach`](crate::device::attach::attach).
     pub manifest: &'a [u8],
     /// Frequency of the CPU's cycle counter in Hz.
     pub cpu_cycle_freq: u64,
-    /// Where the network [ring](hvt_abi::ring) lies, if one is offered: page aligned, at `mem_size` or above.
+    /// Guest address of the network [ring](hvt_abi::ring), if one is offered: page-aligned, at
+    /// `mem_size` or above.
     pub net_ring: Option<Gpa>,
 }
 
-/// A guest that has been loaded: what a backend must know to run it.
+/// Loaded guest: everything that a backend needs to run it.
 #[derive(Clone, Debug)]
 pub struct Booted {
-    /// What the guest may do with which part of its memory. Its page tables say the same as far as they can.
+    /// The guest's permissions on its memory. Its page tables grant the same permissions as far as
+    /// they can express them.
     pub memory_map: MemoryMap,
     /// State of the virtual CPU at entry.
     pub entry: EntryState,
 }
 
-/// Everything that will be written to guest memory, decided.
+/// Contents of guest memory, decided but not yet written.
 #[derive(Debug)]
 pub struct BootPlan<'a> {
     image: &'a Image<'a>,
@@ -81,10 +88,10 @@ pub struct BootPlan<'a> {
 }
 
 impl<'a> BootPlan<'a> {
-    /// Decides how `image` is booted.
+    /// Decides how to boot `image`.
     ///
     /// # Errors
-    /// [`BootError`], when image and configuration do not go together; it says what to change.
+    /// Returns [`BootError`], which names the remedy, if image and configuration do not match.
     pub fn new(image: &'a Image<'a>, config: BootConfig<'a>) -> Result<Self, BootError> {
         Self::with_tables::<Native>(image, config)
     }
@@ -97,16 +104,16 @@ impl<'a> BootPlan<'a> {
         Ok(Self { image, config, area, memory_map, tables })
     }
 
-    /// What the guest may do with which part of its memory.
+    /// Returns the guest's permissions on its memory.
     #[must_use]
     pub fn memory_map(&self) -> &MemoryMap {
         &self.memory_map
     }
 
-    /// Writes to `memory` what a guest finds there at entry. The memory must be zero.
+    /// Writes the initial contents of guest memory to `memory`, which must be zero.
     ///
     /// # Errors
-    /// [`BootError::Memory`], when `memory` is smaller than configured.
+    /// Returns [`BootError::Memory`] if `memory` is smaller than configured.
     pub fn load(self, memory: &dyn GuestMemory) -> Result<Booted, BootError> {
         let (len, size) = (self.config.mem_size, memory.size());
         if size < len {
@@ -118,17 +125,17 @@ impl<'a> BootPlan<'a> {
         let Self { image, config, area, .. } = &self;
         memory.write(BOOT_INFO_BASE, area.info(image, config).as_bytes())?;
         memory.write(area.manifest, config.manifest)?;
-        // Its NUL is there already.
+        // The terminating NUL is there already.
         memory.write(area.cmdline, config.cmdline.as_bytes())?;
         self.tables.write(memory)?;
         Ok(Booted { entry: EntryState::new(config.mem_size, image.entry()), memory_map: self.memory_map })
     }
 }
 
-/// Boots `image` in `memory`: [`BootPlan::new`] and [`BootPlan::load`] at once.
+/// Boots `image` in `memory`: [`BootPlan::new`] followed by [`BootPlan::load`].
 ///
 /// # Errors
-/// [`BootError`], when image, configuration and memory do not go together; it says what to change.
+/// Returns [`BootError`], which names the remedy, if image, configuration and memory do not match.
 pub fn load(image: &Image<'_>, config: BootConfig<'_>, memory: &dyn GuestMemory) -> Result<Booted, BootError> {
     BootPlan::new(image, config)?.load(memory)
 }
@@ -147,7 +154,7 @@ fn check_memory(image: &Image<'_>, mem_size: u64) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Where the things lie that the guest is told.
+/// Guest addresses of boot data.
 #[derive(Clone, Copy, Debug)]
 struct InfoArea {
     manifest: Gpa,
@@ -157,7 +164,7 @@ struct InfoArea {
 }
 
 impl InfoArea {
-    /// Below `limit`.
+    /// Lays out the area below `limit`.
     fn new(config: &BootConfig<'_>, limit: Gpa) -> Result<Self, BootError> {
         let error = BootError::Manifest { len: config.manifest.len() };
         let behind = |start: Gpa, len: usize, alignment| start.checked_add(len as u64)?.checked_align_up(alignment);

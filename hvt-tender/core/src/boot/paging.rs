@@ -1,8 +1,10 @@
-//! The guest's first page tables: four levels of 512 entries, pages of 4 KiB and 2 MiB, guest-virtual = guest-physical.
+//! Initial page tables of the guest: four levels of 512 entries, pages of 4 KiB and 2 MiB,
+//! identity-mapped.
 //!
-//! A 2 MiB page is used wherever a region covers one; where regions meet inside 2 MiB, a table of 4 KiB pages is. The
-//! first of those tables is that of the first 2 MiB, at the place where Solo5 has it; further ones fill the space up to
-//! 0x10000, then go downward from 1 MiB (on aarch64 from the page of exception vectors), where they are taken out of what
+//! A 2 MiB page is used if one region covers all of it; otherwise a table of 4 KiB pages is used.
+//! The first such table maps the first 2 MiB and lies where Solo5 puts it. Further tables fill the
+//! space up to 0x10000, then continue downward from 1 MiB (on aarch64 from the page of exception
+//! vectors). These pages are removed from the memory that the guest can see.
 //! the guest can see.
 
 use alloc::collections::BTreeMap;
@@ -19,54 +21,55 @@ use crate::memory::{GuestMemory, MemoryMap, OutOfMemory, Permissions, Region};
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
-/// Bytes that an entry of a directory maps (2 MiB).
+/// Bytes mapped by an entry of a directory (2 MiB).
 const BLOCK_SIZE: u64 = PAGE_SIZE * ENTRIES as u64;
-/// Directories: one for each GiB that a guest may have.
+/// Number of directories: one for each GiB of the largest guest memory.
 const DIRECTORIES: usize = 4;
 
-/// How an architecture writes its tables, and where they lie.
+/// Format and location of an architecture's page tables.
 pub(super) trait Format {
-    /// The table that the CPU is pointed to.
+    /// Root table, to which CR3 or TTBR0_EL1 points.
     const ROOT: Gpa;
-    /// The table below, whose entries map 1 GiB each.
+    /// Table below the root; its entries map 1 GiB each.
     const UPPER: Gpa;
-    /// The four directories, whose entries map 2 MiB each.
+    /// The four directories; their entries map 2 MiB each.
     const DIRECTORIES: Gpa;
-    /// The first table whose entries map 4 KiB each.
+    /// First table with entries that map 4 KiB each.
     const LEAVES: Gpa;
-    /// The entry of the upper table behind those of the directories, where hypercalls are made through memory: it maps
-    /// the GiB above all that a guest can have.
+    /// Entry of the upper table behind the entries of the directories. It maps the GiB above the
+    /// largest guest memory, where hypercalls are made through memory.
     const DEVICES: Option<u64>;
-    /// What the CPU looks up in memory besides page tables, and where that lies.
+    /// Other structures that the CPU reads from memory, with their address.
     const DESCRIPTORS: Option<(Gpa, &'static [u64])>;
-    /// What the CPU executes of the tender's, and where that lies: at the start of the last page below 1 MiB.
+    /// Code of the tender that the CPU executes, with its address at the start of the last page
+    /// below 1 MiB.
     const VECTORS: Option<(Gpa, &'static [u64])>;
 
-    /// End of what can be put below 1 MiB besides.
+    /// End of the space for further tables below 1 MiB.
     const LOW_END: Gpa = match Self::VECTORS {
         Some((at, _)) => at,
         None => GUEST_MIN_BASE,
     };
 
-    /// An entry that points to the table at `at`.
+    /// Returns an entry that points to the table at `at`.
     fn table(at: Gpa) -> u64;
-    /// An entry of a directory that maps the 2 MiB at `at`.
+    /// Returns a directory entry that maps the 2 MiB at `at`.
     fn block(at: Gpa, access: Permissions) -> u64;
-    /// An entry of a table that maps the 4 KiB at `at`.
+    /// Returns a table entry that maps the 4 KiB at `at`.
     fn page(at: Gpa, access: Permissions) -> u64;
 }
 
-/// The tables of a guest, to be written to its memory.
+/// Page tables of a guest, ready to be written to its memory.
 #[derive(Debug)]
 pub(super) struct Tables {
     tables: Vec<(Gpa, Vec<u64>)>,
 }
 
 impl Tables {
-    /// Maps `regions`, which ascend and lie above 1 MiB, and what the guest can see below 1 MiB: for reading from 0x10000 to
-    /// `info_end` at least, and what it executes there.
+    /// Maps `regions`, which must be ascending and above 1 MiB, and the memory below 1 MiB that the
+    /// guest can see: read-only from 0x10000 to at least `info_end`, and the executable vectors.
     pub(super) fn map<F: Format>(regions: Vec<Region>, info_end: Gpa) -> Result<(MemoryMap, Self), BootError> {
-        // Neighbours of equal access are one region now, so that a 2 MiB page can cover both.
+        // Neighbours with equal permissions are joined here, so that a 2 MiB page can cover both.
         let above = MemoryMap::new(regions).ok_or(BootError::Regions)?;
         let mut builder = Builder::<F>::new(info_end);
         for region in above.regions() {
@@ -86,7 +89,7 @@ impl Tables {
         Ok((memory_map, builder.finish()))
     }
 
-    /// Writes the tables. What they do not fill of their pages must be zero.
+    /// Writes the tables. The unused parts of their pages must be zero.
     pub(super) fn write(&self, memory: &dyn GuestMemory) -> Result<(), OutOfMemory> {
         self.tables.iter().try_for_each(|(at, entries)| memory.write(*at, entries.as_bytes()))
     }
@@ -94,7 +97,7 @@ impl Tables {
 
 struct Builder<F> {
     directories: Vec<u64>,
-    /// By the number of the 2 MiB that they map.
+    /// Leaf tables by the number of the 2 MiB block that they map.
     leaves: BTreeMap<usize, Leaf>,
     pool: Pool,
     format: PhantomData<F>,
@@ -106,7 +109,7 @@ struct Leaf {
 }
 
 impl<F: Format> Builder<F> {
-    /// No tables but that of the first 2 MiB, which comes first in the pool.
+    /// Creates a builder with the table of the first 2 MiB only, which comes first in the pool.
     fn new(info_end: Gpa) -> Self {
         let first = Leaf { at: F::LEAVES, entries: vec![0; ENTRIES] };
         let pool = Pool { low: Gpa(F::LEAVES.0 + PAGE_SIZE), high: F::LOW_END, info_end };
@@ -154,20 +157,20 @@ impl<F: Format> Builder<F> {
     }
 }
 
-/// What the tables say about memory of this access. Code is not protected from writes here but by what lies below, the
-/// host's mapping: a guest that writes there is beyond help, so the tender ends it, as Solo5's does, instead of calling
-/// its exception handler.
+/// Permissions in the page tables for memory with permissions `access`. Code is write-protected not
+/// in these tables but by the host's mapping underneath. A guest that writes to code is therefore
+/// ended by the tender, as with Solo5, instead of entering its exception handler.
 fn in_tables(access: Permissions) -> Permissions {
     if access.contains(Permissions::EXECUTE) { access | Permissions::WRITE } else { access }
 }
 
-/// Where the next table goes.
+/// Allocator of pages for tables.
 struct Pool {
     /// First free page below 0x10000.
     low: Gpa,
-    /// First page taken below 1 MiB.
+    /// Lowest page taken below 1 MiB.
     high: Gpa,
-    /// What must not be reached from above.
+    /// Lower limit of pages taken from above.
     info_end: Gpa,
 }
 
@@ -191,7 +194,8 @@ mod tests {
     use super::*;
     use crate::boot::Native;
 
-    /// No image leads here: the parser refuses such segments. Who changes that gets an error, and not a panic.
+    /// No image leads here, because the parser rejects such segments. If the parser changes, the
+    /// result is an error instead of a panic.
     #[test]
     fn regions_that_overlap_or_are_no_pages_are_refused() {
         let region = |start, end| Region {

@@ -20,7 +20,7 @@ use walk::{Mmu, Page};
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 0x1000;
 
-/// Runs each of these for the tables of each architecture.
+/// Runs each of these tests for the tables of each architecture.
 macro_rules! for_each_architecture {
     ($($test:ident)+) => {
         mod x86_64_tables {
@@ -35,7 +35,7 @@ macro_rules! for_each_architecture {
 
 for_each_architecture! {
     maps_what_solo5s_toolchain_makes
-    tells_the_guest_what_it_must_know
+    writes_boot_info
     writes_nothing_else
     the_largest_memory
     further_page_tables_go_where_the_guest_cannot_see_them
@@ -43,8 +43,8 @@ for_each_architecture! {
     ring_lies_behind_memory
 }
 
-/// What each page must allow, worked out from the segments of the file and the memory map alone: `None` where it must
-/// not be mapped.
+/// Expected permissions of a page, computed from the segments of the file and the memory map alone,
+/// or `None` if the page must not be mapped.
 fn expected<M: Mmu>(segments: &[Part], mem_size: u64, tables_from: u64, address: u64) -> Option<Permissions> {
     if (M::LOW_END.0..MIB).contains(&address) {
         return Some(Permissions::READ | Permissions::EXECUTE);
@@ -90,7 +90,8 @@ fn boot_in<M: Mmu>(elf: &Elf, mem_size: u64, net_ring: Option<Gpa>, memory: &Fak
 
 const MANIFEST: [u8; 112] = [0x5a; 112];
 
-/// Checks every page below `mem_size` and a few above against the layout and against what the file asks for.
+/// Compares every page below `mem_size` and a few above with the memory map and with the file's
+/// segments.
 fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
     let memory_map = &guest.booted.memory_map;
     let visible_end = memory_map.region_at(Gpa(0x1_0000)).unwrap().range.end().0.min(MIB);
@@ -113,7 +114,7 @@ fn check_pages<M: Mmu>(guest: &Guest, segments: &[Part], mem_size: u64) {
     }
 }
 
-/// Whether all of the 2 MiB at `start` allow the same.
+/// Returns true if all pages of the 2 MiB at `start` have the same permissions.
 fn one_access<M: Mmu>(segments: &[Part], mem_size: u64, start: u64) -> bool {
     let mut accesses =
         (start..start + 2 * MIB).step_by(PAGE as usize).map(|at| expected::<M>(segments, mem_size, MIB, at));
@@ -135,7 +136,7 @@ fn maps_what_solo5s_toolchain_makes<M: Mmu>() {
     check_pages::<M>(&guest, &segments(), 8 * MIB);
 }
 
-fn tells_the_guest_what_it_must_know<M: Mmu>() {
+fn writes_boot_info<M: Mmu>() {
     let guest = boot::<M>(&Elf::with_segments(segments()), 4 * MIB).unwrap();
     let info = BootInfo::read_from_bytes(&guest.memory.bytes(BOOT_INFO_BASE.0, 56)).unwrap();
     let expected = BootInfo {
@@ -191,7 +192,7 @@ fn a_page_for_the_stack_must_be_left() {
     assert_eq!(with_end(largest - PAGE), Err(BootError::TooSmall { needed: largest, mem_size: 2 * MIB }));
 }
 
-/// The remedy of a message must be one that a guest can have.
+/// The remedy in a message must be possible.
 #[test]
 fn an_image_that_leaves_no_memory_for_the_stack_cannot_be_given_more() {
     for end in [4096 * MIB - PAGE + 1, 4096 * MIB] {
@@ -206,7 +207,7 @@ fn an_image_that_leaves_no_memory_for_the_stack_cannot_be_given_more() {
     }
 }
 
-/// Memory of 4 GiB of which only what boot writes below 2 MiB is backed, and nothing else is there.
+/// Boots with 4 GiB of memory and only the first 2 MiB backed: nothing may be written elsewhere.
 fn the_largest_memory<M: Mmu>() {
     let elf = Elf::with_segments([Part::load(PF_X, TEXT, 1, [0xcc])]);
     let file = elf.build();
@@ -225,7 +226,7 @@ fn the_largest_memory<M: Mmu>() {
     assert!(M::BEYOND.iter().all(|address| *address < 4096 * MIB || M::walk(&memory, *address).is_none()));
 }
 
-/// One page of code in each of `count` pieces of 2 MiB after the first.
+/// One page in each of `count` blocks of 2 MiB after the first.
 fn scattered(count: u64) -> Vec<Part> {
     let first = Part::load(PF_X, TEXT, 1, [0xcc]);
     core::iter::once(first).chain((1..=count).map(|index| Part::load(PF_R, index * 2 * MIB + PAGE, 1, [1]))).collect()
@@ -245,7 +246,8 @@ fn further_page_tables_go_where_the_guest_cannot_see_them<M: Mmu>() {
 }
 
 fn page_tables_that_do_not_fit<M: Mmu>() {
-    // Boot info, manifest and command line take a page, 0x10000 to 0x10fff: 239 remain up to 1 MiB, and some below.
+    // Boot info, manifest and command line take the page at 0x10000. 239 pages remain up to 1 MiB,
+    // and some below 0x10000.
     let plan = |count: u64| {
         let file = Elf::with_segments(scattered(count)).build();
         let image = Image::parse(&file).unwrap();
@@ -303,7 +305,7 @@ fn ring_lies_behind_memory<M: Mmu>() {
     }
 }
 
-/// Segments of random sizes and accesses, close to each other and to the borders of 2 MiB pages.
+/// Segments with random sizes and permissions, close to each other and to 2 MiB boundaries.
 fn random_segments() -> impl Strategy<Value = Vec<Part>> {
     let flags = prop::sample::select(vec![0, PF_R, PF_W, PF_X, PF_R | PF_W, PF_R | PF_X]);
     let gap = prop_oneof![0_u64..3, 0_u64..600];
@@ -346,7 +348,7 @@ proptest! {
     }
 }
 
-/// Below what is the guest's, and above all that it is told.
+/// Below the guest's memory and above its boot info.
 #[test]
 fn exception_vectors_are_executed_and_not_the_guests_to_write() {
     use super::aarch64::Paging;
@@ -355,11 +357,11 @@ fn exception_vectors_are_executed_and_not_the_guests_to_write() {
     assert_eq!(guest.memory.bytes(0xf_f000, 2048), vectors);
     let region = guest.booted.memory_map.region_at(Gpa(0xf_f000)).unwrap();
     let range = GuestRange::between(Gpa(0xf_f000), Gpa(MIB)).unwrap();
-    // The code of this guest, which follows, cannot be read.
+    // The code of this guest, which follows, is execute-only.
     assert_eq!((region.range, region.access), (range, Permissions::READ | Permissions::EXECUTE));
 }
 
-/// The GiB in which hypercalls are made.
+/// The GiB of hypercalls by store.
 #[test]
 fn device_memory_follows_the_largest_memory() {
     use super::aarch64::Paging;

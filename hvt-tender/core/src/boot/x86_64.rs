@@ -8,8 +8,8 @@ use crate::memory::Permissions;
 
 /// Four-level paging with EFER.NXE set (SDM volume 3, 4.5).
 ///
-/// Accessed and dirty bits are set from the start, so that the CPU has no reason to write to the tables. Memory that
-/// may be executed can be read as well: these tables cannot say otherwise.
+/// Accessed and dirty bits are set from the start, so that the CPU never writes to the tables.
+/// Executable memory is readable as well, because these tables cannot forbid reads.
 pub(super) struct Paging;
 
 impl Format for Paging {

@@ -1,4 +1,4 @@
-//! What the guest asked for meets what the user attached.
+//! Matching of the devices in a manifest with the devices that the user attaches.
 
 use alloc::format;
 use alloc::string::String;
@@ -11,18 +11,19 @@ use zerocopy::IntoBytes;
 use super::{Block, Net, Slot};
 use crate::image::{Device, DeviceKind, Manifest};
 
-/// Every device of a manifest, attached.
+/// All devices of a manifest, attached.
 pub struct Attached {
-    /// By handle, for [`Devices`](super::Devices).
+    /// Devices by handle, for [`Devices`](super::Devices).
     pub slots: Vec<Slot>,
     /// The guest's copy of its manifest, with the properties of each device.
     pub manifest: Vec<u8>,
 }
 
-/// Gives each device of `manifest` the attachment of its name.
+/// Matches each device of `manifest` with the attachment of the same name.
 ///
 /// # Errors
-/// [`AttachError`], unless they match one to one; it names the device.
+/// Returns [`AttachError`], which names the device, unless devices and attachments match one to
+/// one.
 pub fn attach(
     manifest: &Manifest,
     attachments: impl IntoIterator<Item = (String, Slot)>,
@@ -44,11 +45,13 @@ pub fn attach(
     Ok(Attached { slots, manifest: bytes })
 }
 
-/// Whether attachments of these names and kinds match `manifest`: what [`attach`] checks first, to be known before a
-/// device is opened. The kind is `None` for [`Slot::Reserved`].
+/// Checks that attachments with these names and kinds match `manifest`. [`attach`] performs the
+/// same check first; this function allows it before any device is opened. The kind is `None` for
+/// [`Slot::Reserved`].
 ///
 /// # Errors
-/// [`AttachError`], unless they match one to one; it names the device.
+/// Returns [`AttachError`], which names the device, unless devices and attachments match one to
+/// one.
 pub fn check<'n>(
     manifest: &Manifest,
     attachments: impl IntoIterator<Item = (&'n str, Option<DeviceKind>)>,
@@ -73,7 +76,7 @@ pub fn check<'n>(
     }
 }
 
-/// The entry of an attached device.
+/// Manifest entry of an attached device.
 fn entry(name: &str, slot: &Slot) -> Result<Entry, AttachError> {
     let mut padded = [0; NAME_SIZE];
     padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
@@ -121,53 +124,54 @@ fn list(devices: &[Device]) -> String {
     if names.is_empty() { "no devices".into() } else { names.join(", ") }
 }
 
-/// Why manifest and attachments do not match. The message is one line that names the device.
+/// Mismatch between manifest and attachments. The message is one line that names the device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// The guest asked for no device of this name.
+    /// The manifest has no device with this name.
     #[error("device '{name}' not declared in manifest; the unikernel declares {declared}")]
     NotDeclared {
-        /// The name.
+        /// Name of the attachment.
         name: String,
-        /// What the guest did ask for, for people to read.
+        /// Devices that the manifest declares, for people to read.
         declared: String,
     },
-    /// The guest asked for a device that was not attached.
+    /// A device of the manifest was not attached.
     #[error("{kind} device '{name}' declared but not attached; attach one by that name")]
     NotAttached {
-        /// Its name.
+        /// Name of the device.
         name: String,
-        /// Its kind.
+        /// Kind of the device.
         kind: DeviceKind,
     },
-    /// A device of another kind than the guest asked for.
+    /// The attached device is of another kind than the manifest declares.
     #[error("{}device '{name}' not declared in manifest: '{name}' is a {declared} device there", of(*attached))]
     WrongKind {
-        /// Its name.
+        /// Name of the device.
         name: String,
-        /// What the guest asked for.
+        /// Kind that the manifest declares.
         declared: DeviceKind,
-        /// What was attached, `None` for [`Slot::Reserved`].
+        /// Kind of the attached device, `None` for [`Slot::Reserved`].
         attached: Option<DeviceKind>,
     },
     /// Two attachments for one device.
     #[error("device '{name}' attached twice; attach it once")]
     Twice {
-        /// Its name.
+        /// Name of the device.
         name: String,
     },
-    /// A block device whose size is not made of blocks.
+    /// The size of a block device is not a multiple of its block size, or its block size is
+    /// invalid.
     #[error(
-        "block device '{name}' has {capacity} bytes in blocks of {block_size}; it must have one block at least, whole \
-         blocks only, and a block size that is a power of two from 512 on"
+        "block device '{name}' has {capacity} bytes in blocks of {block_size}; its size must be a non-zero multiple \
+         of its block size, and the block size a power of two of at least 512"
     )]
     Geometry {
-        /// Its name.
+        /// Name of the device.
         name: String,
-        /// Its size in bytes.
+        /// Size of the device in bytes.
         capacity: u64,
-        /// Its block size in bytes.
+        /// Block size of the device in bytes.
         block_size: u16,
     },
 }
@@ -204,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_told_what_it_got_whatever_the_order() {
+    fn attachments_in_any_order_fill_the_manifest() {
         let fake = Fake::new();
         let attached = attach_to(&BOTH, [("net0", fake.net()), ("disk", fake.block())]).unwrap();
         assert!(matches!(attached.slots[..], [Slot::Reserved, Slot::Block(_), Slot::Net(_)]));

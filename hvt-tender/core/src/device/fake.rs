@@ -1,4 +1,4 @@
-//! Devices for tests, all of which look at one [`World`].
+//! Devices for tests, which share one [`World`].
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -10,11 +10,11 @@ use core::cell::RefCell;
 use super::{Block, Clock, Console, DeviceError, Devices, Interrupted, Net, Poller, Slot};
 use crate::memory::GuestSlice;
 
-/// What the devices of a guest have seen and will say.
+/// State of a guest's devices: recorded calls and prescribed results.
 pub struct World {
     /// Output of the console.
     pub console: Vec<u8>,
-    /// Number of calls that wrote it.
+    /// Number of console writes.
     pub console_calls: usize,
     /// Wall clock.
     pub now: u64,
@@ -30,7 +30,7 @@ pub struct World {
     pub ready: Result<u64, Interrupted>,
     /// Timeouts that `poll` was called with.
     pub sleeps: Vec<u64>,
-    /// Whether block and network devices fail.
+    /// Makes block and network devices fail.
     pub broken: bool,
 }
 
@@ -39,7 +39,7 @@ pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 /// MTU of every network device.
 pub const MTU: u16 = 1500;
 
-/// A device: the same for all, because it is the [`World`] that differs.
+/// Fake device of every kind. Only the [`World`] makes a difference.
 #[derive(Clone)]
 pub struct Fake(pub Rc<RefCell<World>>);
 
@@ -50,7 +50,7 @@ impl Default for Fake {
 }
 
 impl Fake {
-    /// A world with a disk of eight blocks, nothing sent, nothing waiting.
+    /// Creates a world with a disk of eight blocks, no frames sent and no frames waiting.
     pub fn new() -> Self {
         let disk = (0..8 * 512).map(|index| (index / 512 + index) as u8).collect();
         Self(Rc::new(RefCell::new(World {
@@ -77,7 +77,7 @@ impl Fake {
         Slot::Net(Box::new(self.clone()))
     }
 
-    /// Everything a guest can reach, its block device having handle 1, its network device handle 2.
+    /// All devices of a guest. The block device has handle 1, the network device handle 2.
     pub fn devices(&self) -> Devices {
         Devices {
             console: Box::new(self.clone()),

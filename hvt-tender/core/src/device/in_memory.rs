@@ -1,4 +1,5 @@
-//! Devices that live in memory and need no operating system: a disk, wires, and a console that keeps what is written.
+//! In-memory devices that need no operating system: a disk, a wire, and a console that keeps its
+//! output.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -21,14 +22,14 @@ pub struct RamDisk {
 }
 
 impl RamDisk {
-    /// A disk that holds `bytes`, whose number is a multiple of `block_size`.
+    /// Creates a disk with the contents `bytes`, whose length is a multiple of `block_size`.
     #[must_use]
     pub fn new(bytes: Vec<u8>, block_size: u16) -> Self {
         let capacity = bytes.len() as u64;
         Self { store: Arc::new(Mutex::new(Store::new(bytes))), capacity, block_size }
     }
 
-    /// A copy of its contents.
+    /// Returns a copy of the contents.
     #[must_use]
     pub fn contents(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.capacity as usize];
@@ -36,7 +37,7 @@ impl RamDisk {
         bytes
     }
 
-    /// Fails unless `len` bytes at `offset` lie on the disk.
+    /// Returns [`DeviceError`] unless `len` bytes at `offset` lie on the disk.
     fn check(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         let end = offset.checked_add(len).ok_or(DeviceError)?;
         if end <= self.capacity { Ok(()) } else { Err(DeviceError) }
@@ -69,10 +70,11 @@ fn infallible<T>(result: Result<T, Infallible>) -> T {
     result.unwrap_or_else(|never| match never {})
 }
 
-/// Frames on a wire that one end waits for.
+/// Frames queued for one end of a wire.
 type Queue = Arc<Mutex<VecDeque<Vec<u8>>>>;
 
-/// Frames that wait for one end of a wire at most; more are dropped, as a network does.
+/// Largest number of frames queued for one end of a wire. Further frames are dropped, as on a real
+/// network.
 const QUEUE_MAX: usize = 256;
 
 /// One end of a wire that carries Ethernet frames. The ends may be in different threads.
@@ -83,7 +85,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Both ends of a new wire.
+    /// Creates a wire and returns both ends.
     #[must_use]
     pub fn pair() -> (Self, Self) {
         let near = Self::default();
@@ -91,14 +93,14 @@ impl Wire {
         (near, far)
     }
 
-    /// A wire whose ends are one: what is sent comes back.
+    /// Creates a wire with a single end: sent frames come back.
     #[must_use]
     pub fn loopback() -> Self {
         let queue = Queue::default();
         Self { incoming: queue.clone(), outgoing: queue }
     }
 
-    /// Whether a frame is waiting here.
+    /// Returns true if a frame is waiting at this end.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.incoming.lock().is_empty()
@@ -112,14 +114,14 @@ impl Wire {
         }
     }
 
-    /// Takes the oldest frame that is waiting here.
+    /// Takes the oldest frame waiting at this end.
     #[must_use]
     pub fn receive(&self) -> Option<Vec<u8>> {
         self.incoming.lock().pop_front()
     }
 }
 
-/// A guest's network device at the end of a wire.
+/// Network device of a guest at the end of a wire.
 pub struct WireNet {
     wire: Wire,
     mac: [u8; 6],
@@ -127,7 +129,7 @@ pub struct WireNet {
 }
 
 impl WireNet {
-    /// A device with this hardware address and MTU.
+    /// Creates a device with this hardware address and MTU.
     #[must_use]
     pub fn new(wire: Wire, mac: [u8; 6], mtu: u16) -> Self {
         Self { wire, mac, mtu }
@@ -144,9 +146,9 @@ impl Net for WireNet {
     }
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
-        /// An Ethernet header with a VLAN tag.
+        /// Length of an Ethernet header with a VLAN tag.
         const HEADER_MAX: u64 = 18;
-        // A longer frame is dropped, as a network does.
+        // A longer frame is dropped, as on a real network.
         if frame.len() <= u64::from(self.mtu) + HEADER_MAX {
             self.wire.send(frame.to_vec());
         }
@@ -158,15 +160,15 @@ impl Net for WireNet {
     }
 }
 
-/// A console that keeps what the guest writes, up to a limit. Clones are the same console.
+/// Console that keeps the guest's output, up to a limit. Clones are the same console.
 #[derive(Clone, Default)]
 pub struct ConsoleBuffer(Arc<Mutex<Vec<u8>>>);
 
-/// Bytes of a guest's output that are kept; more are dropped.
+/// Largest number of bytes of output kept. Further bytes are dropped.
 const OUTPUT_MAX: usize = 1 << 20;
 
 impl ConsoleBuffer {
-    /// The bytes so far.
+    /// Returns the output so far.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         self.0.lock().clone()
@@ -189,12 +191,12 @@ mod tests {
     use crate::memory::fake::FakeMemory;
     use crate::memory::{GuestSpace, MemoryMap, Permissions, Region};
 
-    /// Guest memory of two pages that do not lie side by side in the host.
+    /// Guest memory of two pages that are not adjacent in host memory.
     fn pages() -> FakeMemory {
         FakeMemory::new(2 * PAGE_SIZE, &[PAGE_SIZE])
     }
 
-    /// Hands `act` a guest's buffer of `len` bytes that reaches from one page into the other.
+    /// Calls `act` with a guest buffer of `len` bytes that crosses the page boundary.
     fn with_buffer<R>(memory: &FakeMemory, len: u64, act: impl FnOnce(GuestSlice<'_>) -> R) -> R {
         let access = Permissions::READ | Permissions::WRITE;
         let memory_map =
@@ -252,7 +254,7 @@ mod tests {
         assert!(!near.is_ready());
         far.send(vec![3; 100]);
         assert!(near.is_ready());
-        // A buffer that is too short gets the beginning.
+        // A buffer that is too short gets the start of the frame.
         let received = with_buffer(&memory, 60, |buffer| device.receive(buffer).unwrap());
         assert_eq!((received, near.is_ready()), (Some(60), false));
         assert_eq!(with_buffer(&memory, 60, |buffer| device.receive(buffer)), Ok(None));

@@ -1,7 +1,8 @@
-//! Devices: what stands behind a guest's handles.
+//! Devices behind a guest's handles.
 //!
-//! The traits are what [`hypercall`](crate::hypercall) serves a guest with. They see guest buffers only as
-//! [`GuestSlice`]s, already checked, and say how it went; what that means for the guest is decided in one place there.
+//! [`hypercall`](crate::hypercall) serves a guest through these traits. A device sees guest buffers
+//! only as [`GuestSlice`]s, already checked, and reports success or failure;
+//! [`hypercall`](crate::hypercall) alone turns the result into the guest's status.
 
 pub mod attach;
 #[cfg(any(test, feature = "fixtures"))]
@@ -18,30 +19,31 @@ use crate::memory::GuestSlice;
 pub use crate::descriptor::{Descriptor, Uses};
 pub use attach::{AttachError, Attached, attach};
 
-/// Where the guest's console output goes.
+/// Output for the guest's console.
 pub trait Console {
-    /// Writes all of it. Failures are the console's own affair: the guest cannot be told.
+    /// Writes all of `data`. The console handles its own failures, because the ABI has no way to
+    /// report them to the guest.
     fn write(&mut self, data: GuestSlice<'_>);
 
-    /// The descriptors of the host that it uses: in a sandbox it can use no others.
+    /// Host descriptors that the console uses. In a sandbox all others are denied.
     fn descriptors(&self) -> Vec<Descriptor> {
         Vec::new()
     }
 }
 
-/// Wall clock.
+/// Wall clock of a guest.
 pub trait Clock {
-    /// Nanoseconds since the Unix epoch, UTC.
+    /// Returns the nanoseconds since the Unix epoch, UTC.
     fn now(&mut self) -> u64;
 }
 
-/// A block device. Offsets and lengths that reach it are whole blocks inside its capacity.
+/// Block device. Callers pass only offsets and lengths that are whole blocks inside the capacity.
 pub trait Block {
     /// Size in bytes, a non-zero multiple of the block size.
     fn capacity(&self) -> u64;
     /// Block size in bytes, a power of two, at least 512.
     fn block_size(&self) -> u16;
-    /// Whether `len` bytes from `offset` on are blocks of the device, at least one, and all of them inside it.
+    /// Returns true if `len` bytes from `offset` on are one or more whole blocks inside the device.
     fn holds(&self, offset: u64, len: u64) -> bool {
         // The block size is a power of two.
         let mask = u64::from(self.block_size()).wrapping_sub(1);
@@ -51,86 +53,91 @@ pub trait Block {
     /// Fills `into` from byte `offset` on.
     ///
     /// # Errors
-    /// When the device failed; `into` may be filled in part.
+    /// Returns [`DeviceError`] if the device failed; `into` may be partly filled.
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError>;
     /// Writes `from` from byte `offset` on.
     ///
     /// # Errors
-    /// When the device failed, or is read-only; a part may have been written.
+    /// Returns [`DeviceError`] if the device failed or is read-only; `from` may be partly written.
     fn write(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), DeviceError>;
-    /// Makes what was written last: once this returns, a crash of the host does not undo it. Called when the guest has
-    /// ended, however it did.
+    /// Makes written data durable: after the return, a crash of the host does not undo it. Called
+    /// once the guest has ended, for whatever reason.
     ///
     /// # Errors
-    /// When the device failed; some of what the guest has written may be lost.
+    /// Returns [`DeviceError`] if the device failed; some data written by the guest may be lost.
     fn sync(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
 
-    /// The descriptors of the host that it uses: in a sandbox it can use no others.
+    /// Host descriptors that the device uses. In a sandbox all others are denied.
     fn descriptors(&self) -> Vec<Descriptor> {
         Vec::new()
     }
 
-    /// Makes its waits end when the guest is interrupted, from now on: it waits by `sleep`. A device that never waits, or for
-    /// a disk of the host only, has no use for it.
+    /// Makes the device wait through `sleep` from now on, so that an interrupt of the guest ends
+    /// its waits. Ignored by devices that never wait, or that wait only for a disk of the host.
     fn wait_by(&mut self, _sleep: Arc<dyn Sleep>) {}
 }
 
-/// Sleep that ends early when the guest is interrupted.
+/// Sleep that ends early if the guest is interrupted.
 pub trait Sleep: Send + Sync + core::fmt::Debug {
     /// Sleeps for `nanoseconds` at most.
     fn sleep(&self, nanoseconds: u64);
 }
 
-/// A network device.
+/// Network device.
 pub trait Net {
-    /// Hardware address.
+    /// Returns the hardware address.
     fn mac(&self) -> [u8; 6];
-    /// Largest payload of a frame in bytes, its 14 bytes of Ethernet header not counted.
+    /// Returns the MTU: largest payload of a frame in bytes, without the 14 bytes of Ethernet
+    /// header.
     fn mtu(&self) -> u16;
     /// Sends one frame, Ethernet header first.
     ///
     /// # Errors
-    /// When the device failed. A frame that the network drops is no failure.
+    /// Returns [`DeviceError`] if the device failed. A frame dropped by the network is not a
+    /// failure.
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError>;
-    /// Takes one frame; `None` when none is waiting. A frame longer than `into` loses its end.
+    /// Takes one frame, or returns `None` if none is waiting. A frame longer than `into` is
+    /// truncated.
     ///
     /// # Errors
-    /// When the device failed.
+    /// Returns [`DeviceError`] if the device failed.
     fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError>;
-    /// Another end of the same device, for a thread of its own; `None` where two threads cannot use it at once.
+    /// Returns a second handle to the same device for use on another thread, or `None` if two
+    /// threads cannot use the device at once.
     fn second_end(&self) -> Option<Box<dyn Net + Send>> {
         None
     }
 
-    /// The descriptors of the host that it uses: in a sandbox it can use no others.
+    /// Host descriptors that the device uses. In a sandbox all others are denied.
     fn descriptors(&self) -> Vec<Descriptor> {
         Vec::new()
     }
 
-    /// The threads that the device runs beside the guest's. In a sandbox each is confined before the guest's first
-    /// instruction.
+    /// Threads that the device runs beside the guest's thread. In a sandbox each is confined before
+    /// the guest's first instruction.
     fn helper_threads(&self) -> Vec<&dyn HelperThread> {
         Vec::new()
     }
 }
 
-/// A thread that a device runs beside the guest's.
+/// Thread that a device runs beside the guest's thread.
 pub trait HelperThread {
-    /// The descriptors of the host that the thread uses.
+    /// Host descriptors that the thread uses.
     fn descriptors(&self) -> Vec<Descriptor>;
 
-    /// Whether the thread opens and uses sockets of the internet protocols.
+    /// Returns true if the thread opens and uses internet sockets (`AF_INET`, `AF_INET6`).
     fn uses_internet(&self) -> bool {
         false
     }
 
-    /// Makes the thread execute `job` soon, before it serves the guest again. A thread that has ended drops `job`.
+    /// Makes the thread execute `job` before it serves the guest again. A thread that has ended
+    /// drops `job`.
     fn execute(&self, job: Job);
 }
 
-/// A function for a [`HelperThread`] to execute.
+/// Function for a [`HelperThread`] to execute.
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Wakes the thread that serves a guest's ring.
@@ -139,46 +146,47 @@ pub trait Doorbell {
     fn ring(&self);
 }
 
-/// How a guest sleeps.
+/// Sleep of a guest.
 pub trait Poller {
-    /// Waits until a network device has a frame waiting, or `timeout` nanoseconds are over. Bit *n* of the answer is
-    /// set when the device with handle *n* has one, however long it has been waiting.
+    /// Waits until a network device has a frame, or until `timeout` nanoseconds have passed. Bit
+    /// *n* of the result is set if the device with handle *n* has a frame, including one that
+    /// arrived before the call.
     ///
     /// # Errors
-    /// [`Interrupted`] when somebody asked the run to end meanwhile.
+    /// Returns [`Interrupted`] if the run is interrupted meanwhile.
     fn poll(&mut self, timeout: u64) -> Result<u64, Interrupted>;
 
-    /// Waits until the guest may execute its first instruction, which it usually may at once.
+    /// Waits until the guest may execute its first instruction, usually not at all.
     ///
     /// # Errors
-    /// [`Interrupted`] when somebody asked the run to end meanwhile.
+    /// Returns [`Interrupted`] if the run is interrupted meanwhile.
     fn begin(&mut self) -> Result<(), Interrupted> {
         Ok(())
     }
 
-    /// Whether it has interrupted the guest because nothing will ever wake it.
+    /// Returns true if the poller interrupted the guest because no event can ever wake it.
     fn asleep(&self) -> bool {
         false
     }
 
-    /// The descriptors of the host that it reads or writes: in a sandbox it can use no others. To wait for any is
-    /// allowed.
+    /// Host descriptors that the poller reads or writes. In a sandbox all others are denied.
+    /// Waiting for a descriptor is always allowed.
     fn descriptors(&self) -> Vec<Descriptor> {
         Vec::new()
     }
 }
 
-/// The device failed; what exactly went to the log.
+/// Failure of a device. The details are in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the device failed")]
 pub struct DeviceError;
 
-/// Somebody asked the run to end.
+/// Interrupt of the run from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// What stands at an index of the manifest.
+/// Device at an index of the manifest.
 pub enum Slot {
     /// The reserved first entry.
     Reserved,
@@ -188,23 +196,23 @@ pub enum Slot {
     Net(Box<dyn Net>),
 }
 
-/// All that a guest's hypercalls reach.
+/// Everything that a guest's hypercalls can reach.
 pub struct Devices {
     /// Console.
     pub console: Box<dyn Console>,
     /// Wall clock.
     pub clock: Box<dyn Clock>,
-    /// How the guest sleeps.
+    /// Sleep of the guest.
     pub poller: Box<dyn Poller>,
-    /// By handle.
+    /// Devices by handle.
     pub slots: Vec<Slot>,
 }
 
 impl Devices {
-    /// Makes what was written to block devices last, on every one of them.
+    /// Makes data written to all block devices durable.
     ///
     /// # Errors
-    /// When one of them failed.
+    /// Returns [`DeviceError`] if a device failed.
     pub fn sync(&mut self) -> Result<(), DeviceError> {
         let mut synced = Ok(());
         for slot in &mut self.slots {
@@ -215,7 +223,7 @@ impl Devices {
         synced
     }
 
-    /// The descriptors of the host that they use.
+    /// Host descriptors that the devices use.
     #[must_use]
     pub fn descriptors(&self) -> Vec<Descriptor> {
         let mut all = [self.console.descriptors(), self.poller.descriptors()].concat();

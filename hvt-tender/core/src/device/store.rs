@@ -1,4 +1,4 @@
-//! Contents of a disk in memory: its first contents, and the pages written since.
+//! Contents of a disk in memory: initial contents, and the pages written since.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -12,12 +12,13 @@ const PAGE: usize = 4096;
 
 type Page = [u8; PAGE];
 
-/// First contents of a [`Store`].
+/// Initial contents of a [`Store`].
 pub trait Base {
-    /// Failure to read them.
+    /// Failure to read the initial contents.
     type Error;
 
-    /// Fills all of `into` with the bytes from `offset` on. Behind the end there are zeros.
+    /// Fills all of `into` with the bytes from `offset` on. Bytes behind the end of the contents
+    /// are zero.
     ///
     /// # Errors
     /// Returns [`Self::Error`] if the contents cannot be read.
@@ -36,7 +37,7 @@ impl Base for Vec<u8> {
     }
 }
 
-/// Bytes without an end, of which only those that were written take memory beside the first contents.
+/// Unbounded byte array. Beside the initial contents, only written pages take memory.
 #[derive(Debug)]
 pub struct Store<B> {
     base: B,
@@ -44,12 +45,12 @@ pub struct Store<B> {
 }
 
 impl<B: Base> Store<B> {
-    /// A store with these first contents.
+    /// Creates a store with these initial contents.
     pub const fn new(base: B) -> Self {
         Self { base, written: BTreeMap::new() }
     }
 
-    /// The first contents.
+    /// Returns the initial contents.
     pub const fn base(&self) -> &B {
         &self.base
     }
@@ -57,7 +58,7 @@ impl<B: Base> Store<B> {
     /// Fills all of `into` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// Returns [`Base::Error`] if the first contents cannot be read.
+    /// Returns [`Base::Error`] if the initial contents cannot be read.
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), B::Error> {
         for piece in pieces(offset, into.len() as u64) {
             let into = &mut into[piece.done..piece.done + piece.len];
@@ -72,7 +73,7 @@ impl<B: Base> Store<B> {
     /// Fills the guest's buffer `into` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// Returns [`Base::Error`] if the first contents cannot be read.
+    /// Returns [`Base::Error`] if the initial contents cannot be read.
     pub fn read_to(&self, offset: u64, into: GuestSlice<'_>) -> Result<(), B::Error> {
         let mut buffer = [0; PAGE];
         for piece in pieces(offset, into.len()) {
@@ -86,7 +87,7 @@ impl<B: Base> Store<B> {
     /// Writes the guest's buffer `from` from `offset` on.
     ///
     /// # Errors
-    /// Returns [`Base::Error`] if a page is written in part and its first contents cannot be read.
+    /// Returns [`Base::Error`] if a page is partly written and its initial contents cannot be read.
     pub fn write_from(&mut self, offset: u64, from: GuestSlice<'_>) -> Result<(), B::Error> {
         for piece in pieces(offset, from.len()) {
             if !self.written.contains_key(&piece.page) {
@@ -104,13 +105,13 @@ impl<B: Base> Store<B> {
     }
 }
 
-/// A part of a transfer that lies in one page.
+/// Part of a transfer that lies in one page.
 struct Piece {
     page: u64,
-    /// First byte inside of the page.
+    /// Offset of the first byte in the page.
     start: usize,
     len: usize,
-    /// Bytes of the transfer before it.
+    /// Bytes of the transfer before this piece.
     done: usize,
 }
 

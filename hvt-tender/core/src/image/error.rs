@@ -1,4 +1,4 @@
-//! What can be wrong with a file.
+//! Errors in unikernel files.
 
 use alloc::format;
 use alloc::string::String;
@@ -9,96 +9,96 @@ use hvt_abi::manifest::{MAX_ENTRIES, NAME_MAX};
 use hvt_abi::note::Target;
 use hvt_abi::{ABI_VERSION, GUEST_MIN_BASE, Gpa, GuestRange};
 
-/// Why a file cannot be run. The message is one line that names the file's fault and what to do about it; whoever
-/// prints it adds the file's name.
+/// Reason why a file cannot be run. The message is one line that names the defect and the remedy;
+/// the caller adds the file name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// The file does not begin as ELF files do.
+    /// The file does not start with the ELF magic number.
     #[error("not an ELF file; name a Solo5 unikernel built for the target hvt")]
     NotElf,
-    /// The file ends before something it announces.
-    #[error("the file is truncated: {what} would end at byte {end}, but it has {len}; copy or build it again")]
+    /// The file ends before a structure that its headers describe.
+    #[error("the file is truncated: {what} ends at byte {end}, but the file has {len}; copy or build it again")]
     Truncated {
-        /// What is missing, at least in part.
+        /// Name of the structure that is at least partly missing.
         what: &'static str,
-        /// Offset in the file of the first byte after it.
+        /// File offset of the first byte after the structure.
         end: u64,
         /// Length of the file in bytes.
         len: u64,
     },
-    /// A field of the ELF header has a value that no unikernel has.
+    /// A field of the ELF header has an invalid value.
     #[error("damaged ELF header: {field} is {found}, not {expected}; rebuild the unikernel")]
     Header {
         /// Name of the field in the ELF specification.
         field: &'static str,
-        /// What stands there.
+        /// Value of the field.
         found: u64,
-        /// What must stand there.
+        /// Expected value.
         expected: u64,
     },
-    /// A 32-bit file.
+    /// 32-bit file.
     #[error("a 32-bit program; unikernels are 64-bit: build it for {}", machine(NATIVE_MACHINE))]
     Bits32,
-    /// A file for machines of the other byte order.
+    /// Big-endian file.
     #[error("a big-endian program; unikernels are little-endian: build it for {}", machine(NATIVE_MACHINE))]
     BigEndian,
-    /// A file for another kind of CPU.
-    #[error("built for {}, but this machine is {}: build it for the latter", machine(*.0), machine(NATIVE_MACHINE))]
+    /// File for another CPU architecture.
+    #[error("built for {}, but this machine is {}: rebuild it for this machine", machine(*.0), machine(NATIVE_MACHINE))]
     Machine(u16),
-    /// An ELF file of another kind.
+    /// ELF file that is not a unikernel.
     #[error("not a unikernel but {0}; build it with a Solo5 toolchain for the target hvt")]
     NotUnikernel(Foreign),
-    /// A unikernel that is not linked for a fixed address.
+    /// Unikernel that is not linked for a fixed address.
     #[error("the unikernel is of ELF type {}, not EXEC; link it with -static -no-pie", et_to_str(*.0))]
     NotExecutable(u16),
-    /// A unikernel for another of Solo5's targets.
+    /// Unikernel for another Solo5 target.
     #[error("was built for Solo5 target {}; this tender runs hvt: rebuild it for hvt", target(*.0))]
     Target(u32),
-    /// A unikernel for another version of the ABI.
+    /// Unikernel for another ABI version.
     #[error("{}", version(*.0))]
     Version(u32),
-    /// A note is too short or too long for what it says it is.
+    /// Note whose size does not match its type.
     #[error(
         "program header {index}: {what} note does not fall within valid size ({size} bytes, not {}); \
          rebuild the unikernel",
         sizes(*min, *max)
     )]
     NoteSize {
-        /// Index of its program header.
+        /// Index of the note's program header.
         index: usize,
-        /// What kind of note.
+        /// Type of the note.
         what: &'static str,
-        /// Its size in bytes.
+        /// Size of the note in bytes.
         size: u64,
-        /// Least size.
+        /// Minimum size.
         min: u64,
-        /// Largest size, [`u64::MAX`] where there is none.
+        /// Maximum size; [`u64::MAX`] if there is none.
         max: u64,
     },
-    /// Two notes of a kind of which there must be one.
+    /// Second note of a type that must be unique.
     #[error("program header {index}: a second {what} note; link the unikernel with one")]
     DuplicateNote {
-        /// Index of the second one's program header.
+        /// Index of the second note's program header.
         index: usize,
-        /// What kind of note.
+        /// Type of the note.
         what: &'static str,
     },
-    /// A unikernel without a manifest.
+    /// Unikernel without a manifest.
     #[error("the unikernel has no manifest; link it with one, even an empty one")]
     NoManifest,
-    /// A manifest that breaks the rules.
+    /// Invalid manifest.
     #[error("the unikernel's manifest is invalid: {0}; rebuild it")]
     Manifest(#[from] ManifestError),
-    /// A segment that breaks the rules.
+    /// Invalid segment.
     #[error("program header {index}: the segment {problem}; link the unikernel with Solo5's linker script for hvt")]
     Segment {
-        /// Index of its program header.
+        /// Index of the segment's program header.
         index: usize,
-        /// Which rule.
+        /// Problem of the segment.
         problem: SegmentError,
     },
-    /// The guest would start to run where there is no code.
+    /// The entry point lies outside of all executable segments.
     #[error("the entry point {entry} lies in no executable segment; link the unikernel with Solo5's linker script")]
     Entry {
         /// The entry point.
@@ -106,21 +106,21 @@ pub enum ImageError {
     },
 }
 
-/// An ELF file that is no unikernel.
+/// Kind of an ELF file that is not a unikernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Foreign {
-    /// A program with an interpreter.
+    /// Program with an interpreter.
     Dynamic,
-    /// A program or library that may be loaded anywhere.
+    /// Position-independent program or library.
     Relocatable,
-    /// A static program.
+    /// Static program.
     Static,
-    /// An object file.
+    /// Object file.
     Object,
-    /// A core dump.
+    /// Core dump.
     Core,
-    /// An ELF type this project has no name for.
+    /// ELF type that this project has no name for.
     Other(u16),
 }
 
@@ -137,59 +137,59 @@ impl fmt::Display for Foreign {
     }
 }
 
-/// Which rule of the manifest is broken.
+/// Problem of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
     /// Unknown version.
-    #[error("it is of version {0}, not {version}", version = hvt_abi::manifest::VERSION)]
+    #[error("version is {0}, not {version}", version = hvt_abi::manifest::VERSION)]
     Version(u32),
-    /// Too few or too many entries.
+    /// Zero entries, or too many.
     #[error("it has {0} entries, not 1 to {MAX_ENTRIES}")]
     Entries(u32),
-    /// It is not as long as its entries.
+    /// The size of the manifest does not match its number of entries.
     #[error("its {entries} entries take {expected} bytes, but it has {found}")]
     Size {
-        /// How many entries it says to have.
+        /// Number of entries according to the header.
         entries: u32,
-        /// How many bytes those take.
+        /// Size of that many entries in bytes.
         expected: u64,
-        /// How many it has.
+        /// Actual size in bytes.
         found: u64,
     },
     /// The first entry is not the reserved one.
     #[error("its first entry is not the reserved one")]
     FirstEntry,
-    /// A name that is empty, too long or has other characters than letters and digits.
+    /// A name is empty, too long, or has characters other than letters and digits.
     #[error("entry {0} has a name that is not 1 to {NAME_MAX} letters and digits")]
     Name(usize),
-    /// Two devices of one name.
+    /// Two devices have the same name.
     #[error("two entries have the name '{0}'")]
     DuplicateName(String),
-    /// An entry of no kind that is known.
+    /// Unknown type of an entry.
     #[error("entry {index} is of an unknown type, {kind:#x}")]
     Kind {
         /// Index of the entry.
         index: usize,
-        /// What stands there.
+        /// Type of the entry.
         kind: u32,
     },
-    /// An entry says that its device is attached already.
-    #[error("entry {0} says that it is attached, which only a tender may say")]
+    /// An entry is marked as attached.
+    #[error("entry {0} is marked as attached, which only a tender may do")]
     Attached(usize),
 }
 
-/// Which rule of segments is broken.
+/// Problem of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentError {
-    /// Alignment that is no power of two.
+    /// The alignment is not a power of two.
     #[error("has an alignment of {0:#x}, which is not a power of two")]
     Alignment(u64),
-    /// Its start or end is not on a page boundary, and its alignment does not put it there.
+    /// The start or end is not on a page boundary, even when rounded to the segment's alignment.
     #[error("does not start and end on page boundaries: its boundary {0} is in the middle of a page")]
     Unaligned(Gpa),
-    /// More bytes in the file than in memory.
+    /// The segment has more bytes in the file than in memory.
     #[error("has {file:#x} bytes in the file, but only {memory:#x} in memory")]
     FileExceedsMemory {
         /// Bytes in the file.
@@ -197,36 +197,36 @@ pub enum SegmentError {
         /// Bytes in memory.
         memory: u64,
     },
-    /// Below what a guest may use.
+    /// The segment starts below the first address that a guest may use.
     #[error("starts at {0}, below {GUEST_MIN_BASE}")]
     TooLow(Gpa),
-    /// Beyond the largest guest memory.
+    /// The segment ends beyond the largest guest memory.
     #[error("of {len:#x} bytes at {start} ends above 4 GiB")]
     TooHigh {
-        /// Its first address.
+        /// First address of the segment.
         start: Gpa,
-        /// Its length in bytes.
+        /// Length of the segment in bytes.
         len: u64,
     },
-    /// Below the segment before it.
-    #[error("at {0} does not come in ascending order")]
+    /// The segment lies below the previous one.
+    #[error("at {0} is not in ascending order")]
     NotAscending(Gpa),
-    /// It shares a page with the segment before it.
-    #[error("at {0} overlaps the one before it")]
+    /// The segment shares a page with the previous one.
+    #[error("at {0} overlaps the previous one")]
     Overlap(GuestRange),
-    /// Writable and executable at once.
+    /// The segment is both writable and executable.
     #[error("at {0} is writable and executable at once")]
     WritableAndExecutable(GuestRange),
 }
 
-/// The ELF machine of the CPU this runs on.
+/// ELF machine number of this CPU.
 pub(super) const NATIVE_MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
 fn machine(machine: u16) -> String {
     match machine {
         EM_X86_64 => "x86_64".into(),
         EM_AARCH64 => "aarch64".into(),
-        // goblin knows no name for a few; those it calls unknown.
+        // goblin calls the machines unknown that it has no name for.
         other => format!("{} (ELF machine {other})", machine_to_str(other)),
     }
 }

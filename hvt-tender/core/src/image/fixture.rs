@@ -1,4 +1,4 @@
-//! Builds small unikernels, good ones and broken ones, for tests.
+//! Small valid and invalid unikernels for tests.
 
 use alloc::vec;
 
@@ -23,8 +23,8 @@ pub const ABI_PART: usize = 7;
 pub const MANIFEST_PART: usize = 8;
 
 impl Elf {
-    /// What Solo5's toolchain makes: text that may only be executed, read-only data, data, a wholly empty segment,
-    /// `.bss` in a segment of its own, and three notes.
+    /// Creates a unikernel like the output of Solo5's toolchain: execute-only text, read-only data,
+    /// data, an empty segment, `.bss` in a separate segment, and three notes.
     pub fn unikernel(devices: &[(&str, Kind)]) -> Self {
         let openbsd = NoteHeader { namesz: 8, descsz: 4, kind: OPENBSD_TYPE, owner: OPENBSD_OWNER };
         Self::of([
@@ -40,7 +40,7 @@ impl Elf {
         ])
     }
 
-    /// A unikernel without devices that has these segments and starts where the first one does.
+    /// Creates a unikernel without devices that has these segments and starts at the first one.
     pub fn with_segments(segments: impl IntoIterator<Item = Part>) -> Self {
         Self::with_devices(segments, &[])
     }

@@ -13,7 +13,7 @@ use hvt_abi::note::INTERPRETER;
 
 use super::error::{Foreign, ImageError, NATIVE_MACHINE};
 
-/// What the headers say, once it is known that they belong to a 64-bit ELF program.
+/// Headers of a 64-bit ELF program.
 pub(super) struct Headers {
     /// `e_type`: `ET_EXEC` or `ET_DYN`.
     kind: u16,
@@ -66,7 +66,7 @@ impl Headers {
         Ok(Self { kind: header.e_type, machine: header.e_machine, entry: header.e_entry, program })
     }
 
-    /// What kind of program this is, given that it has no Solo5 ABI note.
+    /// Returns the error that names the kind of this program, given that it has no Solo5 ABI note.
     pub(super) fn foreign(&self, file: &[u8]) -> ImageError {
         let interpreter = self.program.iter().find(|header| header.p_type == PT_INTERP);
         ImageError::NotUnikernel(match interpreter.map(|header| contents(file, header)) {
@@ -85,14 +85,14 @@ impl Headers {
     }
 }
 
-/// The bytes of the file that `header` describes, if it has them all.
+/// Returns the bytes of the file that `header` describes, if the file is long enough.
 pub(super) fn contents<'a>(file: &'a [u8], header: &ProgramHeader) -> Option<&'a [u8]> {
     let start = usize::try_from(header.p_offset).ok()?;
     let end = usize::try_from(header.p_offset.checked_add(header.p_filesz)?).ok()?;
     file.get(start..end)
 }
 
-/// The error of a file that lacks bytes which `header` describes as `what`.
+/// Error for a file that lacks bytes which `header` describes as `what`.
 pub(super) fn truncated(file: &[u8], header: &ProgramHeader, what: &'static str) -> ImageError {
     let end = header.p_offset.saturating_add(header.p_filesz);
     ImageError::Truncated { what, end, len: file.len() as u64 }

@@ -1,4 +1,4 @@
-//! The devices that a guest asks for.
+//! Devices declared by a unikernel.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,27 +9,27 @@ use zerocopy::FromBytes;
 
 use super::error::ManifestError;
 
-/// The devices that a guest asks for, in the order of their handles.
+/// Devices declared by a unikernel, in the order of their handles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     devices: Vec<Device>,
 }
 
-/// A device that a guest asks for.
+/// Device declared by a unikernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// 1 to 67 letters and digits, unlike any other device's.
+    /// Unique name: 1 to 67 letters and digits.
     pub name: String,
-    /// What kind of device.
+    /// Kind of the device.
     pub kind: DeviceKind,
 }
 
-/// What kind of device a guest asks for.
+/// Kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeviceKind {
-    /// A block device.
+    /// Block device.
     Block,
-    /// A network device.
+    /// Network device.
     Net,
 }
 
@@ -43,13 +43,13 @@ impl fmt::Display for DeviceKind {
 }
 
 impl Manifest {
-    /// The devices. The first has handle 1: entry 0 of a manifest is reserved.
+    /// Returns the devices. The first one has handle 1, because entry 0 of a manifest is reserved.
     #[must_use]
     pub fn devices(&self) -> &[Device] {
         &self.devices
     }
 
-    /// Reads the contents of the manifest's note.
+    /// Parses the contents of the manifest note.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let size = |entries, expected: usize| ManifestError::Size {
             entries,
@@ -70,7 +70,8 @@ impl Manifest {
         }
         let mut manifest = Self::default();
         for (index, bytes) in rest.chunks_exact(size_of::<Entry>()).enumerate() {
-            // The chunk is as long as an entry, and every bit pattern is one.
+            // Cannot fail: the chunk has the length of an entry, and every bit pattern is a valid
+            // entry.
             let Ok(entry) = Entry::read_from_bytes(bytes) else { continue };
             manifest.push(index, &entry)?;
         }
@@ -100,13 +101,13 @@ impl Manifest {
     }
 }
 
-/// The name up to its NUL, if there is one and it is made of letters and digits.
+/// Returns the name up to its NUL, if it is NUL-terminated and valid.
 fn name(bytes: &[u8; NAME_SIZE]) -> Option<&str> {
     let name = bytes.split(|byte| *byte == 0).next().filter(|name| name.len() < NAME_SIZE)?;
     if is_device_name(name) { core::str::from_utf8(name).ok() } else { None }
 }
 
-/// Whether a device can have this name: letters and digits, 1 to 67 of them.
+/// Returns true if `bytes` is a valid device name: 1 to 67 letters and digits.
 #[must_use]
 pub fn is_device_name(bytes: &[u8]) -> bool {
     (1..=NAME_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_alphanumeric)

@@ -1,8 +1,8 @@
-//! An ELF file, checked: what of it goes where in guest memory, and which devices the guest asks for.
+//! Checked ELF file: segments to load into guest memory, and devices declared by the unikernel.
 //!
-//! Everything in the file is an allegation. [`Image::parse`] looks at the headers, the notes, the manifest and the
-//! segments once, with every addition checked; what comes out needs no second look except at the size of the guest's
-//! memory, which [`boot`](crate::boot) knows.
+//! Everything in the file is an allegation. [`Image::parse`] checks the headers, the notes, the
+//! manifest and the segments once, with overflow checks on every addition. Its result needs no
+//! second check except against the size of guest memory, which [`boot`](crate::boot) performs.
 
 mod error;
 mod header;
@@ -27,7 +27,7 @@ pub use note::Abi;
 pub use segment::Segment;
 pub use symbol::{Symbol, symbol_at};
 
-/// A Solo5 unikernel for this machine and this tender, ready to be placed in guest memory.
+/// Solo5 unikernel for this machine and this tender, ready to be loaded into guest memory.
 #[derive(Clone, Debug)]
 pub struct Image<'a> {
     segments: Vec<Segment<'a>>,
@@ -37,10 +37,11 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// Reads a whole ELF file.
+    /// Parses a whole ELF file.
     ///
     /// # Errors
-    /// [`ImageError`], when the file is not a unikernel that this tender can run: it says why, and what to do.
+    /// Returns [`ImageError`], which names the reason and the remedy, if the file is not a
+    /// unikernel that this tender can run.
     pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
         let headers = header::Headers::parse(file)?;
         headers.check_machine()?;
@@ -57,50 +58,52 @@ impl<'a> Image<'a> {
         Ok(Self { segments, entry, abi, manifest })
     }
 
-    /// The segments: ascending, not overlapping, page aligned, between 1 MiB and 4 GiB.
+    /// Returns the segments: ascending, disjoint, page-aligned, between 1 MiB and 4 GiB.
     #[must_use]
     pub fn segments(&self) -> &[Segment<'a>] {
         &self.segments
     }
 
-    /// Where the guest starts to run. It lies in a segment that may be executed.
+    /// Returns the entry point, which lies in an executable segment.
     #[must_use]
     pub fn entry(&self) -> Gpa {
         self.entry
     }
 
-    /// First address after the last segment, page aligned.
+    /// Returns the first address after the last segment, page-aligned.
     #[must_use]
     pub fn end(&self) -> Gpa {
         self.segments.last().map_or(GUEST_MIN_BASE, |segment| segment.range.end())
     }
 
-    /// What the guest was built for.
+    /// Returns target and ABI version that the unikernel was built for.
     #[must_use]
     pub fn abi(&self) -> Abi {
         self.abi
     }
 
-    /// The devices that the guest asks for.
+    /// Returns the devices that the unikernel declares.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 }
 
-/// What a Solo5 unikernel was built for, be it for this machine and this tender or for others.
+/// Returns target and ABI version of a Solo5 unikernel, even if it is built for another machine or
+/// tender.
 ///
 /// # Errors
-/// [`ImageError`], when the file is no unikernel.
+/// Returns [`ImageError`] if the file is not a unikernel.
 pub fn query_abi(file: &[u8]) -> Result<Abi, ImageError> {
     let headers = header::Headers::parse(file)?;
     note::Notes::find(file, &headers.program)?.abi.ok_or_else(|| headers.foreign(file))
 }
 
-/// The devices that a Solo5 unikernel asks for, be it for this machine and this tender or for others.
+/// Returns the devices that a Solo5 unikernel declares, even if it is built for another machine or
+/// tender.
 ///
 /// # Errors
-/// [`ImageError`], when the file is no unikernel, or has no valid manifest.
+/// Returns [`ImageError`] if the file is not a unikernel or has no valid manifest.
 pub fn query_manifest(file: &[u8]) -> Result<Manifest, ImageError> {
     let headers = header::Headers::parse(file)?;
     let notes = note::Notes::find(file, &headers.program)?;

@@ -1,4 +1,4 @@
-//! The ELF notes that make a program a Solo5 unikernel.
+//! ELF notes that mark a program as a Solo5 unikernel.
 
 use core::ops::RangeInclusive;
 
@@ -12,17 +12,17 @@ use zerocopy::FromBytes;
 use super::error::ImageError;
 use super::header::{contents, truncated};
 
-/// What a guest was built for.
+/// Target and ABI version of a unikernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abi {
     /// Solo5's number of the target; see [`Target`].
     pub target: u32,
-    /// Version of that target's ABI.
+    /// Version of the target's ABI.
     pub version: u32,
 }
 
 impl Abi {
-    /// Whether this tender is the one the guest was built for.
+    /// Returns an error unless the unikernel was built for this tender.
     pub(super) fn check(self) -> Result<(), ImageError> {
         if self.target != Target::Hvt as u32 {
             return Err(ImageError::Target(self.target));
@@ -34,24 +34,24 @@ impl Abi {
     }
 }
 
-/// The notes of Solo5 that a file has.
+/// Solo5's notes in a file.
 #[derive(Default)]
 pub(super) struct Notes<'a> {
     pub(super) abi: Option<Abi>,
-    /// The manifest, from its header on, without the note around it.
+    /// Manifest without the note's header and padding.
     pub(super) manifest: Option<&'a [u8]>,
 }
 
-/// Bytes of a note's header without its owner (`Elf64_Nhdr`).
+/// Length of a note header without owner (`Elf64_Nhdr`) in bytes.
 const NOTE_MIN: usize = 12;
-/// Padding between the owner and the manifest. It is part of the note's descriptor.
+/// Padding between owner and manifest, part of the note's descriptor.
 const MFT1_PADDING: usize = MFT1_OFFSET - size_of::<NoteHeader>();
 const MFT1_MIN: usize = MFT1_PADDING + size_of::<Header>();
 const MFT1_MAX: usize = MFT1_MIN + MAX_ENTRIES * size_of::<Entry>();
 
 impl<'a> Notes<'a> {
-    /// Looks at the first note of every `PT_NOTE`: Solo5's linker scripts give each note a program header of its own,
-    /// and the manifest's note is aligned in a way that keeps others from being found behind it.
+    /// Examines the first note of every `PT_NOTE`. Solo5's linker scripts give each note a separate
+    /// program header, and no note can follow the manifest note because of its alignment.
     pub(super) fn find(file: &'a [u8], program: &[ProgramHeader]) -> Result<Self, ImageError> {
         let mut found = Self::default();
         for (index, header) in program.iter().enumerate().filter(|(_, header)| header.p_type == PT_NOTE) {
@@ -85,8 +85,8 @@ impl<'a> Notes<'a> {
     }
 }
 
-/// The descriptor of a note, given the bytes `rest` behind its header, when its length is one of `valid` and the bytes
-/// are there.
+/// Returns the descriptor of a note, given the bytes `rest` behind its header, if its length is in
+/// `valid` and the bytes are present.
 fn descriptor<'a>(
     index: usize,
     what: &'static str,

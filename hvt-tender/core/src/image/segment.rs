@@ -1,4 +1,4 @@
-//! The segments that are loaded.
+//! Loadable segments.
 
 use alloc::vec::Vec;
 
@@ -10,27 +10,29 @@ use super::error::{ImageError, SegmentError};
 use super::header::{contents, truncated};
 use crate::memory::Permissions;
 
-/// A part of guest memory that the file describes.
+/// Range of guest memory described by the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
-    /// Whole pages that it occupies; what of them is not [`bytes`](Self::bytes) is zero.
+    /// Whole pages that the segment occupies. Bytes of the pages outside of [`bytes`](Self::bytes)
+    /// are zero.
     pub range: GuestRange,
-    /// Where its bytes go, inside the range.
+    /// Guest address of the bytes, inside the range.
     pub at: Gpa,
-    /// The bytes that the file has for it.
+    /// Contents from the file.
     pub bytes: &'a [u8],
-    /// What the guest may do there, as the file has it: never both write and execute, perhaps execute alone, perhaps
-    /// nothing at all.
+    /// Permissions of the guest according to the file: never both write and execute, possibly only
+    /// execute, possibly none.
     pub access: Permissions,
 }
 
 impl Segment<'_> {
-    /// Whether code may be run at `address`.
+    /// Returns true if the guest may execute code at `address`.
     pub(super) fn is_code_at(&self, address: Gpa) -> bool {
         self.range.contains(address) && self.access.contains(Permissions::EXECUTE)
     }
 
-    /// Whether `next` is the `.bss` of this one's data and begins in its last page, which is loaded and zero already.
+    /// Returns true if `next` is the `.bss` of this data segment and starts in its last page, which
+    /// is loaded and zero already.
     fn continues_as(&self, next: &Segment<'_>) -> bool {
         let bytes_end = self.at.checked_add(self.bytes.len() as u64);
         next.bytes.is_empty()
@@ -40,10 +42,10 @@ impl Segment<'_> {
     }
 }
 
-/// The segments of all `PT_LOAD` headers that are not wholly empty.
+/// Collects the segments of all `PT_LOAD` headers, except empty ones.
 ///
-/// Solo5's tender leaves out those without bytes in the file, where guests have their `.bss`; here they count, so that
-/// they are checked and their memory is the guest's own.
+/// Solo5's tender ignores segments without bytes in the file, which hold the `.bss` of guests. Here
+/// they count, so that they are checked and their memory belongs to the guest.
 pub(super) fn collect<'a>(file: &'a [u8], program: &[ProgramHeader]) -> Result<Vec<Segment<'a>>, ImageError> {
     let mut segments: Vec<Segment<'a>> = Vec::new();
     let loaded = |header: &ProgramHeader| header.p_type == PT_LOAD && (header.p_memsz, header.p_filesz) != (0, 0);
@@ -55,9 +57,9 @@ pub(super) fn collect<'a>(file: &'a [u8], program: &[ProgramHeader]) -> Result<V
     Ok(segments)
 }
 
-/// Checks one segment against the rules and the one `before` it.
+/// Checks one segment against the rules and against the segment `before` it.
 ///
-/// `None` when the pages of the one before cover it already.
+/// Returns `None` if the pages of `before` cover the segment already.
 fn place<'a>(
     header: &ProgramHeader,
     bytes: &'a [u8],
@@ -72,8 +74,8 @@ fn place<'a>(
     }
     let too_high = || SegmentError::TooHigh { start: at, len: header.p_memsz };
     let end = at.checked_add(header.p_memsz).filter(|end| end.0 <= MEM_MAX).ok_or_else(too_high)?;
-    // As Solo5 has it, a segment is widened as far as its own alignment goes. What has no bytes in the file Solo5 does
-    // not look at, so its alignment may be anything.
+    // Like Solo5, widens a segment as far as its alignment allows. Solo5 ignores segments without
+    // bytes in the file, so their alignment may have any value.
     let alignment = if bytes.is_empty() { PAGE_SIZE } else { header.p_align.max(1) };
     if !alignment.is_power_of_two() {
         return Err(SegmentError::Alignment(alignment));

@@ -1,4 +1,4 @@
-//! Names of places in a unikernel's code, from its symbol table, which a stripped file has not.
+//! Function names of a unikernel from its symbol table, which a stripped file lacks.
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::section_header::SHT_SYMTAB;
@@ -6,17 +6,17 @@ use goblin::elf::sym::{STT_FUNC, STT_NOTYPE, Symtab};
 use goblin::elf::{Elf, SectionHeader};
 use hvt_abi::Gpa;
 
-/// A place in a unikernel's code.
+/// Address in a unikernel's code, relative to a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol<'a> {
-    /// Name of the function, as the linker knows it.
+    /// Linker name of the function.
     pub name: &'a str,
     /// Bytes from the function's start.
     pub offset: u64,
 }
 
-/// The function of an ELF file in which `address` lies, if the file has a symbol table that tells. Whatever else the
-/// file may be, it is looked at no closer than that.
+/// Returns the function that contains `address`, if the ELF file has a symbol table with such a
+/// function. No other property of the file is checked.
 #[must_use]
 pub fn symbol_at(file: &[u8], address: Gpa) -> Option<Symbol<'_>> {
     let header = Elf::parse_header(file).ok()?;
@@ -28,7 +28,7 @@ pub fn symbol_at(file: &[u8], address: Gpa) -> Option<Symbol<'_>> {
     let entries = contents(file, table)?;
     let count = entries.len() / goblin::elf::sym::sym64::SIZEOF_SYM;
     let symbols = Symtab::parse(entries, 0, count, context).ok()?;
-    // The last one that begins at the address or before it. What an assembler's label names has no size.
+    // The last symbol at or below the address. Labels of an assembler have no size.
     let found = symbols
         .iter()
         .filter(|symbol| symbol.st_shndx != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE))
@@ -49,7 +49,7 @@ fn contents<'a>(file: &'a [u8], section: &SectionHeader) -> Option<&'a [u8]> {
     file.get(start..end)
 }
 
-/// Whether `address` lies in the section of this index, and that is one of code.
+/// Returns true if `index` is a code section that contains `address`.
 fn in_code(sections: &[SectionHeader], index: usize, address: Gpa) -> bool {
     sections.get(index).is_some_and(|section| {
         section.is_executable() && address.0.checked_sub(section.sh_addr).is_some_and(|offset| offset < section.sh_size)
@@ -69,8 +69,8 @@ mod tests {
     const STT_OBJECT: u8 = 1;
     const NAMES: &[u8] = b"\0main\0label\0variable\0";
 
-    /// A unikernel with the functions `main`, 0x100 bytes from its text's start on, and `label`, of no known size, at
-    /// 0x200, and a `variable` where `main` is.
+    /// A unikernel with the functions `main` at the start of its text, 0x100 bytes long, and
+    /// `label` at 0x200, without a size, and with a `variable` at the address of `main`.
     fn file() -> Vec<u8> {
         let mut file = Builder::unikernel(&[]).build();
         let (symbols, names) = (file.len() as u64, file.len() as u64 + 4 * 24);
@@ -123,7 +123,8 @@ mod tests {
             let mut file = file();
             let tail = file.len() - 0x200;
             for (index, byte) in changes {
-                // The ELF header, and what is behind the segments: all that is looked at.
+                // Changes only the ELF header and the bytes behind the segments: the parser reads
+                // nothing else.
                 let index = index.index(0x240);
                 let index = if index < 0x40 { index } else { tail + index - 0x40 };
                 file[index] = byte;

@@ -24,7 +24,7 @@ fn range(start: u64, end: u64) -> GuestRange {
     GuestRange::between(Gpa(start), Gpa(end)).unwrap()
 }
 
-/// The error of a good unikernel after `change`.
+/// Error of a valid unikernel after `change`.
 fn broken(change: impl FnOnce(&mut Elf)) -> ImageError {
     let mut elf = good();
     change(&mut elf);
@@ -33,7 +33,7 @@ fn broken(change: impl FnOnce(&mut Elf)) -> ImageError {
     error
 }
 
-/// The error of a good unikernel with other bytes at an offset of its file.
+/// Error of a valid unikernel with other bytes at a file offset.
 fn patched(offset: usize, bytes: &[u8]) -> ImageError {
     let mut file = good().build();
     file[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -56,7 +56,7 @@ fn manifest_error(change: impl FnOnce(&mut Vec<u8>)) -> ManifestError {
     }
 }
 
-/// Offset in a manifest of the entry with this index.
+/// Offset of the entry with this index in a manifest.
 const fn entry(index: usize) -> usize {
     size_of::<Header>() + index * size_of::<Entry>()
 }
@@ -318,7 +318,7 @@ fn every_truncation_is_an_error() {
     }
 }
 
-/// What holds for every image, whatever it was parsed from.
+/// Checks invariants that hold for the image of every file.
 fn check_invariants(file: &[u8]) {
     let Ok(image) = Image::parse(file) else { return };
     let mut end = Gpa(0x10_0000);
@@ -346,7 +346,7 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        // Headers and notes alone: most changes would hit the text otherwise.
+        // Only headers and notes: otherwise most changes would hit the text.
         let mut elf = good();
         elf.parts[TEXT_PART].bytes.truncate(1);
         let mut file = elf.build();
@@ -379,7 +379,7 @@ proptest! {
     }
 }
 
-/// Values near the edges of what a field may hold, or none: leave the field alone.
+/// Values near the limits of a field, or `None` to leave the field unchanged.
 fn interesting() -> impl Strategy<Value = Option<u64>> {
     let edges = vec![0, 1, 0x1000, 0x10_0000, 0x10_4000, 1 << 32, u64::from(u32::MAX), u64::MAX, i64::MAX as u64];
     prop::option::of((prop::sample::select(edges), -2_i64..3).prop_map(|(edge, off)| edge.wrapping_add_signed(off)))

@@ -1,4 +1,4 @@
-//! Structures of 64-bit little-endian ELF files for those who write one, and a writer of unikernels.
+//! Structures of 64-bit little-endian ELF files, and a writer of unikernel files.
 
 use alloc::vec::Vec;
 
@@ -8,7 +8,8 @@ use hvt_abi::manifest::{Entry, Header, Kind, NAME_SIZE, VERSION};
 use hvt_abi::note::{Abi1, NoteHeader, OWNER, OWNER_PADDED, TYPE_ABI1, TYPE_MFT1, Target};
 use zerocopy::{Immutable, IntoBytes};
 
-/// `Elf64_Ehdr` (System V gABI, chapter 4), with the names of its fields. Bytes of goblin's structure need `unsafe` or scroll.
+/// `Elf64_Ehdr` (System V gABI, chapter 4), with the names of its fields. Writing goblin's structure requires
+/// `unsafe` code or the crate scroll.
 #[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the gABI's names")]
@@ -72,7 +73,7 @@ pub struct ProgramHeader {
 
 const _: () = assert!(size_of::<FileHeader>() == 64 && size_of::<ProgramHeader>() == 56);
 
-/// A program header and the bytes it describes.
+/// Program header and the bytes that it describes.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// `p_type`.
@@ -90,50 +91,50 @@ pub struct Part {
 }
 
 impl Part {
-    /// A segment to load; `bytes` are the first of its `memory` bytes.
+    /// Creates a segment to load. `bytes` are the first of its `memory` bytes.
     pub fn load(flags: u32, address: u64, memory: u64, bytes: impl Into<Vec<u8>>) -> Self {
         Self { kind: PT_LOAD, flags, address, memory, alignment: 0x1000, bytes: bytes.into() }
     }
 
-    /// A program header that is not loaded.
+    /// Creates a program header that is not loaded.
     pub fn other(kind: u32, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self { kind, flags: PF_R, address: 0, memory: bytes.len() as u64, alignment: 4, bytes }
     }
 
-    /// A note of Solo5's with this type and descriptor.
+    /// Creates a Solo5 note with this type and descriptor.
     pub fn note(kind: u32, descriptor: &[u8]) -> Self {
         let header =
             NoteHeader { namesz: OWNER.len() as u32, descsz: descriptor.len() as u32, kind, owner: OWNER_PADDED };
         Self::other(PT_NOTE, [header.as_bytes(), descriptor].concat())
     }
 
-    /// The ABI note for this target and version.
+    /// Creates the ABI note for this target and version.
     pub fn abi(target: u32, version: u32) -> Self {
         Self::note(TYPE_ABI1, Abi1 { target, version, reserved: [0; 2] }.as_bytes())
     }
 
-    /// The manifest's note around `manifest`.
+    /// Creates the manifest note around `manifest`.
     pub fn manifest(manifest: &[u8]) -> Self {
         Self::note(TYPE_MFT1, &[&[0; 4], manifest].concat())
     }
 }
 
-/// A manifest with these devices.
+/// Creates a manifest with these devices.
 pub fn manifest(devices: &[(&str, Kind)]) -> Vec<u8> {
     let header = Header { version: VERSION, entries: devices.len() as u32 + 1 };
     let mut bytes = header.as_bytes().to_vec();
     bytes.extend(Entry::RESERVED_FIRST.as_bytes());
     for (name, kind) in devices {
         let mut padded = [0; NAME_SIZE];
-        // One that is too long loses its end, and its NUL, and is refused.
+        // A name that is too long loses its end and its NUL, so that parsing rejects it.
         padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
         bytes.extend(Entry::new(padded, *kind).as_bytes());
     }
     bytes
 }
 
-/// An ELF file in the making.
+/// ELF file under construction.
 #[derive(Clone, Debug)]
 pub struct Elf {
     /// `e_type`.
@@ -146,13 +147,14 @@ pub struct Elf {
     pub parts: Vec<Part>,
 }
 
-/// The ELF machine of the CPU this runs on.
+/// ELF machine number of this CPU.
 pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
-/// Where a good unikernel has its text.
+/// Guest address of the text of a valid unikernel.
 pub const TEXT: u64 = 0x10_0000;
 
 impl Elf {
-    /// A unikernel that asks for these devices, has these segments, and starts where the first one does.
+    /// Creates a unikernel that declares these devices, has these segments, and starts at the first
+    /// one.
     pub fn with_devices(segments: impl IntoIterator<Item = Part>, devices: &[(&str, Kind)]) -> Self {
         let notes = [Part::abi(Target::Hvt as u32, hvt_abi::ABI_VERSION), Part::manifest(&manifest(devices))];
         let mut elf = Self::of(segments.into_iter().chain(notes));
@@ -160,12 +162,12 @@ impl Elf {
         elf
     }
 
-    /// A file of these parts.
+    /// Creates a file of these parts.
     pub fn of(parts: impl IntoIterator<Item = Part>) -> Self {
         Self { kind: ET_EXEC, machine: MACHINE, entry: TEXT, parts: parts.into_iter().collect() }
     }
 
-    /// The file's bytes.
+    /// Returns the bytes of the file.
     pub fn build(&self) -> Vec<u8> {
         let count = self.parts.len() as u16;
         let mut file = FileHeader::new(self.kind, self.machine, self.entry, count).as_bytes().to_vec();

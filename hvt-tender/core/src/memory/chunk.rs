@@ -1,14 +1,14 @@
-//! A piece of host memory that a guest may change at any time.
+//! Piece of host memory that a guest may change at any time.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use hvt_abi::GuestRange;
 
-/// A run of bytes that back guest memory, contiguous in the host.
+/// Contiguous host memory that backs guest memory.
 ///
-/// It can be copied from and to, and its address can be handed to a system call; no reference to it ever exists,
-/// because the guest writes it concurrently.
+/// Bytes can be copied from and to a chunk, and its address can be passed to a system call. No Rust
+/// reference to a chunk ever exists, because the guest writes to it concurrently.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'m> {
     start: NonNull<u8>,
@@ -17,11 +17,11 @@ pub struct Chunk<'m> {
 }
 
 impl<'m> Chunk<'m> {
-    /// The `len` bytes at `start`.
+    /// Creates a chunk of the `len` bytes at `start`.
     ///
     /// # Safety
-    /// They must be mapped, readable and writable, for all of `'m`, and no Rust reference to any of them may exist
-    /// meanwhile. Other agents may read and write them.
+    /// The bytes must be mapped, readable and writable for all of `'m`, and no Rust reference to
+    /// any of them may exist during that time. Other agents may read and write them.
     #[must_use]
     pub const unsafe fn new(start: NonNull<u8>, len: usize) -> Self {
         Self { start, len, memory: PhantomData }
@@ -33,7 +33,7 @@ impl<'m> Chunk<'m> {
         self.len
     }
 
-    /// Whether it holds no byte.
+    /// Returns true if the length is 0.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -45,7 +45,7 @@ impl<'m> Chunk<'m> {
         self.start.as_ptr()
     }
 
-    /// What follows its first `len` bytes: nothing where it is shorter.
+    /// Returns the bytes after the first `len`: an empty chunk if the chunk is shorter.
     #[must_use]
     #[inline]
     pub fn skip(&self, len: usize) -> Self {
@@ -54,7 +54,7 @@ impl<'m> Chunk<'m> {
         Self { start: unsafe { self.start.add(len) }, len: self.len - len, memory: PhantomData }
     }
 
-    /// The `len` bytes from `offset` on; `None` where not all of them are its own.
+    /// Returns the `len` bytes from `offset` on, or `None` if they do not all lie in the chunk.
     #[must_use]
     #[inline]
     pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
@@ -65,7 +65,8 @@ impl<'m> Chunk<'m> {
         Some(Self { start: unsafe { self.start.add(offset) }, len, memory: PhantomData })
     }
 
-    /// Where it is all of a guest's memory: what backs `range` from its start on, as [`GuestMemory::chunk`] has it.
+    /// Returns the start of the memory that backs `range`, if this chunk is all of a guest's
+    /// memory. See [`GuestMemory::chunk`].
     ///
     /// [`GuestMemory::chunk`]: super::GuestMemory::chunk
     #[must_use]
@@ -76,25 +77,26 @@ impl<'m> Chunk<'m> {
         if len == 0 { None } else { self.part(offset, len) }
     }
 
-    /// As bytes of a `T`, if there are as many.
+    /// Converts to a chunk of one `T`, if the length matches.
     #[must_use]
     #[inline]
     pub fn exactly<T>(&self) -> Option<ChunkOf<'m, T>> {
         (self.len == size_of::<T>()).then_some(ChunkOf { start: self.start, memory: PhantomData, object: PhantomData })
     }
 
-    /// Copies as much as fits into `into`; returns how many bytes.
+    /// Copies as many bytes as fit into `into` and returns their number.
     #[must_use]
     #[inline]
     pub fn read(&self, into: &mut [u8]) -> usize {
         let len = self.len.min(into.len());
-        // SAFETY: `len` bytes are valid on both sides: here by `new`, there because `into` is a slice; a slice cannot
-        // overlap guest memory, to which no reference exists.
+        // SAFETY: `len` bytes are valid in the chunk by the contract of `new`, and in `into`
+        // because it is a slice. A slice cannot overlap guest memory, because no reference to guest
+        // memory exists.
         unsafe { copy(self.start.as_ptr(), into.as_mut_ptr(), len) };
         len
     }
 
-    /// Copies as much of `from` as fits; returns how many bytes.
+    /// Copies as many bytes of `from` as fit and returns their number.
     #[must_use]
     #[inline]
     pub fn write(&self, from: &[u8]) -> usize {
@@ -105,7 +107,7 @@ impl<'m> Chunk<'m> {
     }
 }
 
-/// A [`Chunk`] of as many bytes as a `T` has, which the compiler knows.
+/// [`Chunk`] with the length of a `T`, known at compile time.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkOf<'m, T> {
     start: NonNull<u8>,
@@ -114,7 +116,7 @@ pub struct ChunkOf<'m, T> {
 }
 
 impl<'m, T> ChunkOf<'m, T> {
-    /// The chunk that it was made of.
+    /// Returns the chunk that this one was made from.
     #[must_use]
     #[inline]
     pub const fn chunk(&self) -> Chunk<'m> {
@@ -122,16 +124,17 @@ impl<'m, T> ChunkOf<'m, T> {
     }
 }
 
-/// Copies `len` bytes with volatile accesses: whatever the guest does meanwhile, each byte is read and written once,
-/// and the compiler assumes nothing about what it saw.
+/// Copies `len` bytes with volatile accesses. Even if the guest writes concurrently, each byte is
+/// read and written exactly once, and the compiler assumes nothing about its value.
 ///
 /// # Safety
 /// `from` must be valid for reading `len` bytes, `to` for writing them, and they must not overlap.
 #[inline]
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    // Nearly always: structures, frames and blocks are aligned on both sides. Half as many instructions as the other.
+    // The common case: structures, frames and blocks are aligned on both sides. It takes half as
+    // many instructions as the unaligned case.
     let aligned = (from.addr() | to.addr()).is_multiple_of(align_of::<u64>());
-    // SAFETY: the caller's promise; and what remains lies behind what has been copied.
+    // SAFETY: by the contract of this function; the remaining bytes follow the copied ones.
     unsafe {
         let words = if aligned { copy_units::<u64>(from, to, len) } else { copy_units::<Word>(from, to, len) };
         let rest = len - words;
@@ -141,20 +144,21 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// A word at any address. An array of bytes would be read byte by byte.
+/// Word at any alignment. An array of bytes would be read byte by byte.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
 struct Word(u64);
 
-/// Copies as many whole `T` as `len` bytes hold; returns how many bytes these are.
+/// Copies as many whole `T` as `len` bytes hold and returns their size in bytes.
 ///
 /// # Safety
-/// As [`copy`]; both addresses must be aligned for `T`, every bit pattern of which must be valid.
+/// As for [`copy`]. In addition, both addresses must be aligned for `T`, and every bit pattern must
+/// be a valid `T`.
 #[inline]
 unsafe fn copy_units<T: Copy>(from: *const u8, to: *mut u8, len: usize) -> usize {
     let units = len / size_of::<T>();
     for index in 0..units {
-        // SAFETY: the unit lies inside of `len` bytes; the rest is the caller's promise.
+        // SAFETY: the unit lies inside `len` bytes; the rest is the contract of this function.
         unsafe { to.cast::<T>().add(index).write_volatile(from.cast::<T>().add(index).read_volatile()) };
     }
     units * size_of::<T>()
@@ -171,7 +175,8 @@ mod tests {
             for len in 0..40 {
                 let mut host: Vec<u8> = (0..64).collect();
                 let start = NonNull::new(host.as_mut_ptr().wrapping_add(offset)).unwrap();
-                // SAFETY: `offset + len < 64`, and `host` is not touched until the chunk is gone.
+                // SAFETY: `offset + len < 64`, and `host` is not accessed during the life of the
+                // chunk.
                 let chunk = unsafe { Chunk::new(start, len) };
                 let mut out = [0xff; 48];
                 assert_eq!(chunk.read(&mut out), len);

@@ -1,4 +1,5 @@
-//! Guest memory over several pieces of the heap, for tests of the rooms that need no operating system.
+//! Guest memory in several heap allocations, for tests of the modules that need no operating
+//! system.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -9,16 +10,17 @@ use hvt_abi::{Gpa, GuestRange};
 
 use super::{Chunk, GuestMemory};
 
-/// Guest memory that lies in pieces: contiguous for the guest, not for the host.
+/// Guest memory in pieces: contiguous for the guest, but not in the host.
 pub struct FakeMemory {
-    /// With the guest address of their first byte; ascending, without gaps. Made by `Box::leak`, undone in `drop`, and
-    /// reached through chunks alone, as the memory of a guest that writes it all the time would be.
+    /// Pieces with the guest address of their first byte, in ascending order and without gaps.
+    /// Allocated by `Box::leak` and freed in `drop`. Accessed only through chunks, like the memory
+    /// of a guest that writes all the time.
     pieces: Vec<(u64, NonNull<[u8]>)>,
     size: u64,
 }
 
 impl FakeMemory {
-    /// `size` bytes of zeros, in pieces that end at the addresses `cuts`.
+    /// Creates `size` bytes of zeros in pieces that end at the addresses `cuts`.
     pub fn new(size: u64, cuts: &[u64]) -> Self {
         let mut ends: Vec<u64> = cuts.iter().copied().filter(|cut| (1..size).contains(cut)).collect();
         ends.push(size);
@@ -32,22 +34,23 @@ impl FakeMemory {
         Self { pieces: pieces.collect(), size }
     }
 
-    /// Makes every byte `byte`.
+    /// Sets every byte to `byte`.
     pub fn fill(&self, byte: u8) {
         self.write(Gpa(0), &vec![byte; self.size as usize]).expect("as long as memory");
     }
 
-    /// A copy of all of it.
+    /// Returns a copy of all bytes.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.size as usize);
         for (_, piece) in &self.pieces {
-            // SAFETY: the piece is alive, and nobody writes to it while this thread is here: the type is not `Sync`.
+            // SAFETY: the piece is alive. No other thread writes to it, because the type is not
+            // `Sync`.
             bytes.extend_from_slice(unsafe { piece.as_ref() });
         }
         bytes
     }
 
-    /// A copy of the `len` bytes at `at`.
+    /// Returns a copy of the `len` bytes at `at`.
     pub fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.read(Gpa(at), &mut bytes).expect("the test reads inside of memory");
@@ -58,7 +61,7 @@ impl FakeMemory {
 impl Drop for FakeMemory {
     fn drop(&mut self) {
         for (_, piece) in &self.pieces {
-            // SAFETY: it comes from `Box::leak`, and is not used after this.
+            // SAFETY: the piece comes from `Box::leak` and is not used afterwards.
             drop(unsafe { Box::from_raw(piece.as_ptr()) });
         }
     }
@@ -79,7 +82,7 @@ impl GuestMemory for FakeMemory {
         }
         // SAFETY: `offset` lies in the piece.
         let first = unsafe { piece.cast::<u8>().add(offset) };
-        // SAFETY: `len` bytes from there on do, too. The piece lives as long as `self`.
+        // SAFETY: the `len` bytes at `first` lie in the piece, which lives as long as `self`.
         Some(unsafe { Chunk::new(first, len) })
     }
 }

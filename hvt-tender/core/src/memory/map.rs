@@ -1,4 +1,4 @@
-//! What a guest may do with which part of its memory.
+//! Permissions of a guest on the regions of its memory.
 
 use alloc::vec::Vec;
 
@@ -6,25 +6,25 @@ use hvt_abi::{Gpa, GuestRange};
 
 use super::Permissions;
 
-/// A page-aligned part of guest memory and what the guest may do there.
+/// Page-aligned range of guest memory with the guest's permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Where.
+    /// Guest addresses.
     pub range: GuestRange,
-    /// What the guest may do.
+    /// Permissions of the guest.
     pub access: Permissions,
 }
 
-/// The regions of a guest's memory: ascending, not overlapping, none empty. What lies in no region is not mapped for
-/// the guest.
+/// Regions of a guest's memory: in ascending order, not overlapping, not empty. Memory outside all
+/// regions is not mapped for the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryMap {
     regions: Vec<Region>,
 }
 
 impl MemoryMap {
-    /// A layout of these regions, neighbours with equal access joined; `None` unless they ascend, do not overlap and
-    /// are page-aligned. Empty ones are dropped.
+    /// Creates a map of these regions and joins neighbours with equal permissions. Returns `None`
+    /// unless the regions are ascending, disjoint and page-aligned. Empty regions are dropped.
     #[must_use]
     pub fn new(regions: impl IntoIterator<Item = Region>) -> Option<Self> {
         let mut joined: Vec<Region> = Vec::new();
@@ -47,7 +47,7 @@ impl MemoryMap {
         Some(Self { regions: joined })
     }
 
-    /// What of it lies below `end`, which must be page-aligned.
+    /// Returns the part of the map below `end`, which must be page-aligned.
     #[must_use]
     pub fn below(&self, end: Gpa) -> Self {
         let clip = |region: &Region| {
@@ -57,30 +57,31 @@ impl MemoryMap {
         Self { regions: self.regions.iter().filter_map(clip).collect() }
     }
 
-    /// The regions, ascending.
+    /// Regions in ascending order.
     #[must_use]
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    /// The region that holds `address`, if it is mapped.
+    /// Returns the region that contains `address`, if the address is mapped.
     #[must_use]
     pub fn region_at(&self, address: Gpa) -> Option<&Region> {
         let index = self.regions.partition_point(|region| region.range.end() <= address);
         self.regions.get(index).filter(|region| region.range.contains(address))
     }
 
-    /// Whether the guest may access every byte of `range` in every one of these ways. An empty range touches nothing.
+    /// Returns true if the guest has all permissions of `access` on every byte of `range`, and for
+    /// an empty range.
     #[must_use]
     #[inline]
     pub fn allows(&self, range: GuestRange, access: Permissions) -> bool {
         self.all(range, |region| region.access.contains(access))
     }
 
-    /// Whether `each` holds for the regions of every byte of `range`, all of which must be mapped.
+    /// Returns true if all of `range` is mapped and `each` holds for each of its regions.
     #[inline]
     pub(super) fn all(&self, range: GuestRange, each: impl Fn(&Region) -> bool) -> bool {
-        // Heap and stack lie in the last region, and with them most of what a guest names.
+        // Fast path: heap and stack lie in the last region, and so do most of the guest's pointers.
         match self.regions.last() {
             Some(last) if !range.is_empty() && last.range.covers(&range) => each(last),
             _ => self.every(range, each),
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_not_a_layout() {
+    fn rejects_invalid_regions() {
         let read = Permissions::READ;
         assert!(MemoryMap::new([region(0x1000, 0x3000, read), region(0x2000, 0x4000, read)]).is_none());
         assert!(MemoryMap::new([region(0x2000, 0x3000, read), region(0x1000, 0x2000, read)]).is_none());
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_below_is_clipped() {
+    fn below_clips_the_regions() {
         let read = Permissions::READ;
         let memory_map = MemoryMap::new([region(0x1000, 0x2000, read), region(0x3000, 0x6000, read)]).unwrap();
         let below = |end| memory_map.below(Gpa(end)).regions().to_vec();

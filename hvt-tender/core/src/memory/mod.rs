@@ -1,8 +1,9 @@
-//! Guest memory as the tender sees it.
+//! Guest memory from the tender's side.
 //!
-//! The guest changes its memory whenever it likes, so the tender never holds a reference to a byte of it: it copies
-//! in, checks the copy, and copies out. [`GuestMemory`] is where the bytes are, [`MemoryMap`] is what the guest may do
-//! with them, and [`GuestSpace`] is both: the only place where a pointer that a guest handed over turns into bytes.
+//! The guest may change its memory at any time, so the tender never holds a reference to guest
+//! memory: it copies in, checks the copy, and copies out. [`GuestMemory`] is the storage,
+//! [`MemoryMap`] has the guest's permissions, and [`GuestSpace`] combines both. A guest pointer
+//! becomes host memory only through [`GuestSpace`].
 
 mod chunk;
 #[cfg(any(test, feature = "fixtures"))]
@@ -19,34 +20,37 @@ use core::ptr::NonNull;
 
 use hvt_abi::{Gpa, GuestRange};
 
-/// Memory of a guest: `size` bytes from guest address 0 on, all of it backed.
+/// Memory of a guest: `size` bytes from guest address 0 on, all of them backed.
 ///
-/// Implemented over one mapping of an operating system, over frames of a kernel, or over a `Vec` in tests.
+/// Implemented over a single mapping of an operating system, over page frames of a kernel, or over
+/// a `Vec` in tests.
 pub trait GuestMemory {
     /// Size in bytes.
     fn size(&self) -> u64;
 
-    /// The longest piece of host memory that backs `range` from its start on.
+    /// Returns the longest piece of host memory that backs the start of `range`.
     ///
-    /// At least one byte and at most `range.len()`; `None` when the range is empty or starts outside the memory.
-    /// Where guest memory is one mapping, one chunk covers every range inside it.
+    /// The length is at least one byte and at most `range.len()`. Returns `None` if the range is
+    /// empty or starts outside the memory. If guest memory is a single mapping, one chunk covers
+    /// every range inside it.
     fn chunk(&self, range: GuestRange) -> Option<Chunk<'_>>;
 
-    /// All of it, where it is one piece of host memory.
+    /// Returns all guest memory, if it is one piece of host memory.
     fn whole(&self) -> Option<Chunk<'_>> {
         None
     }
 
-    /// The first pages of `range` that may hold anything but zeros, as far as is cheaply known; `None` where there are
-    /// none.
+    /// Returns the first pages of `range` that may contain anything but zeros, as far as this is
+    /// cheap to find out, or `None` if there are none.
     fn populated(&self, range: GuestRange) -> Option<GuestRange> {
         (!range.is_empty()).then_some(range)
     }
 
-    /// Copies guest memory at `at` into `into`.
+    /// Copies guest memory at `at` to `into`.
     ///
     /// # Errors
-    /// When a byte of it lies outside; then `into` holds what lies inside.
+    /// Returns [`OutOfMemory`] if a byte lies outside guest memory; `into` then holds the bytes
+    /// before.
     fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), OutOfMemory> {
         let mut done = 0;
         each_chunk(self, at, into.len(), |chunk| {
@@ -54,10 +58,11 @@ pub trait GuestMemory {
         })
     }
 
-    /// Copies `from` into guest memory at `at`.
+    /// Copies `from` to guest memory at `at`.
     ///
     /// # Errors
-    /// When a byte of it would lie outside; then what lies inside has been written.
+    /// Returns [`OutOfMemory`] if a byte lies outside guest memory; the bytes before have then been
+    /// written.
     fn write(&self, at: Gpa, from: &[u8]) -> Result<(), OutOfMemory> {
         let mut done = 0;
         each_chunk(self, at, from.len(), |chunk| {
@@ -69,10 +74,11 @@ pub trait GuestMemory {
 /// Guest memory that is one mapping of this process.
 ///
 /// # Safety
-/// All [`size`](GuestMemory::size) bytes at [`host_address`](HostMemory::host_address), which stays the same, are mapped,
-/// readable and writable, belong to this object alone, and are reached through chunks only, for as long as it lives.
+/// All [`size`](GuestMemory::size) bytes at [`host_address`](HostMemory::host_address) must be
+/// mapped, readable and writable for the life of this object. The address must not change. The
+/// bytes must belong to this object alone and be accessed only through chunks.
 pub unsafe trait HostMemory: GuestMemory {
-    /// Host address of guest address 0.
+    /// Returns the host address of guest address 0.
     fn host_address(&self) -> NonNull<u8>;
 }
 
@@ -111,13 +117,13 @@ fn each_chunk<M: GuestMemory + ?Sized>(
     Ok(())
 }
 
-/// An access that leaves guest memory.
+/// Access outside of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len} bytes at guest address {at} leave the guest's {size:#x} bytes of memory")]
+#[error("{len} bytes at guest address {at} exceed the guest's {size:#x} bytes of memory")]
 pub struct OutOfMemory {
-    /// Where the access starts.
+    /// First address of the access.
     pub at: Gpa,
-    /// Its length in bytes.
+    /// Length of the access in bytes.
     pub len: u64,
     /// Size of guest memory in bytes.
     pub size: u64,

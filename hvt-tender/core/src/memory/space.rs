@@ -1,4 +1,4 @@
-//! Pointers from a guest: allegations, until they have passed through here.
+//! Checks of guest pointers, which are allegations until they have passed these checks.
 
 use alloc::vec::Vec;
 
@@ -7,34 +7,36 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Chunk, ChunkOf, GuestMemory, MemoryMap, Permissions};
 
-/// A guest's memory together with what the guest may do with it.
+/// Memory of a guest with the guest's permissions.
 ///
-/// A guest can only name memory that it may itself access: a hypercall neither reads what is not mapped for the
-/// guest nor writes what is read-only for it.
+/// A guest can only name memory that it may access itself: a hypercall neither reads memory that is
+/// not mapped for the guest nor writes memory that is read-only for the guest.
 #[derive(Clone, Copy)]
 pub struct GuestSpace<'m> {
     memory: &'m dyn GuestMemory,
-    /// All of `memory`, where it is one piece for the host: nearly always, and to ask again costs a call.
+    /// All of `memory`, if it is one piece of host memory, as it nearly always is. Cached, because
+    /// each query costs a call.
     whole: Option<Chunk<'m>>,
     memory_map: &'m MemoryMap,
 }
 
 impl<'m> GuestSpace<'m> {
-    /// The space of a guest whose memory is laid out like this.
+    /// Combines `memory` with the guest's permissions.
     #[must_use]
     #[inline]
     pub fn new(memory: &'m dyn GuestMemory, memory_map: &'m MemoryMap) -> Self {
         Self { memory, whole: memory.whole(), memory_map }
     }
 
-    /// The buffer of `len` bytes at `at` that the guest alleges to have, once it is known that the guest may access
-    /// all of it in this way.
+    /// Checks the alleged buffer of `len` bytes at `at`: the guest must have the permissions
+    /// `access` on all of it.
     ///
-    /// Segments that may only be executed can be named for reading: whether the guest itself could read them depends
-    /// on the CPU.
+    /// Execute-only segments count as readable: whether the guest itself can read them depends on
+    /// the CPU.
     ///
     /// # Errors
-    /// [`Violation`] when it may not, or the buffer wraps around or leaves memory.
+    /// Returns [`Violation`] if the guest lacks a permission, or if the buffer wraps around or
+    /// exceeds memory.
     #[inline]
     pub fn slice(&self, at: Gpa, len: u64, access: Permissions) -> Result<GuestSlice<'m>, Violation> {
         let slice = match (self.allowed(at, len, access), self.whole) {
@@ -47,10 +49,10 @@ impl<'m> GuestSpace<'m> {
         slice.ok_or(Violation { at, len, access })
     }
 
-    /// Likewise, as a place for a structure.
+    /// Checks the alleged structure `T` at `at` like [`slice`](Self::slice).
     ///
     /// # Errors
-    /// As [`slice`](Self::slice).
+    /// Returns [`Violation`] in the same cases as [`slice`](Self::slice).
     #[inline]
     pub fn place<T>(&self, at: Gpa, access: Permissions) -> Result<GuestPtr<'m, T>, Violation> {
         let len = size_of::<T>() as u64;
@@ -65,13 +67,13 @@ impl<'m> GuestSpace<'m> {
         place.ok_or(Violation { at, len, access })
     }
 
-    /// The buffer there, if all of it is backed.
+    /// Returns the buffer at `range`, if all of it is backed.
     #[inline]
     fn pieces(&self, range: GuestRange) -> Option<GuestSlice<'m>> {
         (range.end().0 <= self.memory.size()).then(|| GuestSlice::new(self.memory, range))
     }
 
-    /// These bytes, if the guest may access them in this way.
+    /// Returns the range of these bytes, if the guest has the permissions `access` on them.
     #[inline]
     fn allowed(&self, at: Gpa, len: u64, access: Permissions) -> Option<GuestRange> {
         let range = GuestRange::new(at, len)?;
@@ -84,10 +86,10 @@ impl<'m> GuestSpace<'m> {
         allowed.then_some(range)
     }
 
-    /// Copies in the structure that the guest alleges to have at `at`.
+    /// Copies in the structure that the guest alleges to lie at `at`.
     ///
     /// # Errors
-    /// [`Violation`] when the guest may not read all of it.
+    /// Returns [`Violation`] if the guest may not read all of it.
     pub fn read<T: FromBytes + IntoBytes>(&self, at: Gpa) -> Result<T, Violation> {
         Ok(self.place(at, Permissions::READ)?.load())
     }
@@ -95,27 +97,27 @@ impl<'m> GuestSpace<'m> {
     /// Copies a value out to `at`.
     ///
     /// # Errors
-    /// [`Violation`] when the guest may not write all of it.
+    /// Returns [`Violation`] if the guest may not write all of it.
     pub fn write<T: FromBytes + IntoBytes + Immutable>(&self, at: Gpa, value: &T) -> Result<(), Violation> {
         self.place::<T>(at, Permissions::WRITE)?.store(0, value);
         Ok(())
     }
 }
 
-/// What backs `range`, of memory that is one piece for the host.
+/// Returns the host memory behind `range`, given guest memory that is one piece of host memory.
 #[inline]
 fn within<'m>(memory: Chunk<'m>, range: GuestRange) -> Option<Chunk<'m>> {
     memory.part(usize::try_from(range.start().0).ok()?, usize::try_from(range.len()).ok()?)
 }
 
-/// A guest pointer that may not be followed.
+/// Rejected guest pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Where the guest pointed.
+    /// Guest address of the pointer.
     pub at: Gpa,
-    /// How many bytes it meant.
+    /// Length of the access in bytes.
     pub len: u64,
-    /// What would have been done to them.
+    /// Kind of access.
     pub access: Permissions,
 }
 
@@ -128,12 +130,12 @@ impl core::fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-/// A buffer in guest memory that has been checked: the guest may access all of it, and all of it is backed.
+/// Checked buffer in guest memory: the guest may access all of it, and all of it is backed.
 #[derive(Clone, Copy)]
 pub struct GuestSlice<'m> {
     memory: &'m dyn GuestMemory,
     range: GuestRange,
-    /// All of it, where it is one piece for the host.
+    /// All of the buffer, if it is one piece of host memory.
     whole: Option<Chunk<'m>>,
 }
 
@@ -150,13 +152,14 @@ impl<'m> GuestSlice<'m> {
         self.range.len()
     }
 
-    /// Whether it holds no byte.
+    /// Returns true if the length is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// The host memory behind it, piece by piece, in order. Under an operating system it is one piece.
+    /// Host memory behind the buffer, piece by piece in order. Under an operating system there is
+    /// one piece.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk<'m>> + use<'m> {
         let memory = self.memory;
         let mut left = self.range;
@@ -171,7 +174,7 @@ impl<'m> GuestSlice<'m> {
         })
     }
 
-    /// The first `len` bytes of it, or all of it where it is shorter.
+    /// Returns the first `len` bytes, or the whole buffer if it is shorter.
     #[must_use]
     pub fn prefix(&self, len: u64) -> Self {
         let len = len.min(self.len());
@@ -179,19 +182,19 @@ impl<'m> GuestSlice<'m> {
         self.part(GuestRange::new(self.range.start(), len).unwrap_or(self.range))
     }
 
-    /// What follows its first `len` bytes: nothing where it is shorter.
+    /// Returns the bytes after the first `len`: an empty buffer if the buffer is shorter.
     #[must_use]
     #[inline]
     pub fn skip(&self, len: u64) -> Self {
-        // The start cannot wrap: it lies inside this range, or at its end.
+        // The start cannot wrap: it lies inside this range or at its end.
         let start = Gpa(self.range.start().0 + len.min(self.len()));
         self.part(GuestRange::between(start, self.range.end()).unwrap_or(self.range))
     }
 
-    /// What of it lies in `range`, which lies in its own.
+    /// Returns the part that covers `range`, which must lie inside this buffer.
     #[inline]
     fn part(&self, range: GuestRange) -> Self {
-        // As long as the piece of host memory, so that they fit.
+        // Both fit into `usize`: they are no larger than the piece of host memory.
         let (offset, len) = ((range.start().0 - self.range.start().0) as usize, range.len() as usize);
         match self.whole.and_then(|whole| whole.part(offset, len)) {
             Some(part) => Self { range, whole: Some(part), ..*self },
@@ -199,14 +202,14 @@ impl<'m> GuestSlice<'m> {
         }
     }
 
-    /// All of it, where it is one piece for the host.
+    /// Returns all of the buffer, if it is one piece of host memory.
     #[must_use]
     #[inline]
     pub fn whole(&self) -> Option<Chunk<'m>> {
         self.whole
     }
 
-    /// Copies as much as fits into `into`; returns how many bytes.
+    /// Copies as many bytes as fit into `into` and returns their number.
     pub fn read(&self, into: &mut [u8]) -> usize {
         let mut done = 0;
         for chunk in self.chunks() {
@@ -215,14 +218,15 @@ impl<'m> GuestSlice<'m> {
         done
     }
 
-    /// Appends a copy of its bytes to `bytes`. It cannot exhaust the host's addresses: the guest has the bytes in its memory.
+    /// Appends a copy of the bytes to `bytes`. The copy cannot exhaust the host's address space,
+    /// because the guest has the bytes in its memory.
     pub fn append_to(&self, bytes: &mut Vec<u8>) {
         let start = bytes.len();
         bytes.resize(start + self.len() as usize, 0);
         self.read(&mut bytes[start..]);
     }
 
-    /// A copy of its bytes.
+    /// Returns a copy of the bytes.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -230,7 +234,7 @@ impl<'m> GuestSlice<'m> {
         bytes
     }
 
-    /// Copies as much of `from` as fits; returns how many bytes.
+    /// Copies as many bytes of `from` as fit and returns their number.
     pub fn write(&self, from: &[u8]) -> usize {
         let mut done = 0;
         for chunk in self.chunks() {
@@ -240,17 +244,17 @@ impl<'m> GuestSlice<'m> {
     }
 }
 
-/// Where a structure `T` lies in guest memory that has been checked.
+/// Checked location of a structure `T` in guest memory.
 #[derive(Clone, Copy)]
 pub enum GuestPtr<'m, T> {
-    /// In one piece for the host.
+    /// One piece of host memory.
     Whole(ChunkOf<'m, T>),
-    /// In several.
+    /// Several pieces of host memory.
     Pieces(GuestSlice<'m>),
 }
 
 impl<T: FromBytes + IntoBytes> GuestPtr<'_, T> {
-    /// A copy of the structure.
+    /// Returns a copy of the structure.
     #[must_use]
     #[inline]
     pub fn load(&self) -> T {
@@ -263,7 +267,7 @@ impl<T: FromBytes + IntoBytes> GuestPtr<'_, T> {
         object
     }
 
-    /// Copies a value to the bytes from `offset` on: as much of it as fits.
+    /// Copies a value to the bytes from `offset` on, as far as it fits.
     #[inline]
     pub fn store<V: IntoBytes + Immutable>(&self, offset: usize, value: &V) {
         let from = value.as_bytes();

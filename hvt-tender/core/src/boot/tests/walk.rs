@@ -1,10 +1,10 @@
-//! Page tables as a CPU reads them, worked out apart from what writes them.
+//! Page walk of a CPU, implemented independently of the code that writes the tables.
 
 use super::PAGE;
 use crate::boot::paging::Format;
 use crate::boot::{aarch64, x86_64};
 
-/// What a walk of the tables finds out about a page.
+/// Result of a page walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) physical: u64,
@@ -13,17 +13,17 @@ pub(super) struct Page {
     pub(super) large: bool,
 }
 
-/// An architecture whose tables are read here, on any host.
+/// Architecture whose tables are walked, on any host.
 pub(super) trait Mmu: Format {
-    /// Places that `writes_nothing_else` finds written besides what is the guest's, and their lengths in bytes: for a guest
-    /// whose pages of 4 KiB lie in two tables.
+    /// Addresses and lengths in bytes of the tender's own data that `writes_nothing_else` must
+    /// find, for a guest whose 4 KiB pages lie in two tables.
     const LOW: &[(u64, usize)];
-    /// Tables of 4 KiB pages that have room below 0x10000, besides the first.
+    /// Number of further 4 KiB page tables that fit below 0x10000.
     const FURTHER: u64;
-    /// Addresses above all memory that lead nowhere.
+    /// Addresses above all memory that must not be mapped.
     const BEYOND: &[u64];
 
-    /// What the CPU finds at `address`.
+    /// Walks the tables for `address`.
     fn walk(memory: &[u8], address: u64) -> Option<Page>;
 }
 
@@ -32,7 +32,7 @@ fn entry(memory: &[u8], table: u64, address: u64, level: u32) -> u64 {
     u64::from_le_bytes(memory[at..at + 8].try_into().unwrap())
 }
 
-/// Where `address` leads by an entry of this level that maps memory.
+/// Physical address of `address` by an entry of this level that maps memory.
 fn physical(entry: u64, address: u64, level: u32) -> u64 {
     let size = PAGE << (9 * level);
     let target = entry & 0x0000_ffff_ffff_f000;
@@ -67,8 +67,8 @@ impl Mmu for x86_64::Paging {
     }
 }
 
-/// Arm ARM, D8.2.4 (the walk), D8.3.1 (descriptors), D8.4.1 (permissions). The memory type must be that of what lies
-/// there.
+/// Arm ARM, D8.2.4 (the walk), D8.3.1 (descriptors), D8.4.1 (permissions). The memory type must
+/// match the memory or device at the address.
 impl Mmu for aarch64::Paging {
     const LOW: &[(u64, usize)] = &[(0x1000, 8), (0x2000, 40), (0x3000, 4096), (0x7000, 8192), (0xf_f000, 2048)];
     const FURTHER: u64 = 8;
