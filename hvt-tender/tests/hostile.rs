@@ -364,7 +364,7 @@ fn a_guest_that_reports_its_own_death_is_ended() {
 
     let (status, said) = end(tender(&path, None), "alone");
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("its process was killed: it reported its own end, and lived on"), "{said}");
+    assert!(said.contains("its process was killed: it reported its own death and stayed alive"), "{said}");
     // The time limit is much shorter than the tender's own check interval.
     let (status, said) = end(tender(&path, Some(Duration::from_millis(30))), "--timeout");
     assert_eq!(status.code(), Some(124), "{said}");

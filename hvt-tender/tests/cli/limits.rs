@@ -45,7 +45,7 @@ fn soft_limits_are_raised() {
 fn hard_limits_are_named() {
     let named = |resource, most, words| assert_fails(&run(512, limit(resource, most, true)), 1, words);
     let words =
-        "the limit on file sizes is 1048576 bytes and holds for guest memory: raise it (ulimit -f, RLIMIT_FSIZE)";
+        "the limit on file sizes is 1048576 bytes and applies to guest memory: raise it (ulimit -f, RLIMIT_FSIZE)";
     named(Resource::RLIMIT_FSIZE, MIB, words);
     let words = "the limit on address space is 67108864 bytes: raise it (ulimit -v, RLIMIT_AS)";
     named(Resource::RLIMIT_AS, 64 * MIB, words);
@@ -82,7 +82,7 @@ fn memory_that_cannot_be_executed_is_named() {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap();
             let output = run(32, forbid);
             let said = text(&output.stderr);
-            let named = said.contains("this host forbids to execute files in memory (sysctl vm.memfd_noexec is 2)")
+            let named = said.contains("this host forbids executing memfds (sysctl vm.memfd_noexec is 2)")
                 && said.matches('\n').count() == 1;
             if !named {
                 eprintln!("{said}");

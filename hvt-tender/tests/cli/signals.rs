@@ -100,7 +100,7 @@ fn a_tender_does_not_outlive_its_guest() {
         assert_fails(
             &tender.wait_with_output().unwrap(),
             1,
-            "its process ended (killed by SIGKILL; if no user has sent that, the host or its cgroup has run out of memory)",
+            "its process ended (killed by SIGKILL; unless a user sent it, the host or its cgroup ran out of memory)",
         );
         assert!(killed.elapsed() < Duration::from_secs(15), "{name}: the tender noticed only its timeout");
     }

@@ -1,4 +1,4 @@
-//! The process backend where there is none: it emulates instructions of x86_64.
+//! Stub of the process backend on other architectures: the backend emulates x86_64 instructions.
 
 use std::convert::Infallible;
 
@@ -9,20 +9,20 @@ use crate::Vcpu;
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
 
-/// Whether a guest can run without hardware virtualization on CPUs of this architecture.
+/// True if a guest can run without hardware virtualization on CPUs of this architecture.
 pub(crate) const EXISTS: bool = false;
 
-/// There is none.
+/// Process backend; cannot be constructed here.
 #[derive(Debug)]
 pub struct Process(Infallible);
 
 impl Process {
-    /// Fails.
+    /// Always fails.
     ///
     /// # Errors
-    /// Always.
+    /// Returns [`Unavailable`].
     pub fn open() -> Result<Self, Unavailable> {
-        Err(Unavailable { backend: "process", reason: "it is for guests of x86_64; use kvm".into() })
+        Err(Unavailable { backend: "process", reason: "it supports only x86_64; use kvm".into() })
     }
 
     pub(super) fn with_cycle_counter(self, _: CycleCounter) -> Self {
@@ -48,7 +48,7 @@ impl Process {
     }
 }
 
-/// A guest of it: there is none.
+/// Guest of the process backend; cannot be constructed here.
 #[derive(Debug)]
 pub struct ProcessMachine(Infallible);
 

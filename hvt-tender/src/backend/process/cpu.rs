@@ -1,4 +1,4 @@
-//! The virtual CPU: what of it an unprivileged process does not have.
+//! Virtual CPU: the part of the CPU state that an unprivileged process lacks.
 
 use hvt_abi::x86_64::{Cr0, Cr4, Efer, EntryState, TableRegister};
 
@@ -16,17 +16,18 @@ pub(super) const RFLAGS_NT: u64 = 1 << 14;
 pub(super) const RFLAGS_RF: u64 = 1 << 16;
 /// RFLAGS.AC.
 pub(super) const RFLAGS_AC: u64 = 1 << 18;
-/// The flags that POPF and IRET can change at CPL 0 and that mean something here: the arithmetic ones, TF, DF, AC, ID.
+/// Flags that POPF and IRET can change at CPL 0 and that are relevant here: arithmetic flags, TF,
+/// DF, AC, ID.
 pub(super) const RFLAGS_GUEST: u64 = 0x0024_0dd5;
 
-/// State that privileged instructions read and write. The general registers are those of the process.
+/// State that privileged instructions read and write. The child process holds the general registers.
 #[derive(Clone, Debug)]
 pub(super) struct Cpu {
     pub(super) cr0: Cr0,
     /// Address of the last page fault.
     pub(super) cr2: u64,
     pub(super) cr3: u64,
-    /// What the guest wrote; [`cr4`](Cpu::cr4) is what it reads.
+    /// Value that the guest wrote; the guest reads [`cr4`](Cpu::cr4).
     pub(super) cr4_written: Cr4,
     pub(super) efer: Efer,
     pub(super) gdtr: TableRegister,
@@ -35,15 +36,15 @@ pub(super) struct Cpu {
     pub(super) task: (u64, u32),
     pub(super) cs: u16,
     pub(super) ss: u16,
-    /// DS, ES, FS and GS, as far as the guest loaded them with what is no null selector.
+    /// DS, ES, FS and GS, if the guest has loaded them with a selector other than null.
     pub(super) data: [u16; 4],
-    /// RFLAGS.IF. No interrupt ever comes, but it is pushed with every exception.
+    /// RFLAGS.IF. Interrupts never arrive, but the flag is pushed with every exception.
     pub(super) interrupts: bool,
     pub(super) fs_base: u64,
     pub(super) gs_base: u64,
     pub(super) kernel_gs_base: u64,
     pub(super) pat: u64,
-    /// What it reads instead of the TSC, where that traps.
+    /// Counter that the guest reads instead of the TSC, if reading the TSC traps.
     pub(super) cycles: Option<CycleCounter>,
 }
 
@@ -51,7 +52,7 @@ pub(super) struct Cpu {
 const PAT_RESET: u64 = hvt_abi::x86_64::msr::PAT_RESET;
 
 impl Cpu {
-    /// The CPU at the guest's entry point.
+    /// Creates the CPU at the guest's entry point.
     pub(super) fn new(entry: &EntryState) -> Self {
         Self {
             cr0: entry.cr0,
@@ -74,27 +75,27 @@ impl Cpu {
         }
     }
 
-    /// CR4, with the bits that CPUID shows set.
+    /// CR4, with the bits set that are visible in CPUID.
     pub(super) fn cr4(&self) -> Cr4 {
         self.cr4_written | Cr4::from_bits_retain(Features::of_this_cpu().on)
     }
 
-    /// The time-stamp counter.
+    /// Time-stamp counter.
     pub(super) fn tsc(&self) -> u64 {
         match &self.cycles {
             Some(counter) => counter.read(),
-            // SAFETY: every x86_64 CPU has RDTSC; the guest's own reads the same counter.
+            // SAFETY: every x86_64 CPU has RDTSC; the guest's RDTSC reads the same counter.
             None => unsafe { std::arch::x86_64::_rdtsc() },
         }
     }
 
-    /// Its segment registers.
+    /// Segment registers.
     pub(super) fn segments(&self) -> Segments {
         let [ds, es, fs, gs] = self.data;
         Segments { cs: self.cs, ss: self.ss, ds, es, fs, gs, fs_base: self.fs_base, gs_base: self.gs_base }
     }
 
-    /// RFLAGS as the guest would see it, when the process has these flags.
+    /// RFLAGS as the guest sees it, given the flags of the process.
     pub(super) fn rflags(&self, process: u64) -> u64 {
         (process & !RFLAGS_IF) | if self.interrupts { RFLAGS_IF } else { 0 }
     }

@@ -1,10 +1,11 @@
-//! The guest of a sandboxed process under a debugger.
+//! Debugger support for the guest of a sandboxed process.
 //!
-//! The child cannot be traced and has no debug registers, so everything is made of what a process has: a `hlt` ends a
-//! run as SIGSEGV, RFLAGS.TF in the signal frame makes the guest execute one instruction, and pages that hold what is
-//! watched are closed to it. An instruction that goes to a closed page raises SIGSEGV; the page is opened, the
-//! instruction executed with TF set, and the page closed again. Whether it was the bytes that are watched is then known:
-//! from their contents where writes are watched, from the instruction's address and length where reads are as well.
+//! The child cannot be traced and has no debug registers, so that only features of a process are
+//! left. A `hlt` ends a run as SIGSEGV. RFLAGS.TF in the signal frame makes the guest execute one
+//! instruction. Pages with watchpoints are closed to the guest: an instruction that accesses a
+//! closed page raises SIGSEGV; the page is opened, the instruction is executed with TF set, and the
+//! page is closed again. A write to watched bytes is then found by comparing their contents, a read
+//! by the address and the length of the access.
 
 use std::mem;
 
@@ -24,15 +25,15 @@ use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{GuestMemory, Permissions};
 use crate::sandbox::Calls;
 
-/// What is to be known of a guest that may be debugged.
+/// Debugging state of a guest.
 #[derive(Debug)]
 pub(super) struct Debugging {
-    /// The child can close pages.
+    /// The child is able to close pages.
     watchpoints: bool,
     traps: Traps,
     guards: Guards,
-    /// The tender has executed an instruction that was to be the only one; the run ended for it. The next one ends at
-    /// once.
+    /// The tender has emulated the single instruction of a step, and the run ended for it. The next
+    /// run ends at once.
     stepped: bool,
 }
 
@@ -42,22 +43,23 @@ impl Debugging {
     }
 }
 
-/// An instruction that is executed with pages open.
+/// Execution of an instruction with pages opened.
 #[derive(Default)]
 struct Opened {
     pages: Vec<u64>,
-    /// What lay at each watchpoint before.
+    /// Contents of each watchpoint before the instruction.
     before: Vec<Vec<u8>>,
-    /// A watchpoint whose bytes it accesses.
+    /// Start of a watchpoint whose bytes the instruction accesses.
     accessed: Option<u64>,
 }
 
 impl ProcessMachine {
-    /// Runs the guest until the child hands over, with these pages open, and for one instruction if `step`.
+    /// Runs the guest until the child hands over, with these pages opened, and for one instruction
+    /// if `step`.
     fn run_debugged(&mut self, opened: &[u64], step: bool) -> Result<Option<Exit>, BackendError> {
         let changes = self.debugging.guards.changes(opened, &self.memory_map);
         if !changes.is_empty() {
-            // As many as `Guards` admits fit.
+            // Fits: `Guards` limits the number of changes.
             self.exchange.write_script(Script::protect(&changes).words());
             let command = &self.exchange.header().command;
             command.store(command.load(RELAXED) | command::RUN_SCRIPT, RELAXED);
@@ -73,13 +75,13 @@ impl ProcessMachine {
         Ok(exit)
     }
 
-    /// Gives RFLAGS.TF the value that the guest has given it.
+    /// Restores RFLAGS.TF to the guest's value.
     fn take_trap_flag_back(&self, before: &Registers, frame: &Frame<'_>) {
         let executed = is_step(&frame.signal());
         match self.flags_instruction(before.rip).filter(|_| executed) {
-            // TF is what the guest has just loaded.
+            // The guest has just loaded TF.
             Some(Flags::Loaded) => return,
-            // The guest is not to see the debugger's.
+            // Hides the debugger's TF from the guest.
             Some(Flags::Stored) if before.rflags & RFLAGS_TF == 0 => {
                 let byte = Gpa(frame.get(libc::REG_RSP).wrapping_add(1));
                 let mut flags = [0];
@@ -93,7 +95,7 @@ impl ProcessMachine {
         frame.set(libc::REG_EFL, flags & !RFLAGS_TF | before.rflags & RFLAGS_TF);
     }
 
-    /// Whether the instruction here is POPF or PUSHF, behind whichever prefixes.
+    /// Returns the kind of the instruction at `rip` if it is POPF or PUSHF, behind any prefixes.
     fn flags_instruction(&self, rip: u64) -> Option<Flags> {
         let mut bytes = [0; 4];
         self.memory.read(Gpa(rip), &mut bytes).ok()?;
@@ -104,18 +106,19 @@ impl ProcessMachine {
         }
     }
 
-    /// What lies at the watchpoints.
+    /// Contents of the watchpoints.
     fn watched(&self) -> Vec<Vec<u8>> {
         let contents = |watch: &Watch| {
             let mut bytes = vec![0; watch.len as usize];
-            // It is mapped: `set_traps` has looked.
+            // Mapped: `set_traps` has checked it.
             let _ = self.memory.read(Gpa(watch.start), &mut bytes);
             bytes
         };
         self.debugging.traps.watched.iter().map(contents).collect()
     }
 
-    /// Notes an access to a closed page, which the guest may make. Returns whether it was one.
+    /// Records an access to a closed page that the guest has the permission to make. Returns false
+    /// for any other signal.
     fn open(&self, signal: &Signal, rip: u64, opened: &mut Opened) -> bool {
         let page = signal.cr2 & !(PAGE_SIZE - 1);
         let is_page_fault = signal.number == libc::SIGSEGV && signal.vector == Vector::PageFault as u64;
@@ -140,7 +143,8 @@ impl ProcessMachine {
         true
     }
 
-    /// The instruction that had pages opened has been executed: whether it met a watchpoint.
+    /// Called after the instruction that had pages opened. Returns the start of a watchpoint that
+    /// it accessed.
     fn close(&self, opened: Opened) -> Option<u64> {
         if opened.pages.is_empty() {
             return None;
@@ -152,17 +156,17 @@ impl ProcessMachine {
     }
 }
 
-/// What an instruction does with all of RFLAGS.
+/// Effect of an instruction on all of RFLAGS.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flags {
     Loaded,
     Stored,
 }
 
-/// The most bytes that an instruction accesses, short of saving the FPU.
+/// Largest number of bytes that an instruction accesses, except one that saves the FPU state.
 const LONGEST_ACCESS: u64 = 64;
 
-/// How a page was accessed that was closed (SDM figure 4-12).
+/// Kind of the access to a closed page (SDM figure 4-12).
 fn access(signal: &Signal) -> Permissions {
     match signal.error {
         error if error & 1 << 4 != 0 => Permissions::EXECUTE,
@@ -171,7 +175,7 @@ fn access(signal: &Signal) -> Permissions {
     }
 }
 
-/// Whether the guest has executed an instruction with TF set.
+/// Returns true if the guest has executed an instruction with TF set.
 fn is_step(signal: &Signal) -> bool {
     signal.number == libc::SIGTRAP && signal.code > 0 && signal.vector == Vector::Debug as u64
 }
@@ -186,7 +190,7 @@ impl DebugTarget for ProcessMachine {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), BackendError> {
         let frame = self.frame()?;
-        // The kernel keeps the flags that are not the guest's.
+        // The kernel preserves the flags that do not belong to the guest.
         frame.set_registers(&state.registers);
         let fpu = frame.fpu();
         if state.fpu != fpu {
@@ -210,13 +214,13 @@ impl DebugTarget for ProcessMachine {
         Ok(())
     }
 
-    /// Guest-virtual and guest-physical addresses are the same here, where anything is mapped.
+    /// Guest-virtual and guest-physical addresses of mapped memory are equal here.
     fn translate(&self, address: u64) -> Option<Gpa> {
         self.memory_map.region_at(Gpa(address)).map(|_| Gpa(address))
     }
 
     fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), BackendError> {
-        // The tender's own mapping of it is never read-only.
+        // The tender's mapping of guest memory is never read-only.
         let written = self.memory.write(at, bytes).map_err(std::io::Error::other);
         written.map_err(|source| BackendError { what: "writing guest memory", source })
     }
@@ -246,12 +250,12 @@ impl DebugTarget for ProcessMachine {
                 return Ok(Halt::Exit(exit));
             }
             let Ok(frame) = Frame::current(&self.exchange).map_err(|BadFrame| ()) else {
-                let what = "its process reports registers from where there are none".into();
+                let what = "its process reported an invalid signal frame".into();
                 return Ok(Halt::Exit(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None })));
             };
             let (signal, rip) = (frame.signal(), frame.get(libc::REG_RIP));
             if signal.code <= 0 && signal.number != libc::SIGSYS {
-                // Sent by the tender, or by anybody: nothing has been executed.
+                // Sent by the tender or another process: no instruction has been executed.
                 frame.forget_sender();
                 match self.stop.paused() {
                     true => return Ok(Halt::Exit(Exit::Interrupted)),
@@ -265,7 +269,7 @@ impl DebugTarget for ProcessMachine {
             if self.open(&signal, rip, &mut opened) {
                 continue;
             }
-            // Where the guest has set TF as well, the trap is the guest's too.
+            // If the guest has set TF too, it receives the trap as well.
             let exit = match step && is_step(&signal) && frame.get(libc::REG_EFL) & RFLAGS_TF == 0 {
                 true => None,
                 false => self.handle(),
@@ -283,7 +287,7 @@ impl DebugTarget for ProcessMachine {
         }
     }
 
-    /// All else goes through the exchange.
+    /// All other communication uses the exchange pages.
     fn calls_to_pause(&self, calls: &mut Calls) {
         self.child.calls_to_pause(calls);
     }

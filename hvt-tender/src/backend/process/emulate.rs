@@ -1,9 +1,10 @@
-//! The privileged instructions that a guest executes at what it takes for CPL 0.
+//! Emulation of privileged instructions, which the guest executes at virtual CPL 0.
 //!
-//! In the child each of them raises #GP. They are decoded by `yaxpeax-x86`, whose tables are constants (those of a more
-//! common decoder are built at its first use, which takes as long as starting a process), and carried out on the
-//! virtual [CPU](super::cpu). What this backend cannot do (page tables of the guest's own, `syscall` enabled, breakpoint
-//! registers) ends the guest with a message that names the instruction.
+//! In the child each of them raises #GP. They are decoded by `yaxpeax-x86`, whose tables are
+//! constants; the tables of a more common decoder are built at first use, which takes as long as
+//! starting a process. They are executed on the virtual [CPU](super::cpu). An unsupported
+//! instruction (loading other page tables, enabling `syscall`, setting breakpoint registers) ends
+//! the guest with a message that names it.
 
 mod descriptor;
 mod operand;
@@ -24,20 +25,20 @@ use super::features::Features;
 use crate::exit::{Cause, Exit};
 use crate::memory::{GuestSpace, Permissions, Violation};
 
-/// What came of an instruction. RIP is behind it, but for [`Step::Raise`].
+/// Result of an instruction. RIP is behind the instruction, except for [`Step::Raise`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Done.
     Next,
-    /// Done; the tender has to act.
+    /// Done, with an exit to the tender.
     Exit(Exit),
     /// Done; FS base must be loaded.
     LoadFsBase,
     /// Done; GS base must be loaded.
     LoadGsBase,
-    /// It raises an exception instead, RIP being where the exception says.
+    /// The instruction raises an exception instead. RIP is the exception's return address.
     Raise(Exception),
-    /// This backend cannot do it.
+    /// Not supported by this backend.
     Refuse(Cause),
 }
 
@@ -50,7 +51,7 @@ impl From<Exception> for Step {
 /// Longest instruction in bytes (SDM 2.3.11).
 pub(super) const LONGEST: u64 = 15;
 
-/// Carries out the instruction at RIP, which has raised #GP with this error code in the child.
+/// Emulates the instruction at RIP, which raised #GP with this error code in the child.
 pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<'_>, error_code: u64) -> Step {
     let mut bytes = [0; LONGEST as usize];
     let Some(len) = fetch(registers.rip, space, &mut bytes) else {
@@ -70,7 +71,7 @@ pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<
     step
 }
 
-/// Reads the bytes at RIP, as many as there are up to the longest instruction.
+/// Reads the bytes at RIP, at most the length of the longest instruction.
 pub(super) fn fetch(rip: u64, space: &GuestSpace<'_>, into: &mut [u8]) -> Option<usize> {
     let whole = space.slice(Gpa(rip), LONGEST, Permissions::EXECUTE);
     let slice = whole.or_else(|_| {
@@ -80,8 +81,8 @@ pub(super) fn fetch(rip: u64, space: &GuestSpace<'_>, into: &mut [u8]) -> Option
     Some(slice.ok()?.read(into))
 }
 
-/// Carries out the instruction at RIP, which has raised #UD in the child: STAC and CLAC do that at CPL 3, whatever
-/// CR4.SMAP is (SDM volume 2).
+/// Emulates the instruction at RIP, which raised #UD in the child. STAC and CLAC do so at CPL 3,
+/// whatever CR4.SMAP is (SDM volume 2).
 pub(super) fn undefined(registers: &mut Registers, space: &GuestSpace<'_>) -> Step {
     let mut bytes = [0; LONGEST as usize];
     let code = fetch(registers.rip, space, &mut bytes).map_or(&[][..], |len| &bytes[..len]);
@@ -98,7 +99,8 @@ pub(super) fn undefined(registers: &mut Registers, space: &GuestSpace<'_>) -> St
     Step::Next
 }
 
-/// How many bytes of memory the instruction at the start of these bytes accesses, where that can be told from it.
+/// Returns the number of bytes of memory that the instruction at the start of `code` accesses, if
+/// its encoding determines the number.
 pub(super) fn accessed(code: &[u8]) -> Option<u64> {
     let instruction = InstDecoder::default().decode(&mut U8Reader::new(code)).ok()?;
     instruction.mem_size()?.bytes_size().map(u64::from)
@@ -146,7 +148,7 @@ impl Emulation<'_, '_> {
             Opcode::IRETQ => self.interrupt_return(),
             Opcode::WRMSR => self.write_msr(),
             Opcode::RDMSR => self.read_msr(),
-            // They trap only where the guest reads another counter than the host's.
+            // These trap only if the guest reads a counter other than the host's.
             Opcode::RDTSC | Opcode::RDTSCP if self.cpu.cycles.is_some() => Ok(self.read_tsc()),
             Opcode::SWAPGS => {
                 std::mem::swap(&mut self.cpu.gs_base, &mut self.cpu.kernel_gs_base);
@@ -156,10 +158,10 @@ impl Emulation<'_, '_> {
                 self.cpu.cr0.remove(Cr0::TS);
                 Ok(Step::Next)
             }
-            // There are no stale translations and no caches to write back: guest memory is the host's own.
+            // No TLB entries or cache lines need flushing: guest memory is host memory.
             Opcode::INVLPG | Opcode::WBINVD | Opcode::INVD => Ok(Step::Next),
             Opcode::INT => Ok(self.software_interrupt()),
-            // What needs EFER.SVME or CR4.VMXE, which no guest can set.
+            // Instructions that need EFER.SVME or CR4.VMXE, which a guest cannot set.
             Opcode::VMRUN | Opcode::VMLOAD | Opcode::VMSAVE | Opcode::VMMCALL | Opcode::INVLPGA => {
                 Err(Exception::invalid_opcode())
             }
@@ -168,7 +170,7 @@ impl Emulation<'_, '_> {
             Opcode::INVPCID => self.invalidate_by_pcid(),
             Opcode::LMSW | Opcode::SYSRET | Opcode::SYSEXIT => Ok(self.refuse()),
             Opcode::JMPF | Opcode::CALLF | Opcode::IRET | Opcode::IRETD => Ok(self.refuse()),
-            // Not a privileged instruction: the #GP is the guest's own.
+            // Not a privileged instruction: the guest caused the #GP itself.
             _ => Err(Exception::general_protection(self.error_code)),
         }
     }
@@ -177,10 +179,10 @@ impl Emulation<'_, '_> {
         Step::Refuse(Cause::Instruction { what: format!("\"{}\"", self.text()) })
     }
 
-    /// Text of an instruction that is refused.
+    /// Text of an unsupported instruction.
     ///
-    /// The decoder could write one for every instruction, from a table of 1,600 pointers: every start of the tender would
-    /// relocate them, which takes 45,000 instructions.
+    /// The decoder can format every instruction, but from a table of 1,600 pointers. Each start of
+    /// the tender would relocate them, which takes 45,000 instructions.
     fn text(&self) -> String {
         let mnemonic = match self.instruction.opcode() {
             Opcode::MOV => "mov",
@@ -201,7 +203,7 @@ impl Emulation<'_, '_> {
         }
     }
 
-    /// `in` and `out`, and their string forms, which are never hypercalls.
+    /// Emulates `in` and `out`. Their string forms are never hypercalls.
     fn port(&self) -> Step {
         let write = matches!(self.instruction.opcode(), Opcode::OUT | Opcode::OUTS);
         let (port, data) = if write { (0, 1) } else { (1, 0) };
@@ -220,7 +222,7 @@ impl Emulation<'_, '_> {
         exit.map_or(Step::Refuse(Cause::Port { port, size, write }), Step::Exit)
     }
 
-    /// `int n`: through the IDT, where that is long enough for it.
+    /// `int n`: through the IDT, if its limit covers the vector.
     fn software_interrupt(&self) -> Step {
         let Operand::ImmediateU8 { imm: vector } = self.instruction.operand(0) else { return self.refuse() };
         beyond_idt(self.cpu, vector).unwrap_or(Exception::software(vector)).into()
@@ -279,7 +281,7 @@ impl Emulation<'_, '_> {
         Ok(Step::Next)
     }
 
-    /// XSETBV (SDM volume 2). The CPU raises #UD itself while its CR4.OSXSAVE is clear.
+    /// XSETBV (SDM volume 2). The CPU itself raises #UD if its CR4.OSXSAVE is clear.
     fn write_xcr0(&self) -> Executed {
         if !self.cpu.cr4().contains(Cr4::OSXSAVE) {
             return Err(Exception::invalid_opcode());
@@ -294,7 +296,7 @@ impl Emulation<'_, '_> {
         }
     }
 
-    /// INVPCID (SDM volume 2): there are no stale translations. Its types are 0 to 3.
+    /// INVPCID (SDM volume 2) with the types 0 to 3. No TLB entries need flushing.
     fn invalidate_by_pcid(&mut self) -> Executed {
         let kind = register(self.instruction.operand(0)).map(|register| operand::general(self.registers, register));
         match kind {
@@ -333,7 +335,7 @@ impl Emulation<'_, '_> {
                 Written::Fault => Err(Exception::general_protection(0)),
                 Written::Unsupported => Ok(self.refuse()),
             },
-            // Memory types mean nothing here, but the guest may read back what it wrote.
+            // Memory types have no effect here, but the guest can read the value back.
             msr::PAT => {
                 self.cpu.pat = value;
                 Ok(Step::Next)
@@ -343,7 +345,7 @@ impl Emulation<'_, '_> {
         }
     }
 
-    /// RDTSC and RDTSCP (SDM volume 2). IA32_TSC_AUX, which the latter reads as well, is 0.
+    /// RDTSC and RDTSCP (SDM volume 2). IA32_TSC_AUX, which RDTSCP reads as well, is 0.
     fn read_tsc(&mut self) -> Step {
         let value = self.cpu.tsc();
         self.registers.rax = value & 0xffff_ffff;
@@ -369,7 +371,8 @@ impl Emulation<'_, '_> {
         Ok(Step::Next)
     }
 
-    /// Loads a segment register. In 64-bit mode only the bases of FS and GS matter afterwards (SDM 3.4.4).
+    /// Loads a segment register. In 64-bit mode only the bases of FS and GS have an effect
+    /// afterwards (SDM 3.4.4).
     fn load_segment(&mut self, number: u8, selector: u16) -> Executed {
         let base = match selector {
             0..4 => 0,
@@ -403,7 +406,7 @@ impl Emulation<'_, '_> {
         Ok(())
     }
 
-    /// LTR: the descriptor takes two slots, and becomes busy (SDM 7.2.3).
+    /// LTR: the descriptor takes two slots and becomes busy (SDM 7.2.3).
     fn load_task_register(&mut self) -> Executed {
         const AVAILABLE: u64 = 0x9;
         const BUSY: u64 = 1 << 41;
@@ -461,7 +464,7 @@ impl Emulation<'_, '_> {
         Ok(Step::Next)
     }
 
-    /// The operand of LGDT and LIDT: 10 bytes, limit first.
+    /// Operand of LGDT and LIDT: 10 bytes, limit first.
     fn table_register(&mut self) -> Result<TableRegister, Exception> {
         let bytes: [u8; 10] = {
             let at = self.memory_address(0)?;
@@ -482,7 +485,7 @@ impl Emulation<'_, '_> {
             return Err(selector_fault(selector));
         }
         let raw = self.space.read(Gpa(self.cpu.gdtr.base.wrapping_add(at.into())));
-        // The descriptor tables of the tender lie where the guest may not look.
+        // The tender's descriptor tables lie in memory that the guest cannot read.
         raw.map(Descriptor).map_err(|violation| self.page_fault(violation))
     }
 
@@ -515,18 +518,19 @@ impl Emulation<'_, '_> {
     }
 }
 
-/// #GP whose error code names a selector (SDM 6.13).
+/// #GP with an error code that contains a selector (SDM 6.13).
 fn selector_fault(selector: u16) -> Exception {
     Exception::general_protection(u64::from(selector & !3))
 }
 
-/// The #GP that `int vector` raises when the IDT is too short for it (SDM 6.13: bit 1 says that it indexes the IDT).
+/// #GP that `int vector` raises if the vector exceeds the IDT limit (SDM 6.13: bit 1 marks an index
+/// into the IDT).
 pub(super) fn beyond_idt(cpu: &Cpu, vector: u8) -> Option<Exception> {
     let last_byte = u64::from(vector) * 16 + 15;
     (last_byte > u64::from(cpu.idtr.limit)).then(|| Exception::general_protection(u64::from(vector) << 3 | 2))
 }
 
-/// Whether bits 63 to 47 are equal (SDM 3.3.7.1).
+/// Returns true if bits 63 to 47 are equal (SDM 3.3.7.1).
 fn is_canonical(address: u64) -> bool {
     (address as i64) << 16 >> 16 == address as i64
 }

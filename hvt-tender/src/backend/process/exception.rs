@@ -1,4 +1,4 @@
-//! Delivering an exception to the guest through its own IDT, as a CPU in 64-bit mode does (SDM 6.14).
+//! Delivery of exceptions through the guest's IDT, like a CPU in 64-bit mode (SDM 6.14).
 
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{Registers, Vector};
@@ -6,19 +6,20 @@ use hvt_abi::x86_64::{Registers, Vector};
 use super::cpu::{Cpu, RFLAGS_NT, RFLAGS_RF, RFLAGS_TF};
 use crate::memory::{GuestSpace, Violation};
 
-/// An exception or software interrupt to deliver.
+/// Exception or software interrupt to deliver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exception {
     /// Index in the IDT.
     vector: u8,
-    /// What the CPU pushes below the return address, for the vectors that have it.
+    /// Error code, for the vectors that push one.
     error_code: Option<u64>,
-    /// The instruction that raised it has not been executed: RF is set in the flags pushed (SDM 17.3.1.1).
+    /// The faulting instruction has not been executed: RF is set in the pushed flags (SDM
+    /// 17.3.1.1).
     fault: bool,
 }
 
 impl Exception {
-    /// An exception of this vector; the error code is dropped where the vector has none.
+    /// Creates an exception of this vector. The error code is dropped if the vector has none.
     pub(super) fn new(vector: Vector, error_code: u64) -> Self {
         Self {
             vector: vector as u8,
@@ -27,12 +28,12 @@ impl Exception {
         }
     }
 
-    /// What `int vector` raises.
+    /// Creates the software interrupt of `int vector`.
     pub(super) fn software(vector: u8) -> Self {
         Self { vector, error_code: None, fault: false }
     }
 
-    /// Whether it is the effect of an `int`, which has been executed when it comes.
+    /// Returns true for an `int`, which has been executed when its interrupt is delivered.
     pub(super) fn is_software(&self) -> bool {
         !self.fault && self.error_code.is_none()
     }
@@ -49,20 +50,20 @@ impl Exception {
 }
 
 impl From<Violation> for Exception {
-    /// An instruction that this backend emulates read or wrote where it may not: #PF without the bit for user mode,
-    /// since the guest runs at CPL 0. The caller sets CR2.
+    /// #PF for an emulated instruction that accessed memory without permission. The user-mode bit
+    /// is clear, because the guest runs at CPL 0. The caller sets CR2.
     fn from(violation: Violation) -> Self {
         let write = violation.access.contains(crate::memory::Permissions::WRITE);
         Self::new(Vector::PageFault, u64::from(write) << 1)
     }
 }
 
-/// The exception, and the double fault that follows when it cannot be delivered, could not be delivered.
+/// Neither the exception nor the resulting double fault could be delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TripleFault;
 
-/// Makes the registers those of the guest's handler, the return frame pushed. When the exception cannot be delivered,
-/// a double fault is delivered instead.
+/// Pushes the return frame and sets the registers for the guest's handler. If the exception cannot
+/// be delivered, delivers a double fault instead.
 pub(super) fn deliver(
     exception: Exception,
     cpu: &mut Cpu,
@@ -114,11 +115,11 @@ fn enter_handler(
     Ok(())
 }
 
-/// Gate descriptor of the IDT (SDM figure 6-8), the parts that matter.
+/// Gate descriptor of the IDT (SDM figure 6-8), with the relevant fields.
 struct Gate {
     offset: u64,
     selector: u16,
-    /// Index in the interrupt stack table, 0 for none.
+    /// Index in the interrupt stack table (IST), 0 for none.
     ist: u8,
     kind: u8,
 }
@@ -144,7 +145,7 @@ impl Gate {
     }
 }
 
-/// Reads an entry of the interrupt stack table from the task-state segment (SDM 7.7).
+/// Reads an entry of the interrupt stack table from the TSS (SDM 7.7).
 fn interrupt_stack(ist: u8, cpu: &Cpu, space: &GuestSpace<'_>) -> Result<u64, Undeliverable> {
     let (base, limit) = cpu.task;
     let at = 36 + u64::from(ist - 1) * 8;

@@ -1,11 +1,13 @@
-//! The pages that tender and child share.
+//! Pages shared by tender and child.
 //!
-//! One sealed memfd: the [stub](super::stub) page, then the exchange pages: a [`Header`] page, the pages of the set-up
-//! script, and the child's signal stack. The kernel writes the guest's registers onto that stack when it delivers a signal, and reads them
-//! back at `rt_sigreturn`, so the tender finds and changes them there without a copy.
+//! They are one sealed memfd: the [stub](super::stub) page, then the exchange pages, which are a
+//! [`Header`] page, the pages of the set-up script, and the child's signal stack. When the kernel
+//! delivers a signal, it writes the guest's registers to that stack, and at `rt_sigreturn` it reads
+//! them back, so that the tender reads and changes them there without a copy.
 //!
-//! The guest can write the exchange pages at any time. Everything read from them is an allegation: it is bounds-checked
-//! here, and no value found there can do more than the guest could do to itself anyway.
+//! The guest can write the exchange pages at any time. Every value read from them is an allegation:
+//! it is bounds-checked here, and no value can do more harm than the guest could do to itself
+//! directly.
 
 use std::io;
 use std::mem::offset_of;
@@ -18,36 +20,37 @@ use super::protocol::{EXCHANGE_ADDRESS, Header, RobustList, SCRIPT_OFFSET, SCRIP
 use super::{RELAXED, stub};
 use crate::memory::{GuestMemory, MappedMemory};
 
-/// Places in the child's exchange pages, which depend on the length of the set-up script.
+/// Layout of the child's exchange pages, which depends on the length of the set-up script.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Places {
-    /// Bytes of the script's pages.
+    /// Bytes of the script pages.
     script: u64,
     /// Bytes of the signal stack.
     stack: u64,
 }
 
 impl Places {
-    /// The places around a script of so many words.
+    /// Computes the layout for a script of `script_words` words.
     pub(super) fn around(script_words: usize) -> Self {
-        // The signal frame with the CPU's whole extended state, and a page for what the kernel adds.
+        // The signal frame with the CPU's whole extended state, and a page for the kernel's
+        // additions.
         let frame = auxv_min_signal_stack().max(libc::MINSIGSTKSZ as u64) + PAGE_SIZE;
         let script = (script_words.max(SCRIPT_WORDS_MIN) * size_of::<u64>()) as u64;
         Self { script: script.next_multiple_of(PAGE_SIZE), stack: frame.next_multiple_of(PAGE_SIZE) }
     }
 
-    /// Where the child's signal stack lies in the child, and its size.
+    /// Address and size of the signal stack in the child.
     pub(super) fn signal_stack(&self) -> (u64, u64) {
         (Exchange::SCRIPT + self.script, self.stack)
     }
 
-    /// One past the last byte of the exchange pages in the child.
+    /// End of the exchange pages in the child.
     pub(super) fn end(&self) -> u64 {
         Exchange::SCRIPT + self.script + self.stack
     }
 }
 
-/// The shared pages, mapped in the tender.
+/// Shared pages, mapped in the tender.
 #[derive(Debug)]
 pub(super) struct Exchange {
     memory: MappedMemory,
@@ -56,9 +59,9 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Makes the pages, the stub's code in place.
+    /// Creates the pages with the stub's code.
     pub(super) fn new(places: Places) -> io::Result<Self> {
-        // The stub page, and the exchange pages.
+        // The stub page and the exchange pages.
         let size = PAGE_SIZE + (places.end() - EXCHANGE_ADDRESS);
         let file = super::memfd(c"hvt-exchange", size, super::Executed::Yes)?;
         let memory = MappedMemory::shared(size, file).map_err(io::Error::other)?;
@@ -69,7 +72,7 @@ impl Exchange {
         Ok(exchange)
     }
 
-    /// Makes the child's robust futex list: the turn, and nothing else.
+    /// Builds the child's robust futex list, whose only member is the turn.
     fn list_the_turn(&self) {
         let list = &self.header().robust_list;
         let node = Self::ROBUST_LIST + offset_of!(RobustList, node) as u64;
@@ -79,43 +82,45 @@ impl Exchange {
         list.pending.store(0, RELAXED);
     }
 
-    /// The file behind the pages.
+    /// File of the pages.
     pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
         self.memory.file()
     }
 
-    /// The header.
+    /// Header of the exchange pages.
     pub(super) fn header(&self) -> &Header {
-        // SAFETY: the mapping is page-aligned, longer than a page and a header, and lives as long as `self`. `Header`
-        // consists of atomics alone, for which every bit pattern is valid and other agents may write.
+        // SAFETY: the mapping is page-aligned, longer than a page and a header, and lives as long
+        // as `self`. `Header` consists only of atomics, which other agents may write and for which
+        // every bit pattern is valid.
         unsafe { self.memory.host_address().add(PAGE_SIZE as usize).cast::<Header>().as_ref() }
     }
 
-    /// The words of the script's pages.
+    /// Words of the script pages.
     fn script(&self) -> &[AtomicU64] {
         let words = self.places.script as usize / size_of::<u64>();
-        // SAFETY: behind the stub and the header page, aligned, inside the mapping, whose size `new` has made of the
-        // places, and which lives as long as `self`. Other agents may write atomics.
+        // SAFETY: the words are aligned and lie behind the stub and the header page. They lie
+        // inside the mapping, because `new` computed its size from the same layout. The mapping
+        // lives as long as `self`. Other agents may write atomics.
         unsafe {
             let start = self.memory.host_address().add((PAGE_SIZE + SCRIPT_OFFSET) as usize).cast::<AtomicU64>();
             std::slice::from_raw_parts(start.as_ptr(), words)
         }
     }
 
-    /// Writes a script, as far as it has room.
+    /// Writes a script, up to the size of the script pages.
     pub(super) fn write_script(&self, words: impl IntoIterator<Item = u64>) {
         for (word, value) in self.script().iter().zip(words) {
             word.store(value, RELAXED);
         }
     }
 
-    /// Overwrites what the child's set-up was told of the tender: process id and descriptors.
+    /// Overwrites the tender's process id and descriptors, which the child's set-up used.
     pub(super) fn forget_the_set_up(&self) -> io::Result<()> {
         self.write_script(std::iter::repeat(0));
         stub::forget_parameters(&self.memory).map_err(io::Error::other)
     }
 
-    /// The word at this address in the child, if it is one of the exchange pages' words.
+    /// Returns the word at this address in the child, if it lies in the exchange pages.
     pub(super) fn word(&self, address: u64) -> Option<&AtomicU64> {
         let offset = address.checked_sub(EXCHANGE_ADDRESS)?.checked_add(PAGE_SIZE)?;
         self.word_at(offset).ok()
@@ -126,8 +131,8 @@ impl Exchange {
         if !inside {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // SAFETY: aligned and inside the mapping, as just checked; it lives as long as `self`. Other agents may write
-        // an atomic.
+        // SAFETY: the word is aligned and inside the mapping, as just checked. The mapping lives as
+        // long as `self`. Other agents may write atomics.
         Ok(unsafe { self.memory.host_address().add(offset as usize).cast::<AtomicU64>().as_ref() })
     }
 
@@ -144,7 +149,8 @@ impl Exchange {
     pub(super) const SCRIPT: u64 = EXCHANGE_ADDRESS + SCRIPT_OFFSET;
 }
 
-/// AT_MINSIGSTKSZ (Linux 5.14): bytes that the kernel needs for a signal frame on this CPU; 0 where it does not say.
+/// AT_MINSIGSTKSZ (Linux 5.14): bytes that the kernel needs for a signal frame on this CPU; 0 if
+/// the kernel does not report it.
 fn auxv_min_signal_stack() -> u64 {
     // SAFETY: getauxval reads the process's auxiliary vector and has no preconditions.
     unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) }

@@ -1,5 +1,5 @@
-//! Features of this CPU that control registers and XCR0 are about. CPUID shows them to the guest, because no process can
-//! answer CPUID itself on every CPU; so CR4 and XCR0 must be as CPUID has them.
+//! CPU features that control registers and XCR0 enable. The guest sees them in CPUID, because a
+//! process cannot trap CPUID on every CPU. Therefore CR4 and XCR0 must match CPUID.
 
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
@@ -9,21 +9,21 @@ use hvt_abi::x86_64::cpuid::{OSXSAVE, XSAVE};
 /// Bits of CR4 (SDM volume 3, 2.5) and XCR0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Features {
-    /// Bits of CR4 that stand for a feature of this CPU, beyond those that every CPU has.
+    /// Bits of CR4 for features of this CPU, beyond the bits that every CPU has.
     pub(super) cr4: u64,
-    /// Those that are set in this process, and that CPUID shows set: OSXSAVE, PKE.
+    /// Bits of CR4 that are set in this process and visible in CPUID: OSXSAVE, PKE.
     pub(super) on: u64,
-    /// Those that are set in this process, and that CPUID does not show: FSGSBASE.
+    /// Bits of CR4 that are set in this process and not visible in CPUID: FSGSBASE.
     pub(super) usable: u64,
-    /// Components of XSAVE that the CPU has.
+    /// XSAVE components of the CPU.
     pub(super) components: u64,
     /// XCR0 in this process.
     pub(super) xcr0: u64,
 }
 
 impl Features {
-    /// Those of this CPU. In a virtual machine each CPUID takes microseconds, so that they are looked up once, by the first
-    /// guest that asks.
+    /// Features of this CPU. In a virtual machine each CPUID takes microseconds, so that they are
+    /// read only once, for the first guest that needs them.
     pub(super) fn of_this_cpu() -> &'static Self {
         static FEATURES: OnceLock<Features> = OnceLock::new();
         FEATURES.get_or_init(|| {
@@ -39,7 +39,8 @@ impl Features {
         })
     }
 
-    /// From leaf 1 ECX, leaf 7.0 EBX, ECX and EDX, and whether user mode may write the bases of FS and GS.
+    /// Computes the features from leaf 1 ECX, leaf 7.0 EBX, ECX and EDX, and from the permission of
+    /// user mode to write the bases of FS and GS.
     fn new(basic: u32, (ebx, ecx, edx): (u32, u32, u32), bases: bool, components: u64, xcr0: u64) -> Self {
         let bit = |value: u32, from: u32, to: u32| u64::from(value >> from & 1) << to;
         let cr4 = bit(basic, XSAVE.trailing_zeros(), 18)
@@ -63,10 +64,10 @@ impl Features {
 /// HWCAP2 bit: user mode may run WRFSBASE (`arch/x86/include/uapi/asm/hwcap2.h`).
 pub(super) const HWCAP2_FSGSBASE: u64 = 1 << 1;
 
-/// Reads XCR0. The caller has seen CPUID.1:ECX.OSXSAVE.
+/// Reads XCR0. The caller has checked CPUID.1:ECX.OSXSAVE.
 fn xgetbv() -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: the instruction is there where OSXSAVE is set, and reads XCR0 alone.
+    // SAFETY: the instruction exists if OSXSAVE is set, and reads only XCR0.
     unsafe {
         std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }

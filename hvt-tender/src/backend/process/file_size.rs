@@ -1,23 +1,25 @@
-//! The limit on file sizes (RLIMIT_FSIZE), which holds for files in memory as well.
+//! Limit on file sizes (RLIMIT_FSIZE), which also applies to memfds.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Soft limit on file sizes, raised until this is dropped.
+/// Soft limit on file sizes, raised until this guard is dropped.
 pub(super) struct FileSize {
     before: Option<(u64, u64)>,
-    /// The limit is the whole process's. Two threads that raise and restore it take turns.
+    /// The limit belongs to the whole process, so that threads must raise and restore it one after
+    /// the other.
     _turn: MutexGuard<'static, ()>,
 }
 
 impl FileSize {
-    /// Makes sure that a file in memory can have `size` bytes. The limit is meant for files on disks, and holds for files
-    /// in memory as well.
+    /// Makes sure that a memfd can have `size` bytes. The limit is meant for files on disks but
+    /// also applies to memfds.
     ///
     /// # Errors
-    /// [`io::ErrorKind::FileTooLarge`] if the hard limit is lower. To exceed the limit would raise SIGXFSZ.
+    /// Returns [`io::ErrorKind::FileTooLarge`] if the hard limit is lower. Exceeding the limit
+    /// would raise SIGXFSZ.
     pub(super) fn raise(size: u64) -> io::Result<Self> {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,11 +27,11 @@ impl FileSize {
         if size <= soft {
             return Ok(Self { before: None, _turn: turn });
         }
-        // A hard limit can be raised by root alone.
+        // Only root can raise a hard limit.
         let enough = size.max(hard);
         setrlimit(Resource::RLIMIT_FSIZE, enough, enough).map_err(|_| {
             let message = format!(
-                "the limit on file sizes is {hard} bytes and holds for guest memory: raise it (ulimit -f, RLIMIT_FSIZE), \
+                "the limit on file sizes is {hard} bytes and applies to guest memory: raise it (ulimit -f, RLIMIT_FSIZE), \
                  or use another backend than process"
             );
             io::Error::new(io::ErrorKind::FileTooLarge, message)
@@ -41,7 +43,7 @@ impl FileSize {
 impl Drop for FileSize {
     fn drop(&mut self) {
         if let Some((soft, hard)) = self.before {
-            // To lower a limit cannot fail.
+            // Lowering a limit cannot fail.
             let _ = setrlimit(Resource::RLIMIT_FSIZE, soft, hard);
         }
     }

@@ -1,4 +1,4 @@
-//! The guest's registers in the signal frame of its child.
+//! Guest registers in the signal frame of the child.
 
 use std::mem::offset_of;
 
@@ -9,7 +9,7 @@ use super::RELAXED;
 use super::exchange::Exchange;
 use crate::backend::debug::FxState;
 
-/// What the kernel left on the signal stack: a `ucontext_t`, and the `siginfo_t` next to it.
+/// Signal frame on the signal stack: a `ucontext_t` and the `siginfo_t` next to it.
 #[derive(Clone, Copy)]
 pub(super) struct Frame<'x> {
     exchange: &'x Exchange,
@@ -17,20 +17,20 @@ pub(super) struct Frame<'x> {
     info: u64,
 }
 
-/// The child says that its frame lies where no frame can lie.
+/// The child reported a signal frame at an invalid address.
 #[derive(Debug)]
 pub(super) struct BadFrame;
 
-/// A signal, as the kernel described it.
+/// Signal as described by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Signal {
-    /// Its number.
+    /// Signal number.
     pub(super) number: i32,
-    /// `si_code`: positive when the kernel made it.
+    /// `si_code`, positive for a signal raised by the kernel.
     pub(super) code: i32,
-    /// Exception vector that caused it; meaningless for SIGSYS.
+    /// Exception vector of the signal; meaningless for SIGSYS.
     pub(super) vector: u64,
-    /// Error code of that exception.
+    /// Error code of the exception.
     pub(super) error: u64,
     /// Address of a page fault.
     pub(super) cr2: u64,
@@ -38,27 +38,27 @@ pub(super) struct Signal {
 
 const REGISTERS: u64 = (offset_of!(libc::ucontext_t, uc_mcontext) + offset_of!(libc::mcontext_t, gregs)) as u64;
 const FPU: u64 = (offset_of!(libc::ucontext_t, uc_mcontext) + offset_of!(libc::mcontext_t, fpregs)) as u64;
-/// Where the kernel says that an XSAVE header follows the legacy area: `struct _fpx_sw_bytes`
+/// Offset of the kernel's mark that an XSAVE header follows the legacy area: `struct _fpx_sw_bytes`
 /// (`arch/x86/include/uapi/asm/sigcontext.h`).
 const XSAVE_MAGIC_AT: u64 = 464;
-/// What it says there.
+/// Value of the mark.
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 /// First word of the XSAVE header (SDM volume 1, 13.4.2).
 const XSTATE_BV_AT: u64 = 512;
-/// State component of PKRU (SDM volume 1, 13.1). The kernel keeps code that is not readable behind a protection key, and
-/// PKRU denies it to this process; its initial state would allow all keys.
+/// State component of PKRU (SDM volume 1, 13.1). The kernel puts execute-only code behind a
+/// protection key, to which PKRU denies access; the initial state of PKRU would allow all keys.
 const PKRU: u64 = 1 << 9;
-/// Last byte of the frame that this module touches through fixed offsets.
+/// End of the part of the frame that this module accesses through fixed offsets.
 const CONTEXT_SIZE: u64 = FPU + 8;
 
 impl<'x> Frame<'x> {
-    /// The frame that the child reported last.
+    /// Returns the frame that the child reported last.
     pub(super) fn current(exchange: &'x Exchange) -> Result<Self, BadFrame> {
         let header = exchange.header();
         let context = header.ucontext.load(RELAXED);
         let info = header.siginfo.load(RELAXED);
-        // A frame is longer than a word, so both its ends are looked at; what lies between two words of the exchange
-        // pages lies in them.
+        // Both ends are checked, because a frame is longer than a word. Everything between two
+        // words of the exchange pages lies in the exchange pages.
         for (address, last) in [(context, CONTEXT_SIZE - 8), (info, 16)] {
             let end = address.checked_add(last).ok_or(BadFrame)?;
             if exchange.word(address).is_none() || exchange.word(end).is_none() {
@@ -69,7 +69,7 @@ impl<'x> Frame<'x> {
     }
 
     fn load(&self, address: u64) -> u64 {
-        // `current` has checked both ends of what is loaded.
+        // `current` has checked both ends of the frame.
         self.exchange.word(address).map_or(0, |word| word.load(RELAXED))
     }
 
@@ -83,17 +83,17 @@ impl<'x> Frame<'x> {
         self.context + REGISTERS + register as u64 * 8
     }
 
-    /// One register, named by `libc::REG_*`.
+    /// Reads a register, given by `libc::REG_*`.
     pub(super) fn get(&self, register: libc::c_int) -> u64 {
         self.load(self.address_of(register))
     }
 
-    /// Changes one register.
+    /// Writes a register.
     pub(super) fn set(&self, register: libc::c_int, value: u64) {
         self.store(self.address_of(register), value);
     }
 
-    /// Why the kernel delivered the signal.
+    /// Describes the signal that the kernel delivered.
     pub(super) fn signal(&self) -> Signal {
         Signal {
             number: self.exchange.header().signal.load(RELAXED) as i32,
@@ -105,13 +105,13 @@ impl<'x> Frame<'x> {
         }
     }
 
-    /// Overwrites the process and the user that sent the signal, which are no business of the guest's.
+    /// Overwrites the sender's process id and user id, which the guest must not learn.
     pub(super) fn forget_sender(&self) {
         // `si_pid` and `si_uid` follow the three ints and four bytes of padding.
         self.store(self.info + 16, 0);
     }
 
-    /// All general registers.
+    /// Reads all general registers.
     pub(super) fn registers(&self) -> Registers {
         let mut registers = Registers::default();
         for (index, register) in by_index(&mut registers) {
@@ -120,7 +120,7 @@ impl<'x> Frame<'x> {
         registers
     }
 
-    /// Changes all general registers.
+    /// Writes all general registers.
     pub(super) fn set_registers(&self, registers: &Registers) {
         let mut registers = *registers;
         for (index, register) in by_index(&mut registers) {
@@ -128,7 +128,7 @@ impl<'x> Frame<'x> {
         }
     }
 
-    /// x87 and SSE registers.
+    /// Reads the x87 and SSE registers.
     pub(super) fn fpu(&self) -> FxState {
         let area = self.load(self.context + FPU);
         let mut legacy = [0; size_of::<FxState>()];
@@ -140,7 +140,7 @@ impl<'x> Frame<'x> {
         FxState::from_xsave(&legacy, in_use)
     }
 
-    /// Changes x87 and SSE registers.
+    /// Writes the x87 and SSE registers.
     pub(super) fn set_fpu(&self, state: &FxState) {
         let area = self.load(self.context + FPU);
         let registers = &state.as_bytes()[..FxState::USED];
@@ -148,14 +148,14 @@ impl<'x> Frame<'x> {
             self.store(area.wrapping_add(offset), u64::from_le_bytes(*word));
         }
         if self.load(area.wrapping_add(XSAVE_MAGIC_AT)) as u32 == FP_XSTATE_MAGIC1 {
-            // Both are in use now.
+            // Marks both components as in use.
             let in_use = area.wrapping_add(XSTATE_BV_AT);
             self.store(in_use, self.load(in_use) | 3);
         }
     }
 
-    /// Makes this the frame of a guest that has not run yet: entry state, and an FPU as after FNINIT (SDM 8.1.5) with
-    /// MXCSR at its reset value (SDM 11.6.4).
+    /// Sets the frame to the state of a guest that has not run yet: entry state, an FPU as after
+    /// FNINIT (SDM 8.1.5) and MXCSR at its reset value (SDM 11.6.4).
     pub(super) fn set_entry_state(&self, entry: &EntryState) {
         self.set_registers(&Registers {
             rip: entry.rip.0,
@@ -165,8 +165,9 @@ impl<'x> Frame<'x> {
             ..Registers::default()
         });
         let fpu = self.load(self.context + FPU);
-        // The legacy area up to the kernel's own words at 464; then XSTATE_BV at 512: no component but PKRU is in use, so
-        // each is restored to its initial state (SDM 13.4, 13.8). MXCSR is always taken from the legacy area.
+        // Clears the legacy area up to the kernel's own words at 464, then sets XSTATE_BV at 512:
+        // only PKRU is in use, so that each other component is restored to its initial state (SDM
+        // 13.4, 13.8). MXCSR is always loaded from the legacy area.
         for offset in (0..XSAVE_MAGIC_AT).step_by(8) {
             self.store(fpu.wrapping_add(offset), 0);
         }
@@ -177,7 +178,7 @@ impl<'x> Frame<'x> {
     }
 }
 
-/// The registers with their indices in `gregs`.
+/// Registers with their indices in `gregs`.
 fn by_index(registers: &mut Registers) -> [(libc::c_int, &mut u64); 18] {
     [
         (libc::REG_RAX, &mut registers.rax),

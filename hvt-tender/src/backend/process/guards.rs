@@ -1,4 +1,4 @@
-//! Which pages of guest memory are closed to the guest because something there is watched.
+//! Pages of guest memory that are closed to the guest because of watchpoints.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,18 @@ use super::setup::{PROTECTIONS_MAX, Protection};
 use crate::backend::debug::Watch;
 use crate::memory::{MemoryMap, Permissions};
 
-/// The closed pages, by their guest addresses, each with what is left of its protection.
+/// Closed pages by guest address, each with its remaining protection.
 #[derive(Debug, Default)]
 pub(super) struct Guards {
     wanted: BTreeMap<u64, libc::c_int>,
-    /// As the child has them.
+    /// State applied in the child.
     applied: BTreeMap<u64, libc::c_int>,
 }
 
 impl Guards {
-    /// Closes the pages of these watchpoints, and no others, from the next run on. Returns whether that can be done: all
-    /// of them must be mapped, and be no more than one script can change.
+    /// Closes the pages of these watchpoints, and no others, from the next run on. Returns false
+    /// without any change if a page is not mapped, or if the pages are more than one script can
+    /// change.
     pub(super) fn set(&mut self, watches: &[Watch], memory_map: &MemoryMap) -> bool {
         let mut wanted = BTreeMap::new();
         for watch in watches {
@@ -31,7 +32,7 @@ impl Guards {
                 *wanted.entry(page).or_insert(left) &= left;
             }
         }
-        // Those of before may have to be opened by the same script.
+        // The same script may have to open the pages of the previous watchpoints.
         if wanted.len() > PROTECTIONS_MAX / 2 {
             return false;
         }
@@ -39,12 +40,13 @@ impl Guards {
         true
     }
 
-    /// Whether this page is closed.
+    /// Returns true if this page is closed.
     pub(super) fn contains(&self, page: u64) -> bool {
         self.wanted.contains_key(&page)
     }
 
-    /// What the child must change before the guest runs with the pages `opened` open. It is taken as done.
+    /// Returns the changes that the child must make before the guest runs with the pages `opened`
+    /// open. They count as applied from then on.
     pub(super) fn changes(&mut self, opened: &[u64], memory_map: &MemoryMap) -> Vec<Protection> {
         if self.wanted.is_empty() && self.applied.is_empty() {
             return Vec::new();

@@ -1,18 +1,19 @@
-//! Whose turn it is: the protocol between tender and child.
+//! Hand-over protocol between tender and child.
 //!
 //! One 32-bit word, [`Header::turn`](super::exchange::Header::turn), is a robust futex "owned" by the child while the
 //! guest runs:
 //!
 //! | value | meaning |
 //! |---|---|
-//! | child's thread id | the guest runs; the tender spins |
-//! | id + `FUTEX_WAITERS` | the guest runs; the tender sleeps on the word |
+//! | child's thread ID | the guest runs; the tender spins |
+//! | ID + `FUTEX_WAITERS` | the guest runs; the tender sleeps on the word |
 //! | [`TENDERS_TURN`] | the child has handed over and spins |
 //! | [`ASLEEP`] | the child has handed over and sleeps on the word |
-//! | `FUTEX_OWNER_DIED` set | the child is gone: the kernel says so through the child's robust list |
+//! | `FUTEX_OWNER_DIED` set | the child is gone: set by the kernel through the child's robust list |
 //!
-//! Spinning for a while before sleeping makes a hand-over between two CPUs cost 0.3 µs instead of a wake-up. It pays
-//! only where the other side runs on another CPU meanwhile, so it is given up where it keeps failing.
+//! Spinning before sleeping lets a hand-over between two CPUs take 0.3 µs instead of the time of a
+//! wake-up. This helps only if the other side runs on another CPU at the same time, so that
+//! spinning stops for a while after repeated failures.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,58 +27,60 @@ use super::exchange::Exchange;
 use super::protocol::turn::{ASLEEP, STARTING, TENDERS_TURN};
 use crate::cancel::{CancelToken, Kick};
 
-/// Set in the word by a [`Kick`]: no thread id is this large (`PID_MAX_LIMIT` is 2²²).
+/// Bit set in the word by a [`Kick`]. No thread ID is this large (`PID_MAX_LIMIT` is 2²²).
 const KICKED: u32 = 1 << 29;
-/// How often a kick tries to change a word that the guest changes meanwhile.
+/// Number of attempts of a kick to change a word that the guest changes at the same time.
 const TRIES: u32 = 64;
 
-/// How long the tender watches the word before it sleeps, in TSC cycles: about 20 µs, the cost of two wake-ups.
+/// Time that the tender spins before it sleeps, in TSC cycles: about 20 µs, the cost of two
+/// wake-ups.
 const SPIN_CYCLES: u64 = 50_000;
-/// How often the child looks at the word before it sleeps: at 40 to 140 cycles a PAUSE, 10 to 40 µs.
+/// Number of checks of the word by the child before it sleeps: at 40 to 140 cycles a PAUSE, 10 to
+/// 40 µs.
 const CHILD_SPINS: u32 = 800;
-/// After this many fruitless spins in a row, the tender stops spinning ...
+/// Number of consecutive fruitless spins after which the tender stops spinning.
 const PATIENCE: u32 = 8;
-/// ... for this many hand-overs.
+/// Number of hand-overs without spinning after that.
 const PAUSE_LENGTH: u32 = 256;
 
-/// The longest sleep without a look at the word, at the stop request, and at whether the child lives. Hand-overs, kicks and
-/// the kernel at the child's death wake the tender; only a guest that overwrites the word or its robust list while the
-/// tender falls asleep can keep a wake-up from it.
+/// Longest sleep before the tender checks the word, the stop request and the child again.
+/// Hand-overs, kicks and the kernel at the child's death wake the tender. A wake-up can be lost
+/// only if the guest overwrites the word or its robust list while the tender falls asleep.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The longest time between the word that says that the child is gone, which the kernel writes first of all, and its end.
-/// A guest can write that word, too.
+/// Longest time between the mark of the child's death in the word, which the kernel writes first,
+/// and the child's end. A guest can write that mark, too.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// The longest time that a child takes to hand over when it is paused. A guest that jumps into the stub can block the
+/// Longest time for a paused child to hand over. A guest that jumps into the stub can block the
 /// signal for that.
 const PAUSES_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the tender found when it waited for its turn.
+/// Result of waiting for the tender's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// The child has handed over.
     Tenders,
-    /// The run is to end.
+    /// The end of the run was requested.
     Interrupted,
     /// The child is gone.
     Died,
-    /// The guest has broken the protocol in this way, and must be killed.
+    /// The guest has violated the protocol in this way and must be killed.
     Broken(&'static str),
 }
 
-/// What a look at the stop request and the word has shown.
+/// Result of checking the stop request and the word.
 #[derive(Clone, Copy)]
 enum Found {
-    /// The run is to end.
+    /// The end of the run was requested.
     Stop,
-    /// The word says that it is the tender's turn.
+    /// The word indicates the tender's turn.
     HandedOver,
-    /// The word says that the child is gone.
+    /// The word indicates the child's death.
     OwnerDied,
 }
 
-/// The tender's end of the hand-over.
+/// Tender's side of the hand-over.
 #[derive(Debug)]
 pub(super) struct Handover {
     exchange: Arc<Exchange>,
@@ -86,11 +89,11 @@ pub(super) struct Handover {
 }
 
 impl Handover {
-    /// The hand-over with the child that has this process id, and has been made just now.
+    /// Creates the hand-over with the newly created child of this process id.
     pub(super) fn new(exchange: Arc<Exchange>, child: u32) -> Self {
         ALIVE.fetch_add(1, Ordering::Relaxed);
         let handover = Self { exchange, child, spin: Spin::new() };
-        // Where this fails, the child has handed over already.
+        // If this fails, the child has handed over already.
         let _ = handover.word().compare_exchange(STARTING, child, Ordering::SeqCst, Ordering::SeqCst);
         handover
     }
@@ -99,7 +102,7 @@ impl Handover {
         &self.exchange.header().turn
     }
 
-    /// Lets the child go on.
+    /// Resumes the child.
     pub(super) fn resume(&self) -> io::Result<()> {
         let others = RUNNING.load(Ordering::Relaxed);
         self.exchange.header().spin.store(if self.spin.pays_with(others) { CHILD_SPINS } else { 0 }, Ordering::Relaxed);
@@ -130,7 +133,7 @@ impl Handover {
             let asleep = self.child | libc::FUTEX_WAITERS;
             let now = self.word().compare_exchange(self.child, asleep, Ordering::SeqCst, Ordering::SeqCst);
             if now.is_err_and(|now| now != asleep) {
-                // Handed over, kicked, dead, or overwritten by the guest.
+                // The child handed over, was kicked or died, or the guest overwrote the word.
                 match self.look(stop) {
                     Some(found) => return self.believe(found, child, stop),
                     None => self.word().store(asleep, Ordering::SeqCst),
@@ -142,16 +145,18 @@ impl Handover {
         }
     }
 
-    /// What the word says is an allegation of the guest's: where it matters, the kernel is asked.
+    /// Acts on the word. The word is an allegation by the guest, so that the kernel is asked before
+    /// a death is believed.
     fn believe(&self, found: Found, child: &Child, stop: &CancelToken) -> io::Result<Turn> {
         match found {
             Found::Stop => Ok(Turn::Interrupted),
-            // At worst the guest goes on while the tender acts, and spoils its own registers.
+            // If the allegation is false, the guest runs while the tender acts, and can only
+            // corrupt its own registers.
             Found::HandedOver => Ok(Turn::Tenders),
             Found::OwnerDied => Ok(match child.gone_within(ENDS_WITHIN, Some(stop))? {
                 Wait::Gone => Turn::Died,
                 Wait::Stopped => Turn::Interrupted,
-                Wait::TimeUp => Turn::Broken("it reported its own end, and lived on"),
+                Wait::TimeUp => Turn::Broken("it reported its own death and stayed alive"),
             }),
         }
     }
@@ -180,7 +185,7 @@ impl Handover {
         }
     }
 
-    /// What makes a run that is under way come back.
+    /// Returns a handle that interrupts a current run.
     pub(super) fn kick(&self, child: &Child) -> Box<dyn Kick> {
         Box::new(KickWord { exchange: self.exchange.clone(), pidfd: child.pidfd() })
     }
@@ -200,35 +205,37 @@ struct KickWord {
 impl Kick for KickWord {
     fn kick(&self) {
         let word = &self.exchange.header().turn;
-        // While the tender acts, the child must not take the change for its turn. The guest may write the word as often as
-        // it likes: what this misses then, the tender finds when it looks again.
+        // While the tender acts, the child must not take the change for its turn. The guest may
+        // write the word at any time; if this change is lost, the tender finds out at its next
+        // check.
         for _ in 0..TRIES {
             let now = word.load(Ordering::SeqCst);
             if now <= ASLEEP || word.compare_exchange(now, now | KICKED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 break;
             }
         }
-        // Whatever the word says: the guest may have written it while the tender slept, and may itself wait for it.
+        // Unconditional: the guest may have written the word while the tender slept, and may sleep
+        // on it itself.
         let _ = wake(word, i32::MAX);
     }
 
-    /// The child hands over, as it does at every signal: the guest's registers are in its frame then.
+    /// The child hands over at every signal. The guest's registers are then in its frame.
     fn pause(&self) {
-        // Where it cannot be sent, the tender waits for `PAUSES_WITHIN`, and ends the run.
+        // If the signal cannot be sent, the tender waits for `PAUSES_WITHIN` and ends the run.
         let _ = child::send(&self.pidfd, child::PAUSE);
     }
 }
 
-/// Guests of this process.
+/// Number of guests in this process.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
-/// Those of them whose instructions are executed now, while there are several.
+/// Number of guests that are running now. Counted only while there are several guests.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a guest as running while it lives.
+/// Counts a guest as running until dropped.
 struct Running;
 
 impl Running {
-    /// `None` for the only guest there is, whose hypercalls need not pay for being counted.
+    /// Returns `None` for a single guest, so that its hypercalls do not pay for the count.
     fn begin() -> Option<Self> {
         (ALIVE.load(Ordering::Relaxed) > 1).then(|| {
             RUNNING.fetch_add(1, Ordering::Relaxed);
@@ -243,31 +250,30 @@ impl Drop for Running {
     }
 }
 
-/// Whether spinning is worth it.
+/// Decides when spinning pays off.
 #[derive(Debug)]
 struct Spin {
-    /// CPUs that may run this thread and the child.
+    /// CPUs on which this thread and the child may run.
     cpus: usize,
-    /// Fruitless spins in a row.
+    /// Consecutive fruitless spins.
     failures: u32,
-    /// Hand-overs to go without spinning.
+    /// Remaining hand-overs without spinning.
     rest: u32,
 }
 
 impl Spin {
     fn new() -> Self {
-        // SAFETY: a set of CPUs is plain data, for which all zeros are valid.
+        // SAFETY: a set of CPUs is plain data, and all zeros are a valid value.
         let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel writes as many bytes as it is told, which are those of `set`.
+        // SAFETY: the kernel writes at most the given number of bytes, the size of `set`.
         let failed = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } < 0;
-        // Where the kernel does not say, there may be one CPU only.
-        // SAFETY: counts the bits of `set`.
+        // SAFETY: counts the bits of `set`. If the affinity is unknown, a single CPU is assumed.
         let cpus = if failed { 1 } else { unsafe { libc::CPU_COUNT(&set) } };
         Self { cpus: usize::try_from(cpus).unwrap_or(1), failures: 0, rest: 0 }
     }
 
-    /// Whether there is a CPU to spin on, while this guest and so many others run: what spins for one of them otherwise
-    /// takes the CPU from another.
+    /// Returns true if there is a CPU to spin on while this guest and `others` run. Otherwise
+    /// spinning takes the CPU from another guest.
     fn pays_with(&self, others: usize) -> bool {
         2 * (others + 1) <= self.cpus
     }
@@ -290,7 +296,8 @@ impl Spin {
 }
 
 fn cycle_counter() -> u64 {
-    // SAFETY: every x86_64 CPU has RDTSC, and Linux lets user mode run it unless told otherwise by PR_SET_TSC.
+    // SAFETY: every x86_64 CPU has RDTSC, and Linux permits it in user mode except after
+    // PR_SET_TSC.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
@@ -303,8 +310,8 @@ enum Woken {
 /// Sleeps while the word is `value`.
 fn sleep(word: &AtomicU32, value: u32, at_most: Duration) -> io::Result<Woken> {
     let timeout = libc::timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
-    // SAFETY: the futex is an atomic, the timeout a local; the call reads both. It is not a private futex: the child
-    // is another process.
+    // SAFETY: the futex is an atomic and the timeout a local; the call reads both. The futex is not
+    // private, because the child is another process.
     let result = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
     if result == 0 {
         return Ok(Woken::Changed);
@@ -317,10 +324,10 @@ fn sleep(word: &AtomicU32, value: u32, at_most: Duration) -> io::Result<Woken> {
     }
 }
 
-/// Wakes at most so many that sleep on the word.
+/// Wakes at most `at_most` sleepers on the word.
 fn wake(word: &AtomicU32, at_most: i32) -> io::Result<()> {
     let nobody = ptr::null::<libc::timespec>();
-    // SAFETY: the futex is an atomic; a wake reads nothing else.
+    // SAFETY: the futex is an atomic. A wake reads nothing else.
     let result = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, at_most, nobody) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,23 +1,28 @@
-//! The sandboxed process backend: runs guests at native speed without hardware virtualization (Linux, x86_64).
+//! Sandboxed process backend: runs guests at native speed without hardware virtualization (Linux,
+//! x86_64).
 //!
-//! The guest's instructions run in a **child** process whose address space holds guest memory at its guest addresses
-//! with the segments' permissions, a page of our code (`stub`), the exchange (`exchange`) pages, and nothing else. The
-//! child can make no system call but those of the hand-over (`handover`).
+//! The guest's instructions run in a **child** process. Its address space contains guest memory at
+//! its guest addresses with the segments' permissions, one page of the tender's code (`stub`), the
+//! exchange pages (`exchange`), and nothing else. The child can make only the system calls of the
+//! hand-over (`handover`).
 //!
-//! Whatever the guest does that needs CPL 0 raises an exception, which the kernel turns into a signal. Its handler, in
-//! the stub, hands over to the tender, which finds the guest's registers in the frame (`frame`), and
-//! - makes an [`Exit`] of a hypercall,
-//! - emulates (`emulate`) the few privileged instructions that guests use, on a virtual CPU (`cpu`),
-//! - or delivers (`exception`) the exception to the guest through its own IDT.
+//! Every guest instruction that needs CPL 0 raises an exception, which the kernel turns into a
+//! signal. The signal handler in the stub hands over to the tender. The tender finds the guest's
+//! registers in the signal frame (`frame`) and does one of the following:
+//! - converts a hypercall to an [`Exit`],
+//! - emulates (`emulate`) one of the few privileged instructions that guests use on a virtual CPU
+//!   (`cpu`),
+//! - delivers (`exception`) the exception to the guest through the guest's IDT.
 //!
-//! The isolation is that of a seccomp sandbox, not that of a virtual machine: a hole in the kernel's memory management,
-//! signal delivery or futexes is within the guest's reach. A guest that jumps into the stub, or writes over the
-//! exchange pages, can stop itself and nothing else.
+//! The isolation is as strong as a seccomp sandbox, not as a virtual machine: a vulnerability in the
+//! kernel's memory management, signal delivery or futexes is within the guest's reach. A guest that
+//! jumps into the stub or overwrites the exchange pages can stop only itself.
 //!
-//! What a guest could tell from hardware: `pushf` shows RFLAGS.IF set, `sgdt` and its kin may show the host's
-//! registers, segment registers read back the host's selectors. CPUID is the CPU's own, and so the bits of CR4 that it
-//! shows, and XCR0, are on from the start and stay on. Page tables of its own, `syscall` enabled through
-//! EFER, and debug registers are refused with a message.
+//! Differences from hardware that a guest can observe: `pushf` shows RFLAGS.IF set, `sgdt` and
+//! similar instructions may show the host's registers, and segment registers read back the host's
+//! selectors. CPUID returns the host's values, so that XCR0 and the bits of CR4 visible in CPUID
+//! are set from the start and stay set. Loading other page tables, enabling `syscall` through EFER,
+//! and setting debug registers end the guest with a message.
 
 mod child;
 mod control;
@@ -68,23 +73,23 @@ use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{GuestMemory, GuestSpace, MapError, MappedMemory, MemoryMap, Permissions, Usage};
 use crate::sandbox::{Calls, outer};
 
-/// Accesses to the exchange pages need no ordering of their own: the turn orders them.
+/// The turn orders all accesses to the exchange pages; they need no ordering themselves.
 const RELAXED: Ordering = Ordering::Relaxed;
 
-/// Whether a guest can run without hardware virtualization on CPUs of this architecture.
+/// True if a guest can run without hardware virtualization on CPUs of this architecture.
 pub(crate) const EXISTS: bool = true;
 
-/// The backend, known to be usable on this kernel.
+/// Process backend, checked to be usable on this kernel.
 #[derive(Debug)]
 pub struct Process {
     by_system_call: bool,
     cycles: Option<CycleCounter>,
     debugged: bool,
-    /// The child can close its descriptors by close_range(2).
+    /// The child can close its descriptors with close_range(2).
     close_range: bool,
 }
 
-/// System calls that the backend makes and no other part of a tender. None has an effect if all arguments are -1.
+/// System calls that only this backend makes. With all arguments -1, none of them has an effect.
 const CALLS: [(libc::c_long, &str); 4] = [
     (libc::SYS_memfd_create, "memfd_create"),
     (libc::SYS_execveat, "execveat"),
@@ -93,53 +98,56 @@ const CALLS: [(libc::c_long, &str); 4] = [
 ];
 
 impl Process {
-    /// Finds out whether this kernel has what the backend needs.
+    /// Checks that this kernel has everything that the backend needs.
     ///
     /// # Errors
-    /// Returns [`Unavailable`] on a kernel older than 5.4, or if a filter of system calls does not allow what it needs.
+    /// Returns [`Unavailable`] if the kernel is older than 5.4 or a seccomp filter denies a
+    /// required system call.
     pub fn open() -> Result<Self, Unavailable> {
         let unavailable = |reason| Unavailable { backend: "process", reason };
         if let Some(call) = outer::missing(&CALLS) {
             return Err(unavailable(outer::refusal(call).to_string()));
         }
         let close_range = has_close_range();
-        // close_range(2) is newer than all else that is needed.
+        // close_range(2) is newer than all other requirements.
         if !close_range && !has_pidfds() {
-            return Err(unavailable("it needs to wait for a pidfd, so Linux 5.4 or later".into()));
+            return Err(unavailable("it must wait for a pidfd: use Linux 5.4 or later".into()));
         }
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
         Ok(Self { by_system_call: hwcap2 & features::HWCAP2_FSGSBASE == 0, cycles: None, debugged: false, close_range })
     }
 
-    /// Makes the guest read `counter` wherever it reads the TSC. Each reading then costs as much as a hypercall.
+    /// Makes the guest read `counter` instead of the TSC. Each read then costs as much as a
+    /// hypercall.
     #[must_use]
     pub fn with_cycle_counter(mut self, counter: CycleCounter) -> Self {
         self.cycles = Some(counter);
         self
     }
 
-    /// Makes a guest that can be [debugged](DebugTarget) with watchpoints: its child may change the protection of guest
-    /// memory.
+    /// Creates guests that can be [debugged](DebugTarget) with watchpoints: the child may change
+    /// the protection of guest memory.
     #[must_use]
     pub fn with_watchpoints(mut self) -> Self {
         self.debugged = true;
         self
     }
 
-    /// Guest memory that a child can map: a sealed memfd.
+    /// Creates guest memory that a child can map: a sealed memfd.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns [`MapError`] if a system call fails.
     pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
         let file = memfd(c"hvt-guest-memory", size, Executed::No).map_err(|source| MapError { size, source })?;
         MappedMemory::shared(size, file)
     }
 
-    /// Makes the child, with guest memory mapped as `memory_map` says, ready to run from `entry`.
+    /// Creates the child with guest memory mapped according to `memory_map`, ready to run from
+    /// `entry`.
     ///
     /// # Errors
-    /// When the host refuses one of the steps; the error names it.
+    /// Returns [`BackendError`], which names the step, if a step fails.
     pub fn start(
         self,
         memory: MappedMemory,
@@ -149,7 +157,7 @@ impl Process {
     ) -> Result<ProcessMachine, BackendError> {
         let error = |what| move |source| BackendError { what, source };
         let file = memory.file().ok_or(io::ErrorKind::InvalidInput.into());
-        let file = file.map_err(error("guest memory is not of this backend"))?;
+        let file = file.map_err(error("guest memory was created by another backend"))?;
         let watched = self.debugged && memory_map.regions().len() <= sandbox::WATCHED_REGIONS_MAX;
         let options = setup::Options { cycles_trap: self.cycles.is_some(), watched, close_range: self.close_range };
         let (parent, memory_file) = (std::process::id(), file.as_raw_fd());
@@ -181,48 +189,48 @@ impl Process {
     }
 }
 
-/// Whether close_range(2) works: the kernel has it since Linux 5.9, and filters of container runtimes that are older
-/// refuse it on any kernel.
+/// Returns true if close_range(2) works. The kernel supports it since Linux 5.9; older seccomp
+/// filters of container runtimes deny it on any kernel.
 fn has_close_range() -> bool {
     // Closes nothing: no descriptor has this number.
     // SAFETY: takes no pointers.
     outer::allows(libc::SYS_close_range) && unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) } == 0
 }
 
-/// Whether the kernel can wait for a process by its pidfd.
+/// Returns true if the kernel can wait for a process by its pidfd.
 fn has_pidfds() -> bool {
     let nothing = std::ptr::null_mut::<libc::siginfo_t>();
-    // SAFETY: the pointer is null, which the call allows. No descriptor has this number.
+    // SAFETY: the pointer is null, as the call permits. No descriptor has this number.
     let failed = unsafe { libc::waitid(libc::P_PIDFD, i32::MAX as libc::id_t, nothing, libc::WEXITED | libc::WNOHANG) };
     failed < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EBADF)
 }
 
-/// Use of a file in memory by execveat(2).
+/// Use of a memfd with execveat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Executed {
-    /// The file is executed, as a program.
+    /// The memfd is executed as a program.
     Yes,
-    /// The file is mapped at most.
+    /// The memfd is only mapped.
     No,
 }
 
-/// A file of `size` bytes in memory, zero, whose size nobody can change any more.
+/// Creates a memfd of `size` zero bytes, whose size is sealed.
 fn memfd(name: &CStr, size: u64, executed: Executed) -> io::Result<OwnedFd> {
     let create = |flags| {
         // SAFETY: `name` is NUL-terminated.
         let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags) };
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
     };
-    // Kernels that know MFD_EXEC (6.3) may be told to want it said; older ones refuse it.
+    // Kernels with MFD_EXEC (6.3) can be configured to require it; older kernels reject it.
     let fd = create(libc::MFD_EXEC).or_else(|error| match error.raw_os_error() {
         Some(libc::EACCES) if executed == Executed::Yes => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "this host forbids to execute files in memory (sysctl vm.memfd_noexec is 2), which the process backend must: \
+            "this host forbids executing memfds (sysctl vm.memfd_noexec is 2), as the process backend does: \
              set vm.memfd_noexec=1, or use another backend",
         )),
         _ => create(0),
     })?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for the tender.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
     let raised = FileSize::raise(size)?;
     let size = libc::off_t::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -232,9 +240,10 @@ fn memfd(name: &CStr, size: u64, executed: Executed) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// A guest in its child process.
+/// Guest in its child process.
 ///
-/// The child ends when this is dropped, and when the thread that made it ends; so it stays on that thread.
+/// The child ends when this object is dropped, and also when the thread that created it ends.
+/// Therefore it stays on that thread.
 #[derive(Debug)]
 pub struct ProcessMachine {
     handover: Handover,
@@ -244,7 +253,7 @@ pub struct ProcessMachine {
     exchange: Arc<Exchange>,
     memory: MappedMemory,
     memory_map: MemoryMap,
-    /// FS and GS base are set by `arch_prctl`.
+    /// The bases of FS and GS are set with `arch_prctl`.
     by_system_call: bool,
     debugging: Debugging,
     thread: PhantomData<*const ()>,
@@ -257,11 +266,11 @@ impl ProcessMachine {
         self.child.pid()
     }
 
-    /// Waits for the child's first hand-over, and makes its frame the guest's entry state.
+    /// Waits for the child's first hand-over and sets its frame to the guest's entry state.
     fn enter(&mut self, entry: &EntryState, script: &Script) -> Result<(), BackendError> {
         let error = |what| move |source| BackendError { what, source };
         match self.handover.wait(&self.child, &self.stop).map_err(error("waiting for the child process"))? {
-            // `run` will say so.
+            // `run` will report it.
             Turn::Interrupted => return Ok(()),
             Turn::Died => {
                 let source = io::Error::other(self.child.end().to_string());
@@ -283,7 +292,7 @@ impl ProcessMachine {
         self.exchange.forget_the_set_up().map_err(error("overwriting the set-up script"))
     }
 
-    /// Lets the guest run until the child hands over; what came instead if it does not.
+    /// Runs the guest until the child hands over. Returns an exit if it does not.
     #[inline]
     fn run_child(&mut self) -> Result<Option<Exit>, BackendError> {
         let error = |what| move |source| BackendError { what, source };
@@ -304,23 +313,23 @@ impl ProcessMachine {
         let header = self.exchange.header();
         header.command.store(0, RELAXED);
         if !self.by_system_call {
-            // The guest may have run WRFSBASE and WRGSBASE.
+            // The guest may have executed WRFSBASE and WRGSBASE.
             self.cpu.fs_base = header.fs_base.load(RELAXED);
             self.cpu.gs_base = header.gs_base.load(RELAXED);
         }
         Ok(None)
     }
 
-    /// The frame with the guest's registers.
+    /// Frame with the guest's registers.
     fn frame(&self) -> Result<Frame<'_>, BackendError> {
         let frame = Frame::current(&self.exchange).map_err(|BadFrame| io::ErrorKind::InvalidData.into());
         frame.map_err(|source| BackendError { what: "reading the guest's registers", source })
     }
 
-    /// Acts on the signal that made the child hand over; `None` when the guest simply goes on.
+    /// Handles the signal that made the child hand over. Returns `None` if the guest continues.
     fn handle(&mut self) -> Option<Exit> {
         let Ok(frame) = Frame::current(&self.exchange) else {
-            let what = "its process reports registers from where there are none".into();
+            let what = "its process reported an invalid signal frame".into();
             return Some(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None }));
         };
         let signal = frame.signal();
@@ -367,7 +376,7 @@ impl ProcessMachine {
         Exit::Fault(Fault { cause, registers: Some(Box::new(registers)) })
     }
 
-    /// Whether the guest is about to execute `out dx, eax`, the hypercall instruction.
+    /// Returns true if the next instruction is `out dx, eax`, the hypercall instruction.
     fn is_out_dx_eax(&self, rip: u64) -> bool {
         const OUT_DX_EAX: [u8; 1] = [0xef];
         let space = GuestSpace::new(&self.memory, &self.memory_map);
@@ -378,7 +387,7 @@ impl ProcessMachine {
     }
 }
 
-/// What a signal means for the guest.
+/// Decides how the guest reacts to a signal.
 fn react(
     signal: &Signal,
     cpu: &mut Cpu,
@@ -390,13 +399,13 @@ fn react(
         return system_call(cpu, registers, space);
     }
     if signal.code <= 0 {
-        // Sent by another process; no doing of the guest.
+        // Sent by another process, not caused by the guest.
         return Step::Next;
     }
     const PAGE_FAULT: u64 = Vector::PageFault as u64;
     let exception = match signal.vector {
         PAGE_FAULT if signal.number == libc::SIGBUS => {
-            let what = format!("the host has no memory left for guest address {:#x}", signal.cr2);
+            let what = format!("the host is out of memory for guest address {:#x}", signal.cr2);
             return Step::Refuse(Cause::Killed { what });
         }
         PAGE_FAULT if is_write_to_code(signal, memory_map) => {
@@ -417,7 +426,7 @@ fn react(
         13 => return emulate::step(cpu, registers, space, signal.error),
         16 => Exception::new(Vector::FloatingPoint, 0),
         17 => {
-            // Alignment is not checked at CPL 0 (SDM 6.15, vector 17).
+            // At CPL 0 the CPU does not check alignment (SDM 6.15, vector 17).
             registers.rflags &= !RFLAGS_AC;
             return Step::Next;
         }
@@ -430,7 +439,8 @@ fn react(
     Step::Raise(exception)
 }
 
-/// Whether it is a write to code, which the guest's own page tables do not keep it from: what lies below them does.
+/// Returns true for a write to code. The guest's page tables permit it, but the mapping underneath
+/// does not.
 fn is_write_to_code(signal: &Signal, memory_map: &MemoryMap) -> bool {
     const WRITE: u64 = 1 << 1;
     let is_code =
@@ -438,8 +448,8 @@ fn is_write_to_code(signal: &Signal, memory_map: &MemoryMap) -> bool {
     is_code && signal.error & WRITE != 0
 }
 
-/// The error code of a #PF (SDM figure 4-12) as the guest's own page tables would give it: the guest runs at CPL 0, and
-/// every page of its layout is present.
+/// Error code of a #PF (SDM figure 4-12) according to the guest's page tables: the guest runs at
+/// CPL 0, and every page in its memory map is present.
 fn page_fault_error(signal: &Signal, memory_map: &MemoryMap) -> u64 {
     const PRESENT: u64 = 1 << 0;
     const WRITE: u64 = 1 << 1;
@@ -448,7 +458,8 @@ fn page_fault_error(signal: &Signal, memory_map: &MemoryMap) -> u64 {
     (signal.error & (WRITE | FETCH)) | if present { PRESENT } else { 0 }
 }
 
-/// A system call that the filter refused: `syscall` is #UD while EFER.SCE is clear, `int 0x80` goes through the IDT.
+/// Handles a system call that the filter denied: `syscall` is #UD while EFER.SCE is clear, and
+/// `int 0x80` goes through the IDT.
 fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> Step {
     const INT_80: [u8; 2] = [0xcd, 0x80];
     const LENGTH: u64 = 2;
@@ -522,7 +533,7 @@ impl Machine for ProcessMachine {
         self.memory.usage()
     }
 
-    /// Futexes, which are the hand-over, every thread may use.
+    /// The hand-over uses futexes, which every thread may use.
     fn system_calls(&self, calls: &mut Calls) {
         self.child.system_calls(calls);
         calls.allow_uses(self.memory.file().map(|file| Descriptor::new(file, Uses::STAT)));

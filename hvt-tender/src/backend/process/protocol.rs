@@ -1,5 +1,5 @@
-//! What tender, stub and kernel agree on about the pages that tender and child share: where they lie, and what stands
-//! in them. Definitions only.
+//! Definitions shared by tender, stub and kernel: addresses and contents of the pages that tender
+//! and child share.
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -7,38 +7,39 @@ use hvt_abi::PAGE_SIZE;
 
 use crate::memory::Permissions;
 
-/// Where the child maps the stub page: above all guest memory, below where Linux puts anything of its own.
+/// Address of the stub page in the child: above all guest memory, below all mappings that Linux
+/// creates.
 pub(super) const STUB_ADDRESS: u64 = 0x2000_0000_0000;
-/// Where the child maps the exchange pages.
+/// Address of the exchange pages in the child.
 pub(super) const EXCHANGE_ADDRESS: u64 = STUB_ADDRESS + PAGE_SIZE;
 
-/// First of the exchange pages. The stub knows the offsets of the fields. Behind it lie the script of the child's set-up,
-/// as many pages as it needs, and the child's signal stack.
+/// First of the exchange pages. The stub uses the offsets of the fields. The pages of the set-up
+/// script and the child's signal stack follow.
 #[repr(C)]
 pub(super) struct Header {
-    /// Whose turn it is: see [`handover`](super::handover).
+    /// Current turn: see [`handover`](super::handover).
     pub(super) turn: AtomicU32,
-    /// How often the child looks at `turn` before it sleeps.
+    /// Number of checks of `turn` by the child before it sleeps.
     pub(super) spin: AtomicU32,
-    /// The signal that made the child hand over.
+    /// Signal that made the child hand over.
     pub(super) signal: AtomicU32,
-    /// What the stub must do before the guest goes on: bits of `command`.
+    /// Work of the stub before the guest continues: bits of `command`.
     pub(super) command: AtomicU32,
-    /// Not 0: the child reports FS and GS base at each hand-over.
+    /// If not 0, the child reports FS and GS base at each hand-over.
     pub(super) reads_bases: AtomicU32,
     /// Address in the child of the `siginfo_t`.
     pub(super) siginfo: AtomicU64,
     /// Address in the child of the `ucontext_t`.
     pub(super) ucontext: AtomicU64,
-    /// FS base as the child has it, and the new one for [`command::SET_FS_BASE`].
+    /// FS base of the child, and the new one for [`command::SET_FS_BASE`].
     pub(super) fs_base: AtomicU64,
-    /// GS base as the child has it, and the new one for [`command::SET_GS_BASE`].
+    /// GS base of the child, and the new one for [`command::SET_GS_BASE`].
     pub(super) gs_base: AtomicU64,
-    /// Address in the child of the [`Step`] that failed during set-up, 0 when none did.
+    /// Address in the child of the [`Step`] that failed during set-up, 0 if none failed.
     pub(super) failed_step: AtomicU64,
-    /// Result of that step: a negated errno.
+    /// Result of the failed step: a negated errno.
     pub(super) failed_result: AtomicU64,
-    /// The child's robust futex list: when it dies, the kernel marks `turn` and wakes the tender.
+    /// Robust futex list of the child: at its death, the kernel marks `turn` and wakes the tender.
     pub(super) robust_list: RobustList,
 }
 
@@ -48,9 +49,9 @@ pub(super) mod command {
     pub(crate) const SET_FS_BASE: u32 = 1 << 0;
     /// Load GS base from [`Header::gs_base`](super::Header::gs_base).
     pub(crate) const SET_GS_BASE: u32 = 1 << 1;
-    /// Use `arch_prctl`, because the kernel does not let user mode run WRFSBASE.
+    /// Use `arch_prctl`, because the kernel does not permit WRFSBASE in user mode.
     pub(crate) const BY_SYSTEM_CALL: u32 = 1 << 2;
-    /// Run the [script](super::SCRIPT_OFFSET), before the others.
+    /// Run the [script](super::SCRIPT_OFFSET) before the other commands.
     pub(crate) const RUN_SCRIPT: u32 = 1 << 3;
 }
 
@@ -68,15 +69,15 @@ impl RobustList {
     pub(super) const HEAD_SIZE: u64 = std::mem::offset_of!(Self, node) as u64;
 }
 
-/// A system call of the set-up script.
+/// System call in a script.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Step {
-    /// Number, or [`Step::END`].
+    /// System call number, or [`Step::END`].
     pub(super) number: u64,
     /// Arguments.
     pub(super) arguments: [u64; 6],
-    /// The result it must have; 0: any but an error.
+    /// Expected result; 0 accepts any result except an error.
     pub(super) expect: u64,
 }
 
@@ -89,13 +90,13 @@ impl Step {
 
 const _: () = assert!(size_of::<Header>() <= PAGE_SIZE as usize);
 
-/// Where the script begins in the exchange pages: that of the set-up, and the data that its steps point to; later the
-/// scripts of commands.
+/// Offset of the script in the exchange pages: first the set-up script and the data of its steps,
+/// later the scripts of commands.
 pub(super) const SCRIPT_OFFSET: u64 = PAGE_SIZE;
-/// Words of the shortest script area: a page of them.
+/// Words of the smallest script area: one page.
 pub(super) const SCRIPT_WORDS_MIN: usize = PAGE_SIZE as usize / size_of::<u64>();
 
-/// Returns the protection (`PROT_*`) of a mapping of guest memory with this access.
+/// Returns the protection (`PROT_*`) of a guest memory mapping with these permissions.
 pub(super) fn protection(access: Permissions) -> libc::c_int {
     let bits = [
         (Permissions::READ, libc::PROT_READ),
@@ -111,6 +112,6 @@ pub(super) mod turn {
     pub(crate) const TENDERS_TURN: u32 = 0;
     /// The tender acts and the child sleeps.
     pub(crate) const ASLEEP: u32 = 1;
-    /// The child's thread id is not yet known: neither the tender's turn nor any thread's.
+    /// The child's thread ID is not yet known: neither the tender nor the child has the turn.
     pub(crate) const STARTING: u32 = u32::MAX >> 4;
 }

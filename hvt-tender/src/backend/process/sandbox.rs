@@ -1,8 +1,9 @@
-//! What a child may ask of the kernel: next to nothing.
+//! Seccomp filter of the child, which denies nearly all system calls.
 //!
-//! The filter looks at where a system call is made from, which filter libraries cannot express: only the
-//! [stub](super::stub) may make any, and only those of the hand-over. Everything else becomes a SIGSYS, so that a
-//! guest's own `syscall` is reported as what it would be on hardware.
+//! The filter checks the address of the `syscall` instruction, which filter libraries cannot
+//! express. Only the [stub](super::stub) may make system calls, and only the calls of the hand-over.
+//! Every other call becomes a SIGSYS, so that a guest's `syscall` instruction has the same effect
+//! as on hardware.
 
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
@@ -15,13 +16,14 @@ use super::protocol::{STUB_ADDRESS, protection};
 use super::stub::{ARCH_SET_FS, ARCH_SET_GS};
 use crate::memory::MemoryMap;
 
-/// Regions of guest memory at most, for a filter that knows them: it must not be longer than the kernel takes
-/// (`BPF_MAXINSNS`).
+/// Largest number of guest memory regions in a filter that checks them: the kernel limits the
+/// length of a filter (`BPF_MAXINSNS`).
 pub(super) const WATCHED_REGIONS_MAX: usize = 1000;
 
-/// The filter program, `struct sock_filter` after `struct sock_filter`. Where pages of a `watched` guest are closed and
-/// opened for a debugger, the child may change their protection: the guest could as well, by a jump into the stub, so no
-/// page ever gets more than its region has.
+/// Returns the filter program, a sequence of `struct sock_filter`. The child of a `watched` guest
+/// may change the protection of pages, because a debugger closes and opens them. The guest could do
+/// the same by a jump into the stub, so that no page ever gets more permissions than its region
+/// has.
 pub(super) fn filter(watched: Option<&MemoryMap>) -> Vec<sock_filter> {
     let page = !(hvt_abi::PAGE_SIZE as u32 - 1);
     let mut program = Program::default();
@@ -61,17 +63,17 @@ const fn high(value: u64) -> u32 {
     (value >> 32) as u32
 }
 
-/// A filter under construction: checks that fail jump to its last instruction, which refuses.
+/// Filter under construction. Failed checks jump to the last instruction, which denies the call.
 #[derive(Default)]
 struct Program {
     instructions: Vec<sock_filter>,
 }
 
-/// Offset of a jump that [`Program::end`] turns into one to the refusal.
+/// Jump offset that [`Program::end`] replaces by the offset of the denial.
 const REFUSE: u8 = u8::MAX;
 
 impl Program {
-    /// Refuses the call unless the word at `offset` of `seccomp_data`, masked, is one of `values`.
+    /// Denies the call unless the word at `offset` of `seccomp_data`, masked, is one of `values`.
     fn require(&mut self, offset: usize, mask: u32, values: &[u32]) {
         self.push(BPF_LD | BPF_W | BPF_ABS, offset as u32, 0, 0);
         if mask != u32::MAX {
@@ -83,7 +85,7 @@ impl Program {
         }
     }
 
-    /// Allows the call of this number if every word at these offsets is one of its values.
+    /// Allows the call of this number if every word at these offsets has one of the given values.
     fn allow_if(&mut self, number: libc::c_long, words: &[(usize, &[u32])]) {
         let mut body = Self::default();
         for (offset, values) in words {
@@ -95,14 +97,15 @@ impl Program {
         self.instructions.append(&mut body.instructions);
     }
 
-    /// Goes on behind the refusal if the call has this number.
+    /// Continues behind the denial if the call has this number.
     fn go_on_if(&mut self, number: libc::c_long) {
         self.push(BPF_LD | BPF_W | BPF_ABS, offset_of!(seccomp_data, nr) as u32, 0, 0);
-        // What follows is the refusal.
+        // The next instruction is the denial.
         self.push(BPF_JMP | BPF_JEQ | BPF_K, number as u32, 1, 0);
     }
 
-    /// The arguments of mprotect: one page, and no more bits of protection than its region has.
+    /// Checks the arguments of mprotect: one page, and no protection bits beyond the permissions of
+    /// its region.
     fn check_protection(&mut self, memory_map: &MemoryMap) {
         let page = hvt_abi::PAGE_SIZE as u32;
         let words = [(argument(0) + 4, 0), (argument(1), page), (argument(1) + 4, 0), (argument(2) + 4, 0)];
@@ -111,19 +114,21 @@ impl Program {
             self.push(BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0);
             self.refuse();
         }
-        // From the last boundary of regions to the first: a page that is not below it lies behind it. The kernel takes
-        // addresses of pages alone.
+        // Boundaries of regions in descending order: a page that is not below a boundary lies
+        // behind it. The kernel accepts only page addresses.
         self.push(BPF_LD | BPF_W | BPF_ABS, argument(0) as u32, 0, 0);
         let mut boundaries = Vec::new();
         for region in memory_map.regions() {
             boundaries.push((region.range.start().0, Some(protection(region.access) as u32)));
             boundaries.push((region.range.end().0, None));
         }
-        // Neighbours share a boundary, and the later one counts. What ends at 4 GiB has none.
+        // Neighbours share a boundary, and the later region counts. A region that ends at 4 GiB has
+        // no end boundary.
         let boundaries: std::collections::BTreeMap<_, _> = boundaries.into_iter().collect();
         let boundaries: Vec<_> =
             boundaries.into_iter().filter_map(|(at, bits)| Some((u32::try_from(at).ok()?, bits))).rev().collect();
-        // Behind the boundaries: a refusal, then for each set of bits a check of four instructions and a refusal.
+        // The boundaries are followed by a denial, then for each set of bits by a check of four
+        // instructions and a denial.
         const CHECK: usize = 5;
         let refusal = self.instructions.len() + 2 * boundaries.len();
         for (at, bits) in boundaries {
@@ -146,7 +151,7 @@ impl Program {
         self.push(BPF_RET | BPF_K, SECCOMP_RET_TRAP, 0, 0);
     }
 
-    /// The program, and behind its refusal another one.
+    /// Returns the program, followed by the program `behind` after its denial.
     fn end(mut self, behind: Self) -> Vec<sock_filter> {
         let refusal = self.instructions.len();
         for (index, instruction) in self.instructions.iter_mut().enumerate() {
@@ -171,7 +176,8 @@ mod tests {
     use super::*;
     use crate::memory::{Permissions, Region};
 
-    /// Runs the few instructions that the filter uses (Linux's Documentation/networking/filter.rst) on a call.
+    /// Evaluates the few instructions that the filter uses (Linux,
+    /// Documentation/networking/filter.rst) for a call.
     fn allows(call: &seccomp_data) -> bool {
         verdict(&filter(None), call)
     }

@@ -1,8 +1,8 @@
-//! The script that turns a fresh child into a guest's address space and nothing else, and the one that changes the
-//! protection of guest memory later, for a debugger.
+//! Script that reduces a new child to the guest's address space, and script that changes the
+//! protection of guest memory for a debugger.
 //!
-//! The child runs none of the tender's code. The tender writes down the system calls, and the [stub](super::stub) makes
-//! them one after the other.
+//! The child runs none of the tender's code. The tender writes down the system calls, and the
+//! [stub](super::stub) makes them one after the other.
 
 use std::os::fd::RawFd;
 
@@ -13,66 +13,69 @@ use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, Step, protecti
 use super::{sandbox, stub};
 use crate::memory::MemoryMap;
 
-/// The signals that a guest can cause: those its child handles. All others stay blocked in the child.
+/// Signals that a guest can cause, which the child handles. All others stay blocked in the child.
 pub(super) const GUEST_SIGNALS: [libc::c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
 
-/// One past the last address that user mode can have with four-level paging, which is all that Linux gives unasked.
+/// End of the user address space with four-level paging, the default limit on Linux.
 const USER_END: u64 = 0x7fff_ffff_f000;
 
-/// A script under construction: steps, then the data they point to.
+/// Script under construction: steps, then the data that they point to.
 #[derive(Debug)]
 pub(super) struct Script {
     steps: Vec<Step>,
-    /// The steps' names, to say which failed.
+    /// Names of the steps for error messages.
     names: Vec<&'static str>,
     data: Vec<u64>,
-    /// Steps of the whole script: its data lies behind them.
+    /// Number of steps of the whole script, behind which its data lies.
     all_steps: usize,
 }
 
-/// What the set-up of a child depends on.
+/// Parameters of a child's set-up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SetupPlan<'a> {
     /// Process id of the tender.
     pub(super) parent: u32,
-    /// The file that is guest memory.
+    /// File of guest memory.
     pub(super) memory: RawFd,
-    /// The file of the stub and the exchange pages.
+    /// File of the stub and the exchange pages.
     pub(super) stub: RawFd,
     pub(super) memory_map: &'a MemoryMap,
     pub(super) options: Options,
 }
 
-/// What a child may and may not do that has a choice.
+/// Optional restrictions of a child.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options {
-    /// Reading the TSC raises #GP in the child.
+    /// The child traps reads of the TSC as #GP.
     pub(super) cycles_trap: bool,
-    /// The child can be told to close pages of guest memory, and to open them again.
+    /// The child can close and open pages of guest memory on command.
     pub(super) watched: bool,
-    /// The child closes its descriptors by close_range(2). Otherwise it has been made with the two files alone.
+    /// The child closes its descriptors with close_range(2). Otherwise it was created with only the
+    /// two files.
     pub(super) close_range: bool,
 }
 
-/// Part of guest memory that is to have this protection (`PROT_*`).
+/// New protection (`PROT_*`) of a range of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Protection {
     pub(super) range: GuestRange,
     pub(super) bits: libc::c_int,
 }
 
-/// As many of them as the shortest script area can hold.
+/// Number of protection changes that fit into the smallest script area.
 pub(super) const PROTECTIONS_MAX: usize = SCRIPT_WORDS_MIN / Step::WORDS - 1;
 
 impl Script {
-    /// Number of steps of the set-up script, and the places that it is for. They do not depend on the stub's file.
+    /// Returns the number of steps of the set-up script and the resulting layout, which do not
+    /// depend on the stub's file.
     pub(super) fn measure(plan: &SetupPlan<'_>) -> (usize, Places) {
         let counted = Self::build(plan, Places::around(0), 0);
         (counted.steps.len(), Places::around(counted.words().count()))
     }
 
-    /// The script that makes a child a guest's address space. `steps` and `places` are measured.
+    /// Creates the script that turns a child into a guest's address space. `steps` and `places`
+    /// come from `measure`.
     pub(super) fn new(plan: &SetupPlan<'_>, steps: usize, places: Places) -> Self {
         Self::build(plan, places, steps)
     }
@@ -92,8 +95,9 @@ impl Script {
         script
     }
 
-    /// The script that changes the protection of guest memory in a child that runs: for
-    /// [`command::RUN_SCRIPT`](super::protocol::command::RUN_SCRIPT). [`PROTECTIONS_MAX`] changes have room.
+    /// Creates a script for [`command::RUN_SCRIPT`](super::protocol::command::RUN_SCRIPT) that
+    /// changes the protection of guest memory in a running child. At most [`PROTECTIONS_MAX`]
+    /// changes fit.
     pub(super) fn protect(changes: &[Protection]) -> Self {
         let mut script = Self { steps: Vec::new(), names: Vec::new(), data: Vec::new(), all_steps: changes.len() + 1 };
         for Protection { range, bits } in changes {
@@ -103,7 +107,7 @@ impl Script {
         script
     }
 
-    /// Its words, as they stand in the exchange pages.
+    /// Words of the script in the exchange pages.
     pub(super) fn words(&self) -> impl Iterator<Item = u64> {
         let steps = self
             .steps
@@ -140,7 +144,8 @@ impl Script {
         self.call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [set, blocked, 0, size_of::<u64>() as u64]);
     }
 
-    /// Unmaps all but the stub and the exchange pages, which end there: the stack and the vDSO, wherever they are.
+    /// Unmaps everything except the stub and the exchange pages, such as the stack and the vDSO at
+    /// unknown addresses.
     fn empty_the_address_space(&mut self, exchange_end: u64) {
         self.call("munmap", libc::SYS_munmap, [0, STUB_ADDRESS]);
         self.call("munmap", libc::SYS_munmap, [exchange_end, USER_END - exchange_end]);
@@ -182,7 +187,7 @@ impl Script {
         self.call("prctl(PR_SET_SECCOMP)", libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, mode, program]);
     }
 
-    /// Adds a system call that must not fail.
+    /// Adds a system call that must succeed.
     fn call<const N: usize>(&mut self, name: &'static str, number: libc::c_long, arguments: [u64; N]) {
         let mut all = [0; 6];
         all[..N].copy_from_slice(&arguments);
@@ -194,7 +199,7 @@ impl Script {
         self.names.push(name);
     }
 
-    /// Puts words where a step can point to them; returns their address in the child.
+    /// Stores words that a step can point to and returns their address in the child.
     fn data(&mut self, words: &[u64]) -> u64 {
         let at = self.all_steps * size_of::<Step>() + self.data.len() * size_of::<u64>();
         self.data.extend(words);
@@ -202,7 +207,8 @@ impl Script {
     }
 }
 
-/// The kernel's own flag (`arch/x86/include/uapi/asm/signal.h`): `sa_restorer` is set. x86_64 demands it.
+/// Flag of the kernel's ABI (`arch/x86/include/uapi/asm/signal.h`): `sa_restorer` is set, as x86_64
+/// requires.
 const SA_RESTORER: libc::c_int = 0x0400_0000;
 
 #[cfg(test)]
@@ -233,7 +239,7 @@ mod tests {
             assert_eq!(places.end(), stack + size);
             assert_eq!(script.steps.len(), script.all_steps);
             assert!(words >= regions as usize * Step::WORDS);
-            // Each pointer leads to the data, not into the steps.
+            // Each pointer refers to the data, not to the steps.
             let data = Exchange::SCRIPT + (script.steps.len() * size_of::<Step>()) as u64;
             let alternate = script.steps.iter().find(|step| step.number == libc::SYS_sigaltstack as u64).unwrap();
             assert!((data..stack).contains(&alternate.arguments[0]));

@@ -1,11 +1,13 @@
-//! The only code of ours in a child: it runs the set-up script, and it hands over to the tender at every signal.
+//! Only code of the tender in a child: runs the set-up script, and hands over to the tender at
+//! every signal.
 //!
-//! It is an ELF executable of one page, made here and never seen by a file system: a child begins by executing it,
-//! which rids it of all that it had of the tender.
+//! The stub is an ELF executable of one page, built here and never stored in a file system. A child
+//! starts by executing it, which removes everything inherited from the tender.
 //!
-//! The code is position-independent, touches no memory but the exchange pages, and uses no thread-local storage: FS
-//! and GS belong to the guest. It is written so that a guest which jumps into it gains nothing: every system call in it
-//! is subject to the [filter](super::sandbox), and its memory accesses are ones the guest can make itself.
+//! The code is position-independent, accesses no memory except the exchange pages, and uses no
+//! thread-local storage, because FS and GS belong to the guest. A guest that jumps into the stub
+//! gains nothing: every system call in the stub is subject to the [filter](super::sandbox), and the
+//! guest could make the same memory accesses itself.
 
 use std::arch::global_asm;
 use std::mem::offset_of;
@@ -61,7 +63,7 @@ global_asm!(
     "23:",
     "add r12, {step}",
     "jmp 20b",
-    // A step failed: say which, hand over for good, exit.
+    // A step failed: report the step, hand over for good, exit.
     "22:",
     "mov [rbx + {failed_result}], rax",
     "mov [rbx + {failed_step}], r12",
@@ -75,15 +77,17 @@ global_asm!(
     "mov edi, 1",
     "mov eax, {sys_exit_group}",
     "syscall",
-    // The script is over. If a command asked for it, on with the others; ...
+    // The script is finished. If a command requested it, continue with the other commands; ...
     "29:",
     "mov r12d, [rbx + {command}]",
     "test r12d, r12d",
     "jnz 40f",
-    // ... otherwise a trap makes the first hand-over, and the tender puts the guest's entry state in its frame.
+    // ... otherwise cause the first hand-over with a trap. The tender puts the guest's entry state
+    // in its frame.
     "hlt",
     "jmp 29b",
-    // The handler of every signal that a guest can cause: edi = signal, rsi = siginfo_t, rdx = ucontext_t.
+    // Handler of every signal that a guest can cause: edi = signal, rsi = siginfo_t, rdx =
+    // ucontext_t.
     "hvt_process_stub_handler:",
     "movabs rbx, {exchange}",
     "mov [rbx + {signal}], edi",
@@ -114,7 +118,7 @@ global_asm!(
     "jb 32f",
     "pause",
     "jmp 31b",
-    // Sleep, having said so.
+    // Announces the sleep, then sleeps.
     "32:",
     "mov eax, {tenders_turn}",
     "mov ecx, {asleep}",
@@ -221,13 +225,13 @@ unsafe extern "C" {
     static hvt_process_stub_end: u8;
 }
 
-/// What the entry point must know before it can read the exchange pages.
+/// Parameters of the entry point, used before the exchange pages are mapped.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Parameters {
-    /// Descriptor of the file that holds them.
+    /// Descriptor of the file that holds the exchange pages.
     file: u64,
-    /// Their size in bytes.
+    /// Size of the exchange pages in bytes.
     size: u64,
 }
 
@@ -247,8 +251,9 @@ struct Headers {
 const CODE: usize = 192;
 const _: () = assert!(size_of::<Headers>() <= CODE);
 
-/// The stub page: an executable that maps itself at [`STUB_ADDRESS`], with an unused and not executable stack.
-/// `file` is the descriptor, in the child, of a file with `size` bytes of exchange pages behind the stub page.
+/// Returns the stub page: an executable that maps itself at [`STUB_ADDRESS`], with an unused and
+/// non-executable stack. `file` is the descriptor, in the child, of a file with `size` bytes of
+/// exchange pages behind the stub page.
 pub(super) fn page(file: RawFd, size: u64) -> [u8; PAGE_SIZE as usize] {
     let headers = Headers {
         file: FileHeader::new(libc::ET_EXEC, libc::EM_X86_64, STUB_ADDRESS + CODE as u64, 2),
@@ -276,7 +281,8 @@ pub(super) fn page(file: RawFd, size: u64) -> [u8; PAGE_SIZE as usize] {
     page
 }
 
-/// Overwrites the parameters in the stub page at the start of `memory`, which the child has mapped.
+/// Overwrites the parameters in the stub page at the start of `memory`, which is mapped in the
+/// child.
 pub(super) fn forget_parameters(memory: &MappedMemory) -> Result<(), OutOfMemory> {
     memory.write(hvt_abi::Gpa(PARAMETERS as u64), &[0; size_of::<Parameters>()])
 }

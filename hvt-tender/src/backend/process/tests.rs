@@ -1,4 +1,4 @@
-//! Guests of a few bytes of machine code, run for real.
+//! Guests of a few bytes of machine code, run in real children.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -55,7 +55,7 @@ fn address_space_holds_the_guest_alone() {
     let maps = fs::read_to_string(format!("/proc/{}/maps", machine.child())).unwrap();
     let ranges: Vec<(u64, String)> = maps
         .lines()
-        // A page that belongs to the machine, not to the process, at an address that no process can map.
+        // A page of the machine, not of the process, at an address that no process can map.
         .filter(|line| !line.ends_with("[vsyscall]"))
         .map(|line| {
             let mut words = line.split(' ');
@@ -84,7 +84,7 @@ fn the_set_up_leaves_nothing_of_the_tender() {
     for address in script.step_by(8) {
         assert_eq!(machine.exchange.word(address).unwrap().load(RELAXED), 0, "{address:#x}");
     }
-    // What the stub was told, as the child sees it.
+    // Parameters of the stub as the child sees them.
     let mut parameters = [1; 16];
     fs::File::open(format!("/proc/{}/mem", machine.child()))
         .and_then(|memory| memory.read_exact_at(&mut parameters, protocol::STUB_ADDRESS + 0x1000 - 16))
@@ -107,7 +107,7 @@ fn guests_have_as_many_segments_as_they_like() {
     code.extend((TEXT as u32 + 0x1000).to_le_bytes());
     code.push(0xef);
     for (count, distance) in [(600, 0x1000), (600, 0x2000)] {
-        // Every second one is read-only, so that neighbours cannot be joined.
+        // Every second segment is read-only, so that neighbours cannot be joined.
         let data = (1..=count).map(|index| {
             let flags = if index % 2 == 1 { PF_R | PF_W } else { PF_R };
             Part::load(flags, TEXT + index * distance - (distance - 0x1000), 0x1000, vec![0; 16])
@@ -157,7 +157,7 @@ fn segment_bases_are_loaded_either_way() {
     }
 }
 
-/// WRFSBASE and WRGSBASE need no help of the tender, which must know what they did.
+/// WRFSBASE and WRGSBASE do not trap, but the tender must read their results.
 #[test]
 fn segment_bases_that_the_guest_loads_itself_are_read_back() {
     if Process::open().unwrap().by_system_call {
@@ -173,7 +173,7 @@ fn segment_bases_that_the_guest_loads_itself_are_read_back() {
     assert_eq!((registers.rsi, registers.rbx, registers.rdi, registers.rax), (DATA, 0, 0, DATA + 8));
 }
 
-/// Where a filter refuses close_range(2), the descriptors are closed one by one.
+/// If a filter denies close_range(2), the descriptors are closed one by one.
 #[test]
 fn a_child_has_no_descriptors() {
     let _inherited = nix::unistd::dup(std::io::stdin()).unwrap();
@@ -196,11 +196,11 @@ fn exception_without_handler_is_a_triple_fault() {
 
 #[test]
 fn memory_rules_are_enforced() {
-    // Its own page tables leave the protection of code to what lies below them.
+    // The guest's page tables leave the protection of code to the mapping underneath.
     let (exit, _machine) = run(b"\xc6\x04\x25\0\0\x10\0\0");
     let cause = Cause::Memory { address: Some(Gpa(CODE)), access: Permissions::WRITE };
     assert!(matches!(&exit, Exit::Fault(fault) if fault.cause == cause), "{exit:?}");
-    // These write or jump where they themselves may not, and have no handler.
+    // These write or jump where the guest's page tables deny it, and have no handler.
     let writes_boot_info = b"\xc6\x04\x25\0\0\x01\0\0";
     let runs_data = b"\xb8\0\x10\x10\0\xff\xe0";
     for code in [&writes_boot_info[..], runs_data] {
@@ -211,7 +211,7 @@ fn memory_rules_are_enforced() {
 
 #[test]
 fn guest_that_attacks_stub_and_exchange_harms_itself_alone() {
-    // mov rax, STUB; jmp rax: sets everything up again without the rights for it.
+    // mov rax, STUB; jmp rax: runs the whole set-up again without the necessary privileges.
     let mut jumps = b"\x48\xb8".to_vec();
     jumps.extend(protocol::STUB_ADDRESS.to_le_bytes());
     jumps.extend(b"\xff\xe0");
@@ -219,7 +219,8 @@ fn guest_that_attacks_stub_and_exchange_harms_itself_alone() {
     let mut overwrites = b"\x48\xbf".to_vec();
     overwrites.extend(protocol::EXCHANGE_ADDRESS.to_le_bytes());
     overwrites.extend(b"\xb9\0\x10\0\0\xb0\xaa\xf3\xaa\xf4");
-    // The same over the signal stack, so that the kernel's frame is overwritten by the next one only.
+    // The same, but including the signal stack, so that only the next signal overwrites the
+    // kernel's frame.
     let mut zeroes = b"\x48\xbf".to_vec();
     zeroes.extend(protocol::EXCHANGE_ADDRESS.to_le_bytes());
     zeroes.extend(b"\xb9\0\x10\0\0\x31\xc0\xf3\xaa\xeb\xfe");
@@ -227,14 +228,15 @@ fn guest_that_attacks_stub_and_exchange_harms_itself_alone() {
         let (exit, _machine) = run(&code);
         assert!(matches!(exit, Exit::Fault(_) | Exit::Halted), "{exit:?}");
     }
-    // Claims that it has handed over, and spins: the tender finds no frame where the guest says there is one.
+    // Pretends to have handed over, and spins: the tender finds no valid frame at the alleged
+    // address.
     let (exit, _machine) = run(&zeroes);
     assert!(matches!(exit, Exit::Fault(Fault { cause: Cause::Killed { .. }, .. })), "{exit:?}");
 }
 
 #[test]
 fn stop_ends_a_guest_that_spins() {
-    // The tender spins at first and sleeps later; it must be found at any moment.
+    // The tender first spins and then sleeps. A stop request must reach it at any moment.
     for delay in [0, 5, 20, 100, 2000].map(Duration::from_micros) {
         let stop = CancelToken::new().unwrap();
         let (entered, when_entered) = crossbeam_channel::unbounded();
@@ -302,7 +304,7 @@ fn reading_the_tsc_traps_where_another_counter_is_given() {
     assert_eq!((registers.rax, registers.rdx, registers.rcx), (0x42, 1, 0));
 }
 
-/// What a debugger asks of every backend.
+/// Debugger conformance tests of every backend.
 mod debugger {
     use super::*;
     use crate::backend::debug::conformance::{self, Start};
@@ -340,11 +342,11 @@ mod debugger {
         registers_are_read_and_changed pauses what_is_not_mapped
     }
 
-    /// A guest that jumps to the stub's own system call has no more of its memory than before.
+    /// A guest that jumps to the system call in the stub gains no permissions on its memory.
     #[test]
     fn a_guest_gains_no_right_to_its_memory() {
         let stub = stub::page(0, 0);
-        // The set-up script's system call, which is followed by a load of the result that is expected.
+        // The system call of the set-up script, which is followed by a load of the expected result.
         let call = stub.windows(6).position(|bytes| bytes == b"\x0f\x05\x49\x8b\x4c\x24").unwrap();
         let attack = |protection: u32| {
             // A step that ends the script, for the stub to find: mov qword [DATA], -1
@@ -375,7 +377,7 @@ mod debugger {
         let (read, write, execute) = (libc::PROT_READ as u32, libc::PROT_WRITE as u32, libc::PROT_EXEC as u32);
         assert_eq!(attack(read | write | execute), at_call, "the call is made");
         assert_eq!(attack(read | write), at_call, "the call is made");
-        // What a page has anyway it may be given again: the guest gets on to the stub's `hlt`.
+        // The existing permissions may be set again: the guest reaches the stub's `hlt`.
         assert!(attack(read | execute) > at_call);
     }
 

@@ -15,7 +15,7 @@ pub(super) mod segment {
     pub(crate) const GS: u8 = 5;
 }
 
-/// The register that an operand is, if it is one.
+/// Returns the register of a register operand.
 pub(super) fn register(operand: Operand) -> Option<RegSpec> {
     match operand {
         Operand::Register { reg } => Some(reg),
@@ -25,7 +25,7 @@ pub(super) fn register(operand: Operand) -> Option<RegSpec> {
 
 /// Name of a general, control or debug register of 64 bits.
 pub(super) fn name(register: RegSpec) -> String {
-    /// In the order of their numbers (SDM volume 2, table 3-1).
+    /// In the order of the register numbers (SDM volume 2, table 3-1).
     const GENERAL: [&str; 8] = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"];
     let number = register.num();
     match register.class() {
@@ -35,7 +35,7 @@ pub(super) fn name(register: RegSpec) -> String {
     }
 }
 
-/// Value of a general register, or of RIP, which must be behind the instruction already.
+/// Value of a general register, or of RIP, which must already be behind the instruction.
 pub(super) fn general(registers: &Registers, register: RegSpec) -> u64 {
     let full = match register.class() {
         register_class::RIP | register_class::EIP => registers.rip,
@@ -48,7 +48,7 @@ pub(super) fn general(registers: &Registers, register: RegSpec) -> u64 {
     }
 }
 
-/// Where the memory operand of this index lies; `None` where it is none.
+/// Address of the memory operand with this index, or `None` if it is not a memory operand.
 pub(super) fn memory_address(instruction: &Instruction, index: u8, registers: &Registers, cpu: &Cpu) -> Option<u64> {
     let of = |register: RegSpec| general(registers, register);
     let scaled = |index: RegSpec, scale: u8| of(index).wrapping_mul(scale.into());

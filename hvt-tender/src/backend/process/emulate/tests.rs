@@ -10,7 +10,7 @@ use crate::memory::{GuestMemory, MappedMemory, MemoryMap, Region};
 const CODE: u64 = 0x10_0000;
 const DATA: u64 = 0x10_1000;
 const SIZE: u64 = 0x20_0000;
-/// The guest's own GDT: null, 64-bit code, data, and a 64-bit TSS at [`TSS`] in two slots.
+/// GDT of the guest: null, 64-bit code, data, and a 64-bit TSS at [`TSS`] in two slots.
 const GDT: u64 = DATA + 0x100;
 const TSS: u64 = DATA + 0x200;
 const IDT: u64 = DATA + 0x400;
@@ -155,7 +155,7 @@ fn model_specific_registers() {
     lab.registers.rcx = 0xdead_beef;
     assert_eq!(lab.step(b"\x0f\x30"), general_protection(0));
     assert_eq!(lab.step(b"\x0f\x32"), general_protection(0));
-    // EFER: what it is may be written back; SYSCALL cannot be enabled.
+    // EFER: the current value may be written back; SYSCALL cannot be enabled.
     (lab.registers.rcx, lab.registers.rdx) = (msr::EFER.into(), 0);
     lab.registers.rax = lab.cpu.efer.bits();
     assert_eq!(lab.step(b"\x0f\x30"), Step::Next);
@@ -202,7 +202,7 @@ fn cr4_takes_what_the_cpu_has() {
     let known = [16, 17, 18, 20, 21, 22, 23].into_iter().fold(0, |bits, bit| bits | 1 << bit);
     let features = Features { cr4: known, on: 1 << 18 | 1 << 22, usable: 1 << 16, components: 0x6_02e7, xcr0: 0xe7 };
     let write = |value: u64| write_cr4(entry, value, &features);
-    // Bits that are on stay on, and the guest sees that.
+    // Bits that are set stay set, visibly to the guest.
     let on = Cr4::from_bits_retain(features.on);
     assert_eq!(write(entry.bits()), Written::Value(entry | on));
     for bit in [0, 1, 2, 3, 4, 6, 7, 8, 16, 17, 18, 20, 21, 22] {
@@ -325,7 +325,7 @@ fn exceptions_go_through_the_idt() {
     assert_eq!(frame, [0x18, CODE + 2, 8, 0x1_0002, STACK, 16]);
     assert_eq!(lab.registers.rsp + 48, DATA + 0xf00, "aligned to 16 before the push");
 
-    // #DE has no gate: a double fault, which has none either.
+    // #DE has no gate. The resulting double fault has none either.
     let divide = Exception::new(hvt_abi::x86_64::Vector::DivideError, 0);
     assert!(deliver(divide, &mut lab.cpu, &mut lab.registers, &space).is_err());
     lab.write(IDT + 8 * 16, &gate(0, 0x10_0def));
@@ -340,7 +340,7 @@ fn a_counter_of_its_own_is_read_by_every_instruction() {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     let mut lab = Lab::new();
-    // rdtsc is the guest's own #GP where it does not trap for the counter's sake.
+    // Without a counter to emulate, RDTSC does not trap, and #GP goes to the guest.
     assert_eq!(lab.step(b"\x0f\x31"), general_protection(0));
     let now = AtomicU64::new(0x1234_5678_9abc_def0);
     lab.cpu.cycles = Some(CycleCounter::new(move || now.fetch_add(1, Ordering::Relaxed)));
