@@ -1,12 +1,13 @@
-//! The command line becomes a [`Config`].
+//! Parses the command line into a [`Config`].
 //!
-//! An option of a device has three forms with the same meaning: `--net NAME=tap0`, `--net=NAME=tap0` and Solo5's
-//! `--net:NAME=tap0`. Without a name it applies to the only device of its kind. A value that looks like a name and an equals
-//! sign is one: a path of that look is written `./a=b`. The words `none` and `user` mean networks: a tap of such a name is
-//! passed as a descriptor, `@N`.
+//! An option of a device has three equivalent forms: `--net NAME=tap0`, `--net=NAME=tap0` and
+//! Solo5's `--net:NAME=tap0`. Without a name the option applies to the only device of its kind. A
+//! value of the form `NAME=VALUE` is always split at the equals sign; write a path of that form as
+//! `./a=b`. The words `none` and `user` name networks: a tap interface called `none` or `user` must
+//! be passed as a descriptor, `@N`.
 //!
-//! [`Words`] rewrites all three to the second one and ends the options at the unikernel, clap parses them, and [`apply`]
-//! reads their values.
+//! [`Words`] rewrites all three forms to the second one and ends the options at the unikernel. Then
+//! clap parses the words, and [`apply`] reads the values.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -33,16 +34,16 @@ pub enum Command {
     Version,
 }
 
-/// A command line that is not understood. The message is one line.
+/// Command line that cannot be parsed. The message is one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(String);
 
-/// Parses the arguments behind the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// Returns [`UsageError`] if an option is unknown, lacks its value, has a value that it does not take or does not exist on
-/// this operating system, and if there is no unikernel.
+/// Returns [`UsageError`] if an option is unknown, lacks its value, has an invalid value or is not
+/// available on this operating system, or if no unikernel is given.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     parse_on(Systems::current(), args)
 }
@@ -50,7 +51,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
 fn parse_on(system: Systems, args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut line = Words::rewrite(args);
     if line.unknown {
-        // Clap looks for a similar option among all of them.
+        // Clap suggests a similar option, so it needs every option of this system.
         line.rows.extend(table::rows().filter(|row| row.systems.contains(system)));
         line.rows.sort_by_key(|row| row.long);
         line.rows.dedup_by_key(|row| row.long);
@@ -65,13 +66,13 @@ struct Words {
     words: Vec<OsString>,
     /// The options, in the order of their first appearance.
     rows: Vec<&'static Row>,
-    /// The last word is an option that does not exist: words after it are left out.
+    /// Whether the last word is an unknown option. The words after it are dropped.
     unknown: bool,
-    /// The word after the last one is wrong.
+    /// Error in the word after the last one.
     problem: Option<UsageError>,
     /// The unikernel's file.
     kernel: Option<OsString>,
-    /// Words after the unikernel's file, which are its own whatever they look like.
+    /// Words after the unikernel's file. They are passed to the guest unchanged.
     arguments: Vec<OsString>,
 }
 
@@ -105,7 +106,8 @@ impl Words {
         line
     }
 
-    /// Rewrites the word `--option`, with its value from `args` if it has one. Returns `None` if it stays as it is.
+    /// Rewrites the word `--option`, taking its value from `args` if needed. Returns `None` if the
+    /// word stays unchanged.
     fn long(
         &mut self,
         option: &[u8],
@@ -147,7 +149,7 @@ impl Words {
         Ok(Some(word))
     }
 
-    /// Notes the options of the word `-letters`, which stays as it is.
+    /// Records the options in the word `-letters`. The word itself stays unchanged.
     fn short(&mut self, letters: &[u8]) -> Option<OsString> {
         for letter in letters {
             match table::by_short(*letter) {
@@ -158,7 +160,7 @@ impl Words {
         None
     }
 
-    /// Parses the options with those of `rows`, and reads their values.
+    /// Parses the words against the options in `rows`, and reads the values.
     fn parse(self, system: Systems) -> Result<Command, UsageError> {
         let matches = match parser(self.rows.iter().copied()).try_get_matches_from(self.words) {
             Ok(matches) => matches,

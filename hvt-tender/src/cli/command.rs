@@ -1,4 +1,4 @@
-//! The table of options as a [`clap::Command`]: one that parses, and one with documentation.
+//! Builds two [`clap::Command`]s from the table of options: a parser and the documented command.
 
 use std::ffi::OsString;
 
@@ -23,12 +23,14 @@ as `./NAME=VALUE`.";
 
 /// Returns a command that parses these options.
 ///
-/// Each option of a command costs some 2,000 instructions: the start of a guest builds only those of its command line.
+/// Each option costs clap some 2,000 instructions, so a run builds only the options on its command
+/// line.
 pub(super) fn parser<'r>(rows: impl IntoIterator<Item = &'r Row>) -> Command {
     bare("").no_binary_name(true).version("").args(rows.into_iter().map(option))
 }
 
-/// Returns the command that `--help` prints: its lines are wrapped, and options of systems other than `system` are absent.
+/// Returns the command that `--help` prints. Its lines are wrapped, and options that `system` lacks
+/// are omitted.
 fn terminal(personality: Personality, system: Systems) -> Command {
     let options = rows().filter(|row| row.systems.contains(system)).map(|row| {
         let forms = row.forms.iter().filter(|form| form.systems.contains(system));
@@ -90,7 +92,7 @@ fn option(row: &Row) -> Arg {
     match row.argument {
         Argument::Help => option.action(ArgAction::Help),
         Argument::Version => option.action(ArgAction::Version),
-        // It may be repeated.
+        // A switch may be repeated.
         Argument::Switch(_) => option.action(ArgAction::SetTrue).overrides_with(row.long),
         Argument::Count(_) => option.action(ArgAction::Count),
         Argument::Value(..) | Argument::Device(..) => option.action(ArgAction::Append),
@@ -114,11 +116,12 @@ fn notes(personality: Personality) -> String {
     format!("{ABOUT_NAMES}\n\n{}", personality.statuses()).replace('`', "")
 }
 
-/// Breaks the lines of a text. Clap does this itself only if it may ask the terminal for its width.
+/// Breaks the lines of a text. Clap can wrap lines only with its feature that queries the terminal
+/// width.
 fn wrap(text: &str, width: usize) -> String {
     let mut wrapped = String::new();
     for line in text.lines() {
-        // The text of a list item stays behind its dash.
+        // Lines of a list item are indented to the text after the dash.
         let margin = if line.starts_with("- ") { "  " } else { "" };
         let mut column = 0;
         for word in line.split(' ') {
@@ -140,7 +143,7 @@ fn wrap(text: &str, width: usize) -> String {
     wrapped
 }
 
-/// Returns the table of options in README.md.
+/// Returns the Markdown table of options.
 #[must_use]
 pub fn markdown() -> String {
     let mut table = String::from("| option | meaning | Redox |\n|---|---|---|\n");

@@ -1,4 +1,4 @@
-//! Descriptors that this program was started with.
+//! Descriptors inherited by this program.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,12 +8,13 @@ use std::path::{Component, Path, PathBuf};
 use crate::config::{BlockSource, Config, DeviceOptions, NetSource};
 use crate::open_descriptors;
 
-/// Descriptors that the user names: by their numbers, or by the paths that the host gives them.
+/// Inherited descriptors that the command line names, by number (`@N`) or by path (`/dev/fd/N`).
 pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);
 
 impl Descriptors {
-    /// Takes those that are named. To be called before this program opens any itself. They are open until they are
-    /// [taken](Self::take), or this is dropped: a path that leads to one can be opened until then.
+    /// Takes ownership of the named descriptors. Must be called before this program opens a
+    /// descriptor itself. A descriptor stays open until it is [taken](Self::take) or this value is
+    /// dropped, so its path can be opened until then.
     pub(super) fn claim(config: &Config) -> Result<Self, DescriptorError> {
         let mut claimed = BTreeMap::new();
         for net in &config.devices.nets {
@@ -23,7 +24,7 @@ impl Descriptors {
                 return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "it is a standard stream")));
             }
             if claimed.contains_key(&number) {
-                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "two devices are to use it")));
+                return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "two devices name it")));
             }
             claimed.insert(number, own(number).map_err(error)?);
         }
@@ -31,7 +32,7 @@ impl Descriptors {
             if claimed.contains_key(&number) {
                 continue;
             }
-            // Where there is none, whoever opens the path says so.
+            // If the descriptor is not open, opening the path reports the error.
             if let Ok(descriptor) = own(number) {
                 claimed.insert(number, descriptor);
             }
@@ -39,28 +40,29 @@ impl Descriptors {
         Ok(Self(claimed))
     }
 
-    /// Closes all others but the standard streams: whoever started this program left them open by mistake, and they
-    /// are no business of a guest's. To be called before this program opens any itself.
+    /// Closes all other descriptors except the standard streams. The parent process leaked them by
+    /// mistake, and the guest must not reach them. Must be called before this program opens a
+    /// descriptor itself.
     pub(super) fn close_others(&self) {
         let mut first = libc::STDERR_FILENO.cast_unsigned() + 1;
         for number in self.0.keys().map(|number| number.cast_unsigned()).chain([u32::MAX]) {
             if first < number {
-                // SAFETY: nobody owns them: this program has opened none yet, and those between `first` and `number` have
-                // not been claimed.
+                // SAFETY: these descriptors have no owner. This program has opened none yet, and no
+                // descriptor from `first` to `number - 1` is claimed.
                 unsafe { open_descriptors::close_range(first, number - 1) };
             }
             first = number.saturating_add(1);
         }
     }
 
-    /// Hands over what was claimed.
+    /// Returns a claimed descriptor.
     pub(super) fn take(&mut self, number: RawFd) -> Result<OwnedFd, DescriptorError> {
         let missing = || DescriptorError { number, source: io::ErrorKind::NotFound.into() };
         self.0.remove(&number).ok_or_else(missing)
     }
 }
 
-/// A descriptor that cannot be used. The message is one line.
+/// Descriptor that cannot be used. The message is one line.
 #[derive(Debug, thiserror::Error)]
 #[error("--net @{number}: the descriptor cannot be used: {source}")]
 pub(super) struct DescriptorError {
@@ -68,7 +70,7 @@ pub(super) struct DescriptorError {
     source: io::Error,
 }
 
-/// Every path that is opened before the guest is made.
+/// Returns every path that is opened before the guest is created.
 fn paths(config: &Config) -> impl Iterator<Item = &Path> {
     let DeviceOptions { nets, recordings, blocks, .. } = &config.devices;
     let nets = nets.iter().filter_map(|net| match &net.value {
@@ -87,18 +89,20 @@ fn is_standard(number: RawFd) -> bool {
     (0..=libc::STDERR_FILENO).contains(&number)
 }
 
-/// Takes a descriptor that this program was started with, and that has not been taken.
+/// Takes ownership of an inherited descriptor that is not taken yet, and sets its close-on-exec
+/// flag.
 fn own(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the call changes a flag of a descriptor that, if it is open, is this program's to use.
+    // SAFETY: the call only sets a flag of a descriptor, or fails if the descriptor is not open.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and nobody owns it: this program has opened none but the standard streams yet, and takes none
-    // twice.
+    // SAFETY: the descriptor is open and has no owner. This program has opened only the standard
+    // streams so far, and it takes no descriptor twice.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The number of the descriptor that a path leads through: shells write `/dev/fd/N`, which is a link to the other one.
+/// Returns the descriptor number in a path. Shells pass `/dev/fd/N`, a symbolic link into
+/// `/proc/self/fd`.
 fn number_in(path: &Path) -> Option<RawFd> {
     let rest = ["/dev/fd", "/proc/self/fd"].iter().find_map(|folder| path.strip_prefix(folder).ok())?;
     let Component::Normal(number) = rest.components().next()? else { return None };

@@ -1,4 +1,4 @@
-//! What is said about a guest that did what it may not: what, where, and with which registers.
+//! Report of a guest's crash: the reason, the address and the registers.
 
 use hvt_abi::Gpa;
 use hvt_abi::native::Registers;
@@ -8,8 +8,8 @@ use crate::image::symbol_at;
 use crate::monitor::Failure;
 use crate::registers::Named;
 
-/// Says it, in a line for scripts and, where the guest's registers are known, a few more for people. Names are those in
-/// the unikernel's `file`.
+/// Prints the failure: one line for scripts and, if the guest's registers are available, more lines
+/// for people. Symbol names come from the unikernel's `file`.
 pub(super) fn report(personality: Personality, failure: &Failure, file: &[u8]) {
     personality.report(failure);
     let Some(registers) = &failure.registers else { return };
@@ -21,14 +21,14 @@ pub(super) fn report(personality: Personality, failure: &Failure, file: &[u8]) {
     }
 }
 
-/// The function that an address is in, and how far.
+/// Returns the function that contains an address, and the offset in the function.
 fn place(file: &[u8], address: u64) -> Option<String> {
     let symbol = symbol_at(file, Gpa(address))?;
-    // Without the hash that the compiler appends.
+    // The alternate form omits the hash that the compiler appends.
     Some(format!("{:#}+{:#x}", rustc_demangle::demangle(symbol.name), symbol.offset))
 }
 
-/// The registers, four in a line.
+/// Formats the registers, four to a line.
 fn lines(registers: &Registers) -> Vec<String> {
     let words: Vec<_> = registers.named().iter().map(|(name, value)| format!("{name}={value:#x}")).collect();
     words.chunks(4).map(|words| words.join(" ")).collect()

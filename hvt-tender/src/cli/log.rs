@@ -1,11 +1,12 @@
-//! The tender's own words: lines on the standard error that begin with its name.
+//! Log messages of the tender: lines on the standard error that begin with the program's name.
 
 use env_logger::Target;
 use log::{Level, LevelFilter};
 
 use crate::message;
 
-/// Begins to log: warnings, and more of it by `verbosity` or by the environment variable `RUST_LOG`.
+/// Starts logging. The default level is warnings; `verbosity` and the environment variable
+/// `RUST_LOG` raise it.
 pub(super) fn init(program: &'static str, verbosity: u8) {
     let level = match verbosity {
         0 => LevelFilter::Warn,
@@ -25,6 +26,6 @@ pub(super) fn init(program: &'static str, verbosity: u8) {
         Ok(())
     });
     builder.target(Target::Pipe(Box::new(message::Stderr)));
-    // Fails only where somebody has done it before.
+    // Fails only if a logger is already set.
     let _ = builder.try_init();
 }

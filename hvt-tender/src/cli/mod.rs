@@ -1,4 +1,5 @@
-//! The command line: what a user types becomes a run, and what went wrong becomes one line and a status.
+//! The command line: parses the arguments, runs the unikernel, and reports an error as one line and
+//! an exit status.
 
 mod args;
 mod command;
@@ -44,16 +45,18 @@ use crate::virtual_time::VirtualTime;
 pub use args::{Command, UsageError, parse};
 pub use command::{command, markdown};
 
-/// Status for everything but a guest's own end: Solo5's tenders use it too, and what restarts guests relies on it.
+/// Exit status of every failure except the guest's own exit status. Solo5's tenders use the same
+/// status, and process supervisors that restart guests rely on it.
 const FAILED: i32 = 1;
 
-/// Status for a guest that took longer than `--timeout` allows: that of timeout(1).
+/// Exit status if the guest exceeded `--timeout`: the same as that of timeout(1).
 const TIMED_OUT: i32 = 124;
 
-/// Does what the command line says; returns the status to exit with.
+/// Runs the command line, and returns the exit status.
 ///
-/// The first of `args` is the name under which the program was started: as `solo5-hvt` it answers as Solo5's tender
-/// does. Of what is printed the guest's output goes to the standard output, everything else to the standard error.
+/// The first of `args` is the name of the program (`argv[0]`). Under the name `solo5-hvt` it
+/// behaves like Solo5's tender. The guest's console output goes to the standard output, everything
+/// else to the standard error.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     start(args, |config, personality| {
@@ -64,31 +67,32 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     })
 }
 
-/// Runs a unikernel; returns the status to exit with.
+/// Runs a unikernel, and returns the exit status.
 fn run(config: Config, personality: Personality) -> Result<i32, CliError> {
     host_limit::raise();
-    // Before this program opens anything under the numbers that the user means.
+    // Claimed first, before this program opens files under the numbers that the user means.
     let descriptors = Descriptors::claim(&config)?;
     if config.sandbox {
         descriptors.close_others();
         sandbox::explain(personality.name()).map_err(CliError::Signals)?;
     } else {
         ::log::warn!(
-            "without its sandbox the tender keeps its capabilities, the file system, inherited descriptors and all system \
-             calls: it can do all that its user can, should a guest get hold of it"
+            "--no-sandbox: the tender keeps its capabilities, the file system, inherited descriptors and all system \
+             calls: a guest that takes over the tender gets all rights of its user"
         );
     }
     let stop = CancelToken::new().map_err(unikernel::UnikernelError::Stop)?;
     signals::stop_on_signals(&stop).map_err(CliError::Signals)?;
     let timeout = config.timeout;
     let prepared = prepare(config, descriptors, &stop);
-    // A wait of the set-up that a signal has ended is an error too.
+    // A signal during the set-up makes a blocked call fail; the signal is the error to report.
     let (unikernel, file) =
         prepared.map_err(|error| signals::received().map_or(error, |by| CliError::Stopped(Some(by))))?;
     match unikernel.stop(stop).run()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
-            // Read again only now: a guest that ends well needs no names. The file may have changed since.
+            // Read only now, because only a failed guest needs symbol names. The file may have
+            // changed since.
             fault::report(personality, &failure, &contents(&file).unwrap_or_default());
             Ok(FAILED)
         }
@@ -99,8 +103,8 @@ fn run(config: Config, personality: Personality) -> Result<i32, CliError> {
     }
 }
 
-/// The unikernel with everything that the user gives it, and its file, which stays open: its symbols are wanted when
-/// nothing can be opened any more.
+/// Returns the unikernel with the user's options applied, and its open file. The file is kept open
+/// because the sandbox forbids opening files, and a crash report needs the file's symbols.
 fn prepare(config: Config, mut descriptors: Descriptors, stop: &CancelToken) -> Result<(Unikernel, File), CliError> {
     let (unikernel, file) = Unikernel::load_with_file(&config.kernel, Some(stop))?;
     let mut sandbox = Sandbox::new().descriptor(Descriptor::new(&file, Uses::READ_AT | Uses::STAT));
@@ -138,7 +142,7 @@ fn prepare(config: Config, mut descriptors: Descriptors, stop: &CancelToken) -> 
     Ok((unikernel, file))
 }
 
-/// A debugger that is awaited at this Unix socket, or else at this port.
+/// Creates a debugger that listens on the Unix socket or, without one, on the port.
 fn debugger(socket: Option<PathBuf>, port: u16) -> Result<Debugger, CliError> {
     let listening = match &socket {
         Some(path) => Debugger::listen_unix(path),
@@ -151,7 +155,7 @@ fn debugger(socket: Option<PathBuf>, port: u16) -> Result<Debugger, CliError> {
     })
 }
 
-/// All that is in a file.
+/// Reads a whole file.
 fn contents(mut file: &File) -> io::Result<Vec<u8>> {
     let len = file.seek(SeekFrom::End(0))?;
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
@@ -159,7 +163,7 @@ fn contents(mut file: &File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Why there is no exit status of a guest. The message is one line.
+/// Error without an exit status of a guest. The message is one line.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
@@ -172,11 +176,11 @@ enum CliError {
     Trace { path: PathBuf, source: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
-    #[error("--dumpcore {}: core files cannot be left there: {source}", path.display())]
+    #[error("--dumpcore {}: cannot write core files there: {source}", path.display())]
     CoreDirectory { path: PathBuf, source: io::Error },
-    #[error("--gdb: cannot wait at port {port} of 127.0.0.1: {source}; --gdb-port takes another one")]
+    #[error("--gdb: cannot listen on port {port} of 127.0.0.1: {source}; choose another one with --gdb-port")]
     Debugger { port: u16, source: io::Error },
-    #[error("--gdb={}: cannot wait there: {source}", path.display())]
+    #[error("--gdb={}: cannot listen on the socket: {source}", path.display())]
     DebuggerSocket { path: PathBuf, source: io::Error },
     #[error("--gdb: {0}")]
     NoDebugger(io::Error),
@@ -184,9 +188,9 @@ enum CliError {
     Unikernel(#[from] unikernel::UnikernelError),
     #[error("{0}")]
     Limit(Limit),
-    #[error("the guest has not ended within {0:?} (--timeout)")]
+    #[error("the guest did not exit within {0:?} (--timeout)")]
     TimedOut(Duration),
-    #[error("the guest waits for ever: nothing is left in its virtual time that could wake it")]
+    #[error("the guest sleeps forever: no event in its virtual time can wake it")]
     Asleep,
     #[error("stopped by {}", _0.unwrap_or("request"))]
     Stopped(Option<&'static str>),

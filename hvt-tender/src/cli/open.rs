@@ -21,8 +21,8 @@ use crate::unikernel::Unikernel;
 use crate::virtual_time::VirtualTime;
 
 impl DevicePlan {
-    /// Opens the devices and attaches them. With a virtual time, in which the guest lives, they live in it as well. A
-    /// wait for the reader of a recording ends when `stop` is requested.
+    /// Opens the devices and attaches them. With a `time`, the devices run in the guest's virtual
+    /// time. Waiting for the reader of a recording ends when `stop` is requested.
     pub(super) fn attach(
         self,
         mut unikernel: Unikernel,
@@ -79,7 +79,7 @@ impl NetPlan {
     }
 }
 
-/// Attaches an open network device, and records it where that is wanted.
+/// Attaches an open network device, with a recording if requested.
 struct Plug<'s> {
     name: String,
     recording: Option<PathBuf>,
@@ -100,7 +100,8 @@ impl Plug<'_> {
         }
     }
 
-    /// A port records itself, with the times that it lives in.
+    /// Attaches a port. A port writes its own recording, because the timestamps come from its
+    /// clock.
     fn port(self, unikernel: Unikernel, port: Port) -> Result<Unikernel, AttachError> {
         let Self { name, recording, stop } = self;
         let Some(path) = recording else { return Ok(unikernel.net(name, port)) };
@@ -118,7 +119,7 @@ impl Plug<'_> {
     }
 }
 
-/// A device in user-mode networking.
+/// Creates a device on a user-mode network.
 #[cfg(feature = "smoltcp")]
 fn user(mac: Option<[u8; 6]>, options: UserOptions) -> io::Result<UserNet> {
     let UserOptions { forwards, loopback, opened } = options;
@@ -126,20 +127,20 @@ fn user(mac: Option<[u8; 6]>, options: UserOptions) -> io::Result<UserNet> {
     let network = opened.into_iter().fold(network, UserNetwork::allow);
     let device = forwards.iter().fold(network, |network, forward| network.forward(*forward)).start()?;
     for (forward, address) in forwards.iter().zip(device.forwarded()) {
-        // A port that the host has chosen is known from here only.
+        // A port chosen by the host appears in this message only, so it is a warning.
         let level = if forward.host.port() == 0 { log::Level::Warn } else { log::Level::Info };
-        log::log!(level, "port {} of the guest is at {address}", forward.guest);
+        log::log!(level, "guest port {} is reachable at {address}", forward.guest);
     }
     Ok(device)
 }
 
 #[cfg(not(feature = "smoltcp"))]
 fn user(_: Option<[u8; 6]>, _: UserOptions) -> io::Result<Port> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this tender was built without it (feature smoltcp)"))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this tender was built without the feature smoltcp"))
 }
 
-/// A port with nobody on the other side. In a virtual time, where two runs are to be the same, it has the same hardware
-/// address each time.
+/// Creates a port without a peer. In virtual time, two runs must be identical, so the default
+/// hardware address is fixed.
 fn alone(number: usize, mac: Option<[u8; 6]>, time: Option<&VirtualTime>) -> Result<Port, AttachError> {
     let (switch, mac) = match time {
         Some(time) => (Switch::in_virtual_time(time), mac.unwrap_or([2, 0, 0, 0, 0, number as u8 + 1])),
@@ -148,39 +149,39 @@ fn alone(number: usize, mac: Option<[u8; 6]>, time: Option<&VirtualTime>) -> Res
     Ok(switch.port().map_err(AttachError::Host)?.with_mac(mac))
 }
 
-/// Devices that cannot be opened. The message is one line.
+/// Device that cannot be opened. The message is one line.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttachError {
-    /// A block device that cannot be opened.
+    /// Block device that cannot be opened.
     #[error("block device '{name}': {problem}")]
     Block { name: String, problem: OpenError },
-    /// A tap that cannot be attached.
+    /// Tap interface that cannot be attached.
     #[error("net device '{name}': {problem}")]
     Net { name: String, problem: TapError },
-    /// A socket between two tenders that cannot be opened.
+    /// Socket between two tenders that cannot be opened.
     #[error("net device '{name}': {problem}")]
     Unix { name: String, problem: UnixNetError },
     /// User-mode networking that cannot start.
-    #[error("net device '{name}': no user-mode networking: {source}{}", Advice::on(source))]
+    #[error("net device '{name}': cannot start user-mode networking: {source}{}", Advice::on(source))]
     User { name: String, source: io::Error },
-    /// A copy, which exists to be written.
+    /// Copy-on-write block device with `--block-readonly`: the copy exists to be written.
     #[error("block device '{name}': a copy (--disk-cow) is writable: remove --block-readonly")]
     ReadOnlyCopy { name: String },
-    /// A copy, which is written to memory.
+    /// Copy-on-write block device with `--block-direct`: the copy is in memory.
     #[error("block device '{name}': a copy (--disk-cow) is in memory: remove --block-direct")]
     DirectCopy { name: String },
-    /// A file for frames that cannot be written.
+    /// Recording that cannot be written.
     #[error("net device '{name}': {}: cannot be written: {source}{}", path.display(), Advice::on(source))]
     Recording { name: String, path: PathBuf, source: io::Error },
-    /// A network of the host in virtual time.
+    /// Network of the host together with virtual time.
     #[error(
-        "net device '{name}': its network cannot live in virtual time; with --virtual-time use {name}=none or {name}=pcap:FILE"
+        "net device '{name}': host networks do not run in virtual time: with --virtual-time use {name}=none or {name}=pcap:FILE"
     )]
     NotVirtual { name: String },
-    /// A resource of the host that is exhausted.
-    #[error("a network device cannot be made: {}{}", _0, Advice::on(_0))]
+    /// Exhausted resource of the host.
+    #[error("cannot create a network device: {}{}", _0, Advice::on(_0))]
     Host(io::Error),
-    /// A descriptor that cannot be used.
+    /// Descriptor that cannot be used.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
 }

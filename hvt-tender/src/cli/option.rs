@@ -1,4 +1,4 @@
-//! Option of the command line, as a row of the [table](super::table).
+//! Option of the command line: a row of the [table](super::table).
 
 use std::env::consts::OS;
 use std::ffi::OsStr;
@@ -22,18 +22,18 @@ bitflags! {
 }
 
 impl Systems {
-    /// The system that this program is built for.
+    /// Returns the operating system of this build.
     pub(super) fn current() -> Self {
         if OS == "redox" { Self::REDOX } else { Self::LINUX }
     }
 
-    /// Name of a single system.
+    /// Returns the name of a single system.
     pub(super) fn name(self) -> &'static str {
         if self == Self::REDOX { "Redox" } else { "Linux" }
     }
 }
 
-/// Heading of `--help` that an option is listed under.
+/// Heading of an option in `--help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Group {
     Guest,
@@ -57,7 +57,7 @@ impl Group {
     }
 }
 
-/// Argument of an option, and the effect of the option on a configuration.
+/// Argument of an option, and its effect on the configuration.
 #[derive(Clone, Copy)]
 pub(super) enum Argument {
     /// `--help`.
@@ -72,29 +72,31 @@ pub(super) enum Argument {
     Value(&'static str, fn(&mut Config, &OsStr) -> Result<(), Expected>),
     /// A value, or none: `--gdb`, `--gdb=PATH`.
     Optional(&'static str, fn(&mut Config, Option<&OsStr>) -> Result<(), Expected>),
-    /// A value for a device, whose placeholder begins with `[NAME=]`: `--net=NAME=SOURCE`, `--net:NAME=SOURCE`.
+    /// A value for a device: `--net=NAME=SOURCE`, `--net:NAME=SOURCE`. The placeholder begins with
+    /// `[NAME=]`.
     Device(&'static str, fn(&mut DeviceOptions, Named<&OsStr>) -> Result<(), Expected>),
     /// The name of a device: `--block-readonly=NAME`, `--block-readonly:NAME`.
     DeviceSwitch(fn(&mut DeviceOptions, Named<()>)),
 }
 
-/// One of the forms that the value of an option takes.
+/// Form of an option's value.
 pub(super) struct Form {
-    /// First characters, or all of them if nothing follows. Empty for the form that every other value has.
+    /// First characters of the value, or the whole value if `rest` is empty. Empty for the form
+    /// that matches every value.
     prefix: &'static str,
-    /// Placeholder of what follows, or an empty string.
+    /// Placeholder after the prefix, or an empty string.
     rest: &'static str,
     pub(super) help: &'static str,
     pub(super) systems: Systems,
 }
 
 impl Form {
-    /// A form of one word.
+    /// Creates a form of one word.
     pub(super) const fn word(word: &'static str, help: &'static str) -> Self {
         Self::prefixed(word, "", help)
     }
 
-    /// A form of a prefix and a value.
+    /// Creates a form of a prefix and a value.
     pub(super) const fn prefixed(prefix: &'static str, rest: &'static str, help: &'static str) -> Self {
         Self { prefix, rest, help, systems: Systems::all() }
     }
@@ -110,42 +112,42 @@ impl Form {
         if self.rest.is_empty() { value == prefix } else { value.starts_with(prefix) }
     }
 
-    /// The form as documentation shows it: `unix:PATH`.
+    /// Returns the form as documentation shows it: `unix:PATH`.
     pub(super) fn pattern(&self) -> String {
         format!("{}{}", self.prefix, self.rest)
     }
 
-    /// The word, if the form has no variable part.
+    /// Returns the word, if the form has no variable part.
     pub(super) fn as_word(&self) -> Option<&'static str> {
         self.rest.is_empty().then_some(self.prefix)
     }
 }
 
-/// An option.
+/// Option of the command line.
 pub(super) struct Row {
-    /// Name behind the two dashes, and identifier.
+    /// Name after the two dashes. Identifies the option.
     pub(super) long: &'static str,
-    /// Letter behind a single dash.
+    /// Letter after a single dash.
     pub(super) short: Option<char>,
     pub(super) argument: Argument,
     pub(super) group: Group,
-    /// Text for people, with code between backticks.
+    /// Help text, with code between backticks.
     pub(super) help: &'static str,
-    /// Forms of the value, if there are several. The first that matches a value applies.
+    /// Forms of the value, if there are several. The first form that matches a value applies.
     pub(super) forms: &'static [Form],
     pub(super) systems: Systems,
-    /// Completion of the value.
+    /// Hint for shell completions of the value.
     pub(super) hint: ValueHint,
 }
 
 impl Row {
-    /// A row without a letter and forms, for every system.
+    /// Creates a row without a letter and forms, for every operating system.
     pub(super) const fn new(group: Group, long: &'static str, argument: Argument, help: &'static str) -> Self {
         let (systems, hint) = (Systems::all(), ValueHint::Unknown);
         Self { long, short: None, argument, group, help, forms: &[], systems, hint }
     }
 
-    /// Gives the option a letter.
+    /// Sets the letter of the option.
     pub(super) const fn short(mut self, letter: char) -> Self {
         self.short = Some(letter);
         self
@@ -167,7 +169,7 @@ impl Row {
         self
     }
 
-    /// Placeholder of the value: `[NAME=]SOURCE`.
+    /// Returns the placeholder of the value: `[NAME=]SOURCE`.
     pub(super) fn placeholder(&self) -> Option<&'static str> {
         match self.argument {
             Argument::Help | Argument::Version | Argument::Switch(_) | Argument::Count(_) => None,
@@ -176,12 +178,12 @@ impl Row {
         }
     }
 
-    /// The form of a value.
+    /// Returns the form that matches a value.
     pub(super) fn form_of(&self, value: &OsStr) -> Option<&'static Form> {
         self.forms.iter().find(|form| form.matches(value))
     }
 
-    /// The systems on which the option, given this value, exists.
+    /// Returns the operating systems that support the option with this value.
     pub(super) fn systems_for(&self, value: &OsStr) -> Systems {
         self.form_of(value).map_or(self.systems, |form| form.systems & self.systems)
     }

@@ -1,4 +1,4 @@
-//! Behaviour that callers expect of the tender under the name that it was started with.
+//! Behaviour that depends on the name of the program, `argv[0]`.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -8,19 +8,22 @@ use std::path::Path;
 use super::{FAILED, TIMED_OUT, streams};
 use crate::message;
 
-/// Program that the tender is to its caller.
+/// Program that the tender acts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Personality {
-    /// `hvt-tender`: help and version go to the standard output, and a wrong command line has its own status.
+    /// `hvt-tender`: help and version go to the standard output, and an invalid command line has a
+    /// separate exit status.
     HvtTender,
-    /// `solo5-hvt`: `--help` fails, and every message of the tender goes to the standard error. Scripts and programs that
-    /// start unikernels rely on both.
+    /// `solo5-hvt`: `--help` fails, and every message of the tender goes to the standard error.
+    /// Scripts and programs that start unikernels rely on both.
     Solo5Hvt,
 }
 
 impl Personality {
-    /// Returns the personality of the program started as `argv0`. It replaces Solo5's separate program for debugging as well.
-    /// Albatross first looks for a program with the ABI version in its name, `solo5-hvt.2`.
+    /// Returns the personality of the program started as `argv0`.
+    ///
+    /// `solo5-hvt-debug`, Solo5's separate program for debugging, is accepted as well. Albatross
+    /// first looks for a program with the ABI version in its name, `solo5-hvt.2`.
     pub(super) fn of(argv0: Option<&OsStr>) -> Self {
         let name = argv0.and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str).unwrap_or_default();
         match name.strip_prefix(Self::Solo5Hvt.name()) {
@@ -30,7 +33,7 @@ impl Personality {
         }
     }
 
-    /// Name of the program, which begins its messages.
+    /// Returns the name of the program, which begins its messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::HvtTender => "hvt-tender",
@@ -38,7 +41,7 @@ impl Personality {
         }
     }
 
-    /// Status for a wrong command line.
+    /// Returns the exit status for an invalid command line.
     pub(super) fn misused(self) -> i32 {
         match self {
             Self::HvtTender => 2,
@@ -60,18 +63,18 @@ impl Personality {
         message::line(&mut message::Stderr, self.name(), error);
     }
 
-    /// Description of the exit status.
+    /// Returns the description of the exit status.
     pub(super) fn statuses(self) -> String {
         let misused = match self {
-            Self::HvtTender => format!(", {} for a wrong command line", self.misused()),
+            Self::HvtTender => format!(", {} for an invalid command line", self.misused()),
             Self::Solo5Hvt => String::new(),
         };
         format!(
-            "The exit status is the unikernel's, {FAILED} if it cannot be run or was stopped, {TIMED_OUT} after --timeout{misused}."
+            "The exit status is the unikernel's, {FAILED} if it cannot run or was stopped, {TIMED_OUT} after --timeout{misused}."
         )
     }
 
-    /// Prints a text that the user asked for. Returns the exit status.
+    /// Prints a text that the user requested. Returns the exit status.
     pub(super) fn print(self, text: &str) -> i32 {
         let written = match self {
             Self::HvtTender => streams::print(text),

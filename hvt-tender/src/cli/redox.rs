@@ -1,4 +1,4 @@
-//! The command line on Redox: what of it there is there, and the run.
+//! The command line on Redox.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::device::{FileBlock, SchemeNet};
 use crate::monitor::Outcome;
 use crate::unikernel::Unikernel;
 
-/// Does what the command line says; returns the status to exit with.
+/// Runs the command line, and returns the exit status.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     start(args, |config, personality| {
@@ -28,29 +28,30 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     })
 }
 
-/// Runs a unikernel; returns the status to exit with.
+/// Runs a unikernel, and returns the exit status.
 fn run(config: Config, personality: Personality) -> Result<i32, Failed> {
-    let stop = CancelToken::new().map_err(Failed::of("preparing the run's end"))?;
-    signals::stop_on_signals(&stop).map_err(Failed::of("handling signals"))?;
+    let stop = CancelToken::new().map_err(Failed::of("cannot create a cancel token"))?;
+    signals::stop_on_signals(&stop).map_err(Failed::of("cannot handle signals"))?;
     let unikernel = Unikernel::load(&config.kernel).map_err(Failed::plain)?;
     let arguments = config.arguments.into_iter().map(OsString::into_vec);
     let unikernel = unikernel.mem(config.memory).args(arguments).backend(config.backend).stop(stop);
     match attach(unikernel, &config.devices)?.run().map_err(Failed::plain)? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
-            // Read again only now: a guest that ends well needs no names.
+            // Read only now, because only a failed guest needs symbol names.
             fault::report(personality, &failure, &fs::read(&config.kernel).unwrap_or_default());
             Ok(FAILED)
         }
         Outcome::Interrupted => {
             Err(Failed::plain(format_args!("stopped by {}", signals::received().unwrap_or("request"))))
         }
-        Outcome::Asleep => Err(Failed::plain("the guest waits for ever")),
+        Outcome::Asleep => Err(Failed::plain("the guest sleeps forever")),
         Outcome::Exceeded(limit) => Err(Failed::plain(limit)),
     }
 }
 
-/// Opens and attaches the devices. The table of options has refused those that Redox has not.
+/// Opens and attaches the devices. The table of options has rejected the values that Redox does not
+/// support.
 fn attach(mut unikernel: Unikernel, options: &DeviceOptions) -> Result<Unikernel, Failed> {
     let devices = devices::DevicePlan::new(options, unikernel.manifest()).map_err(Failed::plain)?;
     for BlockPlan { name, source, options, .. } in devices.blocks {
@@ -70,7 +71,7 @@ fn attach(mut unikernel: Unikernel, options: &DeviceOptions) -> Result<Unikernel
     Ok(unikernel)
 }
 
-/// Why there is no exit status of a guest, in one line.
+/// Error without an exit status of a guest. The message is one line.
 #[derive(Debug)]
 struct Failed(String);
 

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP end the run.
+//! Stops the run on SIGINT, SIGTERM and SIGHUP.
 
 use std::io;
 use std::sync::OnceLock;
@@ -8,56 +8,58 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use crate::cancel::CancelToken;
 
-/// What the handler asks to stop.
+/// Cancel token that the handler requests.
 static STOP: OnceLock<CancelToken> = OnceLock::new();
 
-/// Number of the signal that has come, 0 before.
+/// Number of the received signal, 0 before the first one.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
-/// Keeps the signals that ask a program to end from ending it otherwise than [`stop_on_signals`] will.
+/// Installs the handler, so that SIGINT, SIGTERM and SIGHUP no longer kill the process.
 ///
-/// SIGHUP is ignored where whoever started this program made it so: `nohup` means it. SIGINT is not, as with Solo5's
-/// tender: a shell makes what it starts in the background ignore it, and a script sends it there all the same.
+/// SIGHUP stays ignored if the parent process ignored it, as `nohup` does. SIGINT is always
+/// handled, as in Solo5's tender: a shell starts background jobs with SIGINT ignored, and scripts
+/// send SIGINT to them.
 pub(super) fn catch() -> io::Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        // No SA_RESTART: a system call that waits must come back.
+        // No SA_RESTART: a blocked system call must return.
         let action = SigAction::new(SigHandler::Handler(handle), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler calls what is async-signal-safe only.
+        // SAFETY: the handler calls only async-signal-safe functions.
         let before = unsafe { sigaction(signal, &action) }?;
         if matches!(before.handler(), SigHandler::SigIgn) && signal == Signal::SIGHUP {
-            // SAFETY: this was the signal's action before.
+            // SAFETY: this restores the previous action.
             unsafe { sigaction(signal, &before) }?;
         }
     }
     Ok(())
 }
 
-/// Makes the signals that are [caught](catch) request `stop`, also where one has come already. Works once in a process.
+/// Makes the [caught](catch) signals request `stop`, including a signal that arrived earlier. Works
+/// once per process.
 pub(super) fn stop_on_signals(stop: &CancelToken) -> io::Result<()> {
     STOP.set(stop.clone()).map_err(|_| io::ErrorKind::AlreadyExists)?;
-    // Either the handler sees what it is to stop, or this sees that it has run.
+    // Either the handler finds the token, or this thread finds the signal number.
     if RECEIVED.load(Ordering::SeqCst) != 0 {
         stop.request();
     }
     Ok(())
 }
 
-/// Makes a write to a pipe that nobody reads, or beyond a limit on the size of files, an error of that write, and not the
-/// end of the tender.
+/// Ignores SIGPIPE and SIGXFSZ: a write to a pipe without a reader, or beyond the file size limit,
+/// returns an error and does not kill the tender.
 pub(super) fn survive_writes() {
     for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-        // SAFETY: no handler is called. It fails for signals that do not exist.
+        // SAFETY: no handler is installed. The call fails only for signals that do not exist.
         let _ = unsafe { sigaction(signal, &ignore) };
     }
 }
 
-/// The name of the signal that has come, if one has.
+/// Returns the name of the received signal, if any.
 pub(super) fn received() -> Option<&'static str> {
     Signal::try_from(RECEIVED.load(Ordering::SeqCst)).ok().map(Signal::as_str)
 }
 
-/// Runs as a signal handler: atomics and async-signal-safe system calls only, and `errno` as it was.
+/// Signal handler. It uses only atomics and async-signal-safe system calls, and restores `errno`.
 extern "C" fn handle(signal: libc::c_int) {
     let errno = nix::errno::Errno::last();
     RECEIVED.store(signal, Ordering::SeqCst);
@@ -75,9 +77,9 @@ mod tests {
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
-    /// What a process does with signals is its own, so this is a process of its own.
+    /// Signal actions belong to the process, so the test forks.
     #[test]
-    fn a_signal_that_comes_before_there_is_anything_to_stop_is_not_lost() {
+    fn a_signal_before_the_cancel_token_is_not_lost() {
         let requested = || {
             catch()?;
             raise(Signal::SIGTERM)?;
@@ -85,12 +87,13 @@ mod tests {
             stop_on_signals(&stop)?;
             io::Result::Ok(stop.requested())
         };
-        // SAFETY: the child has this thread alone. It takes no lock that another thread may hold but that of memory, which
-        // the C library looks after, and ends without the other tests' doings.
+        // SAFETY: the child has this thread alone. The only lock that it takes and that another
+        // thread may hold is the allocator's, which the C library makes safe across `fork`. The
+        // child exits without running code of other tests.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let status = i32::from(!matches!(requested(), Ok(true)));
-                // SAFETY: it ends the process.
+                // SAFETY: the call only ends the process.
                 unsafe { libc::_exit(status) }
             }
             ForkResult::Parent { child } => {

@@ -1,4 +1,5 @@
-//! From the words of a command line to what it asks for, on every operating system.
+//! Start of the program on every operating system: parses the command line, and prints or runs the
+//! result.
 
 use std::ffi::OsString;
 
@@ -7,11 +8,11 @@ use super::personality::Personality;
 use super::{Command, FAILED, log, parse, signals, streams};
 use crate::config::Config;
 
-/// Answers a command line: with help, the version or what is wrong with it, or else by `run`; returns the status to exit
-/// with. The first of `args` is the name under which the program was started.
+/// Prints the help, the version or a usage error, or else calls `run`. Returns the exit status. The
+/// first of `args` is the name of the program (`argv[0]`).
 pub(super) fn start(args: impl IntoIterator<Item = OsString>, run: impl FnOnce(Config, Personality) -> i32) -> i32 {
     if streams::open_missing().is_err() {
-        // There may be nobody to tell.
+        // The standard error may be closed as well, so nothing is printed.
         return FAILED;
     }
     signals::survive_writes();

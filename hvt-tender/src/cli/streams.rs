@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::signals;
 
-/// Opens those standard streams that are closed, to nothing. Whatever is opened next would otherwise get their numbers,
-/// and what is meant for the user would end up in it.
+/// Opens `/dev/null` in place of each closed standard stream. Otherwise the next opened file would
+/// get the stream's number and receive text meant for the user.
 pub(super) fn open_missing() -> io::Result<()> {
     let mut fds = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO].map(|fd| libc::pollfd {
         fd,
@@ -25,17 +25,17 @@ pub(super) fn open_missing() -> io::Result<()> {
         }
     }
     for _ in fds.iter().filter(|fd| fd.revents & libc::POLLNVAL != 0) {
-        // The lowest free number, and so the one that is missing, is what it gets. It stays open.
+        // A file gets the lowest free number, so it replaces the missing stream. It stays open.
         let _ = File::options().read(true).write(true).open("/dev/null")?.into_raw_fd();
     }
     Ok(())
 }
 
-/// Writes all of `text` to the standard output. Waits for a reader until a signal asks this program to end.
+/// Writes all of `text` to the standard output. Waits for a reader until a signal arrives.
 pub(super) fn print(text: &str) -> io::Result<()> {
-    /// Milliseconds after which it looks for a signal that came right before the wait.
+    /// Milliseconds after which the loop checks for a signal that arrived right before the wait.
     const LOOK: u16 = 20;
-    /// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
+    /// Bytes that a pipe ready for writing takes without blocking (`PIPE_BUF`; pipe(7)).
     const PIECE: usize = 4096;
     let mut stdout = io::stdout();
     for piece in text.as_bytes().chunks(PIECE) {

@@ -1,7 +1,7 @@
-//! The options as a table. Parsing, `--help`, the man page, completions, the table in README.md and the errors for
-//! options of another operating system are generated from its rows.
+//! Table of the options. The parser, `--help`, the man page, the completions, the Markdown table of
+//! options and the errors for options of another operating system are generated from its rows.
 //!
-//! The rows of a device are in its own module under [`devices`](super::devices).
+//! The rows of devices are in modules under [`devices`](super::devices).
 
 use clap::ValueHint;
 
@@ -9,17 +9,17 @@ use super::devices::{block, net};
 use super::option::{Argument, Form, Group, Row, Systems};
 use super::value;
 
-/// All rows, in the order of `--help`.
+/// Returns all rows, in the order of `--help`.
 pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
     [GUEST, net::OPTIONS, block::OPTIONS, OTHERS].into_iter().flatten()
 }
 
-/// The row of this name.
+/// Returns the row with this name.
 pub(super) fn by_long(long: &[u8]) -> Option<&'static Row> {
     rows().find(|row| row.long.as_bytes() == long)
 }
 
-/// The row of this letter.
+/// Returns the row with this letter.
 pub(super) fn by_short(letter: u8) -> Option<&'static Row> {
     rows().find(|row| row.short == Some(char::from(letter)))
 }
@@ -44,8 +44,8 @@ static GUEST: &[Row] = &[
         "Backend that runs the guest (default: `auto`)",
     )
     .forms(&[
-        Form::word("auto", "the first of `redox`, `kvm` and `process` that this machine has"),
-        Form::word("kvm", "Linux's KVM, in `/dev/kvm`").on(Systems::LINUX),
+        Form::word("auto", "the first of `redox`, `kvm` and `process` that is available"),
+        Form::word("kvm", "Linux KVM (`/dev/kvm`)").on(Systems::LINUX),
         Form::word("process", "a sandboxed process").on(Systems::LINUX),
         Form::word("redox", "the hypervisor of the Redox kernel"),
     ]),
@@ -63,7 +63,7 @@ static GUEST: &[Row] = &[
         Group::Guest,
         "virtual-time",
         Argument::Switch(|config| config.virtual_time = true),
-        "Advance the clock only while the guest sleeps: a sleep takes no time, two runs are identical, and a guest that nothing can wake ends",
+        "Advance the clock only while the guest sleeps: a sleep takes no time, two runs are identical, and a guest that nothing can wake is stopped",
     )
     .on(Systems::LINUX),
 ];
@@ -77,7 +77,7 @@ static OTHERS: &[Row] = &[
             config.gdb_socket = path.map(value::file).transpose()?;
             Ok(())
         }),
-        "Wait for a debugger before the first instruction, at a TCP port of 127.0.0.1 or at a Unix socket that only this \
+        "Wait for a debugger before the first instruction, on a TCP port of 127.0.0.1 or on the Unix socket PATH, which only this \
          user can connect to",
     )
     .on(Systems::LINUX)
@@ -146,7 +146,7 @@ static OTHERS: &[Row] = &[
         Group::Other,
         "verbose",
         Argument::Count(|config, times| config.verbosity = times),
-        "Log what the tender does; twice: in detail",
+        "Log the actions of the tender; `-vv` logs details",
     )
     .short('v'),
     Row::new(Group::Other, "help", Argument::Help, "Print this help").short('h'),
@@ -167,7 +167,8 @@ mod tests {
         }
     }
 
-    /// clap lists options by heading, README.md in the order of the table: the orders agree.
+    /// clap lists options by heading, the Markdown table in the order of the rows: both orders must
+    /// agree.
     #[test]
     fn the_rows_of_a_group_are_neighbours() {
         let mut groups: Vec<Group> = rows().map(|row| row.group).collect();

@@ -1,4 +1,4 @@
-//! What is said when a unikernel cannot be run: one line that names the thing.
+//! Errors of unikernels that cannot run: each message is one line and names the cause.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::image::fixture::Elf;
 
-/// A folder with a unikernel that asks for these devices, and a disk of 64 blocks.
+/// Temporary folder with a unikernel that declares these devices, and a disk of 64 blocks.
 struct Desk {
     folder: TempDir,
 }
@@ -26,12 +26,12 @@ impl Desk {
         self.folder.path().join(name).to_str().unwrap().into()
     }
 
-    /// Does what `line` says, in which `%` stands for the folder.
+    /// Prepares the run of `line`, with `%` replaced by the folder.
     fn prepare(&self, line: &str) -> Result<Unikernel, CliError> {
         let folder = self.folder.path().to_str().unwrap();
         let words = line.split(' ').map(|word| OsString::from(word.replace('%', folder)));
         let Ok(Command::Run(mut config)) = parse(words) else { panic!("{line}") };
-        // This thread is to go on.
+        // The test's thread must stay unconfined.
         config.sandbox = false;
         let descriptors = Descriptors::claim(&config)?;
         prepare(*config, descriptors, &CancelToken::new().unwrap()).map(|(unikernel, _)| unikernel)
@@ -44,7 +44,7 @@ impl Desk {
     }
 }
 
-/// Asserts that each command line is answered with these words.
+/// Asserts that the error of each command line contains these words.
 #[track_caller]
 fn check(desk: &Desk, cases: &[(&str, &str)]) {
     for (line, words) in cases {
@@ -111,7 +111,7 @@ fn devices_that_do_not_match_the_manifest() {
 }
 
 #[test]
-fn disks_that_cannot_be_had() {
+fn disks_that_cannot_be_opened() {
     let desk = Desk::new(&[("storage", Kind::Block)]);
     fs::write(desk.path("odd"), [0; 1000]).unwrap();
     check(
@@ -162,7 +162,7 @@ fn disks_that_cannot_be_had() {
 }
 
 #[test]
-fn networks_that_cannot_be_had() {
+fn networks_that_cannot_be_opened() {
     let desk = Desk::new(&[("service", Kind::Net)]);
     let file = tempfile::tempfile().unwrap();
     check(
@@ -174,7 +174,7 @@ fn networks_that_cannot_be_had() {
             ("--net=unix:%/none/x %/app", "net device 'service': network socket "),
             ("--net=unix:%/none/x %/app", "none/x cannot be looked for: its folder: No such file"),
             ("--net=unix:%/disk %/app", "disk is something else: move it away"),
-            ("--net=unix:%/x --virtual-time %/app", "its network cannot live in virtual time"),
+            ("--net=unix:%/x --virtual-time %/app", "host networks do not run in virtual time"),
             ("--net=none --net-pcap=%/none/x %/app", "none/x: cannot be written: No such file"),
             ("--net=unix:%/cable --net-pcap=%/none/x %/app", "none/x: cannot be written: No such file"),
             ("--net=none --net-pcap=other=%/x %/app", "--net-pcap: net device 'other' not declared in manifest"),
@@ -184,7 +184,7 @@ fn networks_that_cannot_be_had() {
             ("--net:service=@99999 %/app", "--net @99999: the descriptor cannot be used: Bad file descriptor"),
         ],
     );
-    // The tender takes the descriptor, so it must not be this test's any more.
+    // The tender takes ownership of the descriptor, so the test gives it up.
     let number = nix::unistd::dup(&file).unwrap();
     let option = format!("--net:service=@{} %/app", number.as_raw_fd());
     std::mem::forget(number);
@@ -198,7 +198,7 @@ fn two_devices_cannot_use_one_descriptor() {
     let number = reader.as_raw_fd();
     std::mem::forget(reader);
     let option = format!("--net:a=@{number} --net:b=@{number} %/app");
-    check(&desk, &[(&option, "two devices are to use it")]);
+    check(&desk, &[(&option, "two devices name it")]);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn memory_and_arguments_out_of_range() {
     }
 }
 
-/// A message shows control characters instead of sending them to a terminal.
+/// A message escapes control characters, so that they do not reach the terminal.
 #[test]
 fn a_path_cannot_break_a_line() {
     let desk = Desk::new(&[]);

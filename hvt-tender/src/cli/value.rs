@@ -1,4 +1,4 @@
-//! Values of options.
+//! Parses the values of options.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::config::{BackendChoice, User};
 use crate::image::is_device_name;
 
-/// Description of a valid value, for the error about an invalid one: "expected ..".
+/// Description of a valid value, for the error about an invalid value: "expected ..".
 pub(super) type Expected = &'static str;
 
-/// Description of a valid name of a device.
+/// Description of a valid device name.
 pub(super) const NAME: Expected = "1 to 67 letters and digits";
 
-/// Splits `NAME=rest`; a text without a name stays whole.
+/// Splits `NAME=rest`. A text without a device name stays whole.
 pub(super) fn split_name(text: &OsStr) -> (Option<&str>, &OsStr) {
     let bytes = text.as_bytes();
     let split = bytes.iter().position(|byte| *byte == b'=').map(|at| bytes.split_at(at));
@@ -26,45 +26,45 @@ pub(super) fn split_name(text: &OsStr) -> (Option<&str>, &OsStr) {
     }
 }
 
-/// Reads the name of a device.
+/// Parses the name of a device.
 pub(super) fn name(text: &OsStr) -> Result<String, Expected> {
     text.to_str().filter(|name| is_device_name(name.as_bytes())).map(str::to_owned).ok_or(NAME)
 }
 
-/// Reads a number of MB of 2^20 bytes. Returns bytes.
+/// Parses a number of MB (2^20 bytes). Returns bytes.
 pub(super) fn memory(text: &OsStr) -> Result<u64, Expected> {
     Ok(amount(text).ok_or("a number of MB")?.saturating_mul(1 << 20))
 }
 
-/// Reads a TCP port.
+/// Parses a TCP port.
 pub(super) fn port(text: &OsStr) -> Result<u16, Expected> {
     number(text).ok_or("a TCP port")
 }
 
-/// Reads the name of a backend.
+/// Parses the name of a backend.
 pub(super) fn backend(text: &OsStr) -> Result<BackendChoice, Expected> {
     text.to_str().and_then(BackendChoice::from_name).ok_or("auto, kvm, process or redox")
 }
 
-/// Reads the path of a file.
+/// Parses the path of a file.
 pub(super) fn file(text: &OsStr) -> Result<PathBuf, Expected> {
     non_empty(text).ok_or("the path of a file")
 }
 
-/// Reads the path of a directory.
+/// Parses the path of a directory.
 pub(super) fn directory(text: &OsStr) -> Result<PathBuf, Expected> {
     non_empty(text).ok_or("the path of a directory")
 }
 
-/// Reads the numbers of a user and a group.
+/// Parses the numbers of a user and a group.
 pub(super) fn user(text: &OsStr) -> Result<User, Expected> {
-    // The largest number means none to the calls that change users.
+    // The system calls that change users take the largest number as "no change".
     let id = |text: &str| number(OsStr::new(text)).filter(|id| *id != u32::MAX);
     let ids = text.to_str().and_then(|text| text.split_once(':'));
     ids.and_then(|(uid, gid)| Some(User { uid: id(uid)?, gid: id(gid)? })).ok_or("UID:GID, two numbers")
 }
 
-/// Reads a time: seconds, or a number with its unit.
+/// Parses a time: seconds, or a number with a unit.
 pub(super) fn duration(text: &OsStr) -> Result<Duration, Expected> {
     const EXPECTED: Expected = "a time such as 30, 500ms, 10s, 5m or 1h";
     let text = text.to_str().ok_or(EXPECTED)?;
@@ -81,17 +81,18 @@ pub(super) fn duration(text: &OsStr) -> Result<Duration, Expected> {
     time.filter(|time| !time.is_zero()).ok_or(EXPECTED)
 }
 
-/// Reads a path.
+/// Parses a non-empty path.
 pub(super) fn non_empty(path: &OsStr) -> Option<PathBuf> {
     (!path.is_empty()).then(|| PathBuf::from(path))
 }
 
-/// Reads decimal digits and nothing else.
+/// Parses decimal digits without a sign.
 pub(super) fn number<T: std::str::FromStr>(text: &OsStr) -> Option<T> {
     digits(text)?.parse().ok()
 }
 
-/// Reads decimal digits. Returns the largest number for one that does not fit in 64 bits: both are too large for every use.
+/// Parses decimal digits. A number above 64 bits becomes `u64::MAX`: both are too large for every
+/// option.
 pub(super) fn amount(text: &OsStr) -> Option<u64> {
     digits(text).map(|digits| digits.parse().unwrap_or(u64::MAX))
 }

@@ -130,5 +130,5 @@ fn a_guest_that_ends_well_leaves_none() {
 #[test]
 fn a_directory_that_cannot_be_written_is_refused_at_the_start() {
     let output = as_solo5_hvt(tender()).arg("--dumpcore=/nowhere").arg(guest("hello")).output().unwrap();
-    assert_program_fails("solo5-hvt", &output, 1, "--dumpcore /nowhere: core files cannot be left there: ");
+    assert_program_fails("solo5-hvt", &output, 1, "--dumpcore /nowhere: cannot write core files there: ");
 }

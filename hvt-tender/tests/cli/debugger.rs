@@ -192,7 +192,7 @@ fn a_socket_for_a_debugger_goes_with_its_tender() {
     super::assert_fails(
         &second.output().unwrap(),
         1,
-        &format!("{option}: cannot wait there: another process waits there"),
+        &format!("{option}: cannot listen on the socket: another process listens there"),
     );
     waiting.terminate();
     let (status, _, said) = waiting.end();
@@ -324,8 +324,8 @@ fn an_occupied_port_is_an_error() {
     let waiting = Waiting::new("rounds");
     let (_, port) = waiting.address.rsplit_once(':').unwrap();
     let output = tender().args(["--gdb", &format!("--gdb-port={port}")]).arg(guest("hello")).output().unwrap();
-    super::assert_fails(&output, 1, "--gdb: cannot wait at port");
-    // A signal interrupts the wait for a debugger.
+    super::assert_fails(&output, 1, "--gdb: cannot listen on port");
+    // A signal ends the wait.
     waiting.terminate();
     let (status, printed, said) = waiting.end();
     assert_eq!((status, printed.as_str()), (Some(1), ""));

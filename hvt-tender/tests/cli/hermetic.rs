@@ -48,7 +48,7 @@ fn a_guest_that_takes_too_long_ends_with_124() {
         let output = command.stdout(Stdio::piped()).output().unwrap();
         assert!(start.elapsed() >= Duration::from_millis(200));
         let (status, message) = (output.status.code(), text(&output.stderr));
-        assert_eq!((status, message), (Some(124), "hvt-tender: the guest has not ended within 200ms (--timeout)\n"));
+        assert_eq!((status, message), (Some(124), "hvt-tender: the guest did not exit within 200ms (--timeout)\n"));
     }
     let output = tender().args(["--mem=32", "--backend=process", "--timeout=1h"]).arg(guest("hello")).output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
@@ -86,7 +86,7 @@ fn a_guest_that_nothing_can_wake_in_virtual_time_ends() {
     let mut command = tender();
     command.args(["--mem=32", "--virtual-time", "--timeout=60s"]).arg(guest("sleep"));
     let output = command.output().unwrap();
-    let expected = "hvt-tender: the guest waits for ever: nothing is left in its virtual time that could wake it\n";
+    let expected = "hvt-tender: the guest sleeps forever: no event in its virtual time can wake it\n";
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), expected));
 }
 

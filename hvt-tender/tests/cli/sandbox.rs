@@ -93,7 +93,7 @@ fn no_sandbox_warns_and_keeps_privileges() {
         assert_eq!(status(&found, field), status(&own, field), "{field}");
     }
     let said = sleeper.end();
-    let words = "hvt-tender: warning: without its sandbox the tender keeps its capabilities, the file system, ";
+    let words = "hvt-tender: warning: --no-sandbox: the tender keeps its capabilities, the file system, ";
     assert!(said.starts_with(words) && said.matches('\n').count() == 1, "{said}");
 }
 

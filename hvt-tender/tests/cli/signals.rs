@@ -173,7 +173,7 @@ fn other_fifos_are_refused_at_once() {
         (&[&block, app], "is neither a file nor a block device"),
         (&[read_only[0], read_only[1], app], "is neither a file nor a block device"),
         (&[&copy, app], "is neither a file nor a block device"),
-        (&[&cores, app], "core files cannot be left there: Not a directory"),
+        (&[&cores, app], "cannot write core files there: Not a directory"),
     ] {
         assert_fails(&tender().args(words).output().unwrap(), 1, message);
     }

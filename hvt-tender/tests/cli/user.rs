@@ -26,8 +26,8 @@ fn a_guest_is_reached_through_a_port() {
     let mut line = String::new();
     let address: SocketAddr = loop {
         line.clear();
-        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the tender does not log the guest's address");
-        if let Some((_, address)) = line.split_once("port 80 of the guest is at ") {
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the tender does not log the address of the guest");
+        if let Some((_, address)) = line.split_once("guest port 80 is reachable at ") {
             break address.trim().parse().unwrap();
         }
     };
@@ -101,7 +101,7 @@ fn invalid_options_are_errors() {
         ),
         (vec!["--net=none", "--net-allow=169.254.169.254"], "--net-allow: net device 'service' has no".into()),
         (vec!["--net=user", "--net-allow=192.0.2.1"], "192.0.2.1 cannot be allowed: only link-local and".into()),
-        (vec!["--net=user", "--virtual-time"], "cannot live in virtual time".into()),
+        (vec!["--net=user", "--virtual-time"], "do not run in virtual time".into()),
     ] {
         let mut command = tender();
         let output =

@@ -11,7 +11,7 @@ fn parse_words(words: &[&str]) -> Result<Command, UsageError> {
     parse(words.iter().map(OsString::from))
 }
 
-/// The configuration of this command line, which must be understood.
+/// Parses a command line that must be valid.
 fn config(line: &str) -> Config {
     match parse_words(&line.split(' ').collect::<Vec<_>>()) {
         Ok(Command::Run(config)) => *config,
@@ -44,7 +44,7 @@ fn a_debugger_is_waited_for() {
     };
     assert_eq!(waits("--gdb"), (true, 1234));
     assert_eq!(waits("--gdb --gdb-port=0"), (true, 0));
-    assert_eq!(waits("--gdb-port 65535"), (false, 65535), "it says where, not whether");
+    assert_eq!(waits("--gdb-port 65535"), (false, 65535), "the port alone enables nothing");
     let socket = |line: &str| config(line).gdb_socket;
     assert_eq!(socket("--gdb app.hvt"), None);
     assert_eq!(socket("--gdb=/run/gdb app.hvt"), Some(PathBuf::from("/run/gdb")));
@@ -105,7 +105,7 @@ fn every_form_of_an_option_means_the_same() {
     for line in ["--net service=user", "--net=service=user", "--net:service=user"] {
         assert_eq!(devices(line).nets, named("service", NetSource::User), "{line}");
     }
-    // A device of that name is one.
+    // A device may be called `user`.
     assert_eq!(devices("--net user=tap0").nets, named("user", tap()));
     assert_eq!(devices("--net:user=user").nets, named("user", NetSource::User));
     for line in ["--forward tcp:8080:80", "--forward=tcp:8080:80"] {
@@ -269,7 +269,8 @@ fn says_what_is_wrong() {
 }
 
 proptest! {
-    /// No command line makes the tender panic, and what follows the unikernel reaches the guest as it is.
+    /// No command line makes the tender panic, and the words after the unikernel reach the guest
+    /// unchanged.
     #[test]
     fn any_bytes(args: Vec<Vec<u8>>) {
         let args: Vec<_> = args.iter().map(|arg| OsStr::from_bytes(arg).to_owned()).collect();
@@ -278,12 +279,12 @@ proptest! {
         }
     }
 
-    /// Nor does one that is made of options.
+    /// No command line made of options makes the tender panic.
     #[test]
     fn any_options(args in prop::collection::vec("(--(net|net-mac|net-allow|host-loopback|gdb|forward|block|block-sector-size|block-readonly|block-direct|disk-cow|timeout|virtual-time|mem|x)(:[a-z_]{0,2})?)?=?[a-z@=:0-9]{0,4}", 0..6)) {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
         let parsed = parse(args.clone());
-        // The options that a command line does not use make no difference.
+        // Parsing with every row gives the same result as parsing with the rows in use.
         let mut line = Words::rewrite(args.iter().cloned());
         let unused: Vec<_> = table::rows().filter(|row| !line.rows.iter().any(|used| used.long == row.long)).collect();
         line.rows.extend(unused);
@@ -305,7 +306,7 @@ fn a_trace_goes_to_a_file() {
     }
 }
 
-/// The options of the command line alone make clap's command, unless one of them is unknown: then clap compares all.
+/// Clap gets only the options in use. If one of them is unknown, clap gets every option to compare.
 #[test]
 fn a_similar_option_is_suggested() {
     for (line, words) in [
@@ -348,7 +349,7 @@ fn a_switch_may_be_repeated() {
     assert_eq!(config(&format!("-{} app", "v".repeat(300))).verbosity, 255);
 }
 
-/// The table decides, for options and for values.
+/// The table restricts both options and values to operating systems.
 #[test]
 fn redox_refuses_options_and_values_of_linux() {
     let on_redox = |line: &str| parse_on(Systems::REDOX, line.split(' ').map(OsString::from));

@@ -1,4 +1,4 @@
-//! Block devices on the command line: options, help, and the device that an option means.
+//! Command line of block devices: options, help, and the mapping to devices of the manifest.
 
 use clap::ValueHint;
 
@@ -28,7 +28,7 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
             options.blocks.push(path.try_map(file)?.map(BlockSource::Copy));
             Ok(())
         }),
-        "Attach a block device: a copy of PATH, whose writes stay in memory and end with the guest",
+        "Attach a copy-on-write block device: writes stay in memory, and PATH is never modified",
     )
     .on(Systems::LINUX)
     .hint(ValueHint::FilePath),
@@ -51,12 +51,12 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
         Group::Block,
         "block-direct",
         Argument::DeviceSwitch(|options, device| options.direct.push(device)),
-        "Bypass the host's page cache (`O_DIRECT`); blocks must not be smaller than those of the disk",
+        "Bypass the host's page cache (`O_DIRECT`); the block size must not be below that of the disk",
     )
     .on(Systems::LINUX),
 ];
 
-/// A block device as the user asks for it.
+/// Block device requested by the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cli) struct BlockPlan {
     /// Name in the manifest.
@@ -67,7 +67,7 @@ pub(in crate::cli) struct BlockPlan {
     pub(in crate::cli) direct: bool,
 }
 
-/// Finds the name of each block device of the options.
+/// Returns the requested block devices, with their names in the manifest.
 pub(super) fn devices(options: &DeviceOptions, manifest: &Manifest) -> Result<Vec<BlockPlan>, Mismatch> {
     let names = Names { manifest, kind: DeviceKind::Block };
     let plan = |option: &Named<BlockSource>| {
@@ -81,7 +81,7 @@ pub(super) fn devices(options: &DeviceOptions, manifest: &Manifest) -> Result<Ve
     options.blocks.iter().map(plan).collect()
 }
 
-/// Adds the options that describe block devices.
+/// Applies the options that modify block devices.
 pub(super) fn describe(blocks: &mut [BlockPlan], options: &DeviceOptions, manifest: &Manifest) -> Result<(), Mismatch> {
     let names = Names { manifest, kind: DeviceKind::Block };
     for size in &options.block_sizes {

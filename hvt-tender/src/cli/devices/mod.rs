@@ -1,4 +1,4 @@
-//! Options of devices meet the manifest: each device of the unikernel gets what the user says about it.
+//! Matches the device options against the manifest.
 
 pub(in crate::cli) mod block;
 pub(in crate::cli) mod net;
@@ -12,7 +12,7 @@ use crate::device::AttachError;
 use crate::device::attach::check;
 use crate::image::{DeviceKind, Manifest};
 
-/// Devices to open, by name. They match the manifest one to one.
+/// Devices to open, by name. Each device of the manifest has exactly one entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DevicePlan {
     pub(super) nets: Vec<NetPlan>,
@@ -20,10 +20,11 @@ pub(super) struct DevicePlan {
 }
 
 impl DevicePlan {
-    /// Finds the device of the manifest that each option means.
+    /// Finds the device of the manifest that each option refers to.
     ///
     /// # Errors
-    /// Returns [`Mismatch`] if an option means no device or several, and if a device has no option.
+    /// Returns [`Mismatch`] if an option matches no device or several devices, or if a device has
+    /// no option.
     pub(super) fn new(options: &DeviceOptions, manifest: &Manifest) -> Result<Self, Mismatch> {
         let (mut nets, mut blocks) = (net::devices(options, manifest)?, block::devices(options, manifest)?);
         let named_nets = nets.iter().map(|net| (net.name.as_str(), Some(DeviceKind::Net)));
@@ -42,7 +43,7 @@ struct Names<'m> {
 }
 
 impl Names<'_> {
-    /// Returns the name of the device that an option means.
+    /// Returns the name of the device that an option refers to.
     fn of<T>(&self, value: &Named<T>, option: &'static str) -> Result<String, Mismatch> {
         if let Some(name) = &value.name {
             return Ok(name.clone());
@@ -59,7 +60,7 @@ impl Names<'_> {
         }
     }
 
-    /// Finds the device that an option means among those to open.
+    /// Finds the device that an option refers to among the devices to open.
     fn find<'p, P: AsRef<str>, T>(
         &self,
         plans: &'p mut [P],
@@ -78,21 +79,21 @@ pub(super) enum Mismatch {
     /// Devices and manifest do not match.
     #[error("{problem}{}", hint(problem))]
     Attach { problem: AttachError },
-    /// An option without a name, of a unikernel without such devices.
+    /// Option without a device name, for a unikernel without devices of the kind.
     #[error("{option}: the unikernel declares no {kind} device: remove the option")]
     None { option: &'static str, kind: DeviceKind },
-    /// An option without a name, of a unikernel with several such devices.
+    /// Option without a device name, for a unikernel with several devices of the kind.
     #[error("{option}: the unikernel declares the {kind} devices {names}: name one with {option} NAME=..")]
     Several { option: &'static str, kind: DeviceKind, names: String },
-    /// An option of a device that does not exist.
+    /// Option for a device that does not exist.
     #[error("{option}: {kind} device '{name}' not declared in manifest")]
     Stray { option: &'static str, kind: DeviceKind, name: String },
-    /// An option of user-mode networking for a device in another network.
+    /// Option of user-mode networking, for a device on another network.
     #[error("{option}: net device '{name}' has no user-mode networking: enable it with --net {name}=user")]
     NotUser { option: &'static str, name: String },
 }
 
-/// Option that attaches a device.
+/// Returns the option that attaches the missing device.
 fn hint(error: &AttachError) -> impl fmt::Display {
     match error {
         AttachError::NotAttached { name, kind: DeviceKind::Net } => format!(": --net {name}=INTERFACE"),

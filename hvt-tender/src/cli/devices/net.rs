@@ -1,4 +1,4 @@
-//! Network devices on the command line: options, help, and the device that an option means.
+//! Command line of network devices: options, help, and the mapping to devices of the manifest.
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
@@ -27,11 +27,11 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
     .forms(&[
         Form::word(
             "user",
-            "what this program can reach; DHCP assigns 10.0.2.15, and 10.0.2.2 is 127.0.0.1 of this host",
+            "user-mode networking, as far as this process can connect; DHCP assigns 10.0.2.15, and 10.0.2.2 is 127.0.0.1 of this host",
         )
         .on(Systems::LINUX),
-        Form::prefixed("unix:", "PATH", "the other tender that names the same PATH").on(Systems::LINUX),
-        Form::word("none", "no peer").on(Systems::LINUX),
+        Form::prefixed("unix:", "PATH", "a second tender with the same PATH, over a Unix socket").on(Systems::LINUX),
+        Form::word("none", "no peer; sent frames are dropped").on(Systems::LINUX),
         Form::prefixed("pcap:", "FILE", "no peer; sent frames are recorded in FILE (`tcpdump -r FILE`)")
             .on(Systems::LINUX),
         Form::prefixed("@", "FD", "the open descriptor of a tap, a macvtap or a datagram socket").on(Systems::LINUX),
@@ -44,8 +44,8 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
             options.forwards.push(text.try_map(forward)?);
             Ok(())
         }),
-        "Forward a TCP port of ADDRESS (default: 127.0.0.1) to a port of the guest, with `--net user`; port 0: one that the \
-         host chooses and the tender logs",
+        "Forward a TCP port of ADDRESS (default: 127.0.0.1) to a port of the guest; needs `--net user`. With \
+         HOSTPORT 0 the host chooses a port and the tender logs it",
     )
     .on(Systems::LINUX),
     Row::new(
@@ -55,8 +55,8 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
             options.loopbacks.push(ports.try_map(host_loopback)?);
             Ok(())
         }),
-        "Open these ports of 127.0.0.1 of this host to the guest, at 10.0.2.2, with `--net user`: `all`, or some, such as \
-         `80,443`",
+        "Let the guest connect to these ports of 127.0.0.1 of this host, through 10.0.2.2; needs `--net user`. PORTS is \
+         `all` or a list such as `80,443`",
     )
     .on(Systems::LINUX),
     Row::new(
@@ -66,7 +66,7 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
             options.opened.push(text.try_map(address)?);
             Ok(())
         }),
-        "Open a link-local or cloud metadata address, such as 169.254.169.254, to the guest, with `--net user`",
+        "Let the guest reach a link-local or cloud metadata address, such as 169.254.169.254; needs `--net user`",
     )
     .on(Systems::LINUX),
     Row::new(
@@ -96,17 +96,17 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
             config.net_ring = ring(text)?;
             Ok(())
         }),
-        "Offer the guest a ring of frames to send in shared memory, which saves an exit per frame (default: `auto`)",
+        "Offer the guest a transmit ring in shared memory, which saves one exit per frame (default: `auto`)",
     )
     .forms(&[
         Form::word("auto", "on KVM, if a second CPU can serve the ring"),
-        Form::word("on", "if the network devices allow it"),
+        Form::word("on", "on every backend, if the network devices support it"),
         Form::word("off", "never"),
     ])
     .on(Systems::LINUX),
 ];
 
-/// Reads the source of a device's frames.
+/// Parses the source of a device's frames.
 fn source(text: &OsStr) -> Result<NetSource, Expected> {
     match text.as_bytes() {
         [] => Err("a network interface"),
@@ -126,7 +126,7 @@ fn source(text: &OsStr) -> Result<NetSource, Expected> {
     }
 }
 
-/// Reads a port of the host, with an address before it or else of its loopback, and one of the guest.
+/// Parses a host port, optionally with a host address (default: 127.0.0.1), and a guest port.
 fn forward(text: &OsStr) -> Result<Forward, Expected> {
     const EXPECTED: Expected = "tcp:HOSTPORT:GUESTPORT or tcp:ADDRESS:HOSTPORT:GUESTPORT";
     let rest = text.to_str().and_then(|text| text.strip_prefix("tcp:")).ok_or(EXPECTED)?;
@@ -138,7 +138,7 @@ fn forward(text: &OsStr) -> Result<Forward, Expected> {
     }
 }
 
-/// Reads ports of the host's loopback.
+/// Parses ports of the host's loopback interface.
 fn host_loopback(text: &OsStr) -> Result<HostLoopback, Expected> {
     const EXPECTED: Expected = "all, or TCP and UDP ports such as 5432 or 80,443";
     let text = text.to_str().ok_or(EXPECTED)?;
@@ -149,12 +149,12 @@ fn host_loopback(text: &OsStr) -> Result<HostLoopback, Expected> {
     ports.collect::<Option<_>>().map(HostLoopback::Ports).ok_or(EXPECTED)
 }
 
-/// Reads an IPv4 address.
+/// Parses an IPv4 address.
 fn address(text: &OsStr) -> Result<Ipv4Addr, Expected> {
     text.to_str().and_then(|text| text.parse().ok()).ok_or("an IPv4 address such as 169.254.169.254")
 }
 
-/// Reads a hardware address of one device: six bytes in hexadecimal, colons between.
+/// Parses a unicast hardware address: six bytes in hexadecimal, separated by colons.
 fn mac(text: &OsStr) -> Result<[u8; 6], Expected> {
     const EXPECTED: Expected = "a hardware address such as 02:00:00:00:00:01";
     let mut mac = [0; 6];
@@ -176,7 +176,7 @@ fn ring(text: &OsStr) -> Result<NetRing, Expected> {
     text.to_str().and_then(NetRing::from_name).ok_or("auto, on or off")
 }
 
-/// A network device as the user asks for it.
+/// Network device requested by the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cli) struct NetPlan {
     /// Name in the manifest.
@@ -184,7 +184,7 @@ pub(in crate::cli) struct NetPlan {
     pub(in crate::cli) source: NetSource,
     pub(in crate::cli) mac: Option<[u8; 6]>,
     pub(in crate::cli) user: UserOptions,
-    /// File that its frames are recorded in.
+    /// File that records the device's frames.
     pub(in crate::cli) recording: Option<PathBuf>,
 }
 
@@ -196,7 +196,7 @@ pub(in crate::cli) struct UserOptions {
     pub(in crate::cli) opened: Vec<Ipv4Addr>,
 }
 
-/// Finds the name of each network device of the options.
+/// Returns the requested network devices, with their names in the manifest.
 pub(super) fn devices(options: &DeviceOptions, manifest: &Manifest) -> Result<Vec<NetPlan>, Mismatch> {
     let names = Names { manifest, kind: DeviceKind::Net };
     let plan = |option: &Named<NetSource>| {
@@ -210,7 +210,7 @@ pub(super) fn devices(options: &DeviceOptions, manifest: &Manifest) -> Result<Ve
     options.nets.iter().map(plan).collect()
 }
 
-/// Adds the options that describe network devices.
+/// Applies the options that modify network devices.
 pub(super) fn describe(nets: &mut [NetPlan], options: &DeviceOptions, manifest: &Manifest) -> Result<(), Mismatch> {
     let names = Names { manifest, kind: DeviceKind::Net };
     for mac in &options.macs {
@@ -233,7 +233,8 @@ pub(super) fn describe(nets: &mut [NetPlan], options: &DeviceOptions, manifest: 
 }
 
 impl NetPlan {
-    /// Returns the options of the device's user-mode networking, for an option that needs it.
+    /// Returns the options of the device's user-mode networking. `option` names the option that
+    /// needs them.
     fn user(&mut self, option: &'static str) -> Result<&mut UserOptions, Mismatch> {
         match self.source {
             NetSource::User => Ok(&mut self.user),
@@ -323,7 +324,7 @@ mod tests {
         }
     }
 
-    /// The first form that matches a value decides on which systems the value exists.
+    /// The first form that matches a value decides which operating systems accept the value.
     #[test]
     fn every_source_has_a_form() {
         for (text, pattern) in [
