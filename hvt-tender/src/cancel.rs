@@ -1,4 +1,4 @@
-//! Ending a run from outside, or making it pause.
+//! Cancels or pauses a guest's run from another thread or a signal handler.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering, fence};
@@ -15,9 +15,9 @@ use eventfd::Event;
 #[cfg(target_os = "redox")]
 use pipe::Event;
 
-/// A request to end a guest's run, made from another thread or from a signal handler.
+/// Request to end a guest's run, made from another thread or from a signal handler.
 ///
-/// Once made it stays: every run and every sleep of the guest ends at once from then on.
+/// A request is permanent: it ends the current run or sleep of the guest and every later one.
 #[derive(Clone)]
 pub struct CancelToken {
     state: Arc<State>,
@@ -31,23 +31,24 @@ struct State {
     ended: OnceLock<Arc<OwnedFd>>,
 }
 
-/// The run is to end.
+/// `run` must return, permanently.
 const REQUESTED: u8 = 1 << 0;
-/// The run is to come back, and to go on when whoever runs it wants that.
+/// `run` must return; the caller decides whether to resume.
 const PAUSED: u8 = 1 << 1;
 
-/// How a backend is made to look at [`CancelToken::requested`].
+/// Way to make a backend check [`CancelToken::requested`].
 pub trait Kick: Send + Sync {
-    /// Makes a run that is under way, or about to begin, come back. Called from signal handlers, so it may use atomics
-    /// and async-signal-safe system calls only.
+    /// Makes the current or next run return. Called from signal handlers, so it may use only
+    /// atomics and async-signal-safe system calls.
     fn kick(&self);
 
-    /// Makes a run that is under way, or about to begin, come back with the guest stopped between two instructions.
+    /// Makes the current or next run return with the guest stopped between two instructions.
     fn pause(&self) {
         self.kick();
     }
 
-    /// Runs need not come back any more.
+    /// Cancels the effect of [`kick`](Self::kick) and [`pause`](Self::pause): later runs need not
+    /// return.
     fn unpause(&self) {}
 }
 
@@ -58,82 +59,86 @@ impl fmt::Debug for CancelToken {
 }
 
 impl CancelToken {
-    /// A request not yet made.
+    /// Creates a token without a request.
     ///
     /// # Errors
-    /// When the host has no descriptor left.
+    /// Returns the error of the system call if the host has no free descriptor.
     pub fn new() -> io::Result<Self> {
         let state =
             State { wanted: AtomicU8::new(0), event: Event::new()?, kick: OnceLock::new(), ended: OnceLock::new() };
         Ok(Self { state: Arc::new(state) })
     }
 
-    /// Makes the request. May be called from a signal handler, and more than once.
+    /// Requests the end of the run. May be called from a signal handler, and more than once.
     pub fn request(&self) {
         self.state.wanted.fetch_or(REQUESTED, Ordering::SeqCst);
         self.wake(|kick| kick.kick());
     }
 
-    /// Whether the request has been made.
+    /// Returns whether the end of the run is requested.
     #[must_use]
     pub fn requested(&self) -> bool {
         self.state.wanted.load(Ordering::SeqCst) & REQUESTED != 0
     }
 
-    /// Makes the guest's thread come back from the run or the sleep that it is in, or from the next one. Unlike a request
-    /// it can be taken back, and is for who runs the guest: a run that only pauses ends with
-    /// [`Exit::Interrupted`](crate::Exit::Interrupted) as well.
+    /// Makes the guest's thread return from its current or next run or sleep. Unlike a request, a
+    /// pause can be [cancelled](Self::unpause). A paused run ends with
+    /// [`Exit::Interrupted`](crate::Exit::Interrupted) too, so the caller of `run` must handle the
+    /// pause.
     pub fn pause(&self) {
         self.state.wanted.fetch_or(PAUSED, Ordering::SeqCst);
         self.wake(|kick| kick.pause());
     }
 
-    /// Takes a [pause](Self::pause) back; returns whether there was one. To be called by the guest's thread.
+    /// Cancels a [pause](Self::pause). Returns whether there was one. Must be called by the guest's
+    /// thread.
     pub fn unpause(&self) -> bool {
         let before = self.state.wanted.fetch_and(!PAUSED, Ordering::SeqCst);
-        // Even without the flag: whoever pauses sets it first, and it may have been taken back in between.
+        // The event is cleared even without the flag: `pause` sets the flag first, and another
+        // `unpause` may have cleared the flag in between.
         let woken = self.state.event.clear();
         if let Some(kick) = self.state.kick.get() {
             kick.unpause();
         }
         fence(Ordering::SeqCst);
         if self.requested() {
-            // What has been undone may have been done for the request.
+            // The lines above may have cancelled a kick or an event of the request.
             self.request();
         }
         woken || before & PAUSED != 0
     }
 
-    /// Whether the run is to pause.
+    /// Returns whether the run must pause.
     #[cfg(any(test, all(target_os = "linux", target_arch = "x86_64")))]
     pub(crate) fn paused(&self) -> bool {
         self.state.wanted.load(Ordering::SeqCst) & PAUSED != 0
     }
 
-    /// Whether anybody wants the run to come back.
+    /// Returns whether the run must return, for a request or a pause.
     pub(crate) fn interrupts(&self) -> bool {
         self.state.wanted.load(Ordering::SeqCst) != 0
     }
 
     fn wake(&self, how: impl FnOnce(&dyn Kick)) {
-        // Either this sees the kick, or whoever sets it sees what is wanted.
+        // Either this thread sees the kick, or the thread that sets the kick sees the flag.
         fence(Ordering::SeqCst);
-        // First the kick: who sleeps until the event would otherwise wake, enter the guest, and perhaps see it end, before
-        // the backend knows that it must not.
+        // The kick comes first. Otherwise a thread that sleeps on the event could wake, enter the
+        // guest and even see the guest exit before the backend is kicked.
         if let Some(kick) = self.state.kick.get() {
             how(kick.as_ref());
         }
         self.state.event.set();
     }
 
-    /// A descriptor that is readable once the request has been made: for what sleeps in `poll`.
+    /// Returns a descriptor that is readable once the end is requested or the run is paused, for
+    /// use with `poll`.
     #[must_use]
     pub fn event(&self) -> BorrowedFd<'_> {
         self.state.event.as_fd()
     }
 
-    /// Sets the descriptor that becomes readable if the guest's process ends unexpectedly. Pollers wait on it while the
-    /// guest sleeps. A second call changes nothing.
+    /// Sets the descriptor that becomes readable if the guest's process exits unexpectedly. Pollers
+    /// wait on it while the guest sleeps. A second call has no effect.
     #[cfg(target_os = "linux")]
     #[cfg_attr(
         not(target_arch = "x86_64"),
@@ -143,16 +148,17 @@ impl CancelToken {
         let _ = self.state.ended.set(ended);
     }
 
-    /// The descriptor that becomes readable if the guest's process ends unexpectedly; `None` if the guest runs in this
-    /// process.
+    /// Returns the descriptor that becomes readable if the guest's process exits unexpectedly, or
+    /// `None` if the guest runs in this process.
     pub(crate) fn ended(&self) -> Option<BorrowedFd<'_>> {
         self.state.ended.get().map(|ended| ended.as_fd())
     }
 
-    /// Says how the backend is to be kicked. A second call changes nothing.
+    /// Sets the kick of the backend. A second call has no effect.
     pub(crate) fn set_kick(&self, kick: Box<dyn Kick>) {
         let _ = self.state.kick.set(kick);
-        // A request made before now has found nothing to kick; `run` looks at `requested` before it enters the guest.
+        // An earlier request found no kick. `run` therefore checks `requested` before it enters the
+        // guest.
     }
 }
 
@@ -180,9 +186,9 @@ mod tests {
         assert_eq!(nix::unistd::read(stop.event(), &mut byte), Ok(8));
     }
 
-    /// Whoever is woken by the event finds the backend kicked already.
+    /// A thread that the event wakes finds the backend already kicked.
     #[test]
-    fn the_backend_is_kicked_before_anybody_wakes() {
+    fn the_backend_is_kicked_before_a_sleeper_wakes() {
         struct Looks(CancelToken, Arc<AtomicU32>);
         impl Kick for Looks {
             fn kick(&self) {
@@ -199,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_can_be_taken_back_and_a_request_cannot() {
+    fn a_pause_can_be_cancelled_and_a_request_cannot() {
         let stop = CancelToken::new().unwrap();
         assert!(!stop.unpause());
         stop.pause();
         assert!(stop.paused() && stop.interrupts() && !stop.requested());
         assert!(stop.unpause());
         assert!(!stop.interrupts());
-        assert!(nix::unistd::read(stop.event(), &mut [0; 8]).is_err(), "nobody who sleeps is woken any more");
+        assert!(nix::unistd::read(stop.event(), &mut [0; 8]).is_err(), "the event is cleared");
         stop.pause();
         stop.request();
         assert!(stop.unpause());

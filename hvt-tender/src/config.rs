@@ -1,4 +1,5 @@
-//! What a user wants, as plain data: what a command line says before anything has been looked at.
+//! Configuration of a run as plain data, parsed from a command line and not yet checked against the
+//! host or the unikernel.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -9,51 +10,52 @@ use std::time::Duration;
 
 use hvt_abi::{MEM_GRANULE, MEM_MAX};
 
-/// Guest memory in bytes where nobody says otherwise: 512 MiB.
+/// Default size of guest memory in bytes: 512 MiB.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 
-/// The port for a debugger where nobody says otherwise: that of Solo5's tenders.
+/// Default TCP port for a debugger, the same as that in Solo5's tenders.
 pub const DEFAULT_GDB_PORT: u16 = 1234;
 
-/// How a unikernel is to be run.
+/// Configuration of a unikernel's run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The unikernel's file.
     pub kernel: PathBuf,
     /// The guest's arguments.
     pub arguments: Vec<OsString>,
-    /// Guest memory in bytes, as wished: [`memory_size`] makes it fit.
+    /// Requested guest memory in bytes; [`memory_size`] rounds and checks the size.
     pub memory: u64,
-    /// What runs the guest.
+    /// Backend that runs the guest.
     pub backend: BackendChoice,
-    /// Where a core file goes if it crashes.
+    /// Directory for a core file if the guest crashes.
     pub core_directory: Option<PathBuf>,
-    /// Its devices.
+    /// Devices of the guest.
     pub devices: DeviceOptions,
-    /// Whether the guest is offered a ring for the frames that it sends.
+    /// Condition under which the guest is offered a transmit ring.
     pub net_ring: NetRing,
-    /// Who the tender becomes once it has opened everything.
+    /// User and root directory that the tender changes to once all files are open.
     pub identity: Identity,
-    /// Whether it is confined while the guest runs.
+    /// Confines the tender while the guest runs.
     pub sandbox: bool,
-    /// Where one line of JSON a hypercall goes.
+    /// File for the trace, one line of JSON per hypercall.
     pub trace: Option<PathBuf>,
-    /// How long it may take, in the host's time.
+    /// Longest run time, in the host's time.
     pub timeout: Option<Duration>,
-    /// Whether time is to move only when the guest has nothing to do.
+    /// Runs the guest in virtual time: the clock advances only while the guest sleeps.
     pub virtual_time: bool,
-    /// Whether it waits for a debugger before its first instruction.
+    /// Waits for a debugger before the first instruction.
     pub gdb: bool,
-    /// The TCP port of 127.0.0.1 at which it does, 0 for one that is free.
+    /// TCP port of 127.0.0.1 for the debugger, 0 for a free port.
     pub gdb_port: u16,
-    /// The Unix socket at which it does instead.
+    /// Unix socket for the debugger, instead of the TCP port.
     pub gdb_socket: Option<PathBuf>,
-    /// How much more than warnings goes to the log: 0 nothing, 1 information, 2 and more what helps debugging.
+    /// Log level: 0 for warnings, 1 for information, 2 and more for debug messages.
     pub verbosity: u8,
 }
 
 impl Config {
-    /// The unikernel `kernel` without devices and arguments, and the defaults of everything else.
+    /// Creates a configuration for the unikernel `kernel` without devices and arguments. All other
+    /// fields have their defaults.
     #[must_use]
     pub fn new(kernel: impl Into<PathBuf>) -> Self {
         Self {
@@ -77,16 +79,16 @@ impl Config {
     }
 }
 
-/// Who the tender becomes once it has opened everything that it needs. Both concern the whole process.
+/// User and root directory of the tender once all files are open. Both apply to the whole process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The user, with whose group alone; otherwise it stays whose it is.
+    /// User to change to, with this group alone. `None` keeps the current user and groups.
     pub user: Option<User>,
-    /// The directory that becomes the root of the file system.
+    /// Directory that becomes the root of the file system.
     pub root: Option<PathBuf>,
 }
 
-/// A user and a group, by number.
+/// User and group, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
     /// User id.
@@ -95,11 +97,11 @@ pub struct User {
     pub gid: u32,
 }
 
-/// What runs the guest.
+/// Backend that runs the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BackendChoice {
-    /// KVM where the CPU can run guests and `/dev/kvm` may be opened, a sandboxed process otherwise; on Redox its kernel's
-    /// hypervisor.
+    /// On Linux: KVM if the CPU can run guests and `/dev/kvm` can be opened, otherwise a sandboxed
+    /// process. On Redox: the hypervisor of its kernel.
     #[default]
     Auto,
     /// KVM.
@@ -111,81 +113,81 @@ pub enum BackendChoice {
 }
 
 impl BackendChoice {
-    /// All of them, with the names that users know them by.
+    /// All backends, with their names on the command line.
     pub const ALL: [(&'static str, Self); 4] =
         [("auto", Self::Auto), ("kvm", Self::Kvm), ("process", Self::Process), ("redox", Self::Redox)];
 
-    /// The one of this name.
+    /// Returns the backend with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice)
     }
 }
 
-/// Whether the guest is offered a [ring](hvt_abi::ring) for the frames that it sends.
+/// Condition under which the guest is offered a [ring](hvt_abi::ring) for the frames that it sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum NetRing {
-    /// On KVM, if there is a CPU for the thread that serves it, beside the guest's.
+    /// On KVM, if the thread that serves the ring has a CPU besides the guest's.
     #[default]
     Auto,
-    /// Wherever its network devices allow it.
+    /// On every backend, if the network devices support it.
     On,
-    /// Nowhere.
+    /// Never.
     Off,
 }
 
 impl NetRing {
-    /// All of them, with the names that users know them by.
+    /// All conditions, with their names on the command line.
     pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
 
-    /// The one of this name.
+    /// Returns the condition with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice)
     }
 }
 
-/// What is said about devices, in the order in which it is said.
+/// Device options, in the order of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
     /// Network devices.
     pub nets: Vec<Named<NetSource>>,
-    /// Files for what passes through network devices, in the pcap format.
+    /// Files that record the frames of network devices, in the pcap format.
     pub recordings: Vec<Named<PathBuf>>,
     /// Hardware addresses of network devices.
     pub macs: Vec<Named<[u8; 6]>>,
-    /// Ports of the host that lead to network devices.
+    /// Ports of the host that are forwarded to network devices.
     pub forwards: Vec<Named<Forward>>,
-    /// Ports of the host's loopback that network devices reach.
+    /// Ports of the host's loopback interface that network devices can reach.
     pub loopbacks: Vec<Named<HostLoopback>>,
-    /// Addresses that network devices reach although they are closed by default.
+    /// Addresses that network devices can reach although they are closed by default.
     pub opened: Vec<Named<Ipv4Addr>>,
     /// Block devices.
     pub blocks: Vec<Named<BlockSource>>,
     /// Block sizes of block devices in bytes.
     pub block_sizes: Vec<Named<u64>>,
-    /// Block devices that are not to be written.
+    /// Block devices that refuse writes.
     pub read_only: Vec<Named<()>>,
-    /// Block devices to be reached around the host's page cache.
+    /// Block devices that bypass the host's page cache.
     pub direct: Vec<Named<()>>,
 }
 
-/// Something said about the device of this name; without a name, about the only device of its kind.
+/// Option for the device with this name; without a name, for the only device of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named<T> {
     /// Name of the device in the guest's manifest.
     pub name: Option<String>,
-    /// What is said.
+    /// Value of the option.
     pub value: T,
 }
 
 impl<T> Named<T> {
-    /// The same device, with `f` done to what is said.
+    /// Applies `f` to the value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Named<U> {
         Named { name: self.name, value: f(self.value) }
     }
 
-    /// The same device, with the result of `f`.
+    /// Applies the fallible `f` to the value.
     ///
     /// # Errors
     /// Returns the error of `f`.
@@ -194,50 +196,52 @@ impl<T> Named<T> {
     }
 }
 
-/// What a block device holds.
+/// Contents of a block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockSource {
-    /// The file or block device of this path.
+    /// The file or block device at this path.
     File(PathBuf),
-    /// A copy of it, which vanishes with the guest.
+    /// A copy of the file or block device at this path. The copy is discarded with the guest.
     Copy(PathBuf),
 }
 
-/// Where a network device's frames come from.
+/// Network of a network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetSource {
-    /// Nowhere: nobody is on the other side.
+    /// No peer: sent frames are dropped.
     None,
-    /// Likewise, and what the guest sends goes to this file, in the pcap format.
+    /// No peer: sent frames are recorded in this file, in the pcap format.
     Pcap(PathBuf),
-    /// Another tender that names the same path.
+    /// A second tender with the same path, connected through a Unix socket.
     Unix(PathBuf),
-    /// What this program can reach.
+    /// User-mode networking: the guest reaches the networks that this process can reach.
     User,
-    /// The tap interface of this name.
+    /// The tap interface with this name.
     Interface(OsString),
-    /// This open descriptor.
+    /// An open descriptor.
     Descriptor(RawFd),
 }
 
-/// A port of the host that leads to a port of the guest, in user-mode networking.
+/// Port of the host that is forwarded to a port of the guest, in user-mode networking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Where the host listens for TCP connections; at a port of its own choice where that is 0.
+    /// Address on which the host listens for TCP connections; with port 0 the host chooses a free
+    /// port.
     pub host: SocketAddr,
-    /// The guest's port.
+    /// Port of the guest.
     pub guest: u16,
 }
 
 impl Forward {
-    /// From a port of the host's loopback, 127.0.0.1, to a port of the guest.
+    /// Forwards a port of the host's loopback address, 127.0.0.1, to a port of the guest.
     #[must_use]
     pub fn tcp(host: u16, guest: u16) -> Self {
         Self { host: (Ipv4Addr::LOCALHOST, host).into(), guest }
     }
 }
 
-/// Ports of the host's loopback that a guest in user-mode networking reaches at 10.0.2.2.
+/// Ports of the host's loopback address that a guest in user-mode networking reaches through
+/// 10.0.2.2.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostLoopback {
     /// No port.
@@ -250,7 +254,7 @@ pub enum HostLoopback {
 }
 
 impl HostLoopback {
-    /// Returns whether the guest reaches this port.
+    /// Returns whether the guest can reach this port.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
         match self {
@@ -274,10 +278,10 @@ impl HostLoopback {
     }
 }
 
-/// Guest memory of `bytes` bytes, made to fit: a multiple of 2 MiB, rounded down, but not to nothing.
+/// Rounds a size of guest memory down to a multiple of 2 MiB, but not below 2 MiB.
 ///
 /// # Errors
-/// [`MemoryOutOfRange`] for no memory, and for more than 4 GiB.
+/// Returns [`MemoryOutOfRange`] if `bytes` is 0 or above 4 GiB.
 pub fn memory_size(bytes: u64) -> Result<u64, MemoryOutOfRange> {
     if bytes == 0 || bytes > MEM_MAX {
         return Err(MemoryOutOfRange);
@@ -285,9 +289,9 @@ pub fn memory_size(bytes: u64) -> Result<u64, MemoryOutOfRange> {
     Ok((bytes / MEM_GRANULE * MEM_GRANULE).max(MEM_GRANULE))
 }
 
-/// No guest can have this much memory.
+/// Size of guest memory out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("guest memory must be 2 to {} MB: say so with --mem", MEM_MAX >> 20)]
+#[error("guest memory must be 2 to {} MB: choose another --mem", MEM_MAX >> 20)]
 pub struct MemoryOutOfRange;
 
 #[cfg(test)]

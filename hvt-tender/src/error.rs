@@ -1,4 +1,4 @@
-//! Why a unikernel cannot be run.
+//! Errors of a unikernel that cannot run.
 
 use std::env::consts::{ARCH, OS};
 use std::io;
@@ -14,48 +14,48 @@ use crate::memory::MapError;
 use crate::sandbox::{IdentityError, SandboxError};
 use crate::sys::host_limit::Advice;
 
-/// Why a unikernel cannot be run. The message is one line.
+/// Error of a unikernel that cannot run. The message is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnikernelError {
-    /// Its file cannot be read.
+    /// The unikernel's file cannot be read.
     #[error("cannot read {}: {source}{}", path.display(), Advice::on(source))]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the host said.
+        /// Error of the host.
         source: io::Error,
     },
-    /// Its file is not one that this tender can run.
+    /// The file is not a unikernel that this tender can run.
     #[error("{}: {source}", path.display())]
     Image {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Error in the file.
         source: ImageError,
     },
-    /// No guest can have so much memory.
+    /// The requested size of guest memory is out of range.
     #[error(transparent)]
     MemorySize(#[from] MemoryOutOfRange),
-    /// Its arguments cannot be passed on.
+    /// The arguments cannot be passed to the guest.
     #[error(transparent)]
     Arguments(#[from] CommandLineError),
-    /// What it asks for and what was attached do not match.
+    /// The attached devices do not match the manifest.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// It does not fit into its memory.
+    /// The unikernel does not fit into its memory.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The backend is not to be had.
+    /// The backend is unavailable on this machine.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// Its memory is not to be had.
+    /// Guest memory cannot be mapped.
     #[error(transparent)]
     Memory(#[from] MapError),
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::BackendError),
-    /// The tender cannot become who it was told to become.
+    /// The tender cannot change its user, group or root directory.
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -63,32 +63,32 @@ pub enum UnikernelError {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// What it wrote may not have reached a disk; which one went to the log.
-    #[error("a block device failed: not all that the unikernel has written may be there")]
+    /// A block device could not be flushed, so written data may be lost. The log names the device.
+    #[error("a block device failed: data written by the unikernel may be lost")]
     Unsynced,
-    /// The host has no descriptor left.
-    #[error("cannot make an event: {}{}", _0, Advice::on(_0))]
+    /// The host has no free descriptor for an event.
+    #[error("cannot create an event: {}{}", _0, Advice::on(_0))]
     Stop(io::Error),
-    /// The host has no thread left for the guest, or the thread panicked.
+    /// The host cannot create the guest's thread, or the thread panicked.
     #[error("cannot run the guest on a thread: {}{}", _0, Advice::on(_0))]
     Thread(io::Error),
-    /// A guest in virtual time is to have a network that is not.
-    #[error("network device '{name}' does not live in virtual time: take the port of a link or switch that does")]
+    /// A guest in virtual time has a network device that runs in real time.
+    #[error("network device '{name}' does not run in virtual time: use a port of a link or switch in virtual time")]
     NotVirtual {
         /// Name of the device.
         name: String,
     },
-    /// The backend cannot do what was asked for.
+    /// The backend does not support a requested feature.
     #[error("backend {backend} does not support {what}{}", elsewhere())]
     Unsupported {
         /// Name of the backend, as in `--backend`.
         backend: &'static str,
-        /// What was asked for.
+        /// Requested feature.
         what: &'static str,
     },
 }
 
-/// Names the backend that supports what another one does not, for messages.
+/// Returns the hint, for messages, that another backend supports the feature.
 fn elsewhere() -> &'static str {
     match (OS, ARCH) {
         ("linux", "x86_64") => "; the process backend does",

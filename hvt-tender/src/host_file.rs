@@ -1,7 +1,7 @@
-//! Files of the host that are opened by names of the user's, which may lead to FIFOs.
+//! Opens files that the user names, which may be FIFOs.
 //!
-//! std repeats a call that a signal has interrupted. So nothing here blocks in a system call other than `poll`, which
-//! watches the [`CancelToken`] as well.
+//! std repeats a call that a signal interrupts. Therefore only `poll` blocks here; it waits on the
+//! [`CancelToken`] as well.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,26 +14,27 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cancel::CancelToken;
 
-/// Interval in milliseconds at which an open that cannot succeed yet is tried again: no descriptor tells that a FIFO has
-/// got a reader.
+/// Interval in milliseconds for retrying an open. No descriptor reports that a FIFO has got a
+/// reader, so the open must be retried.
 const RETRY: u16 = 20;
 
-/// Opens a regular file for reading. Other kinds of files may have no end.
+/// Opens a regular file for reading. Files of other kinds may be endless.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] if it is no regular file; [`io::ErrorKind::TimedOut`] if `stop` was requested.
+/// Returns [`io::ErrorKind::InvalidInput`] if the path is not a regular file, and
+/// [`io::ErrorKind::TimedOut`] if `stop` was requested.
 pub(crate) fn open_regular(path: &Path, stop: Option<&CancelToken>) -> io::Result<File> {
     let no_file = || Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
-    // Looked at before opening, because to open a device may do something.
+    // Checked before the open, because opening a device can have side effects.
     if !path.metadata()?.is_file() {
         return no_file();
     }
     let file = open(path, OpenOptions::new().read(true), stop)?;
-    // The name may lead elsewhere by now.
+    // Checked again, because the path may have been replaced in the meantime.
     if file.metadata()?.is_file() { Ok(file) } else { no_file() }
 }
 
-/// Opens without blocking in the system call, and waits for the reader of a FIFO and the holder of a lease.
+/// Opens a file with `O_NONBLOCK`. Waits for the reader of a FIFO and for the holder of a lease.
 pub(crate) fn open(path: &Path, options: &mut OpenOptions, stop: Option<&CancelToken>) -> io::Result<File> {
     let options = options.custom_flags(libc::O_NONBLOCK);
     loop {
@@ -43,7 +44,8 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions, stop: Option<&CancelT
         };
         let is_fifo = || path.metadata().is_ok_and(|found| found.file_type().is_fifo());
         let later = match error.raw_os_error() {
-            // Another process holds a lease of the file, and has been asked to give it back (fcntl(2)).
+            // Another process holds a lease on the file and has been asked to release the lease
+            // (fcntl(2)).
             Some(libc::EWOULDBLOCK) => true,
             Some(libc::ENXIO) => is_fifo(),
             _ => false,
@@ -55,10 +57,10 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions, stop: Option<&CancelT
     }
 }
 
-/// Waits until `file` can be written, or for `timeout`.
+/// Waits until `file` is writable, or for `timeout`.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`] if `stop` was requested and the file cannot be written at once.
+/// Returns [`io::ErrorKind::TimedOut`] if `stop` was requested and the file is not writable.
 pub(crate) fn wait(stop: Option<&CancelToken>, file: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<()> {
     let stop = stop.map(|stop| PollFd::new(stop.event(), PollFlags::POLLIN));
     let file = file.map(|file| PollFd::new(file, PollFlags::POLLOUT));
@@ -68,7 +70,7 @@ pub(crate) fn wait(stop: Option<&CancelToken>, file: Option<BorrowedFd<'_>>, tim
         Ok(_) => {}
         Err(errno) => return Err(errno.into()),
     }
-    // A file that can be written is the first of those that are ready.
+    // A writable file comes first in `fds`, before the cancel token.
     let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
     if fds.iter().position(ready) == Some(fds.len() - 1) && stop.is_some() {
         return Err(io::Error::new(io::ErrorKind::TimedOut, "stopped while waiting for its reader"));

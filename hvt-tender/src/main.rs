@@ -1,8 +1,9 @@
 //! `hvt-tender`: runs Solo5 unikernels from the command line.
 //!
-//! It starts without the standard library's preparations for `main`: reading `/proc/self/maps` and making a stack for
-//! the handler of stack overflows takes longer than all that happens here before a small unikernel runs, and `/proc`
-//! need not be there. What of them is needed, [`cli::main`] does.
+//! The program bypasses the standard library's set-up for `main`: reading `/proc/self/maps` and
+//! allocating a stack for the handler of stack overflows takes longer than all work of the tender
+//! before a small unikernel runs, and `/proc` may be missing. [`cli::main`] does the parts of the
+//! set-up that are needed.
 #![no_main]
 
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
@@ -11,10 +12,7 @@ use std::process::exit;
 
 use hvt_tender::cli;
 
-/// Called by the C library.
-///
-/// # Safety
-/// `argv` must point to `argc` pointers to NUL-terminated strings.
+/// Entry point, called by the C library.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     let argument = |index| -> OsString {

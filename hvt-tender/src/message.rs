@@ -1,4 +1,4 @@
-//! What a program says to its user: lines on the standard error that begin with its name.
+//! Messages for the user: lines on the standard error that begin with the program's name.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -10,18 +10,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::interrupted::retry;
 
-/// Writes one line at once. Control characters, which a file's name may hold, are shown, not sent to the terminal.
+/// Writes one line in one call. Control characters, for example in file names, are escaped and not
+/// sent to the terminal.
 pub(crate) fn line(to: &mut dyn Write, program: &str, text: &dyn fmt::Display) {
     let mut line = String::new();
     // Neither writing to a `String` nor escaping fails.
     let _ = write!(Escaped(&mut line), "{program}: {text}");
     line.push('\n');
-    // There is nobody left to tell.
+    // A failure to write a message cannot be reported.
     let _ = to.write_all(line.as_bytes());
 }
 
-/// The standard error, which a run does not wait for: what a reader that has stopped to read does not take in a second is
-/// lost, and so is at once what comes then, until the reader goes on.
+/// The standard error, without blocking the run. If the reader stops reading, a write waits for one
+/// second at most. Then this message and later ones are dropped until the reader continues.
 pub(crate) struct Stderr;
 
 impl Write for Stderr {
@@ -35,27 +36,28 @@ impl Write for Stderr {
     }
 }
 
-/// Writes some of `bytes`, or pretends to where nobody takes them, which `stuck` remembers.
+/// Writes some of `bytes`. Returns `Ok` without writing if the reader does not read in time, and
+/// records this in `stuck`.
 fn write_in_time(to: impl AsFd, bytes: &[u8], stuck: &AtomicBool) -> io::Result<usize> {
-    /// The longest wait for a reader, in milliseconds.
+    /// Longest wait for a reader, in milliseconds.
     const PATIENCE: u16 = 1000;
-    /// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
+    /// Bytes that a pipe ready for writing takes without blocking (`PIPE_BUF`; pipe(7)).
     const PIECE: usize = 4096;
     let patience = if stuck.load(Ordering::Relaxed) { 0 } else { PATIENCE };
-    // A process that sends signals all the time may make the wait longer.
+    // A steady stream of signals can prolong the wait.
     let ready = retry(|| poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(patience)));
     stuck.store(ready == Ok(0), Ordering::Relaxed);
     if ready == Ok(0) {
         return Ok(bytes.len());
     }
     match nix::unistd::write(to.as_fd(), &bytes[..bytes.len().min(PIECE)]) {
-        // Somebody else was faster, and the pipe is one that does not block.
+        // Another writer filled the pipe first, and the pipe is non-blocking.
         Err(Errno::EAGAIN) => Ok(bytes.len()),
         written => Ok(written?),
     }
 }
 
-/// Text with its control characters escaped.
+/// Writer that escapes control characters.
 struct Escaped<'s>(&'s mut String);
 
 impl fmt::Write for Escaped<'_> {
@@ -74,9 +76,10 @@ impl fmt::Write for Escaped<'_> {
 mod tests {
     use super::*;
 
-    /// What fills a pipe that nobody reads is lost, and what comes behind it; once somebody reads, the next is not.
+    /// Bytes beyond the capacity of an unread pipe are dropped. After a reader has drained the
+    /// pipe, the next write succeeds.
     #[test]
-    fn nobody_waits_for_a_reader_for_long() {
+    fn the_wait_for_a_reader_is_bounded() {
         let (mut reader, writer) = io::pipe().unwrap();
         let stuck = AtomicBool::new(false);
         let mut filled = 0;

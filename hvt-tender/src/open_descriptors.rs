@@ -1,4 +1,4 @@
-//! The table of this process's descriptors.
+//! The descriptor table of this process.
 
 use std::fs;
 
@@ -9,23 +9,24 @@ use crate::sandbox::outer;
 /// Closes all descriptors from `first` to `last`.
 ///
 /// # Safety
-/// They must not be owned.
+/// The descriptors must have no owner.
 pub(crate) unsafe fn close_range(first: u32, last: u32) {
-    // SAFETY: takes no pointers; the caller's promise.
+    // SAFETY: the call takes no pointers; the caller guarantees that the descriptors have no owner.
     if outer::allows(libc::SYS_close_range) && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return;
     }
     for number in first..=last.min(table_size().saturating_sub(1)) {
-        // SAFETY: takes no pointers; the caller's promise.
+        // SAFETY: the call takes no pointers; the caller guarantees that the descriptor has no
+        // owner.
         unsafe { libc::close(number.cast_signed()) };
     }
 }
 
-/// A number above that of each open descriptor.
+/// Returns a number above every open descriptor.
 pub(crate) fn table_size() -> u32 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
-    // Without /proc: numbers are below the limit, unless that was lowered.
+    // Without /proc: numbers are below the limit, unless the limit was lowered since.
     let limit = || getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(1 << 20) as u32);
     size.unwrap_or_else(limit)
 }
@@ -40,7 +41,7 @@ mod tests {
     fn every_number_is_in_the_table() {
         let file = tempfile::tempfile().unwrap();
         let number = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(777)).unwrap();
-        // SAFETY: it is new, and nobody owns it.
+        // SAFETY: the descriptor is new and has no owner.
         let _owner = unsafe { OwnedFd::from_raw_fd(number) };
         assert!(table_size() > number.cast_unsigned());
     }

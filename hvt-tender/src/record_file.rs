@@ -1,4 +1,4 @@
-//! Files that the tender writes recordings to: traces and captured frames.
+//! Files for recordings: traces and captured frames.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use nix::poll::PollTimeout;
 use crate::cancel::CancelToken;
 use crate::host_file::{open, wait};
 
-/// File, FIFO or device that the tender writes a recording to.
+/// File, FIFO or device for a recording.
 #[derive(Debug)]
 pub(crate) struct RecordFile {
     file: File,
@@ -21,7 +21,7 @@ impl RecordFile {
     /// Creates or truncates the file. Waits for the reader of a FIFO until `stop` is requested.
     ///
     /// # Errors
-    /// The error of open(2); [`io::ErrorKind::TimedOut`] if `stop` was requested.
+    /// Returns the error of open(2), or [`io::ErrorKind::TimedOut`] if `stop` was requested.
     pub(crate) fn create(path: &Path, stop: Option<&CancelToken>) -> io::Result<Self> {
         let file = open(path, OpenOptions::new().write(true).create(true).truncate(true), stop)?;
         Ok(Self { file, stop: stop.cloned() })
@@ -35,11 +35,12 @@ impl AsFd for RecordFile {
 }
 
 impl Write for RecordFile {
-    /// Waits for a reader until the stop is requested. Bytes that the reader takes at once are written even then.
+    /// Waits for a reader until `stop` is requested. Bytes that the reader can take at once are
+    /// written even after the request.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.file.write(bytes) {
-                // The descriptor is this file's own, and does not block.
+                // No other process shares the file description, and it is non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     wait(self.stop.as_ref(), Some(self.file.as_fd()), PollTimeout::NONE)?;
                 }
@@ -86,7 +87,7 @@ mod tests {
     fn what_is_written_reaches_a_reader_that_comes_late() {
         let folder = tempfile::tempdir().unwrap();
         let (path, stop) = (fifo(&folder), CancelToken::new().unwrap());
-        // More than a pipe holds.
+        // More bytes than a pipe holds.
         let bytes: Vec<u8> = (0..300_000).map(|index| (index % 251) as u8).collect();
         let writing = thread::spawn({
             let (path, stop, bytes) = (path.clone(), stop.clone(), bytes.clone());
@@ -98,7 +99,8 @@ mod tests {
         assert!(read == bytes);
     }
 
-    /// The rest of a recording still goes to a reader that takes it; one that does not read ends the wait.
+    /// After `stop` is requested, a reader that reads still gets the rest of the recording. A
+    /// reader that does not read ends the wait.
     #[test]
     fn the_stop_ends_the_wait_for_a_reader_that_does_not_read() {
         let folder = tempfile::tempdir().unwrap();

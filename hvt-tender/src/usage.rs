@@ -19,14 +19,14 @@ pub(crate) fn problem(error: &Error) -> String {
             format!("no command given: expected {}", text(error, ContextKind::ValidSubcommand))
         }
         ErrorKind::MissingRequiredArgument => format!("{argument}: argument missing"),
-        // The parsers of values come later: clap itself rejects only a missing value.
+        // Value parsers run later, so clap itself rejects only a missing value.
         ErrorKind::InvalidValue => format!("{argument}: value missing"),
         ErrorKind::TooManyValues => {
-            // Clap marks an option that may be repeated.
+            // Clap appends `...` to an option that may be repeated.
             let argument = argument.trim_end_matches("...");
             format!("{argument}: unexpected value '{}'", text(error, ContextKind::InvalidValue))
         }
-        // The message of clap begins with a line that is complete.
+        // The first line of clap's message is complete.
         _ => {
             let message = error.to_string();
             let line = message.lines().next().unwrap_or_default();
@@ -35,7 +35,7 @@ pub(crate) fn problem(error: &Error) -> String {
     }
 }
 
-/// Returns the most similar word that is known. Clap sorts them by similarity.
+/// Returns a suggestion with the most similar known word. Clap sorts the words by similarity.
 fn suggestion(error: &Error, kind: ContextKind) -> String {
     let best = match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word),
@@ -45,7 +45,7 @@ fn suggestion(error: &Error, kind: ContextKind) -> String {
     best.map(|word| format!(" (did you mean '{word}'?)")).unwrap_or_default()
 }
 
-/// Part of the error, empty if clap does not report it.
+/// Returns a part of the error, or an empty string if clap does not report it.
 fn text(error: &Error, kind: ContextKind) -> String {
     match error.get(kind) {
         Some(ContextValue::String(word)) => word.clone(),

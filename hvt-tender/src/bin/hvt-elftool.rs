@@ -1,4 +1,4 @@
-//! `hvt-elftool`: makes manifests, and says what a unikernel was built for.
+//! `hvt-elftool`: generates manifests, and prints the ABI and the manifest of a unikernel.
 
 use std::env;
 use std::process::ExitCode;

@@ -1,27 +1,27 @@
-//! A descriptor that says that something has happened: an event of Linux.
+//! Event descriptor made of a Linux eventfd(2).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// A descriptor that is readable once it has been [set](Self::set).
+/// Descriptor that is readable once it is [set](Self::set).
 #[derive(Debug)]
 pub(super) struct Event(OwnedFd);
 
 impl Event {
-    /// One that has not been set.
+    /// Creates an event that is not set.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?.into()))
     }
 
-    /// Makes it readable. Safe in a signal handler.
+    /// Makes the descriptor readable. Async-signal-safe.
     pub(super) fn set(&self) {
-        // Fails only when the counter is full, and then the descriptor is readable as well.
+        // Fails only if the counter is full, and then the descriptor is readable already.
         let _ = nix::unistd::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Makes it unreadable; returns whether it was readable.
+    /// Makes the descriptor unreadable. Returns whether it was readable.
     pub(super) fn clear(&self) -> bool {
         nix::unistd::read(&self.0, &mut [0; 8]).is_ok()
     }

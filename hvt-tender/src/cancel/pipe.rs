@@ -1,4 +1,4 @@
-//! A descriptor that says that something has happened: a pipe.
+//! Event descriptor made of a pipe.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-/// A descriptor that is readable once it has been [set](Self::set).
+/// Descriptor that is readable once it is [set](Self::set).
 #[derive(Debug)]
 pub(super) struct Event {
     reader: OwnedFd,
@@ -14,19 +14,19 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// One that has not been set.
+    /// Creates an event that is not set.
     pub(super) fn new() -> io::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         Ok(Self { reader, writer })
     }
 
-    /// Makes it readable. Safe in a signal handler.
+    /// Makes the descriptor readable. Async-signal-safe.
     pub(super) fn set(&self) {
-        // Fails only when the pipe is full, and then the descriptor is readable as well.
+        // Fails only if the pipe is full, and then the descriptor is readable already.
         let _ = nix::unistd::write(&self.writer, &[1]);
     }
 
-    /// Makes it unreadable; returns whether it was readable.
+    /// Makes the descriptor unreadable. Returns whether it was readable.
     pub(super) fn clear(&self) -> bool {
         let mut was_set = false;
         while nix::unistd::read(&self.reader, &mut [0; 64]).is_ok_and(|read| read > 0) {

@@ -1,4 +1,4 @@
-//! aarch64: registers as Linux lays them out, and what a guest's trap handler says of a trap.
+//! aarch64: register layouts of Linux, and the trap frame of a guest's trap handler.
 
 use goblin::elf::header::EM_AARCH64;
 use hvt_abi::aarch64::Registers;
@@ -11,8 +11,9 @@ use crate::backend::debug::{CpuState, FpState};
 /// `e_machine`.
 pub(super) const MACHINE: u16 = EM_AARCH64;
 
-/// What a guest's trap handler leaves where its halt cookie points: the registers at the trap. Up to `esr` it is `struct
-/// regs` of Solo5's `bindings/cpu_aarch64.c`, whose guests leave nothing; those of this project's bindings do.
+/// Trap frame that a guest's trap handler passes through its halt cookie: the registers at the
+/// trap. The fields up to `esr` are `struct regs` of Solo5's `bindings/cpu_aarch64.c`. Guests of
+/// Solo5 pass no frame; guests with this project's bindings do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TrapFrame {
@@ -30,10 +31,11 @@ pub struct TrapFrame {
     pub sp: u64,
 }
 
-/// Bytes of a [`TrapFrame`].
+/// Size of a [`TrapFrame`] in bytes.
 pub(super) const TRAP_FRAME_SIZE: usize = size_of::<TrapFrame>();
 
-/// `state` as it was at the trap that this frame describes. Its handler may have changed SIMD registers since.
+/// Returns `state` at the time of the trap that `frame` describes. The trap handler may have
+/// changed SIMD registers.
 pub(super) fn at_trap(state: CpuState, frame: &[u8; TRAP_FRAME_SIZE]) -> CpuState {
     let TrapFrame { x, elr, spsr, sp, .. } = zerocopy::transmute!(*frame);
     CpuState { registers: Registers { x, sp, pc: elr, pstate: spsr }, ..state }
@@ -41,10 +43,11 @@ pub(super) fn at_trap(state: CpuState, frame: &[u8; TRAP_FRAME_SIZE]) -> CpuStat
 
 const _: () = assert!(TRAP_FRAME_SIZE <= HALT_COOKIE_SIZE as usize);
 
-/// Bytes of the notes.
+/// Size of the notes in bytes.
 pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<Registers>()) + note_size(size_of::<FpState>());
 
-/// The notes about registers: they are laid out as Linux's `struct user_pt_regs` and `struct user_fpsimd_state`.
+/// Returns the notes with the registers, in the layout of Linux's `struct user_pt_regs` and `struct
+/// user_fpsimd_state`.
 pub(super) fn notes(state: &CpuState, cause: Cause) -> Vec<u8> {
     [status_note(cause, state.registers.as_bytes()), note(NT_FPREGSET, state.fpu.as_bytes())].concat()
 }
@@ -69,17 +72,17 @@ mod tests {
         let notes: Vec<_> = elf.iter_note_headers(&bytes).unwrap().map(Result::unwrap).collect();
         let kinds: Vec<_> = notes.iter().map(|note| (note.name, note.n_type)).collect();
         assert_eq!(kinds, [("CORE", NT_PRSTATUS), ("CORE", NT_FPREGSET)]);
-        // What gdb knows the note of this architecture by.
+        // gdb recognizes the note of this architecture by its size.
         assert_eq!(notes[0].desc.len(), 392);
         let register = |index: usize| u64::from_le_bytes(*notes[0].desc[112 + index * 8..].first_chunk().unwrap());
         assert_eq!([0, 30, 31, 32, 33].map(register), [7, 0x10_5678, 0x20_0000, 0x10_1234, 0x3c5]);
-        // As `asm/ptrace.h` has them: V0 to V31, FPSR at 512, FPCR.
+        // In the order of `asm/ptrace.h`: V0 to V31, FPSR at 512, FPCR.
         let fpu = notes[1].desc;
         assert_eq!((fpu.len(), &fpu[..2], fpu[511], fpu[512], fpu[518]), (528, &[0x22, 0x11][..], 0x33, 0x10, 0x40));
     }
 
     #[test]
-    fn a_trap_says_where_it_was() {
+    fn a_trap_frame_replaces_the_registers() {
         let frame = TrapFrame { x: [9; 31], elr: 1, spsr: 2, esr: 3, far: 4, sp: 5 };
         let bytes: [u8; TRAP_FRAME_SIZE] = zerocopy::transmute!(frame);
         let before = CpuState { tpidr: 7, ..CpuState::default() };

@@ -1,4 +1,5 @@
-//! The headers of a core file: those of the ELF gABI, and Linux's notes about registers (`sys/procfs.h`).
+//! Headers of a core file: ELF headers (ELF gABI), and Linux's notes with registers
+//! (`sys/procfs.h`).
 
 use goblin::elf::header::ET_CORE;
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
@@ -9,19 +10,20 @@ use super::arch;
 use crate::backend::debug::CpuState;
 use crate::image::write::{FileHeader, ProgramHeader};
 
-/// Where guest memory begins in the file: on a page of its own, so that its holes are the file's.
+/// File offset of guest memory: page-aligned, so that unpopulated guest pages become holes of the
+/// file.
 pub(super) const MEMORY_OFFSET: u64 = PAGE_SIZE;
 
-/// How a guest crashed.
+/// Cause of a guest's crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It gave up.
+    /// The guest aborted (status 255).
     Abort,
-    /// It did something after which it cannot go on.
+    /// The guest caused a fault from which it cannot continue.
     Fault,
 }
 
-/// `Elf64_Nhdr`, and the owner "CORE", padded.
+/// `Elf64_Nhdr`, followed by the padded owner "CORE".
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Note {
@@ -40,10 +42,11 @@ impl Note {
 /// `NT_PRSTATUS`: the descriptor is a [`ProcessStatus`].
 const NT_PRSTATUS: u32 = 1;
 
-/// `NT_FPREGSET`, which Linux calls `NT_PRFPREG`: the descriptor is what the architecture has of floating-point registers.
+/// `NT_FPREGSET`, called `NT_PRFPREG` by Linux: the descriptor contains the floating-point
+/// registers of the architecture.
 pub(super) const NT_FPREGSET: u32 = 2;
 
-/// `struct elf_prstatus` of Linux up to the registers, which are the architecture's.
+/// `struct elf_prstatus` of Linux up to the registers, which depend on the architecture.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct ProcessStatus {
@@ -54,15 +57,15 @@ struct ProcessStatus {
     signals_pending_and_held: [u64; 2],
     process: i32,
     parent_group_session: [i32; 3],
-    /// Four times, of seconds and microseconds.
+    /// Four times, in seconds and microseconds.
     times: [u64; 8],
 }
 
-/// The rest of it, behind the registers.
+/// End of `struct elf_prstatus`, after the registers.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct ProcessStatusEnd {
-    /// Whether a note about floating-point registers follows.
+    /// 1 if a note with floating-point registers follows.
     floating_point: i32,
     padding: [u8; 4],
 }
@@ -75,23 +78,23 @@ const _: () = {
 
 const NOTES_OFFSET: u64 = (size_of::<FileHeader>() + 2 * size_of::<ProgramHeader>()) as u64;
 
-/// Bytes of the note about a process that has so many bytes of general registers.
+/// Size of the process status note in bytes, with `registers` bytes of general registers.
 pub(super) const fn status_note_size(registers: usize) -> usize {
     note_size(size_of::<ProcessStatus>() + registers + size_of::<ProcessStatusEnd>())
 }
 
-/// Bytes of a note with such a descriptor.
+/// Size of a note in bytes, with `descriptor` bytes of descriptor.
 pub(super) const fn note_size(descriptor: usize) -> usize {
     size_of::<Note>() + descriptor
 }
 
-/// A note, whose descriptor must be made of whole words.
+/// Returns a note. The size of `descriptor` must be a multiple of 4.
 pub(super) fn note(kind: u32, descriptor: &[u8]) -> Vec<u8> {
     [Note::new(kind, descriptor.len()).as_bytes(), descriptor].concat()
 }
 
-/// The note about how the guest crashed and with which general `registers`, laid out as Linux's `elf_gregset_t`. One about
-/// floating-point registers follows.
+/// Returns the note with the cause of the crash and the general `registers`, in the layout of
+/// Linux's `elf_gregset_t`. A note with floating-point registers follows.
 pub(super) fn status_note(cause: Cause, registers: &[u8]) -> Vec<u8> {
     let signal = match cause {
         Cause::Abort => libc::SIGABRT,
@@ -102,7 +105,7 @@ pub(super) fn status_note(cause: Cause, registers: &[u8]) -> Vec<u8> {
         signal: signal as i16,
         padding: [0; 2],
         signals_pending_and_held: [0; 2],
-        // To debuggers a thread has a number that is not 0.
+        // Debuggers require a thread id other than 0.
         process: 1,
         parent_group_session: [0; 3],
         times: [0; 8],
@@ -111,7 +114,7 @@ pub(super) fn status_note(cause: Cause, registers: &[u8]) -> Vec<u8> {
     note(NT_PRSTATUS, &[status.as_bytes(), registers, end.as_bytes()].concat())
 }
 
-/// All of the file that lies before the `memory` bytes of guest memory.
+/// Returns all bytes of the file before the `memory` bytes of guest memory.
 pub(super) fn headers(state: &CpuState, cause: Cause, memory: u64) -> Vec<u8> {
     let notes = arch::notes(state, cause);
     let note = ProgramHeader {

@@ -1,7 +1,8 @@
-//! What a guest leaves behind when it crashes: an ELF core file, to be opened with `gdb GUEST CORE`.
+//! ELF core files of crashed guests, for `gdb GUEST CORE`.
 //!
-//! A guest has crashed when it gave up (status 255) or did something after which it cannot go on. `elf` makes the
-//! headers, with what the architecture's module says of registers; this module decides, and writes the file.
+//! A guest has crashed if it exits with status 255 (abort) or cannot continue after a fault. `elf`
+//! builds the headers, and the module of the architecture adds the registers. This module detects a
+//! crash and writes the file.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -35,19 +36,19 @@ pub use arch::TrapFrame;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
-/// Where the core files of guests that crash go.
+/// Directory for the core files of crashed guests.
 #[derive(Debug)]
 pub struct CoreDump {
-    /// Opened early: when a guest crashes, the tender may no longer have the right to.
+    /// Opened early, because the tender may lack the right to open it after a crash.
     directory: OwnedFd,
     path: PathBuf,
 }
 
 impl CoreDump {
-    /// Into this directory, as `core.solo5-hvt.PID`: the name that users of Solo5 look for.
+    /// Writes core files into this directory as `core.solo5-hvt.PID`, the name that Solo5 uses.
     ///
     /// # Errors
-    /// When it is none, or may not be written.
+    /// Returns an [`io::Error`] if the path is not a directory or the directory is not writable.
     pub fn into_directory(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         let directory = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
@@ -55,8 +56,8 @@ impl CoreDump {
         Ok(Self { directory, path })
     }
 
-    /// Writes the core file of a guest that ended like this, if it crashed. How that goes is logged: it changes nothing
-    /// about how the guest ended.
+    /// Writes a core file if the guest crashed with this outcome. Success or failure is logged and
+    /// does not change the outcome.
     pub fn write(&self, outcome: &Outcome, machine: &mut dyn Machine) {
         let Some((state, cause)) = crash(outcome, machine) else { return };
         let name = format!("core.solo5-hvt.{}", process::id());
@@ -68,44 +69,44 @@ impl CoreDump {
     }
 
     fn create(&self, name: &Path, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
-        // It holds whatever the guest held: nobody else may read it.
+        // Only the owner may read the file: it contains all data of the guest.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let file = File::from(openat(&self.directory, name, FLAGS, mode)?);
         write(&file, state, cause, memory).inspect_err(|_| {
-            // A part of it would be mistaken for the whole. To remove the file, the tender would need the right to
-            // remove any.
+            // A partial core file could be mistaken for a complete one, so the file is emptied.
+            // Removing the file would require the right to remove any file.
             let _ = file.set_len(0);
         })
     }
 
-    /// Where the files go.
+    /// Returns the directory.
     pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// Allows what it takes to write one. The name of the file cannot be looked at: without landlock, it can lie in any
-    /// directory, but no file that exists can be opened.
+    /// Allows the system calls that write a core file. A seccomp filter cannot check the file's
+    /// name: without Landlock the file can be in any directory, but no existing file can be opened.
     pub(crate) fn system_calls(&self, calls: &mut Calls) {
         let directory = self.directory.as_raw_fd().cast_unsigned();
         let flags = FLAGS.bits().cast_unsigned();
         calls.allow_if(libc::SYS_openat, &[Condition::equal(0, directory), Condition::equal(2, flags)]);
-        // Its number is not known before.
+        // The descriptor number is not known in advance.
         let file = Condition::at_least(0, libc::STDERR_FILENO.cast_unsigned() + 1);
         calls.allow_if(libc::SYS_ftruncate, &[file]);
         calls.allow_if(libc::SYS_pwrite64, &[file]);
     }
 }
 
-/// How the file is opened: one that exists is left alone.
+/// Flags for opening the core file; an existing file is never overwritten.
 const FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_CLOEXEC);
 
-/// The registers, as many as the backend can tell.
+/// Returns the registers, as far as the backend can read them.
 fn state(machine: &mut dyn Machine) -> CpuState {
     let all = machine.debug().and_then(|target| target.state().ok());
     all.unwrap_or_else(|| machine.registers().map_or(CpuState::default(), CpuState::from))
 }
 
-/// The registers of a guest that crashed, and how it did.
+/// Returns the registers and the cause if the guest crashed.
 fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Cause)> {
     match outcome {
         Outcome::Exited { status: ABORT, cookie } => {
@@ -113,7 +114,7 @@ fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Caus
             Some((at_trap(state, *cookie, machine.memory()), Cause::Abort))
         }
         Outcome::Failed(failure) => {
-            // Where these are not known, the others are nothing of the guest's either.
+            // Without these registers, the other registers are not the guest's either.
             let known =
                 failure.registers.as_deref().map(|registers| CpuState { registers: *registers, ..state(machine) });
             Some((known.unwrap_or_default(), Cause::Fault))
@@ -122,7 +123,8 @@ fn crash(outcome: &Outcome, machine: &mut dyn Machine) -> Option<(CpuState, Caus
     }
 }
 
-/// The registers where the guest trapped, if its cookie tells: those at its end are of its trap handler.
+/// Returns the registers at the trap if the halt cookie points to a trap frame. The registers at
+/// the exit are in use by the guest's trap handler.
 fn at_trap(state: CpuState, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> CpuState {
     let mut frame = [0; arch::TRAP_FRAME_SIZE];
     match cookie.map(|cookie| memory.read(cookie, &mut frame)) {
@@ -131,7 +133,7 @@ fn at_trap(state: CpuState, cookie: Option<Gpa>, memory: &dyn GuestMemory) -> Cp
     }
 }
 
-/// Writes the file; of memory that which is not zero, so that the rest takes no room on the disk.
+/// Writes the core file, leaving zero pages as holes.
 fn write(file: &File, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
     let headers = headers(state, cause, memory.size());
     file.set_len(elf::MEMORY_OFFSET + memory.size())?;
@@ -197,7 +199,7 @@ mod tests {
         assert_eq!(fs::read(folder.path().join("core")).unwrap(), b"precious");
     }
 
-    /// Memory that is smaller than it says.
+    /// Memory that is smaller than its reported size.
     struct Short(FakeMemory);
 
     impl GuestMemory for Short {

@@ -1,4 +1,4 @@
-//! x86_64: registers as Linux lays them out, and what a guest's trap handler says of a trap.
+//! x86_64: register layouts of Linux, and the trap frame of a guest's trap handler.
 
 use goblin::elf::header::EM_X86_64;
 use hvt_abi::hypercall::HALT_COOKIE_SIZE;
@@ -11,14 +11,14 @@ use crate::backend::debug::{CpuState, FxState, Segments};
 /// `e_machine`.
 pub(super) const MACHINE: u16 = EM_X86_64;
 
-/// What a guest's trap handler leaves where its halt cookie points: the registers that the trap changed
-/// (`struct x86_trap_regs` of Solo5's `hvt_cpu_x86_64.h`).
+/// Trap frame that a guest's trap handler passes through its halt cookie: the registers that the
+/// trap changed (`struct x86_trap_regs` of Solo5's `hvt_cpu_x86_64.h`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[expect(missing_docs, reason = "the field names are the registers' names")]
 #[repr(C)]
 pub struct TrapFrame {
     pub cr2: u64,
-    /// 0 where the exception has none.
+    /// 0 for exceptions without an error code.
     pub error_code: u64,
     pub rip: u64,
     pub cs: u64,
@@ -28,12 +28,12 @@ pub struct TrapFrame {
 }
 
 impl TrapFrame {
-    /// The frame that these bytes are.
+    /// Returns the frame with these bytes.
     fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
         zerocopy::transmute!(*bytes)
     }
 
-    /// `registers` as they were at the trap.
+    /// Returns `state` at the time of the trap.
     fn apply(&self, state: CpuState) -> CpuState {
         let registers = Registers { rip: self.rip, rflags: self.rflags, rsp: self.rsp, ..state.registers };
         let segments = Segments { cs: self.cs as u16, ss: self.ss as u16, ..state.segments };
@@ -41,10 +41,11 @@ impl TrapFrame {
     }
 }
 
-/// Bytes of a [`TrapFrame`].
+/// Size of a [`TrapFrame`] in bytes.
 pub(super) const TRAP_FRAME_SIZE: usize = size_of::<TrapFrame>();
 
-/// `state` as it was at the trap that this frame describes. What a trap does not change, its handler may have.
+/// Returns `state` at the time of the trap that `frame` describes. The trap handler may have
+/// changed registers that are not in the frame.
 pub(super) fn at_trap(state: CpuState, frame: &[u8; TRAP_FRAME_SIZE]) -> CpuState {
     TrapFrame::from_bytes(frame).apply(state)
 }
@@ -87,10 +88,10 @@ const _: () = {
     assert!(size_of::<UserRegisters>() == 27 * 8);
 };
 
-/// Bytes of the notes.
+/// Size of the notes in bytes.
 pub(super) const NOTES_SIZE: usize = status_note_size(size_of::<UserRegisters>()) + note_size(size_of::<FxState>());
 
-/// The notes about registers.
+/// Returns the notes with the registers.
 pub(super) fn notes(state: &CpuState, cause: Cause) -> Vec<u8> {
     [status_note(cause, user_registers(state).as_bytes()), note(NT_FPREGSET, state.fpu.as_bytes())].concat()
 }
@@ -115,7 +116,7 @@ fn user_registers(state: &CpuState) -> UserRegisters {
         rdx,
         rsi,
         rdi,
-        // No system call is under way.
+        // No system call is in progress.
         orig_rax: u64::MAX,
         rip,
         cs: cs.into(),
@@ -151,10 +152,10 @@ mod tests {
         let kinds: Vec<_> = notes.iter().map(|note| (note.name, note.n_type)).collect();
         assert_eq!(kinds, [("CORE", NT_PRSTATUS), ("CORE", NT_FPREGSET)]);
         let register = |index: usize| u64::from_le_bytes(*notes[0].desc[112 + index * 8..].first_chunk().unwrap());
-        // As `sys/reg.h` numbers them.
+        // In the order of `sys/reg.h`.
         assert_eq!([0, 15, 16, 19].map(register), [0x15, u64::MAX, 0x10_1234, 0x20_0000]);
         assert_eq!([17, 20, 21, 22, 23, 24, 25, 26].map(register), [8, 16, 0x30_0000, 0, 16, 7, 16, 9]);
-        // As `sys/user.h` numbers them: MXCSR at 24, XMM0 at 160.
+        // In the order of `sys/user.h`: MXCSR at 24, XMM0 at 160.
         let fpu = notes[1].desc;
         assert_eq!((fpu.len(), fpu[0], fpu[24], &fpu[160..162]), (512, 0x7f, 0x81, &[0x22, 0x11][..]));
     }

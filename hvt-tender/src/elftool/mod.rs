@@ -1,7 +1,8 @@
-//! `hvt-elftool`: makes manifests for builds in C, and says what a unikernel was built for.
+//! `hvt-elftool`: generates manifests for builds in C, and prints the ABI and the manifest of a
+//! unikernel.
 //!
-//! `source` reads a manifest's JSON, `show` writes what comes of it; both are pure. This module is the command line
-//! around them, that of Solo5's `solo5-elftool`.
+//! `source` parses a manifest in JSON, and `show` formats the results; both are pure. This module
+//! is the command line, compatible with Solo5's `solo5-elftool`.
 
 mod show;
 mod source;
@@ -21,7 +22,7 @@ use crate::{message, usage};
 pub use show::{abi, c_source, manifest};
 pub use source::{SourceError, devices};
 
-/// The program's name if its caller gives it none.
+/// Name of the program if `argv[0]` is missing.
 const NAME: &str = "hvt-elftool";
 
 const NOTES: &str = "\
@@ -35,9 +36,9 @@ The source of a manifest with two devices:
 Compile OUTPUT with Solo5's toolchain or scripts/cc-guest, and link it with the
 unikernel.";
 
-/// Does what the command line says; returns the status to exit with: 0, or 1 when it could not be done.
+/// Runs the command line. Returns the exit status: 0, or 1 after an error.
 ///
-/// The first of `args` is the name under which the program was started, and begins its messages.
+/// The first of `args` is the name of the program (`argv[0]`), and begins its messages.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let mut args = args.into_iter();
@@ -80,12 +81,12 @@ pub fn command() -> clap::Command {
     let source = [file("SOURCE", "Manifest in JSON"), file("OUTPUT", "File for the C source")];
     clap::Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Makes and prints the manifests of Solo5 unikernels")
+        .about("Generates and prints the manifests of Solo5 unikernels")
         .after_help(NOTES)
         .disable_help_subcommand(true)
         .propagate_version(true)
         .subcommand_required(true)
-        .subcommand(subcommand("gen-manifest", "Make the C source of a manifest from its JSON", &source))
+        .subcommand(subcommand("gen-manifest", "Generate the C source of a manifest from JSON", &source))
         .subcommand(subcommand("query-abi", "Print the ABI that a unikernel was built for", &[unikernel()]))
         .subcommand(subcommand("query-manifest", "Print the devices of a unikernel", &[unikernel()]))
 }
@@ -124,10 +125,10 @@ impl Command {
     }
 }
 
-/// The standard input or output, in the place of a path.
+/// Path that stands for the standard input or output.
 const STDIO: &str = "-";
 
-/// The whole of a file, and no more than could be a unikernel.
+/// Reads a file, up to the maximum size of a unikernel.
 fn read(path: &Path) -> Result<Vec<u8>, ElftoolError> {
     let mut contents = Vec::new();
     let read = if path == Path::new(STDIO) {
@@ -148,7 +149,8 @@ fn write(path: &Path, text: &str) -> Result<(), ElftoolError> {
     } else {
         File::create(path).and_then(|mut file| {
             let written = file.write_all(text.as_bytes());
-            // Half a source must not be taken for one that was made. What is no file stays.
+            // A partial source must not be mistaken for a complete one. Only a regular file is
+            // removed.
             if written.is_err() && file.metadata().is_ok_and(|found| found.is_file()) {
                 let _ = fs::remove_file(path);
             }
@@ -162,7 +164,7 @@ fn query<T>(path: &Path, ask: fn(&[u8]) -> Result<T, ImageError>) -> Result<T, E
     ask(&read(path)?).map_err(|problem| ElftoolError::Image { path: path.into(), problem })
 }
 
-/// Why it could not be done. The message is one line.
+/// Error of the program. The message is one line.
 #[derive(Debug, thiserror::Error)]
 enum ElftoolError {
     #[error("{0}; see --help")]
@@ -171,7 +173,7 @@ enum ElftoolError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    /// As compilers write it, so that editors find the place.
+    /// In the format of compiler errors, so that editors find the position.
     #[error("{}:{problem}", path.display())]
     Source { path: PathBuf, problem: SourceError },
     #[error("{}: {problem}", path.display())]

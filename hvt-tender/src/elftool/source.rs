@@ -1,4 +1,4 @@
-//! A manifest as people write it, in JSON.
+//! Manifests in JSON.
 
 use std::fmt;
 
@@ -8,13 +8,13 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAcces
 
 use crate::image::{Device, DeviceKind, is_device_name};
 
-/// Devices at most: the first entry of a manifest is reserved.
+/// Maximum number of devices: the first entry of a manifest is reserved.
 const MAX_DEVICES: usize = MAX_ENTRIES - 1;
 
-/// Reads the JSON of a manifest; returns its devices in the order of their handles.
+/// Parses a manifest in JSON. Returns its devices in the order of their handles.
 ///
 /// # Errors
-/// [`SourceError`], when it is not JSON or not a manifest.
+/// Returns [`SourceError`] if `json` is not valid JSON or not a manifest.
 pub fn devices(json: &[u8]) -> Result<Vec<Device>, SourceError> {
     let mut json = serde_json::Deserializer::from_slice(json);
     let Source { devices: Devices(devices), .. } = json.deserialize_map(Root)?;
@@ -22,15 +22,16 @@ pub fn devices(json: &[u8]) -> Result<Vec<Device>, SourceError> {
     Ok(devices)
 }
 
-/// What is wrong with a manifest's JSON, and where. The message is one line: `LINE:COLUMN: ..`.
+/// Error in a manifest's JSON, with its position. The message is one line: `LINE:COLUMN: ..`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{line}:{column}: {problem}")]
 pub struct SourceError {
-    /// Line, the first is 1.
+    /// Line number, starting at 1.
     pub line: usize,
-    /// Byte in the line, the first is 1: the one at which the problem was seen, which is the last of a wrong value.
+    /// Byte in the line, starting at 1. The parser has read up to this byte; for a wrong value it
+    /// is the last byte of the value.
     pub column: usize,
-    /// What is wrong.
+    /// Description of the error.
     pub problem: String,
 }
 
@@ -39,7 +40,7 @@ impl From<serde_json::Error> for SourceError {
         let (line, column) = (error.line(), error.column());
         let text = error.to_string();
         let place = format!(" at line {line} column {column}");
-        // What begins a line is seen before any of it has been read: at 0.
+        // Serde reports column 0 for an error at the start of a line.
         Self { line, column: column.max(1), problem: text.strip_suffix(&place).unwrap_or(&text).to_owned() }
     }
 }
@@ -54,7 +55,7 @@ struct Source {
     devices: Devices,
 }
 
-/// The whole of it. Serde would take an array for an object as well, were it asked for the `struct`.
+/// Whole manifest. A derived `Deserialize` alone would accept an array in place of the object.
 struct Root;
 
 impl<'de> Visitor<'de> for Root {
@@ -75,7 +76,7 @@ enum SourceKind {
     Manifest,
 }
 
-/// That the version is [`VERSION`].
+/// Version field, which must be [`VERSION`].
 struct SourceVersion;
 
 impl<'de> Deserialize<'de> for SourceVersion {
@@ -94,7 +95,7 @@ impl Visitor<'_> for SourceVersion {
     fn visit_u64<E: serde::de::Error>(self, version: u64) -> Result<Self, E> {
         match version == u64::from(VERSION) {
             true => Ok(self),
-            false => Err(E::custom(format_args!("a manifest of version {version}; there is no other than {VERSION}"))),
+            false => Err(E::custom(format_args!("unsupported manifest version {version}: expected {VERSION}"))),
         }
     }
 }
@@ -107,7 +108,7 @@ struct SourceDevice {
     kind: Kind,
 }
 
-/// A name that a device can have.
+/// Valid device name.
 struct Name(String);
 
 impl<'de> Deserialize<'de> for Name {
@@ -129,7 +130,7 @@ impl Visitor<'_> for NameVisitor {
         match is_device_name(name.as_bytes()) {
             true => Ok(Name(name.into())),
             false => Err(E::custom(format_args!(
-                "'{name}' cannot be the name of a device: those are 1 to {NAME_MAX} letters and digits"
+                "invalid device name '{name}': expected 1 to {NAME_MAX} letters and digits"
             ))),
         }
     }
@@ -143,7 +144,7 @@ enum Kind {
     Net,
 }
 
-/// Devices, not too many of them and each with a name of its own.
+/// Devices with distinct names, at most [`MAX_DEVICES`].
 struct Devices(Vec<Device>);
 
 impl<'de> Deserialize<'de> for Devices {
@@ -152,7 +153,7 @@ impl<'de> Deserialize<'de> for Devices {
     }
 }
 
-/// What comes of the array of devices.
+/// Visitor for the array of devices.
 struct Array;
 
 impl<'de> Visitor<'de> for Array {
@@ -169,8 +170,8 @@ impl<'de> Visitor<'de> for Array {
     }
 }
 
-/// The next element of the array of devices: it knows those before it, so that what is wrong with the array is an error
-/// at the first device that makes it so.
+/// Seed for the next element of the array of devices. It has access to the previous devices, so
+/// that an error of the array is reported at the first device that causes it.
 struct Element<'d>(&'d mut Vec<Device>);
 
 impl<'de> DeserializeSeed<'de> for Element<'_> {
@@ -191,11 +192,11 @@ impl<'de> Visitor<'de> for Element<'_> {
     fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error> {
         let SourceDevice { name: Name(name), kind } = SourceDevice::deserialize(MapAccessDeserializer::new(object))?;
         if self.0.len() == MAX_DEVICES {
-            // Solo5's words, which its users look for.
+            // The same words as in Solo5, which users may search for.
             return Err(A::Error::custom(format_args!("too many entries, maximum {MAX_DEVICES}")));
         }
         if self.0.iter().any(|device| device.name == name) {
-            return Err(A::Error::custom(format_args!("a second device of the name '{name}'")));
+            return Err(A::Error::custom(format_args!("duplicate device name '{name}'")));
         }
         let kind = match kind {
             Kind::Block => DeviceKind::Block,
@@ -238,10 +239,7 @@ mod tests {
             ("[]", "1:1: invalid type: sequence, expected a manifest"),
             ("{}", "1:2: missing field `type`"),
             (r#"{"type":"solo5.abi"}"#, "1:19: unknown variant `solo5.abi`, expected `solo5.manifest`"),
-            (
-                "{\"type\":\"solo5.manifest\",\"version\":2\n}",
-                "1:36: a manifest of version 2; there is no other than 1",
-            ),
+            ("{\"type\":\"solo5.manifest\",\"version\":2\n}", "1:36: unsupported manifest version 2: expected 1"),
             (r#"{"type":"solo5.manifest","version":"1"}"#, "1:38: invalid type: string \"1\", expected 1"),
             (r#"{"type":"solo5.manifest","version":1}"#, "1:37: missing field `devices`"),
             (
@@ -259,13 +257,13 @@ mod tests {
                 &with_devices(r#"{"name":"a","type":"NET"}"#),
                 "2:24: unknown variant `NET`, expected `BLOCK_BASIC` or `NET_BASIC`",
             ),
-            (&with_devices(r#"{"name":"","type":"NET_BASIC"}"#), "2:10: '' cannot be the name of a device"),
-            (&with_devices(r#"{"name":"a_b","type":"NET_BASIC"}"#), "2:13: 'a_b' cannot be the name of a device"),
-            (&with_devices(r#"{"name":"é","type":"NET_BASIC"}"#), "2:12: 'é' cannot be the name of a device"),
+            (&with_devices(r#"{"name":"","type":"NET_BASIC"}"#), "2:10: invalid device name ''"),
+            (&with_devices(r#"{"name":"a_b","type":"NET_BASIC"}"#), "2:13: invalid device name 'a_b'"),
+            (&with_devices(r#"{"name":"é","type":"NET_BASIC"}"#), "2:12: invalid device name 'é'"),
             (&with_devices(&format!(r#"{{"name":"{long}","type":"NET_BASIC"}}"#)), "1 to 67 letters and digits"),
             (
                 &with_devices("{\"name\":\"a\",\"type\":\"NET_BASIC\"},\n{\"name\":\"a\",\"type\":\"BLOCK_BASIC\"}"),
-                "3:33: a second device of the name 'a'",
+                "3:33: duplicate device name 'a'",
             ),
         ] {
             let error = error(json);

@@ -1,4 +1,5 @@
-//! Registers as gdb wants them. What they are, and what gdb must know of the CPU besides, is the architecture's.
+//! Registers in the format of gdb. The modules of the architectures list the registers, and add
+//! what gdb must know about the CPU.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -14,7 +15,7 @@ use self::x86_64 as arch;
 
 pub(super) use self::arch::{GdbRegisters, must_be_seen};
 
-/// A vCPU of the architecture that this tender was built for, in its 64-bit state.
+/// vCPU of the architecture that this tender was built for, in its 64-bit state.
 #[derive(Debug)]
 pub(crate) enum Native {}
 
@@ -29,7 +30,7 @@ impl Arch for Native {
     }
 }
 
-/// The debugger wants to change a register that cannot be changed.
+/// Attempt of the debugger to change a register that cannot be changed.
 #[derive(Debug)]
 pub(crate) struct Fixed;
 
@@ -55,7 +56,8 @@ mod tests {
         }
     }
 
-    /// The description names as many bits as there are, so that gdb takes the packet apart in the same places.
+    /// The description has as many bits as the packet, so that gdb splits the packet at the right
+    /// places.
     #[test]
     fn the_target_description_fits() {
         let xml = arch::DESCRIPTION;

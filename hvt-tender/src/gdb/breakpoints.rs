@@ -1,5 +1,5 @@
-//! Software breakpoints: instructions in guest memory that end a run, which nobody who looks at that memory through the
-//! debugger gets to see.
+//! Software breakpoints: instructions in guest memory that end a run. They are hidden when the
+//! debugger reads the memory.
 
 use std::collections::BTreeMap;
 
@@ -7,29 +7,29 @@ use hvt_abi::Gpa;
 
 use crate::backend::debug::BREAKPOINT_INSTRUCTION;
 
-/// The breakpoints, by their guest-virtual addresses.
+/// Software breakpoints, by guest-virtual address.
 #[derive(Debug, Default)]
 pub(super) struct SoftwareBreakpoints {
     breakpoints: BTreeMap<u64, SoftwareBreakpoint>,
 }
 
-/// What lies where a breakpoint is.
+/// Bytes that a breakpoint instruction replaces.
 type Code = [u8; BREAKPOINT_INSTRUCTION.len()];
 
-/// One breakpoint.
+/// Software breakpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SoftwareBreakpoint {
-    /// Where its instruction lies, at a multiple of its size.
+    /// Guest-physical address of the instruction, a multiple of its size.
     pub(super) at: Gpa,
-    /// What lies there without it.
+    /// Original bytes at the address.
     pub(super) original: Code,
-    /// Wanted as a software breakpoint.
+    /// Requested as a software breakpoint.
     software: bool,
-    /// Wanted as a hardware breakpoint, of which the machine has no more.
+    /// Requested as a hardware breakpoint, but the machine has no free one.
     hardware: bool,
 }
 
-/// What a breakpoint is wanted as.
+/// Kind of breakpoint that the debugger requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Software,
@@ -37,23 +37,24 @@ pub(super) enum Kind {
 }
 
 impl SoftwareBreakpoints {
-    /// The addresses, ascending.
+    /// Returns the addresses in ascending order.
     pub(super) fn addresses(&self) -> Vec<u64> {
         self.breakpoints.keys().copied().collect()
     }
 
-    /// What the breakpoint at this address is wanted as, if there is one.
+    /// Returns the requested kind of the breakpoint at this address, if there is one.
     pub(super) fn kind(&self, address: u64) -> Option<Kind> {
         self.breakpoints
             .get(&address)
             .map(|breakpoint| if breakpoint.software { Kind::Software } else { Kind::Hardware })
     }
 
-    /// Notes that a breakpoint is wanted at `address`, which is guest-physical address `at`, where `original` lies.
-    /// Returns whether the instruction must be written now.
+    /// Adds a breakpoint at guest-virtual `address`, which is mapped to guest-physical `at` and
+    /// contains `original`. Returns whether the breakpoint instruction must be written now.
     pub(super) fn add(&mut self, address: u64, kind: Kind, at: Gpa, original: Code) -> bool {
         let new = !self.breakpoints.values().any(|breakpoint| breakpoint.at == at);
-        // Another address of the same place may have one already, and then what was read there is its instruction.
+        // Another guest-virtual address of the same memory may have a breakpoint already. Then
+        // `original` is the breakpoint instruction.
         let original = self
             .breakpoints
             .values()
@@ -69,8 +70,9 @@ impl SoftwareBreakpoints {
         new
     }
 
-    /// Notes that no breakpoint of this kind is wanted at `address` any more. `None` when there was none, and otherwise
-    /// the breakpoint that must be taken out of memory, if it must.
+    /// Removes a breakpoint of this kind at `address`. Returns `None` if there was none. Otherwise
+    /// returns the breakpoint whose instruction must be replaced by the original bytes, if this was
+    /// the last one at its memory.
     pub(super) fn remove(&mut self, address: u64, kind: Kind) -> Option<Option<SoftwareBreakpoint>> {
         let breakpoint = self.breakpoints.get_mut(&address)?;
         if !std::mem::take(breakpoint.wanted_as(kind)) {
@@ -83,12 +85,13 @@ impl SoftwareBreakpoints {
         Some((!self.breakpoints.values().any(|other| other.at == breakpoint.at)).then_some(breakpoint))
     }
 
-    /// Forgets all of them, which must be taken out of memory.
+    /// Removes all breakpoints, and returns them. The caller must restore their original bytes.
     pub(super) fn clear(&mut self) -> Vec<SoftwareBreakpoint> {
         std::mem::take(&mut self.breakpoints).into_values().collect()
     }
 
-    /// Makes `bytes`, which have been read at `start`, what they are without breakpoints.
+    /// Replaces breakpoint instructions in `bytes`, which were read at `start`, by the original
+    /// bytes.
     pub(super) fn hide(&self, start: Gpa, bytes: &mut [u8]) {
         for breakpoint in self.breakpoints.values() {
             for (byte, original) in shared(start, bytes, breakpoint.at).zip(breakpoint.original) {
@@ -97,8 +100,8 @@ impl SoftwareBreakpoints {
         }
     }
 
-    /// Makes `bytes`, which are to be written at `start`, such that the breakpoints stay, and remembers what lies under
-    /// these from now on.
+    /// Replaces bytes in `bytes`, which are about to be written at `start`, by the breakpoint
+    /// instructions that must stay. Stores the replaced bytes as the new original bytes.
     pub(super) fn keep(&mut self, start: Gpa, bytes: &mut [u8]) {
         for breakpoint in self.breakpoints.values_mut() {
             for (byte, original) in shared(start, bytes, breakpoint.at).zip(&mut breakpoint.original) {
@@ -122,9 +125,9 @@ impl SoftwareBreakpoint {
     }
 }
 
-/// The bytes from `at` on, as far as they are among `bytes`, which lie at `start`.
+/// Returns the bytes from `at` on that are part of `bytes`, which begin at `start`.
 fn shared(start: Gpa, bytes: &mut [u8], at: Gpa) -> impl Iterator<Item = Option<&mut u8>> {
-    // `at` lies so many bytes behind `start`, or before it.
+    // Distance of `at` after or before `start`.
     let (behind, before) = (at.0.saturating_sub(start.0), start.0.saturating_sub(at.0));
     let skipped = before.min(BREAKPOINT_INSTRUCTION.len() as u64) as usize;
     let rest = usize::try_from(behind).ok().and_then(|behind| bytes.get_mut(behind..)).unwrap_or_default();
@@ -139,7 +142,7 @@ mod tests {
     const AT: u64 = 0x1008;
     const CODE: Code = [0x55; SIZE];
 
-    /// These bytes with one before and one behind.
+    /// Returns the bytes with one byte before and one after them.
     fn between(before: u8, bytes: Code, behind: u8) -> Vec<u8> {
         [&[before], &bytes[..], &[behind]].concat()
     }
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_one_looks_as_the_whole_does() {
+    fn a_part_of_a_breakpoint_is_hidden_too() {
         let mut breakpoints = SoftwareBreakpoints::default();
         assert!(breakpoints.add(AT, Kind::Software, Gpa(AT), CODE));
         let (last, end) = (BREAKPOINT_INSTRUCTION[SIZE - 1], AT + SIZE as u64);
@@ -186,11 +189,11 @@ mod tests {
         assert!(!breakpoints.add(AT, Kind::Hardware, Gpa(AT), BREAKPOINT_INSTRUCTION));
         assert!(
             !breakpoints.add(0x8000_1008, Kind::Software, Gpa(AT), BREAKPOINT_INSTRUCTION),
-            "another address of it"
+            "another address of the same memory"
         );
         assert_eq!(breakpoints.remove(AT, Kind::Software), Some(None));
         assert_eq!(breakpoints.kind(AT), Some(Kind::Hardware));
-        assert_eq!(breakpoints.remove(AT, Kind::Software), None, "there is none of that kind");
+        assert_eq!(breakpoints.remove(AT, Kind::Software), None, "no software breakpoint is left");
         assert_eq!(breakpoints.remove(AT, Kind::Hardware), Some(None));
         let breakpoint = breakpoints.remove(0x8000_1008, Kind::Software).unwrap().unwrap();
         assert_eq!(breakpoint.original, CODE);

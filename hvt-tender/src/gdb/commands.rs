@@ -1,4 +1,4 @@
-//! `monitor` commands: what gdb itself has no words for.
+//! `monitor` commands, for requests that gdb itself has no commands for.
 
 use std::fmt::Write;
 
@@ -10,10 +10,10 @@ use crate::backend::BackendError;
 use crate::memory::Permissions;
 
 const HELP: &str = "\
-help        says this
-hypercalls  how often the guest has made each hypercall
-memory      what the guest may do with which part of its memory
-cpu         system registers
+help        print this help
+hypercalls  print the number of calls of each hypercall
+memory      print the guest's permissions for each region of its memory
+cpu         print the system registers
 ";
 
 impl MonitorCmd for Inferior<'_> {
@@ -23,7 +23,7 @@ impl MonitorCmd for Inferior<'_> {
             b"hypercalls" => self.hypercalls(),
             b"memory" => self.memory_map_text(),
             b"cpu" => self.system_registers(),
-            _ => format!("There is no command '{}'.\n{HELP}", command.escape_ascii()),
+            _ => format!("unknown command '{}'\n{HELP}", command.escape_ascii()),
         };
         output!(out, "{text}");
         Ok(())

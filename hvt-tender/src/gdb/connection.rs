@@ -1,4 +1,4 @@
-//! The connection to a debugger.
+//! Connection to a debugger.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,25 +15,27 @@ use super::stream::Stream;
 use crate::backend::CancelToken;
 use crate::sandbox::{Calls, Sandbox};
 
-/// A debugger that takes nothing for so long is gone.
+/// A debugger that reads nothing for this long is treated as disconnected.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection, not yet used.
+/// Connection before its first use.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Stream,
 }
 
 impl Connection {
-    /// A connection through this socket, which blocks.
+    /// Creates a connection over a blocking socket.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { stream: Stream::new(socket, PATIENCE)? })
     }
 
-    /// Has a thread watch it while the guest runs, which makes these system calls alone in this sandbox.
+    /// Starts a thread that watches the connection while the guest runs. `confinement` is the
+    /// thread's sandbox and its allowed system calls.
     ///
     /// # Errors
-    /// When the host has no thread or descriptor left, or the thread cannot be confined.
+    /// Returns an [`io::Error`] if the host has no thread or descriptor left, or if the thread
+    /// cannot be confined.
     pub(crate) fn watch(self, stop: &CancelToken, confinement: Option<(Sandbox, Calls)>) -> io::Result<Line> {
         let input = Input { stream: self.stream.try_clone()?, bytes: Vec::new() };
         let watcher = Watcher::start(self.stream.try_clone()?, stop.clone(), confinement)?;
@@ -41,17 +43,18 @@ impl Connection {
     }
 }
 
-/// A connection that is watched.
+/// Connection with a watcher thread.
 pub(crate) struct Line {
-    /// One direction of it.
+    /// Bytes from the debugger.
     pub(super) input: Input,
-    /// The other.
+    /// Bytes to the debugger.
     pub(super) output: Output,
     pub(super) watcher: Watcher,
 }
 
 impl Line {
-    /// Allows the system calls that the guest's thread makes to talk to the debugger, and to hang up.
+    /// Allows the system calls that the guest's thread needs to talk to the debugger and to close
+    /// the connection.
     pub(crate) fn system_calls(&self, calls: &mut Calls) {
         calls.allow_on(libc::SYS_recvfrom, self.input.stream.as_raw_fd());
         calls.allow_on(libc::SYS_sendto, self.output.stream.as_raw_fd());
@@ -59,32 +62,32 @@ impl Line {
     }
 }
 
-/// What the debugger says.
+/// Receiving half of the connection.
 pub(super) struct Input {
     stream: Stream,
-    /// What has come and was not taken yet, the last byte first.
+    /// Received bytes that are not consumed yet, the last byte first.
     bytes: Vec<u8>,
 }
 
-/// What came of waiting for the debugger.
+/// Result of waiting for the debugger.
 pub(super) enum Heard {
-    /// The next byte of what it says.
+    /// The next byte from the debugger.
     Byte(u8),
-    /// It says nothing at the moment.
+    /// No byte is available at the moment.
     Nothing,
-    /// It is gone.
+    /// The debugger has disconnected.
     Gone,
-    /// The run is to end.
+    /// The run must end.
     Stopped,
 }
 
 impl Input {
-    /// Whether something has come already that nobody has taken.
+    /// Returns whether received bytes are not consumed yet.
     pub(super) fn is_waiting(&self) -> bool {
         !self.bytes.is_empty()
     }
 
-    /// The next byte that has come.
+    /// Returns the next byte without waiting.
     pub(super) fn next(&mut self) -> Heard {
         if let Some(byte) = self.bytes.pop() {
             return Heard::Byte(byte);
@@ -96,7 +99,7 @@ impl Input {
         }
     }
 
-    /// The next byte, waiting until it comes.
+    /// Returns the next byte, and waits for it if necessary.
     pub(super) fn wait(&mut self, stop: &CancelToken) -> Heard {
         loop {
             if stop.requested() {
@@ -110,7 +113,7 @@ impl Input {
             if self.poll(&mut [stream, PollFd::new(stop.event(), PollFlags::POLLIN)], PollTimeout::NONE).is_err() {
                 return Heard::Gone;
             }
-            // What was meant for a guest that ran is answered by this conversation.
+            // This conversation handles the packets that a pause was requested for.
             stop.unpause();
         }
     }
@@ -122,7 +125,7 @@ impl Input {
         }
     }
 
-    /// Reads what is there.
+    /// Reads the available bytes.
     fn read(&mut self) -> Heard {
         let mut some = [0; 4096];
         match self.stream.read(&mut some) {
@@ -137,14 +140,15 @@ impl Input {
     }
 }
 
-/// What the debugger is told, a packet at a time.
+/// Sending half of the connection. Sends one packet at a time.
 pub(super) struct Output {
     stream: Stream,
     packet: Vec<u8>,
 }
 
 impl Output {
-    /// Answers the packet that ends the guest, which `gdbstub` leaves to its user. Who does not wait for it has gone.
+    /// Answers the packet that kills the guest; `gdbstub` leaves the answer to its user. An error
+    /// is ignored: the debugger may already have disconnected.
     pub(super) fn confirm(&mut self) {
         let _ = io::Write::write_all(&mut self.stream, b"$OK#9a");
     }
@@ -170,7 +174,8 @@ impl gdbstub::conn::Connection for Output {
     }
 }
 
-/// A thread that interrupts the guest when the debugger says something. Dropping it ends the thread, and the connection.
+/// Thread that pauses the guest when bytes from the debugger arrive. Dropping this ends the thread
+/// and the connection.
 pub(super) struct Watcher {
     stream: Stream,
     armed: Arc<AtomicBool>,
@@ -187,12 +192,13 @@ impl Watcher {
         let watch = move || {
             let done = confinement.map_or(Ok(()), |(sandbox, calls)| sandbox.confine(calls));
             let failed = done.is_err();
-            // Whoever starts this waits for it.
+            // `start` waits for the result.
             let _ = begun.send(done);
             while !failed && orders.recv().is_ok() {
                 let mut fds = [PollFd::new(watched.as_fd(), PollFlags::POLLIN)];
                 while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-                // In this order: whoever finds it still armed will be paused.
+                // The flag is cleared first: a caller of `arm` that still finds the flag set is
+                // certain to be paused.
                 flag.store(false, Ordering::SeqCst);
                 stop.pause();
             }
@@ -202,11 +208,11 @@ impl Watcher {
         Ok(Self { stream, armed, again: Some(again), thread: Some(thread) })
     }
 
-    /// The guest is about to run: makes it [pause](CancelToken::pause) as soon as the debugger says something. It may pause
-    /// for nothing as well.
+    /// Called before the guest runs: makes the thread [pause](CancelToken::pause) the guest as soon
+    /// as bytes from the debugger arrive. Spurious pauses are possible.
     pub(super) fn arm(&self) {
         if let (false, Some(again)) = (self.armed.swap(true, Ordering::SeqCst), &self.again) {
-            // The thread lives as long as this.
+            // The thread lives as long as `self`.
             let _ = again.send(());
         }
     }

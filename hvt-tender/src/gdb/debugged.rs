@@ -1,4 +1,4 @@
-//! A machine whose runs a debugger sees.
+//! vCPU whose runs are visible to a debugger.
 
 use gdbstub::common::Signal;
 use gdbstub::stub::state_machine::GdbStubStateMachine as Stub;
@@ -16,41 +16,42 @@ use crate::memory::{GuestMemory, MemoryMap};
 use crate::monitor::Outcome;
 use crate::registers::Named;
 
-/// A machine with a debugger. Its guest is stopped at first. Once the debugger has gone it is as it was without.
+/// Machine with a debugger. The guest is stopped at first. After the debugger disconnects, the
+/// machine runs as without a debugger.
 pub(crate) struct Debugged<'m> {
     inferior: Inferior<'m>,
     session: Option<Session<'m>>,
     stop: CancelToken,
-    /// The guest's last act, which the debugger has seen and the loop has not.
+    /// Last exit, reported to the debugger but not yet to the monitor's loop.
     over: Option<Exit>,
     /// The guest runs without the debugger.
     alone: bool,
 }
 
-/// The debugger's end.
+/// Connection to the debugger.
 struct Session<'m> {
     stub: Stub<'static, Inferior<'m>, Output>,
     input: Input,
     watcher: Watcher,
 }
 
-/// What came of a conversation with the debugger.
+/// Result of a conversation with the debugger.
 enum Talk {
-    /// The guest goes on.
+    /// The guest resumes.
     Resumed,
-    /// The debugger has gone.
+    /// The debugger has disconnected.
     Gone,
-    /// The run is to end.
+    /// The run must end.
     Ended,
 }
 
 type StopReason = SingleThreadStopReason<u64>;
 
 impl<'m> Debugged<'m> {
-    /// This machine under the debugger at the other end.
+    /// Puts a machine under the control of a debugger.
     ///
     /// # Errors
-    /// When it cannot be debugged, or the host refuses.
+    /// Returns [`BackendError`] if the machine cannot be debugged or the connection fails.
     pub(crate) fn new(
         machine: &'m mut dyn Machine,
         memory_map: &'m MemoryMap,
@@ -66,31 +67,32 @@ impl<'m> Debugged<'m> {
         Ok(Self { inferior, session: Some(Session { stub, input, watcher }), stop, over: None, alone: false })
     }
 
-    /// Tells the debugger how the run has ended, and takes everything out of the guest that belongs to the debugger.
+    /// Reports the end of the run to the debugger, and removes everything that the debugger has put
+    /// into the guest.
     pub(crate) fn end(&mut self, outcome: &Result<Outcome, BackendError>) {
         let reason = match outcome {
-            // As a process's status: its lowest eight bits.
+            // Like the exit status of a process: the lowest eight bits.
             Ok(Outcome::Exited { status, .. }) => StopReason::Exited(*status as u8),
             Ok(Outcome::Failed(_)) => StopReason::Terminated(Signal::SIGSEGV),
             Ok(Outcome::Interrupted | Outcome::Asleep) => StopReason::Terminated(Signal::SIGTERM),
             Ok(Outcome::Exceeded(_)) | Err(_) => StopReason::Terminated(Signal::SIGKILL),
         };
         if let Err(error) = self.inferior.withdraw() {
-            log::debug!("removing breakpoints: {error}");
+            log::debug!("cannot remove breakpoints: {error}");
         }
         if let Some(Session { stub: Stub::Running(stub), .. }) = self.session.take()
             && let Err(error) = stub.report_stop(&mut self.inferior, reason)
         {
-            log::debug!("telling the debugger that the guest has ended: {error}");
+            log::debug!("cannot report the guest's exit to the debugger: {error}");
         }
     }
 
-    /// Whether the debugger wants the guest to run.
+    /// Returns whether the debugger has resumed the guest.
     fn is_running(&self) -> bool {
         matches!(self.session, Some(Session { stub: Stub::Running(_), .. }))
     }
 
-    /// Hands the debugger's bytes to the stub, for as long as they keep the guest from running.
+    /// Passes the debugger's bytes to the stub until the guest resumes.
     fn converse(&mut self) -> Result<Talk, BackendError> {
         loop {
             let Some(mut session) = self.session.take() else { return Ok(Talk::Gone) };
@@ -100,7 +102,7 @@ impl<'m> Debugged<'m> {
                 if !interrupted {
                     return Ok(Talk::Resumed);
                 }
-                // It has said more than that the guest is to run.
+                // The debugger has sent more packets after the request to resume.
                 self.hear()?;
                 continue;
             }
@@ -108,7 +110,7 @@ impl<'m> Debugged<'m> {
                 Heard::Byte(byte) => self.feed(session.stub, byte),
                 Heard::Nothing => Some(session.stub),
                 Heard::Gone => {
-                    log::warn!("the debugger is gone; the guest goes on without");
+                    log::warn!("the debugger has disconnected: the guest continues without it");
                     None
                 }
                 Heard::Stopped => {
@@ -118,7 +120,7 @@ impl<'m> Debugged<'m> {
             };
             match stub {
                 Some(Stub::Disconnected(mut stub)) if stub.get_reason() == DisconnectReason::Kill => {
-                    log::warn!("the debugger has ended the guest");
+                    log::warn!("the debugger has killed the guest");
                     stub.borrow_conn().confirm();
                     self.inferior.withdraw()?;
                     return Ok(Talk::Ended);
@@ -132,7 +134,7 @@ impl<'m> Debugged<'m> {
         }
     }
 
-    /// One byte from the debugger; `None` when that is the end of it.
+    /// Passes one byte from the debugger to the stub. Returns `None` if the connection has ended.
     fn feed(
         &mut self,
         stub: Stub<'static, Inferior<'m>, Output>,
@@ -151,10 +153,10 @@ impl<'m> Debugged<'m> {
             }
             stub => Ok(stub),
         });
-        answered.inspect_err(|error| log::warn!("the debugger cannot be understood, and is left: {error}")).ok()
+        answered.inspect_err(|error| log::warn!("invalid packet from the debugger: disconnecting: {error}")).ok()
     }
 
-    /// The guest has been paused because the debugger said something: finds out what.
+    /// Reads the packets for which the guest has been paused.
     fn hear(&mut self) -> Result<(), BackendError> {
         self.stop.unpause();
         while let Some(mut session) = self.session.take() {
@@ -169,7 +171,7 @@ impl<'m> Debugged<'m> {
                     break;
                 }
                 Heard::Gone | Heard::Stopped => {
-                    log::warn!("the debugger is gone; the guest goes on without");
+                    log::warn!("the debugger has disconnected: the guest continues without it");
                     None
                 }
             };
@@ -181,7 +183,7 @@ impl<'m> Debugged<'m> {
         Ok(())
     }
 
-    /// Tells the debugger why the guest has stopped.
+    /// Reports to the debugger why the guest has stopped.
     fn report(&mut self, reason: StopReason) -> Result<(), BackendError> {
         self.inferior.look();
         let Some(Session { stub, input, watcher }) = self.session.take() else { return Ok(()) };
@@ -192,14 +194,15 @@ impl<'m> Debugged<'m> {
         match stub {
             Ok(stub) => self.session = Some(Session { stub, input, watcher }),
             Err(error) => {
-                log::warn!("the debugger is gone; the guest goes on without: {error}");
+                log::warn!("the debugger has disconnected: the guest continues without it: {error}");
                 self.inferior.withdraw()?;
             }
         }
         Ok(())
     }
 
-    /// Runs the guest until the loop or the debugger must know of something; `None` when the latter.
+    /// Runs the guest until an exit for the monitor's loop or a stop for the debugger. Returns
+    /// `None` for the latter.
     fn run_once(&mut self) -> Result<Option<Exit>, BackendError> {
         if let Some(exit) = self.over.take() {
             return Ok(Some(exit));
@@ -231,7 +234,7 @@ impl<'m> Debugged<'m> {
         Ok(None)
     }
 
-    /// What the loop must know, the debugger may have to know before.
+    /// Returns an exit to the monitor's loop, after a report to the debugger if the exit is fatal.
     fn exited(&mut self, exit: Exit) -> Result<Option<Exit>, BackendError> {
         let signal = match &exit {
             Exit::Hypercall { number, .. } => {
@@ -252,7 +255,7 @@ impl<'m> Debugged<'m> {
         Ok(None)
     }
 
-    /// The program counter.
+    /// Returns the program counter.
     fn pc(&mut self) -> Result<u64, BackendError> {
         Ok(self.inferior.machine_ref().registers()?.pc())
     }
@@ -276,7 +279,7 @@ impl Vcpu for Debugged<'_> {
         loop {
             if self.session.is_none() {
                 if !std::mem::replace(&mut self.alone, true) {
-                    // The last that its watcher may have done.
+                    // The last pause that the watcher may have requested.
                     self.stop.unpause();
                 }
                 return match self.over.take() {
@@ -299,7 +302,7 @@ impl Vcpu for Debugged<'_> {
 
     fn serve_again(&mut self) -> Result<bool, BackendError> {
         if self.stop.requested() || !self.stop.unpause() {
-            // Not for the debugger: what runs the guest may have ended.
+            // The wake-up is not for the debugger: the guest's process may have exited.
             return self.inferior.machine().serve_again();
         }
         self.hear()?;

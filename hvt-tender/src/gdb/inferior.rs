@@ -1,4 +1,4 @@
-//! The guest as gdb sees it: what it calls the inferior.
+//! The guest as gdb sees it, which gdb calls the inferior.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -24,46 +24,47 @@ use crate::backend::debug::{BREAKPOINT_INSTRUCTION, DebugTarget, Traps, Watch};
 use crate::backend::{BackendError, Machine};
 use crate::memory::MemoryMap;
 
-/// How the guest goes on.
+/// Way in which the guest resumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Resume {
-    /// Until something happens.
+    /// Until an event.
     #[default]
     Continue,
     /// For one instruction.
     Step,
-    /// For as long as the program counter stays between these addresses.
+    /// While the program counter is in this range of addresses.
     Range(u64, u64),
 }
 
-/// A guest with breakpoints.
+/// Guest with breakpoints.
 pub(crate) struct Inferior<'m> {
     machine: &'m mut dyn Machine,
     memory_map: &'m MemoryMap,
     breakpoints: SoftwareBreakpoints,
-    /// Addresses of hardware breakpoints that the machine has taken.
+    /// Addresses of hardware breakpoints that the machine has accepted.
     executed: Vec<u64>,
     watches: Vec<Watched>,
     resume: Resume,
-    /// What the machine was told last.
+    /// Traps last set in the machine.
     traps: Traps,
-    /// How often each hypercall was made, by its number.
+    /// Number of calls of each hypercall, by its number.
     calls: BTreeMap<u32, u64>,
 }
 
-/// A watchpoint.
+/// Watchpoint.
 struct Watched {
     watch: Watch,
     kind: WatchKind,
-    /// What lay there when the debugger looked last: what a hypercall writes no machine notices.
+    /// Contents when the debugger last stopped. A machine does not detect writes of hypercalls, so
+    /// the contents are compared.
     contents: Vec<u8>,
 }
 
-/// The longest piece of memory that is watched, in bytes.
+/// Longest watchpoint in bytes.
 const LONGEST_WATCH: u64 = 4096;
 
 impl<'m> Inferior<'m> {
-    /// This guest, without any breakpoint; `None` where its machine cannot be debugged.
+    /// Creates an inferior without breakpoints. Returns `None` if its machine cannot be debugged.
     pub(super) fn new(machine: &'m mut dyn Machine, memory_map: &'m MemoryMap) -> Option<Self> {
         machine.debug()?;
         Some(Self {
@@ -78,27 +79,27 @@ impl<'m> Inferior<'m> {
         })
     }
 
-    /// The machine itself.
+    /// Returns the machine.
     pub(super) fn machine(&mut self) -> &mut dyn Machine {
         self.machine
     }
 
-    /// The same, to be looked at.
+    /// Returns the machine by shared reference.
     pub(super) fn machine_ref(&self) -> &dyn Machine {
         self.machine
     }
 
-    /// What the debugger needs of the machine.
+    /// Returns the machine's interface for the debugger.
     pub(super) fn target(&mut self) -> Option<&mut dyn DebugTarget> {
         self.machine.debug()
     }
 
-    /// What the guest may do with its memory.
+    /// Returns the memory map of the guest.
     pub(super) fn memory_map(&self) -> &MemoryMap {
         self.memory_map
     }
 
-    /// How often the guest made each hypercall.
+    /// Returns the number of calls of each hypercall.
     pub(super) fn calls(&self) -> &BTreeMap<u32, u64> {
         &self.calls
     }
@@ -108,17 +109,17 @@ impl<'m> Inferior<'m> {
         *self.calls.entry(number).or_default() += 1;
     }
 
-    /// How the debugger wants the guest to go on.
+    /// Returns the way in which the debugger resumes the guest.
     pub(super) fn how(&self) -> Resume {
         self.resume
     }
 
-    /// What the breakpoint at this address is, if there is one in memory.
+    /// Returns the kind of the software breakpoint at this address, if there is one in memory.
     pub(super) fn breakpoint_kind(&self, address: u64) -> Option<Kind> {
         self.breakpoints.kind(address)
     }
 
-    /// Whether the debugger must see the instruction at this address before it is stepped.
+    /// Returns whether the debugger must see the instruction at this address before a step.
     pub(super) fn must_be_seen(&mut self, address: u64) -> bool {
         must_be_seen(|| {
             let mut instruction = [0; 4];
@@ -127,7 +128,7 @@ impl<'m> Inferior<'m> {
         })
     }
 
-    /// Which kind of watchpoint begins at this address.
+    /// Returns the kind of the watchpoint that begins at this address.
     pub(super) fn watch_kind(&self, start: u64) -> WatchKind {
         self.watches
             .iter()
@@ -135,7 +136,8 @@ impl<'m> Inferior<'m> {
             .map_or(WatchKind::Write, |watched| watched.kind)
     }
 
-    /// Address of a watchpoint whose contents have changed since the debugger looked last.
+    /// Returns the address of a watchpoint whose contents have changed since the debugger last
+    /// stopped.
     pub(super) fn changed(&mut self) -> Option<u64> {
         let changed = (0..self.watches.len()).find(|index| {
             let watch = self.watches[*index].watch;
@@ -144,7 +146,7 @@ impl<'m> Inferior<'m> {
         changed.map(|index| self.watches[index].watch.start)
     }
 
-    /// Notes what lies at the watchpoints now: the debugger looks at it.
+    /// Stores the current contents of the watchpoints: the debugger stops here.
     pub(super) fn look(&mut self) {
         for index in 0..self.watches.len() {
             let watch = self.watches[index].watch;
@@ -159,7 +161,7 @@ impl<'m> Inferior<'m> {
         (self.read(watch.start, &mut bytes) == bytes.len()).then_some(bytes)
     }
 
-    /// Tells the machine where the next run is to end.
+    /// Sets the traps of the next run in the machine.
     pub(super) fn set_traps(&mut self) -> Result<bool, BackendError> {
         let traps = Traps {
             step: self.resume != Resume::Continue,
@@ -178,7 +180,7 @@ impl<'m> Inferior<'m> {
         Ok(done)
     }
 
-    /// Takes everything back that the debugger has put into the guest.
+    /// Removes everything that the debugger has put into the guest.
     pub(super) fn withdraw(&mut self) -> Result<(), BackendError> {
         for breakpoint in self.breakpoints.clear() {
             self.remove_breakpoint(breakpoint)?;
@@ -197,7 +199,7 @@ impl<'m> Inferior<'m> {
         self.target().map_or(Ok(()), |target| target.poke(at, bytes))
     }
 
-    /// Reads guest-virtual memory up to the first byte that is not mapped; returns how many bytes.
+    /// Reads guest-virtual memory up to the first unmapped byte. Returns the number of bytes.
     fn read(&mut self, start: u64, into: &mut [u8]) -> usize {
         let mut done = 0;
         for (at, len) in pages(start, into.len()) {
@@ -212,7 +214,7 @@ impl<'m> Inferior<'m> {
         done
     }
 
-    /// Writes guest-virtual memory; nothing of it when a part is not mapped.
+    /// Writes guest-virtual memory. Writes nothing if a part of the range is unmapped.
     fn write(&mut self, start: u64, from: &[u8]) -> TargetResult<(), Self> {
         let mut pieces = Vec::new();
         let mut done = 0;
@@ -236,7 +238,7 @@ impl<'m> Inferior<'m> {
     }
 
     fn breakpoint(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
-        // Where no instruction begins there is none, and two would overlap.
+        // No instruction begins at an unaligned address, and two breakpoints would overlap there.
         if !address.is_multiple_of(BREAKPOINT_INSTRUCTION.len() as u64) {
             return Ok(false);
         }
@@ -258,16 +260,17 @@ impl<'m> Inferior<'m> {
     }
 }
 
-/// An address that is not mapped: EFAULT.
+/// Error for an unmapped address: EFAULT.
 const UNMAPPED: TargetError<BackendError> = TargetError::Errno(14);
 
-/// The debugger asked for what cannot be done. It is told so, and goes on.
+/// Converts an error into a non-fatal error for the debugger, and logs it.
 fn refused(error: impl Display) -> TargetError<BackendError> {
-    log::debug!("for the debugger: {error}");
+    log::debug!("request of the debugger failed: {error}");
     TargetError::NonFatal
 }
 
-/// The pieces of `len` bytes at `start` that lie in one page each. What would wrap around is left out.
+/// Splits `len` bytes at `start` into pieces within one page each. Stops before the address wraps
+/// around.
 fn pages(start: u64, len: usize) -> impl Iterator<Item = (u64, usize)> {
     let mut next = Some(start);
     let mut left = len as u64;
@@ -327,7 +330,7 @@ impl SingleThreadBase for Inferior<'_> {
     }
 }
 
-/// Signals that the debugger sends along mean nothing: a guest has none.
+/// A guest has no signals, so signals from the debugger are ignored.
 impl SingleThreadResume for Inferior<'_> {
     fn resume(&mut self, _: Option<Signal>) -> Result<(), BackendError> {
         self.resume = Resume::Continue;
@@ -390,7 +393,7 @@ impl HwBreakpoint for Inferior<'_> {
         if self.set_traps().map_err(refused)? {
             return Ok(true);
         }
-        // The machine has none, or no more.
+        // The machine has no hardware breakpoint, or none left.
         self.executed.pop();
         self.breakpoint(address, Kind::Hardware)
     }

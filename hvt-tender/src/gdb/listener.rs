@@ -1,4 +1,4 @@
-//! Sockets at which a debugger is awaited.
+//! Sockets that wait for a debugger.
 
 use std::fmt;
 use std::fs;
@@ -17,21 +17,22 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::connection::Connection;
 
-/// Addresses at which debuggers of this process wait. The user-mode networks of the process connect no guest to them.
+/// Addresses on which debuggers of this process listen. The user-mode networks of the process
+/// connect no guest to them.
 static WAITING: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
 
 fn waiting() -> MutexGuard<'static, Vec<SocketAddr>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns whether a connection to `to` would reach a debugger that a guest of this process waits for.
+/// Returns whether a connection to `to` would reach a debugger port of this process.
 #[cfg(feature = "smoltcp")]
 pub(crate) fn is_waited_at(to: SocketAddr) -> bool {
     let meant = |at: &SocketAddr| at.ip().is_unspecified() || at.ip() == to.ip();
     waiting().iter().any(|at| at.port() == to.port() && meant(at))
 }
 
-/// A TCP port, until this is dropped.
+/// TCP port, open until this is dropped.
 #[derive(Debug)]
 pub(super) struct TcpDoor {
     listener: TcpListener,
@@ -40,7 +41,7 @@ pub(super) struct TcpDoor {
 
 impl TcpDoor {
     pub(super) fn open(address: impl ToSocketAddrs) -> io::Result<Self> {
-        // Locked before the port exists: no guest connects in between.
+        // Locked before the port exists, so that no guest connects in between.
         let mut waiting = waiting();
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -63,14 +64,15 @@ impl Drop for TcpDoor {
     }
 }
 
-/// A Unix socket, whose path vanishes when this is dropped.
+/// Unix socket, removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct UnixDoor {
     socket: OwnedFd,
     path: PathBuf,
-    /// Directory of the path. After a change of the root directory the path itself leads elsewhere.
+    /// Directory of the path. After a change of the root directory the path itself resolves
+    /// differently.
     directory: fs::File,
-    /// Device and inode of the path: another process may have replaced it.
+    /// Device and inode of the socket file. Another process may have replaced the file.
     file: (u64, u64),
 }
 
@@ -84,7 +86,7 @@ impl UnixDoor {
         remove_stale(path, &address)?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        // The file gets the mode of the socket (unix(7)): at no time can another user connect.
+        // The file gets the mode of the socket (unix(7)), so no other user can ever connect.
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(socket.as_raw_fd(), &address)?;
         let found = fs::symlink_metadata(path)?;
@@ -93,7 +95,7 @@ impl UnixDoor {
         Ok(door)
     }
 
-    /// Device and inode to which the path leads now.
+    /// Returns the device and inode that the path resolves to now.
     fn found(&self) -> Option<(u64, u64)> {
         let found = fstatat(&self.directory, self.path.file_name()?, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
         Some((found.st_dev, found.st_ino))
@@ -107,32 +109,33 @@ impl Drop for UnixDoor {
         }
         let Some(name) = self.path.file_name() else { return };
         if let Err(errno) = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
-            // Another user since (--user): the next tender that is given the path removes it.
-            log::info!("{}: the debugger's socket stays there: {errno}", self.path.display());
+            // The user may have changed since (--user). The next tender with this path removes the
+            // socket.
+            log::info!("{}: cannot remove the debugger's socket: {errno}", self.path.display());
         }
     }
 }
 
-/// Removes the socket of a process that has ended.
+/// Removes the socket of a process that has exited.
 fn remove_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {}
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there")),
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is not a socket")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
-    // A socket of another kind cannot be connected to the one at the path, and finds out all the same if a process has
-    // it: a connection would be taken for the debugger.
+    // A datagram socket cannot connect to the stream socket at the path, but the error shows
+    // whether a process listens there. A stream connection would be taken for the debugger.
     let probe = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     match connect(probe.as_raw_fd(), address) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
         Err(Errno::ENOENT) => Ok(()),
-        Ok(()) | Err(Errno::EPROTOTYPE) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process waits there")),
+        Ok(()) | Err(Errno::EPROTOTYPE) => Err(io::Error::new(io::ErrorKind::AddrInUse, "in use by another process")),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Place at which a debugger connects.
+/// Socket that waits for a debugger.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpDoor),
@@ -140,10 +143,10 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// The connection that has come.
+    /// Returns a pending connection.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if none has.
+    /// Returns [`io::ErrorKind::WouldBlock`] if no connection is pending.
     pub(super) fn accept(&self) -> io::Result<Connection> {
         match self {
             Self::Tcp(door) => {
@@ -154,13 +157,13 @@ impl Listener {
             Self::Unix(door) => {
                 use std::os::fd::FromRawFd;
                 let accepted = accept4(door.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-                // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
+                // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
                 Connection::new(unsafe { OwnedFd::from_raw_fd(accepted) })
             }
         }
     }
 
-    /// The directory in which this removes a file.
+    /// Returns the directory from which this removes the socket file.
     pub(super) fn directory(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tcp(_) => None,
@@ -211,12 +214,12 @@ mod tests {
     fn a_socket_that_is_left_over_is_replaced_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gdb");
-        // Closed, as a kill closes it: the file stays.
+        // Closed without removal, as after a kill: the file remains.
         drop(UnixListener::bind(&path).unwrap());
         let door = UnixDoor::open(&path).unwrap();
         let error = UnixDoor::open(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        // The attempt was no connection.
+        // The failed attempt made no connection.
         assert!(Listener::Unix(door).accept().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
         fs::write(&path, "precious").unwrap();
         assert_eq!(UnixDoor::open(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
@@ -225,7 +228,7 @@ mod tests {
         assert_eq!(UnixDoor::open(&long).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
-    /// Another process may have moved the socket away and put its own there.
+    /// Another process may have moved the socket away and created another file there.
     #[test]
     fn a_file_of_another_process_stays() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,55 +1,61 @@
-//! A debugger for guests: the stub that `gdb` connects to with `target remote`.
+//! Debugger for guests: the stub that gdb's `target remote` connects to.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `listener` | the TCP port or Unix socket at which it is awaited |
-//! | `connection` | the connection, and the thread that notices when the debugger says something while the guest runs |
-//! | `architecture` | registers as gdb wants them |
-//! | `inferior` | what gdb asks of the guest: registers, memory, breakpoints |
+//! | `listener` | the TCP port or Unix socket that waits for a debugger |
+//! | `connection` | the connection, and the thread that watches it while the guest runs |
+//! | `architecture` | registers in the format of gdb |
+//! | `inferior` | gdb's requests about the guest: registers, memory, breakpoints |
 //! | `breakpoints` | software breakpoints in guest memory |
 //! | `commands` | `monitor` commands |
 //! | `debugged` | a [`Vcpu`] whose runs the debugger sees |
 //!
-//! The stub sits between the monitor's loop and a backend's [`DebugTarget`](crate::backend::debug::DebugTarget): neither
-//! the loop nor a run without a debugger knows of it. The protocol is that of the crate `gdbstub`.
+//! The stub sits between the monitor's loop and a backend's
+//! [`DebugTarget`](crate::backend::debug::DebugTarget). Neither the loop nor a run without a
+//! debugger depends on the stub. The crate `gdbstub` implements the protocol.
 //!
-//! What a debugger can do on which backend:
+//! Features by backend:
 //!
 //! | | kvm | kvm, aarch64 | process |
 //! |---|---|---|---|
 //! | registers | general, segments, x87, SSE | general, TPIDR_EL0, SIMD | as kvm |
-//! | memory by guest-virtual address, code and read-only data too | through the guest's page tables | likewise | as it is laid out |
+//! | memory by guest-virtual address, including code and read-only data | through the guest's page tables | through the guest's page tables | identity-mapped, within the memory map |
 //! | software breakpoints | any number | any number | any number |
 //! | hardware breakpoints | four, watchpoints included; then software breakpoints | as many as the CPU has; then software breakpoints | software breakpoints |
 //! | watchpoints | four of up to eight bytes, aligned, hardware breakpoints included | as many as the CPU has, each for a part of eight bytes, or for a power of two, aligned | any number, of any length |
 //! | step, step over a range of addresses, ctrl-C, detach, kill | yes | yes | yes |
 //!
-//! A software breakpoint is an instruction in the guest's code, which the debugger does not see when it reads there. On
-//! x86_64 it is a `hlt`, on both backends: it leaves the guest without any preparation, and an `int3` remains the guest's
-//! own. On aarch64 it is a `brk`, which leaves the guest while there are breakpoints. One of the guest's own is handed back
-//! as the exception that it is.
+//! A software breakpoint is an instruction in the guest's code, hidden when the debugger reads the
+//! code. On x86_64 it is a `hlt` on both backends: `hlt` exits from the guest without any set-up,
+//! and `int3` remains available to the guest. On aarch64 it is a `brk`, which exits from the guest
+//! while there are breakpoints. A `brk` of the guest itself is returned to the guest as an
+//! exception.
 //!
-//! On KVM the watchpoints and hardware breakpoints are the CPU's, through `KVM_SET_GUEST_DEBUG`. On x86_64 they have no
-//! effect where the CPU is QEMU's emulator. A watchpoint stops the guest behind the instruction on x86_64, and in front of
-//! it on aarch64, as gdb expects it on either.
+//! On KVM, watchpoints and hardware breakpoints use the CPU's debug registers, through
+//! `KVM_SET_GUEST_DEBUG`. On x86_64 they have no effect if QEMU emulates the CPU. A watchpoint
+//! stops the guest after the instruction on x86_64 and before the instruction on aarch64, as gdb
+//! expects on each.
 //!
-//! A step over an exclusive load of aarch64 (`ldxr`) makes the store that belongs to it fail. gdb knows that: a step over a
-//! range of addresses ends in front of such a load, for gdb to put a breakpoint behind the store.
+//! On aarch64, a step over an exclusive load (`ldxr`) makes the matching exclusive store fail. gdb
+//! handles this: a step over a range of addresses ends before such a load, and gdb sets a
+//! breakpoint after the store.
 //!
-//! Where the process backend is concerned: its child can neither be traced nor reach the debug registers. An instruction
-//! is stepped with RFLAGS.TF. What is watched lies in pages that the child may not write, or not access at all: whatever
-//! does is executed with the page open and the trap flag set, so it costs three hand-overs wherever in these pages it
-//! goes to. Everything else runs at full speed. For this, and only where a debugger is wanted, the child may make
-//! `mprotect` calls for guest memory: a guest that turns on the stub's own code could take the write protection off its
-//! pages, and nothing else.
+//! The child of the process backend can neither be traced nor access the debug registers. A step
+//! sets RFLAGS.TF. Watched memory is in pages that the child may not write, or not access at all.
+//! Each instruction that accesses such a page is executed with the page accessible and the trap
+//! flag set, which costs three hand-overs for every access to the page. All other instructions run
+//! at full speed. For this, and only with a debugger, the child may call `mprotect` for guest
+//! memory. A guest that takes over the stub's code could thus remove the write protection of its
+//! own pages, and nothing else.
 //!
-//! On both, what a hypercall writes ends the guest's run at a watchpoint as well, behind the hypercall. A poll that is
-//! interrupted by ctrl-C begins anew, with its whole timeout.
+//! On both backends, a hypercall that writes to a watchpoint stops the guest too, after the
+//! hypercall. A poll interrupted by ctrl-C starts again with its whole timeout.
 //!
-//! The debugger can read and change everything about the guest, and nothing about the host. Every process that can connect
-//! may do that. A port of the loopback interface is open to all users of the host, and to every guest whose user-mode
-//! network opens the host's loopback, except that the networks of this process connect nothing to it. A
-//! [Unix socket](Debugger::listen_unix) is open to its user alone.
+//! The debugger can read and change all state of the guest, and none of the host. Every process
+//! that can connect has these rights. A port of the loopback interface is open to all users of the
+//! host. It is also open to every guest whose user-mode network opens the host's loopback, except
+//! that the networks of this process refuse connections to it. A [Unix
+//! socket](Debugger::listen_unix) is open only to its user.
 
 mod architecture;
 mod breakpoints;
@@ -81,7 +87,8 @@ use crate::descriptor::{Descriptor, Uses};
 use crate::memory::MemoryMap;
 use crate::monitor::Outcome;
 
-/// A debugger that is awaited: a guest that is given one executes nothing before it has connected.
+/// Debugger that a guest waits for: the guest executes no instruction before the debugger has
+/// connected.
 ///
 /// ```no_run
 /// use hvt_tender::Unikernel;
@@ -98,30 +105,31 @@ pub struct Debugger {
 }
 
 impl Debugger {
-    /// Waits at this address, from now on.
+    /// Starts to listen on a TCP address.
     ///
     /// # Errors
-    /// When it is in use, or none of this host's.
+    /// Returns the error of the host if the address is in use or does not belong to this host.
     pub fn listen(address: impl ToSocketAddrs) -> io::Result<Self> {
         Ok(Self { listener: Listener::Tcp(TcpDoor::open(address)?) })
     }
 
-    /// Waits at a Unix socket that is made at `path`, for `target remote PATH`. Only this user can connect: its mode is
-    /// 0600. A socket that a process has left there when it was killed is replaced. The path vanishes when the debugger
-    /// has connected, and when this is dropped.
+    /// Starts to listen on a Unix socket created at `path`, for `target remote PATH`. The mode of
+    /// the socket is 0600, so only this user can connect. A socket left by a killed process is
+    /// replaced. The socket is removed when the debugger has connected and when this is dropped.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] if another process waits there, [`io::ErrorKind::AlreadyExists`] if a file of another
-    /// kind is there, [`io::ErrorKind::InvalidInput`] if the path is empty or longer than 107 bytes, and the host's error
-    /// if the socket cannot be made.
+    /// Returns [`io::ErrorKind::AddrInUse`] if another process listens there,
+    /// [`io::ErrorKind::AlreadyExists`] if the path is another kind of file,
+    /// [`io::ErrorKind::InvalidInput`] if the path is empty or longer than 107 bytes, and the
+    /// host's error if the socket cannot be created.
     pub fn listen_unix(path: impl AsRef<Path>) -> io::Result<Self> {
         Ok(Self { listener: Listener::Unix(UnixDoor::open(path.as_ref())?) })
     }
 
-    /// The address at which it waits.
+    /// Returns the TCP address on which this listens.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] if it waits at a Unix socket.
+    /// Returns [`io::ErrorKind::Unsupported`] if this listens on a Unix socket.
     pub fn address(&self) -> io::Result<SocketAddr> {
         match &self.listener {
             Listener::Tcp(door) => Ok(door.address()),
@@ -129,13 +137,13 @@ impl Debugger {
         }
     }
 
-    /// The directory in which it removes a file before the guest runs.
+    /// Returns the directory from which a file is removed before the guest runs.
     pub(crate) fn descriptor(&self) -> Option<Descriptor> {
         self.listener.directory().map(|directory| Descriptor::new(directory, Uses::REMOVE))
     }
 
-    /// Waits until a debugger connects; `None` when `stop` is requested before. There is one connection: whoever comes
-    /// later is refused.
+    /// Waits until a debugger connects. Returns `None` if `stop` is requested first. Later
+    /// connections are refused.
     pub(crate) fn accept(self, stop: &CancelToken) -> io::Result<Option<Connection>> {
         log::warn!("the guest waits for a debugger: (gdb) target remote {}", self.listener);
         let mut fds =
@@ -157,10 +165,10 @@ impl Debugger {
     }
 }
 
-/// Has a guest run to its end by `run`, under the debugger at the other end of `line`.
+/// Runs a guest to its end with `run`, under the debugger at `line`.
 ///
 /// # Errors
-/// As `run`, and when the machine cannot be debugged.
+/// Returns the error of `run`, or [`BackendError`] if the machine cannot be debugged.
 pub(crate) fn run(
     machine: &mut dyn Machine,
     memory_map: &MemoryMap,

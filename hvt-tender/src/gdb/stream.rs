@@ -1,4 +1,4 @@
-//! The connected socket of a debugger: TCP or Unix.
+//! Connected socket of a debugger: TCP or Unix.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,13 +7,14 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 use nix::sys::time::TimeVal;
 
-/// A connected socket. Its system calls are `recvfrom`, `sendto` and `shutdown` for both families, as the sandbox allows
-/// them: those of the standard library differ between the families.
+/// Connected socket. For both address families it uses `recvfrom`, `sendto` and `shutdown`, the
+/// system calls that the sandbox allows. The standard library uses different calls for the two
+/// families.
 #[derive(Debug)]
 pub(super) struct Stream(OwnedFd);
 
 impl Stream {
-    /// A blocking socket. A write that takes longer than `patience` fails.
+    /// Wraps a blocking socket. A write that takes longer than `patience` fails.
     pub(super) fn new(socket: OwnedFd, patience: Duration) -> io::Result<Self> {
         let patience = TimeVal::new(patience.as_secs().try_into().unwrap_or(i64::MAX), 0);
         setsockopt(&socket, sockopt::SendTimeout, &patience)?;
@@ -24,9 +25,9 @@ impl Stream {
         self.0.try_clone().map(Self)
     }
 
-    /// Ends the connection in both directions.
+    /// Closes both directions of the connection.
     pub(super) fn hang_up(&self) {
-        // One that the debugger has ended is not connected any more.
+        // Fails if the debugger has already closed the connection.
         let _ = shutdown(self.as_raw_fd(), Shutdown::Both);
     }
 }

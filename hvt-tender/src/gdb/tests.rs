@@ -1,4 +1,4 @@
-//! A debugger that says anything at all, to a guest that does nothing.
+//! Tests of the stub with arbitrary packets and a guest that does nothing.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -16,7 +16,8 @@ use crate::memory::fake::FakeMemory;
 use crate::memory::{GuestMemory, Permissions, Region};
 use crate::registers::Named;
 
-/// A guest of a page of memory that stops wherever it is to, and ends after a while.
+/// Guest with one page of memory. It stops at every requested trap, and exits after a fixed number
+/// of runs.
 struct Idle {
     memory: FakeMemory,
     state: CpuState,
@@ -101,12 +102,13 @@ impl DebugTarget for Idle {
     }
 }
 
-/// Runs the guest with a debugger that says this and hangs up; returns what it was told.
+/// Runs the guest with a debugger that sends `said` and disconnects. Returns the bytes that the
+/// debugger received.
 fn converse(said: &[u8]) -> Vec<u8> {
     converse_about(&[], said)
 }
 
-/// Likewise, where the guest's code begins with this.
+/// Like [`converse`], for a guest whose code begins with `code`.
 fn converse_about(code: &[u8], said: &[u8]) -> Vec<u8> {
     let debugger = Debugger::listen("127.0.0.1:0").unwrap();
     let address = debugger.address().unwrap();
@@ -114,7 +116,7 @@ fn converse_about(code: &[u8], said: &[u8]) -> Vec<u8> {
         let said = said.to_vec();
         move || {
             let mut stream = TcpStream::connect(address).unwrap();
-            // The stub may leave before it has heard everything.
+            // The stub may close the connection before it has read everything.
             let _ = stream.write_all(&said).and_then(|()| stream.shutdown(Shutdown::Write));
             let mut heard = Vec::new();
             let _ = stream.read_to_end(&mut heard);
@@ -126,7 +128,7 @@ fn converse_about(code: &[u8], said: &[u8]) -> Vec<u8> {
     let mut machine = Idle::new();
     machine.memory.write(Gpa(CODE), code).unwrap();
     let outcome = run(&mut machine, &memory_map(), line, &stop, |machine| {
-        // As the monitor does: this guest makes no hypercalls.
+        // As the monitor does; this guest makes no hypercalls.
         machine.run().map(|exit| match exit {
             Exit::Interrupted => Outcome::Interrupted,
             _ => Outcome::Exited { status: 0, cookie: None },
@@ -136,7 +138,7 @@ fn converse_about(code: &[u8], said: &[u8]) -> Vec<u8> {
     let (mut left, mut before) = ([0; 0x1000], [0; 0x1000]);
     machine.memory.read(Gpa(CODE), &mut left).unwrap();
     before[..code.len()].copy_from_slice(code);
-    assert_eq!(machine.traps, Traps::default(), "nothing of the debugger's is left");
+    assert_eq!(machine.traps, Traps::default(), "all traps are removed");
     assert!(said.windows(2).any(|pair| b"MXPG".contains(&pair[1])) || left == before);
     drop(machine);
     talker.join().unwrap()
@@ -157,10 +159,11 @@ fn answers_what_gdb_asks_first() {
     }
     assert_eq!(heard.matches("$000*\"#").count(), 2, "{heard}");
     let software_breakpoints = format!("{:02x}", BREAKPOINT_INSTRUCTION[BREAKPOINT_INSTRUCTION.len() - 1]);
-    assert!(!heard.contains(&software_breakpoints), "the breakpoint is not seen: {heard}");
+    assert!(!heard.contains(&software_breakpoints), "the breakpoint is hidden: {heard}");
 }
 
-/// The guest never leaves the range: its machine ends it after a while. Where gdb must see the instruction it ends at once.
+/// The guest never leaves the range; its machine ends the run after a while. At an instruction that
+/// gdb must see, the run ends at once.
 #[test]
 fn a_range_of_addresses_is_stepped_through() {
     let said = [&b"qSupported:vContSupported+"[..], b"vCont;r1000,2000:1"].map(packet).concat();
@@ -172,7 +175,7 @@ fn a_range_of_addresses_is_stepped_through() {
     assert!(heard(&exclusive).contains(signal), "{}", heard(&exclusive));
 }
 
-/// Bodies of packets that the stub knows the beginning of.
+/// Bodies of packets that begin with a packet name of the protocol.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let begin = prop::sample::select(vec![
         "g",

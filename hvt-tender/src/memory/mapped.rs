@@ -1,4 +1,4 @@
-//! Guest memory as one mapping of an operating system.
+//! Guest memory as one mapping of the operating system.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,12 +15,12 @@ use crate::sys::host_limit;
 
 use super::{Chunk, GuestMemory, HostMemory, MapError, MemoryMap, Permissions, Region, Usage};
 
-/// Guest memory in one mapping of this process, zero at first and populated when touched. A clone is a handle to the
-/// same memory.
+/// Guest memory in one mapping of this process, zero at first and populated when touched. A clone
+/// is a handle to the same memory.
 ///
-/// Code of rust-vmm reads and writes guest memory through the traits of [`vm_memory`]. A `MappedMemory` is a
-/// [`vm_memory::GuestMemory`], and the [`vm_memory::GuestMemoryRegion`] at guest address 0 of a
-/// [`vm_memory::GuestRegionCollection`]:
+/// Code of rust-vmm reads and writes guest memory through the traits of [`vm_memory`]. A
+/// `MappedMemory` is a [`vm_memory::GuestMemory`], and the [`vm_memory::GuestMemoryRegion`] at
+/// guest address 0 of a [`vm_memory::GuestRegionCollection`]:
 ///
 /// ```
 /// use hvt_tender::memory::MappedMemory;
@@ -29,22 +29,24 @@ use super::{Chunk, GuestMemory, HostMemory, MapError, MemoryMap, Permissions, Re
 /// let memory = MappedMemory::anonymous(0x20_0000)?;
 /// memory.write_obj(0x1234_5678_u32, GuestAddress(0x10_0000))?;
 /// assert_eq!(memory.read_obj::<u32>(GuestAddress(0x10_0000))?, 0x1234_5678);
-/// assert!(memory.write_slice(&[1, 2], GuestAddress(0x1f_ffff)).is_err(), "the last byte and one behind it");
+/// assert!(memory.write_slice(&[1, 2], GuestAddress(0x1f_ffff)).is_err(), "crosses the end");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// The traits of `vm_memory` check what this process may do: after [`protect`](Self::protect), a write to read-only
-/// pages fails, and a read succeeds. What the guest may do is checked by [`GuestSpace`](super::GuestSpace).
+/// The traits of `vm_memory` check the permissions of this process: after
+/// [`protect`](Self::protect), a write to read-only pages fails, and a read succeeds.
+/// [`GuestSpace`](super::GuestSpace) checks the permissions of the guest.
 #[derive(Clone, Debug)]
 pub struct MappedMemory {
     mapping: Arc<Mapping>,
-    /// Address and size of the mapping. Every hypercall needs them, without a detour through `mapping`.
+    /// Address and size of the mapping, cached here because every hypercall needs them.
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping belongs to no thread. Its bytes are reached through chunks and volatile slices alone: copied with
-// volatile accesses, or passed to system calls, because the guest changes them at any time anyway.
+// SAFETY: the mapping belongs to no thread. Its bytes are only reached through chunks and volatile
+// slices. They are copied with volatile accesses or passed to system calls, because the guest can
+// change them at any time.
 unsafe impl Send for MappedMemory {}
 // SAFETY: as above.
 unsafe impl Sync for MappedMemory {}
@@ -52,24 +54,24 @@ unsafe impl Sync for MappedMemory {}
 #[derive(Debug)]
 struct Mapping {
     region: MmapRegion,
-    /// Layout that [`MappedMemory::protect`] has applied.
+    /// Memory map that [`MappedMemory::protect`] has applied.
     protected: OnceLock<MemoryMap>,
 }
 
 impl MappedMemory {
-    /// `size` bytes of memory that no other process sees.
+    /// Maps `size` bytes of memory private to this process.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns [`MapError`] if `mmap` fails.
     pub fn anonymous(size: u64) -> Result<Self, MapError> {
         let flags = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
         Self::build(size, flags, None)
     }
 
-    /// `size` bytes of memory that are the contents of `file`, from its start on.
+    /// Maps the first `size` bytes of `file` as shared memory.
     ///
     /// # Errors
-    /// When the host refuses, or the file is shorter.
+    /// Returns [`MapError`] if `mmap` fails or the file is shorter.
     pub fn shared(size: u64, file: OwnedFd) -> Result<Self, MapError> {
         let file = FileOffset::new(file.into(), 0);
         Self::build(size, libc::MAP_SHARED | libc::MAP_NORESERVE, Some(file))
@@ -91,22 +93,22 @@ impl MappedMemory {
             MmapRegionError::Mmap(source) => error(source),
             other => error(io::Error::other(other)),
         })?;
-        // A mapping never lies at address 0.
+        // A mapping is never at address 0.
         let start = NonNull::new(region.as_ptr()).ok_or_else(|| error(io::ErrorKind::AddrNotAvailable.into()))?;
         let len = region.size();
         Ok(Self { mapping: Arc::new(Mapping { region, protected: OnceLock::new() }), start, len })
     }
 
-    /// The file behind it, where it is [shared](Self::shared).
+    /// Returns the file of [shared](Self::shared) memory.
     #[must_use]
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.region().file_offset().map(|offset| offset.file().as_fd())
     }
 
-    /// What tells how much of it is in use.
+    /// Returns a handle that measures how much of the memory is in use.
     ///
     /// # Errors
-    /// When the host has no descriptor left.
+    /// Returns an [`io::Error`] if the host has no descriptor left.
     pub fn usage(&self) -> io::Result<Usage> {
         match self.file() {
             Some(file) => Ok(Usage::of_file(file.try_clone_to_owned()?)),
@@ -114,7 +116,8 @@ impl MappedMemory {
         }
     }
 
-    /// Host address of guest address 0, for kernel interfaces that take the address of guest memory.
+    /// Returns the host address of guest address 0, for kernel interfaces that take the address of
+    /// guest memory.
     #[must_use]
     pub fn host_address(&self) -> NonNull<u8> {
         self.start
@@ -124,28 +127,30 @@ impl MappedMemory {
         &self.mapping.region
     }
 
-    /// Makes this process's mapping read-only where `memory_map` forbids the guest to write, because KVM applies the
-    /// mapping's permissions to the guest's accesses too. It must be called after everything is loaded: a
-    /// [`vm_memory::VolatileSlice`] from before does not know that its pages are read-only now.
+    /// Makes pages of this process's mapping read-only if `memory_map` forbids the guest to write
+    /// to them, because KVM applies the mapping's permissions to the guest's accesses too. Must be
+    /// called after everything is loaded: a [`vm_memory::VolatileSlice`] obtained earlier does not
+    /// reflect that its pages are read-only.
     ///
     /// # Errors
-    /// Returns an [`io::Error`] if `mprotect` fails, or if another layout has been applied before.
+    /// Returns an [`io::Error`] if `mprotect` fails, or if another memory map has been applied
+    /// before.
     pub fn protect(&self, memory_map: &MemoryMap) -> io::Result<()> {
-        // First, so that a concurrent write through `vm_memory` fails instead of faulting.
+        // Set first, so that a concurrent write through `vm_memory` fails and does not fault.
         if self.mapping.protected.get_or_init(|| memory_map.clone()) != memory_map {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "guest memory has the protection of another layout",
+                "guest memory has the protection of another memory map",
             ));
         }
         self.make_read_only(memory_map)
     }
 
-    /// Writes also to pages that [`protect`](Self::protect) made read-only, for a debugger. They are read-only again
-    /// afterwards.
+    /// Writes for a debugger, also to pages that [`protect`](Self::protect) made read-only. These
+    /// pages are read-only again afterwards.
     ///
     /// # Errors
-    /// Returns an [`io::Error`] if a byte lies outside of memory or `mprotect` fails.
+    /// Returns an [`io::Error`] if a byte is outside of memory or `mprotect` fails.
     pub fn poke(&self, at: Gpa, bytes: &[u8]) -> io::Result<()> {
         let write = || self.write(at, bytes).map_err(io::Error::other);
         let Some(memory_map) = self.mapping.protected.get() else { return write() };
@@ -163,16 +168,17 @@ impl MappedMemory {
         read_only(memory_map).try_for_each(|region| self.set_protection(region.range, libc::PROT_READ))
     }
 
-    /// Calls `mprotect` for the part of `pages`, which are whole pages, that lies inside of memory.
+    /// Calls `mprotect` for the whole pages `pages`, as far as they are inside of memory.
     fn set_protection(&self, pages: GuestRange, protection: libc::c_int) -> io::Result<()> {
         let Some(chunk) = self.chunk(pages) else { return Ok(()) };
-        // SAFETY: the pages lie inside of this mapping, and stay readable. `GuestSpace` and the traits of `vm_memory`
-        // refuse to write to pages that `protect` made read-only.
+        // SAFETY: the pages are inside of this mapping, and stay readable. `GuestSpace` and the
+        // traits of `vm_memory` refuse to write to pages that `protect` made read-only.
         let failed = unsafe { libc::mprotect(chunk.as_ptr().cast(), chunk.len(), protection) } != 0;
         if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Number of bytes from `at` on, at most `count`, that this process may write, or read if `write` is false.
+    /// Returns the number of bytes from `at` on, at most `count`, that this process may write, or
+    /// read if `write` is false.
     pub(super) fn accessible(&self, at: u64, count: usize, write: bool) -> usize {
         let inside = self.len.saturating_sub(usize::try_from(at).unwrap_or(usize::MAX));
         let count = inside.min(count);
@@ -183,7 +189,7 @@ impl MappedMemory {
     }
 }
 
-/// Regions of `memory_map` that [`MappedMemory::protect`] makes read-only.
+/// Returns the regions of `memory_map` that [`MappedMemory::protect`] makes read-only.
 fn read_only(memory_map: &MemoryMap) -> impl Iterator<Item = &Region> {
     memory_map.regions().iter().filter(|region| !region.access.contains(Permissions::WRITE))
 }
@@ -198,12 +204,14 @@ impl GuestMemory for MappedMemory {
     }
 
     fn whole(&self) -> Option<Chunk<'_>> {
-        // SAFETY: the bytes are the mapping, which lives as long as `self`. `protect` makes pages read-only only where
-        // `GuestSpace` refuses to write. Chunks and volatile slices never become references.
+        // SAFETY: the bytes are the mapping, which lives as long as `self`. `protect` makes pages
+        // read-only only where `GuestSpace` refuses to write. Chunks and volatile slices never
+        // become references.
         Some(unsafe { Chunk::new(self.start, self.len) })
     }
 
-    /// To look at what lies in a file's hole would fill the hole. Reading what is anonymous costs nothing.
+    /// Reading a hole of a file would fill the hole, so holes are skipped. Reading anonymous memory
+    /// costs nothing.
     fn populated(&self, range: GuestRange) -> Option<GuestRange> {
         let Some(file) = self.file().filter(|_| !range.is_empty()) else {
             return (!range.is_empty()).then_some(range);
@@ -218,16 +226,16 @@ impl GuestMemory for MappedMemory {
         };
         match data(range.start()) {
             Ok(part) => part.filter(|part| !part.is_empty()),
-            // There is nothing but a hole up to the end of the file.
+            // Only a hole follows up to the end of the file.
             Err(Errno::ENXIO) => None,
-            // A file that knows no holes.
+            // The file system does not support holes.
             Err(_) => Some(range),
         }
     }
 }
 
-// SAFETY: the mapping ends with the last handle, and is reached through chunks and volatile slices alone. `protect` is
-// called only by backends that need read-only pages.
+// SAFETY: the mapping ends with the last handle, and is only reached through chunks and volatile
+// slices. Only backends that need read-only pages call `protect`.
 unsafe impl HostMemory for MappedMemory {
     fn host_address(&self) -> NonNull<u8> {
         self.start
@@ -253,11 +261,12 @@ mod tests {
         let mut back = [0; 4];
         memory.read(Gpa(0x10_0ffe), &mut back).unwrap();
         assert_eq!(back, [1, 2, 3, 0]);
-        // A system call writes: where it may not, it says so instead of ending this process.
+        // A system call that writes to a read-only page returns an error and does not kill this
+        // process.
         let chunk = memory.chunk(GuestRange::new(Gpa(0x10_0000), 8).unwrap()).unwrap();
         let file = tempfile::tempfile().unwrap();
         nix::unistd::write(&file, &[7; 8]).unwrap();
-        // SAFETY: the kernel writes to a mapping that lives, or refuses to.
+        // SAFETY: the kernel writes to a live mapping, or fails.
         let read = unsafe { libc::pread(std::os::fd::AsRawFd::as_raw_fd(&file), chunk.as_ptr().cast(), 8, 0) };
         assert_eq!((read, Errno::last()), (-1, Errno::EFAULT));
     }

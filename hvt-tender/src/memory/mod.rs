@@ -1,4 +1,4 @@
-//! Guest memory of the host's operating system, over the traits of [`hvt_core::memory`].
+//! Guest memory for the host's operating system, with the traits of [`hvt_core::memory`].
 
 #[cfg(target_os = "linux")]
 mod mapped;
@@ -19,12 +19,12 @@ pub use private::PrivateMemory;
 #[cfg(target_os = "linux")]
 pub use usage::Usage;
 
-/// Guest memory could not be mapped.
+/// Guest memory cannot be mapped.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot map {size:#x} bytes of guest memory: {source}{}", Advice::on(source))]
 pub struct MapError {
-    /// Bytes asked for.
+    /// Requested size in bytes.
     pub size: u64,
-    /// What the host said.
+    /// Error of the host.
     pub source: std::io::Error,
 }

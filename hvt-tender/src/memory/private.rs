@@ -1,4 +1,4 @@
-//! Guest memory as one mapping of Redox.
+//! Guest memory as one mapping on Redox.
 
 use std::io;
 use std::ptr::NonNull;
@@ -7,8 +7,8 @@ use hvt_abi::GuestRange;
 
 use super::{Chunk, GuestMemory, HostMemory, MapError};
 
-/// Guest memory in one mapping of this process alone, zero at first and populated as it is touched: what the kernel's
-/// hypervisor takes for a guest.
+/// Guest memory in one private mapping of this process, zero at first and populated when touched,
+/// as the hypervisor of the Redox kernel requires.
 #[derive(Debug)]
 pub struct PrivateMemory {
     start: NonNull<u8>,
@@ -16,7 +16,7 @@ pub struct PrivateMemory {
 }
 
 impl PrivateMemory {
-    /// `size` bytes.
+    /// Maps `size` bytes.
     ///
     /// # Errors
     /// Returns [`MapError`] if `mmap` fails.
@@ -24,7 +24,7 @@ impl PrivateMemory {
         let error = |source| MapError { size, source };
         let len = usize::try_from(size).map_err(|_| error(io::ErrorKind::InvalidInput.into()))?;
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: the address is the kernel's choice, so that nothing that is mapped is touched.
+        // SAFETY: the kernel chooses the address, so no existing mapping is affected.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(error(io::Error::last_os_error()));
@@ -36,7 +36,8 @@ impl PrivateMemory {
 
 impl Drop for PrivateMemory {
     fn drop(&mut self) {
-        // SAFETY: its owner is gone, and with it all that refers to it. What cannot be unmapped stays.
+        // SAFETY: the owner is being dropped, so no reference to the mapping is left. A failure
+        // leaves the mapping in place.
         let _ = unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
@@ -51,12 +52,13 @@ impl GuestMemory for PrivateMemory {
     }
 
     fn whole(&self) -> Option<Chunk<'_>> {
-        // SAFETY: the bytes are the mapping, which lives as long as `self` and is reached through chunks alone.
+        // SAFETY: the bytes are the mapping, which lives as long as `self` and is only reached
+        // through chunks.
         Some(unsafe { Chunk::new(self.start, self.len) })
     }
 }
 
-// SAFETY: the mapping is made by `new`, ends with this object, and is reached through `chunk` alone.
+// SAFETY: `new` creates the mapping, `drop` ends it, and it is only reached through `chunk`.
 unsafe impl HostMemory for PrivateMemory {
     fn host_address(&self) -> NonNull<u8> {
         self.start

@@ -34,7 +34,7 @@ impl GuestMemory for MappedMemory {
     }
 }
 
-/// The accessible bytes of a range from its start on, then an error if bytes are left.
+/// Accessible bytes from the start of a range on, then an error if bytes are left.
 struct Slices<'m> {
     memory: &'m MappedMemory,
     at: GuestAddress,

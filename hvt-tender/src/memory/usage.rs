@@ -1,4 +1,4 @@
-//! How much of a guest's memory is in use.
+//! Measures how much of a guest's memory is in use.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,16 +11,16 @@ use crate::descriptor::{Descriptor, Uses};
 #[cfg(target_os = "linux")]
 use crate::sandbox::Calls;
 
-/// Tells how much of a guest's memory has been touched, by the guest or by the loader. It does not keep the memory, and
-/// may be asked by another thread than the guest's.
+/// Handle that measures how much of a guest's memory has been touched, by the guest or by the
+/// loader. It does not keep the memory alive, and may be used by a thread other than the guest's.
 #[derive(Debug)]
 pub struct Usage(Source);
 
 #[derive(Debug)]
 enum Source {
-    /// The memory is this file.
+    /// File of the memory.
     File(OwnedFd),
-    /// The memory is so many bytes at this address of this process.
+    /// Address and size of the memory in this process.
     Mapping { start: usize, len: usize },
 }
 
@@ -33,7 +33,7 @@ impl Usage {
         Self(Source::Mapping { start, len })
     }
 
-    /// Allows the calls that it takes to tell.
+    /// Allows the system calls for measuring.
     #[cfg(target_os = "linux")]
     pub(crate) fn system_calls(&self, calls: &mut Calls) {
         match &self.0 {
@@ -42,11 +42,12 @@ impl Usage {
         }
     }
 
-    /// Bytes in use, in whole pages. Of a file it counts every page that was ever touched; of a mapping those that are in
-    /// the host's RAM, which may be huge pages of 2 MiB.
+    /// Returns the bytes in use, in whole pages. For a file, counts every page that was ever
+    /// touched. For a mapping, counts the pages in the host's RAM, which may be huge pages of 2
+    /// MiB.
     ///
     /// # Errors
-    /// When the host does not tell.
+    /// Returns the error of `fstat` or `mincore`.
     pub fn bytes(&self) -> io::Result<u64> {
         /// Unit of `st_blocks` in bytes (stat(2)).
         const BLOCK: u64 = 512;
@@ -57,19 +58,19 @@ impl Usage {
     }
 }
 
-/// Bytes of this process's pages from `start` on that are in RAM.
+/// Returns the size in bytes of this process's pages from `start` on that are in RAM.
 fn resident(start: usize, len: usize) -> io::Result<u64> {
     /// Bit 0 of each byte that mincore(2) writes: the page is resident.
     const RESIDENT: u8 = 1;
     const PAGE: usize = hvt_abi::PAGE_SIZE as usize;
-    /// Pages asked for at once.
+    /// Number of pages per call.
     const PIECE: usize = 1 << 14;
     let mut pages = [0; PIECE];
     let mut found = 0;
     for offset in (0..len).step_by(PIECE * PAGE) {
         let piece = (len - offset).min(PIECE * PAGE);
-        // SAFETY: the kernel looks at page tables only, whatever is mapped at this address, and writes a byte for each
-        // page, of which there is room for as many.
+        // SAFETY: the kernel only reads page tables, whatever is mapped at this address. It writes
+        // one byte per page, and `pages` has one byte per page of the piece.
         let result = unsafe { libc::mincore((start + offset) as *mut libc::c_void, piece, pages.as_mut_ptr()) };
         Errno::result(result)?;
         found += pages[..piece.div_ceil(PAGE)].iter().filter(|page| **page & RESIDENT != 0).count();
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn counts_the_pages_that_were_touched() {
-        // So small a mapping gets no huge pages.
+        // A mapping this small gets no huge pages.
         let memory = MappedMemory::anonymous(1 << 20).unwrap();
         let usage = memory.usage().unwrap();
         assert_eq!(usage.bytes().unwrap(), 0);

@@ -1,4 +1,4 @@
-//! Rooms with the same functions for each operating system that the tender runs on.
+//! Interface to the operating system: the same functions for each supported system.
 
 #[cfg(target_os = "linux")]
 mod linux;

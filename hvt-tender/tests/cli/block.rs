@@ -359,7 +359,7 @@ fn a_disk_that_fails_is_the_guests_to_know() {
             assert!(printed.ends_with("SUCCESS\n"), "{printed}");
             if direct.is_empty() {
                 assert_eq!((output.status.code(), refused), (Some(1), 0), "{said}");
-                assert!(said.contains("not all that the unikernel has written may be there"), "{said}");
+                assert!(said.contains("data written by the unikernel may be lost"), "{said}");
             } else {
                 assert_eq!(output.status.code(), Some(0), "{said}");
                 assert!(written >= 1 && refused >= 1, "{printed}");

@@ -144,7 +144,7 @@ fn breaks_steps_and_goes_on_to_the_end() {
     ];
     assert_says(&output, &[&first, cpu::SEES, &rest].concat());
     let errors = text(&output.stderr);
-    for words in [cpu::BOOT_INFO, "There is no command 'nonsense'", "Cannot access memory"] {
+    for words in [cpu::BOOT_INFO, "unknown command 'nonsense'", "Cannot access memory"] {
         assert!(errors.contains(words), "{words}: {errors}");
     }
     let (status, printed, _) = waiting.end();
@@ -192,7 +192,7 @@ fn a_socket_for_a_debugger_goes_with_its_tender() {
     super::assert_fails(
         &second.output().unwrap(),
         1,
-        &format!("{option}: cannot listen on the socket: another process listens there"),
+        &format!("{option}: cannot listen on the socket: in use by another process"),
     );
     waiting.terminate();
     let (status, _, said) = waiting.end();
@@ -201,7 +201,7 @@ fn a_socket_for_a_debugger_goes_with_its_tender() {
     std::fs::write(&path, "precious").unwrap();
     let mut third = tender();
     third.args(["--mem=32", "--backend", &backend(), &option]).arg(guest("debuggee"));
-    super::assert_fails(&third.output().unwrap(), 1, "a file that is no socket is there");
+    super::assert_fails(&third.output().unwrap(), 1, "the file exists and is not a socket");
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
 
@@ -290,7 +290,7 @@ fn kills() {
     assert_says(&gdb.wait_with_output().unwrap(), &["Breakpoint 1", "killed"]);
     let (status, printed, said) = waiting.end();
     assert_eq!((status, printed.as_str()), (Some(1), ""));
-    assert!(said.contains("the debugger has ended the guest"), "{said}");
+    assert!(said.contains("the debugger has killed the guest"), "{said}");
 }
 
 /// A forbidden access stops the guest at the faulting instruction, so that the debugger can inspect

@@ -7,26 +7,27 @@ use hvt_abi::aarch64::Registers;
 use super::Fixed;
 use crate::backend::debug::CpuState;
 
-/// How gdb names one of them.
+/// Register identifier of gdb.
 pub(super) type RegisterId = AArch64RegId;
 
-/// The target description.
+/// Target description.
 pub(super) const DESCRIPTION: &str = include_str!("aarch64.xml");
 
-/// Whether gdb must see this instruction before it is stepped: an exclusive load (Arm ARM, C4.1.94). What steps between
-/// it and its store makes the store fail, again and again. gdb knows that, and has the guest run to behind the store.
+/// Returns whether gdb must see this instruction before a step: an exclusive load (Arm ARM,
+/// C4.1.94). A step between the load and its store makes the store fail, on every attempt. gdb
+/// handles this: it runs the guest until after the store.
 pub(in crate::gdb) fn must_be_seen(instruction: impl FnOnce() -> [u8; 4]) -> bool {
     u32::from_le_bytes(instruction()) & 0x3fc0_0000 == 0x0840_0000
 }
 
-/// The registers in the order of the target description.
+/// Registers in the order of the target description.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct GdbRegisters {
     core: AArch64CoreRegs,
     tpidr: u64,
 }
 
-/// Bytes of the registers that `gdbstub_arch` knows.
+/// Size in bytes of the registers in `gdbstub_arch`.
 const CORE: usize = 33 * 8 + 4 + 32 * 16 + 2 * 4;
 
 impl gdbstub::arch::Registers for GdbRegisters {
@@ -59,7 +60,7 @@ impl From<&CpuState> for GdbRegisters {
                 x,
                 sp,
                 pc,
-                // Its upper half holds nothing that is not 0.
+                // The upper half of PSTATE is 0.
                 cpsr: pstate as u32,
                 v: fpu.v,
                 fpcr: fpu.fpcr,
@@ -71,7 +72,7 @@ impl From<&CpuState> for GdbRegisters {
 }
 
 impl GdbRegisters {
-    /// `state` with the registers changed that differ.
+    /// Returns `state` with the changed registers applied.
     pub(in crate::gdb) fn apply(&self, state: &CpuState) -> Result<CpuState, Fixed> {
         let AArch64CoreRegs { x, sp, pc, cpsr, v, fpcr, fpsr } = self.core;
         let mut new = *state;
@@ -87,7 +88,7 @@ pub(super) mod tests {
     use super::*;
     use gdbstub::arch::Registers as _;
 
-    /// Registers that all have values of their own, as far as that goes.
+    /// Registers with distinct values where possible.
     pub(in crate::gdb::architecture) fn some_state() -> CpuState {
         let registers = Registers { x: std::array::from_fn(|number| 1 << number), sp: 1, pc: 2, pstate: 0x6000_03c5 };
         let mut state = CpuState { tpidr: u64::MAX - 1, ..CpuState::from(registers) };
@@ -95,7 +96,7 @@ pub(super) mod tests {
         state
     }
 
-    /// In which order `gdbstub_arch` has the last of its registers, the description must have them.
+    /// The description must list the last registers in the order of `gdbstub_arch`.
     #[test]
     fn control_comes_before_status() {
         let state = some_state();

@@ -7,18 +7,18 @@ use hvt_abi::x86_64::Registers;
 use super::Fixed;
 use crate::backend::debug::{CpuState, FxState};
 
-/// How gdb names one of them.
+/// Register identifier of gdb.
 pub(super) type RegisterId = X86_64CoreRegId;
 
-/// The target description.
+/// Target description.
 pub(super) const DESCRIPTION: &str = include_str!("x86_64.xml");
 
-/// Whether gdb must see this instruction before it is stepped: none.
+/// Returns whether gdb must see this instruction before a step: never.
 pub(in crate::gdb) fn must_be_seen(_instruction: impl FnOnce() -> [u8; 4]) -> bool {
     false
 }
 
-/// The registers in the order of the target description.
+/// Registers in the order of the target description.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct GdbRegisters {
     core: X86_64CoreRegs,
@@ -26,7 +26,7 @@ pub(crate) struct GdbRegisters {
     gs_base: u64,
 }
 
-/// Bytes of the registers that `gdbstub_arch` knows.
+/// Size in bytes of the registers in `gdbstub_arch`.
 const CORE: usize = 0x218;
 
 impl gdbstub::arch::Registers for GdbRegisters {
@@ -93,7 +93,7 @@ impl From<&CpuState> for GdbRegisters {
 }
 
 impl GdbRegisters {
-    /// `state` with the registers changed that differ.
+    /// Returns `state` with the changed registers applied.
     pub(in crate::gdb) fn apply(&self, state: &CpuState) -> Result<CpuState, Fixed> {
         let mut new = *state;
         if Self::from(state).core.segments != self.core.segments {
@@ -120,13 +120,14 @@ impl GdbRegisters {
     }
 }
 
-/// What the tag word says of a register (SDM volume 1, 8.1.7).
+/// Values of a register's tag in the x87 tag word (SDM volume 1, 8.1.7).
 const VALID: u32 = 0;
 const ZERO: u32 = 1;
 const SPECIAL: u32 = 2;
 const EMPTY: u32 = 3;
 
-/// The x87 tag word, of which FXSAVE keeps one bit a register: the rest follows from the registers' contents.
+/// Returns the x87 tag word. FXSAVE stores one bit per register; the tags are computed from the
+/// registers' contents.
 fn full_tags(fpu: &FxState) -> u32 {
     let top = usize::from(fpu.fsw >> 11 & 7);
     (0..8).fold(0, |tags, physical| {
@@ -144,7 +145,7 @@ fn full_tags(fpu: &FxState) -> u32 {
     })
 }
 
-/// The tag word as FXSAVE keeps it.
+/// Returns the tag word in the format of FXSAVE.
 fn short_tags(tags: u32) -> u8 {
     (0..8).fold(0, |short, physical| short | u8::from(tags >> (2 * physical) & 3 != EMPTY) << physical)
 }
@@ -153,7 +154,7 @@ fn short_tags(tags: u32) -> u8 {
 pub(super) mod tests {
     use super::*;
 
-    /// Registers that all have values of their own, as far as that goes.
+    /// Registers with distinct values where possible.
     pub(in crate::gdb::architecture) fn some_state() -> CpuState {
         let mut state =
             CpuState::from(Registers { rax: 1, r15: 15, rip: 0x10_0000, rflags: 0x246, ..Registers::default() });

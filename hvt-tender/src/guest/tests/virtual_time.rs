@@ -85,7 +85,7 @@ fn what_cannot_live_in_virtual_time_says_so() {
     let (port, _other) = Link::new().ports().unwrap();
     let unikernel = Unikernel::from_bytes(file).unwrap().backend(BackendChoice::Process);
     let error = unikernel.net("service", port).virtual_time(&time).spawn().unwrap_err();
-    assert!(error.to_string().contains("'service' does not live in virtual time"), "{error}");
+    assert!(error.to_string().contains("'service' does not run in virtual time"), "{error}");
     if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
         let error = guest(&[]).backend(BackendChoice::Kvm).virtual_time(&time).spawn().unwrap_err();
         assert_eq!(error.to_string(), "backend kvm does not support a virtual time; the process backend does");

@@ -1,7 +1,7 @@
-//! Resource limits of this process (getrlimit(2)) that a tender meets.
+//! Resource limits of this process (getrlimit(2)) that affect a tender.
 //!
-//! A guest needs what the user asks for: its memory above all. A soft limit below that is raised to the hard limit, as
-//! every process may do. A hard limit is named in the message.
+//! Guest memory in particular may exceed a limit. Soft limits are raised to the hard limits, which
+//! every process may do. If a hard limit is too low, the message names the limit.
 
 use std::fmt;
 use std::io;
@@ -11,21 +11,22 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 use crate::cancel::CancelToken;
 
-/// Raises the soft limits that a tender meets to the hard limits, for the rest of the process.
+/// Raises the soft limits that affect a tender to the hard limits, for the rest of the process.
 pub(crate) fn raise() {
     raise_memory();
     raise_to_hard(Resource::RLIMIT_NOFILE);
 }
 
-/// Raises the soft limits that a mapping counts for. Returns whether there is more room than before.
+/// Raises the soft limits that apply to a mapping. Returns whether a limit was raised.
 pub(crate) fn raise_memory() -> bool {
-    // Private memory that can be written counts as data (Linux 4.7).
+    // Private writable memory counts as data (Linux 4.7).
     [Resource::RLIMIT_AS, Resource::RLIMIT_DATA].into_iter().map(raise_to_hard).fold(false, |any, raised| any | raised)
 }
 
-/// Raises the soft limit on descriptors if `newest` is the descriptor of a process that has half of them open.
+/// Raises the soft limit on descriptors if the number of the descriptor `newest` shows that half of
+/// the descriptors are open.
 pub(crate) fn make_room_for_descriptors(newest: &CancelToken) {
-    /// No limit is so low that a guest cannot start with this many descriptors open.
+    /// Number of open descriptors with which a guest can start under any limit.
     const FEW: u64 = 32;
     let number = u64::from(newest.event().as_fd().as_raw_fd().unsigned_abs());
     if number > FEW && getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| number >= soft / 2) {
@@ -40,7 +41,8 @@ fn raise_to_hard(resource: Resource) -> bool {
     }
 }
 
-/// Limit that an error may come from, and the way to raise it: text that follows the error in a message.
+/// Text that follows an error in a message: the limit that may have caused the error, and the way
+/// to raise the limit.
 pub(crate) struct Advice<'e>(&'e io::Error);
 
 impl<'e> Advice<'e> {
@@ -81,15 +83,16 @@ pub(crate) mod testing {
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
-    /// Limits are a process's, so `test` runs in a process that it may spoil.
+    /// Limits apply to the whole process, so `test` runs in a child process.
     #[track_caller]
     pub(crate) fn apart(test: impl FnOnce() -> bool) {
-        // SAFETY: the child has this thread alone, takes no lock that another thread may hold but that of memory, which
-        // the C library keeps usable, and ends without what other tests leave behind.
+        // SAFETY: the child has this thread alone. The only lock that it takes and that another
+        // thread may hold is the allocator's, which the C library makes safe across `fork`. The
+        // child exits without running code of other tests.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let status = i32::from(!test());
-                // SAFETY: it ends the process.
+                // SAFETY: the call only ends the process.
                 unsafe { libc::_exit(status) }
             }
             ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),

@@ -1,4 +1,4 @@
-//! Waiting on Linux: `ppoll`.
+//! Sleeping on Linux: `ppoll`.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use crate::cancel::CancelToken;
 
 /// Makes sleeps of the calling thread exact.
 pub(crate) fn prepare() {
-    // Where it is refused, they are less so.
+    // If the call fails, sleeps are less exact.
     let _ = nix::sys::prctl::set_timerslack(1);
 }
 

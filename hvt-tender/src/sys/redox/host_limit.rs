@@ -1,10 +1,10 @@
-//! Resource limits where the host has none that a tender meets.
+//! Resource limits on Redox, where no limit affects a tender.
 
 use std::{fmt, io};
 
 use crate::cancel::CancelToken;
 
-/// No advice.
+/// Empty text.
 pub(crate) struct Advice;
 
 impl Advice {
@@ -19,5 +19,5 @@ impl fmt::Display for Advice {
     }
 }
 
-/// Raises nothing.
+/// Does nothing.
 pub(crate) fn make_room_for_descriptors(_: &CancelToken) {}

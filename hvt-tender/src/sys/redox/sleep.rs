@@ -1,12 +1,12 @@
-//! Waiting on Redox: `poll`, which counts milliseconds.
+//! Sleeping on Redox: `poll`, which takes milliseconds.
 
 use std::io;
 use std::time::Duration;
 
-/// There is nothing to be done.
+/// Does nothing.
 pub(crate) fn prepare() {}
 
-/// Waits for at most `timeout`, made a whole number of milliseconds.
+/// Waits for at most `timeout`, rounded up to milliseconds.
 pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<libc::c_int> {
     let timeout = libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX);
     // SAFETY: `fds` is a slice of initialised `pollfd`s.
