@@ -4,8 +4,8 @@
 //! $ scripts/dist
 //! ```
 //!
-//! It generates them from the tables that the programs parse their command lines with. `--readme` writes the table of options in
-//! README.md anew.
+//! It generates them from the tables that the programs parse their command lines with. `--options` replaces the
+//! table in docs/options.md.
 //!
 //! cargo run --package hvt-tender --example dist -- target/dist
 
@@ -22,16 +22,16 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use hvt_tender::{cli, elftool};
 
-/// Lines of README.md around the table of options.
+/// Lines of docs/options.md around the table.
 const TABLE: [&str; 2] =
-    ["<!-- Options: written by scripts/dist --readme. -->\n", "<!-- The end of the options. -->\n"];
+    ["<!-- Options: written by scripts/dist --options. -->\n", "<!-- The end of the options. -->\n"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<_> = env::args_os().skip(1).collect();
     match words.as_slice() {
-        [option, readme] if option == "--readme" => Ok(write_readme(Path::new(readme))?),
+        [option, page] if option == "--options" => Ok(write_options(Path::new(page))?),
         [directory] => Ok(write_package(Path::new(directory))?),
-        _ => Err("usage: dist DIRECTORY, or dist --readme README.md".into()),
+        _ => Err("usage: dist DIRECTORY, or dist --options docs/options.md".into()),
     }
 }
 
@@ -82,9 +82,9 @@ fn section(title: &str, text: &str) -> Roff {
     roff
 }
 
-fn write_readme(path: &Path) -> io::Result<()> {
-    let readme = fs::read_to_string(path)?;
-    let parts = readme.split_once(TABLE[0]).and_then(|(before, rest)| Some((before, rest.split_once(TABLE[1])?.1)));
-    let (before, after) = parts.ok_or_else(|| io::Error::other("README.md has no table of options to replace"))?;
+fn write_options(path: &Path) -> io::Result<()> {
+    let page = fs::read_to_string(path)?;
+    let parts = page.split_once(TABLE[0]).and_then(|(before, rest)| Some((before, rest.split_once(TABLE[1])?.1)));
+    let (before, after) = parts.ok_or_else(|| io::Error::other("docs/options.md has no table of options to replace"))?;
     fs::write(path, format!("{before}{}\n{}\n{}{after}", TABLE[0], cli::markdown(), TABLE[1]))
 }

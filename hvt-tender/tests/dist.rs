@@ -1,4 +1,4 @@
-//! Manual pages, completions and the table of options in README.md, which `scripts/dist` generates.
+//! Manual pages, completions and the table in docs/options.md: `scripts/dist` generates all of them.
 
 use std::fs;
 use std::path::Path;
@@ -65,14 +65,14 @@ fn manual_pages_and_completions_have_every_option() {
 }
 
 #[test]
-fn the_table_in_the_readme_is_that_of_the_program() {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    assert!(readme.contains(&cli::markdown()), "README.md has an outdated table of options: run scripts/dist --readme");
-    // An old table is replaced, and the text around it is unchanged.
+fn the_table_of_options_matches_the_parser() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/options.md")).unwrap();
+    assert!(page.contains(&cli::markdown()), "docs/options.md is out of date: run scripts/dist --options");
+    // An old table is replaced, and the text around it stays.
     let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join("README.md");
-    fs::write(&copy, readme.replace("`--mem=MB`", "`--memory`")).unwrap();
-    assert_ne!(fs::read_to_string(&copy).unwrap(), readme);
-    generate(&["--readme", copy.to_str().unwrap()]);
-    assert_eq!(fs::read_to_string(&copy).unwrap(), readme);
+    let copy = folder.path().join("options.md");
+    fs::write(&copy, page.replace("`--mem=MB`", "`--memory`")).unwrap();
+    assert_ne!(fs::read_to_string(&copy).unwrap(), page);
+    generate(&["--options", copy.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(&copy).unwrap(), page);
 }

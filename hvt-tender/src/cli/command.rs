@@ -143,7 +143,7 @@ fn wrap(text: &str, width: usize) -> String {
     wrapped
 }
 
-/// Returns the Markdown table of options.
+/// Returns the table of options in docs/options.md.
 #[must_use]
 pub fn markdown() -> String {
     let mut table = String::from("| option | meaning | Redox |\n|---|---|---|\n");
