@@ -85,6 +85,7 @@ fn section(title: &str, text: &str) -> Roff {
 fn write_options(path: &Path) -> io::Result<()> {
     let page = fs::read_to_string(path)?;
     let parts = page.split_once(TABLE[0]).and_then(|(before, rest)| Some((before, rest.split_once(TABLE[1])?.1)));
-    let (before, after) = parts.ok_or_else(|| io::Error::other("docs/options.md has no table of options to replace"))?;
+    let (before, after) =
+        parts.ok_or_else(|| io::Error::other("docs/options.md has no table of options to replace"))?;
     fs::write(path, format!("{before}{}\n{}\n{}{after}", TABLE[0], cli::markdown(), TABLE[1]))
 }
