@@ -1,14 +1,15 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables of lib.sh
-# Programs and unikernels for another architecture than this machine's. Sourced, after lib.sh.
+# Programs and unikernels for an architecture other than this machine's. Sourced after lib.sh.
 
 # shellcheck source=debian.sh
 . "$root/scripts/debian.sh"
 
-# for_architecture NAME: what is built from here on is for this architecture, in a directory of its own.
+# for_architecture NAME: selects the architecture of subsequent builds, which use a separate
+# directory.
 for_architecture() {
     case $1 in
         x86_64 | aarch64) ;;
-        *) die "unknown architecture $1: x86_64 or aarch64" ;;
+        *) die "unknown architecture '$1': expected x86_64 or aarch64" ;;
     esac
     [ "$1" != "$architecture" ] || return 0
     architecture=$1
@@ -28,14 +29,14 @@ for_architecture() {
     [ -d "$(rustc --print sysroot)/lib/rustlib/$triple/lib" ] || use_debian_rust "$debian"
 }
 
-# use_debian_rust ARCHITECTURE: where the target is not installed (rustup target add), Debian's compiler, which belongs to
-# Debian's standard library for that target.
+# use_debian_rust ARCHITECTURE: selects Debian's compiler and Debian's standard library for the
+# target, for a target that is not installed (rustup target add).
 use_debian_rust() {
     need_file /usr/bin/rustc rustc-web
     local package version kept fresh
     package=$(dpkg-query -S /usr/bin/rustc | cut -d: -f1)
     version=$(dpkg-query -W -f '${Version}' "$package")
-    # rustc has libstd-rust-dev, rustc-web has libstd-rust-web-dev.
+    # The package rustc belongs to libstd-rust-dev, rustc-web to libstd-rust-web-dev.
     package=libstd-${package/rustc/rust}-dev
     kept=$(realpath -m "$target")/debian/${package}_${version}_$1
     if [ ! -d "$kept" ]; then
@@ -49,13 +50,14 @@ use_debian_rust() {
     rust_flags=("--sysroot=$kept/usr")
 }
 
-# clippy_linux OPTION..: clippy, for programs and unikernels of the chosen architecture; what it says is an error.
+# clippy_linux OPTION..: runs clippy on programs and unikernels of the selected architecture.
+# Warnings are errors.
 clippy_linux() {
     if [ ${#toolchain[@]} = 0 ]; then
         cargo_linux clippy --quiet "$@" -- -D warnings
     else
         need_file /usr/bin/clippy-driver rust-web-clippy
-        # What Debian's cargo-clippy does, which looks for Debian's cargo.
+        # Same steps as Debian's cargo-clippy, which requires Debian's cargo.
         local toolchain=("${toolchain[@]}" RUSTC_WORKSPACE_WRAPPER=/usr/bin/clippy-driver)
         CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__ cargo_linux check --quiet "$@"
     fi

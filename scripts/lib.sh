@@ -1,14 +1,15 @@
-# What the scripts share. Sourced by them; they have set $root.
+# Functions shared by the scripts. Sourced after $root is set.
 
 script=scripts/$(basename "$0")
 target=${CARGO_TARGET_DIR:-$root/target}
-# Names and options for what is built here and runs here. for_architecture in cross.sh sets others.
+# Paths and options of builds for this machine. for_architecture in cross.sh selects other
+# architectures.
 for_this_machine() {
     architecture=$(uname -m)
     triple=$architecture-unknown-linux-gnu
     tender=$target/$triple/release/hvt-tender
     guests=$target/release
-    # Environment, options of cargo and of rustc, and what the names of binutils begin with.
+    # Environment, options of cargo and rustc, and the prefix of the binutils commands.
     toolchain=() cargo_options=() rust_flags=() tools=
 }
 for_this_machine
@@ -16,7 +17,8 @@ elftool=${HVT_ELFTOOL:-$target/$triple/release/hvt-elftool}
 
 die() { echo "$script: $*" >&2; exit 1; }
 
-# need COMMAND PACKAGE: makes sure that COMMAND is there; installs the Debian package where that is allowed.
+# need COMMAND PACKAGE: requires COMMAND. If it is missing, installs the Debian package when run as
+# root.
 need() {
     ! command -v "$1" >/dev/null || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -28,7 +30,7 @@ need() {
     die "$1 is missing: install the package $2"
 }
 
-# need_file FILE PACKAGE: like need, for a file that is no command.
+# need_file FILE PACKAGE: like need, for a file that is not a command.
 need_file() {
     [ ! -e "$1" ] || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -44,8 +46,8 @@ need_rust() {
     need cc gcc
 }
 
-# cargo_linux COMMAND..: cargo, for programs that run on Linux. They are linked statically: so they start faster, and run
-# where no libraries are.
+# cargo_linux COMMAND..: runs cargo for programs that run on Linux. They are linked statically, so
+# they start faster and need no libraries.
 cargo_linux() {
     need_rust
     local command=$1 flags
@@ -55,23 +57,24 @@ cargo_linux() {
         --config "target.$triple.rustflags=[$flags]" "$@")
 }
 
-# cargo_guests COMMAND..: cargo, for unikernels.
+# cargo_guests COMMAND..: runs cargo for unikernels.
 cargo_guests() {
     if [ "$architecture" = "$(uname -m)" ]; then (cd "$root" && cargo "$@"); else cargo_linux "$@"; fi
 }
 
-# The release build of the tender.
+# Builds the tender in release mode.
 build_tender() {
-    [ -e "$tender" ] || echo "$script: building the tender, which takes some minutes the first time" >&2
+    [ -e "$tender" ] || echo "$script: building the tender (takes some minutes the first time)" >&2
     local link
     mapfile -t link < <(packed_relocations)
     cargo_linux rustc --quiet --release --package hvt-tender --bin hvt-tender -- "${link[@]}"
     cargo_linux build --quiet --release --package hvt-tender --bin hvt-elftool
 }
 
-# An option of rustc that packs the tender's relocations (DT_RELR): a start then takes 20,000 instructions and five page faults
-# less. A static program applies its relocations itself, by the start code of glibc, which knows packed ones since 2.36; linkers
-# for other architectures do not.
+# Prints the rustc option that packs the tender's relocations (DT_RELR), which saves 20,000
+# instructions and five page faults per start. A static program applies its relocations in the start
+# code of glibc, which supports packed relocations since version 2.36. Linkers for other
+# architectures do not support them.
 packed_relocations() {
     local glibc
     glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null) && glibc=${glibc#glibc } || return 0
@@ -79,19 +82,19 @@ packed_relocations() {
     echo -Clink-arg=-Wl,-z,pack-relative-relocs
 }
 
-# The test unikernels.
+# Builds the test unikernels.
 build_guests() {
     "$root/scripts/guests" --arch "$architecture" >/dev/null
 }
 
-# Their names.
+# Prints the names of the test unikernels.
 guest_names() {
     local source
     for source in "$root"/test-unikernels/src/bin/*; do basename "$source" .rs; done
     for source in "$root"/test-unikernels/c/*.c; do echo "c-$(basename "$source" .c)"; done
 }
 
-# What the functions below need.
+# Requires the programs that the functions below use.
 need_bochs() {
     need bochs bochs
     need_file /usr/share/bochs/BIOS-bochs-latest bochsbios
@@ -102,7 +105,8 @@ need_bochs() {
     need mformat mtools
 }
 
-# grub_image ISO KERNEL MODULE WORDS: a CD that boots KERNEL by Multiboot2, with MODULE and the command line WORDS.
+# grub_image ISO KERNEL MODULE WORDS: creates a CD image that boots KERNEL by Multiboot2 with MODULE
+# and the command line WORDS.
 grub_image() {
     mkdir -p "$work/iso/boot/grub"
     cp "$2" "$work/iso/boot/kernel"
@@ -115,16 +119,18 @@ EOF
     grub_iso "$1" multiboot2
 }
 
-# grub_iso ISO COMMAND: a CD with what is in $work/iso, where boot/grub/grub.cfg is, for GRUB's command COMMAND.
+# grub_iso ISO COMMAND: creates a CD image from $work/iso, whose boot/grub/grub.cfg uses GRUB's
+# COMMAND.
 grub_iso() {
     grub-mkrescue -d /usr/lib/grub/i386-pc --install-modules="normal iso9660 biosdisk $2" --fonts= --locales= \
         --themes= -o "$1" "$work/iso" >"$work/log" 2>&1
 }
 
-# bochs_machine ISO LINE: boots ISO in Bochs with $cpus CPUs and $memory MiB, and LINE in its configuration.
+# bochs_machine ISO LINE: boots ISO in Bochs with $cpus CPUs and $memory MiB. LINE is added to the
+# configuration.
 bochs_machine() {
-    # The CPU model has every feature of VMX that matters here. A second of its time is 100 million instructions, so
-    # that time inside does not depend on this machine.
+    # The CPU model has every VMX feature that is used here. One second of guest time is 100 million
+    # instructions, so guest time does not depend on the speed of this machine.
     cat >"$work/bochsrc" <<EOF
 megs: $memory
 cpu: model=corei7_skylake_x, count=$cpus, ips=100000000, reset_on_triple_fault=0
@@ -138,9 +144,9 @@ ata0-master: type=cdrom, path=$1, status=inserted
 boot: cdrom
 log: $work/log
 EOF
-    # Debian's Bochs has its debugger in: continue, and quit at the end.
+    # Debian's Bochs is built with its debugger. The commands continue, and quit at the end.
     printf 'c\nq\n' >"$work/debugger"
-    # Its only display without a screen is a VNC server: it gets a network of its own, where nobody is.
+    # Without a screen, the only display is a VNC server. It runs in an empty network namespace.
     local private=(unshare --net)
     [ "$(id -u)" = 0 ] || private=(unshare --user --map-root-user --net)
     timeout --foreground "$limit" "${private[@]}" bochs -q -f "$work/bochsrc" -rc "$work/debugger" </dev/null \

@@ -1,6 +1,7 @@
-# From a trace of the system calls of a tender (tracefs, raw_syscalls): what its time between exec and the guest's first
-# hypercall goes to, in lines of a table. Time is in microseconds, of a thousand instructions each; what the tracer adds is
-# in it, half of one for each call. The first vCPU run ends with the first hypercall.
+# Prints the phases between exec and the guest's first hypercall as rows of a table, from a trace of
+# the tender's system calls (tracefs, raw_syscalls). Times are in microseconds of a thousand
+# instructions. They include the tracer's overhead, half a microsecond per call. The first vCPU run
+# ends with the first hypercall.
 
 /sys_enter: NR/ { entering = 1 }
 /sys_exit: NR/ { entering = 0 }

@@ -3,11 +3,12 @@
 
 debian=arm64
 emulator_package=qemu-system-arm
-# Pointer authentication by QEMU's own algorithm: the architecture's takes a third of the time.
+# QEMU's own algorithm for pointer authentication. The architected algorithm would take a third of
+# the time.
 emulator=(qemu-system-aarch64 -machine "virt,virtualization=on,gic-version=3" -accel tcg -cpu "max,pauth-impdef=on")
 console=ttyAMA0
 
-# As for x86_64; KVM is built in.
+# As for x86_64. KVM is built into the kernel.
 modules="tun veth loop virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console"
 needed="vmlinux tun.ko"
 
@@ -33,15 +34,15 @@ get_programs() {
 find_program() {
     local directory
     for directory in /usr/sbin /usr/bin /sbin /bin; do
-        # An absolute link would lead to this machine's own.
+        # An absolute link would lead to a program of this machine.
         case $(readlink "$programs$directory/$1") in /*) continue ;; esac
         [ ! -f "$programs$directory/$1" ] || { echo "$directory/$1"; return; }
     done
     return 1
 }
 
-# The libraries that the programs named on standard input need, and those that these need, as far as Debian's programs
-# have them. Not all of those files are programs.
+# Prints the libraries that the programs named on standard input need, recursively, if the Debian
+# packages contain them. Some of the named files are not programs.
 find_libraries() {
     local names name directory found=()
     names=$({ xargs -0r readelf -dl 2>/dev/null || true; } |
@@ -57,11 +58,11 @@ find_libraries() {
     [ ${#found[@]} = 0 ] || printf '%s\0' "${found[@]}" | find_libraries
 }
 
-# As for x86_64; and what there every machine runs, here alone.
+# As for x86_64, plus the tests that x86_64 machines run without an emulator.
 library_tests="backend::debug backend::kvm backend::frequency core_dump gdb:: guest:: sandbox:: script:: unikernel::"
 cli_tests="core_dump:: debugger:: packets:: block:: accounting::"
 
-# The debugger that these need, and the source that it shows.
+# Copies the debugger that these tests need, and the source that it displays.
 take_for_cli_tests() {
     local program
     program=$(find_program gdb) || die "Debian's programs have no gdb"
@@ -69,8 +70,9 @@ take_for_cli_tests() {
     take "$root/test-unikernels/debuggee/src"
 }
 
-# The tender's tests, and those of what guests link, which this machine cannot run; cargo's messages say where they are.
-# Without debug information they are built sooner, and, linked statically, fit into the machine's memory.
+# Builds the tests of the tender and of guest-bindings, which this machine cannot run. Cargo's
+# messages contain their paths. Without debug information they build faster, and the static programs
+# fit into the machine's memory.
 build_tests() {
     cargo_linux test -q -p hvt-tender -p guest-bindings --no-run --message-format=json --config profile.dev.debug=false
 }

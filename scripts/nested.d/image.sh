@@ -1,7 +1,9 @@
 # shellcheck shell=bash disable=SC2154 # variables of scripts/nested
-# What the machine of scripts/nested is made of: programs, a kernel, and an image of files. Sourced by it.
+# Contents of the machine of scripts/nested: programs, a kernel, and an image of files. Sourced by
+# it.
 
-# Sets `kernel` to a directory with an uncompressed kernel and these modules of its; fetches one where there is none yet.
+# Sets `kernel` to a directory with an uncompressed kernel and these modules. Downloads a kernel if
+# there is none yet.
 get_kernel() {
     local with
     with=$(cksum <<<"$modules" | cut -d' ' -f1)
@@ -10,15 +12,15 @@ get_kernel() {
     debian "$debian"
     local package fresh
     package=$(apt_cache depends "linux-image-$debian" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
-    [ -n "$package" ] || die "the lists of apt have no linux-image-$debian"
+    [ -n "$package" ] || die "linux-image-$debian is missing in the package lists"
     fresh=$(mktemp -d "$cache/fetch.XXXXXX")
     debian_download "$fresh" "$package"
-    unpack_kernel "$fresh" || die "$package is not as expected"
+    unpack_kernel "$fresh" || die "$package: unexpected contents"
     kernel=$cache/$package.$with
     keep_fetched "$fresh" "$kernel"
 }
 
-# Takes the package in directory $1 apart: leaves vmlinux and the modules there.
+# unpack_kernel DIRECTORY: replaces the package in DIRECTORY by vmlinux and the modules.
 unpack_kernel() {
     local names=() name
     for name in $modules; do names+=("./lib/modules/*/$name.ko*"); done
@@ -44,16 +46,17 @@ begin_image() {
     printf 'root:x:0:0:root:/:/bin/sh\n' >"$image/etc/passwd"
     printf 'root:x:0:\n' >"$image/etc/group"
     local program
-    # Not busybox's shell: that one prefers its own programs to those taken along.
+    # bash instead of busybox's shell, which prefers its own programs to the copied ones.
     for program in busybox sh bash ip ping losetup; do
         ! program=$(find_program "$program") || take "$programs$program" "$program"
     done
 }
 
-# Takes the file or directory $1 along, as $2 or under its own path, with the libraries that programs in it need.
+# take SOURCE [DESTINATION]: copies a file or directory to the image, with the libraries that its
+# programs need. The default destination is the same path.
 take() {
     local source=$1 destination=${2:-}
-    [ -e "$source" ] || die "there is no $source"
+    [ -e "$source" ] || die "'$source' does not exist"
     [ -n "$destination" ] || destination=$(realpath -s "$source")
     [ "${destination#/}" != "$destination" ] || destination=$PWD/$destination
     [ ! -e "$image$destination" ] || [ -d "$source" ] || return 0
@@ -71,10 +74,10 @@ take() {
     done < <(find -L "$source" -type f -perm /111 -print0 | find_libraries)
 }
 
-# A word as a shell reads it back.
+# quote WORD: prints WORD quoted for a shell.
 quote() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
 
-# Starts the script that the machine runs: environment and directory.
+# Prints the start of the script that the machine runs: environment and directory.
 begin_script() {
     local name variable
     mkdir -p "$image$PWD"
@@ -87,14 +90,14 @@ begin_script() {
     printf 'cd %s\n' "$(quote "$PWD")"
 }
 
-# The command to be run, and the files named in it.
+# Writes the command to the image, and copies the files named in it.
 take_command() {
     local word program=$1
     for word; do
         [ ! -f "$word" ] || take "$word"
     done
     case $program in
-        */*) [ -e "$program" ] || die "there is no $program" ;;
+        */*) [ -e "$program" ] || die "'$program' does not exist" ;;
         *) ! program=$(find_program "$program") || take "$programs$program" "$program" ;;
     esac
     {
@@ -105,7 +108,7 @@ take_command() {
     } >"$image/nested/run"
 }
 
-# The image as an archive that the kernel unpacks, into $1.
+# pack_image FILE: writes the image as an archive that the kernel unpacks.
 pack_image() {
     (cd "$image" && find . | busybox cpio -o -H newc 2>/dev/null) >"$1"
 }
