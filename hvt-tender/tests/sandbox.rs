@@ -1,8 +1,8 @@
-//! A compromised tender: it makes a forbidden system call while its guest runs and is killed for
-//! it.
+//! Tests of a hijacked tender: a tender that makes a forbidden system call while its guest runs is
+//! killed.
 //!
-//! The compromised tender is a second process of this program. A device in this program makes the
-//! call when the guest's loop calls the device.
+//! The hijacked tender is a second process of this program. A device in this program makes the call
+//! when the guest's loop calls the device.
 
 #[path = "conformance/unikernels.rs"]
 mod unikernels;

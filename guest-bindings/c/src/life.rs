@@ -25,8 +25,8 @@ unsafe extern "C" {
 pub(crate) fn main(start: &Start) -> ExitStatus {
     guard::set();
     // As in Solo5, the base is invalid at first, so that either library detects an application that
-    // forgets to set it. SAFETY: No code here uses thread-local variables, and C code must set a
-    // base first.
+    // forgets to set it.
+    // SAFETY: No code here uses thread-local variables, and C code must set a base first.
     let _ = unsafe { tls::set_raw_thread_pointer(0) };
     let heap_start = start.heap.start;
     let info = StartInfo {

@@ -74,9 +74,10 @@ fn memory_that_cannot_be_executed_is_named() {
         };
         if written == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    // Only children of this thread are in the namespace. SAFETY: The child has only this thread. It
-    // takes no lock that another thread may hold, except the lock of the allocator, which the C
-    // library keeps usable. It ends without running the exit handlers of other tests.
+    // The forked process creates the PID namespace. Only its children are in the namespace.
+    // SAFETY: The child has only this thread. It takes no lock that another thread may hold, except
+    // the lock of the allocator, which the C library keeps usable. It ends without running the exit
+    // handlers of other tests.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap();

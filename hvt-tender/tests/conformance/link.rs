@@ -106,7 +106,7 @@ impl Peer {
     }
 
     /// Receives frames until this frame arrives. Other frames do not belong to the case: the host
-    /// of a tap sends frames of its own protocols.
+    /// also sends frames on a tap.
     fn wait_for(&mut self, reply: &[u8], until: Instant) -> io::Result<()> {
         let mut frame = [0; LONGEST];
         loop {

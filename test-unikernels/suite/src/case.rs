@@ -167,8 +167,8 @@ pub enum Ability {
     /// 4 GiB of guest memory, the maximum.
     FourGib,
     /// Exceptions exactly as in the vendors' manuals. QEMU 7.2 emulating x86 (TCG) raises no #XM,
-    /// raises #GP instead of
-    /// #SS, stores twice the vector in the error code of an `int` beyond the table, and accepts non-canonical bases.
+    /// raises #GP instead of #SS, stores twice the vector in the error code of an `int` beyond the
+    /// table, and accepts non-canonical bases.
     ExactExceptions,
     /// CPUID emulated by the tender or its kernel. Otherwise the CPU executes CPUID directly.
     AnsweredCpuid,
@@ -216,6 +216,6 @@ pub struct Link {
     /// MTU: largest payload of a frame in bytes, excluding the Ethernet header.
     pub mtu: u16,
     /// Exchanges of the peer, in order. Other frames are ignored, because the kernel of a host
-    /// sends frames of its own protocols on a tap.
+    /// also sends frames on a tap.
     pub exchanges: &'static [Exchange],
 }

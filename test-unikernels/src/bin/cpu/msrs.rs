@@ -61,8 +61,8 @@ pub(super) fn walk(step: u32) -> ExitStatus {
                 }
             },
         }
-        // Bit 0 enables the feature that makes KVM write to memory. SAFETY: The write is rejected,
-        // or the test has failed.
+        // Bit 0 enables the feature that makes KVM write to memory.
+        // SAFETY: The write is rejected, or the test has failed.
         if !msr::is_allowed(register) && register != TSC_DEADLINE && unsafe { write(register, page() | 1) } {
             report("can be written", register);
         }
