@@ -1,11 +1,12 @@
-//! Guests of a few instructions, for tests.
+//! Guests of a few instructions for tests.
 
-/// The machine code of a guest. Label `8` is its start.
+/// Machine code of a guest. Label `8` is its start.
 #[cfg(target_arch = "aarch64")]
 macro_rules! code {
     ($($line:literal),+) => {{
         let (start, end): (*const u8, *const u8);
-        // SAFETY: nothing of the guest is executed here. It goes to another section, and its bounds to two registers.
+        // SAFETY: no instruction of the guest is executed here. The code goes to another section,
+        // and its bounds go to two registers.
         unsafe {
             std::arch::asm!(
                 ".pushsection .rodata", ".balign 4", "8:", $($line,)+ "9:", ".popsection",
@@ -19,12 +20,13 @@ macro_rules! code {
     }};
 }
 
-/// The machine code of a guest. Label `8` is its start.
+/// Machine code of a guest. Label `8` is its start.
 #[cfg(target_arch = "x86_64")]
 macro_rules! code {
     ($($line:literal),+) => {{
         let (start, end): (*const u8, *const u8);
-        // SAFETY: nothing of the guest is executed here. It goes to another section, and its bounds to two registers.
+        // SAFETY: no instruction of the guest is executed here. The code goes to another section,
+        // and its bounds go to two registers.
         unsafe {
             std::arch::asm!(
                 ".pushsection .rodata", "8:", $($line,)+ "9:", ".popsection",

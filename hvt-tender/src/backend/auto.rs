@@ -1,4 +1,4 @@
-//! The choice between the backends of this host.
+//! Selection of one of the backends of this host.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap, Usage};
 use crate::sandbox::Calls;
 
-/// One of the backends of this host, open.
+/// Open backend of this host.
 pub enum Backend {
     /// KVM.
     Kvm(Kvm),
@@ -26,19 +26,20 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Opens the backend that the user chose, or the better one that is to be had.
+    /// Opens the backend that the user selected. `Auto` opens the best one available.
     ///
-    /// `Auto` takes KVM only where the CPU itself can run guests: a `/dev/kvm` without that is software a thousand
-    /// times slower than a sandboxed process. Where there is no such process, it takes KVM.
+    /// `Auto` selects KVM only if the CPU itself can run guests: without hardware support,
+    /// `/dev/kvm` is an emulation that is a thousand times slower than a sandboxed process. If the
+    /// process backend is unavailable, `Auto` selects KVM.
     ///
     /// # Errors
-    /// When it is not to be had.
+    /// Returns [`Unavailable`] if the backend is unavailable on this machine.
     pub fn open(choice: BackendChoice) -> Result<Self, Unavailable> {
         match choice {
             BackendChoice::Kvm => Kvm::open().map(Self::Kvm),
             BackendChoice::Process => Process::open().map(Self::Process),
             BackendChoice::Redox => {
-                Err(Unavailable { backend: "redox", reason: "this is Linux, and its kernel another one".into() })
+                Err(Unavailable { backend: "redox", reason: "it needs a Redox kernel, and this is Linux".into() })
             }
             BackendChoice::Auto if !process::EXISTS => Kvm::open().map(Self::Kvm),
             BackendChoice::Auto if !Kvm::has_hardware() => {
@@ -52,7 +53,7 @@ impl Backend {
         }
     }
 
-    /// Its name, as in `--backend`.
+    /// Name of the backend, as in `--backend`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -61,7 +62,8 @@ impl Backend {
         }
     }
 
-    /// Makes the guest read `counter` wherever it reads its cycle counter; `None` where the backend cannot.
+    /// Makes the guest read `counter` instead of its cycle counter. Returns `None` if the backend
+    /// cannot do so.
     #[must_use]
     pub fn with_cycle_counter(self, counter: CycleCounter) -> Option<Self> {
         match self {
@@ -70,7 +72,7 @@ impl Backend {
         }
     }
 
-    /// Prepares for a guest that is debugged.
+    /// Prepares for a guest under a debugger.
     #[must_use]
     pub fn for_debugger(self) -> Self {
         match self {
@@ -79,11 +81,11 @@ impl Backend {
         }
     }
 
-    /// Frequency of the guest's cycle counter, from a backend that knows it at once. Where none does it must be
-    /// [searched for](super::frequency::Search).
+    /// Returns the frequency of the guest's cycle counter, if the backend can report it
+    /// immediately. Otherwise it must be [searched for](super::frequency::Search).
     ///
     /// # Errors
-    /// When the host's counter is of no use.
+    /// Returns [`BackendError`] if the host's counter is unusable.
     #[must_use]
     pub fn cycle_frequency(&self) -> Option<Result<Frequency, BackendError>> {
         match self {
@@ -92,11 +94,11 @@ impl Backend {
         }
     }
 
-    /// Lets the guest's kicks of its network ring ring `doorbell` without ending a run, where the backend can. Where not, they
-    /// are exits.
+    /// Makes the guest's kicks of its network ring ring `doorbell` without ending a run, if the
+    /// backend can do so. Otherwise kicks are exits.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns the error of the system call.
     pub fn kick_rings(&self, doorbell: &impl AsFd) -> io::Result<()> {
         match self {
             Self::Kvm(kvm) => kvm.kick_rings(doorbell.as_fd()),
@@ -104,9 +106,10 @@ impl Backend {
         }
     }
 
-    /// Whether a guest that has a CPU to itself sends frames through a ring faster than by hypercalls. A kick of a virtual
-    /// machine wakes the ring's thread without an exit. A process kicks by a hand-over to the tender, which is a hypercall's
-    /// price, and its guest and its tender keep two CPUs busy already.
+    /// Returns true if a guest with a dedicated CPU sends frames through a ring faster than by
+    /// hypercalls. A kick by a virtual machine wakes the ring's thread without an exit. A kick by a
+    /// process is a hand-over to the tender, which costs as much as a hypercall, and guest and
+    /// tender occupy two CPUs already.
     #[must_use]
     pub fn gains_by_rings(&self) -> bool {
         match self {
@@ -115,10 +118,10 @@ impl Backend {
         }
     }
 
-    /// Guest memory of `size` bytes in the form that this backend needs.
+    /// Creates guest memory of `size` bytes in the form that this backend requires.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns [`MapError`] if the memory cannot be mapped.
     pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
         match self {
             Self::Kvm(kvm) => kvm.memory(size),
@@ -126,13 +129,13 @@ impl Backend {
         }
     }
 
-    /// A guest of this memory, ready to run from its entry point, on the calling thread.
+    /// Creates a guest of this memory, ready to run from its entry point on the calling thread.
     ///
-    /// Until the first run the tender can still write memory that is read-only for the guest, unless the backend knows
-    /// the [frequency](Self::cycle_frequency).
+    /// Until the first run, the tender can still write memory that is read-only for the guest,
+    /// unless the backend reports the [frequency](Self::cycle_frequency).
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns [`BackendError`] if a system call fails.
     pub fn start(
         self,
         memory: MappedMemory,
@@ -149,7 +152,7 @@ impl Backend {
     }
 }
 
-/// A guest on one of the backends of this host.
+/// Guest on one of the backends of this host.
 pub enum HostMachine {
     /// On KVM.
     Kvm(Box<KvmMachine>),
@@ -157,7 +160,7 @@ pub enum HostMachine {
     Process(Box<ProcessMachine>),
 }
 
-/// Calls a method of whichever it is.
+/// Calls a method of the selected machine.
 macro_rules! either {
     ($guest:expr, $machine:ident => $call:expr) => {
         match $guest {
@@ -170,7 +173,7 @@ macro_rules! either {
 impl Vcpu for HostMachine {
     type Error = BackendError;
 
-    // So that the loop which calls it is KVM's own.
+    // Inlined, so that with KVM the monitor loop contains KVM's run path directly.
     #[inline(always)]
     fn run(&mut self) -> Result<Exit, BackendError> {
         either!(self, machine => machine.run())
@@ -208,6 +211,7 @@ impl Machine for HostMachine {
     }
 }
 
-/// What runs guests in tests of other rooms: what needs nothing of the machine, where there is that.
+/// Backend for tests of other modules: the process backend where it exists, because it needs
+/// nothing of the machine.
 #[cfg(test)]
 pub(crate) const FOR_TESTS: BackendChoice = if process::EXISTS { BackendChoice::Process } else { BackendChoice::Kvm };

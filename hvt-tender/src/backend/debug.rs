@@ -1,4 +1,4 @@
-//! What a debugger asks of a backend: all registers of the virtual CPU, and runs that end where it wants them to.
+//! Backend interface for debuggers: all registers of the virtual CPU, and runs that end at traps.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -17,93 +17,97 @@ use super::BackendError;
 use crate::exit::Exit;
 use crate::sandbox::Calls;
 
-/// A machine whose guest can be looked into, and stopped anywhere. All of it is for a guest that does not run.
+/// Machine whose guest can be inspected and stopped anywhere. The guest must not be running during
+/// any call except [`run_to_trap`](Self::run_to_trap).
 pub trait DebugTarget {
-    /// All registers.
+    /// Returns all registers.
     ///
     /// # Errors
-    /// When the backend itself fails.
+    /// Returns [`BackendError`] if the backend fails.
     fn state(&self) -> Result<CpuState, BackendError>;
 
-    /// Changes the registers, those that can be changed.
+    /// Sets the registers that can be changed.
     ///
     /// # Errors
-    /// When the backend itself fails, or the CPU can hold no such value.
+    /// Returns [`BackendError`] if the backend fails, or if a value is invalid for the CPU.
     fn set_state(&mut self, state: &CpuState) -> Result<(), BackendError>;
 
-    /// Where the byte at this guest-virtual address lies, as the guest's page tables are now; `None` where it is not
-    /// mapped.
+    /// Translates a guest-virtual address with the guest's current page tables. Returns `None` if
+    /// the address is not mapped.
     fn translate(&self, address: u64) -> Option<Gpa>;
 
-    /// Writes guest memory, also where it is read-only for the guest.
+    /// Writes guest memory, including memory that is read-only for the guest.
     ///
     /// # Errors
-    /// Returns [`BackendError`] if a byte lies outside of guest memory, or the host refuses the write.
+    /// Returns [`BackendError`] if a byte lies outside guest memory or a system call fails.
     fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), BackendError>;
 
-    /// Says where the runs from now on end. Returns whether the machine can do that; where it cannot, nothing changes.
+    /// Sets the traps for all following runs. Returns false, without any change, if the machine
+    /// does not support them.
     ///
     /// # Errors
-    /// When the backend itself fails.
+    /// Returns [`BackendError`] if the backend fails.
     fn set_traps(&mut self, traps: &Traps) -> Result<bool, BackendError>;
 
-    /// Runs the guest like [`Vcpu::run`](crate::Vcpu::run), to one of the traps at most.
+    /// Runs the guest like [`Vcpu::run`](crate::Vcpu::run), but at most to the next trap.
     ///
     /// # Errors
-    /// When the backend itself fails.
+    /// Returns [`BackendError`] if the backend fails.
     fn run_to_trap(&mut self) -> Result<Halt, BackendError>;
 
-    /// Allows the system calls that the guest's thread makes through this, beyond those of the
-    /// [machine](super::Machine::system_calls).
+    /// Allows the system calls that the guest's thread makes through this interface, in addition to
+    /// [`Machine::system_calls`](super::Machine::system_calls).
     fn system_calls(&self, _calls: &mut Calls) {}
 
     /// Allows the system calls with which another thread makes the guest [pause](super::CancelToken::pause).
     fn calls_to_pause(&self, _calls: &mut Calls) {}
 
-    /// Registers of the system, for people: one `name value` a line.
+    /// Describes the system registers for people, one `name value` a line.
     ///
     /// # Errors
-    /// When the backend itself fails.
+    /// Returns [`BackendError`] if the backend fails.
     fn describe(&self) -> Result<String, BackendError>;
 }
 
-/// Where a run is to end. No traps at all is what a guest without a debugger has.
+/// Conditions that end a run. A guest without a debugger has no traps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traps {
-    /// After one instruction.
+    /// End after one instruction.
     pub step: bool,
-    /// At these guest-virtual addresses, in ascending order, where the debugger has put [`BREAKPOINT_INSTRUCTION`] instructions. One
-    /// elsewhere is the guest's own.
+    /// Guest-virtual addresses, in ascending order, at which the debugger has written
+    /// [`BREAKPOINT_INSTRUCTION`]. The same instruction at any other address belongs to the guest.
     pub software_breakpoints: Vec<u64>,
-    /// Before the instructions at these guest-virtual addresses is executed. Memory stays as it is.
+    /// Guest-virtual addresses of instructions before which a run ends. Guest memory is not
+    /// modified.
     pub executed: Vec<u64>,
-    /// At an access to these bytes.
+    /// Bytes whose access ends a run.
     pub watched: Vec<Watch>,
 }
 
-/// Bytes that are watched.
+/// Watchpoint: a range of watched bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// Guest-virtual address of the first.
+    /// Guest-virtual address of the first byte.
     pub start: u64,
-    /// How many.
+    /// Number of bytes.
     pub len: u64,
-    /// Reads end a run as well as writes.
+    /// If set, reads end a run as well as writes.
     pub reads: bool,
 }
 
 impl Watch {
-    /// One past the last byte.
+    /// First address after the range.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.len)
     }
 }
 
-/// Why a run came back.
+/// Reason for the end of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halt {
-    /// As it would without traps. [`Exit::Interrupted`] is also the answer to [`CancelToken::pause`](super::CancelToken::pause).
+    /// Exit that does not depend on traps. After [`CancelToken::pause`](super::CancelToken::pause)
+    /// it is [`Exit::Interrupted`].
     Exit(Exit),
     /// One instruction has been executed.
     Step,
@@ -111,7 +115,8 @@ pub enum Halt {
     SoftwareBreakpoint,
     /// The program counter is at one of [`Traps::executed`].
     Executed,
-    /// The [`Watch`] that begins at this guest-virtual address: its bytes have been accessed (x86_64), or the instruction
-    /// at the program counter is about to (aarch64). Debuggers know which of the two it is.
+    /// Access to the [`Watch`] that starts at this guest-virtual address. The access has happened
+    /// on x86_64; on aarch64 the instruction at the program counter is about to make it. Debuggers
+    /// expect the convention of each architecture.
     Watched(u64),
 }

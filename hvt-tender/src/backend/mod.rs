@@ -1,13 +1,17 @@
-//! What runs a guest's instructions.
+//! Backends: implementations that run a guest's instructions.
 //!
-//! A backend lives in stages, each a type, so that a wrong order does not compile:
+//! A backend is used in stages. Each stage is a type, so that a wrong order does not compile:
 //!
-//! 1. `Kvm::open()`, `Process::open()`: is it to be had here? If not, [`Unavailable`] says why.
-//! 2. `.memory(size)`: guest memory in the form that this backend needs. [`boot`](crate::boot) fills it.
-//! 3. `.start(memory, layout, entry, stop)`: a [`Machine`], ready to run, permissions in force.
-//! 4. [`Vcpu::run`] until the guest ends.
+//! 1. `Kvm::open()` or `Process::open()` checks that the backend is available. Otherwise
+//!    [`Unavailable`] gives the reason.
+//! 2. `.memory(size)` creates guest memory in the form that this backend requires.
+//!    [`boot`](crate::boot) fills it.
+//! 3. `.start(memory, layout, entry, stop)` returns a [`Machine`] that is ready to run, with
+//!    permissions in force.
+//! 4. [`Vcpu::run`] is called until the guest ends.
 //!
-//! A backend knows no device, no manifest and no hypercall by name. It turns its machine's reasons into [`Exit`](crate::Exit).
+//! A backend does not depend on any device, manifest or hypercall. It converts the exits of its
+//! machine to [`Exit`](crate::Exit).
 
 #[cfg(all(test, target_os = "linux"))]
 mod assembly;
@@ -21,7 +25,7 @@ pub mod frequency;
 pub mod kvm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod process;
-/// The process backend: it is for guests of x86_64.
+/// Stub of the process backend, which supports only x86_64.
 #[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
 #[path = "process/absent.rs"]
 pub mod process;
@@ -43,59 +47,60 @@ use crate::sys::host_limit::Advice;
 
 pub use crate::cancel::{CancelToken, Kick};
 
-/// A guest that is ready to run, on one virtual CPU.
+/// Guest that is ready to run on one virtual CPU.
 ///
-/// It belongs to the thread that made it: a backend may tie the guest's life to that thread.
+/// A machine must stay on the thread that created it, because a backend may tie the guest's life to
+/// that thread.
 pub trait Machine: Vcpu<Error = BackendError> {
-    /// The clock of the CPU time that the guest's instructions take. Here it is that of the calling thread, which is
-    /// right where the thread itself enters the guest.
+    /// Returns the clock of the CPU time that the guest's instructions consume. The default is the
+    /// calling thread's clock, which is correct if the thread itself enters the guest.
     ///
     /// # Errors
-    /// When there is none.
+    /// Returns [`BackendError`] if there is no such clock.
     #[cfg(target_os = "linux")]
     fn cpu_clock(&self) -> Result<ClockId, BackendError> {
         let mut clock = 0;
-        // SAFETY: the thread is this one, which exists, and `clock` is a local that the call fills in.
+        // SAFETY: the thread is the current one, and `clock` is a local that the call fills in.
         match unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) } {
             0 => Ok(ClockId::from_raw(clock)),
             errno => {
-                Err(BackendError { what: "asking for a CPU clock", source: std::io::Error::from_raw_os_error(errno) })
+                Err(BackendError { what: "querying the CPU clock", source: std::io::Error::from_raw_os_error(errno) })
             }
         }
     }
 
-    /// What a debugger needs of it, where the backend has that.
+    /// Returns the debugger interface, if the backend has one.
     #[cfg(target_os = "linux")]
     fn debug(&mut self) -> Option<&mut dyn debug::DebugTarget> {
         None
     }
 
-    /// What tells how much of the guest's memory is in use.
+    /// Returns a handle that reports how much of the guest's memory is in use.
     ///
     /// # Errors
-    /// [`Unsupported`](std::io::ErrorKind::Unsupported) where the backend cannot tell.
+    /// Returns [`Unsupported`](std::io::ErrorKind::Unsupported) if the backend cannot report it.
     #[cfg(target_os = "linux")]
     fn memory_usage(&self) -> std::io::Result<Usage> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 
-    /// Allows the system calls that the calling thread makes through this.
+    /// Allows the system calls that the calling thread makes through this machine.
     #[cfg(target_os = "linux")]
     fn system_calls(&self, _calls: &mut Calls) {}
 }
 
-/// What a guest reads where it would read its cycle counter.
+/// Counter that a guest reads instead of its cycle counter.
 #[derive(Clone)]
 pub struct CycleCounter(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl CycleCounter {
-    /// A counter whose readings are those of `read`. They must not decrease.
+    /// Creates a counter that returns the values of `read`, which must not decrease.
     #[must_use]
     pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
-    /// Reads it.
+    /// Reads the counter.
     #[must_use]
     pub fn read(&self) -> u64 {
         (self.0)()
@@ -108,23 +113,23 @@ impl fmt::Debug for CycleCounter {
     }
 }
 
-/// A backend cannot be had on this machine.
+/// The backend is unavailable on this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("backend {backend} is not available: {reason}")]
 pub struct Unavailable {
     /// Name of the backend, as in `--backend`.
     pub backend: &'static str,
-    /// Why, and what would help.
+    /// Reason and remedy.
     pub reason: String,
 }
 
-/// A backend failed: its kernel or machine did not do what it must.
+/// Failure of a backend: a system call or the machine failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}{}", Advice::on(source))]
 pub struct BackendError {
-    /// What was being done.
+    /// Description of the failed operation.
     pub what: &'static str,
-    /// What the host said.
+    /// Error reported by the host.
     pub source: std::io::Error,
 }
 

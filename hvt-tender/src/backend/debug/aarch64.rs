@@ -1,16 +1,16 @@
-//! aarch64: the registers that a debugger sees, and the instruction that it plants.
+//! aarch64: registers for a debugger, and the breakpoint instruction.
 
 use hvt_abi::aarch64::Registers;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The instruction of a software breakpoint: `brk #0` (Arm ARM, C6.2.50). A guest's own leaves the guest too while there
-/// are breakpoints, and is handed back to it: the two are told apart by their places.
+/// Instruction of a software breakpoint: `brk #0` (Arm ARM, C6.2.50). While there are breakpoints,
+/// a `brk` of the guest also exits and is returned to the guest. The address distinguishes the two.
 pub const BREAKPOINT_INSTRUCTION: [u8; 4] = 0xd420_0000_u32.to_le_bytes();
 
-/// All registers of a virtual CPU that a program uses.
+/// All registers of a virtual CPU that programs use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuState {
-    /// The general ones.
+    /// General registers.
     pub registers: Registers,
     /// TPIDR_EL0: the thread pointer.
     pub tpidr: u64,
@@ -19,14 +19,14 @@ pub struct CpuState {
 }
 
 impl From<Registers> for CpuState {
-    /// What is not among them is as at the guest's entry point.
+    /// Other registers have their values at the guest's entry point.
     fn from(registers: Registers) -> Self {
         Self { registers, ..Self::default() }
     }
 }
 
-/// Floating-point and SIMD registers in the layout of Linux's `struct user_fpsimd_state`. At the guest's entry point all
-/// of them are 0.
+/// Floating-point and SIMD registers in the layout of Linux's `struct user_fpsimd_state`. At the
+/// guest's entry point all are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FpState {

@@ -1,7 +1,8 @@
-//! What every backend must do for a debugger: guests of a few instructions, run by each backend's own tests.
+//! Debugger requirements on every backend: guests of a few instructions, run by each backend's
+//! tests.
 //!
-//! A guest starts at [`CODE`], where it may execute and not write; from [`DATA`] on it may read and write. Those that end
-//! in a hypercall make number 1.
+//! A guest starts at [`CODE`], which is executable and not writable. From [`DATA`] on, memory is
+//! readable and writable. Guests that end in a hypercall make number 1.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -19,15 +20,15 @@ use crate::backend::{CancelToken, Machine};
 use crate::exit::Exit;
 use crate::registers::Named;
 
-/// Where the code lies.
+/// Start of the code.
 pub(crate) const CODE: u64 = 0x10_0000;
-/// Start of the data, which ends where guest memory ends.
+/// Start of the data, which extends to the end of guest memory.
 pub(crate) const DATA: u64 = 0x10_1000;
 
-/// A guest that is about to execute this code.
+/// Starts a guest at this code.
 pub(crate) type Start<'a> = &'a dyn Fn(&[u8], &CancelToken) -> Box<dyn Machine>;
 
-/// A guest under a debugger.
+/// Guest under a debugger.
 struct Guest(Box<dyn Machine>);
 
 impl Guest {
@@ -43,7 +44,7 @@ impl Guest {
         self.target().state().unwrap()
     }
 
-    /// How far the program counter is from the start of the code.
+    /// Offset of the program counter from the start of the code.
     fn pc(&mut self) -> u64 {
         self.state().registers.pc() - CODE
     }
@@ -75,7 +76,7 @@ fn watch(start: u64, len: u64, reads: bool) -> Traps {
     Traps { watched: vec![Watch { start, len, reads }], ..Traps::default() }
 }
 
-/// A guest that spins comes back when it is paused, can be looked at, and goes on.
+/// A spinning guest stops when paused, can be inspected, and continues.
 pub(crate) fn pauses(start: Start<'_>) {
     let stop = CancelToken::new().unwrap();
     let code = counting();
@@ -100,7 +101,7 @@ pub(crate) fn pauses(start: Start<'_>) {
     assert_eq!(guest.run(&Traps::default()), Halt::Exit(Exit::Interrupted));
 }
 
-/// What is not mapped has no place, and cannot be watched.
+/// An address that is not mapped cannot be translated or watched.
 pub(crate) fn what_is_not_mapped(start: Start<'_>) {
     let mut guest = Guest::new(start, SPIN);
     assert_eq!(guest.target().translate(DATA + 5), Some(Gpa(DATA + 5)));

@@ -1,16 +1,16 @@
-//! x86_64: the registers that a debugger sees, and the instruction that it plants.
+//! x86_64: registers for a debugger, and the breakpoint instruction.
 
 use hvt_abi::x86_64::{CODE_SELECTOR, DATA_SELECTOR, Registers};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-/// The instruction of a software breakpoint: `hlt`, a single byte that leaves the guest on every backend, and that no
-/// guest of a tender has a use for. So `int3` remains the guest's own.
+/// Instruction of a software breakpoint: `hlt`, a single byte that exits on every backend and that
+/// no guest of a tender uses. The guest therefore keeps `int3`.
 pub const BREAKPOINT_INSTRUCTION: [u8; 1] = [0xf4];
 
-/// All registers of a virtual CPU that a program uses.
+/// All registers of a virtual CPU that programs use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuState {
-    /// The general ones.
+    /// General registers.
     pub registers: Registers,
     /// Segment registers.
     pub segments: Segments,
@@ -19,13 +19,13 @@ pub struct CpuState {
 }
 
 impl From<Registers> for CpuState {
-    /// What is not among them is as at the guest's entry point.
+    /// Other registers have their values at the guest's entry point.
     fn from(registers: Registers) -> Self {
         Self { registers, ..Self::default() }
     }
 }
 
-/// Selectors, and the bases that matter in 64-bit mode (SDM volume 1, 3.4.4).
+/// Selectors, and the bases that have an effect in 64-bit mode (SDM volume 1, 3.4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the field names are the registers' names")]
 pub struct Segments {
@@ -40,15 +40,15 @@ pub struct Segments {
 }
 
 impl Default for Segments {
-    /// Those at the guest's entry point.
+    /// Segment registers at the guest's entry point.
     fn default() -> Self {
         let data = DATA_SELECTOR;
         Self { cs: CODE_SELECTOR, ss: data, ds: data, es: data, fs: data, gs: data, fs_base: 0, gs_base: 0 }
     }
 }
 
-/// x87 and SSE registers in the layout of `FXSAVE64` (SDM volume 2, FXSAVE), which is that of Linux's
-/// `user_fpregs_struct` too.
+/// x87 and SSE registers in the layout of `FXSAVE64` (SDM volume 2, FXSAVE), which Linux's
+/// `user_fpregs_struct` shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FxState {
@@ -56,18 +56,18 @@ pub struct FxState {
     pub fcw: u16,
     /// x87 status word.
     pub fsw: u16,
-    /// A bit for each x87 register that is in use.
+    /// One bit for each x87 register in use.
     pub ftw: u8,
     reserved: u8,
     /// Last x87 opcode, 11 bits.
     pub fop: u16,
     /// Address of the last x87 instruction.
     pub fip: u64,
-    /// Address of its operand.
+    /// Address of the operand of the last x87 instruction.
     pub fdp: u64,
     /// SSE control and status.
     pub mxcsr: u32,
-    /// The bits of MXCSR that this CPU has.
+    /// Bits of MXCSR that this CPU supports.
     pub mxcsr_mask: u32,
     /// ST0 to ST7, 80 bits each.
     pub st: [[u8; 16]; 8],
@@ -79,11 +79,11 @@ pub struct FxState {
 const _: () = assert!(size_of::<FxState>() == 512 && std::mem::offset_of!(FxState, xmm) == 160);
 
 impl FxState {
-    /// Bytes of it that hold registers.
+    /// Number of bytes that hold registers.
     pub const USED: usize = std::mem::offset_of!(Self, unused);
 
-    /// What these bytes of an XSAVE area say: the legacy region, of which the components that `in_use` (XSTATE_BV)
-    /// lacks are in their initial state (SDM volume 1, 13.4).
+    /// Converts the legacy region of an XSAVE area. Components missing in `in_use` (XSTATE_BV) have
+    /// their initial state (SDM volume 1, 13.4).
     #[must_use]
     pub fn from_xsave(legacy: &[u8; 512], in_use: u64) -> Self {
         const X87: u64 = 1 << 0;
@@ -102,7 +102,8 @@ impl FxState {
 }
 
 impl Default for FxState {
-    /// As at the guest's entry point: after FNINIT (SDM volume 3, 8.1.5) with MXCSR at its reset value (11.6.4).
+    /// State at the guest's entry point: after FNINIT (SDM volume 3, 8.1.5) with MXCSR at its reset
+    /// value (11.6.4).
     fn default() -> Self {
         Self { fcw: 0x37f, mxcsr: 0x1f80, mxcsr_mask: 0xffff, ..FromZeros::new_zeroed() }
     }

@@ -1,4 +1,4 @@
-//! aarch64: the virtual counter, whose frequency stands in a register.
+//! aarch64: the virtual counter, whose frequency is in a register.
 
 use std::arch::asm;
 use std::io;
@@ -6,24 +6,24 @@ use std::io;
 use super::{Frequency, Source};
 use crate::backend::BackendError;
 
-/// A search for the frequency of the counter. Here there is nothing to be measured, and it takes no time.
+/// Search for the frequency of the counter. It measures nothing and takes no time here.
 pub struct Search(());
 
 impl Search {
-    /// Begins.
+    /// Begins the search.
     #[must_use]
     pub fn begin() -> Self {
         Self(())
     }
 
-    /// The frequency.
+    /// Returns the frequency.
     ///
     /// # Errors
-    /// When the firmware has not said it.
+    /// Returns [`BackendError`] if the firmware has not set it.
     pub fn finish(self) -> Result<Frequency, BackendError> {
         match frequency() {
             0 => Err(BackendError {
-                what: "asking the CPU for the frequency of its counter",
+                what: "reading the frequency of the CPU's counter",
                 source: io::Error::other("the firmware has not set CNTFRQ_EL0, and the guest's clock depends on it"),
             }),
             hz => Ok(Frequency { hz, source: Source::Cpu }),
@@ -34,7 +34,8 @@ impl Search {
 /// CNTFRQ_EL0, in Hz (Arm ARM, D11.1.2).
 fn frequency() -> u64 {
     let hz;
-    // SAFETY: Linux lets programs read the register, or does it for them; it has no other effect.
+    // SAFETY: Linux permits user mode to read the register, or emulates it. The read has no other
+    // effect.
     unsafe { asm!("mrs {}, cntfrq_el0", out(reg) hz, options(pure, nomem, nostack, preserves_flags)) };
     hz
 }
@@ -46,7 +47,7 @@ mod tests {
 
     fn counter() -> u64 {
         let ticks;
-        // SAFETY: as above; the vDSO of Linux reads the counter where clocks are asked for.
+        // SAFETY: as above; Linux's vDSO also reads this counter.
         unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) ticks, options(nomem, nostack, preserves_flags)) };
         ticks
     }

@@ -16,24 +16,24 @@ pub use tsc::Search;
 /// Frequency of a cycle counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frequency {
-    /// In Hz.
+    /// Frequency in Hz.
     pub hz: u64,
-    /// Who says so.
+    /// Source of the value.
     pub source: Source,
 }
 
-/// Where a [`Frequency`] comes from.
+/// Source of a [`Frequency`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// KVM: `KVM_GET_TSC_KHZ`.
     Kvm,
     /// The CPU: leaf 15H of CPUID (SDM volume 2; volume 3, 20.7.3), or CNTFRQ_EL0 (Arm ARM, D11.1.2).
     Cpu,
-    /// The hypervisor that this system runs under: leaf 4000_0010H of CPUID.
+    /// The hypervisor of this system: leaf 4000_0010H of CPUID.
     Hypervisor,
     /// Measured against the kernel's clock.
     Clock,
-    /// This tender, which makes the counter itself.
+    /// This tender, which implements the counter.
     Virtual,
 }
 
@@ -49,10 +49,11 @@ impl fmt::Display for Source {
     }
 }
 
-/// Finds the frequency of the counter. Takes 0.1 ms where nobody knows it; a [`Search`] hides them.
+/// Finds the frequency of the counter. Takes 0.1 ms if it must be measured; a [`Search`] hides this
+/// time.
 ///
 /// # Errors
-/// When the counter cannot be measured.
+/// Returns [`BackendError`] if the counter cannot be measured.
 pub fn cycle_frequency() -> Result<Frequency, BackendError> {
     Search::begin().finish()
 }

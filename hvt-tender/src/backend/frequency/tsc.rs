@@ -1,21 +1,21 @@
 //! x86_64: the time-stamp counter.
 //!
-//! The guest is told its frequency before its first instruction, so finding it must cost next to nothing. What there is, how good
-//! it is, and what it costs (measured on an EPYC 7003 under a hypervisor, where each CPUID leaf costs 4.5 µs, and the two
-//! leaves are empty):
+//! The guest receives the frequency before its first instruction, so that finding it must cost next
+//! to nothing. Sources, with error and cost (measured on an EPYC 7003 under a hypervisor, where
+//! each CPUID leaf costs 4.5 µs and the two leaves are empty):
 //!
 //! | source | error | cost |
 //! |---|---|---|
-//! | `KVM_GET_TSC_KHZ` | 0.2 ppm: it is in kHz | under 1 µs, but needs a vCPU |
-//! | CPUID leaf 15H, on bare Intel CPUs | that of the crystal | two CPUID |
-//! | CPUID leaf 4000_0010H, of some hypervisors | 0.2 ppm: it is in kHz | three CPUID |
-//! | measuring it against the kernel's clock for 0.3 ms | 0.6 ppm (worst of 300: 7 ppm) | 5 µs at either end |
-//! | the same for 0.1 ms | 5 ppm (worst of 1,000: 30 ppm) | the same |
-//! | `perf_event_open`, `time_mult` of its page | that of the kernel | 8 to 20 ms: the kernel waits for all its CPUs; nothing under kvm-clock |
-//! | CPUID leaf 16H | up to 3,000 ppm: it is the marketing frequency | three CPUID |
+//! | `KVM_GET_TSC_KHZ` | 0.2 ppm: the value is in kHz | under 1 µs, but needs a vCPU |
+//! | CPUID leaf 15H, on bare Intel CPUs | error of the crystal | two CPUID |
+//! | CPUID leaf 4000_0010H, of some hypervisors | 0.2 ppm: the value is in kHz | three CPUID |
+//! | measurement against the kernel's clock for 0.3 ms | 0.6 ppm (worst of 300: 7 ppm) | 5 µs at either end |
+//! | measurement for 0.1 ms | 5 ppm (worst of 1,000: 30 ppm) | the same |
+//! | `perf_event_open`, `time_mult` of its page | error of the kernel's value | 8 to 20 ms: the kernel waits for all its CPUs; unavailable under kvm-clock |
+//! | CPUID leaf 16H | up to 3,000 ppm: the value is the marketing frequency | three CPUID |
 //!
-//! The first four are used, in this order. A [`Search`] that begins with the start of the tender measures for as long as
-//! that start takes, and rarely has to wait.
+//! The first four are used, in this order. A [`Search`] that begins with the start of the tender
+//! measures during the start and rarely has to wait.
 
 use std::arch::x86_64::{__cpuid, _mm_lfence, _rdtsc, CpuidResult};
 use std::io;
@@ -24,28 +24,28 @@ use std::time::Duration;
 use super::{Frequency, Source};
 use crate::backend::BackendError;
 
-/// A search for the frequency of the TSC that lasts from [`begin`](Self::begin) to [`finish`](Self::finish), with
-/// something useful between.
+/// Search for the frequency of the TSC, from [`begin`](Self::begin) to [`finish`](Self::finish),
+/// with useful work between them.
 pub struct Search {
     begin: Sample,
 }
 
 impl Search {
-    /// The longest that [`finish`](Self::finish) waits, where a reading of the clock is slow.
+    /// Longest wait of [`finish`](Self::finish), for clocks that are slow to read.
     const LONGEST: Duration = Duration::from_millis(10);
-    /// The shortest time between two samples.
+    /// Shortest time between two samples.
     const SHORTEST: Duration = Duration::from_micros(100);
 
-    /// Begins.
+    /// Begins the search.
     #[must_use]
     pub fn begin() -> Self {
         Self { begin: Sample::take() }
     }
 
-    /// The frequency. Waits until 0.1 ms have passed since the beginning, if they have not.
+    /// Returns the frequency. Waits until at least 0.1 ms have passed since the beginning.
     ///
     /// # Errors
-    /// When the counter cannot be measured.
+    /// Returns [`BackendError`] if the counter cannot be measured.
     pub fn finish(self) -> Result<Frequency, BackendError> {
         match enumerated() {
             Some(frequency) => Ok(frequency),
@@ -54,7 +54,8 @@ impl Search {
     }
 
     fn measure(self) -> Result<Frequency, BackendError> {
-        // What a reading is off by is a fraction of its width: a slow clock calls for a longer measurement.
+        // The error of a reading is a fraction of its width, so that a slow clock needs a longer
+        // measurement.
         const WIDTHS: u32 = 1000;
         let wanted = (self.begin.width * WIDTHS).clamp(Self::SHORTEST, Self::LONGEST);
         let end = loop {
@@ -64,7 +65,7 @@ impl Search {
             }
         };
         let hz = end.cycles_since(&self.begin) / end.nanos_since(&self.begin) * 1e9;
-        // No TSC has ever run slower than 1 MHz: this one stands still.
+        // No TSC has ever run slower than 1 MHz: this one has stopped.
         if hz < 1e6 {
             let source = io::Error::other(format!("it counts {hz:.0} cycles a second"));
             return Err(BackendError { what: "measuring the frequency of the TSC", source });
@@ -73,17 +74,17 @@ impl Search {
     }
 }
 
-/// What CPUID says of the frequency.
+/// Frequency according to CPUID.
 fn enumerated() -> Option<Frequency> {
     /// CPUID.1:ECX bit 31: 0 on every CPU, set by hypervisors for their guests (APM volume 3, E.3.2).
     const HYPERVISOR: u32 = 1 << 31;
-    /// First of the leaves that CPUs leave to hypervisors; EAX is the last of them.
+    /// First of the leaves reserved for hypervisors; its EAX is the last of them.
     const HYPERVISOR_BASE: u32 = 0x4000_0000;
     const HYPERVISOR_TIMING: u32 = HYPERVISOR_BASE + 0x10;
     const CRYSTAL: u32 = 0x15;
 
     if __cpuid(1).ecx & HYPERVISOR != 0 {
-        // Leaf 15H may be that of another host, from which this system was moved here.
+        // Leaf 15H may describe another host, from which this virtual machine was migrated.
         let known = __cpuid(HYPERVISOR_BASE).eax >= HYPERVISOR_TIMING;
         let khz = if known { __cpuid(HYPERVISOR_TIMING).eax } else { 0 };
         (khz != 0).then(|| Frequency { hz: u64::from(khz) * 1000, source: Source::Hypervisor })
@@ -94,21 +95,23 @@ fn enumerated() -> Option<Frequency> {
     }
 }
 
-/// The frequency in leaf 15H: that of the core crystal clock, ECX, times EBX / EAX; any of them may be 0, for unknown.
+/// Frequency in leaf 15H: core crystal clock in ECX, times EBX / EAX. Any of them may be 0 for
+/// unknown.
 fn crystal(leaf: CpuidResult) -> Option<u64> {
     let product = u64::from(leaf.ecx) * u64::from(leaf.ebx);
     product.checked_div(leaf.eax.into()).filter(|hz| *hz != 0)
 }
 
-/// The TSC and the kernel's clock at one moment.
+/// TSC and kernel clock at the same moment.
 ///
-/// Both are means of many readings: a clock may tick in steps (an EPYC's TSC in steps of 10 ns), and the means do not.
+/// Both are means of many readings, because a clock may tick in steps (an EPYC's TSC in steps of 10
+/// ns) and the means do not.
 struct Sample {
     /// TSC, in [fractions](Self::FRACTIONS).
     cycles: u128,
-    /// `CLOCK_MONOTONIC_RAW`, which nobody steers, in fractions of a nanosecond.
+    /// `CLOCK_MONOTONIC_RAW`, which is never adjusted, in fractions of a nanosecond.
     nanos: u128,
-    /// Time that the quickest reading took.
+    /// Duration of the quickest reading.
     width: Duration,
 }
 
@@ -120,7 +123,7 @@ impl Sample {
     fn take() -> Self {
         let readings: [Reading; Self::READINGS] = std::array::from_fn(|_| Reading::take());
         let quickest = readings.iter().map(Reading::width).min().unwrap_or(0);
-        // The others were interrupted between their two looks at the TSC.
+        // The other readings were interrupted between their two reads of the TSC.
         let good = readings.iter().filter(|reading| reading.width() <= quickest + quickest / 2);
         let (mut cycles, mut nanos, mut count) = (0, 0, 0);
         for reading in good {
@@ -145,7 +148,7 @@ impl Sample {
     }
 }
 
-/// One look at the kernel's clock, between two at the TSC.
+/// One read of the kernel's clock between two reads of the TSC.
 struct Reading {
     before: u64,
     nanos: u64,
@@ -164,10 +167,11 @@ impl Reading {
     }
 }
 
-/// The TSC, read after everything before is done and before anything behind begins (SDM volume 2, RDTSC).
+/// Reads the TSC after everything before has completed and before anything behind begins (SDM
+/// volume 2, RDTSC).
 fn tsc() -> u64 {
-    // SAFETY: every x86_64 CPU has LFENCE and RDTSC. CR4.TSD, which would forbid the latter, is set only by a process
-    // for itself (`PR_SET_TSC`), and there would be no guest to run for one that has.
+    // SAFETY: every x86_64 CPU has LFENCE and RDTSC. CR4.TSD, which would deny RDTSC, is set only
+    // at a process's own request (`PR_SET_TSC`), and such a process could not run a guest.
     unsafe {
         _mm_lfence();
         let cycles = _rdtsc();
@@ -178,7 +182,7 @@ fn tsc() -> u64 {
 
 fn nanos() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the structure on this stack. It cannot fail: the clock exists since Linux 2.6.28.
+    // SAFETY: writes the structure on this stack. Cannot fail: the clock exists since Linux 2.6.28.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_RAW, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

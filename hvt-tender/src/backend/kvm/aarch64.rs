@@ -1,7 +1,7 @@
-//! What KVM wants to know of an aarch64 vCPU.
+//! KVM set-up of an aarch64 vCPU.
 //!
-//! There is no interrupt controller, so nothing but the [stop](super::kick) of a run wakes a guest that waits for an
-//! interrupt (`wfi`): KVM waits with it, and does not come back to say so.
+//! There is no interrupt controller, so that only the [stop](super::kick) of a run wakes a guest
+//! that waits for an interrupt (`wfi`): KVM blocks in `KVM_RUN` and does not return.
 
 mod exception;
 mod registers;
@@ -34,57 +34,59 @@ use crate::backend::frequency::{self, Frequency};
 use crate::exit::{Cause, Exit};
 use crate::memory::{MappedMemory, Permissions};
 
-/// What is needed on this architecture.
+/// Required capabilities on this architecture.
 pub(super) const CAPABILITIES: &[(Cap, &str)] = &[(Cap::OneReg, "KVM_CAP_ONE_REG")];
 
-/// What helps where there is no `/dev/kvm`.
+/// Remedy if there is no `/dev/kvm`.
 pub(super) const MISSING: &str =
-    "this kernel must have KVM, and must have been started at EL2 by the firmware or the hypervisor below it";
+    "the kernel must support KVM, and the firmware or outer hypervisor must start it at EL2";
 
-/// What is asked of a vCPU while its guest runs, besides that it runs: its registers.
+/// Requests to a vCPU while its guest runs, besides `KVM_RUN`: reads of its registers.
 pub(super) const WHILE_RUNNING: [libc::Ioctl; 1] = [request_code_write!(KVMIO, 0xab, size_of::<kvm_one_reg>())];
 
-/// What is asked of it besides while there is a debugger: other registers, and where to stop.
+/// Further requests to a vCPU under a debugger: writes of its registers, and breakpoints.
 pub(super) const WHILE_DEBUGGED: [libc::Ioctl; 2] = [
     request_code_write!(KVMIO, 0xac, size_of::<kvm_one_reg>()),
     request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>()),
 ];
 
-/// Why `KVM_RUN` comes back for a hypercall or a kick.
+/// Exit reason of a hypercall or a kick.
 pub(super) const HYPERCALL: u32 = KVM_EXIT_MMIO;
 
-/// Makes a virtual machine, with physical addresses of as many bits as the ABI has, or as this host can where that is
-/// less: 32 at least, and guests have no use for more than 33.
+/// Creates a virtual machine with as many physical address bits as the ABI has, or as this host
+/// supports, if fewer: at least 32. No guest needs more than 33.
 pub(super) fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     match u32::try_from(system.get_host_ipa_limit()) {
         Ok(limit @ 1..ADDRESS_BITS) => system.create_vm_with_ipa_size(limit),
-        // Kernels that know of no limit, before 4.20, have what is the default of all.
+        // Kernels before 4.20 report no limit and use the default of all kernels.
         _ => system.create_vm(),
     }
 }
 
-/// What kind of vCPU this host's KVM makes.
+/// vCPU target of this host's KVM.
 pub(super) type Model = kvm_vcpu_init;
 
-/// Asks for it.
+/// Queries the target.
 pub(super) fn model(_system: &kvm_ioctls::Kvm, vm: &VmFd) -> Result<Model, kvm_ioctls::Error> {
     let mut model = Model::default();
     vm.get_preferred_target(&mut model).map(|()| model)
 }
 
-/// Denies what KVM offers beyond the ID registers: nothing, KVM has no switch for the firmware calls that it answers.
+/// Restricts KVM features beyond the ID registers. There are none: KVM has no switch for the
+/// firmware calls that it answers.
 pub(super) fn restrict(_vm: &VmFd, _vcpu: &VcpuFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the CPU itself can run guests: where KVM is on this architecture, it can.
+/// Returns true if the CPU itself can run guests. On this architecture KVM exists only then.
 pub(super) fn has_hardware() -> bool {
     true
 }
 
-/// A kick of the network ring that signals `event`: a 32-bit store of its number to its address.
+/// Returns the kick of the network ring that signals `event`: a 32-bit store of the ring number to
+/// the kick address.
 pub(super) fn ring_kick(event: BorrowedFd<'_>) -> kvm_ioeventfd {
-    // Flag (`include/uapi/linux/kvm.h`): by value.
+    // Flag (`include/uapi/linux/kvm.h`): compare the value.
     const DATAMATCH: u32 = 1 << 0;
     kvm_ioeventfd {
         datamatch: NET_RING.into(),
@@ -96,10 +98,12 @@ pub(super) fn ring_kick(event: BorrowedFd<'_>) -> kvm_ioeventfd {
     }
 }
 
-/// The hypercall or kick that [`HYPERCALL`] reports; `None` where the access is neither.
+/// Decodes the hypercall or kick that [`HYPERCALL`] reports. Returns `None` if the access is
+/// neither.
 ///
 /// # Safety
-/// `run` lies at the start of a mapping of a vCPU whose `KVM_RUN` has just returned 0 with this exit reason.
+/// `run` must be the start of a vCPU's mapping, and its `KVM_RUN` must just have returned 0 with
+/// this exit reason.
 pub(super) unsafe fn hypercall(run: &kvm_run) -> Option<Exit> {
     // SAFETY: every bit pattern is a valid value of this member of the union.
     let mmio = unsafe { run.__bindgen_anon_1.mmio };
@@ -110,11 +114,11 @@ pub(super) unsafe fn hypercall(run: &kvm_run) -> Option<Exit> {
     Exit::from_store(Gpa(mmio.phys_addr), mmio.len, u32::from_le_bytes([a, b, c, d]))
 }
 
-/// What a guest did that ends it, where that is this architecture's own.
+/// Returns the cause of an exit that is specific to this architecture and ends the guest.
 pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
     let what = &run.__bindgen_anon_1;
-    // SAFETY: every bit pattern is a valid value of the members of this union that are read here. They mean something
-    // only with the exit reason that stands before each.
+    // SAFETY: every bit pattern is a valid value of the union members read here. Each member is
+    // meaningful only with the exit reason matched before it.
     unsafe {
         match run.exit_reason {
             KVM_EXIT_MMIO => Some(access(what.mmio.phys_addr, Some(what.mmio.len), what.mmio.is_write != 0)),
@@ -127,7 +131,7 @@ pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
     }
 }
 
-/// An access to where the host has no memory.
+/// Classifies an access to an address without host memory.
 fn access(address: u64, size: Option<u32>, write: bool) -> Cause {
     if (MMIO_BASE.0..MMIO_BASE.0 + MMIO_SIZE).contains(&address) {
         return Cause::Device { address: Gpa(address), size, write };
@@ -135,8 +139,8 @@ fn access(address: u64, size: Option<u32>, write: bool) -> Cause {
     Cause::Memory { address: Some(Gpa(address)), access: if write { Permissions::WRITE } else { Permissions::READ } }
 }
 
-/// What is behind a cause: where it is the store in the tender's [vectors](hvt_abi::aarch64::VECTORS), the exception that
-/// led there.
+/// Returns the cause behind `cause`: for the store in the tender's
+/// [vectors](hvt_abi::aarch64::VECTORS), the exception that led there.
 pub(super) fn behind(vcpu: &VcpuFd, cause: Cause) -> Cause {
     const STORE: Cause = Cause::Device { address: UNHANDLED_EXCEPTION, size: Some(4), write: true };
     if cause != STORE || !read(vcpu, PC).is_ok_and(exception::is_unhandled) {
@@ -148,21 +152,21 @@ pub(super) fn behind(vcpu: &VcpuFd, cause: Cause) -> Cause {
     }
 }
 
-/// Whether these registers are the guest's that ended like this: always.
+/// Returns true if the registers are valid for a guest that ended for this cause: always here.
 pub(super) fn are_the_guests(_registers: &Registers, _cause: &Cause) -> bool {
     true
 }
 
-/// What KVM could not emulate: it tries to on no CPU of this architecture.
+/// Describes an instruction that KVM could not emulate. On this architecture KVM never tries.
 pub(super) fn not_emulated(_vcpu: &VcpuFd, _memory: &MappedMemory, bytes: Vec<u8>) -> Cause {
     Cause::Instruction { what: format!("the instruction {}", hex(&bytes)) }
 }
 
-/// Puts the vCPU at the guest's entry point.
+/// Sets the vCPU to the guest's entry point.
 pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), BackendError> {
     let Kvm { vm, vcpu, model, .. } = kvm;
-    // Without it, a load or store of more than one register where there is no memory makes `KVM_RUN` fail, and says
-    // nothing.
+    // Without this, a load or store of more than one register at an address without memory makes
+    // `KVM_RUN` fail without details.
     vm.enable_cap(&kvm_enable_cap { cap: KVM_CAP_ARM_NISV_TO_USER, ..kvm_enable_cap::default() })
         .map_err(|error| kvm_error("enabling KVM_CAP_ARM_NISV_TO_USER (Linux 5.5)", error))?;
     vcpu.vcpu_init(model).map_err(|error| kvm_error("initialising the vCPU", error))?;
@@ -181,7 +185,7 @@ pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), BackendError> 
     registers.into_iter().try_for_each(|(id, value)| write(vcpu, id, value))
 }
 
-/// Where the byte at this guest-virtual address lies: `KVM_TRANSLATE` is not to be had on this architecture.
+/// Translates a guest-virtual address. This architecture has no `KVM_TRANSLATE`.
 pub(super) fn translate(vcpu: &VcpuFd, memory: &MappedMemory, address: u64) -> Option<Gpa> {
     let register = |id| read(vcpu, id).ok();
     let regime = walk::Regime {
@@ -192,7 +196,7 @@ pub(super) fn translate(vcpu: &VcpuFd, memory: &MappedMemory, address: u64) -> O
     regime.translate(memory, address)
 }
 
-/// Frequency of the vCPU's counter, which is the host's.
+/// Frequency of the vCPU's counter, the same as the host's.
 pub(super) fn cycle_frequency(_vcpu: &VcpuFd) -> Result<Frequency, BackendError> {
     frequency::cycle_frequency()
 }

@@ -1,7 +1,9 @@
-//! What a guest learns from CPUID on KVM: of what KVM offers, that which [`hvt_abi::x86_64::cpuid`] lists.
+//! CPUID of a guest on KVM: KVM's supported CPUID, filtered by [`hvt_abi::x86_64::cpuid`].
 //!
-//! KVM offers all that it could emulate: hypervisors, its own paravirtual leaves, performance counters, the number of the
-//! CPU that happened to answer. It also takes the list for what the guest may do: control bits and MSRs of features that
+//! KVM reports everything that it could emulate: hypervisors, its paravirtual leaves, performance
+//! counters, and the number of the CPU that happened to answer. KVM also derives permissions from
+//! CPUID: control bits and MSRs of missing features raise #GP. KVM updates two bits itself,
+//! according to the guest's CR4.OSXSAVE and its APIC.
 //! are not in it raise #GP. Two bits KVM sets itself, as the guest's CR4.OSXSAVE and its APIC have it.
 
 use hvt_abi::x86_64::cpuid::{
@@ -10,13 +12,13 @@ use hvt_abi::x86_64::cpuid::{
 };
 use kvm_bindings::kvm_cpuid_entry2;
 
-/// Leaf 8000_0001h EDX: RDTSCP. KVM gives each guest an IA32_TSC_AUX of its own.
+/// Leaf 8000_0001h EDX: RDTSCP. KVM gives each guest a separate IA32_TSC_AUX.
 const RDTSCP: u32 = 1 << 27;
 
 /// Size of the XSAVE area in bytes without any component behind its header (SDM volume 1, 13.4).
 const LEGACY_AREA: u32 = 512 + 64;
 
-/// What of `offered` a guest gets.
+/// Filters the leaves in `offered` for a guest.
 pub(super) fn filter(offered: &[kvm_cpuid_entry2]) -> Vec<kvm_cpuid_entry2> {
     let area =
         offered.iter().filter(|entry| is_component(entry)).map(|entry| entry.ebx.saturating_add(entry.eax)).max();
@@ -24,13 +26,13 @@ pub(super) fn filter(offered: &[kvm_cpuid_entry2]) -> Vec<kvm_cpuid_entry2> {
     offered.iter().filter_map(|entry| answer(entry, area)).collect()
 }
 
-/// Whether this describes a component of the XSAVE area that guests get, behind the header.
+/// Returns true if `entry` describes a component of the guest's XSAVE area behind the header.
 fn is_component(entry: &kvm_cpuid_entry2) -> bool {
     entry.function == 0xd && (2..u32::BITS).contains(&entry.index) && COMPONENTS >> entry.index & 1 == 1
 }
 
-/// What a guest gets instead of this; `None` where it gets nothing, which reads as zeros. `area` is the size of its XSAVE
-/// area with all components.
+/// Filters one leaf. Returns `None` for a leaf that reads as zeros. `area` is the size of the
+/// guest's XSAVE area with all components.
 fn answer(offered: &kvm_cpuid_entry2, area: u32) -> Option<kvm_cpuid_entry2> {
     let kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, .. } = *offered;
     let (eax, ebx, ecx, edx) = match (function, index) {
@@ -39,18 +41,18 @@ fn answer(offered: &kvm_cpuid_entry2, area: u32) -> Option<kvm_cpuid_entry2> {
         (1, _) => (eax, ebx & 0xffff | 1 << 16, ecx & FEATURES_ECX, edx & FEATURES_EDX),
         // Cache descriptors; TSC and processor frequency; brand string; AMD's caches.
         (2 | 0x15 | 0x16 | 0x8000_0002..=0x8000_0006, _) => (eax, ebx, ecx, edx),
-        // Caches and their geometry, without how many CPUs share them.
+        // Caches and their geometry, without the number of CPUs that share them.
         (4, _) => (eax & 0x3fff, ebx, ecx, edx),
         (7, 0) => (eax.min(1), ebx & EXTENDED_EBX, ecx & EXTENDED_ECX, edx & EXTENDED_EDX),
         (7, 1) => (eax & (AVX_VNNI | AVX512_BF16), 0, 0, 0),
-        // EBX is for the guest's XCR0, and KVM's to fill in.
+        // EBX depends on the guest's XCR0; KVM fills it in.
         (0xd, 0) => (eax & COMPONENTS, ebx, ecx.min(area), 0),
         (0xd, 1) => (eax & XSAVE_FEATURES, 0, 0, 0),
         (0xd, _) if is_component(offered) => (eax, ebx, ecx, edx),
         (FIRST_EXTENDED, _) => (eax.min(LAST_EXTENDED), ebx, ecx, edx),
         (0x8000_0001, _) => (eax, 0, ecx & AMD_ECX, edx & (AMD_EDX | RDTSCP)),
         (0x8000_0007, _) => (0, 0, 0, edx & INVARIANT_TSC),
-        // Bits of physical and of linear addresses.
+        // Numbers of physical and linear address bits.
         (LAST_EXTENDED, _) => (eax & 0xffff, ebx & CLZERO, 0, 0),
         _ => return None,
     };

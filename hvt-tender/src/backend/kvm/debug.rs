@@ -1,5 +1,5 @@
-//! A guest of KVM under a debugger: `KVM_SET_GUEST_DEBUG`. What it says of breakpoint registers, and what a guest comes
-//! back with, is the architecture's.
+//! Guest on KVM under a debugger: `KVM_SET_GUEST_DEBUG`. Breakpoint registers and debug exits are
+//! specific to the architecture.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -22,24 +22,24 @@ use crate::sandbox::Calls;
 
 pub(super) use self::cpu::Capacity;
 
-/// What is to be known of a guest that may be debugged.
+/// Debugging state of a guest.
 pub(super) struct Debugging {
     capacity: Capacity,
-    /// Why the last run ended, if it was for the debugger.
+    /// Debug exit of the last run, if it ended with one.
     pub(super) trap: Option<kvm_debug_exit_arch>,
     traps: Traps,
     registers: cpu::Breakpoints,
 }
 
 impl Debugging {
-    /// A guest without a debugger.
+    /// State of a guest without a debugger.
     pub(super) fn new(capacity: Capacity) -> Self {
         Self { capacity, trap: None, traps: Traps::default(), registers: cpu::Breakpoints::default() }
     }
 }
 
 impl KvmMachine {
-    /// Tells KVM what the traps are, with what the architecture's module wants of it besides.
+    /// Passes the traps to KVM, with the additional control bits `more` of the architecture.
     fn apply(&self, more: u32) -> Result<(), BackendError> {
         let Debugging { traps, registers, .. } = &self.debugging;
         let mut control = more | registers.control() | if traps.step { KVM_GUESTDBG_SINGLESTEP } else { 0 };
@@ -53,7 +53,7 @@ impl KvmMachine {
         self.vcpu.set_guest_debug(&debug).map_err(|error| kvm_error("setting breakpoints", error))
     }
 
-    /// Whether the debugger has put a breakpoint into the code here.
+    /// Returns true if the debugger has written a breakpoint instruction at `address`.
     fn is_planted(&self, address: u64) -> bool {
         self.debugging.traps.software_breakpoints.binary_search(&address).is_ok()
     }
@@ -100,7 +100,7 @@ impl DebugTarget for KvmMachine {
         }
     }
 
-    /// To write what is read-only takes `mprotect` of guest memory as well, which every thread may make.
+    /// Writing read-only guest memory needs `mprotect` as well, which every thread may use.
     fn system_calls(&self, calls: &mut Calls) {
         self.allow(calls, &arch::WHILE_DEBUGGED);
     }

@@ -1,4 +1,4 @@
-//! Exits of KVM that end a guest, in words.
+//! Descriptions of the KVM exits that end a guest.
 
 use hvt_abi::Gpa;
 use kvm_bindings::{
@@ -11,23 +11,24 @@ use super::arch;
 use crate::exit::Cause;
 use crate::memory::Permissions;
 
-/// What `KVM_EXIT_INTERNAL_ERROR` says (Linux, Documentation/virt/kvm/api.rst, section 5).
+/// Contents of `KVM_EXIT_INTERNAL_ERROR` (Linux, Documentation/virt/kvm/api.rst, section 5).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum InternalError {
-    /// KVM had to emulate an instruction and could not. Its bytes, where KVM tells.
+    /// KVM could not emulate an instruction with these bytes, if KVM reports them.
     Emulation(Vec<u8>),
-    /// Anything else: a description.
+    /// Description of any other error.
     Other(String),
 }
 
-/// What a guest did that makes `KVM_RUN` return 0 with any exit reason but `KVM_EXIT_INTERNAL_ERROR`, and that ends it.
+/// Returns the cause of an exit that ends the guest, given that `KVM_RUN` returned 0 with an exit
+/// reason other than `KVM_EXIT_INTERNAL_ERROR`.
 pub(super) fn cause(run: &kvm_run) -> Cause {
     if let Some(cause) = arch::cause(run) {
         return cause;
     }
     let what = &run.__bindgen_anon_1;
-    // SAFETY: every bit pattern is a valid value of the members of this union that are read here. They mean something
-    // only with the exit reason that stands before each.
+    // SAFETY: every bit pattern is a valid value of the union members read here. Each member is
+    // meaningful only with the exit reason matched before it.
     unsafe {
         match run.exit_reason {
             KVM_EXIT_MMIO => {
@@ -44,17 +45,19 @@ pub(super) fn cause(run: &kvm_run) -> Cause {
     }
 }
 
-/// What a guest did that makes `KVM_RUN` fail with EFAULT: it accessed memory in a way that this process may not.
+/// Returns the cause of a `KVM_RUN` that failed with EFAULT: the guest accessed memory in a way
+/// that this process may not.
 pub(super) fn memory_fault(run: &kvm_run) -> Cause {
     // SAFETY: as in `cause`.
     let gpa = unsafe { run.__bindgen_anon_1.memory_fault.gpa };
-    // Kernels before 6.11 do not tell the address.
+    // Kernels before 6.11 do not report the address.
     let address = (run.exit_reason == KVM_EXIT_MEMORY_FAULT).then_some(Gpa(gpa));
-    // Which access it was is not told. The host can read all of guest memory: it was a write.
+    // The kind of access is not reported. It was a write, because the host can read all of guest
+    // memory.
     Cause::Memory { address, access: Permissions::WRITE }
 }
 
-/// The internal error that `KVM_EXIT_INTERNAL_ERROR` reports.
+/// Decodes `KVM_EXIT_INTERNAL_ERROR`.
 pub(super) fn internal_error(run: &kvm_run) -> InternalError {
     // SAFETY: as in `cause`, with exit reason `KVM_EXIT_INTERNAL_ERROR`.
     let (suberror, data) = unsafe { (run.__bindgen_anon_1.internal.suberror, run.__bindgen_anon_1.internal.data) };
@@ -62,17 +65,18 @@ pub(super) fn internal_error(run: &kvm_run) -> InternalError {
         KVM_INTERNAL_ERROR_EMULATION => return InternalError::Emulation(instruction(run)),
         KVM_INTERNAL_ERROR_SIMUL_EX => "exceptions that cannot be combined",
         KVM_INTERNAL_ERROR_DELIVERY_EV => "an exit while an exception was being delivered",
-        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit that this KVM does not know",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit unknown to this KVM",
         _ => "unnamed",
     };
     InternalError::Other(format!("KVM internal error {suberror} ({name}), data {:#x} {:#x}", data[0], data[1]))
 }
 
-/// The bytes of the instruction that could not be emulated: kernels from 5.14 on have them.
+/// Bytes of the instruction that could not be emulated, reported by kernels from 5.14 on.
 fn instruction(run: &kvm_run) -> Vec<u8> {
     // SAFETY: as in `internal_error`.
     let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
-    // `ndata` counts the 8-byte words from `flags` on; `flags` is there when it is not 0, the bytes when it is 3.
+    // `ndata` counts the 8-byte words from `flags` on: `flags` is present if it is not 0, the bytes
+    // if it is 3.
     let given =
         failure.ndata >= 3 && failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
     if !given {
@@ -83,14 +87,14 @@ fn instruction(run: &kvm_run) -> Vec<u8> {
     instruction.insn_bytes.into_iter().take(instruction.insn_size.into()).collect()
 }
 
-/// Why a guest under a debugger came back.
+/// Details of a debug exit.
 pub(super) fn debug(run: &kvm_run) -> kvm_bindings::kvm_debug_exit_arch {
-    // SAFETY: every bit pattern is a valid value of this member of the union. It means something only with exit reason
-    // `KVM_EXIT_DEBUG`, which the caller has just seen.
+    // SAFETY: every bit pattern is a valid value of this union member. It is meaningful only with
+    // exit reason `KVM_EXIT_DEBUG`, which the caller has checked.
     unsafe { run.__bindgen_anon_1.debug.arch }
 }
 
-/// Instruction bytes as people write them.
+/// Formats instruction bytes in hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }

@@ -1,7 +1,7 @@
-//! Making a running vCPU come back.
+//! Interruption of a running vCPU.
 //!
-//! `immediate_exit` of the vCPU's run page makes the next `KVM_RUN` return at once; a signal to the vCPU's thread ends
-//! the one that is under way. In this order there is no moment at which a kick gets lost.
+//! `immediate_exit` in the vCPU's run page makes the next `KVM_RUN` return at once. A signal to the
+//! vCPU's thread ends the current one. In this order no kick is ever lost.
 
 use std::io;
 use std::mem::offset_of;
@@ -16,32 +16,34 @@ use nix::unistd::{Pid, getpid, gettid};
 
 use crate::backend::{BackendError, CancelToken, Kick};
 
-/// Lets `stop` end the runs of this vCPU, which belongs to the calling thread.
+/// Makes `stop` end the runs of this vCPU, which belongs to the calling thread.
 pub(super) fn install(vcpu: &VcpuFd, stop: &CancelToken) -> Result<(), BackendError> {
-    let what = "preparing to be stopped";
+    let what = "setting up the vCPU's kick";
     let signal = signal().map_err(|source| BackendError { what, source })?;
     let page = RunPage::map(vcpu).map_err(|source| BackendError { what, source })?;
     let kick = VcpuKick { page, signal, process: getpid(), thread: gettid() };
     stop.set_kick(Box::new(kick));
-    // Either the request sees the kick, or this sees the request.
+    // Either the request sees the kick, or this thread sees the request.
     fence(Ordering::SeqCst);
     if stop.requested() {
-        // The request came before there was anything to kick.
+        // The request came before the kick was installed.
         stop.request();
     }
     Ok(())
 }
 
-/// The signal of a kick, now with a handler and not blocked in this thread.
+/// Installs a handler for the kick signal, unblocks the signal in this thread and returns its
+/// number.
 ///
-/// A real-time signal: no library has a meaning for it.
+/// It is a real-time signal, because no library uses these.
 fn signal() -> io::Result<libc::c_int> {
     static HANDLED: OnceLock<Result<(), i32>> = OnceLock::new();
     extern "C" fn nothing(_signal: libc::c_int) {}
 
     let signal = libc::SIGRTMIN() + 4;
     let handled = HANDLED.get_or_init(|| {
-        // SAFETY: all zeros is an empty mask and no flags; the handler does nothing, so it is async-signal-safe.
+        // SAFETY: all zeros is an empty mask without flags. The handler does nothing and is
+        // therefore async-signal-safe.
         let failed = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
@@ -50,7 +52,7 @@ fn signal() -> io::Result<libc::c_int> {
         if failed { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(()) }
     });
     handled.map_err(io::Error::from_raw_os_error)?;
-    // SAFETY: the set is initialised by `sigemptyset` before it is used, and lives on this stack.
+    // SAFETY: `sigemptyset` initialises the set before its use, and the set lives on this stack.
     let error = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -60,9 +62,10 @@ fn signal() -> io::Result<libc::c_int> {
     if error == 0 { Ok(signal) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
-/// Ends the runs of one vCPU, until a pause is taken back.
+/// Ends the runs of one vCPU until a pause is undone.
 ///
-/// It may outlive the machine. Its page is its own, and the thread it signals belongs to this process or to none.
+/// A kick may outlive the machine. It owns its page, and the thread that it signals belongs to this
+/// process or no longer exists.
 struct VcpuKick {
     page: RunPage,
     signal: libc::c_int,
@@ -73,8 +76,8 @@ struct VcpuKick {
 impl Kick for VcpuKick {
     fn kick(&self) {
         self.page.immediate_exit().store(1, Ordering::SeqCst);
-        // SAFETY: a system call without pointers. The handler of the signal does nothing, in whatever thread of this
-        // process; where the thread has ended, the call fails and there is nothing to wake.
+        // SAFETY: a system call without pointers. The signal handler does nothing in any thread of
+        // this process. If the thread has ended, the call fails and there is nothing to wake.
         unsafe { libc::syscall(libc::SYS_tgkill, self.process.as_raw(), self.thread.as_raw(), self.signal) };
     }
 
@@ -83,12 +86,13 @@ impl Kick for VcpuKick {
     }
 }
 
-/// A second mapping of the head of a vCPU's run page, apart from the one that `VcpuFd` holds references to.
+/// Second mapping of the start of a vCPU's run page, separate from the mapping to which `VcpuFd`
+/// holds references.
 struct RunPage {
     start: NonNull<u8>,
 }
 
-// SAFETY: the one byte that is ever touched is accessed atomically.
+// SAFETY: only one byte is ever accessed, and only atomically.
 unsafe impl Send for RunPage {}
 // SAFETY: as above.
 unsafe impl Sync for RunPage {}
@@ -99,7 +103,7 @@ impl RunPage {
     fn map(vcpu: &VcpuFd) -> io::Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let null = std::ptr::null_mut();
-        // SAFETY: a new mapping, at an address that the kernel chooses.
+        // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe { libc::mmap(null, Self::LEN, protection, libc::MAP_SHARED, vcpu.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -108,15 +112,15 @@ impl RunPage {
     }
 
     fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: the byte lies in this mapping, which lives as long as `self`, and which is accessed here alone. The
-        // kernel reads it, as any agent may read an atomic.
+        // SAFETY: the byte lies in this mapping, which lives as long as `self` and is accessed only
+        // here. The kernel may read it concurrently, because it is atomic.
         unsafe { AtomicU8::from_ptr(self.start.add(offset_of!(kvm_run, immediate_exit)).as_ptr()) }
     }
 }
 
 impl Drop for RunPage {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made in `map`, and no reference into it outlives `self`.
+        // SAFETY: `map` created the mapping, and no reference into it outlives `self`.
         unsafe { libc::munmap(self.start.as_ptr().cast(), Self::LEN) };
     }
 }

@@ -1,4 +1,4 @@
-//! A guest on a KVM vCPU.
+//! Guest on a KVM vCPU.
 
 use std::io;
 use std::marker::PhantomData;
@@ -20,14 +20,15 @@ use crate::exit::{Cause, Exit, Fault};
 use crate::memory::{GuestMemory, MappedMemory, Usage};
 use crate::sandbox::Calls;
 
-/// A guest that runs on KVM.
+/// Guest that runs on KVM.
 pub struct KvmMachine {
     pub(super) vcpu: VcpuFd,
-    /// What the virtual machine's only memory slot points to.
+    /// Memory of the virtual machine's only memory slot.
     pub(super) memory: MappedMemory,
     pub(super) debugging: Debugging,
     pub(super) stop: CancelToken,
-    /// The kick signals the thread that started the guest, so no other may run it: not `Send`.
+    /// Makes the type not `Send`: the kick signals the thread that started the guest, so no other
+    /// thread may run it.
     _thread: PhantomData<*const ()>,
 }
 
@@ -36,29 +37,31 @@ impl KvmMachine {
         Self { vcpu, memory, debugging: Debugging::new(capacity), stop, _thread: PhantomData }
     }
 
-    /// Enters the guest, by `KVM_RUN`, until something happens to it; returns what the kernel does.
+    /// Enters the guest with `KVM_RUN` until it exits, and returns the result of the system call.
     ///
-    /// Without `VcpuFd::run`, which makes of every exit a value with references into the run page: that and taking it apart
-    /// again cost 70 instructions a hypercall.
+    /// Does not use `VcpuFd::run`, which converts every exit to a value with references into the
+    /// run page: building and matching that value costs 70 instructions a hypercall.
     #[inline]
     fn enter(&self) -> usize {
-        // SAFETY: the descriptor is that of a vCPU, and the call has no argument. What it writes is the run page, to
-        // which no reference exists now, and guest memory, which is reached through chunks alone.
+        // SAFETY: the descriptor is a vCPU, and the call has no argument. It writes the run page,
+        // to which no reference exists now, and guest memory, which is accessed only through
+        // chunks.
         unsafe { syscall3(Sysno::ioctl as usize, self.vcpu.as_raw_fd() as usize, request::RUN as usize, 0) }
     }
 
-    /// The hypercall or kick for which the guest came back; `None` where it came for another reason.
+    /// Returns the hypercall or kick for which the guest exited, or `None` for any other exit.
     #[inline]
     fn hypercall(&mut self, entered: usize) -> Option<Exit> {
         let run = self.vcpu.get_kvm_run();
         if entered != 0 || run.exit_reason != arch::HYPERCALL {
             return None;
         }
-        // SAFETY: `run` is the start of the vCPU's mapping, and that is why it came back.
+        // SAFETY: `run` is the start of the vCPU's mapping, and the exit reason has just been
+        // checked.
         unsafe { arch::hypercall(run) }
     }
 
-    /// Goes on after the guest came back for another reason than a hypercall.
+    /// Handles any exit other than a hypercall and continues the guest if possible.
     #[cold]
     fn run_on(&mut self, mut entered: usize) -> Result<Exit, BackendError> {
         loop {
@@ -91,7 +94,7 @@ impl KvmMachine {
         }
     }
 
-    /// The guest is over, for the reason that stands in the run page.
+    /// Converts the exit in the run page, which ends the guest.
     fn over(&mut self) -> Exit {
         let run = self.vcpu.get_kvm_run();
         let cause = match run.exit_reason {
@@ -107,13 +110,13 @@ impl KvmMachine {
         self.fault(cause)
     }
 
-    /// The vCPU's descriptor.
+    /// Descriptor of the vCPU.
     fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: the vCPU owns it, and is borrowed for as long.
+        // SAFETY: the vCPU owns the descriptor and is borrowed for as long.
         unsafe { BorrowedFd::borrow_raw(self.vcpu.as_raw_fd()) }
     }
 
-    /// Allows these requests of the vCPU.
+    /// Allows these ioctl requests to the vCPU.
     pub(super) fn allow(&self, calls: &mut Calls, requests: &[libc::Ioctl]) {
         requests.iter().for_each(|request| calls.allow_ioctl(self.descriptor(), *request));
     }
@@ -127,7 +130,7 @@ impl KvmMachine {
 impl Vcpu for KvmMachine {
     type Error = BackendError;
 
-    // Every hypercall comes through here, and through no more than this.
+    // Hot path: every hypercall executes exactly this code.
     #[inline]
     fn run(&mut self) -> Result<Exit, BackendError> {
         let entered = self.enter();

@@ -1,19 +1,22 @@
-//! Linux KVM: the guest runs on the CPU's own virtualization.
+//! Linux KVM: the guest runs on the CPU's hardware virtualization.
 //!
-//! One virtual machine, one memory slot, one vCPU on the thread that starts it. No interrupt controller, no timer, no
-//! device: what is not a hypercall ends the guest.
+//! There are one virtual machine, one memory slot, and one vCPU on the thread that starts it. There
+//! is no interrupt controller, no timer and no device: any exit other than a hypercall ends the
+//! guest.
 //!
-//! Where permissions come from: the guest's page tables, filled by [`boot`](crate::boot), say what may be read, written
-//! and executed. Under them lies what a guest cannot change, the host's own mapping: text and read-only data are
-//! read-only there ([`MappedMemory::protect`]), so a guest cannot write its code, nor its constants with page tables of
-//! its own or with CR0.WP cleared. KVM has no means to forbid execution, so that part of W^X lives in the page tables
-//! alone.
+//! Permissions are enforced in two places. The guest's page tables, filled by
+//! [`boot`](crate::boot), define which memory is readable, writable and executable. Underneath, the
+//! host's mapping is beyond the guest's control: text and read-only data are read-only in it
+//! ([`MappedMemory::protect`]), so that a guest cannot write its code or constants, even with other
+//! page tables or with CR0.WP cleared. KVM cannot deny execution, so that part of W^X is enforced
+//! by the page tables alone.
 //!
-//! The tender's pages below [`GUEST_VISIBLE_BASE`](hvt_abi::GUEST_VISIBLE_BASE) stay writable in the host's mapping:
-//! the CPU itself writes there (accessed and dirty bits of page tables, accessed and busy bits of descriptors), and
-//! with nested paging on AMD every walk of a guest page table counts as a write (APM volume 2, 15.25.6). Nothing is
-//! lost: they are unmapped for the guest, and one that maps them again in tables of its own harms only itself. The
-//! tender never reads them back.
+//! The tender's pages below [`GUEST_VISIBLE_BASE`](hvt_abi::GUEST_VISIBLE_BASE) stay writable in
+//! the host's mapping. The CPU itself writes there (accessed and dirty bits of page tables,
+//! accessed and busy bits of descriptors), and with nested paging on AMD every walk of a guest page
+//! table counts as a write (APM volume 2, 15.25.6). This is safe: the pages are not mapped for the
+//! guest, a guest that maps them in other page tables harms only itself, and the tender never reads
+//! them back.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -47,14 +50,15 @@ use super::{BackendError, CancelToken, Unavailable};
 use crate::interrupted::retry;
 use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
 
-/// The stable version of the KVM API; every kernel since 2.6.22 reports it, and no other is to be used.
+/// Stable version of the KVM API. Every kernel since 2.6.22 reports it, and no other version may be
+/// used.
 const API_VERSION: i32 = 12;
 
-/// What is needed beyond version 12, on every architecture.
+/// Required capabilities beyond version 12, on every architecture.
 const CAPABILITIES: &[(Cap, &str)] =
     &[(Cap::UserMemory, "KVM_CAP_USER_MEMORY"), (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT (Linux 4.11)")];
 
-/// A virtual machine of this host's KVM, still without memory.
+/// Virtual machine without memory.
 pub struct Kvm {
     vm: VmFd,
     vcpu: VcpuFd,
@@ -63,10 +67,11 @@ pub struct Kvm {
 }
 
 impl Kvm {
-    /// Makes a virtual machine with one vCPU.
+    /// Creates a virtual machine with one vCPU.
     ///
     /// # Errors
-    /// When there is no KVM, it may not be used, or it lacks what is needed.
+    /// Returns [`Unavailable`] if there is no KVM, the user lacks the permission, or a required
+    /// capability is missing.
     pub fn open() -> Result<Self, Unavailable> {
         let system = kvm_ioctls::Kvm::new().map_err(|error| not_open(&error.into()))?;
         let version = system.get_api_version();
@@ -88,55 +93,57 @@ impl Kvm {
         Ok(Self { vm, vcpu, model, capacity: debug::Capacity::new(&system) })
     }
 
-    /// Whether the CPU itself can run guests.
+    /// Returns true if the CPU itself can run guests.
     ///
-    /// A `/dev/kvm` without that interprets the guest's instructions in software: a thousand times slower, and without
-    /// SSE. It is good for tests of this backend, and to be used only when asked for by name.
+    /// Without hardware support, `/dev/kvm` interprets the guest's instructions in software, a
+    /// thousand times slower and without SSE. Such a KVM is suitable for tests of this backend, and
+    /// is used only if requested by name.
     #[must_use]
     pub fn has_hardware() -> bool {
         arch::has_hardware()
     }
 
-    /// Frequency of the guest's cycle counter.
+    /// Returns the frequency of the guest's cycle counter.
     ///
     /// # Errors
-    /// When the counter of this host does not run evenly.
+    /// Returns [`BackendError`] if the host's counter does not run at a constant rate.
     pub fn cycle_frequency(&self) -> Result<super::frequency::Frequency, BackendError> {
         arch::cycle_frequency(&self.vcpu)
     }
 
-    /// Lets the guest's kicks of its network ring signal this eventfd, without an exit to this process.
+    /// Makes the guest's kicks of its network ring signal this eventfd, without an exit to this
+    /// process.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns the error of `KVM_IOEVENTFD`.
     pub fn kick_rings(&self, event: BorrowedFd<'_>) -> io::Result<()> {
-        /// `KVM_IOEVENTFD` (Linux, Documentation/virt/kvm/api.rst, 4.59). `VmFd::register_ioevent` wants an eventfd of
-        /// a library of its own.
+        /// `KVM_IOEVENTFD` (Linux, Documentation/virt/kvm/api.rst, 4.59). `VmFd::register_ioevent`
+        /// requires the eventfd type of another library.
         const KVM_IOEVENTFD: libc::Ioctl = libc::_IOW::<kvm_ioeventfd>(KVMIO, 0x79);
         let kick = arch::ring_kick(event);
-        // SAFETY: the descriptor is that of a virtual machine; the structure is read and not kept.
+        // SAFETY: the descriptor is a virtual machine. The structure is read and not kept.
         match unsafe { libc::ioctl(self.vm.as_raw_fd(), KVM_IOEVENTFD, &raw const kick) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Memory for a guest: `size` bytes, private to this process.
+    /// Creates guest memory: `size` bytes, private to this process.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns [`MapError`] if the memory cannot be mapped.
     pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
         let memory = MappedMemory::anonymous(size)?;
         advise(&memory);
         Ok(memory)
     }
 
-    /// Makes a guest of this memory, at its entry point, run by the calling thread from now on.
+    /// Creates a guest of this memory at its entry point, to be run by the calling thread.
     ///
-    /// What `memory_map` makes read-only becomes so for this process too.
+    /// Memory that is read-only in `memory_map` becomes read-only for this process too.
     ///
     /// # Errors
-    /// When KVM refuses.
+    /// Returns [`BackendError`] if a KVM request fails.
     pub fn start(
         self,
         memory: MappedMemory,
@@ -152,10 +159,10 @@ impl Kvm {
             memory_size: memory.size(),
             userspace_addr: memory.host_address().as_ptr() as u64,
         };
-        // SAFETY: the slot is all of `memory`, which the machine keeps for as long as the vCPU can run, and which
-        // this process touches through `Chunk` alone.
+        // SAFETY: the slot covers all of `memory`. The machine keeps the memory as long as the vCPU
+        // can run, and this process accesses it only through `Chunk`.
         unsafe { self.vm.set_user_memory_region(slot) }
-            .map_err(|error| kvm_error("giving guest memory to KVM", error))?;
+            .map_err(|error| kvm_error("registering guest memory with KVM", error))?;
         arch::set_up(&self, entry)?;
         let Self { vcpu, capacity, .. } = self;
         kick::install(&vcpu, stop)?;
@@ -163,11 +170,12 @@ impl Kvm {
     }
 }
 
-/// Asks for huge pages where they pay.
+/// Requests huge pages for the middle of guest memory.
 ///
-/// A guest that fills its memory is done with six times fewer instructions (two times with kernels before 6.7, which do
-/// not align the mapping). The two ends stay as they are: there lie the image of a small guest and the stack, a few
-/// pages each, and zeroing 2 MiB for each of them would double what it takes from loading to the first hypercall.
+/// A guest that fills its memory then executes six times fewer instructions (two times with kernels
+/// before 6.7, which do not align the mapping). Both ends keep small pages: they hold the image of
+/// a small guest and the stack, a few pages each, and zeroing 2 MiB for each would double the time
+/// from loading to the first hypercall.
 fn advise(memory: &MappedMemory) {
     const END: u64 = MEM_GRANULE;
     let size = memory.size();
@@ -180,8 +188,8 @@ fn advise(memory: &MappedMemory) {
     for (part, advice) in parts {
         let Some(range) = GuestRange::between(Gpa(part.start), Gpa(part.end)) else { continue };
         let Some(chunk) = memory.chunk(range) else { continue };
-        // SAFETY: the chunk is a part of this mapping, and the advice changes nothing of what it holds. It fails where
-        // the kernel has no huge pages, and there is nothing to be done about it.
+        // SAFETY: the chunk is part of this mapping, and the advice does not change its contents.
+        // Failure is ignored: the kernel then has no huge pages.
         unsafe { libc::madvise(chunk.as_ptr().cast(), chunk.len(), advice) };
     }
 }

@@ -1,5 +1,5 @@
-//! The numbers of KVM's requests (`include/uapi/linux/kvm.h`), as a sandbox must know them; kvm-ioctls keeps its own to
-//! itself.
+//! Numbers of KVM requests (`include/uapi/linux/kvm.h`) for the sandbox. The numbers in kvm-ioctls
+//! are private.
 
 use kvm_bindings::KVMIO;
 use nix::request_code_none;

@@ -1,4 +1,5 @@
-//! Guests of a few instructions, with page tables that let them write everything: what stops them is this backend.
+//! Guests of a few instructions with page tables that permit writes everywhere: only this backend
+//! stops them.
 
 /// Declares tests that need `/dev/kvm`.
 macro_rules! kvm_tests {
@@ -34,12 +35,12 @@ use crate::backend::{CancelToken, Machine};
 use crate::exit::{Exit, Fault};
 use crate::memory::{GuestMemory, MemoryMap, Permissions, Region};
 
-/// Memory of the guests here. Their page tables map 2 MiB more, where there is none.
+/// Memory of the guests in these tests. Their page tables map 2 MiB more, where no memory exists.
 const SIZE: u64 = 0x40_0000;
 const CODE: u64 = 0x10_0000;
 const DATA: u64 = 0x10_1000;
 
-/// A guest that is about to run `code`, its stack below it.
+/// Starts a guest at `code` with its stack below it.
 fn start(code: &[u8], stop: &CancelToken) -> KvmMachine {
     start_on(Kvm::open().unwrap(), code, stop)
 }
@@ -61,7 +62,7 @@ fn guest(code: &[u8]) -> KvmMachine {
     start(code, &CancelToken::new().unwrap())
 }
 
-/// What a guest that may run only once is stopped for.
+/// Runs a guest once and returns the fault that ends it.
 fn fault(code: &[u8]) -> Fault {
     match guest(code).run().unwrap() {
         Exit::Fault(fault) => fault,
@@ -69,7 +70,7 @@ fn fault(code: &[u8]) -> Fault {
     }
 }
 
-/// Whether the tests here can run. Where `HVT_BACKENDS` names this backend, they must.
+/// Returns true if these tests can run. If `HVT_BACKENDS` names this backend, they must.
 fn available() -> bool {
     let wanted = std::env::var("HVT_BACKENDS").is_ok_and(|names| names.split(',').any(|name| name == "kvm"));
     match Kvm::open() {
@@ -106,13 +107,14 @@ kvm_tests! {
     fn other_signals_do_not_end_a_run() {
         let stop = CancelToken::new().unwrap();
         let mut guest = start(cpu::spin(), &stop);
-        // SAFETY: it has no conditions.
+        // SAFETY: has no preconditions.
         let runner = unsafe { libc::pthread_self() };
         let stopping = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..100 {
-                    // SAFETY: the runner waits in this scope; the signal has the handler that the kick installed.
+                    // SAFETY: the runner waits in this scope; the kick has installed a handler for
+                    // the signal.
                     assert_eq!(unsafe { libc::pthread_kill(runner, libc::SIGRTMIN() + 4) }, 0);
                     thread::yield_now();
                 }
@@ -142,7 +144,7 @@ kvm_tests! {
         assert!(error < 1000e-6, "{kvm:?}, {host:?}");
     }
 
-    /// Pages are counted as the guest touches them.
+    /// Pages are counted when the guest first touches them.
     fn tells_how_much_memory_is_in_use() {
         let mut guest = guest(cpu::touch());
         let usage = guest.memory_usage().unwrap();

@@ -1,4 +1,4 @@
-//! What KVM wants to know of an x86_64 vCPU.
+//! KVM set-up of an x86_64 vCPU.
 
 mod restrict;
 
@@ -26,14 +26,15 @@ use crate::backend::frequency::{Frequency, Source};
 use crate::exit::{Cause, Exit};
 use crate::memory::{GuestMemory, MappedMemory, Permissions};
 
-/// What is needed on this architecture.
+/// Required capabilities on this architecture.
 pub(super) const CAPABILITIES: &[(Cap, &str)] =
     &[(Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"), (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ")];
 
-/// What helps where there is no `/dev/kvm`.
+/// Remedy if there is no `/dev/kvm`.
 pub(super) const MISSING: &str = "load the module kvm_intel or kvm_amd, with virtualization enabled in the firmware";
 
-/// What is asked of a vCPU while its guest runs, besides that it runs: its state, and where an address lies.
+/// Requests to a vCPU while its guest runs, besides `KVM_RUN`: reads of its state, and address
+/// translation.
 pub(super) const WHILE_RUNNING: [libc::Ioctl; 4] = [
     request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>()),
     request_code_read!(KVMIO, 0x83, size_of::<kvm_sregs>()),
@@ -41,7 +42,7 @@ pub(super) const WHILE_RUNNING: [libc::Ioctl; 4] = [
     request_code_readwrite!(KVMIO, 0x85, size_of::<kvm_translation>()),
 ];
 
-/// What is asked of it besides while there is a debugger: other registers, and where to stop.
+/// Further requests to a vCPU under a debugger: writes of its state, and breakpoints.
 pub(super) const WHILE_DEBUGGED: [libc::Ioctl; 4] = [
     request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>()),
     request_code_write!(KVMIO, 0x84, size_of::<kvm_sregs>()),
@@ -49,28 +50,28 @@ pub(super) const WHILE_DEBUGGED: [libc::Ioctl; 4] = [
     request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>()),
 ];
 
-/// Why `KVM_RUN` comes back for a hypercall or a kick.
+/// Exit reason of a hypercall or a kick.
 pub(super) const HYPERCALL: u32 = KVM_EXIT_IO;
 
-/// What kind of vCPU the guest gets: what CPUID offers there.
+/// vCPU model: the guest's CPUID.
 pub(super) type Model = CpuId;
 
-/// Makes it of what this host's KVM offers.
+/// Filters the CPUID that this host's KVM supports.
 pub(super) fn model(system: &kvm_ioctls::Kvm, _vm: &VmFd) -> Result<Model, kvm_ioctls::Error> {
     let offered = system.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
     let filtered = cpuid::filter(offered.as_slice());
-    // There are not more of them than before.
+    // Cannot fail: filtering does not add entries.
     CpuId::from_entries(&filtered).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
 }
 
-/// Makes a virtual machine, without performance counters.
+/// Creates a virtual machine without performance counters.
 pub(super) fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     let vm = system.create_vm()?;
     restrict::disable_counters(&vm);
     Ok(vm)
 }
 
-/// Whether CPUID offers VMX (SDM volume 2, CPUID leaf 1) or SVM (APM volume 3, E.4.2).
+/// Returns true if CPUID shows VMX (SDM volume 2, CPUID leaf 1) or SVM (APM volume 3, E.4.2).
 pub(super) fn has_hardware() -> bool {
     const VMX: u32 = 1 << 5;
     const SVM: u32 = 1 << 2;
@@ -78,9 +79,10 @@ pub(super) fn has_hardware() -> bool {
     vmx || __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & SVM != 0
 }
 
-/// A kick of the network ring that signals `event`: a 32-bit `out` of its number to its port.
+/// Returns the kick of the network ring that signals `event`: a 32-bit `out` of the ring number to
+/// the kick port.
 pub(super) fn ring_kick(event: BorrowedFd<'_>) -> kvm_ioeventfd {
-    // Flags (`include/uapi/linux/kvm.h`): by value, and to an I/O port.
+    // Flags (`include/uapi/linux/kvm.h`): compare the value; I/O port.
     const DATAMATCH: u32 = 1 << 0;
     const PIO: u32 = 1 << 1;
     kvm_ioeventfd {
@@ -93,32 +95,36 @@ pub(super) fn ring_kick(event: BorrowedFd<'_>) -> kvm_ioeventfd {
     }
 }
 
-/// The hypercall or kick that [`HYPERCALL`] reports; `None` where the port access is neither.
+/// Decodes the hypercall or kick that [`HYPERCALL`] reports. Returns `None` if the port access is
+/// neither.
 ///
 /// # Safety
-/// `run` lies at the start of a mapping of a vCPU whose `KVM_RUN` has just returned 0 with this exit reason.
+/// `run` must be the start of a vCPU's mapping, and its `KVM_RUN` must just have returned 0 with
+/// this exit reason.
 pub(super) unsafe fn hypercall(run: &kvm_run) -> Option<Exit> {
     // SAFETY: every bit pattern is a valid value of this member of the union.
     let io = unsafe { run.__bindgen_anon_1.io };
-    // Several elements of a string instruction may come at once. A hypercall comes alone.
+    // A string instruction may report several elements at once. A hypercall is a single element.
     if u32::from(io.direction) != KVM_EXIT_IO_OUT || io.count != 1 || io.size != 4 {
         return None;
     }
-    // SAFETY: KVM says where in the mapping, behind the structure, the element lies; the caller says that it is mapped.
+    // SAFETY: KVM reports the element's offset in the mapping, behind the structure. The caller
+    // guarantees the mapping.
     let value = unsafe { (&raw const *run).byte_add(io.data_offset as usize).cast::<u32>().read_unaligned() };
     Exit::from_port_write(io.port, io.size, value)
 }
 
-/// What a guest did that ends it, where that is this architecture's own.
+/// Returns the cause of an exit that is specific to this architecture and ends the guest.
 pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
     match run.exit_reason {
         KVM_EXIT_IO => {
-            // SAFETY: every bit pattern is a valid value of this member of the union, and that is the exit's reason.
+            // SAFETY: every bit pattern is a valid value of this union member, which belongs to
+            // this exit reason.
             let io = unsafe { run.__bindgen_anon_1.io };
             Some(Cause::Port { port: io.port, size: io.size, write: u32::from(io.direction) == KVM_EXIT_IO_OUT })
         }
         KVM_EXIT_SHUTDOWN => Some(Cause::TripleFault),
-        // Xen's interface serves nothing but the interception of these two instructions.
+        // Xen's interface is used only to intercept these two instructions.
         KVM_EXIT_XEN => {
             Some(Cause::Instruction { what: "vmcall or vmmcall, a hypercall of another hypervisor".to_owned() })
         }
@@ -126,19 +132,20 @@ pub(super) fn cause(run: &kvm_run) -> Option<Cause> {
     }
 }
 
-/// Whether these registers are the guest's that ended like this. A shutdown leaves SVM with a state that is not defined
-/// (APM volume 2, 15.14.3), and KVM with a vCPU as after a reset, which begins at 0xfff0.
+/// Returns true if the registers are valid for a guest that ended for this cause. A shutdown leaves
+/// an undefined state with SVM (APM volume 2, 15.14.3), and KVM then resets the vCPU, which starts
+/// at 0xfff0.
 pub(super) fn are_the_guests(registers: &Registers, cause: &Cause) -> bool {
     const RESET_RIP: u64 = 0xfff0;
     *cause != Cause::TripleFault || registers.rip != RESET_RIP
 }
 
-/// What is behind a cause: nothing.
+/// Returns the cause behind `cause`: always the same here.
 pub(super) fn behind(_vcpu: &VcpuFd, cause: Cause) -> Cause {
     cause
 }
 
-/// KVM gave up on an instruction: one that it cannot emulate, or one that lies where there is no memory.
+/// Describes an instruction that KVM could not emulate, or that lies outside memory.
 pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<u8>) -> Cause {
     let rip = vcpu.get_regs().and_then(|registers| vcpu.translate_gva(registers.rip)).ok();
     if let Some(rip) = rip.filter(|translation| translation.valid != 0) {
@@ -147,7 +154,8 @@ pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<
             return Cause::Memory { address: Some(Gpa(address)), access: Permissions::EXECUTE };
         }
         if bytes.is_empty() {
-            // The longest instruction has 15 bytes (SDM volume 2, 2.3.11); past the end of memory there are none.
+            // The longest instruction has 15 bytes (SDM volume 2, 2.3.11). Bytes past the end of
+            // memory stay zero.
             bytes.resize(15, 0);
             let _ = memory.read(Gpa(address), &mut bytes);
         }
@@ -159,10 +167,10 @@ pub(super) fn not_emulated(vcpu: &VcpuFd, memory: &MappedMemory, mut bytes: Vec<
     Cause::Instruction { what }
 }
 
-/// Puts the vCPU at the guest's entry point.
+/// Sets the vCPU to the guest's entry point.
 ///
-/// The FPU is as KVM makes it: as after FNINIT, with the MXCSR of a reset. `KVM_SET_FPU` could not change the latter. The
-/// APIC is off: there is none, and CPUID says so.
+/// The FPU keeps KVM's initial state: as after FNINIT, with MXCSR at its reset value, which
+/// `KVM_SET_FPU` could not change. The APIC is disabled, as in CPUID.
 pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), BackendError> {
     let Kvm { vcpu, model, .. } = kvm;
     vcpu.set_cpuid2(model).map_err(|error| kvm_error("setting the vCPU's CPUID", error))?;
@@ -171,7 +179,7 @@ pub(super) fn set_up(kvm: &Kvm, entry: &EntryState) -> Result<(), BackendError> 
     vcpu.set_regs(&general_registers(entry)).map_err(|error| kvm_error("setting the vCPU's registers", error))
 }
 
-/// The vCPU's registers.
+/// Registers of the vCPU.
 ///
 /// While a hypercall is being served, RIP still points at its `out`.
 pub(super) fn registers(vcpu: &VcpuFd) -> Result<Registers, BackendError> {
@@ -219,7 +227,7 @@ pub(super) fn state(vcpu: &VcpuFd) -> Result<CpuState, BackendError> {
     Ok(CpuState { registers, segments, fpu })
 }
 
-/// Changes the registers from `before` to `after`; selectors stay as they are.
+/// Changes the registers from `before` to `after`. Selectors do not change.
 pub(super) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> Result<(), BackendError> {
     if after.registers != before.registers {
         vcpu.set_regs(&kvm_registers(&after.registers))
@@ -237,19 +245,20 @@ pub(super) fn set_state(vcpu: &VcpuFd, before: &CpuState, after: &CpuState) -> R
         bytes[..FxState::USED].copy_from_slice(&after.fpu.as_bytes()[..FxState::USED]);
         // XSTATE_BV: x87 and SSE are in use.
         bytes[size_of::<FxState>()] |= 3;
-        // SAFETY: the area is one of 4 KiB that this vCPU has just filled: it has no features that need a larger one.
+        // SAFETY: this vCPU has just filled the area of 4 KiB: it has no features that need a
+        // larger one.
         unsafe { vcpu.set_xsave(&area) }.map_err(|error| kvm_error("setting the vCPU's FPU", error))?;
     }
     Ok(())
 }
 
-/// Where the byte at this guest-virtual address lies, as KVM says.
+/// Translates a guest-virtual address with `KVM_TRANSLATE`.
 pub(super) fn translate(vcpu: &VcpuFd, _memory: &MappedMemory, address: u64) -> Option<Gpa> {
     let found = vcpu.translate_gva(address).ok()?;
     (found.valid != 0).then_some(Gpa(found.physical_address))
 }
 
-/// System registers, for people.
+/// Describes the system registers for people.
 pub(super) fn describe(vcpu: &VcpuFd) -> Result<String, BackendError> {
     let special = vcpu.get_sregs().map_err(|error| kvm_error("reading the vCPU's system registers", error))?;
     let kvm_sregs { cr0, cr2, cr3, cr4, efer, gdt, idt, tr, .. } = special;
@@ -260,14 +269,14 @@ pub(super) fn describe(vcpu: &VcpuFd) -> Result<String, BackendError> {
     ))
 }
 
-/// Frequency of the vCPU's TSC, as KVM knows it.
+/// Frequency of the vCPU's TSC, as reported by KVM.
 pub(super) fn cycle_frequency(vcpu: &VcpuFd) -> Result<Frequency, BackendError> {
     const HZ_PER_KHZ: u64 = 1000;
     match vcpu.get_tsc_khz() {
         Ok(khz) if khz != 0 => Ok(Frequency { hz: u64::from(khz) * HZ_PER_KHZ, source: Source::Kvm }),
-        // KVM says EIO where the host's TSC does not run evenly.
+        // KVM returns EIO if the host's TSC does not run at a constant rate.
         _ => Err(BackendError {
-            what: "asking KVM for the frequency of the TSC",
+            what: "querying the frequency of the TSC from KVM",
             source: io::Error::other("the host's TSC is not stable, and it is the guest's clock"),
         }),
     }

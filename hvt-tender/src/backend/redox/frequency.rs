@@ -3,11 +3,11 @@
 use std::arch::x86_64::_rdtsc;
 use std::time::{Duration, Instant};
 
-/// How long the counter is held against the kernel's clock, which counts the ticks of a timer at 1.2 MHz or faster: the
-/// error is below 20 parts in a million.
+/// Duration of the measurement against the kernel's clock, which counts the ticks of a timer at 1.2
+/// MHz or faster: the error is below 20 ppm.
 const MEASURED: Duration = Duration::from_millis(50);
 
-/// Ticks of the time-stamp counter in a second.
+/// Returns the frequency of the time-stamp counter in Hz.
 #[must_use]
 pub fn cycle_frequency() -> u64 {
     let (start, before) = (Instant::now(), tsc());
@@ -23,6 +23,6 @@ pub fn cycle_frequency() -> u64 {
 }
 
 fn tsc() -> u64 {
-    // SAFETY: every x86_64 CPU has it.
+    // SAFETY: every x86_64 CPU has RDTSC.
     unsafe { _rdtsc() }
 }

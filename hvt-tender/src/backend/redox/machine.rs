@@ -1,4 +1,4 @@
-//! A guest on the Redox kernel's hypervisor, for tenders that have an operating system's library.
+//! Guest on the Redox kernel's hypervisor, for tenders with an operating system's library.
 
 use std::io;
 
@@ -11,17 +11,18 @@ use crate::exit::Exit;
 use crate::memory::{GuestMemory, HostMemory, MemoryMap};
 use hvt_core::kernel::{Calls, Errno, Guest, Hypervisor, Interrupter, Refused};
 
-/// The Redox kernel's hypervisor, on a machine that can run guests.
+/// Redox kernel's hypervisor on a machine that can run guests.
 pub struct Redox<C: Calls>(Hypervisor<C>);
 
 impl<C: Calls + Clone + Send + Sync + 'static> Redox<C>
 where
     C::Handle: Send + Sync,
 {
-    /// Opens it.
+    /// Opens the hypervisor.
     ///
     /// # Errors
-    /// When the kernel has none, the user is not the superuser, or the machine cannot run guests.
+    /// Returns [`Unavailable`] if the kernel has no hypervisor, the user is not the superuser, or
+    /// the machine cannot run guests.
     pub fn open(calls: C) -> Result<Self, Unavailable> {
         let unavailable = |reason: String| Unavailable { backend: "redox", reason };
         let hypervisor = Hypervisor::open(calls).map_err(|refused| unavailable(advice(refused)))?;
@@ -31,10 +32,10 @@ where
         }
     }
 
-    /// Makes a guest of this memory, at its entry point. `stop` ends its run.
+    /// Creates a guest of this memory at its entry point. `stop` ends its run.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Returns [`BackendError`] if a kernel call fails.
     pub fn start<M: HostMemory>(
         self,
         memory: M,
@@ -42,13 +43,13 @@ where
         entry: &EntryState,
         stop: &CancelToken,
     ) -> Result<RedoxMachine<C, M>, BackendError> {
-        // SAFETY: the memory is the machine's own from now on, which keeps it for longer than the guest, and is reached
-        // through chunks alone.
+        // SAFETY: the machine owns the memory from now on, keeps it longer than the guest, and
+        // accesses it only through chunks.
         let guest = unsafe { Guest::start(&self.0, memory.host_address(), memory.size(), memory_map, entry) };
         let guest = guest.map_err(error)?;
         let kick = Interrupt(guest.interrupter());
         if stop.requested() {
-            // It has found nothing to kick.
+            // The request came before the kick was set.
             kick.kick();
         }
         stop.set_kick(Box::new(kick));
@@ -56,9 +57,9 @@ where
     }
 }
 
-/// A guest that runs on the Redox kernel's hypervisor.
+/// Guest that runs on the Redox kernel's hypervisor.
 pub struct RedoxMachine<C: Calls, M> {
-    // Goes first: it changes the memory.
+    // Dropped first, because the guest changes the memory.
     guest: Guest<C>,
     memory: M,
     stop: CancelToken,
@@ -70,7 +71,7 @@ impl<C: Calls, M: HostMemory> Vcpu for RedoxMachine<C, M> {
     fn run(&mut self) -> Result<Exit, BackendError> {
         loop {
             match self.guest.run().map_err(error)? {
-                // The host needed the CPU, and has had it.
+                // The host needed the CPU for a moment.
                 Exit::Interrupted if !self.stop.interrupts() => {}
                 exit => return Ok(exit),
             }
@@ -95,7 +96,7 @@ where
     C::Handle: Send + Sync,
 {
     fn kick(&self) {
-        // It fails for a guest that has ended, and then there is nothing to interrupt.
+        // Fails for a guest that has ended, which needs no interrupt.
         let _ = self.0.interrupt();
     }
 }
@@ -108,13 +109,13 @@ fn error(refused: Refused) -> BackendError {
     BackendError { what: refused.what, source }
 }
 
-/// What would help.
+/// Error message with the remedy, if there is one.
 fn advice(refused: Refused) -> String {
-    /// `ENOENT` and `ENODEV`: there is no such scheme.
+    /// `ENOENT` and `ENODEV`: the scheme does not exist.
     const ABSENT: [Errno; 2] = [Errno(2), Errno(19)];
     match refused.errno {
         errno if ABSENT.contains(&errno) => {
-            "this kernel has no hypervisor: it needs one built with scripts/redox-apply".into()
+            "this kernel has no hypervisor: use a kernel built with scripts/redox-apply".into()
         }
         errno if errno.meaning() == Some(KernelError::NotPermitted) => format!("{refused}: start the tender as root"),
         _ => refused.to_string(),

@@ -1,5 +1,5 @@
-//! The Redox kernel's hypervisor: the guest runs on the CPU's own virtualization, and the kernel is asked through
-//! [`hvt_core::kernel`].
+//! Redox kernel's hypervisor: the guest runs on the CPU's hardware virtualization. The tender calls
+//! the kernel through [`hvt_core::kernel`].
 
 #[cfg(target_os = "redox")]
 mod frequency;

@@ -1,4 +1,4 @@
-//! The calls of a whole Redox, through its C library.
+//! Calls of a complete Redox through its C library.
 
 use std::ptr::NonNull;
 
@@ -9,17 +9,18 @@ use syscall::CallFlags;
 
 use hvt_core::kernel::{Calls, Errno, Page, Payload};
 
-/// The kernel that this process runs on.
+/// Kernel of the running system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct System;
 
-/// The run page of a virtual CPU, mapped.
+/// Mapped run page of a virtual CPU.
 pub struct MappedPage(NonNull<RunPage>);
 
-// SAFETY: a mapping stays where it is, for all threads.
+// SAFETY: a mapping keeps its address for all threads.
 unsafe impl Send for MappedPage {}
 
-// SAFETY: the mapping is a page long, which is more than the structure, and aligned. Only the backend has the address.
+// SAFETY: the mapping is aligned and a page long, which is more than the structure. Only the
+// backend has the address.
 unsafe impl Page for MappedPage {
     fn start(&self) -> NonNull<RunPage> {
         self.0
@@ -28,7 +29,7 @@ unsafe impl Page for MappedPage {
 
 impl Drop for MappedPage {
     fn drop(&mut self) {
-        // SAFETY: nobody has the address any more.
+        // SAFETY: no other copy of the address is left.
         let _ = unsafe { call::munmap(self.0.as_ptr().cast(), run_page::SIZE) };
     }
 }
@@ -53,8 +54,8 @@ impl Calls for System {
             Payload::Read(bytes) => (bytes.as_ptr().cast_mut(), bytes.len(), CallFlags::WRITE),
             Payload::Write(bytes) => (bytes.as_mut_ptr(), bytes.len(), CallFlags::READ),
         };
-        // SAFETY: the kernel reads, or writes, the slice. What a guest may do to this process' memory its maker has
-        // promised.
+        // SAFETY: the kernel reads or writes the slice. The creator of the guest guarantees the
+        // memory that the guest may access.
         unsafe { handle.raw().raw_call(start, len, flags, &[operation]) }.map_err(errno)
     }
 
@@ -72,7 +73,7 @@ impl Calls for System {
             fd: vcpu.raw(),
             offset: 0,
         };
-        // SAFETY: the address is the kernel's choice, so that nothing that is mapped is touched.
+        // SAFETY: the kernel chooses the address, so that no existing mapping is affected.
         let start = unsafe { call::mmap(arguments) }.map_err(errno)?;
         NonNull::new(start.cast()).map(MappedPage).ok_or(Errno(libc::EFAULT))
     }

@@ -1,4 +1,4 @@
-//! aarch64. Hypercalls are a store to device memory.
+//! aarch64. A hypercall is a store to device memory.
 
 use hvt_abi::aarch64::{Pstate, Registers};
 
@@ -10,7 +10,7 @@ use crate::exit::{Cause, Fault};
 /// Never ends: `b .`.
 pub(super) const SPIN: &[u8] = &0x1400_0000_u32.to_le_bytes();
 
-/// Counts in X0 until what lies at [`DATA`] is not 0, and makes a hypercall.
+/// Counts in X0 until the word at [`DATA`] is not 0, then makes a hypercall.
 pub(super) fn counting() -> &'static [u8] {
     code!(
         "mov x1, #0x100000",
@@ -23,12 +23,12 @@ pub(super) fn counting() -> &'static [u8] {
     )
 }
 
-/// How far it has come.
+/// Value of the counter.
 pub(super) fn count(registers: &Registers) -> u64 {
     registers.x[0]
 }
 
-/// One instruction at a time: ordinary ones, and a hypercall.
+/// Single-steps ordinary instructions and a hypercall.
 pub(crate) fn steps(start: Start<'_>) {
     let mut guest = Guest::new(
         start,
@@ -45,7 +45,8 @@ pub(crate) fn steps(start: Start<'_>) {
     assert_eq!(guest.state().registers.pstate, Pstate::ENTRY.bits(), "SS is the debugger's");
 }
 
-/// A breakpoint of the debugger ends the run in front of it; in code that the guest cannot write, and has executed.
+/// A breakpoint of the debugger ends the run before its instruction, in code that the guest cannot
+/// write and has already executed.
 pub(crate) fn planted_breakpoints(start: Start<'_>) {
     let mut guest = Guest::new(
         start,
@@ -66,7 +67,7 @@ pub(crate) fn planted_breakpoints(start: Start<'_>) {
     assert_eq!(guest.run(&Traps::default()), hypercall(1));
 }
 
-/// A `brk` where the debugger has put none is an exception of the guest's.
+/// A `brk` that the debugger has not written is an exception of the guest.
 pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     let code = code!(
         "adr x2, 8b",
@@ -95,14 +96,14 @@ pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     let registers = guest.state().registers;
     assert_eq!((registers.x[4], registers.x[6]), (CODE + 0x14, Pstate::ENTRY.bits()));
     assert_eq!((guest.run(&traps), guest.pc()), (Halt::SoftwareBreakpoint, 0x1c));
-    // To be taken to the vector is a step.
+    // Entering the vector is a step.
     let mut guest = Guest::new(start, code);
     for place in [4, 8, 0xc, 0x10, 0x14, 0xa00, 0xa04] {
         assert_eq!((guest.step(), guest.pc()), (Halt::Step, place));
     }
     assert_eq!(guest.run(&Traps::default()), hypercall(0x3c));
     assert_eq!(guest.state().registers.x[6], Pstate::ENTRY.bits(), "the step is not the guest's");
-    // Without vectors of its own it ends.
+    // A guest without vectors ends.
     let mut guest = Guest::new(start, code!("mov x0, #7", "brk #1", "nop"));
     let traps = guest.plant(8);
     let halt = guest.run(&traps);
@@ -113,7 +114,8 @@ pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     assert_eq!((guest.pc(), guest.state().registers.x[0]), (4, 7));
 }
 
-/// A write next to what is watched does not matter, nor does a read of it. What is told of is about to be written.
+/// A write next to the watched bytes does not trap, nor does a read of them. The reported
+/// instruction is about to write.
 pub(crate) fn watched_writes(start: Start<'_>) {
     let mut guest = Guest::new(
         start,
@@ -140,7 +142,7 @@ pub(crate) fn watched_writes(start: Start<'_>) {
     assert_eq!(guest.run(&traps), hypercall(0));
 }
 
-/// Reads count where they are wanted to.
+/// Reads trap if requested.
 pub(crate) fn watched_reads(start: Start<'_>) {
     let mut guest = Guest::new(
         start,
@@ -157,7 +159,7 @@ pub(crate) fn watched_reads(start: Start<'_>) {
     assert_eq!((guest.run(&traps), guest.pc()), (Halt::Watched(DATA + 0x18), 0x10), "it reaches into what is watched");
 }
 
-/// More than a doubleword, and two watchpoints, of which the right one is told.
+/// More than a doubleword, and two watchpoints: the right one is reported.
 pub(crate) fn watched_blocks(start: Start<'_>) {
     let mut guest = Guest::new(
         start,
@@ -182,7 +184,7 @@ pub(crate) fn watched_blocks(start: Start<'_>) {
     assert!(!guest.target().set_traps(&Traps { watched: many, ..Traps::default() }).unwrap());
 }
 
-/// Steps and watchpoints at once: the watchpoint is what is told.
+/// With steps and watchpoints at once, the watchpoint is reported.
 pub(crate) fn steps_meet_watchpoints(start: Start<'_>) {
     let code = code!("mov x1, #0x100000", "add x1, x1, #0x1000", "str w1, [x1, #0x18]", "str w1, [x1, #0x20]", "b .");
     let mut guest = Guest::new(start, code);
@@ -194,7 +196,7 @@ pub(crate) fn steps_meet_watchpoints(start: Start<'_>) {
     assert_eq!((guest.run(&traps), guest.pc()), (Halt::Step, 0x10));
 }
 
-/// Registers of all kinds are read, changed, and what the guest sees.
+/// Registers of all kinds are read and changed, and the guest sees the changes.
 pub(crate) fn registers_are_read_and_changed(start: Start<'_>) {
     let mut guest = Guest::new(
         start,
@@ -222,7 +224,8 @@ pub(crate) fn registers_are_read_and_changed(start: Start<'_>) {
     assert_eq!((after.fpu.v[2], after.fpu.fpcr, after.fpu.fpsr), (state.fpu.v[1], 0x40_0000, 0x10));
     assert_eq!((after.registers.x[30], after.registers.pstate), (u64::MAX, state.registers.pstate));
     assert_eq!((after.registers.pc, after.registers.sp), (CODE + 0x10, DATA));
-    // A change of PC before the hypercall is over holds as well; without one, the guest goes on behind it.
+    // A change of PC before the end of the hypercall takes effect. Without one, the guest continues
+    // behind it.
     let mut moved = after;
     moved.registers.pc = CODE;
     guest.target().set_state(&moved).unwrap();
@@ -238,7 +241,7 @@ pub(crate) fn registers_are_read_and_changed(start: Start<'_>) {
     assert!(guest.target().describe().unwrap().contains("ttbr0_el1 0x1000\n"));
 }
 
-/// Hardware breakpoints, as many as there are.
+/// Hardware breakpoints, as many as exist.
 pub(crate) fn hardware_breakpoints(start: Start<'_>) {
     let mut guest = Guest::new(start, code!("add w0, w0, #1", "add w2, w2, #1", "b ."));
     let traps = Traps { executed: vec![CODE + 4], ..Traps::default() };

@@ -1,4 +1,4 @@
-//! x86_64. Hypercalls are an `out` of EAX to port 0x501.
+//! x86_64. A hypercall is an `out` of EAX to port 0x501.
 
 use hvt_abi::x86_64::Registers;
 
@@ -8,18 +8,18 @@ use crate::exit::{Cause, Fault};
 /// Never ends.
 pub(super) const SPIN: &[u8] = b"\xeb\xfe";
 
-/// Counts in RAX until what lies at [`DATA`] is not 0, and makes a hypercall.
+/// Counts in RAX until the quadword at [`DATA`] is not 0, then makes a hypercall.
 pub(super) fn counting() -> &'static [u8] {
     // 0: inc rax; 3: cmp qword [0x101000], 0; c: je 0; e: mov edx, 0x501; 13: xor eax, eax; 15: out dx, eax
     b"\x48\xff\xc0\x48\x83\x3c\x25\0\x10\x10\0\0\x74\xf2\xba\x01\x05\0\0\x31\xc0\xef"
 }
 
-/// How far it has come.
+/// Value of the counter.
 pub(super) fn count(registers: &Registers) -> u64 {
     registers.rax
 }
 
-/// One instruction at a time: ordinary ones, a hypercall, and a `pushf` that shows no trap flag.
+/// Single-steps ordinary instructions, a hypercall, and a `pushf` that shows no trap flag.
 pub(crate) fn steps(start: Start<'_>) {
     // 0: mov eax, 7; 5: mov edx, 0x501; a: out dx, eax; b: inc eax; d: pushf; e: pop rbx; f: jmp $
     let mut guest = Guest::new(start, b"\xb8\x07\0\0\0\xba\x01\x05\0\0\xef\xff\xc0\x9c\x5b\xeb\xfe");
@@ -35,7 +35,8 @@ pub(crate) fn steps(start: Start<'_>) {
     assert_eq!(guest.state().registers.rflags & 1 << 8, 0, "TF is the debugger's");
 }
 
-/// A breakpoint of the debugger ends the run in front of it; in code that the guest cannot write.
+/// A breakpoint of the debugger ends the run before its instruction, in code that the guest cannot
+/// write.
 pub(crate) fn planted_breakpoints(start: Start<'_>) {
     // 0: inc eax; 2: inc ebx; 4: mov edx, 0x501; 9: out dx, eax; a: jmp 2
     let mut guest = Guest::new(start, b"\xff\xc0\xff\xc3\xba\x01\x05\0\0\xef\xeb\xf6");
@@ -52,7 +53,8 @@ pub(crate) fn planted_breakpoints(start: Start<'_>) {
     assert_eq!(guest.run(&Traps::default()), hypercall(1));
 }
 
-/// An `int3` is the guest's own, and this one has no handler; so is a `hlt` where the debugger has put none.
+/// An `int3` belongs to the guest, and this guest has no handler. A `hlt` that the debugger has not
+/// written belongs to the guest too.
 pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     // 0: nop; 1: int3; 2: nop
     let mut guest = Guest::new(start, b"\x90\xcc\x90\xeb\xfe");
@@ -66,7 +68,7 @@ pub(crate) fn own_instructions_stay_the_guests(start: Start<'_>) {
     assert_eq!((guest.run(&traps), guest.pc()), (Halt::SoftwareBreakpoint, 2));
 }
 
-/// A write next to what is watched does not matter, nor does a read of it.
+/// A write next to the watched bytes does not trap, nor does a read of them.
 pub(crate) fn watched_writes(start: Start<'_>) {
     // 0: mov [0x101010], eax; 7: mov ebx, [0x101018]; e: mov [0x10100f], eax; 15: mov dword [0x101018], 5;
     // 20: mov edx, 0x501; 25: out dx, eax
@@ -81,7 +83,7 @@ pub(crate) fn watched_writes(start: Start<'_>) {
     assert_eq!(guest.run(&traps), hypercall(0));
 }
 
-/// Reads count where they are wanted to.
+/// Reads trap if requested.
 pub(crate) fn watched_reads(start: Start<'_>) {
     // 0: mov eax, [0x101010]; 7: mov eax, [0x101016]; e: mov eax, [0x101014]; 15: jmp $
     let mut guest =
@@ -90,7 +92,7 @@ pub(crate) fn watched_reads(start: Start<'_>) {
     assert_eq!((guest.run(&traps), guest.pc()), (Halt::Watched(DATA + 0x18), 0xe), "it reaches into what is watched");
 }
 
-/// Steps and watchpoints at once: the watchpoint is what is told.
+/// With steps and watchpoints at once, the watchpoint is reported.
 pub(crate) fn steps_meet_watchpoints(start: Start<'_>) {
     // 0: mov dword [0x101018], 5; b: mov dword [0x101020], 5; 16: nop; jmp $
     let code = b"\xc7\x04\x25\x18\x10\x10\0\x05\0\0\0\xc7\x04\x25\x20\x10\x10\0\x05\0\0\0\x90\xeb\xfe";
@@ -119,14 +121,14 @@ pub(crate) fn registers_are_read_and_changed(start: Start<'_>) {
     let after = guest.state();
     assert_eq!((after.fpu.xmm[2], after.fpu.mxcsr), (state.fpu.xmm[1], 0x9fc0));
     assert_eq!((after.registers.r15, after.registers.rflags & 1), (u64::MAX, 1));
-    // A change of RIP before the hypercall is over holds as well.
+    // A change of RIP before the end of the hypercall takes effect, too.
     let moved = CpuState { registers: Registers { rip: CODE, ..after.registers }, ..after };
     guest.target().set_state(&moved).unwrap();
     assert_eq!((guest.step(), guest.pc()), (Halt::Step, 3));
     assert!(guest.target().describe().unwrap().contains("cr0 0x80"));
 }
 
-/// Hardware breakpoints, where there are any.
+/// Hardware breakpoints, if there are any.
 pub(crate) fn hardware_breakpoints(start: Start<'_>) {
     // 0: inc eax; 2: inc ebx; 4: jmp $
     let mut guest = Guest::new(start, b"\xff\xc0\xff\xc3\xeb\xfe");

@@ -1,5 +1,6 @@
-//! Exceptions: those that the tender has the guest take, for KVM injects no synchronous one but an external abort, and
-//! those that a guest without vectors takes to the tender's.
+//! Exceptions that the tender makes the guest take, and exceptions of a guest without vectors that
+//! reach the tender's vectors. The tender emulates the former, because the only synchronous
+//! exception that KVM can inject is an external abort.
 
 use hvt_abi::aarch64::{Pstate, Registers, Sctlr, UNHANDLED_STORE, VECTOR_SIZE, VECTORS, VECTORS_BASE};
 use kvm_ioctls::VcpuFd;
@@ -7,19 +8,19 @@ use kvm_ioctls::VcpuFd;
 use super::registers::{ELR_EL1, ESR_EL1, PC, PSTATE, SCTLR_EL1, SP_EL0, SPSR_EL1, TPIDR_EL1, VBAR_EL1, read, write};
 use crate::backend::BackendError;
 
-/// What of PSTATE remains when an exception is taken: flags, DIT and PAN.
+/// Bits of PSTATE kept when an exception is taken: flags, DIT and PAN.
 const KEPT: u64 = 0xf << 28 | 1 << 24 | PAN;
 /// PSTATE.PAN.
 const PAN: u64 = 1 << 22;
-/// PSTATE.SSBS, and the bit of SCTLR_EL1 that says what it is after an exception: DSSBS.
+/// PSTATE.SSBS, and SCTLR_EL1.DSSBS, which is its value after an exception.
 const SSBS: u64 = 1 << 12;
 const DSSBS: u64 = 1 << 44;
 /// PSTATE.nRW: the CPU is in AArch32 state.
 const NRW: u64 = 1 << 4;
 
-/// Has the vCPU take a synchronous exception to EL1, with this syndrome.
+/// Makes the vCPU take a synchronous exception to EL1 with this syndrome.
 pub(in crate::backend::kvm) fn take(vcpu: &VcpuFd, syndrome: u64) -> Result<(), BackendError> {
-    // The debugger's step is not the guest's to see.
+    // Hides the debugger's step from the guest.
     let from = read(vcpu, PSTATE)? & !Pstate::SS.bits();
     let control = read(vcpu, SCTLR_EL1)?;
     write(vcpu, ESR_EL1, syndrome)?;
@@ -29,7 +30,8 @@ pub(in crate::backend::kvm) fn take(vcpu: &VcpuFd, syndrome: u64) -> Result<(), 
     write(vcpu, PSTATE, pstate(from, control))
 }
 
-/// Where, from VBAR_EL1 on, the vector of a synchronous exception lies that is taken with this PSTATE (Arm ARM, D1.3.1.5).
+/// Offset from VBAR_EL1 of the vector of a synchronous exception that is taken with this PSTATE
+/// (Arm ARM, D1.3.1.5).
 fn vector(pstate: u64) -> u64 {
     /// M\[3:2\]: the exception level.
     const LEVEL: u64 = 3 << 2;
@@ -42,7 +44,7 @@ fn vector(pstate: u64) -> u64 {
     }
 }
 
-/// PSTATE once the exception is taken, with this SCTLR_EL1 (Arm ARM, D1.3.1.4).
+/// PSTATE after the exception is taken with this SCTLR_EL1 (Arm ARM, D1.3.1.4).
 fn pstate(from: u64, control: u64) -> u64 {
     let mut pstate = from & KEPT | Pstate::ENTRY.bits();
     if control & Sctlr::SPAN.bits() == 0 {
@@ -54,16 +56,16 @@ fn pstate(from: u64, control: u64) -> u64 {
     pstate
 }
 
-/// Whether PC is at the store that tells the tender of an exception.
+/// Returns true if PC is at the store that reports an exception to the tender.
 pub(super) fn is_unhandled(pc: u64) -> bool {
     let vectors = VECTORS_BASE.0..VECTORS_BASE.0 + size_of_val(&VECTORS) as u64;
     vectors.contains(&pc) && pc % VECTOR_SIZE == UNHANDLED_STORE
 }
 
-/// The registers as they were when the exception was taken: of those of a vCPU at that store.
+/// Reconstructs the registers at the exception from the registers of a vCPU at that store.
 pub(super) fn before_exception(vcpu: &VcpuFd, now: Registers) -> Result<Registers, BackendError> {
     let pstate = read(vcpu, SPSR_EL1)?;
-    // M\[0\]: the stack pointer was that of the exception level, and that of EL0 otherwise.
+    // M\[0\]: the exception level used its own stack pointer; otherwise it used SP_EL0.
     let sp = if pstate & 1 == 1 { now.sp } else { read(vcpu, SP_EL0)? };
     let mut registers = Registers { sp, pc: read(vcpu, ELR_EL1)?, pstate, ..now };
     registers.x[0] = read(vcpu, TPIDR_EL1)?;

@@ -1,4 +1,4 @@
-//! Registers of a vCPU, one by one: `KVM_GET_ONE_REG` and `KVM_SET_ONE_REG`.
+//! Access to single registers of a vCPU: `KVM_GET_ONE_REG` and `KVM_SET_ONE_REG`.
 
 use std::mem::offset_of;
 
@@ -18,7 +18,7 @@ const fn core(offset: usize) -> u64 {
     core_of_size(KVM_REG_SIZE_U64, offset)
 }
 
-/// Likewise of one that has not 64 bits.
+/// Id of the core register at `offset` whose size is not 64 bits.
 const fn core_of_size(size: u64, offset: usize) -> u64 {
     KVM_REG_ARM64 | size | KVM_REG_ARM_CORE as u64 | (offset / size_of::<u32>()) as u64
 }
@@ -31,10 +31,10 @@ pub(super) const fn general(number: usize) -> u64 {
 pub(super) const PC: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pc));
 pub(super) const PSTATE: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pstate));
 pub(super) const SP_EL1: u64 = core(offset_of!(kvm_regs, sp_el1));
-/// SP_EL0, by the name that it has for Linux's own processes.
+/// SP_EL0, under the name that Linux uses for its own processes.
 pub(super) const SP_EL0: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, sp));
 pub(super) const ELR_EL1: u64 = core(offset_of!(kvm_regs, elr_el1));
-/// The first of `spsr`, that of EL1.
+/// SPSR_EL1, the first element of `spsr`.
 pub(super) const SPSR_EL1: u64 = core(offset_of!(kvm_regs, spsr));
 
 /// Id of SIMD register `number`.
@@ -48,7 +48,7 @@ pub(super) const FPSR: u64 =
 pub(super) const FPCR: u64 =
     core_of_size(KVM_REG_SIZE_U32, offset_of!(kvm_regs, fp_regs) + offset_of!(user_fpsimd_state, fpcr));
 
-/// Id of the system register that MSR and MRS encode like this: op0, op1, CRn, CRm, op2.
+/// Id of the system register with this encoding in MSR and MRS: op0, op1, CRn, CRm, op2.
 const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
     KVM_REG_ARM64
         | KVM_REG_SIZE_U64
@@ -60,7 +60,7 @@ const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
         | op2 << KVM_REG_ARM64_SYSREG_OP2_SHIFT
 }
 
-/// System registers by their names and how MSR and MRS encode them.
+/// System registers by name, with their encoding in MSR and MRS.
 macro_rules! system_registers {
     ($($name:ident = $op0:literal $op1:literal $crn:literal $crm:literal $op2:literal;)+) => {
         $(pub(super) const $name: u64 = system($op0, $op1, $crn, $crm, $op2);)+
@@ -81,24 +81,24 @@ system_registers! {
     TPIDR_EL0 = 3 3 13 0 2;
 }
 
-/// Reads a register of as many bytes.
+/// Reads a register of `SIZE` bytes.
 pub(super) fn get<const SIZE: usize>(vcpu: &VcpuFd, id: u64) -> Result<[u8; SIZE], BackendError> {
     let mut value = [0; SIZE];
     vcpu.get_one_reg(id, &mut value).map_err(|error| kvm_error("reading the vCPU's registers", error))?;
     Ok(value)
 }
 
-/// Writes a register of as many bytes.
+/// Writes a register whose size is the length of `value`.
 pub(super) fn set(vcpu: &VcpuFd, id: u64, value: &[u8]) -> Result<(), BackendError> {
     vcpu.set_one_reg(id, value).map(|_| ()).map_err(|error| kvm_error("setting the vCPU's registers", error))
 }
 
-/// Reads a register of 64 bits.
+/// Reads a 64-bit register.
 pub(super) fn read(vcpu: &VcpuFd, id: u64) -> Result<u64, BackendError> {
     get(vcpu, id).map(u64::from_le_bytes)
 }
 
-/// Writes a register of 64 bits.
+/// Writes a 64-bit register.
 pub(super) fn write(vcpu: &VcpuFd, id: u64, value: u64) -> Result<(), BackendError> {
     set(vcpu, id, &value.to_le_bytes())
 }

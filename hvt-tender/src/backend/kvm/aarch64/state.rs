@@ -1,4 +1,4 @@
-//! Registers of a vCPU all at once, for debuggers and core files.
+//! All registers of a vCPU at once, for debuggers and core files.
 
 use hvt_abi::aarch64::Registers;
 use kvm_ioctls::VcpuFd;
@@ -11,10 +11,10 @@ use super::registers::{
 use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, FpState};
 
-/// The vCPU's registers.
+/// Registers of the vCPU.
 ///
-/// While a hypercall is being served, PC still points at its store. Where the guest took an exception that it has no
-/// vectors for, they are those of that moment.
+/// While a hypercall is being served, PC still points to its store. If the guest took an exception
+/// without having vectors, these are the registers at the exception.
 pub(in crate::backend::kvm) fn registers(vcpu: &VcpuFd) -> Result<Registers, BackendError> {
     let mut registers = Registers::default();
     for (number, register) in registers.x.iter_mut().enumerate() {
@@ -68,7 +68,7 @@ pub(in crate::backend::kvm) fn set_state(
     Ok(())
 }
 
-/// System registers, for people.
+/// Describes the system registers for people.
 pub(in crate::backend::kvm) fn describe(vcpu: &VcpuFd) -> Result<String, BackendError> {
     const SHOWN: [(&str, u64); 14] = [
         ("sctlr_el1", SCTLR_EL1),

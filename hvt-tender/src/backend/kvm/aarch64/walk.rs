@@ -1,13 +1,14 @@
-//! Address translation of EL1 and EL0, stage 1, as the guest has set it up (Arm ARM, D8.2): for who looks at its memory.
+//! Stage 1 address translation of EL1 and EL0 with the guest's settings (Arm ARM, D8.2), for
+//! reading its memory by virtual address.
 //!
-//! All three granules, of 48-bit addresses. What is left out are larger ones (FEAT_LVA, FEAT_LPA, FEAT_LPA2), and
-//! permissions: a debugger sees what is mapped.
+//! Supports all three granules with 48-bit addresses. Does not support larger addresses (FEAT_LVA,
+//! FEAT_LPA, FEAT_LPA2) and ignores permissions, because a debugger sees everything that is mapped.
 
 use hvt_abi::Gpa;
 
 use crate::memory::GuestMemory;
 
-/// The system registers that say how.
+/// System registers that control the translation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Regime {
     /// SCTLR_EL1.
@@ -18,34 +19,34 @@ pub(super) struct Regime {
     pub(super) ttbr: [u64; 2],
 }
 
-/// Half of all addresses: one table, and what TCR_EL1 says of it.
+/// Lower or upper half of the address space: one table and its fields in TCR_EL1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
-    /// Bits of an address that are translated.
+    /// Number of translated address bits.
     bits: u32,
-    /// Bits of them that count bytes of a page.
+    /// Number of these bits that select a byte in a page.
     page_bits: u32,
-    /// The topmost byte is ignored.
+    /// The topmost byte is ignored (TBI).
     ignores_top: bool,
 }
 
-/// Bits of an address, at most, virtual and physical.
+/// Largest number of address bits, virtual and physical.
 const ADDRESS_BITS: u32 = 48;
 
-/// Bits \[to - 1:from\], where they are.
+/// Bits \[to - 1:from\] of `value`, not shifted.
 fn part(value: u64, from: u32, to: u32) -> u64 {
     value & ((1 << to) - (1 << from))
 }
 
-/// The address in an entry that has none of its lowest `from` bits.
+/// Address in an entry, without the lowest `from` bits.
 fn address_from(entry: u64, from: u32) -> u64 {
     part(entry, from, ADDRESS_BITS)
 }
 
 impl Regime {
-    /// The physical address of this virtual one; `None` where it is not mapped.
+    /// Translates a virtual address. Returns `None` if it is not mapped.
     pub(super) fn translate(&self, memory: &dyn GuestMemory, address: u64) -> Option<Gpa> {
-        /// SCTLR_EL1.M: there is translation.
+        /// SCTLR_EL1.M: translation is enabled.
         const M: u64 = 1 << 0;
         if self.sctlr & M == 0 {
             return Some(Gpa(address));
@@ -56,21 +57,21 @@ impl Regime {
             return None;
         }
         let Range { bits, page_bits, .. } = range;
-        // A table fills a page with entries of 8 bytes.
+        // A table fills one page with entries of 8 bytes.
         let stride = page_bits - 3;
         let levels = (bits - page_bits).div_ceil(stride);
-        // The first table may be a part of a page, of 64 bytes at least.
+        // The first table may be smaller than a page, at least 64 bytes.
         let mut table = address_from(self.ttbr[upper as usize], 6);
         let mut top = bits;
         for below in (0..levels).rev() {
-            // What the levels below translate.
+            // Lowest bit that this level translates.
             let low = page_bits + stride * below;
             let index = part(address, low, top) >> low;
             let mut entry = [0; 8];
             memory.read(Gpa(table.checked_add(index * 8)?), &mut entry).ok()?;
             let entry = u64::from_le_bytes(entry);
             let (valid, table_or_page) = (entry & 1 == 1, entry & 2 == 2);
-            // Blocks of 1 GiB and 2 MiB, of 32 MiB, of 512 MiB.
+            // Largest blocks: 1 GiB and 2 MiB (4 KiB granule), 32 MiB (16 KiB), 512 MiB (64 KiB).
             let largest = if page_bits == 12 { 2 } else { 1 };
             match below {
                 _ if !valid => return None,
@@ -84,7 +85,8 @@ impl Regime {
         None
     }
 
-    /// What TCR_EL1 says of the lower or the upper range; `None` where it has no table, or one that is not known here.
+    /// Decodes TCR_EL1 for the lower or the upper range. Returns `None` if the range has no table,
+    /// or one that is not supported here.
     fn range(&self, upper: bool) -> Option<Range> {
         let tcr = self.tcr;
         // TxSZ, EPDx, TGx, TBIx.
@@ -99,7 +101,7 @@ impl Regime {
 }
 
 impl Range {
-    /// Whether the bits above those that are translated are all as they must be.
+    /// Returns true if all bits above the translated ones have the required value.
     fn contains(&self, address: u64, upper: u64) -> bool {
         let top = if self.ignores_top { 56 } else { 64 };
         let above = (address << (64 - top)) >> (64 - top) >> self.bits;
@@ -125,7 +127,7 @@ mod tests {
         memory
     }
 
-    /// As at the guest's entry point: 40 bits, 4 KiB, the lower range alone, whose topmost byte is ignored.
+    /// As at the guest's entry point: 40 bits, 4 KiB, lower range only, topmost byte ignored.
     #[test]
     fn translates_as_at_the_entry_point() {
         let memory = memory(&[
@@ -187,7 +189,7 @@ mod tests {
         assert_eq!(regime.translate(&memory(&[]), 0x1234), Some(Gpa(0x1234)));
     }
 
-    /// Whatever a guest has put into its registers and its tables.
+    /// For all contents of the guest's registers and tables.
     #[test]
     fn nonsense_leads_nowhere() {
         let memory = memory(&[(0x1000, u64::MAX), (0x1008, 0x1000 | TABLE)]);

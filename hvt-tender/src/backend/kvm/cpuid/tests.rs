@@ -2,10 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A leaf: number, subleaf, and EAX, EBX, ECX, EDX.
+/// Leaf: number, subleaf, and EAX, EBX, ECX, EDX.
 type Leaf = (u32, u32, [u32; 4]);
 
-/// What an Intel Xeon of family 6, model CFh answers, in a virtual machine of KVM's.
+/// CPUID of an Intel Xeon of family 6, model CFh, in a KVM virtual machine.
 const INTEL: &[Leaf] = &[
     (0x0, 0, [0x20, 0x756e6547, 0x6c65746e, 0x49656e69]),
     (0x1, 0, [0xc06f2, 0x20800, 0xfffa3203, 0x1f8bfbff]),
@@ -47,7 +47,7 @@ const INTEL: &[Leaf] = &[
     (0x80000008, 0, [0x2e392e, 0x100d200, 0x0, 0x0]),
 ];
 
-/// What KVM of Linux 6.1 offers on an AMD EPYC of family 17h, as QEMU emulates it.
+/// Supported CPUID of KVM in Linux 6.1 on an AMD EPYC of family 17h, emulated by QEMU.
 const AMD: &[Leaf] = &[
     (0x0, 0, [0xd, 0x68747541, 0x444d4163, 0x69746e65]),
     (0x1, 0, [0x800f12, 0x800, 0x76f83203, 0x78bfbfd]),
@@ -81,7 +81,7 @@ fn entries(leaves: &[Leaf]) -> Vec<kvm_cpuid_entry2> {
     leaves.iter().map(entry).collect()
 }
 
-/// The registers of a leaf as a guest reads them.
+/// Registers of a leaf as a guest reads them.
 fn read(filtered: &[kvm_cpuid_entry2], function: u32, index: u32) -> [u32; 4] {
     let found = filtered.iter().find(|entry| (entry.function, entry.index) == (function, index));
     found.map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
@@ -147,7 +147,7 @@ fn what_needs_devices_or_a_kernel_is_gone() {
 #[test]
 fn the_xsave_area_has_the_components_that_guests_get() {
     let filtered = filter(&entries(INTEL));
-    // Up to Hi16_ZMM: neither protection keys nor tiles.
+    // Components up to Hi16_ZMM, without protection keys and tiles.
     assert_eq!(read(&filtered, 0xd, 0), [0xe7, 0x2b00, 0x680 + 0x400, 0]);
     assert_eq!(read(&filtered, 0xd, 1), [0b101, 0, 0, 0], "XSAVEOPT, XGETBV of XINUSE");
     for (component, size) in [(2, 0x100), (5, 0x40), (6, 0x200), (7, 0x400), (9, 0), (17, 0), (18, 0)] {
@@ -169,7 +169,7 @@ proptest! {
         prop_assert_eq!(&filter(&filtered), &filtered);
         for kept in &filtered {
             let original = offered.iter().filter(|entry| (entry.function, entry.index) == (kept.function, kept.index));
-            // Numbers may become smaller, and the number of CPUs is always one.
+            // Numbers may become smaller. The number of CPUs is always one.
             let ebx = if kept.function == 1 { 1 << 16 } else { 0 };
             let of = |entry: &kvm_cpuid_entry2| {
                 let smaller = matches!((kept.function, kept.index), (0 | 7 | 0x8000_0000, _) | (0xd, 0));

@@ -1,9 +1,10 @@
-//! aarch64. Software breakpoints are `brk` instructions, which KVM hands over while there are any, the guest's own too:
-//! those are given back.
+//! aarch64. Software breakpoints are `brk` instructions. While there are any, KVM reports every
+//! `brk`, including any `brk` of the guest, which is returned to the guest.
 //!
-//! Breakpoint and watchpoint registers are the CPU's (Arm ARM, D2.9 and D2.10), as many as KVM says. A watchpoint is for
-//! any bytes of a doubleword that follow one another, or for 16 bytes and more, a power of two, at a multiple of that. Its
-//! exception comes before the instruction. The guest's own debug registers have no effect meanwhile.
+//! Breakpoint and watchpoint registers are the CPU's (Arm ARM, D2.9 and D2.10), as many as KVM
+//! reports. A watchpoint covers consecutive bytes of one doubleword, or a naturally aligned power
+//! of two of 16 bytes or more. Its exception precedes the instruction. The guest's debug registers
+//! have no effect while a debugger uses them.
 
 use std::ops::Range;
 
@@ -20,10 +21,10 @@ use crate::backend::kvm::{KvmMachine, arch};
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, MappedMemory};
 
-/// What `KVM_SET_GUEST_DEBUG` must be told for software breakpoints.
+/// Control bits of `KVM_SET_GUEST_DEBUG` for software breakpoints.
 pub(super) const SOFTWARE_BREAKPOINTS: u32 = KVM_GUESTDBG_USE_SW_BP;
 
-/// How many breakpoints and watchpoints the CPU has for guests.
+/// Number of breakpoints and watchpoints that the CPU has for guests.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::backend::kvm) struct Capacity {
     breakpoints: usize,
@@ -31,9 +32,9 @@ pub(in crate::backend::kvm) struct Capacity {
 }
 
 impl Capacity {
-    /// That of this host.
+    /// Capacity of this host.
     pub(in crate::backend::kvm) fn new(system: &kvm_ioctls::Kvm) -> Self {
-        // There are 16 at most, and less than none is an error: none.
+        // The maximum is 16. A negative value is an error and counts as 0.
         let count = |said: i32| usize::try_from(said).unwrap_or(0).min(16);
         Self {
             breakpoints: count(system.get_guest_debug_hw_bps()),
@@ -42,7 +43,7 @@ impl Capacity {
     }
 }
 
-/// What the registers watch.
+/// Contents of the breakpoint and watchpoint registers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Breakpoints {
     /// DBGBVR\<n\>_EL1.
@@ -50,7 +51,7 @@ pub(super) struct Breakpoints {
     watched: Vec<Watchpoint>,
 }
 
-/// What one watchpoint watches.
+/// Contents of one pair of watchpoint registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Watchpoint {
     /// DBGWVR\<n\>_EL1.
@@ -59,7 +60,7 @@ struct Watchpoint {
     control: u64,
 }
 
-/// Of DBGBCR\<n\>_EL1 and DBGWCR\<n\>_EL1: enabled.
+/// DBGBCR\<n\>_EL1.E and DBGWCR\<n\>_EL1.E: enabled.
 const E: u64 = 1 << 0;
 /// PMC and PAC, with HMC and SSC 0: at EL0 and EL1.
 const EL0_AND_EL1: u64 = 0b11 << 1;
@@ -68,13 +69,14 @@ const INSTRUCTION: u64 = 0xf << 5;
 /// DBGWCR\<n\>_EL1.LSC: loads, stores.
 const LOADS: u64 = 0b01 << 3;
 const STORES: u64 = 0b10 << 3;
-/// Where DBGWCR\<n\>_EL1.BAS begins: a bit for each byte of the doubleword.
+/// First bit of DBGWCR\<n\>_EL1.BAS, which has a bit for each byte of the doubleword.
 const BAS: u32 = 5;
-/// Where DBGWCR\<n\>_EL1.MASK begins: how many bits of the address are not compared.
+/// First bit of DBGWCR\<n\>_EL1.MASK, the number of address bits that are not compared.
 const MASK: u32 = 24;
 
 impl Breakpoints {
-    /// The registers for these traps; `None` where they are not enough, or where there is no instruction.
+    /// Computes the registers for these traps. Returns `None` if the registers do not suffice, or
+    /// if an address is not aligned for an instruction.
     pub(super) fn new(traps: &Traps, capacity: Capacity) -> Option<Self> {
         let executed = traps.executed.clone();
         if executed.len() > capacity.breakpoints || executed.iter().any(|address| !address.is_multiple_of(4)) {
@@ -95,12 +97,12 @@ impl Breakpoints {
         Some(Self { executed, watched })
     }
 
-    /// What `KVM_SET_GUEST_DEBUG` must be told for them.
+    /// Control bits of `KVM_SET_GUEST_DEBUG` for these registers.
     pub(super) fn control(&self) -> u32 {
         if self.executed.is_empty() && self.watched.is_empty() { 0 } else { KVM_GUESTDBG_USE_HW }
     }
 
-    /// The registers.
+    /// Registers in KVM's format.
     pub(super) fn registers(&self) -> kvm_guest_debug_arch {
         let mut registers = kvm_guest_debug_arch::default();
         for (index, address) in self.executed.iter().enumerate() {
@@ -115,12 +117,13 @@ impl Breakpoints {
     }
 }
 
-/// A watchpoint for the first bytes of `range`, as many as one can be for, and how many these are.
+/// Returns a watchpoint for the first bytes of `range`, as many as one watchpoint can cover, and
+/// their number.
 fn watchpoint(range: Range<u64>, reads: bool) -> (Watchpoint, u64) {
     const DOUBLEWORD: u64 = 8;
     let kind = E | EL0_AND_EL1 | STORES | if reads { LOADS } else { 0 };
     let left = range.end - range.start;
-    // The largest power of two that both the start and what is left allow.
+    // Largest power of two that both the start and the remaining length allow.
     let block = 1 << left.ilog2().min(range.start.trailing_zeros());
     if block > DOUBLEWORD {
         let control = kind | 0xff << BAS | u64::from(block.ilog2()) << MASK;
@@ -132,8 +135,8 @@ fn watchpoint(range: Range<u64>, reads: bool) -> (Watchpoint, u64) {
     (Watchpoint { value: range.start - skipped, control: kind | bytes << BAS }, len)
 }
 
-/// Which of these an access is about at this address, the first that it touched. An access may begin before what is
-/// watched (Arm ARM, D2.10.6): then it is the nearest.
+/// Returns the watchpoint for an access that first touched this address. An access may start before
+/// the watched bytes (Arm ARM, D2.10.6); the nearest watchpoint is then the one.
 fn nearest(watches: &[Watch], address: u64) -> Option<&Watch> {
     watches.iter().min_by_key(|watch| match address {
         _ if address < watch.start => watch.start - address,
@@ -142,11 +145,11 @@ fn nearest(watches: &[Watch], address: u64) -> Option<&Watch> {
     })
 }
 
-/// Makes what has been written to this memory what the CPU executes: its caches of instructions and of data do not agree
-/// by themselves.
+/// Makes the CPU execute the bytes written to this memory, because instruction and data caches are
+/// not coherent.
 ///
-/// Where pages are read-only for the guest, KVM does that as well when it maps them again, for their protection has changed
-/// meanwhile. Here it is done for all memory.
+/// For pages that are read-only for the guest, KVM does the same when it maps them again after the
+/// change of their protection. This function covers all memory.
 pub(super) fn synchronise(memory: &MappedMemory, at: Gpa, len: usize) {
     let mut left = GuestRange::new(at, len as u64).filter(|range| !range.is_empty());
     while let Some(chunk) = left.and_then(|range| memory.chunk(range)) {
@@ -157,11 +160,12 @@ pub(super) fn synchronise(memory: &MappedMemory, at: Gpa, len: usize) {
     }
 }
 
-/// Cleans the data cache and invalidates the instruction cache for these bytes, to the point of unification (Arm ARM,
-/// B2.4.4). Linux lets every process do that (SCTLR_EL1.UCI and UCT), or does it for it.
+/// Cleans the data cache and invalidates the instruction cache for these bytes to the point of
+/// unification (Arm ARM, B2.4.4). Linux permits this to every process (SCTLR_EL1.UCI and UCT), or
+/// emulates it.
 ///
 /// # Safety
-/// The bytes are mapped.
+/// The bytes must be mapped.
 unsafe fn clean_and_invalidate(start: *const u8, len: usize) {
     let types: u64;
     // SAFETY: reading CTR_EL0 has no effect.
@@ -169,8 +173,8 @@ unsafe fn clean_and_invalidate(start: *const u8, len: usize) {
     // DminLine and IminLine: the logarithms of the number of words in the smallest lines.
     let (data, instructions) = (4_usize << (types >> 16 & 0xf), 4_usize << (types & 0xf));
     let (start, end) = (start.addr(), start.addr() + len);
-    // SAFETY: these instructions change neither memory nor registers. A line that begins before the bytes lies in their
-    // page, which the caller says is mapped.
+    // SAFETY: these instructions change neither memory nor registers. A line that starts before the
+    // bytes lies in the same page, which the caller guarantees to be mapped.
     unsafe {
         for line in (start & !(data - 1)..end).step_by(data) {
             std::arch::asm!("dc cvau, {}", in(reg) line, options(nostack, preserves_flags));
@@ -183,7 +187,8 @@ unsafe fn clean_and_invalidate(start: *const u8, len: usize) {
     }
 }
 
-/// Classes of exceptions that debugging makes (Arm ARM, D17.2.37, EC): from a lower exception level, that of the guest.
+/// Classes of debug exceptions (Arm ARM, D17.2.37, EC), taken from a lower exception level, the
+/// guest's.
 mod class {
     pub(super) const BREAKPOINT: u32 = 0x30;
     pub(super) const STEP: u32 = 0x32;
@@ -191,13 +196,13 @@ mod class {
 }
 
 impl KvmMachine {
-    /// Before PC is changed, what moves it must be over: KVM goes behind a hypercall's store when the guest runs again,
-    /// from wherever PC is then.
+    /// Finishes a hypercall before PC is changed: KVM otherwise advances PC past the hypercall's
+    /// store when the guest runs again, from whatever value PC then has.
     pub(super) fn before_change(&mut self, before: &CpuState, after: &CpuState) -> Result<(), BackendError> {
         if before.registers.pc == after.registers.pc || self.vcpu.get_kvm_run().exit_reason != KVM_EXIT_MMIO {
             return Ok(());
         }
-        // A run that ends before the guest's next instruction.
+        // This run ends before the guest's next instruction.
         self.stop.pause();
         let exit = self.run();
         self.stop.unpause();
@@ -210,12 +215,13 @@ impl KvmMachine {
         }
     }
 
-    /// What the end of a run that was not for the debugger is to the debugger.
+    /// Converts the end of a run without a debug exit.
     pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
         Ok(Halt::Exit(exit))
     }
 
-    /// What a trap is to the debugger; `None` where it is the guest's own, which has it now.
+    /// Converts a debug exit. Returns `None` if the exception belongs to the guest, which has now
+    /// taken it.
     pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
         let Debugging { traps, .. } = &self.debugging;
         let step = traps.step.then_some(Halt::Step);
@@ -225,7 +231,7 @@ impl KvmMachine {
             class::WATCHPOINT => Ok(nearest(&traps.watched, trap.far).map(|watch| Halt::Watched(watch.start))),
             // A breakpoint instruction.
             _ if self.is_planted(self.registers()?.pc) => Ok(Some(Halt::SoftwareBreakpoint)),
-            // For the guest to be taken to its vector is the step.
+            // Entering the guest's vector counts as the step.
             _ => arch::take(&self.vcpu, u64::from(trap.hsr_high) << 32 | u64::from(trap.hsr)).map(|()| step),
         }
     }
@@ -241,7 +247,7 @@ mod tests {
         Watch { start, len, reads }
     }
 
-    /// Where each watchpoint is, which bytes it selects, and how many bits it masks.
+    /// Address, selected bytes and number of masked bits of each watchpoint.
     fn pieces(start: u64, len: u64) -> Option<Vec<(u64, u64, u64)>> {
         let traps = Traps { watched: vec![watch(start, len, false)], ..Traps::default() };
         let found = Breakpoints::new(&traps, FOUR)?;

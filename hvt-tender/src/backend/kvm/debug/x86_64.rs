@@ -1,7 +1,9 @@
-//! x86_64. Software breakpoints are `hlt` instructions, which end a run as they do without a debugger.
+//! x86_64. Software breakpoints are `hlt` instructions, which end a run as they do without a
+//! debugger.
 //!
-//! Breakpoint and watchpoint registers are the CPU's (SDM volume 3, 17.2): four, each for an instruction, or for data of
-//! 1, 2, 4 or 8 bytes at a multiple of that. The guest's own debug registers have no effect meanwhile.
+//! Breakpoint and watchpoint registers are the CPU's (SDM volume 3, 17.2): four, each for one
+//! instruction, or for naturally aligned data of 1, 2, 4 or 8 bytes. The guest's debug registers
+//! have no effect while a debugger uses them.
 
 use hvt_abi::Gpa;
 use kvm_bindings::{KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_USE_HW_BP, kvm_debug_exit_arch, kvm_guest_debug_arch};
@@ -13,25 +15,25 @@ use crate::backend::kvm::{KvmMachine, kvm_error};
 use crate::exit::Exit;
 use crate::memory::MappedMemory;
 
-/// What `KVM_SET_GUEST_DEBUG` must be told for software breakpoints: nothing.
+/// Control bits of `KVM_SET_GUEST_DEBUG` for software breakpoints: none.
 pub(super) const SOFTWARE_BREAKPOINTS: u32 = 0;
 
-/// How many breakpoints the CPU has: four.
+/// Number of breakpoints that the CPU has: always four.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::backend::kvm) struct Capacity;
 
 impl Capacity {
-    /// That of this host.
+    /// Capacity of this host.
     pub(in crate::backend::kvm) fn new(_system: &kvm_ioctls::Kvm) -> Self {
         Self
     }
 }
 
-/// What the registers DR0 to DR3 watch.
+/// Contents of DR0 to DR3.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Breakpoints(Vec<Breakpoint>);
 
-/// What one of them watches.
+/// Contents of one debug register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Breakpoint {
     address: u64,
@@ -43,7 +45,7 @@ struct Breakpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Executed,
-    /// The [`Watch`](crate::backend::debug::Watch) that begins here.
+    /// Access to the [`Watch`](crate::backend::debug::Watch) that starts here.
     Watched(u64),
 }
 
@@ -51,7 +53,7 @@ enum What {
 const DR6_STEP: u64 = 1 << 14;
 
 impl Breakpoints {
-    /// The debug registers for these traps; `None` where they are not enough.
+    /// Computes the debug registers for these traps. Returns `None` if four do not suffice.
     pub(super) fn new(traps: &Traps, _: Capacity) -> Option<Self> {
         let execute = |address: &u64| Breakpoint { address: *address, condition: 0, halt: What::Executed };
         let mut found: Vec<_> = traps.executed.iter().map(execute).collect();
@@ -75,12 +77,12 @@ impl Breakpoints {
         (found.len() <= 4).then_some(Self(found))
     }
 
-    /// What `KVM_SET_GUEST_DEBUG` must be told for them.
+    /// Control bits of `KVM_SET_GUEST_DEBUG` for these registers.
     pub(super) fn control(&self) -> u32 {
         if self.0.is_empty() { 0 } else { KVM_GUESTDBG_USE_HW_BP }
     }
 
-    /// DR0 to DR7: all of them enabled globally, exact, bit 10 set as it must be.
+    /// DR0 to DR7: all enabled globally, exact, with bit 10 set as required.
     pub(super) fn registers(&self) -> kvm_guest_debug_arch {
         let mut debugreg = [0; 8];
         let mut control = 1 << 9 | 1 << 10;
@@ -93,7 +95,7 @@ impl Breakpoints {
     }
 }
 
-/// What has been written to memory is what the CPU executes: it looks, and enters the guest in between.
+/// Does nothing: the CPU checks for modified code, and the guest is entered in between.
 pub(super) fn synchronise(_memory: &MappedMemory, _at: Gpa, _len: usize) {}
 
 impl KvmMachine {
@@ -102,12 +104,12 @@ impl KvmMachine {
         Ok(())
     }
 
-    /// What the end of a run that was not for the debugger is to the debugger.
+    /// Converts the end of a run without a debug exit.
     pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
         if exit != Exit::Halted {
             return Ok(Halt::Exit(exit));
         }
-        // The guest has executed a `hlt`, RIP being behind it.
+        // The guest has executed `hlt`, and RIP is behind it.
         let mut registers = self.vcpu.get_regs().map_err(|error| kvm_error("reading the vCPU's registers", error))?;
         let at = registers.rip.wrapping_sub(1);
         if !self.is_planted(at) {
@@ -118,7 +120,8 @@ impl KvmMachine {
         Ok(Halt::SoftwareBreakpoint)
     }
 
-    /// What a trap is to the debugger; `None` where it is the guest's own, which has it now.
+    /// Converts a debug exit. Returns `None` if the exception belongs to the guest, which has now
+    /// taken it.
     pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
         let Debugging { traps, registers, .. } = &self.debugging;
         let hit = (0..).zip(&registers.0).find(|(index, _)| trap.dr6 >> index & 1 == 1);

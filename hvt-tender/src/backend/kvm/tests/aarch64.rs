@@ -8,10 +8,12 @@ use crate::backend::assembly::code;
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::Permissions;
 
-/// How the guests of all architectures end here: with a hypercall, for there is nothing else that leaves the CPU.
+/// Exit at the end of the guests of the common tests: a hypercall, because nothing else leaves the
+/// guest.
 pub(super) const DONE: Exit = Exit::Hypercall { number: 0, argument: Gpa(0) };
 
-/// Translation tables that map [`SIZE`] bytes, 2 MiB more, and the device memory; and the tender's vectors.
+/// Translation tables that map [`SIZE`] bytes, 2 MiB more, and device memory; and the tender's
+/// vectors.
 pub(super) fn write_tables(entry: impl Fn(Gpa, u64)) {
     for (index, word) in (0..).zip(VECTORS) {
         entry(Gpa(VECTORS_BASE.0 + index * 8), word);
@@ -97,7 +99,7 @@ kvm_tests! {
         assert_eq!(place(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "ldp x2, x3, [x1]")), cause(Permissions::READ));
     }
 
-    /// KVM has the CPU raise an exception: it is the guest's own.
+    /// KVM makes the CPU raise an exception, which the guest handles.
     fn running_where_there_is_no_memory_is_the_guests_exception() {
         let mut guest = guest(code!(
             "mov x1, #0x400000", "add x1, x1, #0x1000", "adr x2, 8b", "add x2, x2, #0x800", "msr vbar_el1, x2", "isb", "br x1",
@@ -111,7 +113,7 @@ kvm_tests! {
     }
 
     fn exceptions_without_vectors_end_the_guest_where_they_were_raised() {
-        // What is said of each exception, and how far from the start of the code it was raised.
+        // Syndrome, fault address and registers of the exception.
         let said = |code: &[u8]| {
             let Fault { cause: Cause::Exception { syndrome, address }, registers: Some(registers) } = fault(code) else {
                 panic!("no exception: {code:x?}")
@@ -125,7 +127,8 @@ kvm_tests! {
         assert_eq!((syndrome, address, registers.pc), (0x9600_0046, 0x60_0008, CODE + 4));
         let (syndrome, address, registers) = said(code!("mov x1, #0x600000", "br x1"));
         assert_eq!((syndrome, address, registers.pc), (0x8600_0006, 0x60_0000, 0x60_0000));
-        // KVM's own, where there is no memory; Linux 6.1 fills the upper half of the syndrome with ones.
+        // Exception injected by KVM for an address without memory. Linux 6.1 sets the upper half of
+        // the syndrome to ones.
         let (syndrome, address, _) = said(code!("mov x1, #0x400000", "add x1, x1, #0x1000", "br x1"));
         assert_eq!((syndrome as u32, address), (0x8600_0010, 0x40_1000));
         let (syndrome, _, registers) = said(code!("mov x1, #0x600000", "add sp, x1, #8", "svc #3"));
@@ -173,7 +176,8 @@ kvm_tests! {
         assert_eq!(guest.registers().unwrap().x[2], 0);
     }
 
-    /// What lies above all tables is a translation fault, and not what the table at address 0 says.
+    /// An address above the lower range is a translation fault and does not use the table at
+    /// address 0.
     fn the_upper_half_of_addresses_leads_nowhere() {
         let mut guest = guest(code!(
             "adr x2, 8b", "add x2, x2, #0x800", "msr vbar_el1, x2", "isb", "mov x1, #-0x1000", "ldr x0, [x1]",
@@ -184,7 +188,7 @@ kvm_tests! {
         assert_eq!(guest.run().unwrap(), Exit::Hypercall { number: 1, argument: Gpa(0b00_0100) });
     }
 
-    /// It sleeps in KVM, which says nothing.
+    /// The guest sleeps in KVM, which does not report it.
     fn a_stop_ends_a_guest_that_waits_for_an_interrupt() {
         let stop = CancelToken::new().unwrap();
         let mut guest = start(code!("mov x1, #0x100000000", "str wzr, [x1]", "2: wfi", "b 2b"), &stop);
@@ -195,7 +199,7 @@ kvm_tests! {
         });
     }
 
-    /// PSCI: this vCPU is the only one, and it is off for good.
+    /// PSCI: this vCPU is the only one, and it is off permanently.
     fn a_stop_ends_a_guest_that_turns_its_cpu_off() {
         let stop = CancelToken::new().unwrap();
         let mut guest = start(
@@ -210,7 +214,7 @@ kvm_tests! {
     }
 }
 
-/// What a debugger asks of every backend.
+/// Debugger conformance tests of every backend.
 mod debugger {
     use super::*;
     use crate::backend::debug::conformance;

@@ -8,10 +8,10 @@ use crate::backend::assembly::code;
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::Permissions;
 
-/// How the guests of all architectures end here.
+/// Exit at the end of the guests of the common tests.
 pub(super) const DONE: Exit = Exit::Halted;
 
-/// Page tables that map [`SIZE`] bytes, and 2 MiB more.
+/// Page tables that map [`SIZE`] bytes and 2 MiB more.
 pub(super) fn write_tables(entry: impl Fn(Gpa, u64)) {
     let table = PageEntry::PRESENT | PageEntry::WRITABLE;
     entry(PML4_BASE, PDPT_BASE.0 | table.bits());
@@ -75,7 +75,7 @@ kvm_tests! {
             let fault = fault(code);
             assert!(matches!(fault.cause, Cause::Memory { access: Permissions::WRITE, .. }), "{fault:?}");
             let rip = fault.registers.map(|registers| registers.rip);
-            // Software that stands in for a CPU may have gone one instruction further.
+            // An emulated CPU may have executed one more instruction.
             assert!(rip == Some(CODE) || rip == Some(CODE + 7) && !Kvm::has_hardware(), "{rip:x?}");
         }
         let mut guest = guest(code!("mov dword ptr [0x101000], 7", "hlt"));
@@ -89,11 +89,12 @@ kvm_tests! {
         assert_eq!(fault(code!("ud2")).cause, Cause::TripleFault);
         let Fault { cause, registers } = fault(code!("mov rax, 0x40000000", "mov eax, [rax]"));
         assert_eq!(cause, Cause::TripleFault);
-        // SVM loses them.
+        // SVM loses the registers.
         assert!(registers.as_ref().is_none_or(|registers| registers.rax == 0x4000_0000), "{registers:x?}");
     }
 
-    /// The conformance table has all MSRs; these are one of KVM's clock, one of an APIC, and one that KVM emulates.
+    /// The conformance table covers all MSRs. These are one of KVM's clock, one of an APIC, and one
+    /// that KVM emulates.
     fn msrs_are_denied_but_those_of_the_list() {
         for code in [
             code!("mov ecx, 0x4b564d01", "mov eax, 0x101001", "xor edx, edx", "wrmsr", "hlt"),
@@ -132,7 +133,7 @@ fn an_intercepted_hypercall_is_an_instruction_that_is_not_there() {
     assert!(matches!(&cause, Cause::Instruction { what } if what.contains("vmcall")), "{cause:?}");
 }
 
-/// What a debugger asks of every backend.
+/// Debugger conformance tests of every backend.
 mod debugger {
     use super::*;
     use crate::backend::debug::conformance;
@@ -141,8 +142,8 @@ mod debugger {
         Box::new(super::start(code, stop))
     }
 
-    /// Whether the debug registers of the machine are those of a CPU: QEMU's emulator (TCG, as its hypervisor leaf of
-    /// CPUID says) does not look at them while it runs a guest of KVM.
+    /// Returns true if the machine's debug registers work: QEMU's emulator (TCG, according to its
+    /// hypervisor CPUID leaf) ignores them while it runs a guest of KVM.
     fn has_debug_registers() -> bool {
         let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
         let emulated = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG";

@@ -20,35 +20,36 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 
-/// Quirks that are turned off (Linux, Documentation/virt/kvm/api.rst, `KVM_CAP_DISABLE_QUIRKS2`).
+/// Quirks that are disabled (Linux, Documentation/virt/kvm/api.rst, `KVM_CAP_DISABLE_QUIRKS2`).
 ///
 /// Some quirks stay on. CD_NW_CLEARED and IGNORE_GUEST_PAT keep a guest from turning caches off, which slows down its
 /// neighbours. SLOT_ZAP_ALL concerns memory slots that are removed, and STUFF_FEATURE_MSRS the values of MSRs that the
 /// filter denies.
 const QUIRKS_OFF: u32 =
-    // KVM replaces the other vendor's hypercall instruction, in guest memory. Off: the instruction raises #UD.
+    // KVM replaces the other vendor's hypercall instruction in guest memory. Disabled: the
+    // instruction raises #UD.
     KVM_X86_QUIRK_FIX_HYPERCALL_INSN
-    // MONITOR and MWAIT do nothing. Off: they raise #UD, because CPUID does not show MONITOR.
+    // MONITOR and MWAIT do nothing. Disabled: they raise #UD, because CPUID does not show MONITOR.
     | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS
     // A write of IA32_MISC_ENABLE changes CPUID.
     | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
     // RIP points behind an `out` to port 7eh, so that a report names the wrong instruction.
     | KVM_X86_QUIRK_OUT_7E_INC_RIP
-    // Both give an APIC that is off a presence; there is none.
+    // Both make a disabled APIC visible, although the guest has none.
     | KVM_X86_QUIRK_LINT0_REENABLED
     | KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
 
 /// Bytes of the bitmap of one register: the kernel reads whole words.
 const BITMAP_LEN: usize = size_of::<u64>();
 
-/// Turns the performance counters off, before the first vCPU is created.
+/// Disables the performance counters before the first vCPU is created.
 ///
 /// Without this, `rdpmc` works on AMD even though CPUID shows no counters.
 pub(in super::super) fn disable_counters(vm: &VmFd) {
     let disable = capability(KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE);
     if let Err(error) = vm.enable_cap(&disable) {
-        // Kernels before 5.18, and those where the module's parameter turns the counters off anyway.
-        log::debug!("kvm: performance counters cannot be turned off: {error}");
+        // Kernels before 5.18, and kernels whose module parameter disables the counters anyway.
+        log::debug!("kvm: performance counters cannot be disabled: {error}");
     }
 }
 
@@ -59,7 +60,7 @@ pub(in super::super) fn disable_counters(vm: &VmFd) {
 ///
 /// # Errors
 ///
-/// Returns the error of a call that KVM claims to support.
+/// Returns the error of a call that KVM reports as supported.
 pub(in super::super) fn restrict(vm: &VmFd, vcpu: &VcpuFd) -> io::Result<()> {
     if let Err(error) = vcpu.enable_cap(&capability(KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1)) {
         log::info!(
@@ -120,7 +121,7 @@ fn intercept_hypercalls(vm: &VmFd) {
         ..kvm_xen_hvm_config::default()
     };
     let intercepted = offered & KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL != 0
-        // SAFETY: the descriptor is that of a virtual machine; the structure is read and not kept.
+        // SAFETY: the descriptor is a virtual machine. The structure is read and not kept.
         && unsafe { libc::ioctl(vm.as_raw_fd(), KVM_XEN_HVM_CONFIG, &raw const config) } == 0;
     if !intercepted {
         log::info!("kvm: this kernel cannot intercept vmcall: guests reach KVM's hypercall for the host's time");
