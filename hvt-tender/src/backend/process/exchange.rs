@@ -1,6 +1,6 @@
 //! Pages shared by tender and child.
 //!
-//! They are one sealed memfd: the [stub](super::stub) page, then the exchange pages, which are a
+//! They are one sealed memfd: the [stub] page, then the exchange pages, which are a
 //! [`Header`] page, the pages of the set-up script, and the child's signal stack. When the kernel
 //! delivers a signal, it writes the guest's registers to that stack, and at `rt_sigreturn` it reads
 //! them back, so that the tender reads and changes them there without a copy.

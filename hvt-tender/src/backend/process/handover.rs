@@ -1,6 +1,6 @@
 //! Hand-over protocol between tender and child.
 //!
-//! One 32-bit word, [`Header::turn`](super::exchange::Header::turn), is a robust futex "owned" by the child while the
+//! One 32-bit word, [`Header::turn`](super::protocol::Header::turn), is a robust futex "owned" by the child while the
 //! guest runs:
 //!
 //! | value | meaning |

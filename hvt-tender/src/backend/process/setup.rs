@@ -2,7 +2,7 @@
 //! protection of guest memory for a debugger.
 //!
 //! The child runs none of the tender's code. The tender writes down the system calls, and the
-//! [stub](super::stub) makes them one after the other.
+//! [stub] makes them one after the other.
 
 use std::os::fd::RawFd;
 
