@@ -1,4 +1,4 @@
-//! A way from a network in memory to one of the host.
+//! Bridge between an in-memory network and a tap interface of the host.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,8 +11,10 @@ use super::{HEADER, Port, VLAN_TAG};
 use crate::cancel::CancelToken;
 use crate::device::{Pollable, Tap};
 
-/// Carries frames between a [`Port`] and a tap of the host, on a thread of its own, until it is dropped: so guests on a
-/// link or a switch reach what the host does.
+/// Bridge between a [`Port`] and a tap interface of the host: guests on a link or a switch reach
+/// the networks that the host reaches.
+///
+/// A dedicated thread, `hvt-bridge`, carries the frames. It ends when the bridge is dropped.
 ///
 /// ```no_run
 /// use hvt_tender::device::Tap;
@@ -30,24 +32,27 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Joins the two. What is longer than the MTU of the side that it goes to is lost, as is what comes too fast.
+    /// Starts to carry frames between `port` and `tap`. Frames that exceed the MTU of the receiving
+    /// side and frames that find its queue full are dropped.
     ///
     /// # Errors
-    /// When the port lives in a virtual time, in which nothing of the host does, or the host has no thread left.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the port uses a virtual time, because frames of
+    /// the host arrive in real time, or if the tap puts a header before its frames. Returns the
+    /// error of eventfd(2) or clone(2) if the process has no descriptor or thread left.
     pub fn new(port: Port, tap: Tap) -> io::Result<Self> {
         if port.arrivals().is_some() {
-            let what = "a port that lives in virtual time cannot be bridged to an interface of the host";
+            let what = "cannot bridge a port in virtual time to a host interface";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         if !tap.is_plain() {
-            let what = "a tap with headers before its frames cannot be bridged: attach it with IFF_NO_PI, without IFF_VNET_HDR";
+            let what = "cannot bridge a tap with packet headers: attach it with IFF_NO_PI and without IFF_VNET_HDR";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let stop = CancelToken::new()?;
         let ended = stop.clone();
         let carry = move || {
             if let Err(error) = carry(&port, &tap, &ended) {
-                log::warn!("a bridge to an interface of the host ends: {error}");
+                log::warn!("bridge: tap failed, no more frames are carried: {error}");
             }
         };
         let thread = thread::Builder::new().name("hvt-bridge".into()).spawn(carry)?;
@@ -59,15 +64,15 @@ impl Drop for Bridge {
     fn drop(&mut self) {
         self.stop.request();
         if let Some(thread) = self.thread.take() {
-            // One that panicked has said so.
+            // The panic hook has reported a panic already.
             let _ = thread.join();
         }
     }
 }
 
-/// Carries frames both ways until `stop` is requested, or the tap is gone.
+/// Carries frames in both directions until `stop` is requested or the tap fails.
 fn carry(port: &Port, tap: &Tap, stop: &CancelToken) -> io::Result<()> {
-    /// Longest frame of any MTU.
+    /// Maximum size of a frame at the largest MTU.
     const LONGEST: usize = HEADER + VLAN_TAG + u16::MAX as usize;
     let (inside, outside) = (port.endpoint(), tap.endpoint());
     let mut frame = vec![0; LONGEST];
@@ -83,9 +88,9 @@ fn carry(port: &Port, tap: &Tap, stop: &CancelToken) -> io::Result<()> {
             return Ok(());
         }
         if from_inside && let Some(frame) = port.try_receive() {
-            // Lost where the tap has no room, or is down.
+            // The write fails if the tap's queue is full or the interface is down.
             if let Err(errno) = nix::unistd::write(outside.as_fd(), &frame) {
-                log::debug!("a bridge loses a frame of {} bytes: {errno}", frame.len());
+                log::debug!("bridge: frame of {} bytes to the tap dropped: {errno}", frame.len());
             }
         }
         if from_outside {
@@ -93,7 +98,7 @@ fn carry(port: &Port, tap: &Tap, stop: &CancelToken) -> io::Result<()> {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
                     if let Err(error) = port.send(&frame[..length]) {
-                        log::debug!("a bridge loses a frame: {error}");
+                        log::debug!("bridge: frame from the tap dropped: {error}");
                     }
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -130,14 +135,14 @@ mod tests {
         for number in 0..200 {
             inside.send(&[number; 100]).unwrap();
             outside.send(&[number; 60]).unwrap();
-            // Longer than the link's MTU: lost.
+            // Dropped: longer than the link's MTU.
             outside.send(&[number; 1900]).unwrap();
             assert_eq!(inside.receive(LONG).unwrap(), [number; 60]);
             assert_eq!(outside.recv(&mut received).unwrap(), 100);
             assert_eq!(received[..100], [number; 100]);
         }
         drop(bridge);
-        // Its end is closed, and may have left something unread.
+        // The bridge has closed its end of the socket, possibly with unread data.
         let gone = outside.recv(&mut received).map_err(|error| error.kind());
         assert!(matches!(gone, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{gone:?}");
     }
@@ -151,7 +156,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
-    /// Two hosts on a switch ask the kernel behind a tap who it is (ARP, RFC 826).
+    /// Two hosts on a switch resolve the address of the kernel behind a tap (ARP, RFC 826).
     #[test]
     fn reaches_the_kernel_through_a_tap() {
         in_own_namespace(CloneFlags::CLONE_NEWNET, || {
@@ -165,7 +170,8 @@ mod tests {
                 let (us, them) = ([10, 0, 0, number], [10, 0, 0, 1]);
                 let arp = |operation: u8| [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
                 let request = [&[0xff; 6][..], &host.mac(), &arp(1), &host.mac(), &us, &[0; 6], &them].concat();
-                // The kernel may drop what comes before it has noticed that somebody attached: ask again.
+                // The kernel may drop frames until it has noticed that a process attached to the
+                // tap: repeat the request.
                 let answer = (0..600).find_map(|_| {
                     host.send(&request).unwrap();
                     let mut frames = std::iter::from_fn(|| host.receive(Duration::from_millis(50)).ok());

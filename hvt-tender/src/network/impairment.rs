@@ -1,12 +1,14 @@
-//! What a network does to the frames that pass.
+//! Loss, duplication, reordering and delay of frames.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// What a network does to frames on their way to a port. The default is to deliver each at once, once and in order.
+/// Loss, duplication, reordering and delay of the frames that a network delivers to a port, as with
+/// `tc netem`. By default every frame is delivered immediately, once, and in order.
 ///
-/// All chances come from a seed: the same frames in the same order meet the same fate.
+/// All random numbers derive from the [seed](Self::seed): the same frames in the same order are
+/// impaired in the same way in every run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Impairment {
     loss: f64,
@@ -17,57 +19,58 @@ pub struct Impairment {
 }
 
 impl Impairment {
-    /// How much longer a frame takes that others are to overtake.
+    /// Extra delay of a reordered frame.
     const DETOUR: Duration = Duration::from_millis(1);
 
-    /// A network without faults.
+    /// Creates an impairment that delivers every frame immediately, once, and in order.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Share of the frames that are lost, from 0 to 1.
+    /// Sets the probability that a frame is lost, from 0 to 1.
     #[must_use]
     pub fn loss(mut self, probability: f64) -> Self {
         self.loss = probability;
         self
     }
 
-    /// Share of the frames that arrive twice, from 0 to 1.
+    /// Sets the probability that a frame arrives twice, from 0 to 1.
     #[must_use]
     pub fn duplication(mut self, probability: f64) -> Self {
         self.duplication = probability;
         self
     }
 
-    /// Share of the frames that take 1 ms longer than the others, so that those overtake them; from 0 to 1.
+    /// Sets the probability that a frame is reordered, from 0 to 1. A reordered frame arrives 1 ms
+    /// late, so that the frames behind it overtake it.
     #[must_use]
     pub fn reordering(mut self, probability: f64) -> Self {
         self.reordering = probability;
         self
     }
 
-    /// How long every frame takes.
+    /// Sets the delay of every frame.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self
     }
 
-    /// Where chance begins; 0 where nobody says otherwise.
+    /// Sets the seed of the random number generator (default: 0).
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Whether a frame may arrive later than it was sent.
+    /// Returns whether a frame may arrive later than it was sent.
     pub(super) fn delays(&self) -> bool {
         !self.delay.is_zero() || self.reordering > 0.0
     }
 }
 
-/// The conditions on the way to one port.
+/// Impairment of the frames to one port, with its random number generator.
 #[derive(Debug)]
 pub(super) struct Way {
     impairment: Impairment,
@@ -75,17 +78,18 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// The way to the port of this number.
+    /// Creates the path to the port with this number.
     pub(super) fn new(impairment: Impairment, number: usize) -> Self {
-        // The ways of a network share a seed but not their luck.
+        // The paths of a network share a seed but draw different random numbers.
         let chance =
             Rng::with_seed(impairment.seed.wrapping_add((number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self { impairment, chance }
     }
 
-    /// How long each copy of the next frame takes: none, one, or two of them.
+    /// Returns the delays of the next frame's copies: no copy, one copy, or two copies.
     ///
-    /// Every frame takes as many draws as any other, so that changing one share leaves the others' luck as it is.
+    /// Every frame takes the same number of draws, so that a change of one probability does not
+    /// change the outcome of the others.
     pub(super) fn next(&mut self) -> [Option<Duration>; 2] {
         let mut drawn = |probability: f64| self.chance.f64() < probability;
         let (lost, twice, late) =

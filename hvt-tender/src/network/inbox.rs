@@ -1,4 +1,4 @@
-//! The frames that wait for, or are on their way to, a port.
+//! Queue of the frames to a port, arrived or in transit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,13 +16,14 @@ use super::impairment::{Impairment, Way};
 use crate::device::{Endpoint, Senders};
 use crate::virtual_time::VirtualTime;
 
-/// Latest expiry that a timer takes: its seconds are signed.
+/// Latest expiry time of a timerfd, whose seconds are signed.
 const LATEST: Duration = Duration::from_secs(i64::MAX as u64);
 
-/// A bounded queue of frames in the order in which they arrive, and a descriptor that is readable exactly while one has.
+/// Bounded queue of frames, ordered by arrival, with a descriptor that is readable exactly while an
+/// arrived frame is queued.
 ///
-/// Queue and descriptor change together, under one lock: so a poll can neither miss a frame nor be told of one that has
-/// been taken.
+/// Queue and descriptor change together under one lock, so that a poll neither misses a frame nor
+/// reports a frame that has been received already.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -31,9 +32,9 @@ pub(super) struct Inbox {
     doorbell: InboxDoorbell,
     most: usize,
     time: Option<VirtualTime>,
-    /// Wakes the sender that waits for room.
+    /// Wakes the sender that waits for room in the queue.
     waker: OnceLock<Waker>,
-    /// An [`Owner`].
+    /// Owner of the port, as a number of [`Owner`].
     owner: AtomicU8,
 }
 
@@ -41,9 +42,9 @@ pub(super) struct Inbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Owner {
-    /// A test, a host in memory, or another thread that no virtual time knows of.
+    /// A test, an in-memory host, or another thread that is not scheduled by the virtual time.
     Other,
-    /// A guest in the virtual time.
+    /// A guest that runs in the virtual time.
     Guest,
     /// The port has been dropped.
     None,
@@ -52,14 +53,14 @@ pub(super) enum Owner {
 #[derive(Debug)]
 struct State {
     way: Way,
-    /// By time of arrival and order of sending.
+    /// Frames by arrival time and send order.
     frames: BTreeMap<(Duration, u64), Vec<u8>>,
     sent: u64,
-    /// When the bell rings or has rung.
+    /// Arrival time for which the doorbell is set, which may have passed already.
     ringing: Option<Duration>,
-    /// Number of frames that have found no room.
+    /// Number of frames dropped because the queue was full.
     lost: u64,
-    /// Number of free places for which the sender waits.
+    /// Number of free slots for which the sender waits.
     awaited: Option<usize>,
 }
 
@@ -72,12 +73,12 @@ impl fmt::Debug for Waker {
     }
 }
 
-/// What makes the descriptor readable.
+/// Descriptor that becomes readable when a frame arrives.
 #[derive(Debug)]
 enum InboxDoorbell {
-    /// Frames arrive at once: an event, counting to one at most.
+    /// Frames arrive immediately: an eventfd with a counter of 0 or 1.
     Event,
-    /// Frames take time: a timer that expires when the first one arrives.
+    /// Frames are delayed: a timerfd that expires when the first frame arrives.
     Timer(TimerFd),
 }
 
@@ -116,12 +117,12 @@ impl Inbox {
         })
     }
 
-    /// What is readable while a frame waits.
+    /// Returns the descriptor that is readable while an arrived frame is queued.
     pub(super) fn endpoint(&self) -> Arc<Endpoint> {
         self.endpoint.clone()
     }
 
-    /// Sends a frame on its way to here. What finds no room is lost.
+    /// Queues a frame. A full queue drops the frame.
     pub(super) fn send(&self, frame: &[u8]) {
         let mut state = self.lock();
         let now = self.now();
@@ -138,22 +139,23 @@ impl Inbox {
         drop(state);
         self.arrived.notify_all();
         if let Some(time) = &self.time {
-            // Not under the lock of the queue, at which this may look.
+            // Not under the lock of the queue: `poke` may take it.
             time.poke();
         }
     }
 
-    /// Takes the first frame that has arrived.
+    /// Removes and returns the first frame that has arrived.
     pub(super) fn take(&self) -> Option<Vec<u8>> {
         self.take_from(&mut self.lock(), self.now())
     }
 
-    /// Takes the first frame, once it has arrived; `None` when none does in time.
+    /// Waits for the first frame to arrive, then removes and returns it. Returns `None` if no frame
+    /// arrives within `timeout`.
     pub(super) fn wait(&self, timeout: Duration) -> Option<Vec<u8>> {
         let start = Instant::now();
         let mut state = self.lock();
         loop {
-            // Who waits outside of a virtual time need not wait for it.
+            // A caller outside of the virtual time does not wait for virtual time to pass.
             let now = if self.time.is_some() { Duration::MAX } else { self.now() };
             if let Some(frame) = self.take_from(&mut state, now) {
                 return Some(frame);
@@ -180,16 +182,18 @@ impl Inbox {
         Some(frame)
     }
 
-    /// Returns the number of frames that have found no room.
+    /// Returns the number of frames dropped because the queue was full.
     #[cfg(all(test, feature = "smoltcp"))]
     pub(super) fn lost(&self) -> u64 {
         self.lock().lost
     }
 
-    /// Returns whether a round of `frames` finds room and leaves a quarter of the queue free, for replies that no round
-    /// has counted. If not, the sender is woken once there is that room and half of the queue is free.
+    /// Returns whether the queue has room for `frames` frames and a quarter of the queue remains
+    /// free for replies, which the sender does not count. If not, the sender is woken once there is
+    /// that room and half of the queue is free.
     ///
-    /// Always true in a virtual time: a sender that is woken would take its turn at an instant of its own.
+    /// Always true in a virtual time: a wakeup would schedule the sender at an instant that depends
+    /// on the host.
     #[cfg(feature = "smoltcp")]
     pub(super) fn admits(&self, frames: usize) -> bool {
         let mut state = self.lock();
@@ -199,24 +203,24 @@ impl Inbox {
         admits
     }
 
-    /// Returns whether the next frame would find no room.
+    /// Returns whether the queue is full, so that the next frame would be dropped.
     #[cfg(feature = "smoltcp")]
     pub(super) fn is_full(&self) -> bool {
         self.time.is_none() && self.most > 0 && self.free(&self.lock()) == 0
     }
 
-    /// Sets the function that wakes the sender. The first one remains.
+    /// Sets the function that wakes the sender. Only the first call has an effect.
     #[cfg(feature = "smoltcp")]
     pub(super) fn wake_by(&self, waker: Arc<dyn Fn() + Send + Sync>) {
         let _ = self.waker.set(Waker(waker));
     }
 
-    /// Number of frames that find room.
+    /// Returns the number of free slots.
     fn free(&self, state: &State) -> usize {
         self.most.saturating_sub(state.frames.len())
     }
 
-    /// Makes the descriptor say what the queue holds.
+    /// Updates the descriptor's readiness to the state of the queue.
     fn ring(&self, state: &mut State, now: Duration) {
         let first = state.frames.keys().next().map(|(arrival, _)| *arrival);
         let done = match &self.doorbell {
@@ -225,13 +229,13 @@ impl Inbox {
                 (None, Some(_)) => nix::unistd::read(self.endpoint.as_fd(), &mut [0; 8]).map(drop),
                 _ => Ok(()),
             },
-            // It rings already, and goes on.
+            // The timer has expired and stays readable.
             InboxDoorbell::Timer(_) if first.zip(state.ringing).is_some_and(|(first, rung)| first.max(rung) <= now) => {
                 return;
             }
             InboxDoorbell::Timer(_) if first == state.ringing => return,
             InboxDoorbell::Timer(timer) => match first {
-                // A timer of 0 would be none at all; the host's clock has not shown that for long.
+                // An expiry time of 0 would disarm the timer, but CLOCK_MONOTONIC is past 0.
                 Some(at) => {
                     let at = TimeSpec::from_duration(at.min(LATEST));
                     timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
@@ -241,12 +245,13 @@ impl Inbox {
         };
         state.ringing = first;
         if let Err(errno) = done {
-            // Not for a good descriptor and a good time.
-            log::error!("a network in memory cannot say that frames wait: {errno}");
+            // Unreachable with a valid descriptor and a valid time.
+            log::error!("in-memory network: cannot signal that a frame has arrived: {errno}");
         }
     }
 
-    /// The clock of arrivals: a virtual one, or the one that timers go by.
+    /// Returns the time on the clock of arrivals: the virtual time, or `CLOCK_MONOTONIC` of the
+    /// timerfd.
     fn now(&self) -> Duration {
         match &self.time {
             Some(time) => time.elapsed(),
@@ -254,7 +259,7 @@ impl Inbox {
         }
     }
 
-    /// What a wall clock shows, since the Unix epoch.
+    /// Returns the wall-clock time since the Unix epoch.
     pub(super) fn wall_time(&self) -> Duration {
         match &self.time {
             Some(time) => time.wall_time(),
@@ -262,13 +267,13 @@ impl Inbox {
         }
     }
 
-    /// The virtual time in which frames arrive.
+    /// Returns the virtual time in which frames arrive, if any.
     #[cfg(feature = "smoltcp")]
     pub(super) fn virtual_time(&self) -> Option<&VirtualTime> {
         self.time.as_ref()
     }
 
-    /// Whether frames arrive in a virtual time.
+    /// Returns whether frames arrive in a virtual time.
     pub(super) fn is_virtual(&self) -> bool {
         self.time.is_some()
     }
@@ -279,17 +284,17 @@ impl Inbox {
 }
 
 impl Inbox {
-    /// Says who has the port now. A port that has been dropped stays dropped.
+    /// Sets the owner of the port. [`Owner::None`] is final.
     pub(super) fn set_owner(&self, owner: Owner) {
         let change = |before| (before != Owner::None as u8).then_some(owner as u8);
         let _ = self.owner.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
         if let (Owner::None, Some(time)) = (owner, &self.time) {
-            // Who waited for its frames may wait in vain now.
+            // A guest that waits for frames of this port may wait forever now: let the clock check.
             time.poke();
         }
     }
 
-    /// Sender that the port is.
+    /// Returns the kind of sender that the port's owner is.
     pub(super) fn sender(&self) -> Senders {
         match self.owner.load(Ordering::SeqCst) {
             owner if owner == Owner::Guest as u8 => Senders::Guests,
@@ -298,7 +303,7 @@ impl Inbox {
         }
     }
 
-    /// When the first frame arrives or has arrived, in nanoseconds of the virtual time.
+    /// Returns the arrival time of the first frame in nanoseconds of virtual time.
     pub(super) fn next(&self) -> Option<u64> {
         let first = self.lock().frames.keys().next().map(|(arrival, _)| arrival.as_nanos())?;
         u64::try_from(first).ok()

@@ -1,4 +1,4 @@
-//! A cable between two ports.
+//! Point-to-point link between two ports.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{DEFAULT_MTU, DEFAULT_QUEUE, Impairment, Port};
 use crate::device::Senders;
 use crate::virtual_time::VirtualTime;
 
-/// A cable between two ports.
+/// Builder of a point-to-point link between two [`Port`]s.
 #[derive(Clone, Debug)]
 pub struct Link {
     impairment: Impairment,
@@ -25,44 +25,49 @@ impl Default for Link {
 }
 
 impl Link {
-    /// A cable without faults, with an MTU of 1500, and room for 1024 frames at either end.
+    /// Creates a link without impairments, with an MTU of 1500 and a queue of 1024 frames at each
+    /// end.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Does this to the frames, in both directions, each with luck of its own.
+    /// Applies `impairment` to the frames of both directions. The directions draw independent
+    /// random numbers from the same seed.
     #[must_use]
     pub fn impairment(mut self, impairment: Impairment) -> Self {
         self.impairment = impairment;
         self
     }
 
-    /// Largest payload of a frame in bytes.
+    /// Sets the MTU, the maximum payload of a frame in bytes.
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = mtu;
         self
     }
 
-    /// Frames that wait, or are on their way, at either end.
+    /// Sets the capacity of the queue at each end. Frames in transit count as queued; a full queue
+    /// drops new frames.
     #[must_use]
     pub fn queue(mut self, frames: usize) -> Self {
         self.queue = frames;
         self
     }
 
-    /// Makes frames arrive in this virtual time, for guests that live in it.
+    /// Times the arrival of frames by `time` instead of the host's clock, for guests that run in
+    /// this virtual time.
     #[must_use]
     pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
         self.time = Some(time.clone());
         self
     }
 
-    /// Its two ends.
+    /// Creates the two ports of the link.
     ///
     /// # Errors
-    /// When the host has no descriptor left.
+    /// Returns the error of eventfd(2) or timerfd_create(2), such as `EMFILE` if the process has no
+    /// free descriptor.
     pub fn ports(self) -> io::Result<(Port, Port)> {
         let inbox = |number| Inbox::new(self.impairment.clone(), number, self.queue, self.time.clone()).map(Arc::new);
         let inboxes = [inbox(0)?, inbox(1)?];
@@ -72,7 +77,7 @@ impl Link {
     }
 }
 
-/// What goes in at one end comes out at the other.
+/// Medium of a [`Link`]: a frame sent at one end is queued at the other.
 struct Cable {
     inboxes: [Arc<Inbox>; 2],
 }

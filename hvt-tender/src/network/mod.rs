@@ -1,7 +1,8 @@
-//! Networks that exist in memory only: no root, no interface of the host, no frame that leaves the process.
+//! In-memory networks for tests: they need no privileges and no host interface, and no frame leaves
+//! the process.
 //!
-//! A [`Link`] joins two [`Port`]s, a [`Switch`] joins many. A port goes to a guest as its network device, or stays with
-//! the test, which sends and receives frames through it:
+//! A [`Link`] connects two [`Port`]s, a [`Switch`] any number of ports. A port is either the
+//! network device of a guest, or an endpoint through which a test sends and receives frames:
 //!
 //! ```
 //! use std::time::Duration;
@@ -15,18 +16,18 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! With a [`VirtualTime`](crate::VirtualTime) what frames take is no time of the host's, and with a seed the same frames
-//! get lost each time:
+//! With a [`VirtualTime`](crate::VirtualTime), delays pass in virtual time and cost no time of the
+//! host. With a seed, an [`Impairment`] drops the same frames in every run:
 //!
 //! ```
 //! use std::time::Duration;
-//! use hvt_tender::network::{Conditions, Link};
+//! use hvt_tender::network::{Impairment, Link};
 //! use hvt_tender::{VirtualTime, script::Script};
 //!
 //! let answered = |seed: u64| -> Result<usize, Box<dyn std::error::Error>> {
 //!     let time = VirtualTime::new();
-//!     let lossy = Conditions::new().loss(0.1).delay(Duration::from_millis(20)).seed(seed);
-//!     let (ours, theirs) = Link::new().conditions(lossy).virtual_time(&time).ports()?;
+//!     let lossy = Impairment::new().loss(0.1).delay(Duration::from_millis(20)).seed(seed);
+//!     let (ours, theirs) = Link::new().impairment(lossy).virtual_time(&time).ports()?;
 //!     let sends = Script::new().repeat(100, |script| script.net_write("service", [1; 60])).halt(0);
 //!     sends.unikernel()?.virtual_time(&time).net("service", theirs).run()?;
 //!     Ok(std::iter::from_fn(|| ours.receive(Duration::ZERO).ok()).count())
@@ -36,11 +37,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A [`Bridge`] joins a port and a tap of the host. What passes is written to a file by a port
-//! [itself](Port::with_pcap), and by any other device that is [`Recorded`].
+//! A [`Bridge`] connects a port to a tap interface of the host. [`Port::with_pcap`] writes the
+//! frames of a port to a pcap file; [`Recorded`] does the same for any other network device.
 //!
-//! With the feature `smoltcp` a port can also be that of a [`Host`], which speaks TCP/IP, and a guest's network device one
-//! in [user-mode networking](user), the way to the world outside that needs no rights.
+//! With the feature `smoltcp`, a [`Host`] on a port is a TCP/IP peer for the guests, and
+//! [user-mode networking](user) connects a guest to the outside without privileges.
 
 mod bridge;
 #[cfg(feature = "smoltcp")]
@@ -68,16 +69,16 @@ pub use port::Port;
 pub use recorded::Recorded;
 pub use switch::Switch;
 
-/// Bytes of an Ethernet header: no frame is shorter.
+/// Size of an Ethernet header in bytes, which is the minimum size of a frame.
 const HEADER: usize = hvt_abi::hypercall::FRAME_HEADER_SIZE as usize;
-/// Bytes that a VLAN tag adds to a frame (IEEE 802.1Q).
+/// Size of a VLAN tag in bytes (IEEE 802.1Q).
 const VLAN_TAG: usize = 4;
-/// Largest payload of a frame in bytes where nobody says otherwise.
+/// Default MTU: maximum payload of a frame in bytes.
 const DEFAULT_MTU: u16 = 1500;
-/// Frames that wait in a port where nobody says otherwise. What comes when it is full is lost.
+/// Default capacity of a port's queue in frames. A full queue drops new frames.
 const DEFAULT_QUEUE: usize = 1024;
 
-/// The locally administered address of the port with this number.
+/// Returns the locally administered MAC address of the port with this number.
 fn mac(number: usize) -> [u8; 6] {
     let [.., a, b, c, d] = (number as u64 + 1).to_be_bytes();
     [2, 0, a, b, c, d]

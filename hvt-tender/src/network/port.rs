@@ -1,4 +1,4 @@
-//! One end of a network.
+//! Port of an in-memory network.
 
 use std::io;
 use std::path::Path;
@@ -12,34 +12,36 @@ use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, Net, Pollable, 
 use crate::memory::GuestSlice;
 use crate::record_file::RecordFile;
 
-/// Where the frames go that a port sends.
+/// Medium that carries the frames of a port to other ports.
 pub(super) trait Medium: Send + Sync {
-    /// Carries a frame from the port with this number.
+    /// Carries a frame from port `from` to its destination ports.
     fn carry(&self, from: usize, frame: &[u8]);
 
-    /// Returns whether a round of `frames` from this port finds room. If not, the port is woken once there is some.
+    /// Returns whether the destination has room for `frames` frames from port `from`. If not, the
+    /// port's waker is called once there is room.
     #[cfg(feature = "smoltcp")]
     fn admits(&self, _from: usize, _frames: usize) -> bool {
         true
     }
 
-    /// Returns whether the next frame from this port would find no room.
+    /// Returns whether the destination's queue is full, so that the next frame from port `from`
+    /// would be dropped.
     #[cfg(feature = "smoltcp")]
     fn is_full(&self, _from: usize) -> bool {
         false
     }
 
-    /// Sets the function that wakes the owner of this port when there is room again.
+    /// Sets the function that wakes the owner of port `from` when the destination has room again.
     #[cfg(feature = "smoltcp")]
     fn wake_by(&self, _from: usize, _waker: Arc<dyn Fn() + Send + Sync>) {}
 
-    /// Senders whose frames may go to the port with this number.
+    /// Returns the kind of senders whose frames may reach port `to`.
     fn senders(&self, to: usize) -> Senders;
 }
 
-/// One end of a network: the network device of a guest, or the test's own.
+/// Port of an in-memory network: the network device of a guest, or a test's endpoint.
 ///
-/// Dropping it takes it out of the network.
+/// A dropped port leaves the network.
 pub struct Port {
     number: usize,
     inbox: Arc<Inbox>,
@@ -60,59 +62,59 @@ impl Port {
         Self { number, inbox, medium, mac: super::mac(number), mtu, pcap: Mutex::new(None) }
     }
 
-    /// Gives it this hardware address; otherwise it has 02:00:00:00:00:01, :02 and so on, in the order in which the
-    /// network made its ports.
+    /// Sets the MAC address. The default is 02:00:00:00:00:01 for the first port of the network,
+    /// 02:00:00:00:00:02 for the second, and so on.
     #[must_use]
     pub fn with_mac(mut self, mac: [u8; 6]) -> Self {
         self.mac = mac;
         self
     }
 
-    /// Writes every frame that is sent or received here to a file, which is made or emptied, in the pcap format. In a
-    /// virtual time it carries the times of that.
+    /// Records every frame that this port sends or receives in a pcap file. The file is created or
+    /// truncated. Timestamps are virtual time if the network uses a virtual time.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Returns the error of open(2) or write(2) if the file cannot be created or written.
     pub fn with_pcap(self, path: impl AsRef<Path>) -> io::Result<Self> {
         self.recorded_to(RecordFile::create(path.as_ref(), None)?)
     }
 
-    /// As [`with_pcap`](Self::with_pcap), to a file that is open.
+    /// Like [`with_pcap`](Self::with_pcap), but writes to an open file.
     ///
     /// # Errors
-    /// The error of write(2).
+    /// Returns the error of write(2).
     pub(crate) fn recorded_to(self, file: RecordFile) -> io::Result<Self> {
         let pcap = Pcap::new(file)?;
         *self.pcap.lock().unwrap_or_else(PoisonError::into_inner) = Some(pcap);
         Ok(self)
     }
 
-    /// Its hardware address.
+    /// Returns the MAC address of the port.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
         self.mac
     }
 
-    /// The virtual time in which its frames arrive.
+    /// Returns the virtual time of the network, if it uses one.
     #[cfg(feature = "smoltcp")]
     pub(super) fn virtual_time(&self) -> Option<&crate::virtual_time::VirtualTime> {
         self.inbox.virtual_time()
     }
 
-    /// Returns whether a round of `frames` finds room at the other end; see [`wake_by`](Self::wake_by).
+    /// Returns whether the other end has room for `frames` frames; see [`wake_by`](Self::wake_by).
     #[cfg(feature = "smoltcp")]
     pub(super) fn admits(&self, frames: usize) -> bool {
         self.medium.admits(self.number, frames)
     }
 
-    /// Returns whether the next frame would find no room.
+    /// Returns whether the other end's queue is full, so that the next frame would be dropped.
     #[cfg(feature = "smoltcp")]
     pub(super) fn is_full(&self) -> bool {
         self.medium.is_full(self.number)
     }
 
-    /// Has `waker` called when there is room for a round that was not [admitted](Self::admits). On a [`Link`] alone:
-    /// a switch loses what finds no room, as switches do.
+    /// Calls `waker` when the other end has room for the frames that were not
+    /// [admitted](Self::admits). Only a [`Link`] calls it: a switch drops frames that find no room.
     ///
     /// [`Link`]: super::Link
     #[cfg(feature = "smoltcp")]
@@ -120,19 +122,21 @@ impl Port {
         self.medium.wake_by(self.number, Arc::new(waker));
     }
 
-    /// Largest payload of its frames in bytes.
+    /// Returns the MTU, the maximum payload of a frame in bytes.
     #[must_use]
     pub fn mtu(&self) -> u16 {
         self.mtu
     }
 
-    /// Sends a frame, Ethernet header first.
+    /// Sends an Ethernet frame, header included. A frame for which the destination has no room is
+    /// dropped without an error.
     ///
     /// # Errors
-    /// When it is shorter than an Ethernet header, or longer than the MTU allows.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the frame is shorter than an Ethernet header, or
+    /// longer than the MTU plus the Ethernet header and a VLAN tag.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         if !(HEADER..=usize::from(self.mtu) + HEADER + VLAN_TAG).contains(&frame.len()) {
-            let what = format!("{} bytes are no frame for an MTU of {}", frame.len(), self.mtu);
+            let what = format!("invalid frame length {}: MTU is {}", frame.len(), self.mtu);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         self.record(frame);
@@ -140,23 +144,27 @@ impl Port {
         Ok(())
     }
 
-    /// Takes the next frame, waiting for `timeout` at most.
+    /// Receives the next frame, waiting up to `timeout` of the host's time for it.
+    ///
+    /// In a network with a virtual time, a frame in transit is returned immediately: the caller
+    /// does not wait for the virtual time of its arrival.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] when none comes.
+    /// Returns [`io::ErrorKind::TimedOut`] if no frame arrives within `timeout`.
     pub fn receive(&self, timeout: Duration) -> io::Result<Vec<u8>> {
         let frame = self.inbox.wait(timeout).ok_or(io::ErrorKind::TimedOut)?;
         self.record(&frame);
         Ok(frame)
     }
 
-    /// Takes a frame that has arrived, if there is one.
+    /// Receives the next frame if one has arrived. Does not wait.
     #[must_use]
     pub fn try_receive(&self) -> Option<Vec<u8>> {
         self.inbox.take().inspect(|frame| self.record(frame))
     }
 
-    /// Returns a function that counts the frames for this port that have found no room.
+    /// Returns a function that returns the number of frames that were dropped because this port's
+    /// queue was full.
     #[cfg(all(test, feature = "smoltcp"))]
     pub(super) fn lost(&self) -> impl Fn() -> u64 + use<> {
         let inbox = self.inbox.clone();
@@ -166,7 +174,7 @@ impl Port {
     fn record(&self, frame: &[u8]) {
         let mut pcap = self.pcap.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Err(error)) = pcap.as_mut().map(|pcap| pcap.record(self.inbox.wall_time(), frame)) {
-            log::warn!("frames are not recorded any more: {error}");
+            log::warn!("pcap: cannot write frame, recording stopped: {error}");
             *pcap = None;
         }
     }
@@ -178,7 +186,7 @@ impl Drop for Port {
     }
 }
 
-/// When frames arrive at a port.
+/// Arrival times of a port's frames in virtual time.
 struct PortArrivals {
     number: usize,
     inbox: Arc<Inbox>,
@@ -221,7 +229,7 @@ impl Net for Port {
     }
 
     fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
-        // Longer than any frame of the largest MTU is no frame, whatever the guest says.
+        // The guest's length is untrusted: do not allocate more than a frame of the largest MTU.
         let len = usize::try_from(frame.len()).map_err(|_| DeviceError)?;
         if len > usize::from(u16::MAX) + HEADER + VLAN_TAG {
             return Err(DeviceError);
@@ -238,7 +246,8 @@ impl Net for Port {
         Ok(self.try_receive().map(|frame| into.write(&frame) as u64))
     }
 
-    /// Its own. Those of the ports that it sends to, if there are any, are not known here.
+    /// Returns the descriptors of this port alone. The descriptors of the destination ports are not
+    /// included.
     fn descriptors(&self) -> Vec<Descriptor> {
         let pcap = self.pcap.lock().unwrap_or_else(PoisonError::into_inner);
         let recording = pcap.as_ref().map(|pcap| Descriptor::new(pcap.file(), Uses::WRITE));

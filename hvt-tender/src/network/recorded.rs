@@ -1,4 +1,4 @@
-//! A recording of what passes through a network device.
+//! Packet capture of a network device.
 
 use std::io;
 use std::path::Path;
@@ -11,8 +11,10 @@ use crate::device::{Arrivals, Descriptor, DeviceError, Endpoint, HelperThread, N
 use crate::memory::GuestSlice;
 use crate::record_file::RecordFile;
 
-/// A network device, a real one for instance, whose frames are written to a file in the pcap format as well. A
-/// [`Port`](super::Port) can do that [itself](super::Port::with_pcap).
+/// Network device whose frames are also written to a pcap file.
+///
+/// It wraps any device, such as a [`Tap`](crate::device::Tap). For a [`Port`](super::Port), use
+/// [`Port::with_pcap`](super::Port::with_pcap).
 #[derive(Debug)]
 pub struct Recorded<D> {
     device: D,
@@ -20,30 +22,30 @@ pub struct Recorded<D> {
 }
 
 impl<D> Recorded<D> {
-    /// Records what passes through `device` from now on. The file is made or emptied.
+    /// Records the frames of `device` in the file `path`, which is created or truncated.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Returns the error of open(2) or write(2) if the file cannot be created or written.
     pub fn new(device: D, path: impl AsRef<Path>) -> io::Result<Self> {
         Self::to(device, RecordFile::create(path.as_ref(), None)?)
     }
 
-    /// Records what passes through `device` from now on.
+    /// Records the frames of `device` in an open file.
     ///
     /// # Errors
-    /// The error of write(2).
+    /// Returns the error of write(2).
     pub(crate) fn to(device: D, file: RecordFile) -> io::Result<Self> {
         Ok(Self { device, pcap: Some(Pcap::new(file)?) })
     }
 
     fn record(&mut self, frame: GuestSlice<'_>) {
-        /// Longest frame of any MTU: a device has taken no longer one.
+        /// Maximum size of a frame at the largest MTU. No device accepts a longer frame.
         const LONGEST: u64 = (HEADER + VLAN_TAG + u16::MAX as usize) as u64;
         let Some(pcap) = &mut self.pcap else { return };
         let bytes = frame.prefix(LONGEST).to_vec();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         if let Err(error) = pcap.record(now, &bytes) {
-            log::warn!("frames are not recorded any more: {error}");
+            log::warn!("pcap: cannot write frame, recording stopped: {error}");
             self.pcap = None;
         }
     }

@@ -1,4 +1,4 @@
-//! A switch between many ports.
+//! Learning Ethernet switch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -10,19 +10,19 @@ use super::{DEFAULT_MTU, DEFAULT_QUEUE, Impairment, Port};
 use crate::device::Senders;
 use crate::virtual_time::VirtualTime;
 
-/// Addresses that a switch remembers; it floods what is for others.
+/// Maximum number of addresses that a switch learns. Frames to any other address are flooded.
 const ADDRESSES: usize = 4096;
 
-/// A switch that learns which address is behind which port.
+/// Ethernet switch that learns the port of each MAC address and floods frames to unknown addresses.
 ///
-/// Clones are the same switch.
+/// A clone refers to the same switch.
 #[derive(Clone, Debug)]
 pub struct Switch {
     fabric: Arc<Fabric>,
     handle: Arc<Handle>,
 }
 
-/// What makes the ports of a switch: clones share it.
+/// Handle that creates ports, shared by all clones of a switch.
 #[derive(Debug)]
 struct Handle {
     time: Option<VirtualTime>,
@@ -31,7 +31,8 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if let Some(time) = &self.time {
-            // Who waited for frames of a port that might be made waits in vain now.
+            // No further port can be created, so a guest that waits for frames of such a port may
+            // wait forever: let the clock check.
             time.poke();
         }
     }
@@ -44,13 +45,14 @@ impl Default for Switch {
 }
 
 impl Switch {
-    /// A switch without ports.
+    /// Creates a switch without ports.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A switch without ports, whose frames arrive in this virtual time, for guests that live in it.
+    /// Creates a switch without ports that times the arrival of frames by `time` instead of the
+    /// host's clock, for guests that run in this virtual time.
     #[must_use]
     pub fn in_virtual_time(time: &VirtualTime) -> Self {
         Self::living_in(Some(time.clone()))
@@ -62,18 +64,19 @@ impl Switch {
         Self { fabric, handle }
     }
 
-    /// Adds a port.
+    /// Adds a port without impairments.
     ///
     /// # Errors
-    /// When the host has no descriptor left.
+    /// Returns the error of eventfd(2), such as `EMFILE` if the process has no free descriptor.
     pub fn port(&self) -> io::Result<Port> {
         self.port_with(Impairment::new())
     }
 
-    /// Adds a port on the way to which this happens to frames.
+    /// Adds a port and applies `impairment` to the frames that it receives.
     ///
     /// # Errors
-    /// When the host has no descriptor left.
+    /// Returns the error of eventfd(2) or timerfd_create(2), such as `EMFILE` if the process has no
+    /// free descriptor.
     pub fn port_with(&self, impairment: Impairment) -> io::Result<Port> {
         let mut state = self.fabric.lock();
         let number = state.made;
@@ -91,11 +94,11 @@ struct Fabric {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Ports that were ever made.
+    /// Number of ports created so far, including dropped ones.
     made: usize,
     ports: BTreeMap<usize, Weak<Inbox>>,
     learned: HashMap<[u8; 6], usize>,
-    /// The switch that makes the ports, while there is one.
+    /// Handle that creates ports, as long as a clone of the switch exists.
     switch: Weak<Handle>,
 }
 
@@ -106,7 +109,7 @@ impl Fabric {
 }
 
 impl State {
-    /// Learns from a frame, and finds the ports that it goes to.
+    /// Learns the source address of `frame` and returns the inboxes of its destination ports.
     fn route(&mut self, from: usize, frame: &[u8]) -> Vec<Arc<Inbox>> {
         self.ports.retain(|_, inbox| inbox.strong_count() > 0);
         let (Some(to), Some(source)) = (address(frame, 0), address(frame, 6)) else { return Vec::new() };
@@ -133,7 +136,7 @@ impl Medium for Fabric {
     fn senders(&self, to: usize) -> Senders {
         let state = self.lock();
         if state.switch.strong_count() > 0 {
-            // It can make another port.
+            // The switch can still create a port with any sender behind it.
             return Senders::Anything;
         }
         let others = state.ports.iter().filter(|(port, _)| **port != to);
@@ -145,7 +148,7 @@ fn address(frame: &[u8], at: usize) -> Option<[u8; 6]> {
     frame.get(at..at + 6)?.try_into().ok()
 }
 
-/// Whether an address is that of many hosts: multicast or broadcast (IEEE 802, bit 0 of the first byte).
+/// Returns whether a MAC address is multicast or broadcast (IEEE 802, bit 0 of the first byte).
 fn is_group(address: [u8; 6]) -> bool {
     address[0] & 1 != 0
 }

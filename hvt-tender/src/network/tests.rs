@@ -22,7 +22,8 @@ fn pair(impairment: Impairment) -> (Port, Port) {
     Link::new().impairment(impairment).queue(100_000).ports().unwrap()
 }
 
-/// Sends so many frames; returns the numbers of those that arrive, as they do.
+/// Sends `frames` numbered frames and returns the numbers of the received frames in order of
+/// arrival.
 fn exchange(impairment: Impairment, frames: u32) -> Vec<u32> {
     let (a, b) = pair(impairment);
     (0..frames).for_each(|number| a.send(&frame(b.mac(), a.mac(), number)).unwrap());
@@ -63,7 +64,7 @@ fn a_seed_decides_the_fate_of_every_frame() {
     assert_eq!(exchange(Impairment::new().duplication(1.0), 2), [0, 0, 1, 1]);
 }
 
-/// No value panics, and a frame that takes for ever has not arrived.
+/// No value panics, and a frame with an infinite delay never arrives.
 #[test]
 fn conditions_beyond_all_measure() {
     let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 2.0, f64::MIN_POSITIVE];
@@ -119,7 +120,8 @@ fn a_delayed_frame_wakes_who_polls_when_it_arrives() {
     assert_eq!(poller.poll(0), Ok(0));
 }
 
-/// Whatever the sender does meanwhile: who polls is told of every frame, and of none that is not there.
+/// A poll reports every queued frame, and reports none while the queue is empty, with a concurrent
+/// sender.
 #[test]
 fn readiness_follows_the_queue() {
     const FRAMES: u32 = 20_000;
@@ -128,7 +130,7 @@ fn readiness_follows_the_queue() {
     let to = b.mac();
     let sender = thread::spawn(move || {
         (0..=FRAMES).for_each(|number| a.send(&frame(to, a.mac(), number)).unwrap());
-        // The last one may have found the queue full: it comes again until it is seen.
+        // The queue may have been full for the last frame: it is sent again until it is received.
         a
     });
     let mut last = None;
@@ -158,7 +160,7 @@ fn a_switch_learns_where_addresses_are() {
     let [a, b, c] = &ports[..] else { panic!("three ports") };
     let heard = || [a, b, c].map(|port| port.try_receive().map(|frame| number(&frame)));
     a.send(&frame(b.mac(), a.mac(), 1)).unwrap();
-    assert_eq!(heard(), [None, Some(1), Some(1)], "nobody knows where b is");
+    assert_eq!(heard(), [None, Some(1), Some(1)], "b's port is unknown");
     b.send(&frame(a.mac(), b.mac(), 2)).unwrap();
     assert_eq!(heard(), [Some(2), None, None]);
     a.send(&frame(b.mac(), a.mac(), 3)).unwrap();
@@ -167,11 +169,11 @@ fn a_switch_learns_where_addresses_are() {
     assert_eq!(heard(), [Some(4), Some(4), None]);
     c.send(&frame(c.mac(), c.mac(), 5)).unwrap();
     assert_eq!(heard(), [None; 3], "to itself");
-    // An address moves with its host.
+    // An address moves to another port.
     c.send(&frame(a.mac(), b.mac(), 6)).unwrap();
     a.send(&frame(b.mac(), a.mac(), 7)).unwrap();
     assert_eq!(heard(), [Some(6), None, Some(7)]);
-    // Where its port is gone, everybody is asked again.
+    // Frames to the address of a dropped port are flooded.
     let (a_mac, b_mac) = (a.mac(), b.mac());
     let mut ports = ports.into_iter();
     let (a, b) = (ports.next().unwrap(), ports.next().unwrap());

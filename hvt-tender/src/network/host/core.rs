@@ -1,4 +1,4 @@
-//! What a host, its connections and its thread share.
+//! State that a host, its connections and its thread share.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -13,12 +13,12 @@ use super::rest::Rest;
 use crate::network::ip::{Admission, Flow, Gate, Stack, StackDoorbell, dhcp, dns};
 use crate::virtual_time::{Hold, VirtualTime};
 
-/// Connections to a port that wait to be accepted, complete or not.
+/// Maximum number of connections to a port that are not accepted yet, established or not.
 const BACKLOG: usize = 64;
-/// How long a connection that nobody holds any more may take to end.
+/// Timeout of a connection that closes after its [`HostStream`](super::HostStream) was dropped.
 const FAREWELL: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(10);
 
-/// The stack, and who is told when it has moved on.
+/// The stack, and the condition variable that is notified after each of its turns.
 pub(super) struct Shared {
     /// `None` once the host has left the network.
     core: Mutex<Option<Core>>,
@@ -28,28 +28,28 @@ pub(super) struct Shared {
     start: Instant,
 }
 
-/// The stack and what is done with it.
+/// The stack with its services and connections.
 pub(super) struct Core {
     pub(super) stack: Stack,
     pub(super) ports: Ports,
     pub(super) dhcp: Option<dhcp::Server>,
     pub(super) dns: Option<dns::Server>,
-    /// Connections that nobody holds any more and that have not ended yet.
+    /// Connections that were dropped by their owner and are not closed yet.
     abandoned: Vec<SocketHandle>,
-    /// Until when somebody waits, in a virtual time.
+    /// Deadlines of the waiting threads in virtual time.
     deadlines: Vec<Duration>,
     pace: Pace,
 }
 
-/// What keeps a virtual time from moving while a host's user thinks.
+/// Hold on the virtual time while the host's user computes.
 #[derive(Debug, Default)]
 enum Pace {
-    /// Nothing does.
+    /// The virtual time is not held.
     #[default]
     Free,
-    /// This does.
+    /// The virtual time is held.
     Held { _hold: Hold },
-    /// Its user waits for something: it may move until the host has moved.
+    /// The host's user waits in an operation: the virtual time advances until the host's next turn.
     Lent,
 }
 
@@ -59,7 +59,7 @@ impl Core {
         Self { stack, ports, dhcp: None, dns: None, abandoned: Vec::new(), deadlines: Vec::new(), pace: Pace::Free }
     }
 
-    /// Moves everything on; returns how long nothing more will happen of itself.
+    /// Advances the stack and its services. Returns the time until the next timer, if any.
     fn turn(&mut self) -> Option<Duration> {
         self.stack.turn(&mut self.ports);
         if let Some(dhcp) = &mut self.dhcp {
@@ -80,7 +80,7 @@ impl Core {
         self.stack.idle()
     }
 
-    /// Tells the other ends of its connections that they are no more.
+    /// Resets all connections.
     fn leave(&mut self) {
         self.stack.reset();
         self.stack.flush();
@@ -90,7 +90,8 @@ impl Core {
         self.stack.sockets.get_mut(handle)
     }
 
-    /// Ends a connection that nobody holds any more: in good order where everything that came has been read.
+    /// Closes a connection after its owner dropped it: with FIN if all received data was read, with
+    /// RST otherwise.
     pub(super) fn abandon(&mut self, handle: SocketHandle) {
         let socket = self.tcp(handle);
         if socket.recv_queue() > 0 {
@@ -107,7 +108,7 @@ impl Shared {
         Self { core: Mutex::new(Some(core)), moved: Condvar::new(), doorbell, time, start: Instant::now() }
     }
 
-    /// Serves the stack until the bell says that it is over.
+    /// Runs the stack until the worker is requested to end.
     pub(super) fn serve(&self, mut rest: Rest) {
         let mut rested = rest.begin();
         while rested.is_ok() && !self.doorbell.is_over() {
@@ -124,8 +125,8 @@ impl Shared {
             rested = rest.wait(&self.doorbell, idle);
         }
         if let Err(error) = rested {
-            // Nothing that a guest does leads here: the kernel has no memory left, say.
-            log::error!("a host cannot wait for frames: {error}");
+            // A guest cannot cause this error. A possible cause is lack of kernel memory.
+            log::error!("in-memory host: cannot wait for frames: {error}");
         }
         if let Some(mut core) = self.lock().take() {
             core.leave();
@@ -133,7 +134,7 @@ impl Shared {
         self.moved.notify_all();
     }
 
-    /// Time in which it lives, since some moment.
+    /// Returns the time on the host's clock, virtual or real, since an arbitrary instant.
     pub(super) fn elapsed(&self) -> Duration {
         match &self.time {
             Some(time) => time.elapsed(),
@@ -141,35 +142,35 @@ impl Shared {
         }
     }
 
-    /// Keeps the virtual time from moving, but for what its user waits for.
+    /// Holds the virtual time, except while the host's user waits in an operation.
     pub(super) fn hold(&self) {
         if let (Some(time), Some(core)) = (&self.time, self.lock().as_mut()) {
             core.pace = Pace::Held { _hold: time.hold() };
         }
     }
 
-    /// Lets the virtual time move.
+    /// Releases the virtual time.
     pub(super) fn release(&self) {
         if let Some(core) = self.lock().as_mut() {
             core.pace = Pace::Free;
         }
     }
 
-    /// Does something with the stack, which then moves on.
+    /// Calls `action` with the stack, then wakes the thread.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotConnected`] when the host is gone.
+    /// Returns [`io::ErrorKind::NotConnected`] if the host has been dropped.
     pub(super) fn act<R>(&self, action: impl FnOnce(&mut Core) -> R) -> io::Result<R> {
         let result = action(self.lock().as_mut().ok_or_else(gone)?);
         self.doorbell.ring();
         Ok(result)
     }
 
-    /// Tries something again whenever the stack has moved on, until it yields something.
+    /// Calls `attempt` after each turn of the stack until it returns a result.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] when it does not within `timeout`, [`io::ErrorKind::NotConnected`] when the host is
-    /// gone before.
+    /// Returns [`io::ErrorKind::TimedOut`] if `attempt` returns no result within `timeout`, and
+    /// [`io::ErrorKind::NotConnected`] if the host is dropped.
     pub(super) fn wait<R>(
         &self,
         timeout: Duration,
@@ -179,8 +180,8 @@ impl Shared {
         let deadline = self.elapsed().saturating_add(timeout);
         if let (Some(core), Some(_)) = (guard.as_mut(), &self.time) {
             core.deadlines.push(deadline);
-            // The host needs the deadline. It must be rung for before time may move: only then is its turn at this
-            // moment, whether its thread waits already or not.
+            // The host's thread needs the deadline. The doorbell must ring before time advances:
+            // then the thread's turn is at this instant, whether the thread waits already or not.
             self.doorbell.ring();
         }
         let result = loop {
@@ -190,7 +191,7 @@ impl Shared {
             }
             let left = deadline.saturating_sub(self.elapsed());
             if left.is_zero() {
-                break Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing happened for {timeout:?}")));
+                break Err(io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {timeout:?}")));
             }
             if let Pace::Held { .. } = core.pace {
                 core.pace = Pace::Lent;
@@ -205,7 +206,7 @@ impl Shared {
         {
             core.deadlines.swap_remove(position);
         }
-        // There is room again, or something to send.
+        // The attempt may have made room in a buffer, or queued data to send.
         self.doorbell.ring();
         result
     }
@@ -216,10 +217,10 @@ impl Shared {
 }
 
 fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the host has left the network")
+    io::Error::new(io::ErrorKind::NotConnected, "host has left the network")
 }
 
-/// The ports that are listened at, and the connections to them that nobody has accepted yet.
+/// Listening ports with their backlogs of connections.
 #[derive(Debug)]
 pub(super) struct Ports {
     address: Ipv4Addr,
@@ -227,7 +228,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Begins to listen at a port; false where somebody does.
+    /// Starts to listen on a port. Returns false if the port is 0 or in use.
     pub(super) fn open(&mut self, port: u16) -> bool {
         let free = port != 0 && !self.waiting.contains_key(&port);
         if free {
@@ -236,12 +237,13 @@ impl Ports {
         free
     }
 
-    /// Listens at a port no more; returns the connections that nobody has accepted.
+    /// Stops listening on a port. Returns the connections of its backlog.
     pub(super) fn close(&mut self, port: u16) -> VecDeque<SocketHandle> {
         self.waiting.remove(&port).unwrap_or_default()
     }
 
-    /// Takes the first connection to a port that is complete, and forgets those that have failed before.
+    /// Removes the first established connection from a port's backlog, and discards failed
+    /// connections.
     pub(super) fn accept(&mut self, port: u16, sockets: &mut SocketSet<'static>) -> Option<SocketHandle> {
         let waiting = self.waiting.get_mut(&port)?;
         waiting.retain(|handle| {
@@ -265,7 +267,7 @@ impl Gate for Ports {
         };
         match self.waiting.get(&flow.local.port()) {
             Some(waiting) if waiting.len() < BACKLOG => Admission::Accept(flow),
-            // As hosts do: it will try again.
+            // A full backlog drops the SYN, as Linux does: the peer retransmits it.
             Some(_) => Admission::Drop,
             None => Admission::Pass,
         }
@@ -278,7 +280,7 @@ impl Gate for Ports {
     }
 }
 
-/// The far end of a connection.
+/// Returns the remote address of a connection.
 pub(super) fn peer(socket: &tcp::Socket<'_>) -> Option<SocketAddrV4> {
     let end = socket.remote_endpoint()?;
     let smoltcp::wire::IpAddress::Ipv4(address) = end.addr;

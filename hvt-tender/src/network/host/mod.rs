@@ -1,4 +1,4 @@
-//! The test's own TCP/IP peer on a network in memory.
+//! TCP/IP peer of the guests on an in-memory network.
 
 mod core;
 mod ping;
@@ -21,7 +21,8 @@ use super::ip::{Stack, Worker, dhcp, dns};
 
 pub use stream::{HostListener, HostStream};
 
-/// A host on a network in memory: talks TCP with the guests, pings them, and gives them addresses and names.
+/// IPv4 host on an in-memory network: connects to guests and accepts their connections, pings them,
+/// and serves DHCP and DNS.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -42,18 +43,20 @@ pub use stream::{HostListener, HostStream};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// It lives on a thread of its own and leaves the network when it is dropped: that thread ends, and its connections are
-/// reset. It answers pings. IPv4 only, and no fragments. On a [`Link`](super::Link) in real time it sends no more frames
-/// than the other end has room for.
+/// The host runs on a dedicated thread, `hvt-host`, and answers pings. When it is dropped, the
+/// thread ends and all connections are reset. IPv6 and IP fragments are not supported. On a
+/// [`Link`](super::Link) in real time, the host never sends more frames than the other end has room
+/// for.
 ///
-/// On a port in a [`VirtualTime`](crate::VirtualTime) it takes turns with the guests, and its timeouts are in that time:
-/// what nobody answers takes no time. To have the same happen in every run, [`hold`](Self::hold) it.
+/// On a port in a [`VirtualTime`](crate::VirtualTime), the host takes turns with the guests, and
+/// its timeouts are in virtual time: an unanswered request costs no real time. For the same result
+/// in every run, [`hold`](Self::hold) the host.
 pub struct Host {
     shared: Arc<Shared>,
     address: Ipv4Addr,
     timeout: Duration,
     pings: AtomicU16,
-    // Ends the thread.
+    // Ends the thread on drop.
     _worker: Worker,
 }
 
@@ -64,15 +67,15 @@ impl fmt::Debug for Host {
 }
 
 impl Host {
-    /// A host with this address, in a network of 24 bits.
+    /// Starts a host with this address and a prefix length of 24 bits.
     ///
     /// # Errors
-    /// As [`HostBuilder::start`].
+    /// Returns the errors of [`HostBuilder::start`].
     pub fn new(port: Port, address: impl Into<Ipv4Addr>) -> io::Result<Self> {
         Self::builder(address).start(port)
     }
 
-    /// A host with this address that is yet to be told more.
+    /// Returns a builder for a host with this address.
     pub fn builder(address: impl Into<Ipv4Addr>) -> HostBuilder {
         HostBuilder {
             address: address.into(),
@@ -84,57 +87,65 @@ impl Host {
         }
     }
 
-    /// Its address.
+    /// Returns the IPv4 address of the host.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// Connects to a port of `to`.
+    /// Opens a TCP connection to `port` of the host `to`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::ConnectionRefused`] when nobody listens there, [`io::ErrorKind::TimedOut`] when nobody answers.
+    /// Returns [`io::ErrorKind::ConnectionRefused`] if `to` does not listen on the port,
+    /// [`io::ErrorKind::TimedOut`] if `to` does not answer, and [`io::ErrorKind::InvalidInput`] if
+    /// `to` is 0.0.0.0 or the port is 0.
     pub fn connect(&self, to: impl Into<Ipv4Addr>, port: u16) -> io::Result<HostStream> {
         HostStream::connect(&self.shared, self.address, SocketAddrV4::new(to.into(), port), self.timeout)
     }
 
-    /// Listens at a port.
+    /// Listens for TCP connections on a port.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] when it does so already, or the port is 0.
+    /// Returns [`io::ErrorKind::AddrInUse`] if the host listens on the port already, or the port is
+    /// 0.
     pub fn listen(&self, port: u16) -> io::Result<HostListener> {
         HostListener::new(&self.shared, port, self.timeout)
     }
 
-    /// Keeps the virtual time that it lives in from moving until the returned value is dropped, except while the caller
-    /// waits in one of its operations, or in one of its connections'. Then what a test does with it is part of the guests'
-    /// world: it takes no time, and two runs are the same. For one thread at a time, and in real time without effect.
+    /// Holds the virtual time until the returned value is dropped, except while the caller waits in
+    /// an operation of this host or of its connections.
     ///
-    /// Nothing else of that time can be waited for meanwhile, the end of a guest, say: drop it before.
+    /// The computations of the test then cost no virtual time, and two runs give the same result.
+    /// Only one thread at a time may use a held host. In real time, the hold has no effect.
+    ///
+    /// Drop the hold before waiting for any other event in the virtual time, such as the exit of a
+    /// guest: the wait would never end.
     pub fn hold(&self) -> HostHold {
         self.shared.hold();
         HostHold { shared: self.shared.clone() }
     }
 
-    /// Sends an echo request to `to`; returns how long the answer took.
+    /// Sends one ICMP echo request to `to` and returns the round-trip time.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] when none comes. One request is sent: where frames get lost, try again.
+    /// Returns [`io::ErrorKind::TimedOut`] if no reply arrives. The request is not repeated: on a
+    /// lossy network, call `ping` again. Returns [`io::ErrorKind::HostUnreachable`] if the reply is
+    /// a "destination unreachable" message.
     pub fn ping(&self, to: impl Into<Ipv4Addr>) -> io::Result<Duration> {
         self.ping_timeout(to, self.timeout)
     }
 
-    /// As [`ping`](Self::ping), with its own patience.
+    /// Like [`ping`](Self::ping), with a timeout.
     ///
     /// # Errors
-    /// As [`ping`](Self::ping).
+    /// Returns the errors of [`ping`](Self::ping).
     pub fn ping_timeout(&self, to: impl Into<Ipv4Addr>, timeout: Duration) -> io::Result<Duration> {
         let ident = self.pings.fetch_add(1, Ordering::Relaxed).max(1);
         ping::ping(&self.shared, to.into(), ident, timeout)
     }
 }
 
-/// Keeps a virtual time from moving while a [`Host`]'s user thinks: see [`Host::hold`].
+/// Guard that holds the virtual time of a [`Host`]: see [`Host::hold`].
 #[must_use = "time moves again as soon as this is dropped"]
 pub struct HostHold {
     shared: Arc<Shared>,
@@ -152,9 +163,9 @@ impl Drop for HostHold {
     }
 }
 
-/// What a [`Host`] is to be.
+/// Builder of a [`Host`].
 #[derive(Clone, Debug)]
-#[must_use = "nothing happens before it is started"]
+#[must_use = "the host does not exist until `start` is called"]
 pub struct HostBuilder {
     address: Ipv4Addr,
     prefix: u8,
@@ -165,48 +176,53 @@ pub struct HostBuilder {
 }
 
 impl HostBuilder {
-    /// Length in bits of the part of its address that all on its network share: 24 unless told otherwise.
+    /// Sets the prefix length of the host's network in bits, from 1 to 30 (default: 24).
     pub fn prefix_len(mut self, bits: u8) -> Self {
         self.prefix = bits;
         self
     }
 
-    /// Serves DHCP: hands out the addresses from `first` on to the end of its network, names itself as the router, and as
-    /// the DNS server if it is one.
+    /// Serves DHCP: leases the addresses from `first` to the end of the host's network. The host is
+    /// the router of its clients, and their DNS server if it [serves DNS](Self::name).
     pub fn dhcp(mut self, first: impl Into<Ipv4Addr>) -> Self {
         self.leases = Some(first.into());
         self
     }
 
-    /// Serves DNS: `name` has this address, and those that it was given before. It knows no names that it was not told.
+    /// Serves DNS and adds `address` to the addresses of `name`. Queries for any other name are
+    /// answered with `NXDOMAIN`.
     pub fn name(mut self, name: &str, address: impl Into<Ipv4Addr>) -> Self {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         self.names.entry(name).or_default().push(address.into());
         self
     }
 
-    /// How long its operations wait: 30 s unless told otherwise.
+    /// Sets the timeout of the host's operations (default: 30 s).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Where the chances come from that TCP takes, such as first sequence numbers; 0 where nobody says otherwise.
+    /// Sets the seed of the stack's random numbers, such as initial TCP sequence numbers (default:
+    /// 0).
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Joins the network.
+    /// Starts the host on `port`.
     ///
     /// # Errors
-    /// When it cannot have this address there, or the host has no descriptor or thread left.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the address is not a host address in a network of
+    /// this prefix length, if the DHCP range is not in the network or is empty, if the port's MAC
+    /// address is not unicast, or if its MTU is below 576. Returns the error of eventfd(2) or
+    /// clone(2) if the process has no descriptor or thread left.
     pub fn start(self, port: Port) -> io::Result<Host> {
         let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         let (address, prefix) = (self.address, self.prefix);
         let hosts = usable(address, prefix);
         let Some((network, last)) = hosts.filter(|(first, last)| (*first..=*last).contains(&address)) else {
-            return invalid(format!("{address}/{prefix} is not the address of a host"));
+            return invalid(format!("{address}/{prefix} is not a host address"));
         };
         let stack = Stack::new(port, &[(address, prefix)], false, self.seed)?;
         let mut core = Core::new(stack, address);
@@ -230,7 +246,7 @@ impl HostBuilder {
     }
 }
 
-/// The first and last address of hosts in the network of `address`.
+/// Returns the first and the last host address in the network of `address`.
 fn usable(address: Ipv4Addr, prefix: u8) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let hosts = u32::MAX.checked_shr(prefix.into()).filter(|_| (1..=30).contains(&prefix))?;
     let network = address.to_bits() & !hosts;

@@ -11,16 +11,16 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress};
 
 use super::core::{Core, Shared};
 
-/// What a request carries.
+/// Payload of an echo request.
 const PAYLOAD: [u8; 32] = *b"abcdefghijklmnopqrstuvwabcdefghi";
 
-/// Sends a request, and waits for the answer; returns how long that took.
+/// Sends an echo request, waits for the reply, and returns the round-trip time.
 pub(super) fn ping(shared: &Shared, to: Ipv4Addr, ident: u16, timeout: Duration) -> io::Result<Duration> {
     let start = shared.elapsed();
     let socket = Echo { shared, handle: shared.act(|core| request(core, to, ident))?? };
     let unanswered = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => {
-            io::Error::new(io::ErrorKind::TimedOut, format!("{to} has not answered within {timeout:?}"))
+            io::Error::new(io::ErrorKind::TimedOut, format!("no echo reply from {to} within {timeout:?}"))
         }
         _ => error,
     };
@@ -43,9 +43,9 @@ pub(super) fn ping(shared: &Shared, to: Ipv4Addr, ident: u16, timeout: Duration)
     answer.map(|()| shared.elapsed().saturating_sub(start)).map_err(unanswered)
 }
 
-/// Sends a request from a socket of its own.
+/// Sends an echo request from a new socket and returns the socket.
 fn request(core: &mut Core, to: Ipv4Addr, ident: u16) -> io::Result<SocketHandle> {
-    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("{to} cannot be pinged"));
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("cannot ping {to}"));
     let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 4096]);
     let mut socket = icmp::Socket::new(buffer(), buffer());
     socket.bind(icmp::Endpoint::Ident(ident)).map_err(|_| invalid())?;
@@ -56,7 +56,7 @@ fn request(core: &mut Core, to: Ipv4Addr, ident: u16) -> io::Result<SocketHandle
     Ok(core.stack.sockets.add(socket))
 }
 
-/// A socket that vanishes with this.
+/// ICMP socket, removed from the stack on drop.
 struct Echo<'a> {
     shared: &'a Shared,
     handle: SocketHandle,

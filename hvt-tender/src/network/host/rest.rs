@@ -1,4 +1,4 @@
-//! How a host's thread waits for something to do.
+//! Waiting of a host's thread.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,14 +12,15 @@ use crate::device::{Endpoint, Interrupted, Poller as _};
 use crate::network::ip::{Stack, StackDoorbell, wait};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
-/// How a host's thread waits: for real, or by taking turns with the guests of a virtual time.
+/// Wait of a host's thread: in poll(2), or for its turn among the guests of a virtual time.
 pub(super) enum Rest {
     Real(Arc<Endpoint>),
     Virtual(VirtualPoller),
 }
 
 impl Rest {
-    /// How the thread of this stack waits, what wakes it, and its virtual time if it lives in one.
+    /// Creates the wait of this stack's thread. Returns it with the doorbell that ends the wait,
+    /// and the virtual time, if any.
     pub(super) fn new(stack: &Stack) -> io::Result<(Self, Arc<StackDoorbell>, Option<VirtualTime>)> {
         let Some((time, frames)) = stack.arrivals() else {
             return Ok((Self::Real(stack.endpoint()), StackDoorbell::new()?, None));
@@ -30,7 +31,7 @@ impl Rest {
         Ok((Self::Virtual(poller), doorbell, Some(time)))
     }
 
-    /// Waits until the thread may begin.
+    /// Waits for the first turn of the thread.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         match self {
             Self::Real(_) => Ok(()),
@@ -38,7 +39,7 @@ impl Rest {
         }
     }
 
-    /// Waits until a frame has arrived, the bell has rung, or `idle` is over.
+    /// Waits until a frame arrives, the doorbell rings, or `idle` has passed.
     pub(super) fn wait(&mut self, doorbell: &StackDoorbell, idle: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Real(endpoint) => {
@@ -47,14 +48,15 @@ impl Rest {
             }
             Self::Virtual(poller) => {
                 let idle = idle.map_or(u64::MAX, |idle| u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX));
-                // Never on at once: whose turn is next must not depend on when the host's user has rung.
+                // Always pass the turn on, even if the doorbell has rung: the order of turns must
+                // not depend on the time of the ring.
                 poller.pass(idle).or_else(ended)
             }
         }
     }
 }
 
-/// The bell says that it is over.
+/// The doorbell has been requested to end: not an error.
 fn ended(_: Interrupted) -> io::Result<()> {
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Connections of a host.
+//! TCP connections and listeners of a host.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -11,11 +11,14 @@ use smoltcp::socket::tcp::{RecvError, State};
 
 use super::core::{Core, Shared, peer};
 
-/// A TCP connection of a [`Host`](super::Host).
+/// TCP connection of a [`Host`](super::Host).
 ///
-/// Reads and writes wait for as long as the host does ([`HostBuilder::timeout`](super::HostBuilder::timeout)) unless
-/// told otherwise, and then fail with [`io::ErrorKind::TimedOut`]. Dropping it closes the connection: in good order
-/// where everything that came has been read, with a reset otherwise.
+/// Reads and writes fail with [`io::ErrorKind::TimedOut`] after the host's timeout
+/// ([`HostBuilder::timeout`](super::HostBuilder::timeout)), or after the timeout of
+/// [`set_timeout`](Self::set_timeout).
+///
+/// When the stream is dropped, the connection is closed with FIN if all received data was read, and
+/// with RST otherwise.
 pub struct HostStream {
     shared: Arc<Shared>,
     handle: SocketHandle,
@@ -38,12 +41,12 @@ impl HostStream {
         timeout: Duration,
     ) -> io::Result<Self> {
         let handle = shared.act(|core| core.stack.connect(from, to))??;
-        // From here on its drop ends the connection.
+        // From here on, the drop of `stream` closes the connection.
         let stream = Self::new(shared, handle, to, timeout);
         let connected = shared.wait(timeout, |core| match core.tcp(handle).state() {
             State::SynSent | State::SynReceived => None,
             State::Closed => {
-                let what = format!("{to} does not accept connections");
+                let what = format!("connection refused by {to}");
                 Some(Err(io::Error::new(io::ErrorKind::ConnectionRefused, what)))
             }
             _ => Some(Ok(())),
@@ -51,17 +54,17 @@ impl HostStream {
         match connected {
             Ok(()) => Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("{to} has not answered within {timeout:?}")))
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {to} within {timeout:?}")))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The next connection to `port`.
+    /// Waits for the next connection to `port`.
     pub(super) fn accept(shared: &Arc<Shared>, port: u16, timeout: Duration) -> io::Result<Self> {
         let (handle, peer) = shared.wait(timeout, |core| {
             let handle = core.ports.accept(port, &mut core.stack.sockets)?;
-            // One that has an end at all.
+            // An established connection has a remote address; the fallback is never used.
             let peer = peer(core.tcp(handle)).unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
             Some(Ok((handle, peer)))
         })?;
@@ -72,21 +75,22 @@ impl HostStream {
         Self { shared: shared.clone(), handle, peer, timeout: Mutex::new(timeout) }
     }
 
-    /// The other end.
+    /// Returns the remote address.
     #[must_use]
     pub fn peer(&self) -> SocketAddrV4 {
         self.peer
     }
 
-    /// Makes every read and write wait for this long at most.
+    /// Sets the timeout of every read, write and flush.
     pub fn set_timeout(&self, timeout: Duration) {
         *self.timeout.lock().unwrap_or_else(PoisonError::into_inner) = timeout;
     }
 
-    /// Says that nothing more will be written: the other end reads an end of file behind what was.
+    /// Closes the sending half of the connection. The peer reads the data written so far, then end
+    /// of file.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotConnected`] when the host is gone.
+    /// Returns [`io::ErrorKind::NotConnected`] if the host has been dropped.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.shared.act(|core| core.tcp(self.handle).close())
     }
@@ -123,7 +127,7 @@ impl Write for &HostStream {
         })
     }
 
-    /// Waits until the other end has acknowledged everything.
+    /// Waits until the peer has acknowledged all written data.
     fn flush(&mut self) -> io::Result<()> {
         self.wait(|core| match core.tcp(self.handle) {
             socket if socket.send_queue() == 0 => Some(Ok(())),
@@ -151,12 +155,13 @@ impl Write for HostStream {
 
 impl Drop for HostStream {
     fn drop(&mut self) {
-        // A host that is gone has ended it.
+        // A dropped host has reset the connection already.
         let _ = self.shared.act(|core| core.abandon(self.handle));
     }
 }
 
-/// A port at which a [`Host`](super::Host) listens. Dropping it refuses the connections that were not accepted.
+/// TCP listener of a [`Host`](super::Host). When it is dropped, connections that were not accepted
+/// are reset.
 pub struct HostListener {
     shared: Arc<Shared>,
     port: u16,
@@ -172,16 +177,17 @@ impl fmt::Debug for HostListener {
 impl HostListener {
     pub(super) fn new(shared: &Arc<Shared>, port: u16, timeout: Duration) -> io::Result<Self> {
         if !shared.act(|core| core.ports.open(port))? {
-            let what = format!("port {port} is in use, or none");
+            let what = format!("port {port} is in use or invalid");
             return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
         }
         Ok(Self { shared: shared.clone(), port, timeout })
     }
 
-    /// Waits for the next connection, for as long as the host does.
+    /// Waits for the next connection.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] when there is none in time, [`io::ErrorKind::NotConnected`] when the host is gone.
+    /// Returns [`io::ErrorKind::TimedOut`] if no connection arrives within the host's timeout, and
+    /// [`io::ErrorKind::NotConnected`] if the host has been dropped.
     pub fn accept(&self) -> io::Result<HostStream> {
         HostStream::accept(&self.shared, self.port, self.timeout)
     }

@@ -10,14 +10,14 @@ use crate::virtual_time::VirtualTime;
 const SERVER: [u8; 4] = [10, 0, 0, 1];
 const CLIENT: [u8; 4] = [10, 0, 0, 2];
 
-/// Two hosts on a switch, to each of which this happens to frames.
+/// Two hosts on a switch, with `impairment` on the frames to each host.
 fn pair(impairment: &Impairment) -> (Host, Host) {
     let switch = Switch::new();
     let host = |address: [u8; 4]| Host::new(switch.port_with(impairment.clone()).unwrap(), address).unwrap();
     (host(SERVER), host(CLIENT))
 }
 
-/// Sends so many bytes there and back.
+/// Sends `len` bytes from the client to the server and back.
 fn echo(server: &Host, client: &Host, len: usize) {
     let sent: Vec<u8> = (0..len).map(|index| (index * 7 / 3) as u8).collect();
     let listener = server.listen(7).unwrap();
@@ -63,7 +63,7 @@ fn pings_are_answered() {
     assert!(server.ping(CLIENT).unwrap() >= 2 * DELAY);
     let nobody = client.ping_timeout([10, 0, 0, 3], Duration::from_millis(50)).unwrap_err();
     assert_eq!(nobody.kind(), io::ErrorKind::TimedOut);
-    assert!(nobody.to_string().contains("10.0.0.3 has not answered"), "{nobody}");
+    assert!(nobody.to_string().contains("no echo reply from 10.0.0.3"), "{nobody}");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn errors_say_what_happened() {
     };
     let (server, client) = (host(SERVER), host(CLIENT));
     let refused = client.connect(SERVER, 9).unwrap_err();
-    assert_eq!(refused.to_string(), "10.0.0.1:9 does not accept connections");
+    assert_eq!(refused.to_string(), "connection refused by 10.0.0.1:9");
     assert_eq!(client.connect([10, 0, 0, 9], 9).unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(client.connect(SERVER, 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
 
@@ -83,7 +83,7 @@ fn errors_say_what_happened() {
     assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::TimedOut);
     let mut stream = client.connect(SERVER, 7).unwrap();
     assert_eq!(stream.read(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-    // Nobody has accepted it, and nobody will.
+    // Never accepted.
     stream.set_timeout(Duration::from_secs(20));
     drop(listener);
     assert_eq!(stream.read(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
@@ -125,7 +125,7 @@ fn a_full_backlog_makes_others_wait() {
     let listener = server.listen(7).unwrap();
     let streams: Vec<_> = (0..64).map(|_| client.connect(SERVER, 7).unwrap()).collect();
     thread::scope(|scope| {
-        // It is let in once there is room again.
+        // Accepted once the backlog has room.
         let late = scope.spawn(|| client.connect(SERVER, 7).map(drop));
         for _ in 0..65 {
             listener.accept().unwrap();
@@ -139,11 +139,11 @@ fn a_full_backlog_makes_others_wait() {
 fn addresses_that_no_host_can_have() {
     let start = |builder: HostBuilder| builder.start(Switch::new().port().unwrap()).map(drop);
     for (builder, words) in [
-        (Host::builder([10, 0, 0, 0]), "10.0.0.0/24 is not the address of a host"),
+        (Host::builder([10, 0, 0, 0]), "10.0.0.0/24 is not a host address"),
         (Host::builder([10, 0, 0, 255]), "10.0.0.255/24"),
         (Host::builder(SERVER).prefix_len(31), "10.0.0.1/31"),
         (Host::builder(SERVER).prefix_len(255), "10.0.0.1/255"),
-        (Host::builder([224, 0, 0, 1]), "224.0.0.1 is not the address of one host"),
+        (Host::builder([224, 0, 0, 1]), "224.0.0.1 is not a unicast address"),
         (Host::builder([239, 1, 2, 3]), "239.1.2.3"),
         (Host::builder([240, 0, 0, 1]), "240.0.0.1"),
         (Host::builder([255, 255, 255, 254]), "255.255.255.254"),
@@ -151,7 +151,7 @@ fn addresses_that_no_host_can_have() {
         (Host::builder([0, 0, 0, 0]), "0.0.0.0"),
         (Host::builder([0, 0, 0, 1]), "0.0.0.1"),
         (Host::builder(SERVER).prefix_len(30).dhcp([10, 0, 0, 3]), "10.0.0.3"),
-        (Host::builder([10, 0, 0, 2]).prefix_len(30).dhcp([10, 0, 0, 2]), "there is no address to hand out"),
+        (Host::builder([10, 0, 0, 2]).prefix_len(30).dhcp([10, 0, 0, 2]), "no address to lease"),
         (Host::builder(SERVER).prefix_len(0), "10.0.0.1/0"),
         (Host::builder(SERVER).dhcp([10, 0, 1, 1]), "10.0.1.1 is not an address in the network of 10.0.0.1/24"),
     ] {
@@ -160,12 +160,12 @@ fn addresses_that_no_host_can_have() {
     }
     assert!(start(Host::builder([10, 0, 0, 255]).prefix_len(16)).is_ok());
     let (port, _other) = Link::new().mtu(100).ports().unwrap();
-    assert!(Host::new(port, SERVER).unwrap_err().to_string().contains("576 at least"));
+    assert!(Host::new(port, SERVER).unwrap_err().to_string().contains("minimum is 576"));
     let port = Switch::new().port().unwrap().with_mac([0xff; 6]);
     assert!(Host::new(port, SERVER).is_err());
 }
 
-/// What nobody answers takes no time, and what takes time takes the same each time.
+/// An unanswered request costs no real time, and two runs take the same virtual time.
 #[test]
 fn virtual_time_passes_in_no_time() {
     let run = || {
@@ -176,7 +176,7 @@ fn virtual_time_passes_in_no_time() {
         let world = time.hold();
         let (server, client) = (Host::new(port(), SERVER).unwrap(), Host::new(port(), CLIENT).unwrap());
         let listener = server.listen(7).unwrap();
-        // One that answers by itself, and one that this test is.
+        // The server's thread answers by itself; the test holds the client and drives it.
         let hold = client.hold();
         drop(world);
         let mut stamps = vec![time.elapsed()];
@@ -201,7 +201,7 @@ fn virtual_time_passes_in_no_time() {
     assert!(start.elapsed() < Duration::from_secs(20));
 }
 
-/// No argument makes a host panic, or wait for longer than its timeout.
+/// No argument makes a host panic or wait for longer than its timeout.
 #[test]
 fn arguments_of_every_kind() {
     let (port, other) = Link::new().mtu(u16::MAX).ports().unwrap();
@@ -229,7 +229,7 @@ fn arguments_of_every_kind() {
     longest.ping_timeout(SERVER, Duration::MAX).unwrap();
 }
 
-/// Hosts on a link send no more than the other end has room for.
+/// Hosts on a link send no more frames than the other end has room for.
 #[test]
 fn a_short_queue_loses_nothing() {
     let (server, client) = Link::new().queue(8).ports().unwrap();

@@ -1,11 +1,12 @@
-//! A port as smoltcp sees it.
+//! smoltcp device for a port.
 
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 use crate::network::{HEADER, Port};
 
-/// A port, and the frame from it that smoltcp is to be given next.
+/// smoltcp device for a port. Received frames pass the [`Gate`](super::Gate) first;
+/// [`put`](Self::put) hands one on to smoltcp.
 #[derive(Debug)]
 pub(super) struct PortDevice {
     pub(super) port: Port,
@@ -17,7 +18,7 @@ impl PortDevice {
         Self { port, frame: None }
     }
 
-    /// Gives smoltcp this frame next.
+    /// Sets the frame that smoltcp receives next.
     pub(super) fn put(&mut self, frame: Vec<u8>) {
         self.frame = Some(frame);
     }
@@ -29,11 +30,13 @@ impl Device for PortDevice {
 
     fn receive(&mut self, _: Instant) -> Option<(Received, Outgoing<'_>)> {
         let frame = self.frame.take()?;
-        // The reply, if there is one, may get lost; the peer repeats its request.
+        // A reply is sent even if the other end has no room. If it is dropped, the peer repeats its
+        // request.
         Some((Received(frame), Outgoing(&self.port)))
     }
 
-    /// None while the other end has no room: a frame that is lost makes TCP wait twice as long as before.
+    /// Returns `None` while the other end has no room: each dropped frame doubles TCP's
+    /// retransmission timeout.
     fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
         (!self.port.is_full()).then_some(Outgoing(&self.port))
     }
@@ -46,7 +49,7 @@ impl Device for PortDevice {
     }
 }
 
-/// A frame that arrived.
+/// Received frame.
 pub(super) struct Received(Vec<u8>);
 
 impl RxToken for Received {
@@ -55,7 +58,7 @@ impl RxToken for Received {
     }
 }
 
-/// Leave to send a frame.
+/// Permission to send one frame.
 pub(super) struct Outgoing<'a>(&'a Port);
 
 impl TxToken for Outgoing<'_> {
@@ -63,8 +66,8 @@ impl TxToken for Outgoing<'_> {
         let mut frame = vec![0; len];
         let result = write(&mut frame);
         if let Err(error) = self.0.send(&frame) {
-            // Nothing that the stack makes: it knows the MTU.
-            log::debug!("a frame is lost: {error}");
+            // The stack respects the port's MTU, so `send` accepts its frames.
+            log::debug!("IP stack: frame dropped: {error}");
         }
         result
     }

@@ -1,4 +1,4 @@
-//! A DHCP server (RFC 2131): hands out the addresses of a range.
+//! DHCP server (RFC 2131) that leases the addresses of a range.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -12,28 +12,29 @@ use smoltcp::wire::{
 
 use super::Stack;
 
-/// How long a lease lasts in seconds: longer than anything that runs here.
+/// Lease time in seconds (7 days), longer than a guest is expected to run.
 const LEASE: u32 = 7 * 24 * 3600;
 
-/// Leases at a time: a client can ask under any number of hardware addresses.
+/// Maximum number of leases. The bound is required because a guest can use any number of hardware
+/// addresses.
 const MOST: usize = 1024;
 
-/// What a server tells its clients.
+/// Parameters of a server's leases.
 #[derive(Clone, Debug)]
 pub(in crate::network) struct Offer {
-    /// The server's own address.
+    /// Address of the server.
     pub(in crate::network) server: Ipv4Addr,
-    /// Length of the network's prefix in bits.
+    /// Prefix length of the network in bits.
     pub(in crate::network) prefix: u8,
-    /// The way to other networks.
+    /// Router to other networks.
     pub(in crate::network) router: Option<Ipv4Addr>,
-    /// Who answers DNS queries.
+    /// DNS server.
     pub(in crate::network) dns: Option<Ipv4Addr>,
-    /// First and last address of the range.
+    /// First and last address to lease.
     pub(in crate::network) range: (Ipv4Addr, Ipv4Addr),
 }
 
-/// A server on a stack.
+/// DHCP server on a stack.
 #[derive(Debug)]
 pub(in crate::network) struct Server {
     socket: SocketHandle,
@@ -42,33 +43,36 @@ pub(in crate::network) struct Server {
 }
 
 impl Server {
+    /// Starts the server.
+    ///
     /// # Errors
-    /// When the range is empty.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the range has no address to lease.
     pub(in crate::network) fn start(stack: &mut Stack, offer: Offer) -> io::Result<Self> {
         let (first, last) = offer.range;
         if first > last || (first == last && first == offer.server) {
-            let what = format!("from {first} to {last} there is no address to hand out");
+            let what = format!("DHCP range {first} to {last}: no address to lease");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let socket = stack.bind(DHCP_SERVER_PORT)?;
         Ok(Self { socket, leases: Leases { range: offer.range, server: offer.server, given: VecDeque::new() }, offer })
     }
 
-    /// Answers what has been asked.
+    /// Answers the received messages.
     pub(in crate::network) fn serve(&mut self, stack: &mut Stack) {
         let socket = stack.sockets.get_mut::<udp::Socket<'_>>(self.socket);
         while let Ok((message, _)) = socket.recv() {
             let Some(answer) = self.answer(message) else { continue };
-            // To all, even where the client has an address: one that does not answer for it would hold up the others.
+            // Broadcast even if the client has an address: with unicast, a client that does not
+            // answer ARP for its address would delay the answers to the other clients.
             let to = IpEndpoint::new(Ipv4Addr::BROADCAST.into(), DHCP_CLIENT_PORT);
             let from = udp::UdpMetadata { local_address: Some(self.offer.server.into()), ..to.into() };
             if socket.send_slice(&answer, from).is_err() {
-                log::debug!("DHCP: an answer is lost, too many wait");
+                log::debug!("DHCP: answer dropped: send queue is full");
             }
         }
     }
 
-    /// The answer to a message.
+    /// Returns the answer to `message`. Returns `None` if it is malformed or needs no answer.
     fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
         let packet = DhcpPacket::new_checked(message).ok()?;
         let request = DhcpRepr::parse(&packet).ok()?;
@@ -76,7 +80,7 @@ impl Server {
         let elsewhere = request.server_identifier.is_some_and(|server| server != self.offer.server);
         let (answer, address) = match request.message_type {
             DhcpMessageType::Discover => (DhcpMessageType::Offer, self.leases.of(client)),
-            // It has taken the offer of another server.
+            // The client has accepted the offer of another server.
             DhcpMessageType::Request if elsewhere => return None,
             DhcpMessageType::Request => {
                 let address = self.leases.of(client);
@@ -123,18 +127,18 @@ impl Server {
     }
 }
 
-/// Who has which address. There are as many as the range has addresses, [`MOST`] at most: the oldest makes way for a new
-/// one.
+/// Leases of the server: one for each address of the range, [`MOST`] at most. A new lease replaces
+/// the oldest if no address is free.
 #[derive(Debug)]
 struct Leases {
     range: (Ipv4Addr, Ipv4Addr),
-    /// The server's own address, which it does not give away.
+    /// Address of the server, which is not leased.
     server: Ipv4Addr,
     given: VecDeque<(EthernetAddress, Ipv4Addr)>,
 }
 
 impl Leases {
-    /// The address of this client, from now on if it has none yet.
+    /// Returns the address of `client`. Leases an address if the client has none.
     fn of(&mut self, client: EthernetAddress) -> Ipv4Addr {
         if let Some((_, address)) = self.given.iter().find(|(holder, _)| *holder == client) {
             return *address;
@@ -167,7 +171,7 @@ mod tests {
         let [first, server, last] = [9, 10, 11].map(|host| Ipv4Addr::new(10, 0, 0, host));
         let mut leases = Leases { range: (first, last), server, given: VecDeque::new() };
         assert_eq!((leases.of(client(1)), leases.of(client(2)), leases.of(client(1))), (first, last, first));
-        // The range is used up: the oldest one goes.
+        // All addresses are leased: the oldest lease is replaced.
         assert_eq!((leases.of(client(3)), leases.of(client(2)), leases.of(client(1))), (first, last, last));
         leases.end(client(3));
         assert_eq!((leases.of(client(4)), leases.given.len()), (first, 2));

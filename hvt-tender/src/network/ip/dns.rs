@@ -1,4 +1,4 @@
-//! A DNS server (RFC 1035) that knows the addresses of some names.
+//! DNS server (RFC 1035) that answers from a table of IPv4 addresses.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,19 +10,20 @@ use smoltcp::wire::{DnsFlags, DnsOpcode, DnsPacket, DnsQueryType, DnsQuestion, D
 
 use super::Stack;
 
-/// Port of DNS servers.
+/// UDP port of DNS servers.
 const PORT: u16 = 53;
-/// Bytes of a message's header.
+/// Size of a message header in bytes.
 const HEADER: usize = 12;
-/// Answers that fit in a message that every client takes (512 bytes), behind the longest name.
+/// Maximum number of answers. They fit behind the longest name in the 512 bytes that every client
+/// accepts.
 const ANSWERS: usize = 14;
-/// Seconds for which an answer holds.
+/// Time to live of an answer in seconds.
 const LIFETIME: u32 = 60;
 
-/// The addresses of names, which are in lower case.
+/// Table of lower-case names with their addresses.
 pub(in crate::network) type Names = BTreeMap<String, Vec<Ipv4Addr>>;
 
-/// A server on a stack.
+/// DNS server on a stack.
 #[derive(Debug)]
 pub(in crate::network) struct Server {
     socket: SocketHandle,
@@ -34,19 +35,19 @@ impl Server {
         Ok(Self { socket: stack.bind(PORT)?, names })
     }
 
-    /// Answers what has been asked.
+    /// Answers the received queries.
     pub(in crate::network) fn serve(&mut self, stack: &mut Stack) {
         let socket = stack.sockets.get_mut::<udp::Socket<'_>>(self.socket);
         while let Ok((query, from)) = socket.recv() {
             let Some(answer) = answer(query, &self.names) else { continue };
             if socket.send_slice(&answer, from).is_err() {
-                log::debug!("DNS: an answer is lost, too many wait");
+                log::debug!("DNS: answer dropped: send queue is full");
             }
         }
     }
 }
 
-/// The answer to a query; none to what is not one.
+/// Returns the answer to `query`. Returns `None` if the message is not a query.
 fn answer(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     let packet = DnsPacket::new_checked(query).ok()?;
     if packet.flags().contains(DnsFlags::RESPONSE) {
@@ -67,12 +68,13 @@ fn answer(query: &[u8], names: &Names) -> Option<Vec<u8>> {
         Ok((question, known)) => {
             answer.resize(HEADER + question.buffer_len(), 0);
             question.emit(&mut answer[HEADER..]);
-            // Names that are known have no addresses but these.
+            // The names of the table have A records only. A query for another type gets an empty
+            // answer.
             let addresses = known.map(|known| if question.type_ == DnsQueryType::A { known.as_slice() } else { &[] });
             let addresses = addresses.map(|addresses| &addresses[..addresses.len().min(ANSWERS)]);
             for address in addresses.unwrap_or_default() {
-                // smoltcp writes no records. The name is that of the question (section 4.1.4), then type A, class IN,
-                // lifetime, four bytes.
+                // smoltcp cannot emit records. Layout: pointer to the question's name (section
+                // 4.1.4), type A, class IN, time to live, length 4, address.
                 answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1]);
                 answer.extend(LIFETIME.to_be_bytes());
                 answer.extend([0, 4]);
@@ -89,12 +91,12 @@ fn answer(query: &[u8], names: &Names) -> Option<Vec<u8>> {
     header.set_flags(DnsFlags::RESPONSE | DnsFlags::AUTHORITATIVE | DnsFlags::RECURSION_AVAILABLE | asked);
     header.set_question_count(count.0);
     header.set_answer_record_count(count.1);
-    // smoltcp writes no response code: the lowest four bits of the flags (section 4.1.1).
+    // smoltcp cannot set the response code, the lowest four bits of the flags (section 4.1.1).
     answer[3] |= u8::from(code);
     Some(answer)
 }
 
-/// A name in lower case with dots between its labels.
+/// Returns a name in lower case with dots between its labels.
 fn name(packet: &DnsPacket<&[u8]>, bytes: &[u8]) -> Option<String> {
     let labels = packet.parse_name(bytes).map(|label| str::from_utf8(label.ok()?).ok());
     Some(labels.collect::<Option<Vec<_>>>()?.join(".").to_ascii_lowercase())
@@ -110,7 +112,7 @@ mod tests {
         BTreeMap::from([("db.test".into(), two), ("many.test".into(), vec![Ipv4Addr::LOCALHOST; 100])])
     }
 
-    /// A query for a name, with the flag that asks for recursion.
+    /// Query for a name, with the flag RD (recursion desired).
     fn query(labels: &[&str], kind: u8) -> Vec<u8> {
         let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in labels {

@@ -1,15 +1,15 @@
-//! An IPv4 stack on a port, and the services that come with it: what a [`Host`](super::Host) and
-//! [user-mode networking](super::user) share.
+//! IPv4 stack with DHCP and DNS servers, used by [`Host`](super::Host) and by
+//! [user-mode networking](super::user).
 //!
-//! | module | what is in it |
+//! | module | content |
 //! |---|---|
-//! | [`stack`] | smoltcp's stack on a port; connections are accepted as a [`Gate`] says |
-//! | [`device`] | the port as smoltcp sees it |
-//! | [`worker`] | the thread that a stack lives on, and what wakes it |
-//! | [`dhcp`] | hands out addresses (RFC 2131) |
-//! | [`dns`] | answers from a table (RFC 1035) |
+//! | [`stack`] | smoltcp stack on a port; a [`Gate`] decides which connections are accepted |
+//! | [`device`] | smoltcp device for a port |
+//! | [`worker`] | thread of a stack, and the doorbell that wakes it |
+//! | [`dhcp`] | DHCP server (RFC 2131) |
+//! | [`dns`] | DNS server with a table of names (RFC 1035) |
 //!
-//! What arrives was made by a guest and is not trusted: every queue, table and burst here has a bound.
+//! Received frames come from a guest and are untrusted: every queue, table and burst has a bound.
 
 mod device;
 pub(super) mod dhcp;

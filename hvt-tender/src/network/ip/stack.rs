@@ -1,4 +1,4 @@
-//! smoltcp's stack on a port.
+//! smoltcp stack on a port.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -19,50 +19,52 @@ use crate::device::{Arrivals, Endpoint, Pollable};
 use crate::network::Port;
 use crate::virtual_time::VirtualTime;
 
-/// Bytes of each of the two buffers of a connection: what is sent and not acknowledged, what is received and not read.
+/// Size in bytes of a TCP socket's send buffer (until acknowledged) and of its receive buffer
+/// (until read).
 pub(in crate::network) const BUFFER: usize = 64 << 10;
-/// Frames that are taken from the port before others have their turn.
+/// Maximum number of frames that one turn receives from the port.
 pub(in crate::network) const BURST: usize = 64;
-/// Rounds of sending, in which each socket sends a packet, before others have their turn.
+/// Maximum number of send rounds of one flush. In a round, each socket sends one packet.
 const ROUNDS: usize = 256;
-/// Time between two looks at the timers of a stack that waits for room at the other end.
+/// Minimum wait of a stack that is blocked because the other end has no room.
 const BLOCKED: Duration = Duration::from_secs(1);
-/// Smallest MTU that a host on IPv4 has to cope with (RFC 791).
+/// Minimum MTU: every IPv4 host must accept packets of this size (RFC 791).
 const MTU_MIN: u16 = 576;
-/// Where ports for outgoing connections begin (RFC 6335).
+/// First ephemeral port (RFC 6335).
 const EPHEMERAL: u16 = 49_152;
 
-/// Decides what becomes of a frame before the stack sees it.
+/// Filter of received frames in front of the stack.
 pub(in crate::network) trait Gate {
-    /// What becomes of `frame`.
+    /// Decides whether the stack receives `frame`.
     fn admit(&mut self, frame: &[u8]) -> Admission;
 
-    /// A connection that was let in has begun.
+    /// Reports the socket of a connection that [`Admission::Accept`] has admitted.
     fn opened(&mut self, flow: Flow, handle: SocketHandle);
 }
 
-/// What becomes of a frame.
+/// Decision of a [`Gate`] about a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::network) enum Admission {
-    /// The stack never sees it.
+    /// The frame is dropped.
     Drop,
-    /// The stack does with it what is usual.
+    /// The stack processes the frame.
     Pass,
-    /// It begins a connection, which is let in.
+    /// The frame is the SYN of a connection that the stack accepts.
     Accept(Flow),
 }
 
-/// The two ends of a connection.
+/// Addresses of the two ends of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::network) struct Flow {
-    /// The guest's.
+    /// Address of the guest.
     pub(in crate::network) remote: SocketAddrV4,
-    /// The stack's.
+    /// Address of the stack.
     pub(in crate::network) local: SocketAddrV4,
 }
 
 impl Flow {
-    /// What the first segment of a TCP connection is about: one with SYN and without ACK.
+    /// Returns the flow of a TCP connection's first segment, which has SYN set and ACK clear.
+    /// Returns `None` for any other frame.
     pub(in crate::network) fn of_syn(frame: &[u8]) -> Option<Self> {
         let frame = EthernetFrame::new_checked(frame).ok()?;
         if frame.ethertype() != EthernetProtocol::Ipv4 {
@@ -79,36 +81,37 @@ impl Flow {
         })
     }
 
-    /// Whether this socket is one of its ends.
+    /// Returns whether `socket` is an end of this flow.
     fn is(&self, socket: &tcp::Socket<'_>) -> bool {
         socket.remote_endpoint() == Some(endpoint(self.remote)) && socket.local_endpoint() == Some(endpoint(self.local))
     }
 }
 
-/// What a stack's timers go by.
+/// Clock of a stack's timers.
 enum Clock {
-    /// Time since then.
+    /// Real time since this instant.
     Real(std::time::Instant),
     Virtual(VirtualTime),
 }
 
-/// A stack: its interface on a port, and its sockets.
+/// IPv4 stack: an interface on a port, and its sockets.
 pub(in crate::network) struct Stack {
     interface: Interface,
     device: PortDevice,
     pub(in crate::network) sockets: SocketSet<'static>,
     clock: Clock,
     ephemeral: u16,
-    /// There was no room at the other end for the last round of sending.
+    /// Set if the last flush stopped because the other end had no room.
     blocked: bool,
 }
 
 impl Stack {
-    /// A stack with these addresses on `port`, which takes its chances from `seed`. With `any_address` it takes what is
-    /// sent to any other address for its own as well.
+    /// Creates a stack with these addresses and prefix lengths on `port`. `seed` seeds its random
+    /// numbers. With `any_address`, the stack accepts packets to any address.
     ///
     /// # Errors
-    /// When the port's hardware address or MTU is none that a host can have.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the port's hardware address or an IP address is
+    /// not unicast, if the MTU is below 576, or if there are too many addresses.
     pub(in crate::network) fn new(
         port: Port,
         addresses: &[(Ipv4Addr, u8)],
@@ -118,13 +121,13 @@ impl Stack {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let mac = EthernetAddress(port.mac());
         if !mac.is_unicast() {
-            return Err(invalid(format!("{mac} is not the hardware address of one host")));
+            return Err(invalid(format!("{mac} is not a unicast hardware address")));
         }
         if port.mtu() < MTU_MIN {
-            return Err(invalid(format!("an MTU of {} is too small for a host: {MTU_MIN} at least", port.mtu())));
+            return Err(invalid(format!("MTU {} is too small for IPv4: minimum is {MTU_MIN}", port.mtu())));
         }
         if let Some((address, _)) = addresses.iter().find(|(address, _)| !is_host(*address)) {
-            return Err(invalid(format!("{address} is not the address of one host")));
+            return Err(invalid(format!("{address} is not a unicast address")));
         }
         let mut config = Config::new(mac.into());
         config.random_seed = seed;
@@ -138,7 +141,7 @@ impl Stack {
             }
         });
         if !fits {
-            return Err(invalid(format!("{} addresses are too many for a host", addresses.len())));
+            return Err(invalid(format!("too many addresses: {}", addresses.len())));
         }
         let ephemeral = EPHEMERAL + (seed % u64::from(u16::MAX - EPHEMERAL)) as u16;
         let sockets = SocketSet::new(Vec::new());
@@ -149,17 +152,18 @@ impl Stack {
         Ok(Self { interface, device, sockets, clock, ephemeral, blocked: false })
     }
 
-    /// What is readable when a frame waits.
+    /// Returns the descriptor that is readable while a received frame is queued.
     pub(in crate::network) fn endpoint(&self) -> Arc<Endpoint> {
         self.device.port.endpoint()
     }
 
-    /// When frames arrive, and in which time, if that is a virtual one.
+    /// Returns the virtual time of the port and the arrival times of its frames, if it uses a
+    /// virtual time.
     pub(in crate::network) fn arrivals(&self) -> Option<(VirtualTime, Arc<dyn Arrivals>)> {
         self.device.port.virtual_time().cloned().zip(self.device.port.arrivals())
     }
 
-    /// The clock of its timers.
+    /// Returns the time on the clock of the stack's timers.
     fn now(&self) -> Instant {
         let elapsed = match &self.clock {
             Clock::Real(start) => start.elapsed(),
@@ -168,7 +172,7 @@ impl Stack {
         Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Takes what has arrived, a burst of it at most, and sends what there is to send.
+    /// Receives up to [`BURST`] frames, then sends the queued data.
     pub(in crate::network) fn turn(&mut self, gate: &mut impl Gate) {
         let now = self.now();
         self.interface.poll_maintenance(now);
@@ -187,15 +191,16 @@ impl Stack {
         self.flush();
     }
 
-    /// Does with a frame what is usual.
+    /// Passes `frame` to smoltcp.
     pub(in crate::network) fn deliver(&mut self, frame: Vec<u8>) {
         let now = self.now();
         self.device.put(frame);
         self.interface.poll_ingress_single(now, &mut self.device, &mut self.sockets);
     }
 
-    /// Lets a connection in that begins with this frame; returns its socket, unless it is known already or the frame was
-    /// not what it seemed: its sum is wrong, say.
+    /// Accepts the connection of the SYN `frame` and returns its socket. Returns `None` if the
+    /// connection exists already, or if smoltcp rejects the frame, for example because of a wrong
+    /// checksum.
     pub(in crate::network) fn accept(&mut self, flow: Flow, frame: Vec<u8>) -> Option<SocketHandle> {
         let begun = if self.knows(flow) { None } else { self.listen(flow.local) };
         self.deliver(frame);
@@ -207,16 +212,16 @@ impl Stack {
         Some(handle)
     }
 
-    /// Whether there is such a connection.
+    /// Returns whether the connection exists.
     pub(in crate::network) fn knows(&self, flow: Flow) -> bool {
         self.tcp_sockets().any(|socket| flow.is(socket))
     }
 
-    /// Sends what there is to send, as far as the other end has room. The port's [waker](Port::wake_by) is called when it
-    /// has room again.
+    /// Sends the queued data until the other end has no room. The port's [waker](Port::wake_by) is
+    /// called when the other end has room again.
     ///
-    /// A round begins if a packet of each socket finds room: otherwise the first sockets would always be served, and the
-    /// last ones never.
+    /// A round starts only if there is room for one packet of each socket. With less room, the
+    /// first sockets would always be served, and the last sockets never.
     pub(in crate::network) fn flush(&mut self) {
         let now = self.now();
         self.blocked = false;
@@ -231,17 +236,17 @@ impl Stack {
         }
     }
 
-    /// Returns whether the last [`flush`](Self::flush) found no room for what may be left to send.
+    /// Returns whether the last [`flush`](Self::flush) stopped because the other end had no room.
     pub(in crate::network) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// Has `doorbell` ring when there is room again at the other end.
+    /// Rings `doorbell` when the other end has room again.
     pub(in crate::network) fn wake_by(&self, doorbell: Arc<StackDoorbell>) {
         self.device.port.wake_by(move || doorbell.ring());
     }
 
-    /// Ends all connections at once.
+    /// Resets all TCP connections.
     pub(in crate::network) fn reset(&mut self) {
         for (_, socket) in self.sockets.iter_mut() {
             if let Socket::Tcp(socket) = socket {
@@ -250,15 +255,15 @@ impl Stack {
         }
     }
 
-    /// How long nothing happens of itself.
+    /// Returns the time until the next timer expires, if any.
     pub(in crate::network) fn idle(&mut self) -> Option<Duration> {
         let now = self.now();
         let idle = self.interface.poll_delay(now, &self.sockets).map(Duration::from);
-        // What there is to send at once waits for room.
+        // smoltcp reports 0 while data is queued, but a blocked stack cannot send.
         if self.blocked { idle.map(|idle| idle.max(BLOCKED)) } else { idle }
     }
 
-    /// A socket for one connection to `local`.
+    /// Adds a socket that listens for one connection to `local`.
     fn listen(&mut self, local: SocketAddrV4) -> Option<SocketHandle> {
         let mut socket = tcp_socket();
         let at = IpListenEndpoint { addr: Some(IpAddress::Ipv4(*local.ip())), port: local.port() };
@@ -266,10 +271,11 @@ impl Stack {
         Some(self.sockets.add(socket))
     }
 
-    /// Begins a connection from `from`, the stack's own address, to `to`.
+    /// Starts a connection from `from`, an address of the stack, to `to`.
     ///
     /// # Errors
-    /// When `to` can be nobody's end of a connection, or no port is left.
+    /// Returns [`io::ErrorKind::InvalidInput`] if `to` has an unspecified address or port 0, and
+    /// [`io::ErrorKind::AddrInUse`] if no ephemeral port is free.
     pub(in crate::network) fn connect(&mut self, from: Ipv4Addr, to: SocketAddrV4) -> io::Result<SocketHandle> {
         let local = self.ephemeral_port().ok_or(io::ErrorKind::AddrInUse)?;
         let mut socket = tcp_socket();
@@ -279,7 +285,7 @@ impl Stack {
         Ok(self.sockets.add(socket))
     }
 
-    /// A port that no connection uses.
+    /// Returns an ephemeral port that no connection uses.
     fn ephemeral_port(&mut self) -> Option<u16> {
         (EPHEMERAL..=u16::MAX).find_map(|_| {
             let port = self.ephemeral;
@@ -296,7 +302,7 @@ impl Stack {
         })
     }
 
-    /// Waits for datagrams at this port, on any of its addresses.
+    /// Adds a UDP socket bound to `port` on all addresses of the stack.
     pub(in crate::network) fn bind(&mut self, port: u16) -> io::Result<SocketHandle> {
         let mut socket = udp_socket();
         socket.bind(port).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -304,24 +310,26 @@ impl Stack {
     }
 }
 
-/// Returns whether a host can have this address: it is not that of many hosts, of no host, or reserved.
+/// Returns whether a host can have this address: not in 0.0.0.0/8, multicast, broadcast or
+/// reserved.
 fn is_host(address: Ipv4Addr) -> bool {
     !matches!(address.octets()[0], 0 | 224..)
 }
 
-/// A socket for a connection.
+/// Creates a TCP socket.
 pub(in crate::network) fn tcp_socket() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
-    // Whoever writes here does so when it has something to say, and whoever reads answers at once.
+    // Low latency: the data of each write is sent immediately, and received data is acknowledged
+    // immediately.
     socket.set_nagle_enabled(false);
     socket.set_ack_delay(None);
     socket
 }
 
-/// A socket for datagrams.
+/// Creates a UDP socket.
 pub(in crate::network) fn udp_socket() -> udp::Socket<'static> {
-    /// Datagrams that wait, and their bytes.
+    /// Capacity of each queue in datagrams and in bytes.
     const WAITING: (usize, usize) = (16, 16 << 10);
     let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; WAITING.0], vec![0; WAITING.1]);
     udp::Socket::new(buffer(), buffer())

@@ -1,4 +1,4 @@
-//! The thread that a stack lives on.
+//! Thread of a stack, and the doorbell that wakes it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,19 +16,19 @@ use crate::cancel::CancelToken;
 use crate::device::Arrivals;
 use crate::virtual_time::VirtualTime;
 
-/// Wakes a worker.
+/// Doorbell that wakes a worker, or requests its end.
 #[derive(Debug)]
 pub(in crate::network) struct StackDoorbell {
     over: AtomicBool,
     way: Way,
 }
 
-/// How a bell is heard.
+/// Mechanism that wakes the worker.
 #[derive(Debug)]
 enum Way {
-    /// It makes a descriptor readable.
+    /// The doorbell makes an eventfd readable.
     Event(EventFd),
-    /// It is an arrival, for who takes turns with the guests of a virtual time.
+    /// The doorbell is an arrival in virtual time, for a worker that takes turns with the guests.
     Arrival { rung: AtomicBool, time: VirtualTime, stop: CancelToken },
 }
 
@@ -38,16 +38,18 @@ impl StackDoorbell {
         Ok(Arc::new(Self { over: AtomicBool::new(false), way: Way::Event(event) }))
     }
 
-    /// One for a worker that lives in this time, whose turns `stop` ends.
+    /// Creates the doorbell of a worker that runs in virtual time. A request on `stop` ends the
+    /// worker's turns.
     pub(in crate::network) fn in_virtual_time(time: &VirtualTime, stop: &CancelToken) -> Arc<Self> {
         let way = Way::Arrival { rung: AtomicBool::new(false), time: time.clone(), stop: stop.clone() };
         Arc::new(Self { over: AtomicBool::new(false), way })
     }
 
-    /// Wakes the worker, now or when it next waits.
+    /// Wakes the worker if it waits. Otherwise its next wait returns immediately.
     pub(in crate::network) fn ring(&self) {
         match &self.way {
-            // It fails only when the counter is full, and then the descriptor is readable as well.
+            // The write fails only if the counter is full, and then the descriptor is readable
+            // already.
             Way::Event(event) => drop(event.write(1)),
             Way::Arrival { rung, time, .. } => {
                 rung.store(true, Ordering::SeqCst);
@@ -56,16 +58,16 @@ impl StackDoorbell {
         }
     }
 
-    /// Forgets what has rung so far.
+    /// Clears the doorbell.
     pub(in crate::network) fn silence(&self) {
         match &self.way {
-            // It fails only when nothing has.
+            // The read fails only if the doorbell has not rung.
             Way::Event(event) => drop(event.read()),
             Way::Arrival { rung, .. } => rung.store(false, Ordering::SeqCst),
         }
     }
 
-    /// Tells the worker to end.
+    /// Requests the worker to end.
     fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         match &self.way {
@@ -74,14 +76,15 @@ impl StackDoorbell {
         }
     }
 
-    /// Whether the worker is to end.
+    /// Returns whether the worker has been requested to end.
     pub(in crate::network) fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
     }
 }
 
 impl AsFd for StackDoorbell {
-    /// What is readable once it has rung; in virtual time, once it is over.
+    /// Returns the descriptor that is readable once the doorbell has rung. In virtual time, it is
+    /// readable once the worker has been requested to end.
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.way {
             Way::Event(event) => event.as_fd(),
@@ -93,14 +96,14 @@ impl AsFd for StackDoorbell {
 impl Arrivals for StackDoorbell {
     fn next(&self) -> Option<u64> {
         match &self.way {
-            // It has rung already.
+            // The doorbell has rung: the arrival is in the past.
             Way::Arrival { rung, .. } => rung.load(Ordering::SeqCst).then_some(0),
             Way::Event(_) => None,
         }
     }
 }
 
-/// A thread that ends when this is dropped, and has ended once it is.
+/// Thread of a stack. Drop requests its end and joins it.
 #[derive(Debug)]
 pub(in crate::network) struct Worker {
     doorbell: Arc<StackDoorbell>,
@@ -108,7 +111,8 @@ pub(in crate::network) struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread, which must return once `doorbell` says that it [is over](StackDoorbell::is_over).
+    /// Starts a thread that calls `run`, which must return once [`StackDoorbell::is_over`] of
+    /// `doorbell` returns true.
     pub(in crate::network) fn start(
         name: &str,
         doorbell: Arc<StackDoorbell>,
@@ -123,16 +127,16 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.doorbell.end();
         if let Some(thread) = self.thread.take() {
-            // One that panicked has said so.
+            // The panic hook has reported a panic already.
             let _ = thread.join();
         }
     }
 }
 
-/// Waits until one of these descriptors is ready, for `timeout` at most.
+/// Waits up to `timeout` until one of the descriptors is ready.
 pub(in crate::network) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
     match ppoll(fds, timeout.map(TimeSpec::from_duration), None) {
-        // The caller looks again in any case.
+        // The caller checks all descriptors again after each wait.
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

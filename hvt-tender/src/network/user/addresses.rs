@@ -1,86 +1,90 @@
-//! Who has which address, and what of the world it stands for.
+//! Addresses of the guest's network, and their translation to addresses of the host.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use crate::config::HostLoopback;
 
-/// Length in bits of the network's prefix.
+/// Prefix length of the network in bits.
 pub(super) const PREFIX: u8 = 24;
-/// The way out, and the host's loopback.
+/// Gateway. As a destination, it stands for the host's loopback.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// Who knows names.
+/// DNS server.
 pub(super) const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-/// The guest.
+/// Guest.
 pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Port of DNS servers.
 const DNS_PORT: u16 = 53;
 
-/// Services of clouds that tell a machine its secrets and are not link-local: Azure, Alibaba Cloud, Oracle Cloud.
+/// Metadata services of clouds that hold credentials and are not link-local: Azure, Alibaba Cloud,
+/// Oracle Cloud.
 const METADATA: [Ipv4Addr; 3] =
     [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
-/// Destinations that the guest reaches.
+/// Destinations that the guest may reach.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
-    /// The host's name server.
+    /// DNS server of the host.
     pub(super) resolver: SocketAddr,
     /// Open ports of the host's loopback.
     pub(super) loopback: HostLoopback,
-    /// Open addresses among those that are [withheld](is_withheld).
+    /// [Withheld](is_withheld) addresses that are open.
     pub(super) opened: Vec<Ipv4Addr>,
 }
 
 impl Policy {
-    /// The host's name of a destination of the guest; `None` if the guest does not reach it.
+    /// Translates a destination of the guest to an address of the host. Returns `None` if the guest
+    /// may not reach it.
     pub(super) fn outside(&self, to: SocketAddrV4) -> Option<SocketAddr> {
         let address = *to.ip();
         let same_network = address.octets()[..3] == GATEWAY.octets()[..3];
         match address {
             _ if to.port() == 0 => None,
             GATEWAY if self.loopback.contains(to.port()) => Some((Ipv4Addr::LOCALHOST, to.port()).into()),
-            // Wherever the host has it, on its loopback too.
+            // The host's DNS server is open even on the loopback.
             DNS if to.port() == DNS_PORT => Some(self.resolver),
             _ if same_network => None,
             _ if is_withheld(address) && !self.opened.contains(&address) => None,
-            // "This" network (RFC 1122), which Linux takes for this host, loopback, multicast and the reserved addresses
-            // behind it.
+            // Closed: "this network" (RFC 1122), which Linux takes for the local host, loopback,
+            // multicast, and the reserved addresses above multicast.
             _ if address.octets()[0] == 0 || address.is_loopback() || address.octets()[0] >= 224 => None,
             _ => Some(to.into()),
         }
     }
 
-    /// As [`outside`](Self::outside), for a TCP connection: none reaches a debugger that waits in this process.
+    /// Like [`outside`](Self::outside), for TCP connections: the listening debuggers of this
+    /// process are closed.
     pub(super) fn connection(&self, to: SocketAddrV4) -> Option<SocketAddr> {
         self.outside(to).filter(|to| !crate::gdb::is_waited_at(*to))
     }
 }
 
-/// Returns whether an address is closed unless it is opened by name: link-local, or a metadata service.
+/// Returns whether an address is closed by default: a link-local address or a metadata service.
 pub(super) fn is_withheld(address: Ipv4Addr) -> bool {
     address.is_link_local() || METADATA.contains(&address)
 }
 
-/// Whether a guest can have this address here: one of the network's that is not the stack's own.
+/// Returns whether a guest can have this address: a host address of the network that is neither the
+/// gateway nor the DNS server.
 pub(super) fn is_guest(address: Ipv4Addr) -> bool {
     let [a, b, c, host] = address.octets();
     [a, b, c] == GATEWAY.octets()[..3] && !matches!(host, 0 | 255) && address != GATEWAY && address != DNS
 }
 
-/// The server that the host asks for names.
+/// Returns the DNS server of the host.
 pub(super) fn host_resolver() -> SocketAddr {
     let server = fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| first_server(&text));
-    // As resolv.conf(5) says.
+    // The default of resolv.conf(5) is the local host.
     SocketAddr::new(server.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), DNS_PORT)
 }
 
-/// The first server that is named by its address.
+/// Returns the first `nameserver` of a resolv.conf(5) that is a valid IP address.
 fn first_server(text: &str) -> Option<IpAddr> {
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     servers.filter_map(|rest| rest.trim().parse().ok()).next()
 }
 
-/// An address for the gateway's device that is not the guest's.
+/// Returns a hardware address for the gateway that differs from the guest's.
 pub(super) fn gateway_mac(guest: [u8; 6]) -> [u8; 6] {
     let ours = [2, 0, 0, 0, 2, 2];
     if guest == ours { [2, 0, 0, 0, 2, 3] } else { ours }

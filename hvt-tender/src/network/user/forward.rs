@@ -1,4 +1,4 @@
-//! Ports of the host that lead to the guest.
+//! Ports of the host that are forwarded to the guest.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,19 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::config::Forward;
 
-/// A port at which the host listens for the guest.
+/// Listener on a port of the host that is forwarded to the guest.
 #[derive(Debug)]
 pub(super) struct Door {
     listener: TcpListener,
     address: SocketAddr,
-    /// The guest's port.
+    /// Port of the guest.
     pub(super) port: u16,
-    /// Its last attempt to let somebody in failed.
+    /// Set if the last accept(2) failed.
     failing: bool,
 }
 
 impl Door {
-    /// Begins to listen.
+    /// Starts to listen.
     pub(super) fn open(forward: &Forward) -> io::Result<Self> {
         let named =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot listen at {}: {error}", forward.host));
@@ -28,12 +28,12 @@ impl Door {
         Ok(Self { listener, address, port: forward.guest, failing: false })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Lets somebody in, if there is somebody.
+    /// Accepts a connection if one is pending.
     pub(super) fn accept(&mut self) -> Option<TcpStream> {
         let accepted = self.listener.accept().and_then(|(stream, _)| {
             stream.set_nonblocking(true)?;
@@ -47,9 +47,9 @@ impl Door {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => {
-                // Who was there may be gone again, or this process has no descriptor left.
+                // The client may have disconnected already, or the process has no descriptor left.
                 if !self.failing {
-                    log::warn!("{}: nobody gets in: {error}", self.address);
+                    log::warn!("forward {}: cannot accept connections: {error}", self.address);
                 }
                 self.failing = true;
                 None
@@ -57,7 +57,8 @@ impl Door {
         }
     }
 
-    /// Whether to look here at all: when it fails, somebody is there and stays there.
+    /// Returns whether the last accept(2) failed. The connection then stays pending and the
+    /// listener readable: retry after a delay instead of polling the listener.
     pub(super) fn is_failing(&self) -> bool {
         self.failing
     }

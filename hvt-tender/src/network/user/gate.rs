@@ -1,4 +1,4 @@
-//! What of the guest's frames gets to the stack.
+//! Filter of the guest's frames in front of the stack.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,13 +9,15 @@ use smoltcp::wire::{ArpPacket, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4
 use super::addresses::{DNS, GATEWAY, Policy};
 use crate::network::ip::{Admission, Flow, Gate};
 
-/// Decides what the guest reaches. The stack behind it takes every address for its own.
+/// Filter that admits frames by the [`Policy`]. It is required because the stack accepts packets to
+/// any address.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) policy: Arc<Policy>,
-    /// Connections that may still be begun.
+    /// Number of connections that the guest may still open.
     pub(super) room: usize,
-    /// Those that the guest wants to begin, each with its first frame: it is answered once it is known what comes of it.
+    /// Connections that the guest has requested, each with its SYN frame. The stack receives the
+    /// frame once the host's connection is established or has failed.
     pub(super) asked: Vec<(Flow, Vec<u8>)>,
 }
 
@@ -25,7 +27,8 @@ impl Keeper {
         match ethernet.ethertype() {
             EthernetProtocol::Arp => {
                 let arp = ArpPacket::new_checked(ethernet.payload()).ok()?;
-                // Whom it asks for, or tells: nobody is to hear that others' addresses are taken.
+                // Answer ARP for the stack's addresses only: the stack accepts every address, so
+                // its answers would make all other addresses of the network appear taken.
                 let target = <[u8; 4]>::try_from(arp.target_protocol_addr()).ok()?;
                 ours(target.into()).then_some(Admission::Pass)
             }
@@ -33,7 +36,7 @@ impl Keeper {
                 let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
                 let to = packet.dst_addr();
                 match packet.next_header() {
-                    // What is refused is refused aloud: the stack knows of no such connection.
+                    // A refused SYN passes: the stack has no such connection and answers with RST.
                     IpProtocol::Tcp => Some(self.connection(frame)),
                     IpProtocol::Udp => Some(Admission::Pass),
                     _ => ours(to).then_some(Admission::Pass),
@@ -62,7 +65,7 @@ impl Gate for Keeper {
     fn opened(&mut self, _: Flow, _: SocketHandle) {}
 }
 
-/// Whether this is an address of the stack's own.
+/// Returns whether this is an address of the stack: the gateway or the DNS server.
 fn ours(address: Ipv4Addr) -> bool {
     address == GATEWAY || address == DNS
 }

@@ -1,18 +1,19 @@
-//! User-mode networking: a guest on a network of its own, whose gateway is the tender.
+//! User-mode networking: a private network for one guest, with the tender as its gateway.
 //!
-//! It needs no rights and no interface of the host. What the guest sends to the world beyond goes through ordinary
-//! sockets of this process, as if this process had sent it:
+//! It needs neither privileges nor a host interface. The tender translates the guest's connections
+//! and datagrams to sockets of its own process:
 //!
-//! | address | what is there |
+//! | address | destination |
 //! |---|---|
-//! | 10.0.2.15 | the guest: DHCP gives it this address |
+//! | 10.0.2.15 | the guest, which gets this address by DHCP |
 //! | 10.0.2.2 | the gateway; as a destination, the [open ports](UserNetwork::host_loopback) of the host's 127.0.0.1 |
 //! | 10.0.2.3 | port 53 of the host's DNS server |
-//! | others | the same address, as far as the host gets there |
+//! | any other | the same address, if the host reaches it |
 //!
-//! These are the addresses that QEMU's user networking has too. A guest without DHCP is given them as its own:
-//! `10.0.2.15/24` with the gateway `10.0.2.2`. TCP and UDP are carried, nothing else; pings are answered for 10.0.2.2 and
-//! 10.0.2.3 alone. The world does not reach the guest, except through what is [forwarded](UserNetwork::forward).
+//! QEMU's user networking uses the same addresses. Configure a guest without DHCP statically:
+//! address `10.0.2.15/24`, gateway `10.0.2.2`. Only TCP and UDP are translated. Pings are answered
+//! for 10.0.2.2 and 10.0.2.3 only. Connections to the guest are possible only through
+//! [forwarded ports](UserNetwork::forward).
 //!
 //! ```
 //! use hvt_tender::network::user::{Forward, UserNetwork};
@@ -23,47 +24,61 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # What a guest can do with it
+//! # Security
 //!
-//! It can reach what the user who runs the tender can reach: that is its purpose. Three exceptions:
+//! A guest reaches every address that the user who runs the tender reaches, with these exceptions:
 //!
-//! - The host's loopback is closed, unless [`UserNetwork::host_loopback`] opens all or some of its ports. The host's name
-//!   server is reached at 10.0.2.3 even if it is a service of the loopback, such as 127.0.0.53.
-//! - Link-local addresses, and those at which clouds answer questions about a machine (168.63.129.16, 100.100.100.200 and
-//!   192.0.0.192), are closed, unless [`UserNetwork::allow`] opens one.
-//! - It cannot connect to a [debugger](crate::gdb::Debugger) for which a guest of this process waits.
+//! - The host's loopback is closed unless [`UserNetwork::host_loopback`] opens some or all of its
+//!   ports. The host's DNS server is reached at 10.0.2.3 even if it is a service on the loopback,
+//!   such as 127.0.0.53.
+//! - Link-local addresses and the metadata services of clouds (168.63.129.16, 100.100.100.200 and
+//!   192.0.0.192) are closed unless [`UserNetwork::allow`] opens them.
+//! - The port of a [debugger](crate::gdb::Debugger) is closed while a guest of this process waits
+//!   for its connection.
+//! - Multicast addresses are closed.
 //!
-//! The addresses of the host's interfaces are not loopback: a service that listens on all addresses is reached there, as
-//! from any other machine. A service that only the host is to reach listens on 127.0.0.1 alone.
+//! The addresses of the host's interfaces are not loopback addresses: the guest reaches a service
+//! that listens on all addresses, as any other machine does. Bind a service that only the host may
+//! reach to 127.0.0.1.
 //!
-//! It cannot reach multicast addresses, nor pretend to be another host towards the world. It has 256 TCP connections and 64 UDP associations at a time (what is beyond is refused, or
-//! takes the place of the oldest), each with buffers of fixed size, and a queue of 1024 frames: it can make itself wait,
-//! and nobody else. While its queue is full nothing more is taken from the host's sockets, so TCP loses no frame there; a
-//! datagram is lost where the host's socket has no room for it. UDP datagrams that do not fit in a frame are lost: nothing
-//! is fragmented. IPv4 only; a DNS server or
-//! nothing else of the host's is spoken to over IPv6.
+//! The guest cannot use the address of another host towards the outside.
 //!
-//! # Why a stack in the tender, and not passt
+//! # Limits
 //!
-//! passt speaks Ethernet over a socket and does the same from outside, well and fast, and both are kept up. But passt is a
-//! second program: it must be there (not every distribution has it), be started, watched and confined next to the tender,
-//! and its protocol has no version. smoltcp is a library in safe Rust, released every few months, with fuzz targets for
-//! what comes from the network; with it a unikernel has a network wherever the one file of the tender runs. And it is what
-//! a test's [`Host`](super::Host) is made of: one stack for both. Its limit is speed, as every byte is copied in the
-//! tender; who needs more takes a tap, or the descriptor of another program's socket.
+//! - A guest has at most 256 TCP connections; further connections are refused.
+//! - A guest has at most 64 UDP associations; a new association replaces the one that was silent
+//!   for longest.
+//! - Each connection and association has buffers of fixed size, and the guest has a queue of 1024
+//!   frames. A guest that does not read its frames delays only itself.
+//! - While the queue is full, the tender reads no data from the host's sockets. TCP therefore loses
+//!   no frame in the queue; a datagram is lost if the buffer of the host's socket is full.
+//! - Nothing is fragmented: a UDP datagram that does not fit in one frame is lost.
+//! - The guest's network is IPv4 only. IPv6 is used only towards the host's DNS server.
 //!
-//! # The thread
+//! # Alternatives: passt
 //!
-//! All of it, every socket included, is done by one thread, `hvt-net`, that [`UserNetwork::start`] makes and that ends
-//! when the device is dropped. Sockets that listen are made before it starts. Of the kernel it needs:
+//! passt provides the same network over a socket that carries Ethernet frames. It is fast and
+//! maintained. But passt is a second program: it must be installed (not every distribution has it),
+//! started, supervised and confined next to the tender, and its protocol has no version. smoltcp is
+//! a library in safe Rust, released every few months, with fuzz targets for its packet parsers: a
+//! guest has a network wherever the single binary of the tender runs. A test's
+//! [`Host`](super::Host) uses the same stack. The drawback of smoltcp is throughput, because the
+//! tender copies every byte. For more throughput, use a tap interface or the socket of another
+//! program such as passt.
 //!
-//! | for | system calls |
+//! # Thread
+//!
+//! One thread, `hvt-net`, runs the stack and uses all sockets. [`UserNetwork::start`] starts the
+//! thread after it has opened the listening sockets; the thread ends when the device is dropped. It
+//! uses these system calls:
+//!
+//! | purpose | system calls |
 //! |---|---|
 //! | waiting | `ppoll`; `read` and `write` of eventfds |
 //! | connections | `socket` (AF_INET, AF_INET6; TCP, UDP), `bind`, `connect`, `accept4`, `getsockopt` (SO_ERROR), `setsockopt` (TCP_NODELAY, SO_LINGER), `ioctl` (FIONBIO), `shutdown`, `close`, `recvfrom`, `sendto` |
 //! | threads, memory, time | `prctl` (PR_SET_NAME), `futex`, `mmap`, `munmap`, `mremap`, `mprotect`, `madvise`, `brk`, `clock_gettime`, `sched_yield` |
-//! | its end | `exit`, `rt_sigprocmask`, `sigaltstack`, `rseq`, `set_robust_list` |
-//! | saying what is wrong | `write` to the standard error |
+//! | thread exit | `exit`, `rt_sigprocmask`, `sigaltstack`, `rseq`, `set_robust_list` |
+//! | logging | `write` to standard error |
 
 mod addresses;
 mod forward;
@@ -91,9 +106,9 @@ use crate::memory::GuestSlice;
 
 pub use crate::config::{Forward, HostLoopback};
 
-/// What a user-mode network is to be.
+/// Builder of a user-mode network.
 #[derive(Clone, Debug, Default)]
-#[must_use = "nothing happens before it is started"]
+#[must_use = "the network does not exist until `start` is called"]
 pub struct UserNetwork {
     forwards: Vec<Forward>,
     loopback: HostLoopback,
@@ -103,49 +118,53 @@ pub struct UserNetwork {
 }
 
 impl UserNetwork {
-    /// A network from which the guest gets out, and nobody in.
+    /// Creates a network without forwarded ports, in which the host's loopback, link-local
+    /// addresses and metadata services are closed.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets others in through a port of the host.
+    /// Forwards a port of the host to a port of the guest.
     pub fn forward(mut self, forward: Forward) -> Self {
         self.forwards.push(forward);
         self
     }
 
-    /// Opens ports of the host's loopback, 127.0.0.1, to the guest, which reaches them at 10.0.2.2. It replaces what was
-    /// opened before. By default all are closed.
+    /// Sets the open ports of the host's loopback, 127.0.0.1, which the guest reaches at 10.0.2.2.
+    /// By default, all ports are closed. A second call replaces the ports of the first.
     pub fn host_loopback(mut self, ports: HostLoopback) -> Self {
         self.loopback = ports;
         self
     }
 
-    /// Opens an address that is closed by default because hosts in a cloud are told secrets there: a link-local one
-    /// (169.254.0.0/16), 168.63.129.16, 100.100.100.200 or 192.0.0.192.
+    /// Opens an address that is closed by default because metadata services of clouds hand out
+    /// credentials there: a link-local address (169.254.0.0/16), 168.63.129.16, 100.100.100.200 or
+    /// 192.0.0.192.
     pub fn allow(mut self, address: Ipv4Addr) -> Self {
         self.opened.push(address);
         self
     }
 
-    /// Where DNS queries go: unless told otherwise to the first server that `/etc/resolv.conf` names, or 127.0.0.1.
+    /// Sets the destination of DNS queries. The default is the first server in `/etc/resolv.conf`,
+    /// or 127.0.0.1 if it has none.
     pub fn resolver(mut self, server: SocketAddr) -> Self {
         self.resolver = Some(server);
         self
     }
 
-    /// Gives the guest's device this hardware address; 02:00:00:00:00:01 unless told otherwise.
+    /// Sets the hardware address of the guest's device (default: 02:00:00:00:00:01).
     pub fn mac(mut self, mac: [u8; 6]) -> Self {
         self.mac = Some(mac);
         self
     }
 
-    /// Makes the guest's device, and begins to serve it.
+    /// Creates the guest's network device and starts the thread behind it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if an address that is [allowed](Self::allow) is not one of those that this can open.
-    /// When a port of the host cannot be listened at, with its address in the message, or the host has no descriptor
-    /// or thread left.
+    /// Returns [`io::ErrorKind::InvalidInput`] if an [allowed](Self::allow) address is not closed
+    /// by default. Returns the error of bind(2) or listen(2), with the address in its message, if a
+    /// forwarded port of the host is in use or not permitted. Returns the error of eventfd(2) or
+    /// clone(2) if the process has no descriptor or thread left.
     pub fn start(self) -> io::Result<UserNet> {
         if let Some(address) = self.opened.iter().find(|address| !addresses::is_withheld(**address)) {
             let what =
@@ -159,7 +178,7 @@ impl UserNetwork {
             guest = guest.with_mac(mac);
         }
         let gateway = ours.endpoint();
-        // First sequence numbers are not to be guessed from outside.
+        // The initial TCP sequence numbers must be unpredictable for other hosts.
         let seed = RandomState::new().build_hasher().finish();
         let resolver = self.resolver.unwrap_or_else(addresses::host_resolver);
         let policy = Policy { resolver, loopback: self.loopback, opened: self.opened };
@@ -172,22 +191,24 @@ impl UserNetwork {
     }
 }
 
-/// A network device in user-mode networking. Dropping it ends all of the guest's connections, and the thread behind it.
+/// Network device of a guest in user-mode networking. When it is dropped, all connections of the
+/// guest are closed and its thread ends.
 #[derive(Debug)]
 pub struct UserNet {
     guest: Port,
-    /// What is readable while a frame of the guest's waits.
+    /// Descriptor that is readable while a frame from the guest is queued.
     gateway: Arc<Endpoint>,
     forwarded: Vec<SocketAddr>,
     doorbell: Arc<StackDoorbell>,
-    /// To the thread.
+    /// Sender of jobs to the thread.
     jobs: Sender<Job>,
-    // Ends the thread.
+    // Ends the thread on drop.
     _worker: Worker,
 }
 
 impl UserNet {
-    /// Where the host listens for the guest, in the order in which it was told to.
+    /// Returns the addresses of the host's forwarded ports, in the order of the
+    /// [`UserNetwork::forward`] calls.
     #[must_use]
     pub fn forwarded(&self) -> &[SocketAddr] {
         &self.forwarded
@@ -221,7 +242,8 @@ impl Net for UserNet {
         Net::receive(&mut self.guest, into)
     }
 
-    /// Also those that wake the thread, which uses the same.
+    /// Returns the descriptors of the guest's port and of the thread's doorbell. The thread uses
+    /// the same descriptors.
     fn descriptors(&self) -> Vec<Descriptor> {
         let uses = Uses::READ | Uses::WRITE;
         let mut all = self.guest.descriptors();
@@ -244,7 +266,7 @@ impl HelperThread for UserNet {
     }
 
     fn execute(&self, job: Job) {
-        // A thread that has ended has logged the reason.
+        // `send` fails only if the thread has ended, and then the thread has logged the reason.
         let _ = self.jobs.send(job);
         self.doorbell.ring();
     }

@@ -1,4 +1,4 @@
-//! The thread that is between the guest and the host's sockets.
+//! Proxy between the guest's connections and the host's sockets.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -19,12 +19,12 @@ use crate::device::Job;
 use crate::network::Port;
 use crate::network::ip::{Flow, Stack, StackDoorbell, dhcp, wait};
 
-/// TCP connections at a time.
+/// Maximum number of TCP connections.
 const CONNECTIONS: usize = 256;
-/// How soon to try again to let somebody in where that has failed.
+/// Delay before accept(2) is retried after an error.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Everything that is between the guest and the host.
+/// Proxy between the guest and the host's sockets.
 pub(super) struct Proxy {
     stack: Stack,
     keeper: Keeper,
@@ -33,14 +33,14 @@ pub(super) struct Proxy {
     doors: Vec<Door>,
     asked: Vec<Asked>,
     connections: Vec<Connection>,
-    /// Sockets of connections that have ended, until they have sent their last.
+    /// Sockets of closed connections that still have data to send.
     ended: Vec<SocketHandle>,
 }
 
-/// What has happened to the host's sockets, each in the order of its list.
+/// Readiness of the host's sockets, each list in the order of the corresponding list of [`Proxy`].
 #[derive(Default)]
 pub(super) struct Ready {
-    /// Somebody may be at one of the doors.
+    /// A listener may have a pending connection.
     doors: bool,
     asked: Vec<bool>,
     connections: Vec<PollFlags>,
@@ -48,7 +48,8 @@ pub(super) struct Ready {
 }
 
 impl Proxy {
-    /// Everything that is between the guest behind `port` and the host. `doorbell` rings when the guest has room for frames again.
+    /// Creates the proxy for the guest at the other end of `port`. `doorbell` rings when the guest
+    /// has room for frames again.
     pub(super) fn new(
         port: Port,
         doors: Vec<Door>,
@@ -81,7 +82,7 @@ impl Proxy {
         })
     }
 
-    /// Serves the guest until the bell says that it is over, and executes the jobs that come with it.
+    /// Serves the guest and executes jobs until the worker is requested to end.
     pub(super) fn serve(&mut self, doorbell: &StackDoorbell, jobs: &Receiver<Job>) {
         let mut ready = Ready::default();
         while !doorbell.is_over() {
@@ -90,8 +91,8 @@ impl Proxy {
             ready = match self.wait(doorbell) {
                 Ok(ready) => ready,
                 Err(error) => {
-                    // Nothing that a guest does leads here: the kernel has no memory left, say.
-                    log::error!("user-mode networking cannot wait: {error}");
+                    // A guest cannot cause this error. A possible cause is lack of kernel memory.
+                    log::error!("user-mode networking: cannot wait for events: {error}");
                     break;
                 }
             };
@@ -103,9 +104,9 @@ impl Proxy {
         self.stack.flush();
     }
 
-    /// Moves everything on.
+    /// Advances the stack and all connections.
     pub(super) fn turn(&mut self, ready: &Ready) {
-        // First, while the lists are still those that were waited for.
+        // First, while the lists are unchanged since the wait.
         self.datagrams.carry_in(&mut self.stack, ready.datagrams.iter().copied());
         let mut flags = ready.connections.iter().copied();
         self.advance(|| flags.next().unwrap_or(PollFlags::empty()));
@@ -118,7 +119,7 @@ impl Proxy {
         }
         self.dhcp.serve(&mut self.stack);
         self.datagrams.carry_out(&mut self.stack);
-        // What the guest has just said.
+        // Forward the data that the guest has just sent.
         self.advance(PollFlags::empty);
         self.stack.flush();
         if !self.stack.is_blocked() {
@@ -128,20 +129,20 @@ impl Proxy {
         }
     }
 
-    /// Moves all connections on, and buries those that have ended.
+    /// Advances all connections and closes the finished ones.
     fn advance(&mut self, mut ready: impl FnMut() -> PollFlags) {
         let sockets = &mut self.stack.sockets;
         let over = self.connections.extract_if(.., |connection| !connection.turn(ready(), sockets));
-        // Ended once all have moved: they share the sockets.
+        // Closed after the loop, because the connections share the socket set.
         let over: Vec<_> = over.collect();
         self.ended.extend(over.into_iter().map(|connection| connection.end(&mut self.stack.sockets)));
     }
 
-    /// Begins to connect where the guest wants to be connected to.
+    /// Starts the host's connections for the SYN frames that the gate has admitted.
     fn ask(&mut self) {
         for (flow, frame) in std::mem::take(&mut self.keeper.asked) {
             if self.asked.iter().any(|asked| asked.flow == flow) {
-                // It has not been answered yet, and asks again.
+                // The guest has retransmitted a SYN that is still pending.
                 continue;
             }
             match self.keeper.policy.connection(flow.local).filter(|_| !self.stack.knows(flow)) {
@@ -154,7 +155,8 @@ impl Proxy {
         }
     }
 
-    /// Tells the guest what has come of the connections that it wants to begin, where that is known now.
+    /// Answers the guest's pending SYN frames whose host connections are established or have
+    /// failed.
     fn answer(&mut self, mut ready: impl Iterator<Item = bool>) {
         let known: Vec<_> = self.asked.extract_if(.., |_| ready.next() == Some(true)).collect();
         for asked in known {
@@ -171,30 +173,30 @@ impl Proxy {
     }
 
     fn refuse(&mut self, flow: Flow, frame: Vec<u8>, error: &io::Error) {
-        log::debug!("the guest cannot connect to {}: {error}", flow.local);
-        // The stack knows of nobody who would accept it.
+        log::debug!("user-mode networking: connection to {} failed: {error}", flow.local);
+        // The stack has no socket that accepts the SYN, so it answers with RST.
         self.stack.deliver(frame);
     }
 
-    /// Connections that may still be begun.
+    /// Returns the number of connections that may still be opened.
     fn room(&self) -> usize {
         CONNECTIONS.saturating_sub(self.connections.len() + self.asked.len() + self.ended.len())
     }
 
-    /// Lets those in who want to talk to the guest.
+    /// Accepts pending connections on the forwarded ports.
     fn let_in(&mut self) {
         for door in &mut self.doors {
             while self.connections.len() + self.asked.len() + self.ended.len() < CONNECTIONS {
                 let Some(host) = door.accept() else { break };
                 match self.stack.connect(GATEWAY, SocketAddrV4::new(GUEST, door.port)) {
                     Ok(guest) => self.connections.push(Connection::new(guest, host, &mut self.stack.sockets)),
-                    Err(error) => log::debug!("port {} of the guest cannot be reached: {error}", door.port),
+                    Err(error) => log::debug!("forward: connection to guest port {} failed: {error}", door.port),
                 }
             }
         }
     }
 
-    /// Waits until there is something to do.
+    /// Waits until a socket is ready, the doorbell rings, or a timer expires.
     pub(super) fn wait(&mut self, doorbell: &StackDoorbell) -> io::Result<Ready> {
         let retry = self.doors.iter().any(Door::is_failing).then_some(RETRY);
         let idle = [self.stack.idle(), self.datagrams.idle(), retry].into_iter().flatten().min();
@@ -211,7 +213,8 @@ impl Proxy {
         let asked = fds.len();
         fds.extend(self.asked.iter().map(|asked| PollFd::new(asked.as_fd(), PollFlags::POLLOUT)));
         let connections = fds.len();
-        // Those of which nothing is wanted are left out: ends and errors would be told of again and again.
+        // Connections without interest are left out: poll(2) would report hang-ups and errors
+        // repeatedly.
         let interests: Vec<_> =
             self.connections.iter().map(|connection| connection.interest(&self.stack.sockets)).collect();
         let wanted = self.connections.iter().zip(&interests).filter(|(_, interest)| !interest.is_empty());

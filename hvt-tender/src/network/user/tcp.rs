@@ -1,4 +1,4 @@
-//! A TCP connection of the guest, and the one of the host that it leads to.
+//! TCP connections of the guest, each with its socket of the host.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,20 +14,20 @@ use smoltcp::socket::tcp::{RecvError, Socket, State};
 use crate::interrupted::retry;
 use crate::network::ip::Flow;
 
-/// How long both sides may take to agree on a connection.
+/// Timeout of the guest's TCP handshake.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
-/// A connection that the guest wants to begin, while it is not known what comes of it.
+/// Connection that the guest has requested, while the host's connect(2) is in progress.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) flow: Flow,
-    /// What the guest has begun it with.
+    /// SYN frame of the guest.
     pub(super) frame: Vec<u8>,
     host: TcpStream,
 }
 
 impl Asked {
-    /// Begins to connect to `to`.
+    /// Starts a connection to `to`. Returns the frame with the error if it fails immediately.
     pub(super) fn new(flow: Flow, frame: Vec<u8>, to: SocketAddr) -> Result<Self, (io::Error, Vec<u8>)> {
         match connect(to) {
             Ok(host) => Ok(Self { flow, frame, host }),
@@ -35,7 +35,8 @@ impl Asked {
         }
     }
 
-    /// What has come of it, once the host's socket is ready: the guest's first frame and, if all is well, the host's end.
+    /// Returns the guest's SYN frame and the result of connect(2). Call it once the host's socket
+    /// is ready.
     pub(super) fn answer(self) -> (Vec<u8>, io::Result<TcpStream>) {
         let host = match self.host.take_error() {
             Ok(None) => Ok(self.host),
@@ -51,28 +52,28 @@ impl AsFd for Asked {
     }
 }
 
-/// A connection, from one end to the other.
+/// TCP connection of the guest with the host's socket that it is forwarded to.
 #[derive(Debug)]
 pub(super) struct Connection {
     guest: SocketHandle,
     host: TcpStream,
-    /// Both ends know of each other.
+    /// The guest's handshake is complete.
     open: bool,
-    /// The host's end has nothing more to say.
+    /// The host's socket has reached end of file.
     host_finished: bool,
-    /// The guest has nothing more to say, and the host's end knows.
+    /// The guest has closed its sending half, and the host's socket has been shut down for writing.
     guest_finished: bool,
     begun: Instant,
 }
 
 impl Connection {
-    /// Joins a connection that has been begun, by the guest or with it, and one of the host's.
+    /// Joins a connection of the guest, whose handshake is in progress, with a socket of the host.
     pub(super) fn new(guest: SocketHandle, host: TcpStream, sockets: &mut SocketSet<'static>) -> Self {
         sockets.get_mut::<Socket<'_>>(guest).set_timeout(Some(HANDSHAKE.into()));
         Self { guest, host, open: false, host_finished: false, guest_finished: false, begun: Instant::now() }
     }
 
-    /// What of the host's socket is waited for.
+    /// Returns the events of the host's socket to wait for.
     pub(super) fn interest(&self, sockets: &SocketSet<'static>) -> PollFlags {
         let socket = sockets.get::<Socket<'_>>(self.guest);
         let mut interest = PollFlags::empty();
@@ -81,11 +82,12 @@ impl Connection {
         interest
     }
 
-    /// Moves everything on; returns whether there is something left to move. `ready` is what the host's socket is.
+    /// Carries data in both directions. Returns false once the connection is finished. `ready` is
+    /// the readiness of the host's socket.
     pub(super) fn turn(&mut self, ready: PollFlags, sockets: &mut SocketSet<'static>) -> bool {
         let socket = sockets.get_mut::<Socket<'_>>(self.guest);
         self.advance(ready, socket).unwrap_or_else(|error| {
-            log::debug!("a connection of the guest ends: {error}");
+            log::debug!("user-mode networking: connection closed: {error}");
             false
         })
     }
@@ -93,7 +95,7 @@ impl Connection {
     fn advance(&mut self, ready: PollFlags, socket: &mut Socket<'static>) -> io::Result<bool> {
         if !self.open {
             if matches!(socket.state(), State::SynSent | State::SynReceived) {
-                // The stack's own timer stands still while the guest has no room for frames.
+                // The stack's timer does not advance while the guest has no room for frames.
                 return Ok(self.begun.elapsed() < HANDSHAKE);
             }
             socket.set_timeout(None);
@@ -103,11 +105,11 @@ impl Connection {
         if !ready.is_empty() {
             self.carry_in(socket)?;
         }
-        // What comes then concerns the stack alone.
+        // In these states, only the stack has work left.
         Ok(socket.can_recv() || !matches!(socket.state(), State::Closed | State::TimeWait))
     }
 
-    /// What the guest has said goes to the host's end.
+    /// Carries data from the guest to the host's socket.
     fn carry_out(&mut self, socket: &mut Socket<'static>) -> io::Result<()> {
         while socket.can_recv() {
             let written = socket.recv(|bytes| match again(|| self.host.write(bytes)) {
@@ -130,7 +132,7 @@ impl Connection {
         }
     }
 
-    /// What the host's end has said goes to the guest.
+    /// Carries data from the host's socket to the guest.
     fn carry_in(&mut self, socket: &mut Socket<'static>) -> io::Result<()> {
         while socket.can_send() && !self.host_finished {
             let read = socket.send(|room| match room.is_empty() {
@@ -155,11 +157,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends it: with a reset at both ends, unless both had said all. Returns the stack's socket, which may have something
-    /// left to send.
+    /// Closes the connection, with RST at both ends unless both ends have finished. Returns the
+    /// stack's socket, which may have data left to send.
     pub(super) fn end(self, sockets: &mut SocketSet<'static>) -> SocketHandle {
         if !(self.guest_finished && self.host_finished) {
-            // One that is not connected any more has been told.
+            // Fails only if the socket is not connected any more.
             let _ = socket::setsockopt(&self.host, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
             sockets.get_mut::<Socket<'_>>(self.guest).abort();
         }
@@ -173,7 +175,7 @@ impl AsFd for Connection {
     }
 }
 
-/// Begins to connect.
+/// Starts a non-blocking connection to `to`.
 fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -187,7 +189,7 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Nothing where a call would have to wait.
+/// Repeats an interrupted call. Returns 0 if the call would block.
 fn again(call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     match retry(call) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),

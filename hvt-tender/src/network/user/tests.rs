@@ -10,12 +10,13 @@ use crate::network::Host;
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// A network from which the guest reaches the host's loopback.
+/// Network with an open host loopback.
 fn open() -> UserNetwork {
     UserNetwork::new().host_loopback(HostLoopback::All)
 }
 
-/// A host of the test's in the guest's place, and what must live as long.
+/// Starts the network with a [`Host`] in the guest's place. Returns the host, the forwarded
+/// addresses, and the worker, which must live as long as the host.
 fn network(builder: UserNetwork) -> (Host, Vec<SocketAddr>, Worker) {
     let UserNet { guest, forwarded, _worker, .. } = builder.start().unwrap();
     (Host::new(guest, GUEST).unwrap(), forwarded, _worker)
@@ -31,7 +32,7 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index * 7 / 3) as u8).collect()
 }
 
-/// Sends all that comes back, until nothing more does.
+/// Echoes received data until end of file.
 fn echo(mut stream: impl Read + Write) {
     let mut buffer = [0; 10_000];
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
@@ -46,7 +47,7 @@ fn a_guest_connects_to_the_hosts_loopback() {
     thread::scope(|scope| {
         scope.spawn(|| echo(listener.accept().unwrap().0));
         let mut stream = guest.connect(GATEWAY, port).unwrap();
-        // More than all buffers on the way hold.
+        // More data than all buffers on the path hold.
         let sent = bytes(2_000_000);
         let mut received = Vec::new();
         for part in sent.chunks(50_000) {
@@ -61,7 +62,7 @@ fn a_guest_connects_to_the_hosts_loopback() {
     });
 }
 
-/// Each direction ends by itself, and what was said before arrives.
+/// Each direction closes independently, and data sent before arrives.
 #[test]
 fn half_a_connection() {
     let (guest, _, _worker) = network(open());
@@ -69,7 +70,7 @@ fn half_a_connection() {
     let mut ours = guest.connect(GATEWAY, port).unwrap();
     let (mut theirs, from) = listener.accept().unwrap();
     assert!(from.ip().is_loopback());
-    // Nobody reads yet.
+    // Sent before the peer reads.
     let sent = bytes(40_000);
     ours.write_all(&sent).unwrap();
     ours.shutdown_write().unwrap();
@@ -133,7 +134,7 @@ fn forwarded_ports_lead_to_the_guest() {
             });
         });
     }
-    // The guest does not listen there.
+    // The guest does not listen on port 81.
     let mut stream = TcpStream::connect(forwarded[1]).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
@@ -152,7 +153,7 @@ fn a_reset_on_one_side_is_one_on_the_other() {
         theirs.set_read_timeout(Some(LONG)).unwrap();
         (ours, theirs)
     };
-    // Closed with something unread, as hosts do it.
+    // Close with unread data causes a reset.
     let (mut ours, mut theirs) = connect();
     theirs.write_all(b"unread").unwrap();
     ours.write_all(b"unread").unwrap();
@@ -168,7 +169,7 @@ fn a_reset_on_one_side_is_one_on_the_other() {
     drop(theirs);
     assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 
-    // The end of it all is one too.
+    // The end of the worker causes a reset.
     let (_ours, mut theirs) = connect();
     drop(_worker);
     assert_eq!(theirs.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
@@ -186,7 +187,8 @@ fn a_guest_has_so_many_connections() {
         }
     };
     assert_eq!((refused.kind(), held.len()), (io::ErrorKind::ConnectionRefused, 256));
-    // One ends, and there is room for another as soon as the guest's side has heard of it.
+    // After one connection is closed, there is room for another once the proxy has processed the
+    // close.
     let (mut ours, theirs) = held.swap_remove(7);
     drop(theirs);
     assert_eq!(ours.read(&mut [0]).unwrap(), 0);
@@ -198,14 +200,14 @@ fn a_guest_has_so_many_connections() {
     }
 }
 
-/// Whatever a guest sends, the next one who asks properly is answered.
+/// After any malformed frames, a valid request is answered.
 #[test]
 fn frames_that_make_no_sense() {
     let UserNet { guest, _worker, .. } = open().start().unwrap();
     let mut chance = fastrand::Rng::with_seed(7);
     let to = addresses::gateway_mac(Port::mac(&guest));
     let header = [&to[..], &Port::mac(&guest)].concat();
-    // A segment with SYN for 10.0.2.2:0, a datagram for 10.0.2.3:53, a question for its address.
+    // TCP SYN to 10.0.2.2:0, UDP datagram to 10.0.2.3:53, ARP request for 10.0.2.2.
     let ip = |protocol, to: u8, rest: &[u8]| {
         let len = 20 + rest.len() as u8;
         [&[8, 0, 0x45, 0, 0, len, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 2, 15, 10, 0, 2, to], rest].concat()
@@ -226,11 +228,12 @@ fn frames_that_make_no_sense() {
         while guest.try_receive().is_some() {}
     }
     let guest = Host::new(guest, GUEST).unwrap();
-    // What is in the queue still is worked off first.
+    // The frames in the queue are processed first.
     assert!((0..10).any(|_| guest.ping_timeout(GATEWAY, Duration::from_secs(3)).is_ok()));
 }
 
-/// Nobody can be answered at such an address, and who tries would end the tender.
+/// Datagrams from addresses that the guest cannot have are dropped: a reply to such an address
+/// would end the tender.
 #[test]
 fn datagrams_from_nowhere() {
     let UserNet { guest, _worker, .. } = open().start().unwrap();
@@ -248,7 +251,7 @@ fn datagrams_from_nowhere() {
     for from in [[0, 0, 0, 0], [10, 0, 2, 2], [10, 0, 2, 255], [192, 0, 2, 1], [10, 0, 2, 15]] {
         guest.send(&datagram(from)).unwrap();
     }
-    // Of all these, one is let through.
+    // Only the datagram from the guest's address passes.
     let mut data = [0; 100];
     let (len, from) = server.recv_from(&mut data).unwrap();
     assert_eq!(data[..len], [2, 15]);
@@ -259,8 +262,8 @@ fn datagrams_from_nowhere() {
     assert!(server.recv_from(&mut data).is_err());
 }
 
-/// More frames than the guest's inbox holds are under way at a time: none of them may get lost, as each loss makes the
-/// stack wait for twice as long.
+/// 100 connections produce more frames than the guest's queue holds. None may be dropped, because
+/// each loss doubles TCP's retransmission timeout.
 #[test]
 fn a_hundred_connections_at_a_time() {
     const CONNECTIONS: usize = 100;
@@ -279,7 +282,7 @@ fn a_hundred_connections_at_a_time() {
                 assert!(received == *sent, "{} of {LEN}", received.len());
             });
         }
-        // All are there before any is served.
+        // All connections are established before any is served.
         let streams: Vec<_> = (0..CONNECTIONS).map(|_| listener.accept().unwrap().0).collect();
         for mut stream in streams {
             scope.spawn(move || stream.write_all(sent).unwrap());
@@ -314,7 +317,7 @@ fn debuggers_of_this_process_are_closed_to_its_guests() {
         let port = debugger.address().unwrap().port();
         let refused = guest.connect(GATEWAY, port).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        // It is the debugger that is closed, not the port.
+        // Only the debugger is closed: another listener on the same port is reachable.
         drop(debugger);
         let _other = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         guest.connect(GATEWAY, port).unwrap();
@@ -333,7 +336,7 @@ fn addresses_that_cannot_be_opened() {
     }
 }
 
-/// A network whose thread is the test.
+/// Network that the test drives by hand instead of a thread.
 struct ByHand {
     proxy: Proxy,
     guest: Port,
@@ -342,7 +345,7 @@ struct ByHand {
 }
 
 impl ByHand {
-    /// Between the guest and the network, so many frames wait at either end.
+    /// Creates a network with a queue of `queue` frames at each end of the link to the guest.
     fn new(queue: usize) -> Self {
         let (guest, ours) = Link::new().queue(queue).ports().unwrap();
         let resolver = (Ipv4Addr::LOCALHOST, 53).into();
@@ -351,7 +354,7 @@ impl ByHand {
         let ours = ours.with_mac(addresses::gateway_mac(guest.mac()));
         let proxy = Proxy::new(ours, Vec::new(), policy, doorbell.clone(), 7).unwrap();
         let by_hand = Self { proxy, guest, doorbell, ready: proxy::Ready::default() };
-        // From this question the network knows the guest's hardware address.
+        // From this ARP request, the network learns the guest's hardware address.
         let arp = [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2];
         by_hand.send([8, 6], &arp);
         by_hand
@@ -362,7 +365,7 @@ impl ByHand {
         self.guest.send(&[&addresses::gateway_mac(mac)[..], &mac, &kind, packet].concat()).unwrap();
     }
 
-    /// A datagram of the guest's to a port of the host's loopback.
+    /// Sends a datagram from the guest to a port of the host's loopback.
     fn send_to(&self, port: u16, data: &[u8]) {
         self.send([8, 0], &udp::packet(SocketAddrV4::new(GUEST, 1024), SocketAddrV4::new(GATEWAY, port), data));
     }
@@ -374,7 +377,7 @@ impl ByHand {
         self.doorbell.silence();
     }
 
-    /// Takes the IPv4 packets that have come.
+    /// Receives all queued frames and returns the number of IPv4 packets.
     fn packets(&self) -> usize {
         std::iter::from_fn(|| self.guest.try_receive()).filter(|frame| frame[12..14] == [8, 0]).count()
     }
@@ -403,7 +406,7 @@ fn datagrams_that_the_guest_sends_at_once_all_arrive() {
     assert!(received.eq(0..200));
 }
 
-/// Datagrams that find no room in the guest wait in the host's sockets.
+/// Datagrams that find no room in the guest's queue wait in the host's sockets.
 #[test]
 fn datagrams_for_a_guest_that_is_busy_wait() {
     const SERVERS: usize = 8;
@@ -433,7 +436,7 @@ fn datagrams_for_a_guest_that_is_busy_wait() {
     assert_eq!((received, lost()), (SERVERS * EACH, 0));
 }
 
-/// A network that waits for its guest has nothing to do until the guest takes frames.
+/// While the guest's queue is full, the network does no work until the guest receives frames.
 #[test]
 fn a_guest_that_takes_nothing_costs_nothing() {
     let mut network = ByHand::new(8);
@@ -447,7 +450,7 @@ fn a_guest_that_takes_nothing_costs_nothing() {
     let start = std::time::Instant::now();
     network.ready = network.proxy.wait(&network.doorbell).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
-    // It is woken as soon as there is room.
+    // The network is woken as soon as there is room.
     network.proxy.turn(&network.ready);
     assert_ne!(network.packets(), 0);
     let start = std::time::Instant::now();

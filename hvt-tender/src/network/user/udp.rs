@@ -1,4 +1,4 @@
-//! The guest's datagrams, and the sockets of the host that carry them on.
+//! UDP datagrams of the guest, and the host's sockets that carry them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,38 +15,39 @@ use smoltcp::wire::{DHCP_SERVER_PORT, IpAddress, IpProtocol, IpVersion, Ipv4Pack
 use super::addresses::{GATEWAY, Policy, is_guest};
 use crate::network::ip::{BURST, Stack};
 
-/// Associations at a time. A new one takes the place of the one that was silent for longest.
+/// Maximum number of associations. A new association replaces the one that was silent for longest.
 const MOST: usize = 64;
-/// How long an association that nobody uses lasts (RFC 4787 wants two minutes at least).
+/// Lifetime of an unused association. RFC 4787 requires at least two minutes.
 const SILENCE: Duration = Duration::from_secs(120);
-/// Datagrams that are taken from each socket before others have their turn.
+/// Maximum number of datagrams that one turn receives from each socket.
 const EACH: usize = 32;
-/// Bytes of the headers of IPv4 and UDP.
+/// Size of the IPv4 and UDP headers in bytes.
 const HEADERS: usize = 28;
-/// Hop limit of what comes from outside.
+/// Time to live of the packets to the guest.
 const HOPS: u8 = 64;
 
-/// Everybody whom the guest has sent datagrams to.
+/// UDP associations of the guest.
 #[derive(Debug)]
 pub(super) struct Datagrams {
-    /// Takes all of the guest's datagrams, and sends those to it.
+    /// Raw socket for all datagrams from and to the guest.
     socket: SocketHandle,
     policy: Arc<Policy>,
-    /// Largest datagram in bytes, headers included.
+    /// Maximum size of a datagram in bytes, headers included.
     mtu: usize,
-    /// Most recently used last.
+    /// Associations, the most recently used last.
     associations: VecDeque<Association>,
-    /// Packet to the guest that has found no room. No other one is taken from the host before it is on its way.
+    /// Packet to the guest that found no room in the stack. No further datagram is received from
+    /// the host before this packet is queued.
     waiting: Option<Vec<u8>>,
-    /// Number of calls of `carry_in`: each begins with another socket.
+    /// Number of calls of `carry_in`. Each call starts with another socket.
     calls: usize,
 }
 
-/// A socket of the host for the datagrams between two ends.
+/// Socket of the host for the datagrams between an address of the guest and an address of a peer.
 #[derive(Debug)]
 struct Association {
     guest: SocketAddrV4,
-    /// Whom the guest means to talk to.
+    /// Peer, as addressed by the guest.
     peer: SocketAddrV4,
     host: UdpSocket,
     used: Instant,
@@ -54,7 +55,8 @@ struct Association {
 
 impl Datagrams {
     pub(super) fn new(stack: &mut Stack, policy: Arc<Policy>, mtu: u16) -> Self {
-        // What the stack takes from the guest in one turn, and one packet more: the ring of bytes does not split packets.
+        // Room for the packets of one turn plus one, because a packet does not wrap around in the
+        // ring buffer.
         let bytes = (BURST + 1) * usize::from(mtu);
         let buffer = || raw::PacketBuffer::new(vec![raw::PacketMetadata::EMPTY; BURST], vec![0; bytes]);
         let socket = raw::Socket::new(Some(IpVersion::Ipv4), Some(IpProtocol::Udp), buffer(), buffer());
@@ -62,32 +64,36 @@ impl Datagrams {
         Self { socket, policy, mtu: mtu.into(), associations: VecDeque::new(), waiting: None, calls: 0 }
     }
 
-    /// The sockets to wait for, in order: none while a packet waits for room.
+    /// Returns the sockets to wait for, in the order of the associations. Returns no sockets while
+    /// a packet waits for room in the stack.
     pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let wanted = self.waiting.is_none();
         self.associations.iter().filter(move |_| wanted).map(|association| association.host.as_fd())
     }
 
-    /// Carries on what the guest has sent.
+    /// Sends the datagrams of the guest to their destinations.
     pub(super) fn carry_out(&mut self, stack: &mut Stack) {
         while let Ok(packet) = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket).recv() {
             let Some((guest, peer, data)) = parse(packet) else { continue };
             let Some(to) = self.policy.outside(peer) else { continue };
-            // What comes back must find its way, and DHCP is the gateway's own.
+            // Replies must be routable to the guest, and DHCP messages belong to the gateway's
+            // server.
             if !is_guest(*guest.ip()) || peer == SocketAddrV4::new(GATEWAY, DHCP_SERVER_PORT) {
                 continue;
             }
             match self.association(guest, peer, to) {
-                // Nobody there, or no room: datagrams get lost.
+                // The send fails if the destination is closed or the buffer is full: the datagram
+                // is lost.
                 Ok(host) => drop(host.send(data)),
-                Err(error) => log::debug!("the guest cannot send to {to}: {error}"),
+                Err(error) => log::debug!("user-mode networking: datagram to {to} dropped: {error}"),
             }
         }
         self.associations.retain(|association| association.used.elapsed() < SILENCE);
     }
 
-    /// Carries on what came for the guest, as far as the stack has room: the rest waits in the host's sockets. Whether a
-    /// socket is ready comes in the order of [`sockets`](Self::sockets).
+    /// Sends datagrams from the host's sockets to the guest until the stack has no room. The
+    /// remaining datagrams wait in the sockets. `ready` is the readiness of the sockets in the
+    /// order of [`sockets`](Self::sockets).
     pub(super) fn carry_in(&mut self, stack: &mut Stack, ready: impl Iterator<Item = bool>) {
         let socket = stack.sockets.get_mut::<raw::Socket<'_>>(self.socket);
         self.waiting = self.waiting.take().filter(|packet| socket.send_slice(packet).is_err());
@@ -98,7 +104,7 @@ impl Datagrams {
             ready.rotate_left(first);
         }
         let mut data = [0; u16::MAX as usize];
-        // One of each at a time, so that a busy one does not take the room of all others.
+        // One datagram of each socket at a time, so that a busy socket does not use up the room.
         for _ in 0..EACH {
             for (association, ready) in &mut ready {
                 if self.waiting.is_some() {
@@ -113,29 +119,30 @@ impl Datagrams {
                         let packet = packet(association.peer, association.guest, &data[..len]);
                         self.waiting = socket.send_slice(&packet).is_err().then_some(packet);
                     }
-                    Ok(len) => log::debug!("a datagram of {len} bytes is too long for the guest"),
+                    Ok(len) => log::debug!("user-mode networking: datagram of {len} bytes dropped: above the MTU"),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => *ready = false,
-                    // Nobody listens there, and the guest finds out by silence.
+                    // The peer's port is closed (ICMP port unreachable). The guest gets no reply.
                     Err(_) => {}
                 }
             }
         }
     }
 
-    /// How long until an association is given up.
+    /// Returns the time until the next association expires.
     pub(super) fn idle(&self) -> Option<Duration> {
         let first = self.associations.iter().map(|association| association.used).min()?;
         Some(SILENCE.saturating_sub(first.elapsed()))
     }
 
-    /// The socket for what is between these two, made if need be.
+    /// Returns the socket of the association between `guest` and `peer`. Creates the association if
+    /// it does not exist.
     fn association(&mut self, guest: SocketAddrV4, peer: SocketAddrV4, to: SocketAddr) -> io::Result<&UdpSocket> {
         let known = self.associations.iter().position(|known| (known.guest, known.peer) == (guest, peer));
         let association = match known.and_then(|position| self.associations.remove(position)) {
             Some(known) => known,
             None => {
                 let any: IpAddr = match to {
-                    // So that nobody else can answer.
+                    // Bound to the loopback, so that no other machine can send to the socket.
                     SocketAddr::V4(to) if to.ip().is_loopback() => Ipv4Addr::LOCALHOST.into(),
                     SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                     SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -154,7 +161,8 @@ impl Datagrams {
     }
 }
 
-/// Source, destination and contents of a packet, if all is well with it.
+/// Returns the source, the destination and the payload of a UDP packet. Returns `None` if the
+/// packet is malformed or a fragment.
 fn parse(packet: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4, &[u8])> {
     let ip = Ipv4Packet::new_checked(packet).ok()?;
     if ip.more_frags() || ip.frag_offset() != 0 {
@@ -169,7 +177,7 @@ fn parse(packet: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4, &[u8])> {
     Some((SocketAddrV4::new(from, repr.src_port), SocketAddrV4::new(to, repr.dst_port), packet.get(end - len..end)?))
 }
 
-/// A packet that carries `data`.
+/// Returns an IPv4 UDP packet with the payload `data`.
 pub(super) fn packet(from: SocketAddrV4, to: SocketAddrV4, data: &[u8]) -> Vec<u8> {
     let sums = ChecksumCapabilities::default();
     let udp = UdpRepr { src_port: from.port(), dst_port: to.port() };
@@ -205,7 +213,7 @@ mod tests {
             prop_assert_eq!(parse(&bytes), Some((FROM, TO, &data[..])));
         }
 
-        /// Whatever the guest sends.
+        /// No packet from the guest makes the parser panic.
         #[test]
         fn broken_packets(data: Vec<u8>, at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
             let mut bytes = packet(FROM, TO, &data);
