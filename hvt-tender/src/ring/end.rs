@@ -1,6 +1,7 @@
-//! The tender's end of the ring's indices, and how it goes to sleep without missing a submission.
+//! Tender's end of the ring's indices, and the sleep protocol that misses no submission.
 //!
-//! Generic over the atomic words, so that the tests try every order in which two CPUs can see them.
+//! Generic over the atomic words, so that the tests can use loom to try every order of memory
+//! accesses.
 
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -8,11 +9,11 @@ use hvt_abi::ring::{MASK, SIZE};
 
 use super::RingError;
 
-/// A 32-bit word that both ends see.
+/// 32-bit atomic word that both ends share.
 pub(super) trait Word {
     fn load(&self, ordering: Ordering) -> u32;
     fn store(&self, value: u32, ordering: Ordering);
-    /// A sequentially consistent fence.
+    /// Executes a sequentially consistent fence.
     fn fence();
 }
 
@@ -30,22 +31,22 @@ impl Word for AtomicU32 {
     }
 }
 
-/// The words of the ring's two lines, as [`Ring`](hvt_abi::ring::Ring) names them.
+/// Words of the ring's two cache lines, named as in [`Ring`](hvt_abi::ring::Ring).
 pub(super) struct Lines<'r, W> {
-    /// The guest's.
+    /// Written by the guest.
     pub(super) ent_tail: &'r W,
-    /// The guest's.
+    /// Written by the guest.
     pub(super) com_head: &'r W,
-    /// The tender's.
+    /// Written by the tender.
     pub(super) ent_head: &'r W,
-    /// The tender's.
+    /// Written by the tender.
     pub(super) com_tail: &'r W,
-    /// The tender's.
+    /// Written by the tender.
     pub(super) needs_kick: &'r W,
 }
 
-/// How far the tender's end is. The tender's words in the ring are written from this and never read back: a guest could
-/// have changed them.
+/// Indices of the tender's end. The tender writes its words in the ring from these indices and
+/// never reads them back, because a guest could have changed them.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     taken: u32,
@@ -53,9 +54,14 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Slot of the next submission, if there is one.
+    /// Returns the slot of the next submission, if any.
+    ///
+    /// # Errors
+    /// Returns [`RingError::Submissions`] if the guest claims more submissions than the ring has
+    /// slots.
     pub(super) fn next<W: Word>(&self, lines: &Lines<'_, W>) -> Result<Option<usize>, RingError> {
-        // What the guest wrote before it moved its tail is seen from here on.
+        // Acquire: the submissions that the guest wrote before it moved its tail are visible from
+        // here on.
         let waiting = lines.ent_tail.load(Ordering::Acquire).wrapping_sub(self.taken);
         match waiting {
             0 => Ok(None),
@@ -64,34 +70,42 @@ impl Progress {
         }
     }
 
-    /// Gives the slot of the submission that has just been served back to the guest.
+    /// Returns the slot of the submission served last to the guest.
     pub(super) fn taken<W: Word>(&mut self, lines: &Lines<'_, W>) {
         self.taken = self.taken.wrapping_add(1);
         lines.ent_head.store(self.taken, Ordering::Release);
     }
 
-    /// Slot for the next commit.
+    /// Returns the slot for the next commit.
+    ///
+    /// # Errors
+    /// Returns [`RingError::Commits`] if all slots hold commits that the guest has not taken, or if
+    /// the guest's index is invalid.
     pub(super) fn commit_slot<W: Word>(&self, lines: &Lines<'_, W>) -> Result<usize, RingError> {
         let left = self.committed.wrapping_sub(lines.com_head.load(Ordering::Acquire));
         if left as usize >= SIZE { Err(RingError::Commits(left)) } else { Ok((self.committed & MASK) as usize) }
     }
 
-    /// Shows the guest the commit that has just been written.
+    /// Publishes the commit written last.
     pub(super) fn committed<W: Word>(&mut self, lines: &Lines<'_, W>) {
         self.committed = self.committed.wrapping_add(1);
         lines.com_tail.store(self.committed, Ordering::Release);
     }
 
-    /// Asks the guest for a kick at its next submission. Whether to wait for it: not where a submission came meanwhile,
-    /// whose guest may not have seen the wish.
+    /// Requests a kick with the guest's next submission. Returns whether to wait for it: false if a
+    /// submission has arrived meanwhile, because the guest may not have seen the request.
+    ///
+    /// # Errors
+    /// Returns the errors of [`next`](Self::next).
     pub(super) fn ask_for_kick<W: Word>(&self, lines: &Lines<'_, W>) -> Result<bool, RingError> {
         lines.needs_kick.store(1, Ordering::Relaxed);
-        // Either this sees the guest's tail, or the guest, which has a fence between its own two accesses, sees the wish.
+        // Either this thread sees the guest's new tail, or the guest, which has a fence between its
+        // two accesses, sees the request.
         W::fence();
         Ok(self.next(lines)?.is_none())
     }
 
-    /// Tells the guest that it need not kick.
+    /// Clears the request for a kick.
     pub(super) fn awake<W: Word>(lines: &Lines<'_, W>) {
         lines.needs_kick.store(0, Ordering::Relaxed);
     }
@@ -135,8 +149,9 @@ mod tests {
         }
     }
 
-    /// What a guest does to submit, as the ABI says it: the data, its tail, a fence, and a kick if one is wanted. One that
-    /// is `sparing` leaves that to its last kick, at `kicked` submissions, while what it was for has not been taken.
+    /// Submits as a guest does by the ABI: the data, the tail, a fence, and a kick if the tender
+    /// requests one. A `sparing` guest omits the kick while the submission of its last kick, number
+    /// `kicked`, has not been taken.
     fn submit(
         words: &Words<LoomWord>,
         slots: &[LoomWord],
@@ -155,14 +170,15 @@ mod tests {
         }
     }
 
-    /// Loom tries every interleaving with up to two preemptions, and every value that a load may see. A kick that gets lost leaves the tender's end
-    /// asleep for ever, which loom reports; data that is not there yet fails the assertion.
+    /// Loom tries every interleaving with up to two preemptions, and every value that a load may
+    /// see. A lost kick leaves the tender's end asleep forever, which loom reports as a deadlock.
+    /// Data that is not visible yet fails the assertion.
     #[test]
     fn no_submission_is_missed_or_seen_too_early() {
         submissions_arrive(false);
     }
 
-    /// Guests of this project's bindings do.
+    /// The guest bindings of this project are `sparing`.
     #[test]
     fn nor_where_a_guest_spares_kicks() {
         submissions_arrive(true);

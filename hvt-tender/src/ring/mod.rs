@@ -1,23 +1,27 @@
-//! The tender's end of the network ring: frames that the guest sends without a hypercall each.
+//! Tender's end of the network ring, with which a guest sends and receives frames without a
+//! hypercall per frame.
 //!
-//! The guest writes submissions into a [ring](hvt_abi::ring) in memory that both share; a thread of the tender's takes
-//! them out, sends or receives the frames, and answers. While that thread is awake the guest need not leave its CPU.
-//! Before it sleeps it says so in the ring, and the guest then *kicks* it: an `out` that KVM turns into a wake-up
-//! without ending the run (ioeventfd), or that the [monitor](crate::monitor) passes on.
+//! The guest writes submissions into a [ring](hvt_abi::ring) in shared memory. A thread of the
+//! tender removes the submissions, sends or receives the frames, and writes commits. While the
+//! thread is awake, the guest need not leave its CPU. Before the thread sleeps, it sets a flag in
+//! the ring, and the guest then *kicks* it: an `out` instruction that KVM turns into a wakeup
+//! without an exit to user space (ioeventfd), or that the [monitor](crate::monitor) forwards.
 //!
-//! | file | what it does |
+//! | file | content |
 //! |---|---|
-//! | `end` | indices and the way to sleep: what the two ends must agree on, proven with `loom` |
+//! | `end` | indices and the sleep protocol between the two ends, checked with `loom` |
 //! | `queue` | submissions and commits in guest memory |
-//! | `service` | what a submission asks for, done on network devices |
+//! | `service` | execution of submissions on network devices |
 //! | `worker` | the thread: spins, sleeps, ends |
 //!
-//! Nothing in the ring is trusted. A submission is copied once, and its buffer is checked as that of a hypercall; what a
-//! guest may not do ends the guest with an [`RingError`]. It can lose its own frames and waste its own time, and that is all.
+//! The content of the ring is untrusted. Each submission is copied once, and its buffer is checked
+//! like the buffer of a hypercall. An invalid submission ends the guest with a [`RingError`]. A
+//! guest can lose only its own frames and waste only its own time.
 //!
-//! A ring is offered to guests whose network devices all can be used [from two threads](crate::device::Net::second_end),
-//! by backends that [gain by it](crate::backend::auto::Backend::gains_by_rings), on hosts with a CPU to spare for the second
-//! one. Guests that know nothing of it use hypercalls.
+//! A ring is offered if all network devices of the guest can be used
+//! [from two threads](crate::device::Net::second_end), if the backend
+//! [gains by it](crate::backend::auto::Backend::gains_by_rings), and if the host has a CPU for the
+//! second thread. Guests without ring support use hypercalls.
 
 mod end;
 mod queue;
@@ -32,23 +36,24 @@ pub use worker::{Counts, Offer, RingDoorbell, Worker};
 
 use crate::device::{Net, Slot};
 
-/// Bytes of guest memory that a ring takes, behind the memory that the guest knows of.
+/// Size of a ring in bytes. It lies behind the memory size that the guest is given.
 pub const SIZE: u64 = (size_of::<Ring>() as u64).next_multiple_of(PAGE_SIZE);
 
-/// Where the ring of a guest with so many bytes of memory lies, if there is room for one.
+/// Returns the guest-physical address of the ring for a guest with `mem_size` bytes of memory, or
+/// `None` if it would exceed the maximum memory size.
 #[must_use]
 pub fn place(mem_size: u64) -> Option<Gpa> {
     (mem_size <= MEM_MAX - SIZE).then_some(Gpa(mem_size))
 }
 
-/// Whether a ring is of any use to a guest with these devices.
+/// Returns whether a guest with these devices can use a ring.
 #[must_use]
 pub fn has_use(slots: &[Slot]) -> bool {
     slots.iter().any(|slot| matches!(slot, Slot::Net(_)))
 }
 
-/// Second ends of all network devices among these, by handle; `None` where there are no network devices, or one that
-/// cannot be used from two threads.
+/// Returns the second ends of all network devices by handle. Returns `None` if there is no network
+/// device, or if one of them cannot be used from two threads.
 #[must_use]
 pub fn second_ends(slots: &[Slot]) -> Option<Vec<Option<Box<dyn Net + Send>>>> {
     let second_end = |slot: &Slot| match slot {

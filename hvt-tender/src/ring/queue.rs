@@ -1,4 +1,4 @@
-//! The ring where it lies, in guest memory.
+//! Ring in guest memory.
 
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
@@ -19,7 +19,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// The ring at `place`, empty, where the memory is zero. `None` where it does not lie in memory, page aligned.
+    /// Creates the queue of the ring at `place`, which is empty if the memory is zero. Returns
+    /// `None` if `place` is not page-aligned or the ring does not lie in guest memory.
     pub(super) fn new(memory: MappedMemory, place: Gpa) -> Option<Self> {
         let range = GuestRange::new(place, size_of::<Ring>() as u64)?;
         let inside = memory.chunk(range)?.len() == size_of::<Ring>();
@@ -27,12 +28,12 @@ impl Queue {
         (inside && place.is_aligned(hvt_abi::PAGE_SIZE)).then_some(queue)
     }
 
-    /// Guest memory, all of it.
+    /// Returns the whole guest memory.
     pub(super) fn memory(&self) -> &MappedMemory {
         &self.memory
     }
 
-    /// A copy of the next submission, if there is one.
+    /// Returns a copy of the next submission, if any.
     pub(super) fn next(&self) -> Result<Option<Entry>, RingError> {
         let Some(slot) = self.progress.next(&self.lines())? else { return Ok(None) };
         let mut entry = Entry::new_zeroed();
@@ -41,13 +42,13 @@ impl Queue {
         Ok(Some(entry))
     }
 
-    /// The submission has been served.
+    /// Returns the slot of the submission served last to the guest.
     pub(super) fn taken(&mut self) {
         let Self { memory, range, progress } = self;
         progress.taken(&lines(memory, *range));
     }
 
-    /// Answers a submission.
+    /// Writes and publishes a commit.
     pub(super) fn commit(&mut self, commit: Commit) -> Result<(), RingError> {
         let slot = self.progress.commit_slot(&self.lines())?;
         let offset = offset_of!(Ring, commits) + slot * size_of::<Commit>();
@@ -57,12 +58,12 @@ impl Queue {
         Ok(())
     }
 
-    /// As [`Progress::ask_for_kick`].
+    /// Calls [`Progress::ask_for_kick`].
     pub(super) fn ask_for_kick(&self) -> Result<bool, RingError> {
         self.progress.ask_for_kick(&self.lines())
     }
 
-    /// As [`Progress::awake`].
+    /// Calls [`Progress::awake`].
     pub(super) fn awake(&self) {
         Progress::awake(&self.lines());
     }
@@ -77,15 +78,16 @@ impl Queue {
 }
 
 fn ring(memory: &MappedMemory, range: GuestRange) -> Chunk<'_> {
-    // `new` has found it there, and memory does not shrink.
-    memory.chunk(range).expect("the ring lies in memory")
+    // Checked by `new`; guest memory does not shrink.
+    memory.chunk(range).expect("ring lies in guest memory")
 }
 
 fn lines(memory: &MappedMemory, range: GuestRange) -> Lines<'_, AtomicU32> {
     let ring = ring(memory, range);
     let word = |offset| {
-        // SAFETY: the word lies in the ring, which begins at a page and is mapped as long as `memory` lives. In this
-        // process nothing but these atomics touches it; the guest may write it like any other CPU.
+        // SAFETY: the word lies in the ring, which is page-aligned and mapped as long as `memory`
+        // lives. In this process, only these atomics access it; the guest may write it like any
+        // other CPU.
         unsafe { AtomicU32::from_ptr(ring.skip(offset).as_ptr().cast()) }
     };
     Lines {

@@ -1,4 +1,4 @@
-//! What a submission asks for.
+//! Execution of submissions.
 
 use hvt_abi::hypercall::{FRAME_HEADER_SIZE, Status};
 use hvt_abi::ring::{BUFFER_SIZE, Commit, Entry, NET_READ, NET_WRITE};
@@ -8,19 +8,20 @@ use super::queue::Queue;
 use crate::device::Net;
 use crate::memory::{GuestSlice, GuestSpace, MemoryMap, Permissions};
 
-/// Serves the submissions of a ring.
+/// Executes the submissions of a ring.
 pub(super) struct Service {
     pub(super) queue: Queue,
     pub(super) memory_map: MemoryMap,
-    /// By handle.
+    /// Network devices by handle.
     pub(super) devices: Vec<Option<Box<dyn Net + Send>>>,
 }
 
 impl Service {
-    /// Serves what is submitted; returns how many submissions that were.
+    /// Executes all submissions in the ring and returns their number.
     ///
     /// # Errors
-    /// When the guest did what it may not: it must be stopped, and its ring not be served any more.
+    /// Returns [`RingError`] if the guest has written an invalid index or submission. The caller
+    /// must stop the guest and not serve the ring again.
     pub(super) fn serve(&mut self) -> Result<u64, RingError> {
         let mut served = 0;
         while let Some(entry) = self.queue.next()? {
@@ -28,14 +29,14 @@ impl Service {
             if let Some((status, len)) = commit {
                 self.queue.commit(Commit { id: entry.id, ret: status as i32, len, reserved: 0 })?;
             }
-            // The guest may use the buffer again from here on.
+            // From here on, the guest may reuse the buffer.
             self.queue.taken();
             served += 1;
         }
         Ok(served)
     }
 
-    /// Does what a submission asks for. The answer, if it gets one: status and length.
+    /// Executes a submission. Returns the status and the length of its commit, if it gets one.
     fn act(&mut self, entry: &Entry) -> Result<Option<(Status, u32)>, RingError> {
         let access = match entry.operation {
             NET_WRITE => Permissions::READ,
@@ -50,7 +51,8 @@ impl Service {
         let device = usize::try_from(entry.handle).ok().and_then(|handle| self.devices.get_mut(handle)?.as_mut());
         Ok(match (entry.operation, device) {
             (NET_WRITE, device) => {
-                // Nobody is told whether the frame went out, as on a wire.
+                // Writes get no commit: as on a wire, the guest does not learn whether the frame
+                // was sent.
                 if let Some(device) = device.filter(|_| buffer.len() >= FRAME_HEADER_SIZE) {
                     let _ = device.send(buffer);
                 }
@@ -64,7 +66,7 @@ impl Service {
 
 fn receive(device: &mut dyn Net, buffer: GuestSlice<'_>, room: u32) -> (Status, u32) {
     match device.receive(buffer) {
-        // A frame longer than the buffer has lost its end.
+        // A frame longer than the buffer is truncated.
         Ok(Some(len)) => (Status::Ok, u32::try_from(len).unwrap_or(room).min(room)),
         Ok(None) => (Status::Again, room),
         Err(_) => (Status::Unspecified, room),

@@ -1,4 +1,4 @@
-//! Rings that guests of every kind would make.
+//! Tests with valid and hostile rings.
 
 use std::mem::offset_of;
 use std::sync::{Arc, Mutex};
@@ -19,14 +19,14 @@ const DATA: u64 = 0x10_0000;
 /// Handle of the only network device.
 const NET: u32 = 1;
 
-/// Frames sent, and frames that have arrived.
+/// Sent frames, and received frames that the guest has not read yet.
 #[derive(Default)]
 struct Frames {
     sent: Vec<Vec<u8>>,
     arrived: Vec<Vec<u8>>,
 }
 
-/// A network that keeps what is sent, and hands out what it was given.
+/// Network device that stores sent frames and returns given frames.
 #[derive(Clone, Default)]
 struct Wire(Arc<Mutex<Frames>>);
 
@@ -67,7 +67,7 @@ impl Net for Wire {
     }
 }
 
-/// The guest's end of a ring.
+/// Guest's end of a ring.
 struct Guest {
     memory: MappedMemory,
     wire: Wire,
@@ -273,7 +273,7 @@ fn a_thread_serves_what_comes_and_all_of_it_before_it_ends() {
         if guest.word(offset_of!(Ring, needs_kick)) != 0 {
             doorbell.ring();
         }
-        // Now and then the thread is given the time to go to sleep.
+        // Give the thread time to go to sleep after every 100 frames.
         while sent % 100 == 0 && guest.word(offset_of!(Ring, ent_head)) < sent {
             std::thread::yield_now();
         }
@@ -299,8 +299,8 @@ fn a_thread_ends_the_run_of_a_guest_that_breaks_its_ring() {
 }
 
 proptest! {
-    /// Whatever lies in the ring, and whenever: no panic, and nothing changes but the buffers that reads name, the
-    /// commits, and the tender's line.
+    /// With any content of the ring, serving it does not panic and writes only to the buffers of
+    /// reads, the commits, and the tender's cache line.
     #[test]
     fn a_hostile_ring_harms_only_its_guest(
         bytes in prop::collection::vec(any::<u8>(), size_of::<Entry>() * 16),

@@ -1,4 +1,4 @@
-//! The thread that serves a ring.
+//! Thread that serves a ring.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,20 +18,20 @@ use crate::interrupted::retry;
 use crate::memory::{MappedMemory, MemoryMap};
 use crate::sandbox::{Sandbox, SandboxError};
 
-/// What wakes a ring's thread. The guest rings it by a kick.
+/// Doorbell that wakes a ring's thread. A kick of the guest rings it.
 #[derive(Clone, Debug)]
 pub struct RingDoorbell(Arc<EventFd>);
 
 impl RingDoorbell {
-    /// A new one.
+    /// Creates a doorbell.
     ///
     /// # Errors
-    /// When the host has no descriptor left.
+    /// Returns the error of eventfd(2), such as `EMFILE` if the process has no free descriptor.
     pub fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?)))
     }
 
-    /// Waits until it is rung; returns how often it was since the last time.
+    /// Waits until the doorbell rings. Returns the number of rings since the last wait.
     fn wait(&self) -> u64 {
         retry(|| self.0.read()).unwrap_or(0)
     }
@@ -39,7 +39,7 @@ impl RingDoorbell {
 
 impl Doorbell for RingDoorbell {
     fn ring(&self) {
-        // Fails only when the counter is full, and then nobody sleeps.
+        // The write fails only if the counter is full, and then the thread does not sleep.
         let _ = self.0.write(1);
     }
 }
@@ -50,7 +50,7 @@ impl AsFd for RingDoorbell {
     }
 }
 
-/// Takes from the calling thread all system calls that serving a ring does not need.
+/// Confines the calling thread to the system calls that serving a ring needs.
 fn confine(
     sandbox: &Sandbox,
     service: &Service,
@@ -63,7 +63,7 @@ fn confine(
     sandbox.confine(calls)
 }
 
-/// A ring that a guest is offered.
+/// Ring that is offered to a guest.
 pub struct Offer {
     memory: MappedMemory,
     place: Gpa,
@@ -72,22 +72,23 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// A ring at `place` in this memory, all zero there, for network devices by handle.
+    /// Creates a ring at `place` in guest memory, which must be zero there, for these network
+    /// devices by handle.
     ///
     /// # Errors
-    /// When the host has no descriptor left.
+    /// Returns the error of eventfd(2), such as `EMFILE` if the process has no free descriptor.
     pub fn new(memory: MappedMemory, place: Gpa, devices: Vec<Option<Box<dyn Net + Send>>>) -> io::Result<Self> {
         Ok(Self { memory, place, devices, doorbell: RingDoorbell::new()? })
     }
 
-    /// What the guest's kicks ring.
+    /// Returns the doorbell that the guest's kicks ring.
     #[must_use]
     pub fn doorbell(&self) -> &RingDoorbell {
         &self.doorbell
     }
 }
 
-/// A thread that serves a ring, until it is ended.
+/// Thread that serves a ring. It ends when this value is [ended](Self::end) or dropped.
 #[derive(Debug)]
 pub struct Worker {
     doorbell: RingDoorbell,
@@ -101,31 +102,35 @@ struct Shared {
     error: OnceLock<RingError>,
 }
 
-/// What a ring has carried.
+/// Statistics of a ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Submissions.
+    /// Number of submissions.
     pub submissions: u64,
-    /// Kicks that the guest needed for them.
+    /// Number of kicks by the guest.
     pub kicks: u64,
 }
 
 impl Worker {
-    /// Whether this host has a CPU on which the thread can run beside the guest.
+    /// Returns whether the host has more than one CPU, so that the thread can run in parallel to
+    /// the guest.
     #[must_use]
     pub fn pays() -> bool {
         available_parallelism().is_ok_and(|cpus| cpus.get() > 1)
     }
 
-    /// Starts the thread, which serves the ring for a guest with this layout. Where the guest does what it may not, its
-    /// run is ended by `stop`. Confined, the thread may do no more than that.
+    /// Starts the thread, which serves the ring for a guest with this memory map. If the guest
+    /// writes an invalid index or submission, the thread requests `stop`. With a sandbox, the
+    /// thread is confined to the system calls that it needs.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the ring does not lie in guest memory, and the
+    /// error of clone(2) if the thread cannot be created.
     pub fn start(offer: Offer, memory_map: MemoryMap, stop: CancelToken, sandbox: Option<Sandbox>) -> io::Result<Self> {
         let Offer { memory, place, devices, doorbell } = offer;
         let queue = Queue::new(memory, place).ok_or(io::ErrorKind::InvalidInput)?;
-        // Before the guest's first instruction: its first submission may come before the thread runs.
+        // Before the guest's first instruction, because its first submission may come before the
+        // thread runs.
         let _ = queue.ask_for_kick();
         let service = Service { queue, memory_map, devices };
         let shared = Arc::new(Shared::default());
@@ -133,7 +138,7 @@ impl Worker {
             let (doorbell, shared) = (doorbell.clone(), shared.clone());
             move || {
                 if let Some(Err(error)) = sandbox.map(|sandbox| confine(&sandbox, &service, &doorbell, &stop)) {
-                    // A guest whose ring is served by a thread that can do more must not run.
+                    // A guest must not run if the thread that serves its ring is not confined.
                     log::error!("{error}");
                     stop.request();
                     return Counts::default();
@@ -144,10 +149,10 @@ impl Worker {
         Ok(Self { doorbell, shared, thread: Some(thread) })
     }
 
-    /// Ends the thread, once it has served what the guest has submitted. The guest does not run any more.
+    /// Ends the thread after it has executed all submissions. The guest must not run any more.
     ///
     /// # Errors
-    /// When the guest did what it may not.
+    /// Returns [`RingError`] if the guest has written an invalid index or submission.
     pub fn end(mut self) -> Result<Counts, RingError> {
         let counts = self.finish();
         self.shared.error.get().map_or(Ok(counts), |error| Err(*error))
@@ -156,7 +161,7 @@ impl Worker {
     fn finish(&mut self) -> Counts {
         self.shared.ending.store(true, Ordering::SeqCst);
         self.doorbell.ring();
-        // It does not panic.
+        // The thread does not panic.
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
@@ -187,7 +192,8 @@ impl Run {
 
     fn serve(&mut self) -> Result<(), RingError> {
         loop {
-            // Looked at first: what was submitted before the end is served.
+            // Loaded before the submissions: the last round serves everything submitted before the
+            // end.
             let ending = self.shared.ending.load(Ordering::SeqCst);
             let served = self.service.serve()?;
             self.counts.submissions += served;
@@ -202,7 +208,7 @@ impl Run {
             }
             if self.service.queue.ask_for_kick()? {
                 let rung = self.doorbell.wait();
-                // The last one is that of whoever ends the thread.
+                // The last ring is by `finish`, not by the guest.
                 let ended = u64::from(self.shared.ending.load(Ordering::SeqCst));
                 self.counts.kicks += rung.saturating_sub(ended);
             }
@@ -210,7 +216,7 @@ impl Run {
         }
     }
 
-    /// Waits awake for a while. Whether something has been submitted.
+    /// Spins for a while. Returns whether a submission has arrived.
     fn spin(&mut self) -> Result<bool, RingError> {
         for _ in 0..self.patience.turns() {
             if self.service.queue.next()?.is_some() {
@@ -224,12 +230,14 @@ impl Run {
     }
 }
 
-/// How long to wait awake for the next submission: longer where that has been of use, else next to not at all.
+/// Adaptive spin time before a sleep: longer after a spin that saw a submission, shorter after one
+/// that saw none.
 #[derive(Debug)]
 struct Patience(u32);
 
 impl Patience {
-    /// Turns of the loop: some 100 ns, and some 100 us. A sleep and a wake-up take 10 us.
+    /// Minimum and maximum number of loop iterations, about 100 ns and 100 us. A sleep and a wakeup
+    /// take 10 us.
     const RANGE: std::ops::RangeInclusive<u32> = 4..=4096;
 
     fn turns(&self) -> u32 {

@@ -1,4 +1,4 @@
-//! A clock that the guests themselves drive: time moves when they have nothing to do.
+//! Virtual clock that advances only while all of its guests wait.
 
 mod poller;
 mod schedule;
@@ -14,23 +14,36 @@ use crate::device::Clock;
 
 pub(crate) use poller::VirtualPoller;
 
-/// A clock in which guests live that moves on only when all of them wait: then it jumps to the moment at which the first
-/// of them has something to do. A guest that sleeps for an hour is done in a millisecond.
+/// Virtual clock of one or more guests. It advances only while all guests wait, and then jumps to
+/// the next event of any guest. A guest that sleeps for an hour finishes in a millisecond of real
+/// time.
 ///
-/// Guests that share a clock run one at a time, in turns that change when the running one polls and nothing is ready. So
-/// with devices in memory, and networks that share the clock, what they do depends on nothing but their own code: two
-/// runs are the same, hypercall for hypercall. To that end start them under a [`hold`](Self::hold).
+/// A clone refers to the same clock.
 ///
-/// A guest that waits for ever ends with [`Outcome::Asleep`](crate::monitor::Outcome::Asleep) once nothing is left that could
-/// wake it. It waits for ever if its poll ends in 146 years or later. Nothing is left if it has no network device, or all
-/// other ports of its networks and the switches that make them have been dropped; or if every guest of the clock waits for
-/// ever, and all ports of their networks belong to guests of the clock. Whatever may still act keeps such guests waiting: a
-/// [`Hold`], a port or a switch in a test's hands, and a [host](crate::network::Host) in memory. A guest that polls for a
-/// second again and again is never taken for one that waits for ever: give it a
-/// [limit](crate::guest::Limits::wall_time).
+/// # Determinism
 ///
-/// A reading of the clock takes one nanosecond, so that a guest that waits for the clock to change does not wait for
-/// ever. The guest's cycle counter is made from this clock, at 1 GHz; the process backend alone can do that.
+/// Guests that share a clock run one at a time. The turn passes to the next guest when the running
+/// guest polls and no device is ready. With in-memory devices, and networks that share the clock,
+/// the guests' behavior depends only on their code: two runs make the same hypercalls in the same
+/// order. Start such guests under a [`hold`](Self::hold).
+///
+/// A reading of the clock advances it by one nanosecond, so that a guest that spins until the clock
+/// changes makes progress. The guest's cycle counter follows this clock at 1 GHz. Only the process
+/// backend supports virtual time.
+///
+/// # Guests that wait forever
+///
+/// A guest waits forever if its poll ends in 146 years or later. Such a guest ends with
+/// [`Outcome::Asleep`](crate::monitor::Outcome::Asleep) once nothing can wake it, which is the case
+///
+/// - if it has no network device, or if all other ports of its networks and the switches that
+///   create them have been dropped, or
+/// - if every guest of the clock waits forever, and all ports of their networks belong to guests of
+///   the clock.
+///
+/// A [`Hold`], a port or a switch held by a test, and an in-memory [host](crate::network::Host) may
+/// still act and keep such guests waiting. A guest that polls repeatedly with a finite timeout does
+/// not count as waiting forever: set a [wall-time limit](crate::guest::Limits::wall_time).
 #[derive(Clone, Debug)]
 pub struct VirtualTime {
     world: Arc<World>,
@@ -38,14 +51,15 @@ pub struct VirtualTime {
 
 #[derive(Debug)]
 struct World {
-    /// Nanoseconds since the start. Changes under the lock of the schedule only, or by the guest whose turn it is.
+    /// Nanoseconds since the start. Changed only under the lock of the schedule, or by the running
+    /// guest.
     now: AtomicU64,
-    /// What the wall clock shows at the start, since the Unix epoch.
+    /// Wall-clock time at the start, since the Unix epoch.
     epoch: Duration,
     schedule: Mutex<Schedule>,
 }
 
-/// What wall clocks show at first, unless they are told otherwise: 1 January 2025, 0:00 UTC.
+/// Default wall-clock time at the start: 1 January 2025, 00:00 UTC.
 const EPOCH: Duration = Duration::from_secs(1_735_689_600);
 
 impl Default for VirtualTime {
@@ -58,49 +72,50 @@ impl VirtualTime {
     /// Frequency of the guests' cycle counter in Hz.
     pub(crate) const FREQUENCY: u64 = 1_000_000_000;
 
-    /// A clock whose wall time starts on 1 January 2025.
+    /// Creates a clock whose wall-clock time starts on 1 January 2025, 00:00 UTC.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A clock whose wall time starts `since_epoch` after the Unix epoch, UTC.
+    /// Creates a clock whose wall-clock time starts `since_epoch` after the Unix epoch, UTC.
     #[must_use]
     pub fn starting_at(since_epoch: Duration) -> Self {
         let world = World { now: AtomicU64::new(0), epoch: since_epoch, schedule: Mutex::default() };
         Self { world: Arc::new(world) }
     }
 
-    /// Time since its start.
+    /// Returns the virtual time since the start of the clock.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.nanos())
     }
 
-    /// Keeps all guests from running, from their next poll or first instruction on, and time from moving, until the
-    /// returned value is dropped.
+    /// Stops the clock and the guests until the returned value is dropped. A running guest stops at
+    /// its next poll; a guest that has not started yet does not execute its first instruction.
     pub fn hold(&self) -> Hold {
         self.lock().held += 1;
         Hold { time: self.clone() }
     }
 
-    /// Nanoseconds since its start.
+    /// Returns the nanoseconds since the start of the clock.
     pub(crate) fn nanos(&self) -> u64 {
         self.world.now.load(Ordering::SeqCst)
     }
 
-    /// A guest's reading of the clock, which takes a nanosecond.
+    /// Reads the clock for a guest, which advances it by one nanosecond.
     pub(crate) fn read(&self) -> u64 {
         self.world.now.fetch_add(1, Ordering::SeqCst).saturating_add(1)
     }
 
-    /// Says that a frame has been sent: whoever waits may have something to do now.
+    /// Reschedules the guests after a frame was sent or a sender was dropped: a waiting guest may
+    /// be ready now.
     pub(crate) fn poke(&self) {
         self.lock().next_turn(&self.world.now);
     }
 
-    /// Makes the guest whose turn it is wait for this long, while others have theirs. Where it is nobody's turn, time
-    /// passes.
+    /// Makes the running guest wait for `time` while other guests have their turns. If no guest is
+    /// running, the clock advances by `time`.
     pub(crate) fn sleep(&self, time: Duration) {
         let mut schedule = self.lock();
         let until = self.nanos().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
@@ -108,19 +123,20 @@ impl VirtualTime {
             Some((number, seat)) => {
                 schedule.wait(number, Wait { until, arrivals: Arc::new([]) }, &self.world.now);
                 drop(schedule);
-                // A guest that is to end ends at its next instruction, not in the middle of what it waits for.
+                // A guest that has been requested to stop ends at its next instruction, not in this
+                // wait.
                 let _ = seat.wait_for_turn();
             }
             None => drop(self.world.now.fetch_max(until, Ordering::SeqCst)),
         }
     }
 
-    /// What wall clocks show now, since the Unix epoch, to whom the look takes no time.
+    /// Returns the wall-clock time since the Unix epoch, without advancing the clock.
     pub(crate) fn wall_time(&self) -> Duration {
         self.world.epoch.saturating_add(self.elapsed())
     }
 
-    /// The wall clock of a guest.
+    /// Returns the wall clock of a guest.
     pub(crate) fn wall_clock(&self) -> WallClock {
         WallClock(self.clone())
     }
@@ -130,9 +146,10 @@ impl VirtualTime {
     }
 }
 
-/// Keeps a [`VirtualTime`] from moving while it lives.
+/// Guard that stops a [`VirtualTime`] and its guests until it is dropped: see
+/// [`VirtualTime::hold`].
 #[derive(Debug)]
-#[must_use = "time moves again as soon as this is dropped"]
+#[must_use = "the clock runs again as soon as the hold is dropped"]
 pub struct Hold {
     time: VirtualTime,
 }
@@ -145,7 +162,7 @@ impl Drop for Hold {
     }
 }
 
-/// The wall clock of a guest in virtual time.
+/// Wall clock of a guest in virtual time.
 pub(crate) struct WallClock(VirtualTime);
 
 impl Clock for WallClock {

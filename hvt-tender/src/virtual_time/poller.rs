@@ -1,4 +1,4 @@
-//! How a guest sleeps in virtual time.
+//! Poller of a guest in virtual time.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::schedule::{Seat, Wait};
 use crate::cancel::CancelToken;
 use crate::device::{Arrivals, Descriptor, Interrupted, Poller};
 
-/// One guest's part in a virtual time. Dropping it takes the guest out.
+/// Poller of one guest in virtual time. When it is dropped, the guest leaves the schedule.
 pub(crate) struct VirtualPoller {
     time: VirtualTime,
     number: u64,
@@ -18,7 +18,8 @@ pub(crate) struct VirtualPoller {
 }
 
 impl VirtualPoller {
-    /// Adds a guest with these devices, each with its handle. It may execute nothing before [`begin`](Self::begin).
+    /// Adds a guest to the schedule, with the arrivals of its network devices by handle. The guest
+    /// must not execute instructions before [`begin`](Self::begin) returns.
     pub(crate) fn new(
         time: VirtualTime,
         arrivals: Vec<(u32, Arc<dyn Arrivals>)>,
@@ -29,7 +30,8 @@ impl VirtualPoller {
         Ok(this)
     }
 
-    /// Adds a host in memory. It may wait for ever: its user may give it something to do at any time.
+    /// Adds an in-memory host to the schedule. Unlike a guest, a host may wait forever, because its
+    /// user can call it at any time.
     #[cfg(feature = "smoltcp")]
     pub(crate) fn for_host(
         time: VirtualTime,
@@ -50,8 +52,8 @@ impl VirtualPoller {
         Ok(Self { time, number, seat, arrivals: arrivals.into(), is_host })
     }
 
-    /// Ends the turn, even where there is something to do, and waits for the next: until `timeout` nanoseconds are over,
-    /// or a frame arrives.
+    /// Ends the turn, even if a device is ready, and waits for the next turn, which comes when
+    /// `timeout` nanoseconds have passed or a frame arrives.
     pub(crate) fn pass(&mut self, timeout: u64) -> Result<(), Interrupted> {
         let until = self.time.nanos().saturating_add(timeout);
         let wait = Wait { until, arrivals: self.arrivals.clone() };
@@ -80,7 +82,8 @@ impl Poller for VirtualPoller {
         if ready != 0 {
             return Ok(ready);
         }
-        // A poll that finds nothing takes some time, or who polls for ever without sleeping would stand still.
+        // A poll with timeout 0 takes a nanosecond. Otherwise a guest that polls in a loop would
+        // stop the clock.
         self.pass(timeout.max(1))?;
         Ok(self.ready_set())
     }
@@ -89,7 +92,8 @@ impl Poller for VirtualPoller {
         self.seat.asleep()
     }
 
-    /// Its own. Those of other guests in the same time are not known here.
+    /// Returns the descriptor of this guest's turn. The descriptors of the other guests are not
+    /// included.
     fn descriptors(&self) -> Vec<Descriptor> {
         vec![self.seat.descriptor()]
     }

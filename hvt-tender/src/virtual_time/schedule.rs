@@ -1,4 +1,4 @@
-//! Whose turn it is, and when.
+//! Scheduler of the guests in virtual time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,54 +13,55 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::cancel::CancelToken;
 use crate::device::{Arrivals, Descriptor, Interrupted, Senders, Uses};
 
-/// Moments beyond this many nanoseconds, 146 years, never come. The largest deadline that a guest can express in signed
-/// nanoseconds of its wall clock is one of them.
+/// First instant, in nanoseconds (146 years), that counts as never. The largest deadline in signed
+/// nanoseconds of a guest's wall clock is later.
 const NEVER: u64 = 1 << 62;
 
-/// The guests of a clock.
+/// Guests of a clock and their turns.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     guests: BTreeMap<u64, Guest>,
     made: u64,
-    /// Whose turn it is; that guest is not waiting.
+    /// Number of the guest that runs now. That guest does not wait.
     running: Option<u64>,
-    /// Whose turn it was last.
+    /// Number of the guest that had the last turn.
     last: u64,
-    /// How many keep the guests from running.
+    /// Number of holds, which prevent turns.
     pub(super) held: usize,
 }
 
 #[derive(Debug)]
 struct Guest {
     seat: Arc<Seat>,
-    /// Whether it is a host in memory, which its user may give something to do at any time.
+    /// Set for an in-memory host, whose user can call it at any time.
     is_host: bool,
     waiting: Option<Wait>,
 }
 
-/// Where a guest waits for its turn.
+/// Wait of a guest for its turn.
 #[derive(Debug)]
 pub(super) struct Seat {
-    /// Readable once it is this guest's turn.
+    /// Eventfd that is readable once this guest has the turn.
     turn: OwnedFd,
     stop: CancelToken,
-    /// Whether the guest was ended because nothing will ever wake it.
+    /// Set if the guest was ended because nothing can wake it.
     asleep: AtomicBool,
 }
 
 impl Seat {
-    /// A seat that is left as well when `stop` is requested.
+    /// Creates a seat. A request on `stop` ends its waits.
     pub(super) fn new(stop: CancelToken) -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self { turn: event.into(), stop, asleep: AtomicBool::new(false) })
     }
 
-    /// Whether somebody asked the guest to end.
+    /// Returns whether the guest has been requested to stop.
     pub(super) fn stopped(&self) -> bool {
         self.stop.requested()
     }
 
-    /// Ends the guest, which nothing will ever wake, unless another thread has asked for its end.
+    /// Ends the guest because nothing can wake it, unless another thread has requested its stop
+    /// already.
     fn end_asleep(&self) {
         if !self.stop.requested() {
             self.asleep.store(true, Ordering::SeqCst);
@@ -68,12 +69,12 @@ impl Seat {
         }
     }
 
-    /// Whether the guest was ended because nothing will ever wake it.
+    /// Returns whether the guest was ended because nothing can wake it.
     pub(super) fn asleep(&self) -> bool {
         self.asleep.load(Ordering::SeqCst)
     }
 
-    /// Waits until it is this guest's turn.
+    /// Waits for this guest's turn.
     pub(super) fn wait_for_turn(&self) -> Result<(), Interrupted> {
         let mut fds =
             [PollFd::new(self.stop.event(), PollFlags::POLLIN), PollFd::new(self.turn.as_fd(), PollFlags::POLLIN)];
@@ -81,8 +82,8 @@ impl Seat {
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    // Nothing that a guest does leads here: the kernel has no memory left, say.
-                    log::error!("cannot wait for a turn: {errno}");
+                    // A guest cannot cause this error. A possible cause is lack of kernel memory.
+                    log::error!("virtual time: cannot wait for a turn: {errno}");
                     return Err(Interrupted);
                 }
                 Ok(_) if fds[0].any().unwrap_or(true) => return Err(Interrupted),
@@ -94,22 +95,22 @@ impl Seat {
         }
     }
 
-    /// What makes it readable, and takes that back.
+    /// Returns the descriptor of the turn, which is written to give the turn and read to take it.
     pub(super) fn descriptor(&self) -> Descriptor {
         Descriptor::new(&self.turn, Uses::READ | Uses::WRITE)
     }
 
     fn give_turn(&self) {
-        // It fails only when the counter is full, and then the descriptor is readable as well.
+        // The write fails only if the counter is full, and then the descriptor is readable already.
         let _ = nix::unistd::write(&self.turn, &1u64.to_ne_bytes());
     }
 }
 
-/// What a guest waits for.
+/// Events that a guest waits for.
 pub(super) struct Wait {
-    /// A moment, in nanoseconds since the start.
+    /// Deadline in nanoseconds since the start of the clock.
     pub(super) until: u64,
-    /// Frames, each with the handle of the device.
+    /// Frame arrivals of the network devices, by handle.
     pub(super) arrivals: Arc<[(u32, Arc<dyn Arrivals>)]>,
 }
 
@@ -120,19 +121,19 @@ impl std::fmt::Debug for Wait {
 }
 
 impl Wait {
-    /// When it is over, as far as is known.
+    /// Returns the time at which the wait ends, given the frames sent so far.
     fn over(&self) -> u64 {
         self.arrivals.iter().filter_map(|(_, arrivals)| arrivals.next()).fold(self.until, u64::min)
     }
 
-    /// Senders that may end it before its time.
+    /// Returns the kind of senders that may end the wait earlier.
     fn senders(&self) -> Senders {
         self.arrivals.iter().map(|(_, arrivals)| arrivals.senders()).max().unwrap_or(Senders::None)
     }
 }
 
 impl Schedule {
-    /// Adds a guest that is ready to run; returns its number.
+    /// Adds a guest that is ready to run and returns its number.
     pub(super) fn add(&mut self, seat: Arc<Seat>, is_host: bool) -> u64 {
         self.made += 1;
         let waiting = Some(Wait { until: 0, arrivals: Arc::new([]) });
@@ -140,20 +141,20 @@ impl Schedule {
         self.made
     }
 
-    /// Number and seat of the guest whose turn it is.
+    /// Returns the number and the seat of the running guest.
     pub(super) fn running(&self) -> Option<(u64, Arc<Seat>)> {
         let number = self.running?;
         Some((number, self.guests.get(&number)?.seat.clone()))
     }
 
-    /// Takes a guest out.
+    /// Removes a guest.
     pub(super) fn remove(&mut self, number: u64, now: &AtomicU64) {
         self.guests.remove(&number);
         self.running.take_if(|running| *running == number);
         self.next_turn(now);
     }
 
-    /// Ends the turn of a guest, which waits from now on.
+    /// Ends the turn of a guest, which then waits for `wait`.
     pub(super) fn wait(&mut self, number: u64, wait: Wait, now: &AtomicU64) {
         if let Some(guest) = self.guests.get_mut(&number) {
             guest.waiting = Some(wait);
@@ -162,7 +163,8 @@ impl Schedule {
         self.next_turn(now);
     }
 
-    /// Gives the turn to the next guest that has something to do, at the first moment at which one has.
+    /// Advances the clock to the first instant at which a guest is ready, and gives the turn to the
+    /// next ready guest in numerical order.
     pub(super) fn next_turn(&mut self, now: &AtomicU64) {
         self.end_sleepers(Senders::None);
         if self.running.is_some() || self.held > 0 {
@@ -186,7 +188,8 @@ impl Schedule {
         }
     }
 
-    /// Guests that wait for frames alone, or for nothing, and who may send them frames.
+    /// Returns the guests without a deadline and without a frame in transit, and the kind of
+    /// senders that may wake each.
     fn sleepers(&self) -> impl Iterator<Item = (&Seat, Senders)> {
         let sleeps = |guest: &Guest| {
             let wait = guest.waiting.as_ref().filter(|wait| !guest.is_host && wait.over() >= NEVER)?;
@@ -195,7 +198,8 @@ impl Schedule {
         self.guests.values().filter_map(move |guest| Some((guest.seat.as_ref(), sleeps(guest)?)))
     }
 
-    /// Ends the guests that wait for frames of no sender beyond `senders`, none of which will send any.
+    /// Ends the guests that only senders up to `senders` could wake. The caller ensures that these
+    /// senders send no more frames.
     fn end_sleepers(&self, senders: Senders) {
         self.sleepers().filter(|(_, their)| *their <= senders).for_each(|(seat, _)| seat.end_asleep());
     }

@@ -31,7 +31,7 @@ fn time_moves_to_what_comes_first() {
     assert_eq!(poller.poll(1_000), Ok(0));
     assert_eq!(time.nanos(), 1_000);
     assert_eq!(poller.poll(u64::MAX), Ok(8));
-    assert_eq!(poller.poll(HOUR), Ok(8), "until it is taken");
+    assert_eq!(poller.poll(HOUR), Ok(8), "until it is received");
     assert_eq!(time.nanos(), 5_000);
     frame.0.store(u64::MAX, Ordering::SeqCst);
     assert_eq!(poller.poll(HOUR), Ok(0));
@@ -84,7 +84,7 @@ fn a_stop_ends_a_wait_that_nothing_else_ends() {
     assert_eq!(other.poll(HOUR), Ok(0), "without the other");
 }
 
-/// A guest that waits for a slow disk waits as any other does: the others have their turns meanwhile.
+/// Other guests have their turns while a guest waits for a slow disk.
 #[test]
 fn a_slow_disk_takes_virtual_time() {
     let time = VirtualTime::new();
@@ -92,7 +92,7 @@ fn a_slow_disk_takes_virtual_time() {
     disk.slow_down(Duration::from_secs(3600));
     let read = |mut disk: Disk| Buffer::zeroed(512).with(|slice| disk.read(0, slice)).unwrap();
     read(disk.clone());
-    assert_eq!(time.nanos(), HOUR, "where there is no guest time passes as well");
+    assert_eq!(time.nanos(), HOUR, "time passes without a guest too");
     let hold = time.hold();
     let ((mut reader, stop), (mut other, _)) = (guest(&time, &[]), guest(&time, &[]));
     let reading = thread::spawn({
@@ -111,18 +111,19 @@ fn a_slow_disk_takes_virtual_time() {
     assert_eq!(time.nanos(), HOUR + HOUR / 2);
     assert_eq!(other.poll(HOUR), Ok(0));
     assert_eq!(time.nanos(), 2 * HOUR + HOUR / 2);
-    // Whoever is to end does not wait any more.
+    // A guest that has been requested to stop does not wait for the disk.
     stop.request();
     let (first, _reader) = reading.join().unwrap();
     assert_eq!(first, 2 * HOUR);
 }
 
-/// The first port of a link that lives in this time, as a guest's, and the second.
+/// Ports of a link in virtual time: one for a guest and one for the test.
 fn linked(time: &VirtualTime) -> (Port, Port) {
     Link::new().virtual_time(time).ports().unwrap()
 }
 
-/// A guest that has this port, and polls for ever.
+/// Starts a guest with this port that polls with an infinite timeout. Returns whether it ended
+/// asleep.
 fn waits_for_ever(time: &VirtualTime, port: Option<Port>) -> thread::JoinHandle<bool> {
     let arrivals = port.iter().map(|port| (1, port.arrivals().unwrap())).collect();
     let mut poller = VirtualPoller::new(time.clone(), arrivals, CancelToken::new().unwrap()).unwrap();
@@ -139,7 +140,7 @@ fn waits_for_ever(time: &VirtualTime, port: Option<Port>) -> thread::JoinHandle<
 fn a_guest_that_nothing_can_wake_ends() {
     let time = VirtualTime::new();
     assert!(waits_for_ever(&time, None).join().unwrap());
-    // Also while others are busy, and while the clock is held.
+    // Even while other guests are busy, and while the clock is held.
     let (mut busy, _) = guest(&time, &[]);
     let sleeping = waits_for_ever(&time, None);
     busy.begin().unwrap();
@@ -158,11 +159,11 @@ fn whatever_may_still_send_keeps_a_guest_waiting() {
     let (port, third) = linked(&time);
     let woken = waits_for_ever(&time, Some(port));
     third.send(&[1; 60]).unwrap();
-    assert!(!woken.join().unwrap(), "it has a frame");
+    assert!(!woken.join().unwrap(), "woken by a frame");
     assert!(!sleeping.is_finished());
     drop(other);
     assert!(sleeping.join().unwrap());
-    // A switch can make a port.
+    // A switch can create a port.
     let switch = Switch::in_virtual_time(&time);
     let sleeping = waits_for_ever(&time, Some(switch.port().unwrap()));
     let other = switch.port().unwrap();
@@ -188,13 +189,13 @@ fn guests_that_wait_for_each_other_end_together() {
     let pair = [first, second].map(|port| waits_for_ever(&time, Some(port)));
     let last = waits_for_ever(&time, Some(third));
     drop(hold);
-    // The last one might know what the others wait for.
+    // The test's port could wake the last guest.
     assert!(pair.iter().chain([&last]).all(|guest| !guest.is_finished()));
     drop(test);
     for guest in pair.into_iter().chain([last]) {
         assert!(guest.join().unwrap());
     }
-    // One that sleeps for an hour may send before it ends, and then has not.
+    // A guest that sleeps for an hour may still send a frame; it then ends without having sent one.
     let (first, second) = linked(&time);
     let hold = time.hold();
     let (mut busy, _stop) = {
