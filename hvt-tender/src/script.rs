@@ -1,5 +1,5 @@
-//! Unikernels assembled from hypercalls, on the spot: for trying out whatever stands around a guest, where a unikernel need
-//! do no more than ask for something.
+//! Assembles unikernels from a list of hypercalls, for tests of devices and networks that need no
+//! real unikernel.
 //!
 //! ```
 //! use hvt_tender::device::Disk;
@@ -35,11 +35,12 @@ use aarch64 as native;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as native;
 
-/// What a unikernel does, step by step.
+/// List of hypercalls that a unikernel makes in order.
 ///
-/// It looks at no result of what it does: a read that fails leaves the buffer as it was, and a frame that is not there is
-/// none. What came of its calls shows in its devices, its console and its [trace](Unikernel::trace). After its last step
-/// it spins, unless that [halts](Self::halt).
+/// The unikernel ignores the results of its hypercalls: after a failed read, the buffer is
+/// unchanged. Results are visible in the devices, on the console and in the
+/// [trace](Unikernel::trace). After the last step, the unikernel spins unless the step is a
+/// [`halt`](Self::halt).
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     devices: Vec<(String, Kind)>,
@@ -52,10 +53,10 @@ enum ScriptStep {
     Repeat(u32, Vec<Self>),
 }
 
-/// A hypercall; handles are those of `Script::devices`.
+/// Hypercall. Handles are indices into `Script::devices`, plus 1.
 #[derive(Clone, Debug)]
 enum Call {
-    /// The bytes of its argument.
+    /// Any hypercall, with the bytes of its argument.
     #[cfg(test)]
     Raw(Number, Vec<u8>),
     Puts(Vec<u8>),
@@ -82,63 +83,65 @@ enum Call {
     Halt(i32),
 }
 
-/// Bytes of the segments' unit.
+/// Alignment of the segments in bytes.
 const PAGE: u64 = hvt_abi::PAGE_SIZE;
 
 impl Script {
-    /// Does nothing, and spins.
+    /// Creates a script without steps, whose unikernel only spins.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Prints.
+    /// Prints `text`.
     #[must_use]
     pub fn puts(self, text: impl Into<Vec<u8>>) -> Self {
         self.call(Call::Puts(text.into()))
     }
 
-    /// Prints the first `len` bytes of what it has read last.
+    /// Prints the first `len` bytes of the last read.
     #[must_use]
     pub fn puts_read(self, len: u64) -> Self {
         self.call(Call::PutsRead(len))
     }
 
-    /// Waits for this long, or until a frame comes.
+    /// Polls with the timeout `time`: waits until it has passed or a frame arrives.
     #[must_use]
     pub fn sleep(self, time: Duration) -> Self {
         self.call(Call::Sleep(time))
     }
 
-    /// Writes `bytes`, which are whole blocks, from byte `offset` of the block device `name` on.
+    /// Writes `bytes`, a multiple of the block size, at byte `offset` of the block device `name`.
     #[must_use]
     pub fn block_write(mut self, name: &str, offset: u64, bytes: impl Into<Vec<u8>>) -> Self {
         let handle = self.handle(name, Kind::Block);
         self.call(Call::BlockWrite { handle, offset, bytes: bytes.into() })
     }
 
-    /// Reads `len` bytes, which are whole blocks, from byte `offset` of the block device `name` on.
+    /// Reads `len` bytes, a multiple of the block size, at byte `offset` of the block device
+    /// `name`.
     #[must_use]
     pub fn block_read(mut self, name: &str, offset: u64, len: u64) -> Self {
         let handle = self.handle(name, Kind::Block);
         self.call(Call::BlockRead { handle, offset, len })
     }
 
-    /// Sends a frame, Ethernet header first, through the network device `name`.
+    /// Sends an Ethernet frame, header included, through the network device `name`.
     #[must_use]
     pub fn net_write(mut self, name: &str, frame: impl Into<Vec<u8>>) -> Self {
         let handle = self.handle(name, Kind::Net);
         self.call(Call::NetWrite { handle, frame: frame.into() })
     }
 
-    /// Takes a frame of at most `len` bytes from the network device `name`, if one has come.
+    /// Receives a frame of at most `len` bytes from the network device `name`, if one has arrived.
     #[must_use]
     pub fn net_read(mut self, name: &str, len: u64) -> Self {
         let handle = self.handle(name, Kind::Net);
         self.call(Call::NetRead { handle, len })
     }
 
-    /// Does what `steps` adds so many times; not at all, if that is 0.
+    /// Repeats the steps that `steps` adds. With `times` 0, the steps are left out, but their
+    /// devices stay in the manifest.
     #[must_use]
     pub fn repeat(mut self, times: u32, steps: impl FnOnce(Self) -> Self) -> Self {
         let Self { devices, steps } = steps(Self { devices: self.devices, steps: Vec::new() });
@@ -149,19 +152,19 @@ impl Script {
         self
     }
 
-    /// Ends with this status.
+    /// Halts with the exit status `status`.
     #[must_use]
     pub fn halt(self, status: i32) -> Self {
         self.call(Call::Halt(status))
     }
 
-    /// Makes a hypercall with these bytes for its argument.
+    /// Makes hypercall `number` with the bytes `argument` as its argument structure.
     #[cfg(test)]
     pub(crate) fn raw(self, number: Number, argument: &[u8]) -> Self {
         self.call(Call::Raw(number, argument.into()))
     }
 
-    /// Asks for a device without doing anything with it, so that it gets the next handle.
+    /// Declares a device in the manifest without using it. The device gets the next handle.
     #[cfg(test)]
     pub(crate) fn declare(mut self, name: &str, kind: Kind) -> Self {
         self.handle(name, kind);
@@ -173,7 +176,7 @@ impl Script {
         self
     }
 
-    /// The handle of a device, which the manifest asks for from now on.
+    /// Returns the handle of a device. Declares the device in the manifest if necessary.
     fn handle(&mut self, name: &str, kind: Kind) -> u64 {
         let known = self.devices.iter().position(|(device, _)| device == name);
         let index = known.unwrap_or_else(|| {
@@ -183,19 +186,19 @@ impl Script {
         index as u64 + 1
     }
 
-    /// The unikernel, about to run in 4 MiB of memory, or in as many as it needs.
+    /// Returns the unikernel, with 4 MiB of memory or as much as its reads need.
     ///
     /// # Errors
-    /// When no unikernel can be as it says: with a device whose name is not made of letters and digits, or more than 63
-    /// devices.
+    /// Returns [`ImageError`] if the manifest is invalid: a device name that is too long or
+    /// contains other characters than letters and digits, or more than 63 devices.
     pub fn unikernel(&self) -> Result<Unikernel, ImageError> {
         let end = self.places().buffer.0 + self.longest_read();
-        // Its stack is the last page.
+        // The last page is the stack.
         let memory = (end + PAGE).next_multiple_of(MEM_GRANULE).max(2 * MEM_GRANULE);
         Ok(Unikernel::from_bytes(self.build())?.mem(memory))
     }
 
-    /// The bytes of its file.
+    /// Returns the bytes of the unikernel's ELF file.
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
         let places = self.places();
@@ -213,7 +216,8 @@ impl Script {
         Elf::with_devices(segments, &devices).build()
     }
 
-    /// Where everything lies. Every instruction is as long wherever that is, so it is assembled once for the lengths.
+    /// Returns the addresses of the script's data. The lengths of the instructions do not depend on
+    /// the addresses, so a first assembly with dummy addresses gives the lengths.
     fn places(&self) -> Places {
         let nowhere = Places { arguments: Gpa(0), payload: Gpa(0), buffer: Gpa(0) };
         let Assembler { text, arguments, payload, .. } = Assembler::run(&self.steps, nowhere);
@@ -223,7 +227,7 @@ impl Script {
         Places { arguments: first, payload: second, buffer: behind(second, &payload) }
     }
 
-    /// Bytes of the buffer that it reads into, a page at least.
+    /// Returns the size of the read buffer in bytes, at least a page.
     fn longest_read(&self) -> u64 {
         fn longest(steps: &[ScriptStep]) -> u64 {
             let each = steps.iter().map(|step| match step {
@@ -233,19 +237,19 @@ impl Script {
             });
             each.max().unwrap_or(0)
         }
-        // More than any guest has is refused later.
+        // A larger size is refused later: no guest has so much memory.
         longest(&self.steps).clamp(1, MEM_MAX).next_multiple_of(PAGE)
     }
 }
 
-/// Where a script's unikernel has its data, behind its text: each begins with a page.
+/// Page-aligned guest addresses of a script's data, which lies behind the text.
 #[derive(Clone, Copy)]
 struct Places {
-    /// The arguments of its calls, one every [`STRIDE`] bytes.
+    /// Argument structures of the hypercalls, one every [`STRIDE`] bytes.
     arguments: Gpa,
-    /// What it prints, writes and sends.
+    /// Data to print, write and send.
     payload: Gpa,
-    /// What it reads.
+    /// Buffer for reads.
     buffer: Gpa,
 }
 
@@ -256,7 +260,7 @@ struct Assembler {
     payload: Vec<u8>,
 }
 
-/// Bytes between the arguments of two calls.
+/// Distance between the argument structures of two hypercalls in bytes.
 const STRIDE: usize = 256;
 
 impl Assembler {
@@ -323,7 +327,7 @@ impl Assembler {
         at
     }
 
-    /// The hypercall instruction. Addresses have 32 bits, as the ABI has it.
+    /// Appends a hypercall and its argument. The ABI passes the argument's address in 32 bits.
     fn out(&mut self, number: Number, argument: &[u8]) {
         let at = self.places.arguments.0 as u32 + self.arguments.len() as u32;
         self.arguments.extend(argument);

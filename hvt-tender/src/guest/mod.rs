@@ -1,4 +1,4 @@
-//! Handle of a guest that runs beside its caller, and the record that it leaves.
+//! Handle of a guest that runs on its own thread, and the record of its run.
 //!
 //! ```
 //! use std::time::Duration;
@@ -16,7 +16,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! As many as one likes may run at once, each on a thread of its own, and on the process backend in a process of its own.
+//! Any number of guests may run at the same time, each on its own thread and, with the process
+//! backend, in its own process.
 
 #[cfg(test)]
 mod tests;
@@ -34,33 +35,33 @@ use crate::monitor::Outcome;
 
 pub use crate::measure::{Calls, Limit, Limits, Tally};
 
-/// All that is known of a guest that has ended.
+/// Record of a guest that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
-    /// How it ended; for a fault, with its registers.
+    /// Reason for the end of the guest. For a fault, it contains the registers.
     pub outcome: Outcome,
-    /// What it wrote to its console.
+    /// Console output of the guest.
     pub console: Vec<u8>,
-    /// Its hypercalls, and the time that they took.
+    /// Count and host time of the guest's hypercalls.
     pub calls: Calls,
-    /// Host time from its first instruction to its end.
+    /// Host time from the first instruction to the end of the guest.
     pub wall_time: Duration,
-    /// CPU time that its instructions took; on KVM with that of its hypercalls.
+    /// CPU time of the guest's instructions. On KVM, it includes the CPU time of hypercalls.
     pub cpu_time: Duration,
-    /// Bytes of its memory that were ever touched, by itself or by the loader, in whole pages: on KVM of up to 2 MiB.
-    /// `None` where the host does not tell.
+    /// Guest memory touched by the guest or by the loader, in bytes, counted in whole pages. On
+    /// KVM, a page may have 2 MiB. `None` if the host does not report the usage.
     pub peak_memory: Option<u64>,
 }
 
 impl Output {
-    /// Its console output as text; what is no UTF-8 becomes U+FFFD.
+    /// Returns the console output as text. Invalid UTF-8 is replaced by U+FFFD.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.console).into_owned()
     }
 
-    /// Its exit status, if it ended by itself.
+    /// Returns the exit status, if the guest has halted.
     #[must_use]
     pub fn status(&self) -> Option<i32> {
         match self.outcome {
@@ -70,7 +71,7 @@ impl Output {
     }
 }
 
-/// A guest that runs, on a thread of its own. Dropping this ends it and waits until nothing is left of it.
+/// Handle of a guest that runs on its own thread. Drop ends the guest and joins the thread.
 #[derive(Debug)]
 pub struct Guest {
     stop: CancelToken,
@@ -81,8 +82,9 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts a guest by `start`; returns once it is about to execute its first instruction. The function that `start`
-    /// returns runs the guest to its end, on the same thread.
+    /// Calls `start` on a new thread and returns when the guest is ready to execute its first
+    /// instruction. The function that `start` returns then runs the guest to its end on the same
+    /// thread.
     pub(crate) fn spawn<Run>(
         stop: CancelToken,
         start: impl FnOnce(CancelToken, CapturedOutput) -> Result<Run, UnikernelError> + Send + 'static,
@@ -99,7 +101,7 @@ impl Guest {
             match start(theirs, captured) {
                 Ok(run) => {
                     let _ = started.send(Ok(()));
-                    // Whoever does not wait for it does not want to know.
+                    // `send` fails if the handle has been dropped; then the output is not needed.
                     let _ = ended.send(run());
                 }
                 Err(error) => {
@@ -108,16 +110,17 @@ impl Guest {
             }
         };
         let thread = thread::Builder::new().name("hvt-guest".into()).spawn(run).map_err(UnikernelError::Thread)?;
-        // From here on its drop joins the thread.
+        // From here on, the drop of `guest` joins the thread.
         let guest = Self { stop, console, end, output: None, thread: Some(thread) };
         begun.recv().unwrap_or_else(|_| Err(UnikernelError::Thread(panicked())))?;
         Ok(guest)
     }
 
-    /// Waits until it ends.
+    /// Waits for the guest to end and returns its record.
     ///
     /// # Errors
-    /// When the backend failed; what the guest does is an [`Outcome`].
+    /// Returns [`UnikernelError`] if the backend failed, a block device could not be flushed, or
+    /// the guest's thread panicked. A fault of the guest is not an error, but an [`Outcome`].
     pub fn wait(mut self) -> Result<Output, UnikernelError> {
         if let Some(output) = self.output.take() {
             return Ok(output);
@@ -125,10 +128,10 @@ impl Guest {
         self.end.recv().unwrap_or_else(|_| Err(UnikernelError::Thread(panicked())))
     }
 
-    /// Waits until it ends, for `timeout` at most. `None` if it is still running then.
+    /// Waits up to `timeout` for the guest to end. Returns `None` if the guest is still running.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// Returns the errors of [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, UnikernelError> {
         if self.output.is_none() {
             match self.end.recv_timeout(timeout) {
@@ -140,26 +143,27 @@ impl Guest {
         Ok(self.output.clone())
     }
 
-    /// How it ended, if it has.
+    /// Returns the record of the guest if it has ended. Does not wait.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// Returns the errors of [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Result<Option<Output>, UnikernelError> {
         self.wait_timeout(Duration::ZERO)
     }
 
-    /// Ends it, wherever it is. Its outcome is then [`Outcome::Interrupted`], unless it has ended before.
+    /// Requests the guest to end immediately. Its outcome is [`Outcome::Interrupted`], unless it
+    /// has ended already.
     pub fn kill(&self) {
         self.stop.request();
     }
 
-    /// What ends it, for other threads.
+    /// Returns the token that ends the guest, for use by other threads.
     #[must_use]
     pub fn stop(&self) -> CancelToken {
         self.stop.clone()
     }
 
-    /// Its console output, as it comes.
+    /// Returns the console output, which grows while the guest runs.
     #[must_use]
     pub fn console(&self) -> &CapturedOutput {
         &self.console
@@ -170,13 +174,14 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.kill();
         if let Some(thread) = self.thread.take() {
-            // One that panicked has said so.
+            // The panic hook has reported a panic already.
             let _ = thread.join();
         }
     }
 }
 
-/// Tells who waits for words on the console that none will come, however the guest's thread ends.
+/// Guard that ends the captured output when the guest's thread ends, even by a panic. It wakes the
+/// threads in [`CapturedOutput::wait_for`].
 struct Ending(CapturedOutput);
 
 impl Drop for Ending {
@@ -186,5 +191,5 @@ impl Drop for Ending {
 }
 
 fn panicked() -> io::Error {
-    io::Error::other("the guest's thread ended early: a device panicked, or its end has been reported before")
+    io::Error::other("guest thread ended early: a device panicked, or its error has been returned before")
 }

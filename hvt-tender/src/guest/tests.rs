@@ -18,12 +18,12 @@ use crate::unikernel::Unikernel;
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// A guest that makes these calls and then spins.
+/// Guest that makes these hypercalls and then spins.
 fn guest(made: &[(Number, &[u8])]) -> Unikernel {
     Unikernel::from_bytes(calls(&[], made)).unwrap().backend(FOR_TESTS).mem(4 << 20)
 }
 
-/// The first byte that [`puts`] says: its own argument is what it prints.
+/// First byte that [`puts`] prints, which is the first byte of its own argument structure.
 const SAID: [u8; 1] = [CALLS_DATA as u8];
 
 fn puts(len: u64) -> Puts {
@@ -58,7 +58,7 @@ fn what_a_guest_did_is_known_afterwards() {
     assert_eq!(guest(made).output().unwrap().console, output.console);
 }
 
-/// The register with the argument of the call.
+/// Register with the argument of the hypercall.
 #[cfg(target_arch = "x86_64")]
 fn argument(registers: &Registers) -> u64 {
     registers.rax
@@ -90,12 +90,12 @@ fn a_kill_ends_a_guest_that_spins_or_sleeps() {
         assert_eq!(guest.try_wait().unwrap(), None);
         guest.kill();
         assert_eq!(guest.wait_timeout(LONG).unwrap().unwrap().outcome, Outcome::Interrupted);
-        assert_eq!(guest.try_wait().unwrap().unwrap().outcome, Outcome::Interrupted, "as often as one asks");
+        assert_eq!(guest.try_wait().unwrap().unwrap().outcome, Outcome::Interrupted, "repeatedly");
         assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted);
     }
     let guest = guest(sleeping).spawn().unwrap();
     guest.kill();
-    assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted, "before it has said anything");
+    assert_eq!(guest.wait().unwrap().outcome, Outcome::Interrupted, "before any output");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn what_cannot_start_says_so_at_once() {
     assert!(matches!(error, UnikernelError::Attach(_)), "{error}");
 }
 
-/// Output goes to the guest's own console as well.
+/// Output goes to the guest's console and to the captured output.
 #[test]
 fn two_consoles_get_the_same() {
     struct BellConsole(Sender<u64>);

@@ -1,4 +1,4 @@
-//! Which hypercalls a guest made, and what they cost.
+//! Count and host time of a guest's hypercalls.
 
 use std::time::{Duration, Instant};
 
@@ -9,29 +9,29 @@ use crate::hypercall::{Flow, HypercallError};
 use crate::memory::GuestSpace;
 use crate::monitor::Observer;
 
-/// How often a guest made one of its hypercalls.
+/// Count and host time of one kind of hypercall.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Calls.
+    /// Number of calls.
     pub count: u64,
-    /// Host time to serve all of them, a poll's sleep included.
+    /// Total host time to serve the calls, including the sleep of polls.
     pub time: Duration,
 }
 
-/// How often a guest made each of its hypercalls.
+/// Count and host time of each kind of hypercall.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     tallies: [Tally; Number::ALL.len()],
 }
 
 impl Calls {
-    /// Those of one kind.
+    /// Returns the tally of one kind of hypercall.
     #[must_use]
     pub fn of(&self, number: Number) -> Tally {
         Number::ALL.iter().zip(self.tallies).find(|(known, _)| **known == number).map_or(Tally::default(), |(_, t)| t)
     }
 
-    /// All of them together.
+    /// Returns the tally of all hypercalls together.
     #[must_use]
     pub fn total(&self) -> Tally {
         let add = |sum: Tally, one: &Tally| Tally { count: sum.count + one.count, time: sum.time + one.time };
@@ -39,7 +39,7 @@ impl Calls {
     }
 }
 
-/// Counts.
+/// Observer that counts hypercalls and measures their host time.
 #[derive(Debug)]
 pub(crate) struct Counter {
     calls: Calls,

@@ -1,4 +1,4 @@
-//! How much a guest may use, and how the first limit that it meets ends it.
+//! Limits on the resources of a guest. The first limit that the guest exceeds ends it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use crate::cancel::CancelToken;
 use crate::device::{Console, Descriptor};
 use crate::memory::GuestSlice;
 
-/// What a guest may use before it is ended. Nothing is limited unless it says so.
+/// Limits on the resources of a guest. A guest that exceeds one ends with
+/// [`Outcome::Exceeded`](crate::monitor::Outcome::Exceeded). By default, nothing is limited.
 ///
 /// ```
 /// use std::time::Duration;
@@ -26,35 +27,37 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limits.
+    /// Creates an empty set of limits.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Host time from the guest's first instruction on.
+    /// Limits the host time since the guest's first instruction.
     #[must_use]
     pub fn wall_time(mut self, most: Duration) -> Self {
         self.wall_time = Some(most);
         self
     }
 
-    /// CPU time that the guest's instructions take; on KVM with that of its hypercalls.
+    /// Limits the CPU time of the guest's instructions. On KVM, it includes the CPU time of
+    /// hypercalls.
     #[must_use]
     pub fn cpu_time(mut self, most: Duration) -> Self {
         self.cpu_time = Some(most);
         self
     }
 
-    /// Bytes that it writes to its console. What is beyond them is lost.
+    /// Limits the number of bytes that the guest writes to its console. Excess bytes are dropped.
     #[must_use]
     pub fn console(mut self, most: u64) -> Self {
         self.console = Some(most);
         self
     }
 
-    /// Bytes of its memory that it touches, in whole pages, its own image included. It is looked at every few
-    /// milliseconds, so a guest may touch more before it ends. On KVM pages may have 2 MiB.
+    /// Limits the memory that the guest touches, in bytes, counted in whole pages and including its
+    /// image. On KVM, a page may have 2 MiB. The usage is sampled every 5 ms, so that a guest may
+    /// touch more memory before it ends.
     #[must_use]
     pub fn memory(mut self, most: u64) -> Self {
         self.memory = Some(most);
@@ -62,7 +65,7 @@ impl Limits {
     }
 }
 
-/// The first limit that a guest has met, shared by all who watch.
+/// First limit that a guest has exceeded, shared by the console and the watchdog.
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict {
     limit: Arc<OnceLock<Limit>>,
@@ -70,27 +73,27 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// None yet. The guest ends through `stop`.
+    /// Creates a verdict without an exceeded limit, which ends the guest by requesting `stop`.
     pub(crate) fn new(stop: CancelToken) -> Self {
         Self { limit: Arc::default(), stop }
     }
 
-    /// Ends the guest, which has met this limit.
+    /// Records the exceeded limit and ends the guest.
     pub(crate) fn exceeded(&self, limit: Limit) {
-        // Later ones do not matter any more. Nor does any once somebody else has ended the guest.
+        // Only the first limit counts, and none if another thread has ended the guest already.
         if !self.stop.requested() {
             let _ = self.limit.set(limit);
         }
         self.stop.request();
     }
 
-    /// The limit that has been met.
+    /// Returns the limit that the guest has exceeded, if any.
     pub(crate) fn limit(&self) -> Option<Limit> {
         self.limit.get().copied()
     }
 }
 
-/// A console that takes so many bytes.
+/// Console with a limit on the number of bytes.
 pub(crate) struct LimitedConsole {
     inner: Box<dyn Console>,
     left: u64,

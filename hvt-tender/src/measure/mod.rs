@@ -1,4 +1,5 @@
-//! Measuring a guest: limits of its resources, the thread that watches them, counts and a trace of its hypercalls.
+//! Measurement of a guest: limits on its resources, the watchdog thread, counts and traces of its
+//! hypercalls.
 
 mod calls;
 mod limits;

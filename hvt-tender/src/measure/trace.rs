@@ -1,4 +1,4 @@
-//! What a guest asked for, one line of JSON a hypercall.
+//! Trace of a guest's hypercalls, with one line of JSON per hypercall.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -13,25 +13,25 @@ use crate::memory::{GuestSpace, Permissions};
 use crate::monitor::Observer;
 use crate::virtual_time::VirtualTime;
 
-/// Writes one line per hypercall: number, name, time, arguments and results.
+/// Observer that writes one line of JSON per hypercall.
 ///
 /// A line is an object:
 /// `{"number":2,"name":"puts","time":1200,"argument":1052672,"arguments":{"data":1056768,"len":13,"digest":".."},"result":{}}`.
 ///
 /// | field | value |
 /// |---|---|
-/// | `number`, `name` | the hypercall; the name of a number that is none is `unknown` |
-/// | `time` | nanoseconds when the call was made: virtual time if the guest has it, else since its first instruction |
+/// | `number`, `name` | the hypercall; the name of an unknown number is `unknown` |
+/// | `time` | time of the call in nanoseconds: virtual time, or host time since the guest's first instruction |
 /// | `argument` | guest address of the argument structure, even if the guest has no memory there |
-/// | `arguments` | the fields that the guest filled in; none if the structure cannot be read |
-/// | `result` | the fields that the tender filled in, `status` of a halt, or `"interrupted":true`, `"invalid":true` |
+/// | `arguments` | input fields of the argument structure; empty if the structure cannot be read |
+/// | `result` | output fields of the argument structure, `status` of a halt, `"interrupted":true` or `"invalid":true` |
 ///
-/// Guest addresses are numbers. The `digest` (FNV-1a, 64 bits) stands for the bytes that a guest writes or reads, so that
-/// equal traces mean equal bytes.
+/// Guest addresses are numbers. The `digest` (64-bit FNV-1a) is computed over the bytes that the
+/// guest writes or reads, so that traces with equal digests mean equal bytes.
 pub(crate) struct Trace {
     to: Box<dyn Write + Send>,
     clock: Time,
-    /// The line of the hypercall under way.
+    /// Line of the hypercall in progress.
     line: Option<Line>,
     text: Vec<u8>,
 }
@@ -47,7 +47,7 @@ impl Trace {
         Self { to, clock, line: None, text: Vec::new() }
     }
 
-    /// Writes the line, in one piece: a sink without a buffer makes one system call.
+    /// Writes the line with one call, which is one system call if the writer is unbuffered.
     fn end(&mut self, line: &Line) {
         self.text.clear();
         let done = serde_json::to_writer(&mut self.text, line).map_err(io::Error::from);
@@ -56,7 +56,7 @@ impl Trace {
         self.check(done);
     }
 
-    /// Writes nothing any more once that has failed.
+    /// Stops the trace after the first failed write.
     fn check(&mut self, done: io::Result<()>) {
         if let Err(error) = done {
             log::warn!("the trace of hypercalls is not complete: {error}");
@@ -67,7 +67,7 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        // What is buffered must not get lost in silence.
+        // Report the loss of buffered lines.
         let done = self.to.flush();
         self.check(done);
     }
@@ -97,7 +97,7 @@ impl Observer for Trace {
     }
 }
 
-/// A line of the trace. The order of fields, here and below, is their order in the line.
+/// Line of the trace. The order of the fields, here and below, is their order in the line.
 #[derive(Serialize)]
 struct Line {
     number: u32,
@@ -108,7 +108,7 @@ struct Line {
     result: Results,
 }
 
-/// The fields that the guest filled in.
+/// Input fields of the argument structure.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Arguments {
@@ -143,7 +143,7 @@ enum Arguments {
     },
 }
 
-/// The fields that the tender filled in, or the reason that there are none.
+/// Output fields of the argument structure, or the reason for their absence.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Results {
@@ -177,7 +177,7 @@ enum Results {
     },
 }
 
-/// The structure at `argument`; `None` where the guest has none there.
+/// Reads the structure at `argument`. Returns `None` if it does not lie in guest memory.
 fn read<T: FromBytes + IntoBytes>(guest: &GuestSpace<'_>, argument: Gpa) -> Option<T> {
     guest.read(argument).ok()
 }
@@ -230,8 +230,8 @@ fn results(number: u32, argument: Gpa, guest: &GuestSpace<'_>) -> Option<Results
     })
 }
 
-/// The digest of `len` bytes at `data`; none where they are not the guest's, or more than any
-/// device of a fixture is given at once.
+/// Returns the digest of `len` bytes at `data`. Returns `None` if the guest may not read them, or
+/// if there are more than 16 MiB.
 fn digest(guest: &GuestSpace<'_>, data: Gpa, len: u64) -> Option<Fnv> {
     const MOST: u64 = 16 << 20;
     let bytes = guest.slice(data, len, Permissions::READ).ok().filter(|bytes| bytes.len() <= MOST)?;
@@ -246,7 +246,8 @@ fn digest(guest: &GuestSpace<'_>, data: Gpa, len: u64) -> Option<Fnv> {
     Some(digest)
 }
 
-/// FNV-1a of 64 bits (draft-eastlake-fnv): the same everywhere and for good, and nobody attacks it here.
+/// 64-bit FNV-1a hash (draft-eastlake-fnv). It is the same on every platform and in every version.
+/// Resistance to deliberate collisions is not required.
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -263,7 +264,7 @@ impl Fnv {
     }
 }
 
-/// 16 hexadecimal digits.
+/// Serialized as 16 hexadecimal digits.
 impl Serialize for Fnv {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:016x}", self.0))

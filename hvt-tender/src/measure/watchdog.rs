@@ -1,4 +1,4 @@
-//! Watches what a guest uses while it runs.
+//! Watchdog thread that enforces the limits of a running guest.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -12,10 +12,10 @@ use crate::cancel::CancelToken;
 use crate::memory::Usage;
 use crate::sandbox::Sandbox;
 
-/// How often memory is looked at.
+/// Interval between two samples of the memory usage.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A thread that ends a guest which meets a limit. Dropping it ends the thread.
+/// Thread that ends a guest when it exceeds a limit. Drop ends the thread.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     ended: Option<Sender<()>>,
@@ -23,8 +23,12 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches a guest whose instructions take their time from the clock `cpu`, and whose memory is told about by `memory`;
-    /// `None` where there is nothing to watch. Confined, the thread may do no more than that and request the stop.
+    /// Starts the watchdog of a guest with the CPU-time clock `cpu` and the memory usage `memory`.
+    /// Returns `None` if no limit needs a watchdog. With a confinement, the thread is confined to
+    /// the system calls that it needs, and a failed confinement requests the stop.
+    ///
+    /// # Errors
+    /// Returns the error of clone(2) if the thread cannot be created.
     pub(crate) fn start(
         limits: &Limits,
         cpu: ClockId,
@@ -46,7 +50,7 @@ impl Watchdog {
                     usage.system_calls(&mut calls);
                 }
                 if let Err(error) = sandbox.confine(calls) {
-                    // A guest that nobody watches must not run.
+                    // The guest must not run without its watchdog.
                     log::error!("{error}");
                     return stop.request();
                 }
@@ -87,13 +91,13 @@ struct Watch {
 struct CpuLimit {
     most: Duration,
     clock: ClockId,
-    /// What the clock showed before the guest's first instruction.
+    /// Time on the clock before the guest's first instruction.
     start: Duration,
 }
 
 enum Look {
     Exceeded(Limit),
-    /// Nothing can be exceeded before this much time has passed, or little can.
+    /// Check again after this time. No time limit can be exceeded earlier.
     Again(Duration),
 }
 
@@ -107,14 +111,14 @@ impl Watch {
             }
         }
         if let Some(CpuLimit { most, clock, start }) = self.cpu {
-            // A guest has one CPU: it cannot use up what is left any sooner.
+            // A guest has one CPU, so it cannot use up the remaining CPU time in less real time.
             match most.checked_sub(cpu_time(clock).saturating_sub(start)).filter(|left| !left.is_zero()) {
                 Some(left) => again = again.min(left),
                 None => return Look::Exceeded(Limit::CpuTime),
             }
         }
         if let Some((usage, most)) = &self.memory {
-            // Where the host does not tell any more, there is nothing to go by.
+            // An error means that the usage is not available any more. It does not end the guest.
             if usage.bytes().is_ok_and(|bytes| bytes > *most) {
                 return Look::Exceeded(Limit::Memory);
             }
@@ -124,7 +128,7 @@ impl Watch {
     }
 }
 
-/// What a CPU-time clock shows; nothing once what it measured is gone.
+/// Returns the time on a CPU-time clock, or zero if its thread or process has ended.
 pub(crate) fn cpu_time(clock: ClockId) -> Duration {
     clock.now().map_or(Duration::ZERO, Duration::from)
 }

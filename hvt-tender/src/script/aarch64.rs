@@ -2,7 +2,7 @@
 
 use hvt_abi::aarch64::{HYPERCALL_STRIDE, MMIO_BASE};
 
-/// Makes hypercall `number` with its argument at `at`.
+/// Appends hypercall `number` with its argument at guest address `at`.
 pub(super) fn hypercall(text: &mut Vec<u8>, number: u32, at: u32) {
     let to = MMIO_BASE.0 + u64::from(number) * HYPERCALL_STRIDE;
     let low = to as u32;
@@ -14,7 +14,7 @@ pub(super) fn hypercall(text: &mut Vec<u8>, number: u32, at: u32) {
     add(text, 0xb900_0020); // str w0, [x1]
 }
 
-/// Begins what is to be done so many times; returns what [`end_loop`] must be told.
+/// Appends the start of a loop of `times` iterations. Returns its offset for [`end_loop`].
 pub(super) fn begin_loop(text: &mut Vec<u8>, times: u32) -> usize {
     add(text, movz(2, times as u16, 0)); // x2 = times
     add(text, movk(2, (times >> 16) as u16, 1));
@@ -23,17 +23,17 @@ pub(super) fn begin_loop(text: &mut Vec<u8>, times: u32) -> usize {
     start
 }
 
-/// Ends it.
+/// Appends the end of the loop that starts at offset `start`.
 pub(super) fn end_loop(text: &mut Vec<u8>, start: usize) {
     add(text, 0xf841_07e2); // ldr x2, [sp], #16
     add(text, 0xf100_0442); // subs x2, x2, #1
-    // The branch reaches 1 MiB back, and the one behind it 128 MiB.
-    add(text, 0x5400_0040); // b.eq over the next
+    // The conditional branch has a range of 1 MiB, the unconditional branch behind it 128 MiB.
+    add(text, 0x5400_0040); // b.eq over the next instruction
     let back = (start as i64 - text.len() as i64) / 4;
     add(text, 0x1400_0000 | back as u32 & 0x03ff_ffff); // b start
 }
 
-/// Does nothing any more.
+/// Appends an infinite loop.
 pub(super) fn spin(text: &mut Vec<u8>) {
     add(text, 0x1400_0000); // b to itself
 }

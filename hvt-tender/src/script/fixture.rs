@@ -1,4 +1,4 @@
-//! Guests that make given hypercalls, for tests.
+//! Guests that make given hypercalls, for unit tests.
 
 use hvt_abi::hypercall::Number;
 use hvt_abi::manifest::Kind;
@@ -6,15 +6,16 @@ use hvt_abi::manifest::Kind;
 use super::Script;
 use crate::image::write::TEXT;
 
-/// Where the guests of [`calls`] have their arguments, one every 256 bytes, and a page of zeros behind them.
+/// Guest address of the arguments of [`calls`], one every 256 bytes, followed by a page of zeros.
 pub(crate) const CALLS_DATA: u64 = TEXT + 0x1000;
 
-/// The file of a guest that makes these hypercalls, one after the other, and then spins.
+/// Returns the ELF file of a guest that makes these hypercalls in order and then spins.
 pub(crate) fn calls(devices: &[(&str, Kind)], calls: &[(Number, &[u8])]) -> Vec<u8> {
     looping(devices, 1, calls, &[])
 }
 
-/// The file of a guest that makes these hypercalls so many times, then those behind them, and then spins.
+/// Returns the ELF file of a guest that makes the hypercalls `looped` `times` times, then the
+/// hypercalls `behind`, and then spins.
 pub(crate) fn looping(
     devices: &[(&str, Kind)],
     times: u32,

@@ -1,4 +1,4 @@
-//! Guests in virtual time, which the process backend alone can give them.
+//! Guests in virtual time, which only the process backend supports.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,7 +30,7 @@ fn a_kill_ends_a_guest_that_waits_for_its_turn_or_for_ever() {
     let sleep = sleep();
     let sleeping = &[(Number::Poll, sleep.as_bytes())];
     let time = VirtualTime::new();
-    // It may have a frame any time.
+    // A frame may arrive at any time.
     let (port, _peer) = Link::new().virtual_time(&time).ports().unwrap();
     let for_ever = Unikernel::from_bytes(calls(&[("service", Kind::Net)], sleeping)).unwrap().mem(4 << 20);
     let for_ever = for_ever.net("service", port).virtual_time(&time).spawn().unwrap();
@@ -43,10 +43,10 @@ fn a_kill_ends_a_guest_that_waits_for_its_turn_or_for_ever() {
     drop(hold);
     let halt = Halt::default();
     let output = guest(&[(Number::Halt, halt.as_bytes())]).virtual_time(&time).output().unwrap();
-    assert_eq!(output.status(), Some(0), "the turn went on");
+    assert_eq!(output.status(), Some(0), "the turn was passed on");
 }
 
-/// Its caller has nothing that could end it.
+/// A guest without devices ends by itself, because its caller has no handle that could end it.
 #[test]
 fn a_guest_that_nothing_can_wake_ends() {
     let sleep = sleep();
@@ -54,7 +54,7 @@ fn a_guest_that_nothing_can_wake_ends() {
     let output = guest(&[(Number::Poll, sleep.as_bytes())]).virtual_time(&time).output().unwrap();
     assert_eq!(output.outcome, Outcome::Asleep);
     assert_eq!(time.elapsed(), Duration::ZERO);
-    // Likewise where its disk takes for ever.
+    // A guest that waits for an infinitely slow disk ends in the same way.
     let read = BlockIo { handle: 1, data: Gpa(CALLS_DATA + 0x1000), len: 512, ..BlockIo::default() };
     let disk = Disk::empty(512).virtual_time(&time);
     disk.slow_down(Duration::MAX);
@@ -63,7 +63,7 @@ fn a_guest_that_nothing_can_wake_ends() {
     assert_eq!(reader.output().unwrap().outcome, Outcome::Asleep);
 }
 
-/// A disk may take for ever in the host's time, too.
+/// A disk can be infinitely slow in real time, too.
 #[test]
 fn a_kill_ends_a_guest_that_waits_for_its_disk() {
     let read = BlockIo { handle: 1, data: Gpa(CALLS_DATA + 0x1000), len: 512, ..BlockIo::default() };
@@ -92,7 +92,7 @@ fn what_cannot_live_in_virtual_time_says_so() {
     }
 }
 
-/// What is written down can be read while somebody else writes.
+/// Shared buffer that can be read while the trace writes to it.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -141,7 +141,8 @@ fn a_trace_has_one_line_a_call() {
     assert_eq!(trace.text(), expected);
 }
 
-/// What is written to a disk and read from it, and what is sent and received, has the same digest.
+/// Data written to a disk and read back has the same digest, and a received frame has the digest of
+/// its bytes.
 #[test]
 fn a_trace_tells_what_went_and_what_came() {
     let buffer = Gpa(CALLS_DATA + 0x1000);
@@ -178,12 +179,12 @@ fn a_trace_tells_what_went_and_what_came() {
         panic!("{text}")
     };
     assert_eq!(written, came);
-    // FNV-1a of sixty sevens.
+    // FNV-1a of 60 bytes with the value 7.
     assert_eq!(*received, "b10414e46915edb9");
-    assert_eq!(rest, [[None, None], [None, None], [None, None]], "nothing came, and nothing is there");
+    assert_eq!(rest, [[None, None], [None, None], [None, None]], "no frame, no device, no memory");
 }
 
-/// The traces of two guests that send each other so many frames each.
+/// Returns the traces of two guests that send each other `frames` frames each.
 fn exchange(frames: u32, seed: u64) -> [String; 2] {
     let time = VirtualTime::new();
     let impairment = Impairment::new().loss(0.1).duplication(0.01).delay(Duration::from_micros(50)).seed(seed);
@@ -213,7 +214,7 @@ fn exchange(frames: u32, seed: u64) -> [String; 2] {
 #[test]
 fn the_same_seed_gives_the_same_traces() {
     let first = exchange(5_000, 7);
-    // The writes, all of which succeed, look like that as well.
+    // The successful writes match the pattern as well.
     let received = |trace: &String| trace.matches("\"len\":60,\"ret\":0").count() - 5_000;
     let counts = [received(&first[0]), received(&first[1])];
     assert!(counts.iter().all(|count| (4_200..4_900).contains(count)), "{counts:?}");

@@ -146,7 +146,7 @@ impl Host {
 }
 
 /// Guard that holds the virtual time of a [`Host`]: see [`Host::hold`].
-#[must_use = "time moves again as soon as this is dropped"]
+#[must_use = "the clock runs again as soon as the hold is dropped"]
 pub struct HostHold {
     shared: Arc<Shared>,
 }
