@@ -1,4 +1,4 @@
-//! Boots a unikernel, waits for what it says, and looks at how it ended.
+//! Boots a unikernel, waits for its console output, and checks its exit status.
 //!
 //! ```text
 //! cargo build --release --package test-unikernels
@@ -18,10 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let limits = Limits::new().wall_time(Duration::from_secs(10)).console(1 << 16);
     let guest = Unikernel::load(path)?.mem(16 << 20).arg("Hello_Solo5").limits(limits).spawn()?;
 
-    // Its console as it comes.
+    // Console output while the guest runs.
     guest.console().wait_for("Hello, World", Duration::from_secs(5))?;
 
-    // And all of it, once it has ended.
+    // Complete record after the guest has ended.
     let output = guest.wait()?;
     assert_eq!(output.status(), Some(0), "{}", output.text());
     assert!(output.text().contains("Command line is: 'Hello_Solo5'"));

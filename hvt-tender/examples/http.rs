@@ -1,4 +1,5 @@
-//! Talks HTTP with a unikernel, which gets its address by DHCP, over a network in memory that loses frames.
+//! Sends an HTTP request to a unikernel over a lossy in-memory network. The unikernel gets its
+//! address by DHCP.
 //!
 //! ```text
 //! cargo build --release --package test-unikernels

@@ -1,4 +1,5 @@
-//! Cuts the power in the middle of a write, and lets the unikernel boot again from what is left.
+//! Simulates a power failure in the middle of a write, then boots the unikernel again from the same
+//! disk.
 //!
 //! ```text
 //! cargo build --release --package test-unikernels
@@ -22,22 +23,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(unikernel.block("storage", disk.clone()).output()?)
     };
 
-    // The guest writes block after block. Of the third one 100 bytes reach the disk.
+    // The guest writes block after block. Only 100 bytes of the third block reach the disk.
     let (mut before, mut after) = (vec![0; SIZE], vec![0; SIZE]);
     BEFORE.fill(0, &mut before);
     AFTER.fill(0, &mut after);
     let disk = Disk::from_bytes(before.clone());
     disk.tear_write(3, 100);
     let output = boot(&disk)?;
-    println!("without power: {}", output.text().trim_end());
+    println!("power failure: {}", output.text().trim_end());
     assert_ne!(output.status(), Some(0));
     let torn = 2 * 512 + 100;
     assert!(disk.contents()? == [&after[..torn], &before[torn..]].concat());
 
-    // The power is back, and the guest finds the disk as it is.
+    // After the repair, the guest boots from the torn disk.
     disk.repair();
     let output = boot(&disk)?;
-    println!("after that:    {}", output.text().trim_end());
+    println!("second boot:   {}", output.text().trim_end());
     assert!(output.text().contains("the block at 0 is not"));
     Ok(())
 }

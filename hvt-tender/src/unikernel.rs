@@ -1,4 +1,4 @@
-//! A unikernel, from its file to its end: the other rooms, put together.
+//! Builder that loads a unikernel, attaches its devices and runs it.
 //!
 //! ```
 //! use hvt_tender::Unikernel;
@@ -7,7 +7,7 @@
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # std::env::set_current_dir(&folder)?;
-//! // A unikernel that writes a block. Yours is a file already.
+//! // A unikernel that writes one block. Replace it with the file of your unikernel.
 //! std::fs::write("app.hvt", Script::new().puts("ready\n").block_write("storage", 512, [7; 512]).halt(0).build())?;
 //!
 //! let disk = Disk::empty(1 << 20);
@@ -44,7 +44,7 @@ use crate::monitor::Outcome;
 use crate::sys::host_limit;
 
 self_cell! {
-    /// A file and what was found in it.
+    /// ELF file, and the parsed image that borrows from it.
     struct Loaded {
         owner: Vec<u8>,
         #[covariant]
@@ -52,7 +52,7 @@ self_cell! {
     }
 }
 
-/// A unikernel that is about to run.
+/// Unikernel with its configuration, ready to run.
 pub struct Unikernel {
     loaded: Loaded,
     memory: u64,
@@ -66,7 +66,7 @@ pub struct Unikernel {
     extras: Extras,
 }
 
-/// A device that goes to the guest's thread with the guest.
+/// Device that moves to the guest's thread together with the guest.
 enum Attachment {
     Block(Box<dyn Block + Send>),
     Net(Box<dyn Net + Send>),
@@ -85,13 +85,14 @@ impl Unikernel {
     /// Reads and checks the file of a unikernel.
     ///
     /// # Errors
-    /// When it cannot be read, or is no unikernel that this tender can run.
+    /// Returns [`UnikernelError::Read`] if the file cannot be read or is not a regular file, and
+    /// [`UnikernelError::Image`] if it is not a unikernel that this tender can run.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, UnikernelError> {
         Self::load_with_file(path.as_ref(), None).map(|(unikernel, _)| unikernel)
     }
 
-    /// As [`load`](Self::load); leaves the file open. A wait for another process that has a lease of the file ends with
-    /// an error when `stop` is requested.
+    /// Like [`load`](Self::load), but returns the open file as well. If another process holds a
+    /// lease on the file, the wait for the lease ends with an error when `stop` is requested.
     pub(crate) fn load_with_file(path: &Path, stop: Option<&CancelToken>) -> Result<(Self, File), UnikernelError> {
         let extras = Extras::begin();
         let (file, bytes) = read(path, stop).map_err(|source| UnikernelError::Read { path: path.into(), source })?;
@@ -99,10 +100,10 @@ impl Unikernel {
         Ok((unikernel.map_err(|source| UnikernelError::Image { path: path.into(), source })?, file))
     }
 
-    /// Checks the bytes of a unikernel's file.
+    /// Checks the bytes of a unikernel's ELF file.
     ///
     /// # Errors
-    /// When it is no unikernel that this tender can run.
+    /// Returns [`ImageError`] if the file is not a unikernel that this tender can run.
     pub fn from_bytes(file: Vec<u8>) -> Result<Self, ImageError> {
         Self::parse(file, Extras::begin())
     }
@@ -123,41 +124,42 @@ impl Unikernel {
         })
     }
 
-    /// The devices that it asks for.
+    /// Returns the manifest, which declares the devices of the unikernel.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         self.loaded.borrow_dependent().manifest()
     }
 
-    /// Gives it `bytes` of memory, rounded down to 2 MiB. It has 512 MiB otherwise.
+    /// Sets the size of the guest memory in bytes, rounded down to a multiple of 2 MiB (default:
+    /// 512 MiB).
     #[must_use]
     pub fn mem(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
     }
 
-    /// Adds an argument.
+    /// Adds an argument to the guest's command line.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<Vec<u8>>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// Adds arguments.
+    /// Adds arguments to the guest's command line.
     #[must_use]
     pub fn args(mut self, arguments: impl IntoIterator<Item: Into<Vec<u8>>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
         self
     }
 
-    /// Attaches a block device under its name in the manifest.
+    /// Attaches a block device. `name` is its name in the manifest.
     #[must_use]
     pub fn block(mut self, name: impl Into<String>, device: impl Block + Send + 'static) -> Self {
         self.attachments.push((name.into(), Attachment::Block(Box::new(device))));
         self
     }
 
-    /// Attaches a network device under its name in the manifest.
+    /// Attaches a network device. `name` is its name in the manifest.
     #[must_use]
     pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + Send + 'static) -> Self {
         let name = name.into();
@@ -166,38 +168,39 @@ impl Unikernel {
         self
     }
 
-    /// Sends its output elsewhere than to the standard output.
+    /// Sets the console of the guest (default: standard output).
     #[must_use]
     pub fn console(mut self, console: impl Console + Send + 'static) -> Self {
         self.console = Some(Box::new(console));
         self
     }
 
-    /// Chooses what runs it.
+    /// Selects the backend that runs the guest (default: automatic).
     #[must_use]
     pub fn backend(mut self, backend: BackendChoice) -> Self {
         self.backend = backend;
         self
     }
 
-    /// Makes its run end when `stop` is requested.
+    /// Sets the token that ends the run when it is requested.
     #[must_use]
     pub fn stop(mut self, stop: CancelToken) -> Self {
         self.stop = Some(stop);
         self
     }
 
-    /// Gives it another wall clock than the host's.
+    /// Sets the wall clock of the guest (default: the wall clock of the host).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + Send + 'static) -> Self {
         self.clock = Box::new(clock);
         self
     }
 
-    /// Runs it to its end, on this thread, its output going to the standard output unless it has another console.
+    /// Runs the guest to its end on the calling thread.
     ///
     /// # Errors
-    /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
+    /// Returns [`UnikernelError`] if the guest cannot be started, the backend fails, or a block
+    /// device cannot be flushed. A fault of the guest is not an error, but an [`Outcome`].
     pub fn run(mut self) -> Result<Outcome, UnikernelError> {
         let stop = self.take_stop()?;
         self.run_until(stop)
@@ -210,17 +213,18 @@ impl Unikernel {
     }
 }
 
-/// Values by the handle of the device that the guest asks for under their name.
+/// Replaces device names by the handles of the manifest. Values with a name that is not in the
+/// manifest are dropped.
 fn with_handles<T>(manifest: &Manifest, named: Vec<(String, T)>) -> Vec<(u32, T)> {
     let handle = |name: &str| (1..).zip(manifest.devices()).find(|(_, device)| device.name == name);
     named.into_iter().filter_map(|(name, value)| Some((handle(&name)?.0, value))).collect()
 }
 
-/// Opens and reads the whole of a file, and nothing but a file: anything else may have no end.
+/// Opens and reads a regular file. Other kinds of files are rejected, because they may be endless.
 fn read(path: &Path, stop: Option<&CancelToken>) -> io::Result<(File, Vec<u8>)> {
     let mut file = open_regular(path, stop)?;
     if file.metadata()?.len() > MEM_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than any guest's memory"));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than any guest's memory"));
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;

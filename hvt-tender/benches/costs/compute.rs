@@ -1,4 +1,4 @@
-//! A loop that makes no hypercall.
+//! Loop without hypercalls.
 
 use std::arch::asm;
 use std::arch::x86_64::_rdtsc;
@@ -6,15 +6,15 @@ use std::error::Error;
 
 use crate::guest::{Tender, least, microseconds_per_cycle};
 
-/// Additions in the loop.
+/// Number of additions in the loop.
 const ADDITIONS: u64 = 100_000_000;
 
-/// Microseconds of the loop in a guest, and in this process.
+/// Measures the loop in a guest and in this process, in microseconds.
 pub(crate) fn additions(tender: &Tender) -> Result<(f64, f64), Box<dyn Error>> {
     let count = ADDITIONS.to_string();
     let unit = microseconds_per_cycle()?;
     let (mut inside, mut outside) = (f64::INFINITY, f64::INFINITY);
-    // In turn, so that both meet the same machine.
+    // Alternately, so that changes of the machine's speed affect both.
     for _ in 0..10 {
         inside = inside.min(least(1, || tender.number("bench-add", &[&count], "cycles:"))?);
         outside = outside.min(here());
@@ -22,9 +22,9 @@ pub(crate) fn additions(tender: &Tender) -> Result<(f64, f64), Box<dyn Error>> {
     Ok((inside * unit, outside * unit))
 }
 
-/// Cycles of the same instructions that the guest executes.
+/// Measures the instructions of the guest's loop in this process, in TSC cycles.
 fn here() -> f64 {
-    // SAFETY: reads the time-stamp counter, and counts in two registers.
+    // SAFETY: reads the time-stamp counter and modifies only the two declared registers.
     unsafe {
         let start = _rdtsc();
         asm!(

@@ -1,4 +1,5 @@
-//! What the host's kernel asks for the two things that a hypercall on the process backend is made of.
+//! Cost of the two kernel operations that make up a hypercall on the process backend: a signal and
+//! a futex round trip.
 
 use std::arch::asm;
 use std::io;
@@ -13,22 +14,22 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::guest::least;
 
-/// Microseconds of a privileged instruction, its SIGSEGV, and the return.
+/// Measures a privileged instruction, its SIGSEGV and the return from the handler, in microseconds.
 pub(crate) fn signal_round_trip() -> io::Result<f64> {
     const ROUNDS: u32 = 50_000;
     let skip = SigHandler::SigAction(skip_hlt);
     let action = SigAction::new(skip, SaFlags::SA_SIGINFO, SigSet::empty());
-    // SAFETY: the handler changes its own frame only.
+    // SAFETY: the handler modifies only its own signal frame.
     let before = unsafe { sigaction(Signal::SIGSEGV, &action) }?;
     let result = least(5, || {
         let start = Instant::now();
         for _ in 0..ROUNDS {
-            // SAFETY: raises #GP; the handler goes on behind it.
+            // SAFETY: raises #GP; the handler continues at the next instruction.
             unsafe { asm!("hlt", options(nostack)) };
         }
         Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS))
     });
-    // SAFETY: puts back what was there.
+    // SAFETY: restores the previous action.
     unsafe { sigaction(Signal::SIGSEGV, &before) }?;
     result
 }
@@ -38,11 +39,11 @@ extern "C" fn skip_hlt(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut li
     unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize] += 1 };
 }
 
-/// Microseconds that two processes on one CPU need to hand over to each other and back.
+/// Measures a futex round trip between two processes on one CPU, in microseconds.
 pub(crate) fn futex_round_trip() -> io::Result<f64> {
     const ROUNDS: u32 = 20_000;
     let page = ShareablePage::new()?;
-    // SAFETY: the child touches the shared page and makes system calls, nothing else, until it is killed.
+    // SAFETY: until it is killed, the child only accesses the shared page and makes system calls.
     let child = match unsafe { fork() }? {
         ForkResult::Child => loop {
             page.wait_for(1);
@@ -68,7 +69,7 @@ pub(crate) fn futex_round_trip() -> io::Result<f64> {
     result
 }
 
-/// Runs `what` with this thread bound to these CPUs.
+/// Calls `what` with the calling thread bound to these CPUs.
 fn on_cpu<T>(cpus: &CpuSet, what: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let this = Pid::from_raw(0);
     let before = nix::sched::sched_getaffinity(this)?;
@@ -78,7 +79,7 @@ fn on_cpu<T>(cpus: &CpuSet, what: impl FnOnce() -> io::Result<T>) -> io::Result<
     result
 }
 
-/// A futex that two processes share.
+/// Futex on a page that two processes share.
 struct ShareablePage {
     word: &'static AtomicU32,
 }
@@ -86,12 +87,13 @@ struct ShareablePage {
 impl ShareablePage {
     fn new() -> io::Result<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: maps fresh memory, for good.
+        // SAFETY: maps new memory, which is never unmapped.
         let page = unsafe { libc::mmap(ptr::null_mut(), 4096, protection, flags, -1, 0) };
         if page == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: page-aligned, zero, mapped for as long as the process lives, used through atomics alone.
+        // SAFETY: page-aligned, zeroed, mapped for the lifetime of the process, and accessed only
+        // through atomics.
         Ok(Self { word: unsafe { &*page.cast() } })
     }
 

@@ -1,11 +1,11 @@
-//! Running guests, and reading what they say.
+//! Runs guests and reads their console output.
 
 use std::env;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// The tender and the guests to measure.
+/// Paths of the tender and of the guests to measure.
 pub(crate) struct Tender {
     binary: PathBuf,
     guests: PathBuf,
@@ -18,7 +18,7 @@ impl Tender {
         Ok(Self { binary: variable("HVT_TENDER")?, guests: variable("HVT_GUESTS")? })
     }
 
-    /// The command that runs a guest on the process backend with 32 MiB.
+    /// Returns the command that runs a guest with 32 MiB of memory on the process backend.
     pub(crate) fn command(&self, guest: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(["--backend=process", "--mem=32", "--"]).arg(self.guests.join(guest)).args(arguments);
@@ -26,7 +26,7 @@ impl Tender {
         command
     }
 
-    /// Runs a guest; returns the number that stands behind `label` on its console.
+    /// Runs a guest and returns the number behind `label` in its console output.
     pub(crate) fn number(&self, guest: &str, arguments: &[&str], label: &str) -> Result<f64, Box<dyn Error>> {
         let output = self.command(guest, arguments).output()?;
         let console = String::from_utf8(output.stdout)?;
@@ -35,11 +35,11 @@ impl Tender {
             return Err(format!("{guest} ended with {}: {console}{messages}", output.status).into());
         }
         let value = console.lines().find_map(|line| line.trim().strip_prefix(label));
-        Ok(value.ok_or(format!("{guest} does not say \"{label}\": {console}"))?.trim().parse()?)
+        Ok(value.ok_or(format!("{guest}: no \"{label}\" in its output: {console}"))?.trim().parse()?)
     }
 }
 
-/// The smallest of several results: what a noisy machine adds, it only adds.
+/// Returns the smallest of several results, because noise only increases a result.
 pub(crate) fn least<E>(times: usize, mut one: impl FnMut() -> Result<f64, E>) -> Result<f64, E> {
     let mut least = f64::INFINITY;
     for _ in 0..times {
@@ -48,12 +48,12 @@ pub(crate) fn least<E>(times: usize, mut one: impl FnMut() -> Result<f64, E>) ->
     Ok(least)
 }
 
-/// Microseconds in a cycle of the TSC.
+/// Returns the duration of a TSC cycle in microseconds.
 pub(crate) fn microseconds_per_cycle() -> Result<f64, Box<dyn Error>> {
     Ok(1e6 / hvt_tender::backend::frequency::cycle_frequency()?.hz as f64)
 }
 
-/// One walltime hypercall in microseconds, as the guest sees it.
+/// Measures a walltime hypercall from inside the guest, in microseconds.
 pub(crate) fn walltime(tender: &Tender) -> Result<f64, Box<dyn Error>> {
     let cycles = least(5, || tender.number("bench-walltime", &["20000"], "cycles per call:"))?;
     Ok(cycles * microseconds_per_cycle()?)

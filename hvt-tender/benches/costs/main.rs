@@ -1,7 +1,8 @@
-//! What the process backend costs, as ratios to what the host costs, each measured in one run.
+//! Costs of the process backend, as ratios to costs of the host measured in the same run.
 //!
-//! `scripts/bench` runs it. Needs `HVT_TENDER` (the release binary) and `HVT_GUESTS` (directory of the test unikernels).
-//! With `--check` it fails when a bound is broken.
+//! Run it with `scripts/bench`. It needs the environment variables `HVT_TENDER` (path of the
+//! release binary) and `HVT_GUESTS` (directory of the test unikernels). With `--check`, it fails if
+//! a bound is exceeded.
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod compute;
@@ -30,7 +31,7 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 fn main() -> std::process::ExitCode {
-    eprintln!("bench: the process backend is for Linux on x86_64");
+    eprintln!("bench: the process backend requires Linux on x86_64");
     std::process::ExitCode::FAILURE
 }
 

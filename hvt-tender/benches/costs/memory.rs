@@ -1,4 +1,4 @@
-//! Memory of tender and child that is not the guest's.
+//! Memory of the tender and its child process, without guest memory.
 
 use std::error::Error;
 use std::fs;
@@ -7,15 +7,15 @@ use std::process::Stdio;
 
 use crate::guest::Tender;
 
-/// KiB of resident memory of the tender and its child, the guest's own pages left out, at their peak.
+/// Measures the peak resident memory of the tender and its child without guest memory, in KiB.
 ///
-/// Guest memory is the only shared memory that either maps, but for the few exchange pages. What is left is anonymous
-/// memory and pages of files.
+/// Guest memory is the only shared memory of the two processes, except for a few exchange pages.
+/// The remaining pages are anonymous memory and pages of files.
 pub(crate) fn beyond_the_guest(tender: &Tender) -> Result<f64, Box<dyn Error>> {
     let mut tender = tender.command("spin", &[]).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     let mut console = BufReader::new(tender.stdout.take().ok_or("no console")?);
-    // Once the guest has spoken, everything is set up.
+    // The set-up is complete when the guest has written a line.
     console.read_line(&mut line)?;
     let id = tender.id();
     let sum = children(id).and_then(|children| {
@@ -36,7 +36,7 @@ fn children(process: u32) -> Result<Vec<u32>, Box<dyn Error>> {
     if children.is_empty() { Err("the tender has no child".into()) } else { Ok(children) }
 }
 
-/// VmHWM without RssShmem.
+/// Returns VmHWM minus RssShmem of a process in KiB.
 fn resident(process: u32) -> Result<f64, Box<dyn Error>> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let kib = |name: &str| -> Result<f64, Box<dyn Error>> {

@@ -1,4 +1,4 @@
-//! From exec to exit.
+//! Time from exec to exit.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use crate::guest::Tender;
 
-/// Pairs of runs.
+/// Number of pairs of runs.
 const PAIRS: usize = 200;
 
-/// Medians in microseconds of hello and of `/bin/true`, run in turn.
+/// Measures the guest `hello` and `/bin/true` alternately. Returns the medians in microseconds.
 pub(crate) fn exec_to_exit(tender: &Tender) -> io::Result<(f64, f64)> {
     let mut hello = tender.command("hello", &[]);
     let mut nothing = Command::new("/bin/true");

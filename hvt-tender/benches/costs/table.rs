@@ -1,19 +1,19 @@
-//! The table that is printed.
+//! Table of results.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// A figure, what it is measured against, and what it may be at most.
+/// Result, the reference to compare it with, and the bound of their ratio.
 pub(crate) struct Row {
     pub(crate) what: &'static str,
     pub(crate) figure: Figure,
     pub(crate) against: &'static str,
     pub(crate) other: Figure,
-    /// Bound of the ratio.
+    /// Upper bound of the ratio.
     pub(crate) at_most: f64,
 }
 
-/// A number with its unit.
+/// Number with its unit.
 #[derive(Clone, Copy)]
 pub(crate) enum Figure {
     Microseconds(f64),
@@ -38,14 +38,14 @@ impl fmt::Display for Figure {
     }
 }
 
-/// Prints the table. Broken bounds fail where `check` says so.
+/// Prints the table. With `check`, fails if a bound is exceeded.
 pub(crate) fn print(rows: &[Row], check: bool) -> ExitCode {
     let mut broken = 0;
     println!("| what | figure | against | figure | ratio | at most | |");
     println!("|---|---|---|---|---|---|---|");
     for row in rows {
         let ratio = row.figure.number() / row.other.number();
-        // Not `ratio > at_most`, so that no number at all breaks the bound too.
+        // Not `ratio > at_most`, so that NaN breaks the bound too.
         let holds = ratio <= row.at_most;
         broken += u32::from(!holds);
         let verdict = if holds { "holds" } else { "BROKEN" };

@@ -1,4 +1,4 @@
-//! The run of a unikernel on Redox, on the kernel's hypervisor.
+//! Run of a unikernel on Redox, on the kernel's hypervisor.
 
 use std::io;
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use crate::device::{Attached, Console, Devices, Endpoint, FdConsole, FdPoller, I
 use crate::memory::PrivateMemory;
 use crate::monitor::{self, Outcome};
 
-/// Settings that only Redox has: none.
+/// Settings specific to Redox. There are none.
 pub(super) struct Extras;
 
-/// How a guest waits for a network device.
+/// Endpoint on which a guest waits for a network device.
 pub(super) struct Waits(Arc<Endpoint>);
 
 impl Waits {
-    /// The way to wait for `device`.
+    /// Returns the endpoint of `device`.
     pub(super) fn of(device: &impl Pollable) -> Self {
         Self(device.endpoint())
     }
 }
 
 impl Extras {
-    /// The defaults.
+    /// Returns the default settings.
     pub(super) const fn begin() -> Self {
         Self
     }
 }
 
 impl Unikernel {
-    /// Runs it to its end, on this thread, or until `stop` is requested.
+    /// Runs the guest on the calling thread, to its end or until `stop` is requested.
     pub(super) fn run_until(self, stop: CancelToken) -> Result<Outcome, UnikernelError> {
         let Self { loaded, memory, arguments, backend, attachments, waits, console, clock, extras: Extras, .. } = self;
         let image = loaded.borrow_dependent();
@@ -59,7 +59,7 @@ impl Unikernel {
             net_ring: None,
         };
         let booted = BootPlan::new(image, config)?.load(&memory)?;
-        // The guest's file is in the guest's memory by now.
+        // The file has been copied to guest memory.
         drop(loaded);
         let mut machine = hypervisor.start(memory, &booted.memory_map, &booted.entry, &stop)?;
         let outcome = match devices.poller.begin() {
@@ -67,7 +67,7 @@ impl Unikernel {
             Err(Interrupted) => Ok(Outcome::Interrupted),
         };
         match (outcome, devices.sync()) {
-            // What a guest takes for written must not be lost in silence.
+            // Report the loss of data that the guest has written.
             (Ok(Outcome::Exited { .. }), Err(_)) => Err(UnikernelError::Unsynced),
             (outcome, _) => Ok(outcome?),
         }
@@ -75,7 +75,7 @@ impl Unikernel {
 }
 
 fn open(choice: BackendChoice) -> Result<Redox<System>, Unavailable> {
-    let reason = || "this is Redox: leave --backend out".into();
+    let reason = || "not supported on Redox: omit --backend".into();
     match choice {
         BackendChoice::Auto | BackendChoice::Redox => Redox::open(System),
         BackendChoice::Kvm => Err(Unavailable { backend: "kvm", reason: reason() }),

@@ -36,7 +36,7 @@ fn runs_with_the_devices_that_it_is_given() {
     assert_eq!(console.bytes(), contents[512..512 + 1024]);
 }
 
-/// A console that passes on that something was written.
+/// Console that reports each write through a channel.
 struct BellConsole(Sender<()>);
 
 impl Console for BellConsole {
@@ -85,7 +85,7 @@ fn is_checked_when_it_is_loaded() {
     assert!(Unikernel::from_bytes(manifest(&[])).is_err());
 }
 
-/// A disk that passes on what is done with it, and cannot be synchronised.
+/// Disk that reports its operations through a channel and fails to flush.
 struct Lossy(Sender<&'static str>);
 
 impl Block for Lossy {
@@ -116,7 +116,7 @@ fn disks_are_synchronised_however_a_guest_ends() {
     let write = BlockIo { handle: 1, data: Gpa(BUFFER), len: 512, ..BlockIo::default() };
     let halt = Halt::default();
     let (write, halt) = ((Number::BlockWrite, write.as_bytes()), (Number::Halt, halt.as_bytes()));
-    // There is no memory at address 8: the guest is stopped.
+    // The guest has no memory at address 8: the hypercall is invalid and ends the guest.
     let puts = Puts { data: Gpa(8), len: 200 };
     let run = |last| {
         let (sender, done) = unbounded();

@@ -1,4 +1,4 @@
-//! Settings and runs of a unikernel that only Linux has.
+//! Settings and runs of a unikernel that are specific to Linux.
 
 mod start;
 mod started;
@@ -20,7 +20,7 @@ use crate::monitor::Outcome;
 use crate::sandbox::{Identity, Sandbox};
 use crate::virtual_time::VirtualTime;
 
-/// Settings that only Linux has.
+/// Settings specific to Linux.
 pub(super) struct Extras {
     limits: Limits,
     virtual_time: Option<VirtualTime>,
@@ -30,25 +30,26 @@ pub(super) struct Extras {
     net_ring: NetRing,
     identity: Identity,
     sandbox: Option<Sandbox>,
-    /// Begun as early as possible: where the frequency is unknown it takes a while.
+    /// Search for the frequency of the cycle counter. It starts as early as possible, because a
+    /// measurement takes time.
     cycle_frequency: Search,
 }
 
-/// How a guest waits for a network device, in the host's time or in a virtual one.
+/// Endpoint and arrivals with which a guest waits for a network device, in real or in virtual time.
 pub(super) struct Waits {
     endpoint: Arc<Endpoint>,
     arrivals: Option<Arc<dyn Arrivals>>,
 }
 
 impl Waits {
-    /// The way to wait for `device`.
+    /// Returns the endpoint and the arrivals of `device`.
     pub(super) fn of(device: &impl Pollable) -> Self {
         Self { endpoint: device.endpoint(), arrivals: device.arrivals() }
     }
 }
 
 impl Extras {
-    /// The defaults.
+    /// Returns the default settings.
     pub(super) fn begin() -> Self {
         Self {
             limits: Limits::new(),
@@ -65,8 +66,12 @@ impl Extras {
 }
 
 impl Unikernel {
-    /// Makes it live in a virtual time, which replaces its wall clock and its cycle counter. Its networks must live in
-    /// the same. The process backend alone can do that: `auto` chooses it then, and another one is an error.
+    /// Runs the guest in virtual time, which replaces its wall clock and its cycle counter. All of
+    /// its network devices must use the same virtual time.
+    ///
+    /// Only the process backend supports virtual time.
+    /// [`BackendChoice::Auto`](crate::config::BackendChoice::Auto) selects it; with another
+    /// backend, the start of the guest fails with [`UnikernelError::Unsupported`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -85,9 +90,10 @@ impl Unikernel {
         self
     }
 
-    /// Writes one line of JSON for each of its hypercalls to `to`: number, name, guest time in nanoseconds, address of the
-    /// argument structure, arguments, results, and a digest (FNV-1a of 64 bits) of the bytes that it writes or reads. Two
-    /// runs in a virtual time, with devices in memory, write the same.
+    /// Writes one line of JSON per hypercall to `to`: number, name, time in nanoseconds, guest
+    /// address of the argument structure, arguments, results, and a digest (64-bit FNV-1a) of the
+    /// bytes that the guest writes or reads. Two runs in virtual time with in-memory devices write
+    /// the same trace.
     ///
     /// ```
     /// use hvt_tender::{VirtualTime, script::Script};
@@ -109,7 +115,7 @@ impl Unikernel {
         self
     }
 
-    /// Ends it when it uses more than this.
+    /// Sets the limits of the guest. A guest that exceeds one ends with [`Outcome::Exceeded`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -127,63 +133,66 @@ impl Unikernel {
         self
     }
 
-    /// Leaves a core file behind when it crashes.
+    /// Writes a core file if the guest crashes.
     #[must_use]
     pub fn core_dump(mut self, dump: CoreDump) -> Self {
         self.extras.core_dump = Some(dump);
         self
     }
 
-    /// Lets a debugger look into it: it executes nothing before that has connected.
+    /// Attaches a debugger. The guest waits for the debugger's connection before its first
+    /// instruction.
     #[must_use]
     pub fn debugger(mut self, debugger: Debugger) -> Self {
         self.extras.debugger = Some(debugger);
         self
     }
 
-    /// Says whether it is offered a [ring](crate::ring) for the frames that it sends. Where its frames are to be seen,
-    /// by [`output`](Self::output), [`spawn`](Self::spawn), a [`trace`](Self::trace) or a debugger, it is not.
+    /// Selects whether the guest is offered a [ring](crate::ring) for its frames. Without effect if
+    /// each frame must be a hypercall: with [`output`](Self::output), [`spawn`](Self::spawn), a
+    /// [`trace`](Self::trace), [virtual time](Self::virtual_time) or a debugger, no ring is
+    /// offered.
     #[must_use]
     pub fn net_ring(mut self, choice: NetRing) -> Self {
         self.extras.net_ring = choice;
         self
     }
 
-    /// Makes this process another user's, or gives it another root directory, before the guest is made.
+    /// Changes the user, the groups or the root directory of this process before guest memory is
+    /// allocated.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.extras.identity = identity;
         self
     }
 
-    /// Takes from the thread that runs it, for good, all rights and system calls that it does not need; [`sandbox`] says
-    /// which those are.
-    ///
-    /// [`sandbox`]: crate::sandbox
+    /// Confines the thread that runs the guest: it irrevocably loses all privileges and system
+    /// calls that it does not need. See [`sandbox`](crate::sandbox).
     #[must_use]
     pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
         self.extras.sandbox = Some(sandbox);
         self
     }
 
-    /// Runs it to its end, on this thread, and keeps what is known of it. Its output goes to its console as well, if it
-    /// was given one.
+    /// Runs the guest to its end on the calling thread and returns the record of the run. Console
+    /// output is captured, and also goes to the [console](Self::console) if one is set.
     ///
     /// # Errors
-    /// When it cannot be run. What the guest does once it runs is an [`Outcome`].
+    /// Returns the errors of [`run`](Self::run).
     pub fn output(mut self) -> Result<Output, UnikernelError> {
         let stop = self.take_stop()?;
         self.start(stop, Some(CapturedOutput::new()))?.run_to_end()
     }
 
-    /// Starts it on a thread of its own. Returns once it is about to execute its first instruction. Its output is kept,
-    /// and goes to its console as well, if it was given one.
+    /// Starts the guest on a new thread. Returns when the guest is ready to execute its first
+    /// instruction. Console output is captured, and also goes to the [console](Self::console) if
+    /// one is set.
     ///
-    /// If half of the descriptors that this process may have are open already, its soft limit (RLIMIT_NOFILE) is raised
-    /// to the hard one: each guest needs some.
+    /// If half of the descriptors of this process are in use, its soft limit (`RLIMIT_NOFILE`) is
+    /// raised to the hard limit, because each guest needs several descriptors.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// Returns [`UnikernelError`] if the guest cannot be started.
     pub fn spawn(mut self) -> Result<Guest, UnikernelError> {
         let stop = self.take_stop()?;
         Guest::spawn(stop, |stop, console| {
@@ -192,7 +201,7 @@ impl Unikernel {
         })
     }
 
-    /// Runs it to its end, on this thread, or until `stop` is requested.
+    /// Runs the guest on the calling thread, to its end or until `stop` is requested.
     pub(super) fn run_until(self, stop: CancelToken) -> Result<Outcome, UnikernelError> {
         self.start(stop, None)?.run(&mut ())
     }

@@ -1,4 +1,4 @@
-//! From what was said about a unikernel to one that is ready for its first instruction.
+//! Start of a unikernel: from its configuration to a guest that is ready for its first instruction.
 
 use std::io;
 use std::mem::offset_of;
@@ -24,7 +24,7 @@ use crate::unikernel::{Unikernel, UnikernelError, with_handles};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 impl Unikernel {
-    /// Makes everything ready for its first instruction, which is to be executed on this thread.
+    /// Prepares the guest for its first instruction. The guest must run on the calling thread.
     pub(crate) fn start(self, stop: CancelToken, capture: Option<CapturedOutput>) -> Result<Started, UnikernelError> {
         let Extras { limits, virtual_time, trace, core_dump, debugger, net_ring, identity, sandbox, cycle_frequency } =
             self.extras;
@@ -51,23 +51,24 @@ impl Unikernel {
         if let Some(most) = limits.console {
             console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
         }
-        // Where every frame is to be seen, each goes by hypercall.
+        // If frames are observed, each frame must be a hypercall.
         let seen = capture.is_some() || trace.is_some() || virtual_time.is_some() || debugger.is_some();
         let choice = match self.backend {
-            // The only one that can.
+            // Only the process backend supports virtual time.
             BackendChoice::Auto if virtual_time.is_some() && process::EXISTS => BackendChoice::Process,
             choice => choice,
         };
         let mut backend = Backend::open(choice)?;
         let offered = match net_ring {
-            // Whether there is a second CPU is asked last: the answer lies in files of the host.
+            // The number of CPUs is checked last, because it requires reading files of the host.
             NetRing::Auto => !seen && ring::has_use(&slots) && backend.gains_by_rings() && ring::Worker::pays(),
             NetRing::On => !seen,
             NetRing::Off => false,
         };
         let ends = if offered { ring::second_ends(&slots).zip(ring::place(mem_size)) } else { None };
         let devices = Devices { console, clock, poller, slots };
-        // All is open. What is made from here on, a child process above all, has no more rights than are left.
+        // All files are open. Privileges are dropped before the backend creates anything else, in
+        // particular a child process, which inherits the remaining privileges.
         identity.drop_privileges()?;
         if let Some(sandbox) = &sandbox {
             let mut descriptors = devices.descriptors();
@@ -93,7 +94,7 @@ impl Unikernel {
             Ok((offer, place))
         });
         let ring =
-            ring.transpose().map_err(|source| backend::BackendError { what: "making a network ring", source })?;
+            ring.transpose().map_err(|source| backend::BackendError { what: "creating a network ring", source })?;
         let net_ring = ring.as_ref().map(|(_, place)| *place);
         if known.is_none() {
             known = backend.cycle_frequency().transpose()?;
@@ -101,24 +102,24 @@ impl Unikernel {
         let cpu_cycle_freq = known.map_or(0, |frequency| frequency.hz);
         let config = BootConfig { mem_size, cmdline: &cmdline, manifest: &manifest, cpu_cycle_freq, net_ring };
         let booted = BootPlan::new(image, config)?.load(&memory)?;
-        // The guest's file is in the guest's memory by now.
+        // The file has been copied to guest memory.
         drop(self.loaded);
         let mut machine = backend.start(memory, &booted.memory_map, &booted.entry, &stop)?;
         let frequency = match known {
             Some(frequency) => frequency,
             None => {
-                // Measured for as long as all of the above has taken.
+                // The measurement has run in parallel to the steps above.
                 let found = cycle_frequency.finish()?;
                 let field = Gpa(BOOT_INFO_BASE.0 + offset_of!(BootInfo, cpu_cycle_freq) as u64);
                 machine.memory().write(field, &found.hz.to_le_bytes()).map_err(BootError::from)?;
                 found
             }
         };
-        log::debug!("the guest's clock ticks at {} Hz, says {}", frequency.hz, frequency.source);
+        log::debug!("guest cycle counter: {} Hz, according to {}", frequency.hz, frequency.source);
         if limits.memory.is_some() && machine.memory_usage().is_err() {
             return Err(UnikernelError::Unsupported {
                 backend: backend_name,
-                what: "a limit of the memory that a guest touches",
+                what: "a limit on the memory that a guest touches",
             });
         }
         if debugger.is_some() && machine.debug().is_none() {
@@ -127,7 +128,7 @@ impl Unikernel {
         let trace = trace.map(|to| Trace::new(to, virtual_time));
         Ok(Started {
             machine,
-            // Hypercalls know nothing of the ring behind memory.
+            // Without the ring behind the memory: hypercalls must not access it.
             memory_map: booted.memory_map.below(Gpa(mem_size)),
             devices,
             limits,
@@ -144,7 +145,7 @@ impl Unikernel {
     }
 }
 
-/// Where its output goes.
+/// Returns the guest's console: its own console, the captured output, both, or standard output.
 fn console(
     own: Option<Box<dyn Console + Send>>,
     capture: Option<CapturedOutput>,
@@ -158,7 +159,7 @@ fn console(
     }
 }
 
-/// How it sleeps, in the host's time or in a virtual one.
+/// Returns the guest's poller, for real or for virtual time.
 fn poller(
     waits: Vec<(String, Waits)>,
     manifest: &Manifest,
@@ -175,7 +176,10 @@ fn poller(
     })
 }
 
-/// A poller in virtual time, for devices that all live in one.
+/// Returns a poller in virtual time.
+///
+/// # Errors
+/// Returns [`UnikernelError::NotVirtual`] if a network device does not use virtual time.
 fn virtual_poller(
     time: &VirtualTime,
     waits: Vec<(u32, Waits)>,

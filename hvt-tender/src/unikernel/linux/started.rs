@@ -1,4 +1,4 @@
-//! A guest from its first instruction to its end.
+//! Run of a guest, from its first instruction to its end.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::ring::{Counts, Offer, RingDoorbell, Worker};
 use crate::sandbox::Sandbox;
 use crate::unikernel::UnikernelError;
 
-/// A guest that is about to execute its first instruction.
+/// Guest that is ready to execute its first instruction.
 pub(crate) struct Started {
     pub(super) machine: backend::auto::HostMachine,
     pub(super) memory_map: MemoryMap,
@@ -29,12 +29,12 @@ pub(crate) struct Started {
     pub(super) stop: CancelToken,
     pub(super) ring: Option<Offer>,
     pub(super) sandbox: Option<Sandbox>,
-    /// Of its memory, where that is wanted when it has ended.
+    /// Memory usage, if it is reported after the end of the guest.
     pub(super) usage: Option<Usage>,
 }
 
 impl Started {
-    /// Runs it to its end.
+    /// Runs the guest to its end.
     pub(in crate::unikernel) fn run(&mut self, observer: &mut impl Observer) -> Result<Outcome, UnikernelError> {
         let debugger = match self.debugger.take().map(|debugger| debugger.accept(&self.stop)).transpose() {
             Ok(Some(None)) => return Ok(Outcome::Interrupted),
@@ -44,11 +44,11 @@ impl Started {
         let watchdog = {
             let error = |what| move |source| backend::BackendError { what, source };
             let memory = self.limits.memory.map(|_| self.machine.memory_usage()).transpose();
-            let memory = memory.map_err(error("watching the guest's memory"))?;
+            let memory = memory.map_err(error("reading the guest's memory usage"))?;
             let clock = self.machine.cpu_clock()?;
             let confinement = self.sandbox.clone().map(|sandbox| (sandbox, self.stop.clone()));
             let started = Watchdog::start(&self.limits, clock, memory, self.verdict.clone(), confinement);
-            started.map_err(error("watching the guest"))?
+            started.map_err(error("starting the watchdog"))?
         };
         let doorbell = self.ring.as_ref().map(|offer| offer.doorbell().clone());
         let worker = self
@@ -56,7 +56,7 @@ impl Started {
             .take()
             .map(|offer| Worker::start(offer, self.memory_map.clone(), self.stop.clone(), self.sandbox.clone()));
         let worker =
-            worker.transpose().map_err(|source| backend::BackendError { what: "serving the network ring", source })?;
+            worker.transpose().map_err(|source| backend::BackendError { what: "starting the network ring", source })?;
         let line = debugger.map(|connection| self.watch(connection)).transpose()?;
         self.confine(doorbell.as_ref(), line.as_ref())?;
         let begun = self.devices.poller.begin();
@@ -69,7 +69,7 @@ impl Started {
             (Ok(()), None) if trace.is_some() => {
                 monitor::run_observed(&mut self.machine, memory_map, devices, doorbell, &mut (observer, trace))
             }
-            // A loop of its own, which looks for no trace.
+            // A separate instance of the loop, without the check for a trace.
             (Ok(()), None) => monitor::run_observed(&mut self.machine, memory_map, devices, doorbell, observer),
             (Err(Interrupted), _) => Ok(Outcome::Interrupted),
         };
@@ -80,7 +80,7 @@ impl Started {
                 Ok(Outcome::Failed(Failure { reason, registers }))
             }
             (outcome, Ok(Counts { submissions, kicks })) if submissions > 0 => {
-                log::debug!("the network ring carried {submissions} frames with {kicks} kicks");
+                log::debug!("the network ring carried {submissions} submissions with {kicks} kicks");
                 outcome
             }
             (outcome, _) => outcome,
@@ -91,7 +91,7 @@ impl Started {
             dump.write(outcome, &mut self.machine);
         }
         match (outcome?, self.verdict.limit(), synced) {
-            // What a guest takes for written must not be lost in silence.
+            // Report the loss of data that the guest has written.
             (Outcome::Exited { .. }, _, Err(_)) => Err(UnikernelError::Unsynced),
             (Outcome::Interrupted, None, _) if self.devices.poller.asleep() => Ok(Outcome::Asleep),
             (Outcome::Interrupted, Some(limit), _) => Ok(Outcome::Exceeded(limit)),
@@ -99,7 +99,8 @@ impl Started {
         }
     }
 
-    /// Has a thread watch the connection to a debugger, confined as this one will be.
+    /// Starts a thread that watches the connection to the debugger. It is confined like the calling
+    /// thread.
     fn watch(&mut self, connection: Connection) -> Result<Line, UnikernelError> {
         let mut confinement = self.sandbox.clone().map(|sandbox| {
             let calls = sandbox.calls(&self.stop);
@@ -112,7 +113,8 @@ impl Started {
         Ok(line.map_err(|source| backend::BackendError { what: "watching the connection to the debugger", source })?)
     }
 
-    /// Takes from this thread, for good, all system calls that the rest of the guest's life does not need.
+    /// Confines the calling thread, irrevocably, to the system calls that the run of the guest
+    /// needs.
     fn confine(&mut self, ring: Option<&RingDoorbell>, debugger: Option<&Line>) -> Result<(), UnikernelError> {
         let Some(sandbox) = &self.sandbox else { return Ok(()) };
         for slot in &self.devices.slots {
@@ -129,7 +131,7 @@ impl Started {
         self.machine.system_calls(&mut calls);
         if let (Some(line), Some(target)) = (debugger, self.machine.debug()) {
             line.system_calls(&mut calls);
-            // To take a pause back.
+            // Clears a pause request.
             calls.allow_uses([Descriptor::new(self.stop.event(), Uses::READ)]);
             target.system_calls(&mut calls);
         }
@@ -142,7 +144,7 @@ impl Started {
         Ok(sandbox.confine(calls)?)
     }
 
-    /// Runs it to its end, and keeps what is known of it.
+    /// Runs the guest to its end and returns the record of the run.
     pub(crate) fn run_to_end(mut self) -> Result<Output, UnikernelError> {
         let clock = self.machine.cpu_clock()?;
         let (start, cpu_start) = (Instant::now(), cpu_time(clock));
@@ -160,7 +162,7 @@ impl Started {
     }
 }
 
-/// Two consoles for the same output.
+/// Console that writes to the guest's own console and to the captured output.
 pub(super) struct Both(pub(super) Box<dyn Console + Send>, pub(super) CapturedOutput);
 
 impl Console for Both {
