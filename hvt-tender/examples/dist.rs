@@ -1,11 +1,11 @@
-//! Writes what a package of the tender contains beside its programs: manual pages, and completions for shells.
+//! Writes the manual pages and shell completions for a package of the tender.
 //!
 //! ```console
 //! $ scripts/dist
 //! ```
 //!
-//! It generates them from the tables that the programs parse their command lines with. `--options` replaces the
-//! table in docs/options.md.
+//! Both are generated from the tables with which the programs parse their command lines.
+//! `--options` replaces the table in docs/options.md.
 //!
 //! cargo run --package hvt-tender --example dist -- target/dist
 
@@ -22,7 +22,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use hvt_tender::{cli, elftool};
 
-/// Lines of docs/options.md around the table.
+/// Lines of docs/options.md that enclose the table.
 const TABLE: [&str; 2] =
     ["<!-- Options: written by scripts/dist --options. -->\n", "<!-- The end of the options. -->\n"];
 

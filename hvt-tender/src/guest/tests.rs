@@ -35,7 +35,7 @@ fn sleep() -> Poll {
 }
 
 #[test]
-fn what_a_guest_did_is_known_afterwards() {
+fn output_records_the_run() {
     let halt = Halt { exit_status: 3, ..Halt::default() };
     let nap = Poll { timeout_nsecs: 3_000_000, ..Poll::default() };
     let (long, short) = (puts(16), puts(1));
@@ -125,7 +125,7 @@ fn every_limit_has_its_outcome() {
 }
 
 #[test]
-fn what_cannot_start_says_so_at_once() {
+fn a_failed_start_is_an_error() {
     let error = guest(&[]).block("storage", crate::device::Disk::empty(512)).spawn().unwrap_err();
     assert!(matches!(error, UnikernelError::Attach(_)), "{error}");
 }

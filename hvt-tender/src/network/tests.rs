@@ -66,7 +66,7 @@ fn a_seed_decides_the_fate_of_every_frame() {
 
 /// No value panics, and a frame with an infinite delay never arrives.
 #[test]
-fn conditions_beyond_all_measure() {
+fn extreme_impairments() {
     let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 2.0, f64::MIN_POSITIVE];
     let longest = [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(i64::MAX as u64)];
     for (number, delay) in longest.into_iter().enumerate() {
@@ -103,7 +103,7 @@ fn frames_overtake_each_other() {
 }
 
 #[test]
-fn a_delayed_frame_wakes_who_polls_when_it_arrives() {
+fn a_delayed_frame_wakes_the_poller_on_arrival() {
     const DELAY: Duration = Duration::from_millis(20);
     let (a, mut b) = pair(Impairment::new().delay(DELAY));
     let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(3, b.endpoint())]);

@@ -180,7 +180,7 @@ mod tests {
 
     /// The guest bindings of this project are `sparing`.
     #[test]
-    fn nor_where_a_guest_spares_kicks() {
+    fn no_submission_is_missed_with_sparing_kicks() {
         submissions_arrive(true);
     }
 

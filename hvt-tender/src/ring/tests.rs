@@ -193,7 +193,7 @@ fn a_full_ring_is_served_at_once() {
 }
 
 #[test]
-fn what_is_no_frame_or_no_device_is_not_sent() {
+fn short_frames_and_unknown_handles_are_not_sent() {
     let (mut guest, mut service) = Guest::new();
     guest.submit(write(13));
     guest.submit(write(0));
@@ -235,7 +235,7 @@ fn a_guest_that_takes_no_commits_is_stopped() {
 }
 
 #[test]
-fn what_a_guest_may_not_do_is_named() {
+fn invalid_submissions_are_errors() {
     for (entry, error) in [
         (Entry { operation: 0, ..write(60) }, "unknown operation 0"),
         (Entry { operation: 3, ..write(60) }, "unknown operation 3"),

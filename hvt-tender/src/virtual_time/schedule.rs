@@ -121,7 +121,7 @@ impl std::fmt::Debug for Wait {
 }
 
 impl Wait {
-    /// Returns the time at which the wait ends, given the frames sent so far.
+    /// Returns the end of the wait, given the frames sent so far.
     fn over(&self) -> u64 {
         self.arrivals.iter().filter_map(|(_, arrivals)| arrivals.next()).fold(self.until, u64::min)
     }

@@ -152,7 +152,7 @@ fn a_guest_that_nothing_can_wake_ends() {
 }
 
 #[test]
-fn whatever_may_still_send_keeps_a_guest_waiting() {
+fn possible_senders_keep_a_guest_waiting() {
     let time = VirtualTime::new();
     let (port, other) = linked(&time);
     let sleeping = waits_for_ever(&time, Some(port));

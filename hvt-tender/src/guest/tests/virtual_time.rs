@@ -79,7 +79,7 @@ fn a_kill_ends_a_guest_that_waits_for_its_disk() {
 }
 
 #[test]
-fn what_cannot_live_in_virtual_time_says_so() {
+fn real_time_networks_and_kvm_are_rejected() {
     let time = VirtualTime::new();
     let file = calls(&[("service", Kind::Net)], &[]);
     let (port, _other) = Link::new().ports().unwrap();
@@ -144,7 +144,7 @@ fn a_trace_has_one_line_a_call() {
 /// Data written to a disk and read back has the same digest, and a received frame has the digest of
 /// its bytes.
 #[test]
-fn a_trace_tells_what_went_and_what_came() {
+fn a_trace_has_digests_of_transferred_data() {
     let buffer = Gpa(CALLS_DATA + 0x1000);
     let write = BlockIo { handle: 1, data: Gpa(CALLS_DATA & !0xfff), len: 512, ..BlockIo::default() };
     let read = BlockIo { data: buffer, ..write };

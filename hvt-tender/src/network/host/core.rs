@@ -18,7 +18,7 @@ const BACKLOG: usize = 64;
 /// Timeout of a connection that closes after its [`HostStream`](super::HostStream) was dropped.
 const FAREWELL: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(10);
 
-/// The stack, and the condition variable that is notified after each of its turns.
+/// Stack, and a condition variable that is notified after each turn of the stack.
 pub(super) struct Shared {
     /// `None` once the host has left the network.
     core: Mutex<Option<Core>>,
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     start: Instant,
 }
 
-/// The stack with its services and connections.
+/// Stack with its services and connections.
 pub(super) struct Core {
     pub(super) stack: Stack,
     pub(super) ports: Ports,

@@ -67,7 +67,7 @@ fn pings_are_answered() {
 }
 
 #[test]
-fn errors_say_what_happened() {
+fn errors_have_the_matching_kind() {
     let switch = Switch::new();
     let host = |address: [u8; 4]| {
         Host::builder(address).timeout(Duration::from_millis(50)).start(switch.port().unwrap()).unwrap()
@@ -100,7 +100,7 @@ fn errors_say_what_happened() {
 }
 
 #[test]
-fn a_host_that_leaves_wakes_who_waits() {
+fn dropping_a_host_wakes_waiting_threads() {
     let (server, client) = pair(&Impairment::new());
     let listener = server.listen(7).unwrap();
     let mut stream = client.connect(SERVER, 7).unwrap();

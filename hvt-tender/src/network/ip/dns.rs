@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_said() {
+    fn unknown_names_and_invalid_queries_get_error_codes() {
         let names = names();
         let code = |query: &[u8]| answer(query, &names).map(|answer| (answer[3] & 15, answer[7]));
         assert_eq!(code(&query(&["db", "test"], 28)), Some((0, 0)), "no IPv6 address");

@@ -85,7 +85,7 @@ fn half_a_connection() {
 }
 
 #[test]
-fn what_is_refused_is_refused_at_once() {
+fn refused_connections_are_reset() {
     let (guest, _, _worker) = network(open());
     let (closed, port) = listener();
     drop(closed);
