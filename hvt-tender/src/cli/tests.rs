@@ -172,8 +172,8 @@ fn networks_that_cannot_be_opened() {
             ("--net=pcap:%/none/x %/app", "net device 'service': "),
             ("--net=pcap:%/none/x %/app", "none/x: cannot be written: No such file"),
             ("--net=unix:%/none/x %/app", "net device 'service': network socket "),
-            ("--net=unix:%/none/x %/app", "none/x cannot be looked for: its folder: No such file"),
-            ("--net=unix:%/disk %/app", "disk is something else: move it away"),
+            ("--net=unix:%/none/x %/app", "none/x cannot be opened: its folder: No such file"),
+            ("--net=unix:%/disk %/app", "disk is not a socket: move it away"),
             ("--net=unix:%/x --virtual-time %/app", "host networks do not run in virtual time"),
             ("--net=none --net-pcap=%/none/x %/app", "none/x: cannot be written: No such file"),
             ("--net=unix:%/cable --net-pcap=%/none/x %/app", "none/x: cannot be written: No such file"),
@@ -188,7 +188,7 @@ fn networks_that_cannot_be_opened() {
     let number = nix::unistd::dup(&file).unwrap();
     let option = format!("--net:service=@{} %/app", number.as_raw_fd());
     std::mem::forget(number);
-    check(&desk, &[(&option, "neither a tap nor a socket that keeps frames apart")]);
+    check(&desk, &[(&option, "neither a tap nor a socket with message boundaries")]);
 }
 
 #[test]

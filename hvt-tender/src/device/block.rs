@@ -1,4 +1,4 @@
-//! A block device that is a file or a block device of the host.
+//! Block device backed by a file or a block device of the host.
 
 use std::fmt;
 use std::fs::File;
@@ -20,18 +20,19 @@ pub use direct::DirectBlock;
 pub use open::{OpenError, Problem};
 pub(super) use open::{check_block_size, open};
 
-/// Block size in bytes where nobody says otherwise, and the smallest one.
+/// Default and smallest block size in bytes.
 pub const DEFAULT_BLOCK_SIZE: u16 = 512;
 
-/// Block size in bytes that a manifest can just express.
+/// Largest block size in bytes: the largest power of two that fits the 16-bit field of the
+/// manifest.
 const MAX_BLOCK_SIZE: u64 = 1 << 15;
 
-/// How a [`FileBlock`] is opened.
+/// Options for opening a [`FileBlock`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Block size in bytes.
     pub block_size: u64,
-    /// Whether the guest's writes fail.
+    /// Makes writes of the guest fail.
     pub read_only: bool,
 }
 
@@ -41,11 +42,11 @@ impl Default for Options {
     }
 }
 
-/// A file or block device of the host as a block device of the guest.
+/// File or block device of the host as a block device of the guest.
 ///
-/// While it is open it is locked (`flock`): for this device alone where it can be written, together with others that
-/// only read it otherwise. A block device that can be written is opened exclusively as well, so that it is neither
-/// mounted nor part of anything else on the host.
+/// The open file is locked with `flock`: exclusively if it is writable, otherwise shared with other
+/// readers. A writable block device is opened with `O_EXCL` too, so that it is neither mounted nor
+/// in other use by the host.
 #[derive(Debug)]
 pub struct FileBlock {
     file: File,
@@ -53,21 +54,22 @@ pub struct FileBlock {
     capacity: u64,
     block_size: u16,
     writable: bool,
-    /// Whether something was written that may not have reached the disk.
+    /// Set if written data may not have reached the disk.
     dirty: bool,
     warning: RateLimitedWarning,
 }
 
 impl FileBlock {
-    /// Opens what lies at `path`.
+    /// Opens the file or block device at `path`.
     ///
     /// # Errors
-    /// [`OpenError`] when it cannot be had in this way, is in use, or its size does not fit the block size.
+    /// Returns [`OpenError`] if it cannot be opened in this way or is in use, or if its size is not
+    /// a multiple of the block size.
     pub fn open(path: impl Into<PathBuf>, options: &Options) -> Result<Self, OpenError> {
         Self::open_with(path.into(), options, 0)
     }
 
-    /// Likewise, with these flags of open(2) as well.
+    /// Like [`open`](Self::open), with additional flags of open(2).
     fn open_with(path: PathBuf, options: &Options, flags: libc::c_int) -> Result<Self, OpenError> {
         let block_size = check_block_size(options.block_size)?;
         match open(&path, options.read_only, flags) {
@@ -95,7 +97,7 @@ impl FileBlock {
         Ok(())
     }
 
-    /// What became of a read at this byte.
+    /// Logs and returns the result of a read at this byte.
     #[inline]
     fn has_read(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
         match done {
@@ -104,14 +106,15 @@ impl FileBlock {
         }
     }
 
-    /// Whether it may be written. From now on it may have to be synchronised: also what fails may have written a part.
+    /// Returns whether writes are allowed. Marks the device as unsynchronized, because a failing
+    /// write may have written a part too.
     #[inline]
     fn begins_to_write(&mut self) -> bool {
         self.dirty |= self.writable;
         self.writable
     }
 
-    /// What became of a write at this byte.
+    /// Logs and returns the result of a write at this byte.
     #[inline]
     fn has_written(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
         match done {
@@ -148,13 +151,13 @@ impl Block for FileBlock {
         if !self.dirty {
             return Ok(());
         }
-        // A disk that has lost something says so once. To ask again would be told that all is well.
+        // The kernel reports a write-back error once; a second call would succeed.
         self.dirty = false;
         match self.file.sync_data() {
             Ok(()) => self.worked(),
             Err(error) => Err(self.failed(
                 &error,
-                format_args!("bring to the disk what the unikernel has written; some of it may be lost"),
+                format_args!("flush the unikernel's written data to the disk; some of it may be lost"),
             )),
         }
     }
@@ -297,7 +300,7 @@ mod tests {
     #[test]
     fn reading_leaves_the_file_as_it_was() {
         let image = image(1024);
-        // Older than the last change, which is when Linux notes an access at the latest.
+        // Older than the last modification: `relatime` would update an access time this old.
         image.as_file().set_times(fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH)).unwrap();
         let mut block = open(image.path()).unwrap();
         Buffer::zeroed(512).with(|slice| block.read(512, slice)).unwrap();
@@ -305,17 +308,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_somebody_else_can_be_read() {
+    fn a_file_of_another_user_can_be_read() {
         if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "this test becomes somebody else: run it as root");
-            eprintln!("SKIPPED: this test becomes somebody else, which takes root");
+            assert!(std::env::var_os("CI").is_none(), "this test changes its user: run it as root");
+            eprintln!("SKIPPED: this test changes its user, which requires root");
             return;
         }
         let image = image(1024);
         fs::set_permissions(image.path(), fs::Permissions::from_mode(0o644)).unwrap();
         let opened = std::thread::scope(|scope| {
             let other = scope.spawn(|| {
-                // SAFETY: a system call without pointers. It is about this thread alone, which ends here.
+                // SAFETY: a system call without pointers. It affects this thread alone, which ends
+                // here.
                 unsafe { libc::syscall(libc::SYS_setfsuid, 65534) };
                 FileBlock::open(image.path(), &READ_ONLY)
             });
@@ -326,7 +330,7 @@ mod tests {
         assert_eq!(back.bytes(), [0; 512]);
     }
 
-    /// A block device of the host has its own size, and must not be in use by anything else.
+    /// A block device of the host has a size, and must not be in other use.
     #[test]
     fn a_block_device_is_a_disk() {
         let Some(device) = LoopDevice::on(image(128 * 512), 512) else { return };
@@ -342,7 +346,7 @@ mod tests {
         assert!(matches!(in_use, OpenError::Open { problem: Problem::InUse, .. }), "{in_use}");
     }
 
-    /// A read-only block device takes each write after it was opened for writing, and fails it.
+    /// A read-only block device can be opened for writing, and then fails each write.
     #[test]
     fn a_read_only_block_device_is_refused_unless_asked_for() {
         let Some(device) = LoopDevice::on(image(128 * 512), 512) else { return };
@@ -361,7 +365,7 @@ mod tests {
         refuses_to_write(&read_only.path, |problem| matches!(problem, Problem::ReadOnlyDevice), "losetup -r");
     }
 
-    /// The permissions are right, or cannot be changed.
+    /// The permissions allow writing, or cannot be changed.
     #[test]
     fn a_read_only_file_system_is_not_a_matter_of_permissions() {
         in_own_namespace(CloneFlags::CLONE_NEWNS, || {
@@ -396,7 +400,7 @@ mod tests {
         refuses_to_write(&path, |problem| matches!(problem, Problem::Sealed), "F_SEAL_WRITE");
     }
 
-    /// Also from root, whom permissions do not keep from writing.
+    /// Applies to root too, who ignores permissions.
     #[test]
     fn an_immutable_file_is_refused_unless_asked_for() {
         let error = std::io::Error::from_raw_os_error(libc::EPERM);
@@ -405,7 +409,8 @@ mod tests {
         assert!(protection::of_path(Path::new("/dev/vda"), true, &error).is_none(), "a device has no attributes");
     }
 
-    /// Checks that a disk that cannot be written is refused for this reason, in these words, and that it can be read.
+    /// Asserts that a disk that cannot be written is refused with this problem and these words, and
+    /// that it can be read.
     fn refuses_to_write(path: &Path, is_right: impl Fn(&Problem) -> bool, words: &str) {
         let error = open(path).unwrap_err();
         let OpenError::Open { problem, .. } = &error else { panic!("{error}") };
@@ -419,34 +424,34 @@ mod tests {
         assert_eq!(buffer.with(|slice| block.write(0, slice)), Err(DeviceError));
     }
 
-    /// A loop device on a file. Making one takes root.
+    /// Loop device on a file. Creating one requires root.
     pub(super) struct LoopDevice {
         pub(super) path: PathBuf,
         _file: Option<NamedTempFile>,
     }
 
     impl LoopDevice {
-        /// One on this file, with sectors of so many bytes.
+        /// Creates a loop device on this file, with sectors of `sector` bytes.
         pub(super) fn on(file: NamedTempFile, sector: u32) -> Option<Self> {
             let mut device = Self::at(file.path(), sector)?;
             device._file = Some(file);
             Some(device)
         }
 
-        /// Likewise; the file must stay for as long.
+        /// Like [`on`](Self::on), for a file that the caller keeps.
         pub(super) fn at(file: &Path, sector: u32) -> Option<Self> {
             if !nix::unistd::geteuid().is_root() {
-                assert!(std::env::var_os("CI").is_none(), "this test makes a loop device: run it as root");
-                eprintln!("SKIPPED: this test makes a loop device, which takes root");
+                assert!(std::env::var_os("CI").is_none(), "this test creates a loop device: run it as root");
+                eprintln!("SKIPPED: this test creates a loop device, which requires root");
                 return None;
             }
             let device = Self::make(&[&format!("--sector-size={sector}")], file);
-            // The flag may be left from an earlier user of the device.
+            // An earlier user of the device may have left the flag set.
             device.set_read_only(false);
             Some(device)
         }
 
-        /// One on this file that cannot be written.
+        /// Creates a read-only loop device on this file.
         fn read_only(file: NamedTempFile) -> Self {
             let mut device = Self::make(&["--read-only"], file.path());
             device._file = Some(file);
@@ -460,7 +465,7 @@ mod tests {
             Self { path, _file: None }
         }
 
-        /// Sets its flag, which outlives the file.
+        /// Sets the read-only flag of the device, which outlives the file.
         fn set_read_only(&self, read_only: bool) {
             use std::os::fd::AsRawFd;
             /// `BLKROSET` (`linux/fs.h`).
@@ -475,12 +480,12 @@ mod tests {
 
     impl Drop for LoopDevice {
         fn drop(&mut self) {
-            // It goes away once its last user does.
+            // The device is removed when its last user closes it.
             let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
         }
     }
 
-    /// Only what can fail tells that it is done: a pipe cannot be synchronised.
+    /// A failing `fdatasync` shows that it was called: it fails on a pipe.
     #[test]
     fn what_was_written_is_synchronised_once() {
         let image = image(1024);
@@ -498,7 +503,7 @@ mod tests {
         assert!(!block.dirty);
     }
 
-    /// A sparse image on a disk that is too small for it.
+    /// Sparse image on a disk that is too small for it.
     #[test]
     fn a_full_disk_is_an_error_of_the_device() {
         in_own_namespace(CloneFlags::CLONE_NEWNS, || {

@@ -1,4 +1,4 @@
-//! A console that keeps what the guest writes.
+//! Console that captures the guest's output.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::Console;
 use crate::memory::GuestSlice;
 
-/// Keeps the guest's output in memory. Clones share it: the guest writes to one, the test reads another, while the guest
-/// runs or afterwards.
+/// Captures the guest's output in memory. Clones share the output: the guest writes to one clone,
+/// and a test reads from another, during the run or afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct CapturedOutput {
     shared: Arc<Shared>,
@@ -27,28 +27,30 @@ struct State {
 }
 
 impl CapturedOutput {
-    /// A console without any output yet.
+    /// Creates a console without output.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// All of the output so far.
+    /// Returns the output so far.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         self.lock().output.clone()
     }
 
-    /// The output so far as text; what is no UTF-8 becomes U+FFFD.
+    /// Returns the output so far as text. Invalid UTF-8 becomes U+FFFD.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.lock().output).into_owned()
     }
 
-    /// Waits until the output contains `words`, for `timeout` at most; returns the output up to and with them.
+    /// Waits up to `timeout` until the output contains `words`. Returns the output up to and
+    /// including `words`.
     ///
     /// # Errors
-    /// With all of the output in its message, when the time is over or the guest has ended without saying so.
+    /// Returns [`io::ErrorKind::TimedOut`] after `timeout`, and [`io::ErrorKind::UnexpectedEof`] if
+    /// the guest has exited without writing `words`. The message contains the whole output.
     pub fn wait_for(&self, words: &str, timeout: Duration) -> io::Result<String> {
         let start = Instant::now();
         let mut state = self.lock();
@@ -59,8 +61,8 @@ impl CapturedOutput {
             }
             let left = timeout.saturating_sub(start.elapsed());
             let (kind, why) = match (state.ended, left.is_zero()) {
-                (true, _) => (io::ErrorKind::UnexpectedEof, "the guest ended and has not said"),
-                (_, true) => (io::ErrorKind::TimedOut, "in time the guest has not said"),
+                (true, _) => (io::ErrorKind::UnexpectedEof, "the guest exited before it wrote"),
+                (_, true) => (io::ErrorKind::TimedOut, "timed out waiting for"),
                 _ => {
                     let waited = self.shared.changed.wait_timeout(state, left);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -68,11 +70,11 @@ impl CapturedOutput {
                 }
             };
             let said = String::from_utf8_lossy(&state.output);
-            return Err(io::Error::new(kind, format!("{why} {words:?}, but {said:?}")));
+            return Err(io::Error::new(kind, format!("{why} {words:?}; console so far: {said:?}")));
         }
     }
 
-    /// Says that no output will come any more.
+    /// Marks the output as complete.
     pub(crate) fn end(&self) {
         self.lock().ended = true;
         self.shared.changed.notify_all();
@@ -120,7 +122,7 @@ mod tests {
         write(&console, "Hello");
         let error = console.wait_for("World", Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(error.to_string(), "in time the guest has not said \"World\", but \"Hello\"");
+        assert_eq!(error.to_string(), "timed out waiting for \"World\"; console so far: \"Hello\"");
         console.end();
         assert_eq!(console.wait_for("World", SOON).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

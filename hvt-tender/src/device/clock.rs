@@ -1,28 +1,29 @@
-//! Wall clocks: the host's, and one that starts when the test says.
+//! Wall clocks: the host's clock, and a clock with a chosen start.
 
 use std::time::{Duration, Instant};
 
 use super::Clock;
 
-/// The wall clock of the host, in UTC.
+/// Wall clock of the host, in UTC.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    /// A host whose clock stands before 1970 says 1970.
+    /// Returns the time in nanoseconds. A host clock before 1970 reads as 1970.
     fn now(&mut self) -> u64 {
-        // By way of `SystemTime` and `Duration` the same takes 70 instructions more, of the 600 between two entries of a
-        // guest that asks for the time.
+        // The same with `SystemTime` and `Duration` takes 70 more instructions, of the 600 between
+        // two entries of a guest that reads the time.
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes the structure on this stack. The clock cannot be missing, and nothing else makes the call fail.
+        // SAFETY: the call writes the structure on this stack. It cannot fail: the clock always
+        // exists.
         unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
-        // In the year 2554 it begins again.
+        // Wraps around in the year 2554.
         let seconds = now.tv_sec.max(0).cast_unsigned();
         seconds.wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
     }
 }
 
-/// A wall clock that shows a chosen time when it is made, and goes on from there with the host's monotonic clock.
+/// Wall clock with a chosen start, which advances with the host's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct StartingClock {
     shown: Duration,
@@ -30,7 +31,7 @@ pub struct StartingClock {
 }
 
 impl StartingClock {
-    /// A clock that now shows `since_epoch` since the Unix epoch, UTC.
+    /// Creates a clock that now reads `since_epoch` since the Unix epoch, UTC.
     #[must_use]
     pub fn at(since_epoch: Duration) -> Self {
         Self { shown: since_epoch, at: Instant::now() }
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_where_it_is_told_to() {
+    fn starts_at_the_chosen_time() {
         const START: Duration = Duration::from_secs(86_400);
         let begin = Instant::now();
         let mut clock = StartingClock::at(START);

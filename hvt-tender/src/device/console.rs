@@ -1,4 +1,4 @@
-//! A console that is a file, a terminal or a pipe of the host.
+//! Console that is a file, a terminal or a pipe of the host.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,24 +12,25 @@ use crate::cancel::CancelToken;
 use crate::interrupted::retry;
 use crate::memory::{Chunk, GuestSlice};
 
-/// A pipe that says it can be written takes this many bytes without blocking (`PIPE_BUF`; pipe(7)).
+/// Bytes that a pipe ready for writing takes without blocking (`PIPE_BUF`; pipe(7)).
 const PIECE: usize = 4096;
 
-/// Writes the guest's output to a descriptor as it comes, unbuffered.
+/// Writes the guest's output to a descriptor at once, unbuffered.
 ///
-/// A reader that does not keep up makes the guest wait, until the run is [stopped](CancelToken). A reader that is gone, or a
-/// full disk, costs output and nothing else: the log says so once, and the guest goes on. What a guest does must not
-/// depend on whether somebody listens; who wants the run to end with its reader can stop it.
+/// A slow reader makes the guest wait, until the run is [cancelled](CancelToken). If the reader is
+/// gone or the disk is full, output is lost and the guest continues; the log reports this once. The
+/// behaviour of a guest must not depend on whether its output is read. A caller that wants the run
+/// to end with the reader can cancel the run.
 pub struct FdConsole<F> {
     fd: F,
-    /// Whether a write may take as long as somebody else likes.
+    /// Set if a write may block for an unlimited time.
     blocks: bool,
     stop: CancelToken,
     warning: RateLimitedWarning,
 }
 
 impl<F: AsFd> FdConsole<F> {
-    /// Writes to `fd` until `stop` is requested.
+    /// Creates a console that writes to `fd` until `stop` is requested.
     #[must_use]
     pub fn new(fd: F, stop: CancelToken) -> Self {
         let file_type = fstat(fd.as_fd()).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
@@ -46,7 +47,8 @@ impl<F: AsFd> FdConsole<F> {
             match write(self.fd.as_fd(), chunk, done, most) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => done += written,
-                // A descriptor that others write to may be full again. Only one that `wait` looks at says so.
+                // Another writer may have filled the descriptor again. Only a descriptor that
+                // `wait` polls returns this error.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.blocks => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -55,7 +57,8 @@ impl<F: AsFd> FdConsole<F> {
         Ok(())
     }
 
-    /// Waits until the descriptor takes bytes, or will fail to; false when the run is stopped.
+    /// Waits until the descriptor accepts bytes or an error is pending. Returns false if the run is
+    /// cancelled.
     fn wait(&self) -> io::Result<bool> {
         let mut fds =
             [PollFd::new(self.stop.event(), PollFlags::POLLIN), PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
@@ -105,7 +108,7 @@ mod tests {
         assert_eq!(written, [&text[..], b"end"].concat());
     }
 
-    /// A slow reader behind a small pipe, blocking and not: nothing is lost, nothing comes twice.
+    /// A slow reader of a small pipe, blocking and non-blocking, gets every byte once.
     #[test]
     fn waits_for_a_slow_reader() {
         for flags in [OFlag::empty(), OFlag::O_NONBLOCK] {
@@ -141,7 +144,7 @@ mod tests {
         drop(reader);
         let mut console = FdConsole::new(writer, CancelToken::new().unwrap());
         for _ in 0..3 {
-            Buffer::of(b"nobody listens").with(|slice| console.write(slice));
+            Buffer::of(b"no reader here").with(|slice| console.write(slice));
         }
         assert!(console.warning.is_failing());
     }

@@ -1,4 +1,4 @@
-//! System calls whose buffers lie in guest memory, and the log of what fails in them.
+//! System calls with buffers in guest memory, and rate-limited warnings about their failures.
 
 use std::fmt;
 use std::io;
@@ -7,38 +7,40 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crate::interrupted::retry;
 use crate::memory::{Chunk, GuestSlice};
 
-/// Writes bytes of `chunk` from byte `from` on, at most `most` of them; returns how many were taken.
+/// Writes at most `most` bytes of `chunk`, starting at byte `from`. Returns the number of bytes
+/// written.
 pub(super) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usize) -> io::Result<usize> {
     let rest = chunk.skip(from);
-    // SAFETY: the bytes lie in the chunk. The kernel copies them as it would any memory that another thread may be
-    // writing.
+    // SAFETY: the bytes are in the chunk. The kernel copies them like any memory that another
+    // thread may be writing.
     count(unsafe { libc::write(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len().min(most)) })
 }
 
-/// Fills all of `into` from byte `offset` of a file on, however many calls that takes.
-// It and what it calls belong to every hypercall of a disk: as calls they cost a tenth of what a tender does for one.
+/// Reads from byte `offset` of a file until `into` is full.
+// Inlined with its callees: these functions run at every hypercall of a disk, and calls to them
+// would cost a tenth of the tender's work for a hypercall.
 #[inline(always)]
 pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(into, offset, |start, len, offset| {
-        // SAFETY: `len` bytes at `start` are guest memory, to whose bytes no reference exists.
+        // SAFETY: `len` bytes at `start` are guest memory, and no reference to them exists.
         count(unsafe { libc::pread(fd.as_raw_fd(), start, len, offset) })
     })
 }
 
-/// Writes all of `from` from byte `offset` of a file on, however many calls that takes.
+/// Writes all of `from` from byte `offset` of a file on.
 #[inline(always)]
 pub(super) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(from, offset, |start, len, offset| {
-        // SAFETY: `len` bytes at `start` are guest memory. The kernel copies them as it would any memory that another
-        // thread may be writing.
+        // SAFETY: `len` bytes at `start` are guest memory. The kernel copies them like any memory
+        // that another thread may be writing.
         count(unsafe { libc::pwrite(fd.as_raw_fd(), start, len, offset) })
     })
 }
 
-/// Writes all of `frame` in one call, as message-like descriptors want it.
+/// Writes all of `frame` in one call, for descriptors with message boundaries.
 pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
     let send = |vectors: &[libc::iovec]| {
-        // SAFETY: `with_vectors` hands over descriptions of memory that is mapped while it runs.
+        // SAFETY: `with_vectors` passes vectors of memory that is mapped during the call.
         count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
     };
     retry(|| match frame.whole() {
@@ -69,21 +71,23 @@ pub(super) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestS
         .map(|received| received.saturating_sub(header.len()))
 }
 
-/// Sends all of `frame` as one message of a socket. A peer that is gone is an error, and no signal.
+/// Sends all of `frame` as one message of a socket. If the peer is gone, the call returns an error
+/// and raises no signal.
 #[cfg(target_os = "linux")]
 pub(super) fn send_message(socket: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
     let send = |vectors: &[libc::iovec]| {
-        // SAFETY: `msghdr` is made of integers and pointers, for which zero is valid.
+        // SAFETY: `msghdr` consists of integers and pointers, for which zero is valid.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = vectors.as_ptr().cast_mut();
         message.msg_iovlen = vectors.len();
-        // SAFETY: `with_vectors` hands over descriptions of memory that is mapped while it runs; nothing is written.
+        // SAFETY: `with_vectors` passes vectors of memory that is mapped during the call; nothing
+        // is written to it.
         count(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })
     };
     retry(|| with_vectors(frame, send))
 }
 
-/// Fills `into` in one call; returns how many bytes came.
+/// Reads into `into` with one call. Returns the number of bytes.
 pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<usize> {
     let receive = |vectors: &[libc::iovec]| {
         // SAFETY: as in `send`; no reference to any of the bytes exists.
@@ -96,7 +100,7 @@ pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<us
     })
 }
 
-/// Calls `transfer(start, length, file offset)` until all of `slice` is done.
+/// Calls `transfer(start, length, file offset)` until all of `slice` is transferred.
 #[inline(always)]
 fn all_at(
     slice: GuestSlice<'_>,
@@ -104,7 +108,7 @@ fn all_at(
     transfer: impl Fn(*mut libc::c_void, usize, libc::off_t) -> io::Result<usize>,
 ) -> io::Result<()> {
     let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // One call moves it all, as a rule.
+    // Usually one call transfers everything.
     let moved = match slice.whole() {
         Some(chunk) => match transfer(chunk.as_ptr().cast(), chunk.len(), offset) {
             Ok(moved) if moved == chunk.len() => return Ok(()),
@@ -118,7 +122,7 @@ fn all_at(
     rest_at(slice.skip(moved as u64), offset + moved as libc::off_t, transfer)
 }
 
-/// As [`all_at`], piece by piece.
+/// Like [`all_at`], piece by piece.
 #[cold]
 fn rest_at(
     slice: GuestSlice<'_>,
@@ -157,7 +161,7 @@ fn vector(chunk: Chunk<'_>) -> libc::iovec {
     libc::iovec { iov_base: chunk.as_ptr().cast(), iov_len: chunk.len() }
 }
 
-/// More vectors than a kernel takes are for the kernel to refuse.
+/// Converts the number of vectors. The kernel refuses a list that is too long.
 fn length(vectors: &[libc::iovec]) -> libc::c_int {
     libc::c_int::try_from(vectors.len()).unwrap_or(libc::c_int::MAX)
 }
@@ -166,15 +170,15 @@ fn count(returned: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
 }
 
-/// Says once that something fails, and again only when it has worked in between: a guest can try as often as it likes,
-/// and must not fill the log with it.
+/// Logs a failure as a warning once, and again only after a success. A guest can retry as often as
+/// it likes, and must not fill the log.
 #[derive(Debug, Default)]
 pub(super) struct RateLimitedWarning {
     failing: bool,
 }
 
 impl RateLimitedWarning {
-    /// It failed.
+    /// Logs a failure.
     pub(super) fn fails(&mut self, what: fmt::Arguments<'_>) {
         if self.failing {
             log::debug!("{what}");
@@ -184,13 +188,13 @@ impl RateLimitedWarning {
         self.failing = true;
     }
 
-    /// Whether the last attempt failed.
+    /// Returns whether the last attempt failed.
     #[cfg(test)]
     pub(super) fn is_failing(&self) -> bool {
         self.failing
     }
 
-    /// It worked.
+    /// Records a success.
     pub(super) fn works(&mut self) {
         self.failing = false;
     }
@@ -204,7 +208,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    /// Where in the file the transfers begin.
+    /// File offset of the transfers.
     const OFFSET: u64 = 3 << 40;
 
     fn transfer_all(
@@ -217,7 +221,7 @@ mod tests {
     }
 
     proptest! {
-        /// A signal may end a call before it has moved a byte, or behind any byte.
+        /// A signal may interrupt a call before the first byte, or after any byte.
         #[test]
         fn each_byte_is_moved_once_whatever_interrupts(
             len in 1_usize..20_000,
@@ -246,7 +250,7 @@ mod tests {
             prop_assert_eq!(next, len);
         }
 
-        /// What fails behind the first bytes has failed, and is not tried again.
+        /// A failure after the first bytes is an error, and is not retried.
         #[test]
         fn a_part_is_not_the_whole(len in 2_usize..20_000, part in 1_usize..20_000, in_pieces: bool, ends: bool) {
             let (buffer, calls) = (Buffer::zeroed(len), Cell::new(0));

@@ -1,4 +1,4 @@
-//! Devices of the host, over the traits of [`hvt_core::device`].
+//! Devices of the host, with the traits of [`hvt_core::device`].
 
 #[cfg(unix)]
 mod block;

@@ -1,4 +1,4 @@
-//! A network device that is a tap interface of the host.
+//! Network device on a tap interface of the host.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,7 +12,8 @@ use super::tap::{self, Attached, Problem};
 use super::{Descriptor, DeviceError, Net, Uses};
 use crate::memory::GuestSlice;
 
-/// A tap interface of the host, or a socket that carries one frame a message, as a network device of the guest.
+/// Tap interface of the host, or a socket with one frame per message, as a network device of the
+/// guest.
 #[derive(Debug)]
 pub struct Tap {
     frames: FrameFd,
@@ -21,23 +22,25 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the tap or macvtap interface `name`, which must exist and be up. Its MTU becomes that of the device, whose
-    /// hardware address is `mac`, or else a random one; on a macvtap, which gets frames for its own address only, that
-    /// address.
+    /// Attaches to the tap or macvtap interface `name`, which must exist and be up. The device gets
+    /// the interface's MTU. Its hardware address is `mac`, or by default a random one. The default
+    /// for a macvtap is the interface's own address, because a macvtap receives only frames for
+    /// that address.
     ///
     /// # Errors
-    /// [`TapError`] when it cannot be had.
+    /// Returns [`TapError`] if the interface cannot be attached.
     pub fn attach(name: &OsStr, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
         let label = format!("network interface {}", name.display());
         Self::new(tap::by_name(name), label, mac)
     }
 
-    /// Takes a descriptor that is attached to a tap (`IFF_TAP`), is the open node of a macvtap, or is a socket that keeps
-    /// messages apart. It is set to be non-blocking. The MTU is that of the interface, 1500 where it cannot be asked. Packet
-    /// information and virtio headers before the frames of a tap stay, and the guest does not see them.
+    /// Takes a descriptor that is attached to a tap (`IFF_TAP`), is the open node of a macvtap, or
+    /// is a socket with message boundaries. The descriptor becomes non-blocking. The MTU is the
+    /// interface's, or 1500 if the interface cannot be queried. Packet information and virtio
+    /// headers before the frames of a tap stay enabled; the guest does not see them.
     ///
     /// # Errors
-    /// [`TapError`] when it is no such descriptor.
+    /// Returns [`TapError`] if the descriptor is of another kind.
     pub fn from_fd(fd: OwnedFd, mac: Option<[u8; 6]>) -> Result<Self, TapError> {
         let label = match Interface::of(fd.as_fd()) {
             Ok((interface, _)) => format!("descriptor of network interface {}", interface.name().display()),
@@ -54,7 +57,7 @@ impl Tap {
         match result {
             Ok((Attached { fd, mtu, mac: own, headers }, mac)) => {
                 if own.is_some_and(|own| own != mac) {
-                    log::warn!("{label}: a macvtap gets frames for its own hardware address only, and broadcasts");
+                    log::warn!("{label}: a macvtap receives only broadcasts and frames for its own hardware address");
                 }
                 Ok(Self { frames: FrameFd::new(fd, label, headers), mac, mtu })
             }
@@ -64,7 +67,7 @@ impl Tap {
 }
 
 impl Tap {
-    /// Whether its descriptor carries frames and nothing else.
+    /// Returns whether the descriptor carries frames without headers.
     pub(crate) fn is_plain(&self) -> bool {
         self.frames.headers() == 0
     }
@@ -114,13 +117,13 @@ pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
     Ok(mac)
 }
 
-/// A network device cannot be had.
+/// Network device that cannot be attached.
 #[derive(Debug, thiserror::Error)]
 #[error("{label} {problem}")]
 pub struct TapError {
-    /// What was to be attached.
+    /// Name of the interface or descriptor.
     pub label: String,
-    /// What is wrong with it.
+    /// Reason for the failure.
     pub problem: Problem,
 }
 
@@ -154,7 +157,7 @@ mod tests {
         assert!(status.success(), "ip {words}: {status}");
     }
 
-    /// A device on one end of a pair of sockets, and the other end.
+    /// Returns a device on one end of a socket pair, and the other end.
     fn pair(kind: SockType) -> (Tap, UnixDatagram) {
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
         (Tap::from_fd(ours, Some(MAC)).unwrap(), theirs.into())
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_hung_up_wakes_nobody() {
+    fn a_network_that_hung_up_wakes_no_poller() {
         let (mut tap, network) = pair(SockType::SeqPacket);
         let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, tap.endpoint())]);
         network.send(&[1; 60]).unwrap();
@@ -250,7 +253,7 @@ mod tests {
             let tap = attach("tap0").unwrap();
             assert_eq!((tap.mtu(), tap.mac()), (1400, MAC));
             assert!(matches!(problem(attach("tap0")), Problem::Busy));
-            // As a descriptor that somebody else attached.
+            // As a descriptor that another process attached.
             let fd = tap.endpoint().as_fd().try_clone_to_owned().unwrap();
             let tap = Tap::from_fd(fd, None).unwrap();
             assert_eq!(tap.mtu(), 1400);
@@ -293,7 +296,7 @@ mod tests {
         });
     }
 
-    /// What stands before the frames of a tap is no business of a guest's.
+    /// The guest does not see the headers before the frames of a tap.
     #[test]
     fn headers_before_frames_are_not_for_the_guest() {
         in_own_namespace(CloneFlags::CLONE_NEWNET, || {
@@ -320,7 +323,7 @@ mod tests {
         });
     }
 
-    /// The frames of a macvtap go to the other end of a pair of interfaces.
+    /// Frames of a macvtap go to the other end of a veth pair.
     #[test]
     fn attaches_to_a_macvtap() {
         in_own_namespace(CloneFlags::CLONE_NEWNET, || {
@@ -330,7 +333,7 @@ mod tests {
             let tap = attach_without_address("mvt0");
             assert_eq!(tap.mtu(), 1400);
             resolves(tap, 0);
-            // As a shell opens its node: with a virtio header before each frame.
+            // Opened like a shell does: with a virtio header before each frame.
             let index = std::fs::read_dir("/dev").unwrap().filter_map(|entry| {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 name.strip_prefix("tap").filter(|number| number.parse::<u32>().is_ok()).map(str::to_owned)
@@ -348,8 +351,8 @@ mod tests {
         });
     }
 
-    /// Makes a macvtap `mvt0` on one of a pair of interfaces, of which the other has the address 10.0.0.1. Returns whether this
-    /// kernel has macvtap, which a continuous integration must have.
+    /// Creates the macvtap `mvt0` on one end of a veth pair; the other end has the address
+    /// 10.0.0.1. Returns whether this kernel supports macvtap. In continuous integration it must.
     fn make_macvtap() -> bool {
         ip("link add veth0 type veth peer name veth1");
         let add = "link add link veth0 name mvt0 type macvtap mode bridge";
@@ -358,9 +361,9 @@ mod tests {
             let why = String::from_utf8_lossy(&made.stderr).into_owned();
             assert!(
                 std::env::var_os("CI").is_none(),
-                "this test makes a macvtap, which this kernel does not have: {why}"
+                "this test creates a macvtap, which this kernel does not support: {why}"
             );
-            std::eprintln!("SKIPPED: this test makes a macvtap, which this kernel does not have: {why}");
+            std::eprintln!("SKIPPED: this test creates a macvtap, which this kernel does not support: {why}");
             return false;
         }
         ip("addr add 10.0.0.1/24 dev veth1");
@@ -374,7 +377,8 @@ mod tests {
         Tap::attach(OsStr::new(name), None).unwrap()
     }
 
-    /// Asks the kernel on the other side of a tap who has the address 10.0.`net`.1 (ARP, RFC 826), which it has.
+    /// Sends an ARP request (RFC 826) for 10.0.`net`.1, the address of the kernel on the other side
+    /// of the tap.
     fn resolves(mut tap: Tap, net: u8) {
         let mac = tap.mac();
         let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, tap.endpoint())]);
@@ -382,7 +386,8 @@ mod tests {
         let arp = |operation: u8| [0, 1, 8, 0, 6, 4, 0, operation];
         let request = [&[0xff; 6], &mac[..], &[8, 6], &arp(1), &mac, &us, &[0; 6], &them].concat();
         let buffer = Buffer::zeroed(1514);
-        // The kernel may drop what comes before it has noticed that somebody attached: ask again.
+        // The kernel may drop frames until it has noticed the attachment, so the request is
+        // repeated.
         let answer = (0..100).find_map(|_| {
             Buffer::of(&request).in_pieces(|slice| tap.send(slice)).unwrap();
             while poller.poll(50_000_000).unwrap() != 0 {
@@ -399,7 +404,7 @@ mod tests {
         assert_eq!((&answer[28..32], &answer[38..42]), (&them[..], &us[..]));
     }
 
-    /// The kernel on the other side of a tap answers who has its address (ARP, RFC 826).
+    /// The kernel on the other side of a tap answers an ARP request for its address (RFC 826).
     #[test]
     fn talks_to_the_kernel_through_a_tap() {
         in_own_namespace(CloneFlags::CLONE_NEWNET, || {
@@ -412,7 +417,8 @@ mod tests {
             let arp = |operation: u8| [0, 1, 8, 0, 6, 4, 0, operation];
             let request = [&[0xff; 6], &MAC[..], &[8, 6], &arp(1), &MAC, &us, &[0; 6], &them].concat();
             let buffer = Buffer::zeroed(1514);
-            // The kernel may drop what comes before it has noticed that somebody attached: ask again.
+            // The kernel may drop frames until it has noticed the attachment, so the request is
+            // repeated.
             let answer = (0..100).find_map(|_| {
                 Buffer::of(&request).with(|slice| tap.send(slice)).unwrap();
                 while poller.poll(50_000_000).unwrap() != 0 {
@@ -428,7 +434,7 @@ mod tests {
             let answer = answer.expect("the kernel answers");
             assert_eq!(answer[28..32], them);
             assert_eq!(answer[38..42], us);
-            // While the interface is down frames are lost, and nothing else is.
+            // While the interface is down, frames are lost and sending succeeds.
             ip("link set tap0 down");
             Buffer::of(&request).with(|slice| tap.send(slice)).unwrap();
             assert!(tap.frames.is_failing());

@@ -1,4 +1,4 @@
-//! How a guest sleeps on a host: `ppoll` over its network devices.
+//! Sleep of a guest on a host: `ppoll` on its network devices.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,8 +10,8 @@ use super::{Interrupted, Poller};
 use crate::cancel::CancelToken;
 use crate::sys::sleep::{self, ppoll};
 
-/// The descriptor of a network device, shared by the device and the guest's [`FdPoller`]. It must be readable exactly
-/// while a frame is waiting.
+/// Descriptor of a network device, shared by the device and the guest's [`FdPoller`]. It must be
+/// readable exactly while a frame is waiting.
 #[derive(Debug)]
 pub struct Endpoint {
     fd: OwnedFd,
@@ -19,14 +19,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint that owns `fd`.
+    /// Creates an endpoint that owns `fd`.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
         Self { fd, gone: AtomicBool::new(false) }
     }
 
-    /// Says that no frame will come any more: the network hung up. A poller then stops watching it, where it would
-    /// otherwise be told for ever that there is something to read.
+    /// Marks the network as disconnected: no more frames will arrive. Pollers then stop watching
+    /// the descriptor, which would otherwise stay readable forever.
     pub fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }
@@ -38,66 +38,70 @@ impl AsFd for Endpoint {
     }
 }
 
-/// A network device that a guest can wait for.
+/// Network device that a guest can wait for.
 pub trait Pollable {
-    /// What is readable while a frame is waiting.
+    /// Returns the descriptor that is readable while a frame is waiting.
     fn endpoint(&self) -> Arc<Endpoint>;
 
-    /// When its frames arrive, if it lives in a virtual time.
+    /// Returns the arrival times of frames, for a device in virtual time.
     fn arrivals(&self) -> Option<Arc<dyn Arrivals>> {
         None
     }
 }
 
-/// A network device in a virtual time, which knows when its frames arrive.
+/// Arrival times of the frames of a network device in virtual time.
 pub trait Arrivals: Send + Sync {
-    /// When the first frame arrives or has arrived that has not been taken, in nanoseconds of that time.
+    /// Returns the arrival time of the first frame that is not received yet, in nanoseconds of
+    /// virtual time.
     fn next(&self) -> Option<u64>;
 
-    /// Senders that may still send a frame to the device.
+    /// Returns the senders that may still send a frame to the device.
     fn senders(&self) -> Senders {
         Senders::Anything
     }
 
-    /// Tells the device whether a guest of its time has it.
+    /// Sets whether a guest in the same virtual time uses the device.
     fn set_in_guest(&self, _in_guest: bool) {}
 }
 
-/// Senders of frames to a network device in a virtual time.
+/// Senders of frames to a network device in virtual time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Senders {
-    /// No sender is left, and none can be made.
+    /// No sender is left, and none can be created.
     None,
-    /// Guests that live in the same time.
+    /// Guests in the same virtual time.
     Guests,
-    /// A sender that the time knows nothing of: a port in a test's hands, or a switch that makes new ports.
+    /// A sender outside of virtual time: a port that a test holds, or a switch that can create
+    /// ports.
     Anything,
 }
 
-/// Waits for frames, for time to pass, and for the run to be [stopped](CancelToken).
+/// Waits for frames, for a timeout, and for a [cancelled](CancelToken) run.
 ///
-/// On Linux, making one sets the timer slack of the calling thread, which is to be the one that polls, to 1 ns: with Linux's usual
-/// 50 us every sleep of a guest would be as much longer.
+/// On Linux, creating a poller sets the timer slack of the calling thread to 1 ns, so the thread
+/// that polls must create it. Linux's default slack of 50 us would prolong every sleep of a guest.
 pub struct FdPoller {
     stop: CancelToken,
     watched: Vec<Watched>,
-    /// First that of `stop`, then those of `watched` in order, -1 once an endpoint is gone, then that of [`CancelToken::ended`] if there
-    /// is one. These keep the descriptors open.
+    /// Descriptors of `stop`, then of `watched` in order (-1 once an endpoint is gone), then of
+    /// [`CancelToken::ended`] if there is one. Those fields keep the descriptors open.
     fds: Vec<libc::pollfd>,
 }
 
-/// An endpoint and the handle of its device.
+/// Endpoint with the handle of its device.
 struct Watched {
     handle: u32,
     endpoint: Arc<Endpoint>,
 }
 
 impl FdPoller {
-    /// Watches these endpoints, each with the handle of its device. Those with a handle of 64 or more are left out.
+    /// Watches these endpoints, each with the handle of its device. Endpoints with a handle of 64
+    /// or more are ignored.
     #[must_use]
     pub fn new(stop: CancelToken, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
         sleep::prepare();
-        // A handle that no guest can be told of would end every sleep and be reported by none.
+        // The poll result has no bit for a larger handle, so its endpoint would end every sleep
+        // without being reported.
         let endpoints = endpoints.into_iter().filter(|(handle, _)| *handle < u64::BITS);
         let watched: Vec<_> = endpoints.map(|(handle, endpoint)| Watched { handle, endpoint }).collect();
         let fds = std::iter::once(stop.event().as_raw_fd())
@@ -107,21 +111,22 @@ impl FdPoller {
         Self { stop, watched, fds }
     }
 
-    /// Whether the run is to end, or what runs the guest has, by the answer of the kernel.
+    /// Returns whether the last `ppoll` reported that the run is cancelled or the guest's process
+    /// has exited.
     fn interrupted(&self) -> bool {
         let ended = self.fds.get(1 + self.watched.len());
         self.fds.first().into_iter().chain(ended).any(|fd| fd.revents != 0)
     }
 
-    /// What is ready by the answer of the kernel.
+    /// Returns the handles that the last `ppoll` reported as ready.
     fn ready_set(&mut self) -> u64 {
         let mut ready = 0;
         for (watched, fd) in self.watched.iter().zip(&mut self.fds[1..]) {
             if fd.revents == 0 {
                 continue;
             }
-            // Errors and hang-ups are reported for as long as one asks. While there is still something to read they
-            // can wait.
+            // Errors and hang-ups are reported on every poll. As long as there is data to read,
+            // they are ignored.
             let hung_up = watched.endpoint.gone.load(Ordering::Relaxed) || fd.revents == libc::POLLHUP;
             if hung_up {
                 fd.fd = -1;
@@ -151,13 +156,13 @@ impl Poller for FdPoller {
                 Ok(0) => {}
                 Ok(_) if self.interrupted() => return Err(Interrupted),
                 Ok(_) => match self.ready_set() {
-                    // Only what is not watched from now on has said something.
+                    // Only endpoints that are no longer watched were reported.
                     0 => {}
                     ready => return Ok(ready),
                 },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    // Nothing that a guest does leads here: the kernel has no memory left, say.
+                    // The guest cannot cause this error; the kernel may be out of memory.
                     log::error!("cannot wait for network devices: {error}");
                     return Err(Interrupted);
                 }
@@ -168,7 +173,7 @@ impl Poller for FdPoller {
         }
     }
 
-    /// Watches the guest's process as well, if there is one: it exists by now.
+    /// Watches the guest's process too, if there is one. It exists by now.
     fn begin(&mut self) -> Result<(), Interrupted> {
         self.fds.truncate(1 + self.watched.len());
         self.fds.extend(self.stop.ended().map(|ended| watch(ended.as_raw_fd())));
@@ -176,7 +181,7 @@ impl Poller for FdPoller {
     }
 }
 
-/// When a sleep ends.
+/// End of a sleep.
 struct Deadline {
     start: Instant,
     timeout: Duration,
@@ -187,16 +192,17 @@ impl Deadline {
         Self { start: Instant::now(), timeout: Duration::from_nanos(nanoseconds) }
     }
 
-    /// What is left of the sleep: zero once it is over.
+    /// Returns the remaining time, zero after the end.
     fn left(&self) -> Duration {
         if self.timeout.is_zero() { Duration::ZERO } else { self.timeout.saturating_sub(self.start.elapsed()) }
     }
 }
 
-/// How long to sleep at once when `left` is left to sleep.
+/// Returns the timeout of the next `ppoll` if `left` remains.
 ///
-/// Whatever the timer slack, Linux lets a `ppoll` oversleep by a thousandth of its timeout, to save wake-ups (0.1 s at
-/// most). A long sleep is therefore cut a little short, and the rest is slept in a second, short one.
+/// Independent of the timer slack, Linux lets a `ppoll` oversleep by a thousandth of its timeout
+/// (0.1 s at most), to save wake-ups. A long sleep is therefore shortened a little, and a second,
+/// short one sleeps the rest.
 fn nap(left: Duration) -> Duration {
     if left < Duration::from_millis(1) { left } else { left - left / 512 }
 }
@@ -221,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn sleeps_as_long_as_it_is_told_to() {
+    fn sleeps_for_the_timeout() {
         let mut poller = poller([]);
         for timeout in [0, 1, 1000, 1_000_000, 20_000_000, 20_000_001] {
             let start = Instant::now();
@@ -288,7 +294,7 @@ mod tests {
         assert_eq!(poller.poll(1000), Ok(0));
     }
 
-    /// A frame that comes while the guest sleeps wakes it.
+    /// A frame that arrives while the guest sleeps wakes the guest.
     #[test]
     fn a_frame_ends_a_sleep() {
         let (endpoint, writer) = endpoint();

@@ -1,5 +1,5 @@
-//! A network device that is a network scheme of Redox: a descriptor that takes and gives one frame a call, and a file
-//! `mac` beside it.
+//! Network device on a network scheme of Redox: a descriptor with one frame per call, and a file
+//! `mac` in its directory.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -12,10 +12,10 @@ use super::poll::{Endpoint, Pollable};
 use super::{DeviceError, Net};
 use crate::memory::GuestSlice;
 
-/// Largest payload in bytes: schemes do not tell theirs.
+/// Largest payload in bytes; schemes do not report an MTU.
 const MTU: u16 = 1500;
 
-/// A network scheme as a network device of the guest.
+/// Network scheme as a network device of the guest.
 #[derive(Debug)]
 pub struct SchemeNet {
     frames: FrameFd,
@@ -23,17 +23,17 @@ pub struct SchemeNet {
 }
 
 impl SchemeNet {
-    /// Opens the scheme at `path`, `/scheme/network.pci-00-03.0_e1000` say. The guest gets its hardware address, unless
-    /// it is given another.
+    /// Opens the scheme at `path`, for example `/scheme/network.pci-00-03.0_e1000`. The device has
+    /// the hardware address `mac`, or by default that in the scheme's file `mac`.
     ///
     /// # Errors
-    /// When it cannot be opened, or does not tell its address.
+    /// Returns an [`io::Error`] if the scheme or its file `mac` cannot be read.
     pub fn open(path: &Path, mac: Option<[u8; 6]>) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let mac = match mac {
             Some(mac) => mac,
             None => <[u8; 6]>::try_from(fs::read(path.join("mac"))?)
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its file `mac` does not hold 6 bytes"))?,
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its file `mac` is not 6 bytes long"))?,
         };
         Ok(Self { frames: FrameFd::new(file.into(), format!("network scheme {}", path.display()), 0), mac })
     }

@@ -1,4 +1,4 @@
-//! Guest buffers for the tests of the host's devices.
+//! Guest buffers for tests of the host's devices.
 
 use std::os::fd::OwnedFd;
 use std::vec::Vec;
@@ -10,10 +10,10 @@ use nix::sched::CloneFlags;
 
 use crate::memory::{Chunk, GuestMemory, GuestSlice, GuestSpace, MappedMemory, MemoryMap, Permissions, Region};
 
-/// Where a buffer starts in its guest's memory: not at the start of a page.
+/// Start of a buffer in its guest's memory, not page-aligned.
 const START: Gpa = Gpa(0x1003);
 
-/// A buffer in the memory of a guest of its own.
+/// Buffer in the memory of a separate guest.
 pub(crate) struct Buffer {
     memory: MappedMemory,
     start: Gpa,
@@ -31,7 +31,7 @@ impl Buffer {
         Self::at(START, len)
     }
 
-    /// One that starts with a page.
+    /// Creates a page-aligned buffer.
     pub(crate) fn aligned(len: usize) -> Self {
         Self::at(Gpa(hvt_abi::PAGE_SIZE), len)
     }
@@ -45,12 +45,13 @@ impl Buffer {
         self.memory.write(self.start, bytes).unwrap();
     }
 
-    /// The buffer in one piece.
+    /// Calls `each` with the buffer in one piece.
     pub(crate) fn with<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
         slice(&self.memory, self.start, self.len, each)
     }
 
-    /// The buffer in pieces of a page, as in a kernel that backs guest memory with frames.
+    /// Calls `each` with the buffer in pieces of a page, as in a kernel that backs guest memory
+    /// with frames.
     pub(crate) fn in_pieces<R>(&self, each: impl FnOnce(GuestSlice<'_>) -> R) -> R {
         slice(&Pieces(&self.memory), self.start, self.len, each)
     }
@@ -81,21 +82,21 @@ impl GuestMemory for Pieces<'_> {
     }
 }
 
-/// Runs `test` in a thread with namespaces of its own, which vanish with it. Only root can; who is not is told, and a
-/// continuous integration that is not fails.
+/// Runs `test` in a thread with new namespaces, which are removed with the thread. Requires root:
+/// without root the test is skipped, and in continuous integration it fails.
 pub(crate) fn in_own_namespace<T: Send + 'static>(
     flags: CloneFlags,
     test: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "this test makes namespaces: run it as root");
-        std::eprintln!("SKIPPED: this test makes namespaces, which takes root");
+        assert!(std::env::var_os("CI").is_none(), "this test creates namespaces: run it as root");
+        std::eprintln!("SKIPPED: this test creates namespaces, which requires root");
         return None;
     }
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(flags | CloneFlags::CLONE_FS).unwrap();
         if flags.contains(CloneFlags::CLONE_NEWNS) {
-            // What is mounted here stays here.
+            // Mounts in this namespace stay in this namespace.
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         }
@@ -104,7 +105,8 @@ pub(crate) fn in_own_namespace<T: Send + 'static>(
     Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// A pipe that no process inherits which another test happens to start: its ends for reading and writing.
+/// Creates a pipe that processes of other tests do not inherit. Returns its reading and writing
+/// ends.
 pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
     nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap()
 }

@@ -1,4 +1,4 @@
-//! A network device that is a cable to another tender, through a Unix socket.
+//! Network device that connects to another tender through a Unix socket.
 
 mod meeting;
 mod retry;
@@ -29,18 +29,21 @@ pub use self::meeting::Problem;
 /// Largest payload of a frame in bytes.
 const MTU: u16 = 1500;
 
-/// Longest wait in milliseconds for the other end to receive: longer than a machine that is busy keeps a guest from its CPU.
+/// Longest wait in milliseconds for the other end to receive. It is longer than a busy machine
+/// keeps a guest from its CPU.
 const BACK_PRESSURE: u16 = 20;
 
-/// A cable between the guests of two tenders, which find each other at a path: the first one waits there, the second one
-/// takes the socket away as it connects. It needs no rights but those to the folder.
+/// Cable between the guests of two tenders, which meet at a path: the first tender listens there,
+/// and the second one removes the socket file when it connects. It requires access to the folder
+/// only.
 ///
-/// Frames go as messages of a `SOCK_SEQPACKET` socket. A guest that sends faster than the other end receives is slowed down;
-/// if the other end receives nothing for 20 ms, frames are lost, and so are those that are sent while there is no other end.
-/// When the other tender ends, this one waits at the path for the next.
+/// Frames are messages of a `SOCK_SEQPACKET` socket. A guest that sends faster than the other end
+/// receives is slowed down. If the other end receives nothing for 20 ms, frames are dropped. Frames
+/// are also dropped while no other tender is connected. When the other tender exits, this one
+/// listens at the path for the next.
 ///
-/// Tenders lock the folder (`flock`) while they look for each other. If another program holds the lock, the guest runs, and
-/// the cable is plugged in once the lock is free.
+/// Tenders lock the folder (`flock`) while they meet. If another program holds the lock, the guest
+/// runs, and the cable is connected once the lock is free.
 #[derive(Debug)]
 pub struct UnixNet {
     endpoint: Arc<Endpoint>,
@@ -53,18 +56,20 @@ pub struct UnixNet {
     warning: RateLimitedWarning,
     /// Longest wait in milliseconds for the other end to receive.
     back_pressure: u16,
-    /// Whether the last such wait was in vain.
+    /// Set if the last such wait timed out.
     stuck: bool,
 }
 
-/// Takes part in a wait for what is plugged in: an `epoll` instance stays the same when the socket does not.
+/// Event for the `epoll` instance, whose descriptor stays the same when the socket changes.
 const READABLE: EpollFlags = EpollFlags::EPOLLIN;
 
 impl UnixNet {
-    /// Plugs a cable into what waits at `path`, or waits there. The hardware address is `mac`, or else a random one.
+    /// Connects to the tender that listens at `path`, or listens there. The hardware address is
+    /// `mac`, or by default a random one.
     ///
     /// # Errors
-    /// [`UnixNetError`] if no tender can be met there. A folder that another program has locked is no error.
+    /// Returns [`UnixNetError`] if no tender can be met at `path`. A folder that another program
+    /// has locked is not an error.
     pub fn attach(path: impl Into<PathBuf>, mac: Option<[u8; 6]>) -> Result<Self, UnixNetError> {
         let path = path.into();
         match Self::unplugged(&path, mac) {
@@ -79,7 +84,7 @@ impl UnixNet {
         }
     }
 
-    /// A cable that is not plugged in yet, and what to plug it into, if the folder could be locked.
+    /// Returns an unconnected cable, and the plug for it if the folder could be locked.
     fn unplugged(path: &Path, mac: Option<[u8; 6]>) -> Result<(Self, Option<Plug>), Problem> {
         let mac = mac.map_or_else(random_mac, Ok)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
@@ -108,10 +113,10 @@ impl UnixNet {
         Ok((this, plug))
     }
 
-    /// Watches another socket from now on.
+    /// Watches the socket of `plug` from now on.
     fn plug_into(&mut self, plug: Plug) {
         if let Some(socket) = self.plug.socket() {
-            // Closing it would do as well, if no process that is just being made had it too.
+            // Closing the socket would suffice, except that a process being forked may have a copy.
             let _ = self.epoll.delete(socket);
         }
         self.plug = plug;
@@ -122,7 +127,7 @@ impl UnixNet {
         }
     }
 
-    /// The socket to the other end, if there is one.
+    /// Returns the socket to the other end, if connected.
     fn other_end(&mut self) -> Option<&OwnedFd> {
         if matches!(self.plug, Plug::Loose) && self.retry.is_due() {
             self.meet_again();
@@ -130,7 +135,7 @@ impl UnixNet {
         if let Plug::Waiting(listener) = &self.plug
             && let Some(socket) = listener.accept()
         {
-            log::info!("{}: another tender has come", self.path.display());
+            log::info!("{}: another tender has connected", self.path.display());
             self.plug_into(Plug::Connected(socket));
         }
         match &self.plug {
@@ -139,7 +144,8 @@ impl UnixNet {
         }
     }
 
-    /// Looks for another tender without waiting for the lock of the folder: the guest would wait too.
+    /// Looks for another tender without waiting for the lock of the folder, because the guest would
+    /// wait too.
     fn meet_again(&mut self) {
         match meet(&self.path, &self.folder, Duration::ZERO) {
             Ok(plug) => {
@@ -151,22 +157,22 @@ impl UnixNet {
         }
     }
 
-    /// No tender can be met for now.
+    /// Records that no tender can be met for now, and schedules a retry.
     fn fail(&mut self, problem: &Problem) {
-        self.warning.fails(format_args!("network socket {} {problem}; trying again", self.path.display()));
+        self.warning.fails(format_args!("network socket {} {problem}; retrying", self.path.display()));
         self.retry.schedule();
         self.plug_into(Plug::Loose);
     }
 
-    /// The other end is gone: the next tender is welcome.
+    /// The other end is gone: the cable is ready for the next tender.
     fn hang_up(&mut self) {
-        log::info!("{}: the other tender is gone", self.path.display());
+        log::info!("{}: the other tender has disconnected", self.path.display());
         self.stuck = false;
         self.plug_into(Plug::Loose);
         self.meet_again();
     }
 
-    /// Sends a frame to the other end if there is one.
+    /// Sends a frame to the other end, if connected.
     fn try_send(&mut self, frame: GuestSlice<'_>) -> io::Result<()> {
         let (stuck, back_pressure) = (self.stuck, PollTimeout::from(self.back_pressure));
         let Some(socket) = self.other_end() else { return Ok(()) };
@@ -174,7 +180,7 @@ impl UnixNet {
         let is_full =
             |sent: &io::Result<usize>| sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         if is_full(&sent) && !stuck {
-            // Meanwhile the CPU is the other guest's. A signal ends the wait.
+            // Meanwhile the other guest can use the CPU. A signal ends the wait.
             let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], back_pressure);
             sent = send_message(socket.as_fd(), frame);
         }
@@ -206,7 +212,7 @@ impl Net for UnixNet {
             Ok(()) => Ok(()),
             Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::EMSGSIZE => Err(DeviceError),
-                // The other end does not keep up.
+                // The other end is too slow: the frame is dropped.
                 Errno::EAGAIN | Errno::ENOBUFS => Ok(()),
                 _ => {
                     self.hang_up();
@@ -236,12 +242,12 @@ impl Net for UnixNet {
     }
 }
 
-/// A cable cannot be had.
+/// Cable that cannot be attached.
 #[derive(Debug, thiserror::Error)]
 #[error("network socket {} {problem}", path.display())]
 pub struct UnixNetError {
-    /// Where tenders were to meet.
+    /// Path at which the tenders meet.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Reason for the failure.
     pub problem: Problem,
 }

@@ -407,6 +407,6 @@ fn a_disk_that_cannot_be_reached_directly_is_refused_in_one_line() {
     mount(Some("ramfs"), full.folder.path(), Some("ramfs"), MsFlags::empty(), None::<&str>).unwrap();
     File::create(full.path()).unwrap().set_len(1 << 20).unwrap();
     let output = churn("process", &full.path(), &["--block-direct"], &["fill", "4096"]).output().unwrap();
-    assert_fails(&output, 1, "lies on a file system without direct I/O (O_DIRECT): leave out --block-direct");
+    assert_fails(&output, 1, "is on a file system without direct I/O (O_DIRECT): remove --block-direct");
     umount2(full.folder.path(), MntFlags::MNT_DETACH).unwrap();
 }

@@ -169,9 +169,9 @@ fn an_unusable_tap_is_an_error() {
     let app = guest("net");
     in_own_network(move || {
         let attach = |name: &str| tender().arg(format!("--net={name}")).arg(&app).output().unwrap();
-        assert_fails(&attach("tap0"), 1, "tap0 does not exist; make it: ip tuntap add tap0 mode tap");
+        assert_fails(&attach("tap0"), 1, "tap0 does not exist: create it: ip tuntap add tap0 mode tap");
         run("ip tuntap add tap0 mode tap");
-        assert_fails(&attach("tap0"), 1, "tap0 is down; set it up: ip link set tap0 up");
+        assert_fails(&attach("tap0"), 1, "tap0 is down: set it up: ip link set tap0 up");
         run("ip link set lo up");
         assert_fails(&attach("lo"), 1, "network interface lo is neither a tap nor a macvtap");
     });

@@ -1,8 +1,9 @@
-//! A block device of the guest that goes around the host's page cache: `O_DIRECT`.
+//! Block device that bypasses the host's page cache with `O_DIRECT`.
 //!
-//! Such transfers go to the disk itself, and the disk wants them aligned: the place in the file and the length, and the
-//! address in memory. The place and the length are whole blocks of the guest's, so a block size is refused that does not
-//! fit. A buffer of the guest's that lies at the wrong address is copied.
+//! Direct transfers go to the disk itself and must be aligned: the file offset, the length and the
+//! address in memory. Offset and length are multiples of the guest's block size, so a block size
+//! that is too small is refused. A misaligned buffer of the guest is copied through a bounce
+//! buffer.
 
 use std::fs::File;
 use std::io;
@@ -19,16 +20,16 @@ use crate::device::io::{read_all_at, write_all_at};
 use crate::device::{Block, Descriptor, DeviceError};
 use crate::memory::{Chunk, GuestSlice};
 
-/// Pages of the buffer for what cannot be transferred from where it lies.
+/// Size of the bounce buffer in pages.
 const PAGES: usize = 16;
 
-/// A page of that buffer.
+/// Page of the bounce buffer.
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
 
-/// A [`FileBlock`] whose reads and writes go around the host's page cache. What the guest has written is on the disk, or
-/// in the disk's own cache, once it is told so; [`sync`](Block::sync) empties that too.
+/// [`FileBlock`] whose reads and writes bypass the host's page cache. When a write returns, its
+/// data are on the disk or in the disk's cache; [`sync`](Block::sync) flushes that cache too.
 ///
 /// ```no_run
 /// use hvt_tender::Unikernel;
@@ -41,16 +42,17 @@ struct Page([u8; 4096]);
 #[derive(Debug)]
 pub struct DirectBlock {
     disk: FileBlock,
-    /// What the address of a buffer must be a multiple of, a power of two.
+    /// Required alignment of a buffer's address, a power of two.
     alignment: usize,
     bounce: Vec<Page>,
 }
 
 impl DirectBlock {
-    /// Opens what lies at `path`.
+    /// Opens the file or block device at `path`.
     ///
     /// # Errors
-    /// As [`FileBlock::open`]; and when it cannot be reached around the page cache, or not in blocks of this size.
+    /// Returns the errors of [`FileBlock::open`], and [`OpenError::Open`] if the file does not
+    /// support direct I/O or requires a larger block size.
     pub fn open(path: impl Into<PathBuf>, options: &Options) -> Result<Self, OpenError> {
         let path = path.into();
         let disk = FileBlock::open_with(path.clone(), options, libc::O_DIRECT)?;
@@ -64,25 +66,25 @@ impl DirectBlock {
         }
     }
 
-    /// Whether the buffer can be handed to the disk as it lies there.
+    /// Returns whether the buffer is aligned for a direct transfer.
     fn fits(&self, slice: GuestSlice<'_>) -> bool {
         let aligned = |chunk: Chunk<'_>| chunk.as_ptr().addr().is_multiple_of(self.alignment);
         slice.whole().is_some_and(aligned)
     }
 
-    /// Hands the buffer of this device, the part of `slice` that is its turn, and its place to `each`, until all of it
-    /// has had its turn.
+    /// Calls `each` with the bounce buffer, the next part of `slice` and its file offset, until the
+    /// whole slice is transferred.
     fn in_turns(
         &mut self,
         mut slice: GuestSlice<'_>,
         mut offset: u64,
         each: impl Fn(&File, &mut [u8], GuestSlice<'_>, u64) -> io::Result<()>,
     ) -> io::Result<()> {
-        // It holds whole blocks: both are powers of two.
+        // The bounce buffer holds whole blocks: both sizes are powers of two.
         let bounce = self.bounce.as_mut_bytes();
         while !slice.is_empty() {
             let turn = slice.prefix(bounce.len() as u64);
-            // As long as the buffer at most.
+            // At most the length of the bounce buffer.
             let len = turn.len() as usize;
             each(&self.disk.file, &mut bounce[..len], turn, offset)?;
             slice = slice.skip(len as u64);
@@ -139,16 +141,17 @@ impl Block for DirectBlock {
     }
 }
 
-/// What must be multiples of how many bytes, for a transfer around the page cache.
+/// Alignment of direct transfers in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Alignment {
-    /// The address of the buffer.
+    /// Alignment of the buffer's address.
     memory: usize,
-    /// The place in the file, and the length.
+    /// Alignment of the file offset and the length.
     place: u64,
 }
 
-/// What this file, open for direct I/O, wants; `buffer` is one to try it out with.
+/// Returns the alignment that this file, opened with `O_DIRECT`, requires. `buffer` is for test
+/// reads.
 fn alignment(file: &File, path: &Path, buffer: &mut [u8]) -> Result<Alignment, Problem> {
     if let Some(told) = told(file)? {
         return Ok(told);
@@ -160,21 +163,22 @@ fn alignment(file: &File, path: &Path, buffer: &mut [u8]) -> Result<Alignment, P
         Errno::result(done).map_err(io::Error::from)?;
         return Ok(Alignment { memory: sector as usize, place: sector.into() });
     }
-    log::debug!("{}: this kernel does not tell what direct I/O wants of it", path.display());
+    log::debug!("{}: this kernel does not report the alignment of direct I/O", path.display());
     Ok(Alignment { memory: align_of::<Page>(), place: smallest_read(file, buffer)? })
 }
 
-/// What the kernel tells: Linux 6.1, for block devices and most file systems.
+/// Returns the alignment that the kernel reports: since Linux 6.1, for block devices and most file
+/// systems.
 fn told(file: &File) -> Result<Option<Alignment>, Problem> {
     let mut found = MaybeUninit::<libc::statx>::zeroed();
     let (path, flags, mask) = (c"", libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN);
-    // The system call, as the C library has the function from glibc 2.28 on only.
-    // SAFETY: the path is a string, and the kernel writes one structure.
+    // The raw system call, because glibc before 2.28 lacks the function. SAFETY: the path is a
+    // string, and the kernel writes one structure.
     let done =
         unsafe { libc::syscall(libc::SYS_statx, file.as_raw_fd(), path.as_ptr(), flags, mask, found.as_mut_ptr()) };
     match Errno::result(done) {
         Ok(_) => {}
-        // Linux before 4.11 has no statx, and the filters of older container runtimes refuse it.
+        // Linux before 4.11 has no statx, and filters of older container runtimes refuse it.
         Err(Errno::ENOSYS | Errno::EPERM) => return Ok(None),
         Err(error) => return Err(io::Error::from(error).into()),
     }
@@ -184,13 +188,14 @@ fn told(file: &File) -> Result<Option<Alignment>, Problem> {
         return Ok(None);
     }
     match (found.stx_dio_mem_align, found.stx_dio_offset_align) {
-        // Its file system takes the flag, and then goes through the page cache.
+        // The file system accepts the flag, but goes through the page cache.
         (_, 0) => Err(Problem::NotDirect),
         (memory, place) => Ok(Some(Alignment { memory: memory.max(1) as usize, place: place.into() })),
     }
 }
 
-/// The shortest read that the file takes, found out by trying. A file without blocks takes none.
+/// Returns the length of the shortest direct read that the file supports, found by trying. A file
+/// without blocks supports none.
 fn smallest_read(file: &File, buffer: &mut [u8]) -> Result<u64, Problem> {
     let mut len = usize::from(super::DEFAULT_BLOCK_SIZE);
     while len as u64 <= MAX_BLOCK_SIZE {

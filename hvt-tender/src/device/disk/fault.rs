@@ -1,44 +1,44 @@
-//! What a disk does wrong, and when.
+//! Injected faults of a disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The faults of a disk, and the counters that say when it is their turn.
+/// Faults of a disk, and the counters that trigger them.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    /// Reads so far.
+    /// Number of reads so far.
     pub(super) reads: u64,
-    /// Writes so far.
+    /// Number of writes so far.
     pub(super) writes: u64,
-    /// Numbers of the reads that fail, from 1.
+    /// Numbers of the reads that fail, starting at 1.
     pub(super) failing_reads: BTreeSet<u64>,
-    /// What becomes of the writes of these numbers, from 1.
+    /// Results of the writes with these numbers, starting at 1.
     pub(super) torn_writes: BTreeMap<u64, Write>,
-    /// How much longer everything takes.
+    /// Extra delay of every read and write.
     pub(super) delay: Duration,
-    /// The power is gone.
+    /// Set after a power failure: every access fails.
     pub(super) dead: bool,
 }
 
-/// What becomes of a write.
+/// Result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Write {
-    /// It is written.
+    /// All bytes are written.
     Whole,
-    /// So many bytes of it are, then the power goes.
+    /// This many bytes are written, then the power fails.
     Torn(u64),
-    /// Nothing of it is.
+    /// No bytes are written.
     Refused,
 }
 
 impl Faults {
-    /// Whether the next read succeeds.
+    /// Counts a read, and returns whether it succeeds.
     pub(super) fn next_read(&mut self) -> bool {
         self.reads += 1;
         !self.dead && !self.failing_reads.contains(&self.reads)
     }
 
-    /// What becomes of the next write.
+    /// Counts a write, and returns its result.
     pub(super) fn next_write(&mut self) -> Write {
         self.writes += 1;
         if self.dead {
@@ -49,7 +49,7 @@ impl Faults {
         write
     }
 
-    /// Forgets everything but the counters.
+    /// Removes all faults. The counters stay.
     pub(super) fn repair(&mut self) {
         *self = Self { reads: self.reads, writes: self.writes, ..Self::default() };
     }

@@ -1,4 +1,4 @@
-//! A disk that exists in memory only.
+//! Disk in memory.
 
 mod fault;
 #[cfg(test)]
@@ -20,17 +20,17 @@ use crate::memory::GuestSlice;
 use crate::virtual_time::VirtualTime;
 use hvt_core::device::store::{self, Store};
 
-/// A disk in memory: what the guest writes is kept until the last clone is dropped, and no file is touched.
+/// Disk in memory. Written data are kept until the last clone is dropped, and no file is modified.
 ///
-/// Clones share their contents: the guest gets one, the test keeps another to look at, to break, or to give to the next
-/// guest.
+/// Clones share their contents: the guest gets one clone, and a test keeps another one to inspect
+/// the contents, to inject faults, or to pass the disk to the next guest.
 ///
 /// ```
 /// use hvt_tender::device::{Block, Disk};
 ///
-/// let disk = Disk::from_bytes(*b"what the guest finds in its first block");
+/// let disk = Disk::from_bytes(*b"contents of the first block");
 /// assert_eq!(disk.capacity(), 512, "rounded up to a whole block");
-/// assert!(disk.contents()?.starts_with(b"what the guest finds"));
+/// assert!(disk.contents()?.starts_with(b"contents of"));
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct Disk {
     capacity: u64,
     block_size: u16,
     time: Option<VirtualTime>,
-    /// What ends a wait.
+    /// Sleep that a cancelled run ends.
     sleep: Option<Arc<dyn Sleep>>,
 }
 
@@ -49,7 +49,7 @@ struct State {
     faults: Faults,
 }
 
-/// What it began with.
+/// Initial contents.
 #[derive(Debug)]
 enum Base {
     Bytes(Vec<u8>),
@@ -77,13 +77,13 @@ impl store::Base for Base {
 }
 
 impl Disk {
-    /// A disk of `bytes` zeros, rounded up to whole blocks. Memory is taken for what is written only.
+    /// Creates a disk of `bytes` zeros, rounded up to whole blocks. Only written blocks use memory.
     #[must_use]
     pub fn empty(bytes: u64) -> Self {
         Self::new(Base::Bytes(Vec::new()), bytes)
     }
 
-    /// A disk that holds `bytes`, and zeros up to the end of its last block.
+    /// Creates a disk with `bytes`, followed by zeros up to the end of the last block.
     #[must_use]
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
@@ -91,19 +91,20 @@ impl Disk {
         Self::new(Base::Bytes(bytes), capacity)
     }
 
-    /// A disk that holds what the file or block device at `path` does. What the guest writes stays in memory: the file
-    /// is opened for reading, and locked (`flock`) against a [`FileBlock`](super::FileBlock) that would write to it.
+    /// Creates a copy-on-write disk of the file or block device at `path`: writes stay in memory,
+    /// and the file is never modified. The file is opened for reading, and locked (`flock`) against
+    /// a [`FileBlock`](super::FileBlock) that would write to it.
     ///
     /// # Errors
-    /// [`OpenError`] when it cannot be read, is in use, or has no size.
+    /// Returns [`OpenError`] if the file cannot be read, is in use, or is empty.
     pub fn copy_on_write(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
         Self::copy_in_blocks(path, u64::from(DEFAULT_BLOCK_SIZE))
     }
 
-    /// Likewise, with blocks of this many bytes.
+    /// Like [`copy_on_write`](Self::copy_on_write), with blocks of `block_size` bytes.
     ///
     /// # Errors
-    /// [`OpenError`] also when no device has blocks of this size.
+    /// Returns [`OpenError::BlockSize`] too, if the block size is invalid.
     pub fn copy_in_blocks(path: impl Into<PathBuf>, block_size: u64) -> Result<Self, OpenError> {
         let path = path.into();
         let block_size = block::check_block_size(block_size)?;
@@ -121,8 +122,9 @@ impl Disk {
             .with_block_size(DEFAULT_BLOCK_SIZE)
     }
 
-    /// Gives it blocks of this many bytes, a power of two from 512 on; it has 512 otherwise. Its size is rounded up to
-    /// whole blocks. A size that is no such number is refused when the disk is attached.
+    /// Sets the block size in bytes, a power of two from 512 on (default: 512). The size of the
+    /// disk is rounded up to whole blocks. An invalid block size is refused when the disk is
+    /// attached.
     #[must_use]
     pub fn with_block_size(mut self, block_size: u16) -> Self {
         self.block_size = block_size;
@@ -131,17 +133,18 @@ impl Disk {
         self
     }
 
-    /// Makes [`slow_down`](Self::slow_down) take this virtual time, for a guest that lives in it.
+    /// Makes [`slow_down`](Self::slow_down) take this virtual time, for a guest in virtual time.
     #[must_use]
     pub fn virtual_time(mut self, time: &VirtualTime) -> Self {
         self.time = Some(time.clone());
         self
     }
 
-    /// All that it holds now.
+    /// Returns the whole contents of the disk.
     ///
     /// # Errors
-    /// When the file under it cannot be read.
+    /// Returns an [`io::Error`] if the underlying file cannot be read or the contents do not fit
+    /// into memory.
     pub fn contents(&self) -> io::Result<Vec<u8>> {
         let size = usize::try_from(self.capacity).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut all = Vec::new();
@@ -151,19 +154,19 @@ impl Disk {
         Ok(all)
     }
 
-    /// Reads that the guests have made so far, failed ones included.
+    /// Returns the number of reads so far, including failed ones.
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.lock().faults.reads
     }
 
-    /// Writes that the guests have made so far, failed ones included.
+    /// Returns the number of writes so far, including failed ones.
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.lock().faults.writes
     }
 
-    /// Makes the `nth` read fail, counted from 1 and from the first that a guest ever made.
+    /// Makes the `nth` read fail, counted from 1 over all guests of the disk.
     pub fn fail_read(&self, nth: u64) {
         self.lock().faults.failing_reads.insert(nth);
     }
@@ -173,8 +176,8 @@ impl Disk {
         self.lock().faults.torn_writes.insert(nth, Write::Refused);
     }
 
-    /// Cuts the power in the middle of the `nth` write: its first `bytes` bytes are on the disk, the others are as they
-    /// were, and from then on everything fails until [`repair`](Self::repair).
+    /// Simulates a power failure in the `nth` write: its first `bytes` bytes are written, the
+    /// others keep their old contents, and every later access fails until [`repair`](Self::repair).
     ///
     /// ```
     /// use hvt_tender::{device::Disk, script::Script};
@@ -191,19 +194,20 @@ impl Disk {
         self.lock().faults.torn_writes.insert(nth, Write::Torn(bytes));
     }
 
-    /// Makes every read and write take `time` longer: of the host's time, or of its [virtual time](Self::virtual_time). The
-    /// end of the guest, and a debugger that stops it, end the wait.
+    /// Delays every read and write by `time`, in the host's time or in the disk's [virtual
+    /// time](Self::virtual_time). The end of the guest, or a debugger that stops it, ends the
+    /// delay.
     pub fn slow_down(&self, time: Duration) {
         self.lock().faults.delay = time;
     }
 
-    /// Takes back every fault. What a torn write has left stays as it is.
+    /// Removes all faults. The contents left by a torn write stay.
     pub fn repair(&self) {
         self.lock().faults.repair();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Whoever panicked while it held the lock did so in a test; the contents are bytes and stay bytes.
+        // Only a test panics while it holds the lock, and the contents remain valid bytes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -247,7 +251,7 @@ impl Block for Disk {
             return Err(DeviceError);
         }
         state.store.read_to(offset, into).map_err(|error| {
-            log::warn!("the file under a disk in memory cannot be read at byte {offset}: {error}");
+            log::warn!("copy-on-write disk: cannot read its file at byte {offset}: {error}");
             DeviceError
         })
     }
@@ -262,7 +266,7 @@ impl Block for Disk {
         };
         let written = state.store.write_from(offset, kept);
         if let Err(error) = &written {
-            log::warn!("the file under a disk in memory cannot be read at byte {offset}: {error}");
+            log::warn!("copy-on-write disk: cannot read its file at byte {offset}: {error}");
         }
         if written.is_ok() && kept.len() == from.len() && !state.faults.dead { Ok(()) } else { Err(DeviceError) }
     }

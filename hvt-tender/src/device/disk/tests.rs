@@ -69,7 +69,7 @@ fn faults_come_when_they_are_due() {
     assert!(start.elapsed() >= Duration::from_millis(5));
 }
 
-/// The longest delay there is, and a stop before and in the middle of it.
+/// The longest delay, cancelled before it and in the middle of it.
 #[test]
 fn a_stop_ends_a_delay() {
     let stop = CancelToken::new().unwrap();

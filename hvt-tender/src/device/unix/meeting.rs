@@ -1,4 +1,4 @@
-//! Two tenders find each other at a path.
+//! Meeting of two tenders at a path.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -14,21 +14,22 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen, setsockopt, socket, sockopt,
 };
 
-/// Longest wait for the lock of a folder where nothing but the lock is missing. Tenders hold it for less than a millisecond,
-/// many of them one after the other.
+/// Longest wait for the lock of a folder. Each of possibly many tenders holds the lock for less
+/// than a millisecond.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Bytes of frames, with the kernel's own for each, that are on their way. Linux takes no more than `net.core.wmem_max`.
+/// Buffer size for frames in transit, including the kernel's overhead per frame. Linux limits it to
+/// `net.core.wmem_max`.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// What an end of a cable is plugged into.
+/// Connection of one end of a cable.
 #[derive(Debug)]
 pub(super) enum Plug {
-    /// Nothing yet: another tender may come to the path.
+    /// Listening: another tender may connect at the path.
     Waiting(Listener),
-    /// Another tender, or any other program.
+    /// Connected to another tender, or to any other program.
     Connected(OwnedFd),
-    /// Nothing, and the path is of no use any more.
+    /// Neither listening nor connected.
     Loose,
 }
 
@@ -42,13 +43,13 @@ impl Plug {
     }
 }
 
-/// A socket at a path. Dropping it takes the path away.
+/// Listening socket at a path. Dropping it removes the socket file.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: OwnedFd,
     path: PathBuf,
     folder: Folder,
-    /// Device and inode of the path: another tender may have made it anew.
+    /// Device and inode of the socket file. Another tender may have replaced the file.
     file: (u64, u64),
 }
 
@@ -57,7 +58,7 @@ impl Listener {
         use std::os::fd::FromRawFd;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let accepted = accept4(self.socket.as_raw_fd(), flags).ok()?;
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor.
         let accepted = unsafe { OwnedFd::from_raw_fd(accepted) };
         enlarge_buffer(&accepted);
         Some(accepted)
@@ -70,8 +71,8 @@ impl Listener {
 }
 
 impl Drop for Listener {
-    /// Leaves the path alone if the folder stays locked: the next tender finds a socket that no tender listens at, as after
-    /// a tender that was killed.
+    /// If the folder stays locked, the socket file is left behind. The next tender finds a socket
+    /// without a listener, as after a killed tender.
     fn drop(&mut self) {
         if self.is_at_path()
             && let Ok(_alone) = self.folder.lock(PATIENCE)
@@ -82,7 +83,7 @@ impl Drop for Listener {
     }
 }
 
-/// The folder of a path. It stays open, so that a sandbox can tell it from others, and that its lock takes no path.
+/// Folder of a path. It stays open, so that a sandbox can identify it and locking needs no path.
 #[derive(Clone, Debug)]
 pub(super) struct Folder(Arc<File>);
 
@@ -90,13 +91,13 @@ impl Folder {
     /// Opens the folder of `path`.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Without O_DIRECTORY the open of a FIFO waits for a writer.
+        // Without O_DIRECTORY, opening a FIFO would wait for a writer.
         let open = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(folder);
         open.map(|folder| Self(Arc::new(folder)))
     }
 
-    /// Locks it: tenders that come to a path at the same time do so one after the other. Any program may hold the lock, for
-    /// as long as it likes, so that the wait ends after `patience`.
+    /// Locks the folder, so that tenders at the same path meet one after the other. Any program may
+    /// hold the lock for an unlimited time, so the wait ends after `patience`.
     fn lock(&self, patience: Duration) -> Result<Alone<'_>, Problem> {
         let start = Instant::now();
         loop {
@@ -105,7 +106,7 @@ impl Folder {
                 Err(TryLockError::Error(error)) => return Err(Problem::Folder(error)),
                 Err(TryLockError::WouldBlock) if start.elapsed() >= patience => return Err(Problem::Locked),
                 Err(TryLockError::WouldBlock) => {
-                    // A sleep that a sandbox allows.
+                    // A sleep that the sandbox allows.
                     let _ = poll(&mut [], PollTimeout::from(1u8));
                 }
             }
@@ -119,7 +120,7 @@ impl AsFd for Folder {
     }
 }
 
-/// The lock of a folder, held.
+/// Held lock of a folder.
 struct Alone<'f>(&'f Folder);
 
 impl Drop for Alone<'_> {
@@ -128,7 +129,8 @@ impl Drop for Alone<'_> {
     }
 }
 
-/// Connects to the tender that waits at `path`, or waits there. `folder` is that of the path.
+/// Connects to the tender that listens at `path`, or listens there. `folder` is the folder of the
+/// path.
 pub(super) fn meet(path: &Path, folder: &Folder, patience: Duration) -> Result<Plug, Problem> {
     let address = UnixAddr::new(path).map_err(|_| Problem::Name)?;
     let _alone = folder.lock(patience)?;
@@ -136,13 +138,14 @@ pub(super) fn meet(path: &Path, folder: &Folder, patience: Duration) -> Result<P
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(io::Error::from)?;
     match connect(socket.as_raw_fd(), &address) {
         Ok(()) => {
-            // Two are met, and no other is to come. The tender that waited does it where this user may not.
+            // Two tenders have met, so no other one may connect. If this user may not remove the
+            // file, the listening tender does.
             let _ = fs::remove_file(path);
             enlarge_buffer(&socket);
             return Ok(Plug::Connected(socket));
         }
         Err(Errno::ENOENT) => {}
-        // The tender that waited there was killed, or it is no socket at all.
+        // The listening tender was killed, or the file is not a socket.
         Err(Errno::ECONNREFUSED) if fs::symlink_metadata(path)?.file_type().is_socket() => fs::remove_file(path)?,
         Err(Errno::ECONNREFUSED) => return Err(Problem::NoSocket),
         Err(Errno::EPROTOTYPE) => return Err(Problem::Foreign),
@@ -151,37 +154,37 @@ pub(super) fn meet(path: &Path, folder: &Folder, patience: Duration) -> Result<P
     bind(socket.as_raw_fd(), &address).map_err(io::Error::from)?;
     let found = fs::symlink_metadata(path)?;
     let listener = Listener { socket, path: path.into(), folder: folder.clone(), file: (found.dev(), found.ino()) };
-    // One is enough.
+    // One connection is enough.
     let one = Backlog::new(0).map_err(io::Error::from)?;
     listen(&listener.socket, one).map_err(io::Error::from)?;
     Ok(Plug::Waiting(listener))
 }
 
-/// Makes room for more frames than the 90 of 1,500 bytes that Linux lets be on their way by itself.
+/// Allows more frames in transit than Linux's default, which is 90 frames of 1,500 bytes.
 fn enlarge_buffer(socket: &OwnedFd) {
-    // Where it is refused, fewer are.
+    // If the call fails, fewer frames are in transit.
     let _ = setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER);
 }
 
-/// Why tenders cannot meet at a path.
+/// Reason that tenders cannot meet at a path.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// No socket can have this path.
+    /// The path is not valid for a socket.
     #[error("cannot exist: a socket's path has 1 to 107 bytes")]
     Name,
-    /// Its folder cannot be opened.
-    #[error("cannot be looked for: its folder: {0}")]
+    /// The folder cannot be opened.
+    #[error("cannot be opened: its folder: {0}")]
     Folder(io::Error),
-    /// Another program has locked its folder.
-    #[error("cannot be looked for: another program has locked its folder (flock)")]
+    /// Another program has locked the folder.
+    #[error("cannot be opened: another program has locked its folder (flock)")]
     Locked,
-    /// Something else lies there.
-    #[error("is something else: move it away, or choose another path")]
+    /// The path is not a socket.
+    #[error("is not a socket: move it away, or choose another path")]
     NoSocket,
-    /// A socket of another kind.
+    /// The socket is of another kind.
     #[error("belongs to another program: choose another path")]
     Foreign,
-    /// The host refuses.
-    #[error("cannot be had: {0}")]
+    /// The host returned an error.
+    #[error("cannot be used: {0}")]
     Host(#[from] io::Error),
 }

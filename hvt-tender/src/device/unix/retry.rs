@@ -1,4 +1,4 @@
-//! The next attempt to meet, and when it is due.
+//! Timer for the next attempt to meet another tender.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,8 +9,8 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use crate::device::{Descriptor, Uses};
 
-/// A timer that becomes readable when the next attempt is due, so that it wakes a guest that sleeps. The pause between two
-/// attempts doubles from one to the next.
+/// Timer that becomes readable when the next attempt is due, so that it wakes a sleeping guest. The
+/// pause doubles after each attempt.
 #[derive(Debug)]
 pub(super) struct Retry {
     timer: TimerFd,
@@ -24,32 +24,32 @@ impl Retry {
     /// Longest pause.
     const LONGEST: Duration = Duration::from_millis(500);
 
-    /// A timer that is not set.
+    /// Creates a timer that is not set.
     pub(super) fn new() -> io::Result<Self> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         Ok(Self { timer, pause: Self::FIRST, due: None })
     }
 
-    /// Sets the timer after an attempt that failed.
+    /// Sets the timer after a failed attempt.
     pub(super) fn schedule(&mut self) {
         let expiration = Expiration::OneShot(TimeSpec::from(self.pause));
         if let Err(errno) = self.timer.set(expiration, TimerSetTimeFlags::empty()) {
-            log::error!("a network socket cannot be looked for while the guest sleeps: {errno}");
+            log::error!("cannot retry a network socket while the guest sleeps: {errno}");
         }
         self.due = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(Self::LONGEST);
     }
 
-    /// Clears the timer after an attempt that succeeded.
+    /// Clears the timer after a successful attempt.
     pub(super) fn clear(&mut self) {
         self.pause = Self::FIRST;
         if self.due.take().is_some() {
-            // It is a timer, and is set to nothing that could be wrong.
+            // Clearing a valid timer does not fail.
             let _ = self.timer.unset();
         }
     }
 
-    /// Whether the pause is over.
+    /// Returns whether the pause is over.
     pub(super) fn is_due(&self) -> bool {
         self.due.is_none_or(|due| Instant::now() >= due)
     }

@@ -11,7 +11,7 @@ use std::thread;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use tempfile::TempDir;
 
-/// A path that nobody else has.
+/// Returns a path that no other test uses.
 fn place() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("cable");
@@ -26,7 +26,7 @@ fn send(from: &mut UnixNet, byte: u8) {
     Buffer::of(&[byte; 60]).in_pieces(|slice| from.send(slice)).unwrap();
 }
 
-/// Whether a frame of these bytes comes within a minute, for a guest that waits for it.
+/// Returns whether a frame of these bytes arrives within a minute, while the guest polls.
 fn comes(to: &mut UnixNet, byte: u8) -> bool {
     let mut poller = FdPoller::new(CancelToken::new().unwrap(), [(1, to.endpoint())]);
     let buffer = Buffer::zeroed(100);
@@ -44,14 +44,14 @@ fn is_quiet(net: &mut UnixNet) -> bool {
 }
 
 #[test]
-fn two_meet_and_nobody_else() {
+fn only_two_tenders_meet() {
     let (_folder, path) = place();
     let mut first = attach(&path);
     assert!(path.exists() && is_quiet(&mut first));
     send(&mut first, 0);
     let mut second = attach(&path);
     assert!(!path.exists() && first.mac() != second.mac());
-    // What was sent before there was anybody is lost.
+    // Frames sent before the second tender connected are lost.
     assert!(is_quiet(&mut second));
     send(&mut second, 1);
     assert!(comes(&mut first, 1));
@@ -64,12 +64,12 @@ fn two_meet_and_nobody_else() {
 }
 
 #[test]
-fn who_is_left_waits_for_the_next() {
+fn the_remaining_tender_waits_for_the_next() {
     let (_folder, path) = place();
     let (mut first, second) = (attach(&path), attach(&path));
     let next = |mut left: UnixNet, gone: UnixNet, byte| {
         drop(gone);
-        // It notices at its next poll.
+        // The tender notices at its next poll.
         assert!(is_quiet(&mut left) && path.exists());
         let mut next = attach(&path);
         send(&mut next, byte);
@@ -78,13 +78,13 @@ fn who_is_left_waits_for_the_next() {
     };
     send(&mut first, 1);
     let (first, third) = next(first, second, 2);
-    // Now that which has connected is left.
+    // Now the tender that connected is left.
     let (mut third, fourth) = next(third, first, 3);
     drop(fourth);
-    // Or when it sends.
+    // Or the tender notices when it sends.
     send(&mut third, 4);
     assert!(path.exists());
-    // The next one may be there first.
+    // The next tender may come first.
     let (mut third, mut fifth) = (third, attach(&path));
     drop(fifth);
     fifth = attach(&path);
@@ -161,7 +161,7 @@ fn says_what_is_wrong_with_a_path() {
     assert!(matches!(problem(folder.path()), Problem::NoSocket), "a folder");
 }
 
-/// A lock that is never given back must keep neither a start nor a guest from its end.
+/// A lock that is never released must delay neither the start nor the end of a guest.
 #[test]
 fn another_programs_lock_holds_up_the_cable_and_nothing_else() {
     let (folder, path) = place();
@@ -173,7 +173,7 @@ fn another_programs_lock_holds_up_the_cable_and_nothing_else() {
     assert!(first.warning.is_failing());
     let waiting = thread::spawn(move || (comes(&mut first, 2), first));
     lock.unlock().unwrap();
-    // The guest that sleeps comes to the path, too.
+    // The sleeping guest also comes to the path.
     let mut second = attach(&path);
     while !path.exists() && second.other_end().is_none() {
         thread::yield_now();
@@ -184,7 +184,7 @@ fn another_programs_lock_holds_up_the_cable_and_nothing_else() {
     send(&mut second, 2);
     let (came, first) = waiting.join().unwrap();
     assert!(came && !first.warning.is_failing());
-    // The same when the other end goes away: once while the lock is held, once at the end of both.
+    // The same after a disconnect: once while the lock is held, once at the end of both.
     lock.lock().unwrap();
     let mut left = second;
     drop(first);
@@ -209,7 +209,7 @@ fn another_programs_lock_holds_up_the_cable_and_nothing_else() {
     assert!(comes(&mut second, 4));
 }
 
-/// The open of a FIFO waits for a writer.
+/// Opening a FIFO waits for a writer.
 #[test]
 fn a_folder_that_is_none_is_an_error() {
     let (folder, _) = place();

@@ -17,7 +17,7 @@ fn open(path: &Path, block_size: u64) -> Result<DirectBlock, OpenError> {
     DirectBlock::open(path, &options(block_size))
 }
 
-/// Writes and reads pieces of all lengths from buffers at all kinds of addresses.
+/// Writes and reads pieces of several lengths with aligned and misaligned buffers.
 fn transfers(block: &mut DirectBlock, contents: impl Fn() -> Vec<u8>) {
     assert!(OFlag::from_bits_retain(fcntl(&block.disk.file, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_DIRECT));
     let (size, capacity) = (usize::from(block.block_size()), block.capacity() as usize);
@@ -54,7 +54,7 @@ fn transfers(block: &mut DirectBlock, contents: impl Fn() -> Vec<u8>) {
     assert!(!block.disk.dirty);
 }
 
-/// Beside this program, which does not lie on a file system in memory.
+/// The file is beside the test program, which is not on a file system in memory.
 #[test]
 fn a_file_is_read_and_written_around_the_page_cache() {
     let program = std::env::current_exe().unwrap();
@@ -62,11 +62,11 @@ fn a_file_is_read_and_written_around_the_page_cache() {
     let path = folder.path().join("disk.img");
     File::create(&path).unwrap().set_len(1 << 20).unwrap();
     let mut block = open(&path, 4096).unwrap();
-    // Read through the page cache, with which the kernel keeps direct writes in step.
+    // Read through the page cache, which the kernel keeps coherent with direct writes.
     transfers(&mut block, || fs::read(&path).unwrap());
 }
 
-/// What is written there is in its file at once.
+/// Data written to the device are in the backing file at once.
 #[test]
 fn a_block_device_is_reached_around_the_page_cache() {
     let file = image(1 << 20);
@@ -102,15 +102,15 @@ fn a_file_system_without_direct_io_is_refused() {
         File::create(&path).unwrap().set_len(1 << 20).unwrap();
         let error = open(&path, 512).unwrap_err();
         assert!(matches!(error, OpenError::Open { problem: Problem::NotDirect, .. }), "{error}");
-        assert!(error.to_string().contains("leave out --block-direct"), "{error}");
+        assert!(error.to_string().contains("remove --block-direct"), "{error}");
         FileBlock::open(&path, &options(512)).unwrap();
         umount(folder.path()).unwrap();
     });
 }
 
-/// Without what kernels since 6.1 tell.
+/// Without the alignment that kernels since 6.1 report.
 #[test]
-fn what_is_not_told_is_found_out() {
+fn an_unreported_alignment_is_found_by_trying() {
     for size in [512, 4096] {
         let Some(device) = LoopDevice::on(image(1 << 20), size) else { return };
         let block = open(&device.path, 4096).unwrap();
@@ -120,13 +120,13 @@ fn what_is_not_told_is_found_out() {
             assert_eq!(told.place, u64::from(size));
         }
     }
-    // Whatever is none takes no read at all.
+    // A directory supports no reads.
     let mut buffer = [0; 1 << 15];
     let directory = File::open("/").unwrap();
     assert!(matches!(smallest_read(&directory, &mut buffer), Err(Problem::Host(_))));
 }
 
-/// A disk that is full says so at once, and works where it is not.
+/// A write to a full disk fails at once; other writes and reads still work.
 #[test]
 fn a_full_disk_is_an_error_of_the_device() {
     in_own_namespace(CloneFlags::CLONE_NEWNS, || {
@@ -142,7 +142,7 @@ fn a_full_disk_is_an_error_of_the_device() {
         assert_eq!(buffer.with(|slice| block.read(0, slice)), Ok(()), "what was written is still there");
         assert_eq!(buffer.bytes(), [7; 32768]);
         drop((block, device));
-        // Its last user may still be closing it.
+        // The last user of the device may still be closing it.
         nix::mount::umount2(folder.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
     });
 }

@@ -1,4 +1,4 @@
-//! Protection against writes on Linux that a file's permissions do not show.
+//! Write protection on Linux that the permissions of a file do not show.
 
 use std::fs::File;
 use std::io;
@@ -13,8 +13,8 @@ use crate::device::block::Problem;
 /// `BLKROGET` (`linux/fs.h`): writes 1 to an `int` if the block device is read-only, 0 otherwise.
 const BLKROGET: libc::Ioctl = 0x125e;
 
-/// Protection of a disk that has been opened for writing all the same. Linux opens a read-only block device and a sealed
-/// memory file for writing, and then fails each write.
+/// Returns an error if a disk that was opened for writing is write-protected. Linux opens a
+/// read-only block device and a sealed memory file for writing, and then fails each write.
 pub(in crate::device) fn of_open(file: &File, block_device: bool) -> Result<(), Problem> {
     if block_device {
         let mut read_only: libc::c_int = 0;
@@ -32,23 +32,24 @@ pub(in crate::device) fn of_open(file: &File, block_device: bool) -> Result<(), 
     }
 }
 
-/// Reason that the file or block device at `path` may not be opened for writing, by the error of open(2).
+/// Returns the reason that the file or block device at `path` cannot be opened for writing, from
+/// the error of open(2).
 pub(in crate::device) fn of_path(path: &Path, block_device: bool, error: &io::Error) -> Option<Problem> {
     match (error.raw_os_error(), block_device) {
         (Some(libc::EROFS), true) => Some(Problem::ReadOnlyDevice),
-        // A read-only mount of a writable file system answers with EACCES if the permissions are missing, too.
+        // If the permissions are missing too, a read-only mount returns EACCES.
         (Some(libc::EROFS), false) => Some(Problem::ReadOnlyFileSystem),
         (Some(libc::EACCES), _) => Some(of_permissions(path, block_device)),
-        // Permissions are no reason for EPERM.
+        // Missing permissions never cause EPERM.
         (Some(libc::EPERM), false) => Some(Problem::Immutable),
         _ => None,
     }
 }
 
-/// Reason that a file or block device without write permission may not be written: permissions can be changed, a
-/// read-only file system cannot.
+/// Returns the reason that a file or block device without write permission cannot be written:
+/// permissions can be changed, a read-only file system cannot.
 pub(in crate::device) fn of_permissions(path: &Path, block_device: bool) -> Problem {
     let read_only = || statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
-    // The node of a device can be written on a read-only file system.
+    // A device node is writable even on a read-only file system.
     if !block_device && read_only() { Problem::ReadOnlyFileSystem } else { Problem::ReadOnly }
 }

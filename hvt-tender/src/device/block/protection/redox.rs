@@ -1,4 +1,4 @@
-//! Protection against writes on Redox: the permissions of a file, and file systems that are read-only.
+//! Write protection on Redox: the permissions of a file, and read-only file systems.
 
 use std::fs::File;
 use std::io;
@@ -6,13 +6,13 @@ use std::path::Path;
 
 use crate::device::block::Problem;
 
-/// Redox has no disk that can be opened for writing and not be written.
+/// On Redox, a disk that can be opened for writing can be written.
 #[expect(clippy::unnecessary_wraps, reason = "Linux has such disks")]
 pub(in crate::device) fn of_open(_: &File, _: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Reason that a file may not be opened for writing, by the error of open(2).
+/// Returns the reason that a file cannot be opened for writing, from the error of open(2).
 pub(in crate::device) fn of_path(_: &Path, _: bool, error: &io::Error) -> Option<Problem> {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => Some(Problem::ReadOnlyFileSystem),
@@ -21,7 +21,7 @@ pub(in crate::device) fn of_path(_: &Path, _: bool, error: &io::Error) -> Option
     }
 }
 
-/// Reason that a file without write permission may not be written.
+/// Returns the reason that a file without write permission cannot be written.
 pub(in crate::device) fn of_permissions(_: &Path, _: bool) -> Problem {
     Problem::ReadOnly
 }
