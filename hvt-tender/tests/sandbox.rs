@@ -203,7 +203,7 @@ fn backends() -> Vec<String> {
 fn assert_killed(output: &Output, call: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{call}: {}: {said}", output.status);
-    let words = format!("hijacked: stopped by its sandbox: it made the system call {call} (number ");
+    let words = format!("hijacked: stopped by its sandbox: system call {call} (number ");
     assert!(said.contains(&words) && !said.contains(SURVIVED), "{call}: {said}");
 }
 

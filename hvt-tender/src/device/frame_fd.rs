@@ -1,5 +1,5 @@
-//! Descriptor that carries one Ethernet frame per read and per write: a tap, a socket that keeps messages apart, or a
-//! network scheme of Redox.
+//! Descriptor that carries one Ethernet frame per read and per write: a tap, a socket with message
+//! boundaries, or a network scheme of Redox.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,10 +11,11 @@ use super::io::{RateLimitedWarning, receive, receive_behind, send, send_behind};
 use super::{DeviceError, Endpoint};
 use crate::memory::GuestSlice;
 
-/// Largest number of bytes before a frame. A virtio header has 10, 12 or 20 bytes, packet information 4.
+/// Largest size of the headers before a frame in bytes. A virtio header has 10, 12 or 20 bytes,
+/// packet information 4.
 pub(super) const MAX_HEADERS: usize = 64;
 
-/// Descriptor of frames, and the log of failed transfers.
+/// Descriptor of frames, with rate-limited warnings about failed transfers.
 #[derive(Debug)]
 pub(super) struct FrameFd {
     endpoint: Arc<Endpoint>,
@@ -26,7 +27,8 @@ pub(super) struct FrameFd {
 }
 
 impl FrameFd {
-    /// Takes a non-blocking descriptor whose frames follow `headers` bytes, at most [`MAX_HEADERS`].
+    /// Wraps a non-blocking descriptor with `headers` bytes before each frame, at most
+    /// [`MAX_HEADERS`].
     pub(super) fn new(fd: OwnedFd, label: String, headers: usize) -> Self {
         Self { endpoint: Arc::new(Endpoint::new(fd)), label, headers, warning: RateLimitedWarning::default() }
     }
@@ -38,7 +40,7 @@ impl FrameFd {
     pub(super) fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
         let label = &self.label;
         if frame.len() < FRAME_HEADER_SIZE {
-            self.warning.fails(format_args!("{label}: {} bytes are no frame", frame.len()));
+            self.warning.fails(format_args!("{label}: a frame of {} bytes is too short", frame.len()));
             return Err(DeviceError);
         }
         let fd = self.endpoint.as_fd();
@@ -66,7 +68,7 @@ impl FrameFd {
         }
     }
 
-    /// Receives one frame into `into`; returns its length in bytes, or `None` if no frame has arrived.
+    /// Receives one frame into `into`. Returns its length in bytes, or `None` if no frame is waiting.
     pub(super) fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
         if into.is_empty() {
             return Ok(None);
@@ -90,7 +92,7 @@ impl FrameFd {
         }
     }
 
-    /// Second handle of the same descriptor, for another thread.
+    /// Returns a second handle of the same descriptor, for another thread.
     #[cfg(target_os = "linux")]
     pub(super) fn second_end(&self) -> Self {
         let (endpoint, label) = (Arc::clone(&self.endpoint), self.label.clone());
@@ -107,15 +109,15 @@ impl FrameFd {
         &self.label
     }
 
-    /// Number of bytes before each frame.
+    /// Returns the number of bytes before each frame.
     #[cfg(target_os = "linux")]
     pub(super) fn headers(&self) -> usize {
         self.headers
     }
 }
 
-/// Tells whether the network lost a frame, as networks do: a full queue, or an interface that is down (`EIO` from a
-/// tap).
+/// Returns whether an error of sending means that the network dropped a frame: a queue is full, or
+/// the interface is down (a tap then returns `EIO`).
 fn is_drop(error: &io::Error) -> bool {
     const DROPS: [i32; 4] = [libc::EAGAIN, libc::ENOBUFS, libc::ENETDOWN, libc::EIO];
     error.raw_os_error().is_some_and(|errno| DROPS.contains(&errno))

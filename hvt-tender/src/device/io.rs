@@ -44,29 +44,31 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
         count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
     };
     retry(|| match frame.whole() {
-        // Nearly always, and a kernel has less to do than for a list of one.
-        // SAFETY: the bytes lie in the chunk. The kernel copies them as it would any memory that another thread may be
-        // writing.
+        // The common case, and cheaper for the kernel than a list of one vector.
+        // SAFETY: the bytes are in the chunk. The kernel copies them like any memory that another
+        // thread may be writing.
         Some(chunk) => count(unsafe { libc::write(fd.as_raw_fd(), chunk.as_ptr().cast(), chunk.len()) }),
         None => with_vectors(frame, send),
     })
 }
 
-/// As [`send`], with a header of zeros before the frame. Returns the bytes of the frame that were taken.
+/// Like [`send`], with a header of zeros before the frame. Returns the number of bytes of the frame
+/// that were sent.
 pub(super) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'_>) -> io::Result<usize> {
     let first = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(frame.chunks().map(vector)).collect();
-    // SAFETY: the vectors describe memory that is mapped; nothing is written to it.
+    // SAFETY: the vectors describe mapped memory; nothing is written to it.
     retry(|| count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
         .map(|sent| sent.saturating_sub(header.len()))
 }
 
-/// As [`receive`], with a header before the frame, which goes to `header`. Returns the bytes of the frame; 0 where nothing
-/// came.
+/// Like [`receive`], with a header before the frame, which is stored in `header`. Returns the
+/// number of bytes of the frame, or 0 if none was received.
 pub(super) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestSlice<'_>) -> io::Result<usize> {
     let first = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(into.chunks().map(vector)).collect();
-    // SAFETY: the vectors describe `header`, which is borrowed, and guest memory, to whose bytes no reference exists.
+    // SAFETY: the vectors describe `header`, which is borrowed, and guest memory, to which no
+    // reference exists.
     retry(|| count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(&vectors)) }))
         .map(|received| received.saturating_sub(header.len()))
 }
@@ -94,7 +96,7 @@ pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<us
         count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
     };
     retry(|| match into.whole() {
-        // SAFETY: the bytes lie in the chunk; no reference to any of them exists.
+        // SAFETY: the bytes are in the chunk; no reference to them exists.
         Some(chunk) => count(unsafe { libc::read(fd.as_raw_fd(), chunk.as_ptr().cast(), chunk.len()) }),
         None => with_vectors(into, receive),
     })
@@ -143,8 +145,8 @@ fn rest_at(
     Ok(())
 }
 
-/// Hands `each` a description of the chunks of `slice`: on the stack where it is one chunk, as guest memory under an
-/// operating system is.
+/// Calls `each` with vectors that describe the chunks of `slice`. A single chunk, the usual case
+/// under an operating system, needs no allocation.
 fn with_vectors<R>(slice: GuestSlice<'_>, each: impl Fn(&[libc::iovec]) -> R) -> R {
     let mut chunks = slice.chunks().map(vector);
     match (chunks.next(), chunks.next()) {

@@ -105,7 +105,8 @@ impl Net for Tap {
     }
 }
 
-/// A random hardware address: locally administered, unicast (IEEE 802, bits 1 and 0 of the first byte).
+/// Returns a random hardware address: locally administered, unicast (IEEE 802, bits 1 and 0 of the
+/// first byte).
 pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
     let mut mac = [0; 6];
     // SAFETY: the call writes at most `mac.len()` bytes to `mac`.
@@ -258,7 +259,8 @@ mod tests {
             let tap = Tap::from_fd(fd, None).unwrap();
             assert_eq!(tap.mtu(), 1400);
             assert!(tap.frames.label().contains("tap0"), "{}", tap.frames.label());
-            // From where its name means another interface, and from where it means none.
+            // From a namespace in which the name refers to another interface, and from one without
+            // such an interface.
             let mtu_elsewhere = |make: &'static str| {
                 let fd = tap.endpoint().as_fd().try_clone_to_owned().unwrap();
                 let asked = in_own_namespace(CloneFlags::CLONE_NEWNET, move || {
@@ -438,7 +440,7 @@ mod tests {
             ip("link set tap0 down");
             Buffer::of(&request).with(|slice| tap.send(slice)).unwrap();
             assert!(tap.frames.is_failing());
-            // Once it is deleted nothing comes any more, and nobody is woken.
+            // After the interface is deleted, no frame arrives and no poll wakes.
             ip("link del tap0");
             assert_eq!(poller.poll(1000), Ok(0));
             assert_eq!(Buffer::of(&request).with(|slice| tap.send(slice)), Err(DeviceError));

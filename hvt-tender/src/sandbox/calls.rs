@@ -1,4 +1,4 @@
-//! The system calls that a thread may make: a list, and the filter program that comes of it.
+//! List of the system calls that a thread may make, compiled to a seccomp filter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -10,45 +10,45 @@ use super::condition::{Condition, Operation};
 use super::program::{self, Refusal, Verdicts};
 use crate::descriptor::{Descriptor, Uses};
 
-/// The system calls that a thread may make. All others end the process.
+/// System calls that a thread may make. Every other call ends the process.
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
-    /// Whatever their arguments.
+    /// Calls allowed with any arguments.
     always: BTreeSet<i64>,
-    /// On these descriptors, which are the call's first argument.
+    /// Calls allowed on these descriptors, the call's first argument.
     on: BTreeMap<i64, BTreeSet<u32>>,
-    /// With arguments that satisfy all conditions of one of these.
+    /// Calls allowed with arguments that satisfy all conditions of one of these lists.
     conditional: BTreeMap<i64, Vec<Vec<Condition>>>,
-    /// Those among them that are looked at before all others, at most one for a call.
+    /// Alternatives of `conditional` that are checked before all other rules, at most one per call.
     often: BTreeMap<i64, Vec<Condition>>,
     /// Calls that return an error and do not end the process, unless they are allowed.
     refused: BTreeMap<i64, Refusal>,
 }
 
 impl Calls {
-    /// None at all.
+    /// Creates an empty list.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Allows a call whatever its arguments.
+    /// Allows a call with any arguments.
     pub fn allow(&mut self, number: libc::c_long) {
         self.always.insert(number);
     }
 
-    /// Allows a call on this descriptor, which is its first argument.
+    /// Allows a call on this descriptor, the call's first argument.
     pub fn allow_on(&mut self, number: libc::c_long, descriptor: RawFd) {
         self.on.entry(number).or_default().insert(descriptor.cast_unsigned());
     }
 
-    /// Allows a call whose arguments satisfy all of `conditions`.
+    /// Allows a call with arguments that satisfy all of `conditions`.
     pub fn allow_if(&mut self, number: libc::c_long, conditions: &[Condition]) {
         self.conditional.entry(number).or_default().push(conditions.to_vec());
     }
 
-    /// Makes a call whose arguments satisfy all of `conditions` return `errno` if it is not allowed. A call has one such
-    /// list of conditions; a second one replaces the first.
+    /// Makes a call with arguments that satisfy all of `conditions` return `errno`, unless it is
+    /// allowed. A second list of conditions for the same call replaces the first.
     pub(super) fn refuse(&mut self, number: libc::c_long, conditions: &[Condition], errno: u16) {
         self.refused.insert(number, Refusal { conditions: conditions.to_vec(), errno });
     }
@@ -56,11 +56,12 @@ impl Calls {
     /// Allows this `ioctl` request on this descriptor.
     pub fn allow_ioctl(&mut self, descriptor: BorrowedFd<'_>, request: libc::Ioctl) {
         let descriptor = descriptor.as_raw_fd().cast_unsigned();
-        // The kernel takes the request for 32 bits.
+        // The kernel uses only 32 bits of the request.
         self.allow_if(libc::SYS_ioctl, &[Condition::equal(0, descriptor), Condition::equal(1, request as u32)]);
     }
 
-    /// As [`allow_ioctl`](Self::allow_ioctl), for the one that is made at every hypercall.
+    /// Like [`allow_ioctl`](Self::allow_ioctl), for the request of every hypercall: it is checked
+    /// first.
     pub(crate) fn allow_frequent_ioctl(&mut self, descriptor: BorrowedFd<'_>, request: libc::Ioctl) {
         self.allow_ioctl(descriptor, request);
         if let Some(conditions) = self.conditional.get(&libc::SYS_ioctl).and_then(|rules| rules.last()) {
@@ -68,7 +69,7 @@ impl Calls {
         }
     }
 
-    /// Allows what is done with these descriptors.
+    /// Allows the system calls for these uses of descriptors.
     pub fn allow_uses(&mut self, descriptors: impl IntoIterator<Item = Descriptor>) {
         const CALLS: [(Uses, &[libc::c_long]); 7] = [
             (Uses::READ, &[libc::SYS_read, libc::SYS_readv]),
@@ -84,7 +85,7 @@ impl Calls {
                 self.allow_on(*call, number);
             }
             if uses.contains(Uses::STAT) {
-                // What a C library makes of fstat(3).
+                // Call that C libraries use for fstat(3).
                 let descriptor = Condition::equal(0, number.cast_unsigned());
                 let itself = Condition::equal(3, libc::AT_EMPTY_PATH.cast_unsigned());
                 self.allow_if(libc::SYS_newfstatat, &[descriptor, itself]);
@@ -96,12 +97,13 @@ impl Calls {
         }
     }
 
-    /// Allows TCP connections and UDP datagrams, from and to wherever, with the options of sockets that user-mode
-    /// networking sets. Of the others, some need no rights and reach far into the kernel.
+    /// Allows TCP connections and UDP datagrams, from and to any address, with the socket options
+    /// that user-mode networking sets. Some other options need no privileges and reach deep into
+    /// the kernel.
     pub(crate) fn allow_internet(&mut self) {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         for family in [libc::AF_INET, libc::AF_INET6] {
-            // The protocols by the numbers with which they are asked for: no MPTCP, SCTP or ICMP.
+            // Protocols by the numbers in socket(2): no MPTCP, SCTP or ICMP.
             for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, 0)] {
                 let family = Condition::equal(0, family.cast_unsigned());
                 let kind = Condition::equal_but_for(1, kind.cast_unsigned(), flags.cast_unsigned());
@@ -117,7 +119,7 @@ impl Calls {
             let (level, name) = (level.cast_unsigned(), name.cast_unsigned());
             self.allow_if(call, &[Condition::equal(1, level), Condition::equal(2, name)]);
         }
-        // FIONBIO is the one request that the standard library makes.
+        // FIONBIO is the only request that the standard library makes.
         self.allow_if(libc::SYS_ioctl, &[Condition::equal(1, libc::FIONBIO as u32)]);
         const CALLS: [libc::c_long; 6] = [
             libc::SYS_accept4,
@@ -130,8 +132,8 @@ impl Calls {
         CALLS.iter().for_each(|number| self.allow(*number));
     }
 
-    /// Allows what it takes to wait at a path for somebody, to find somebody there, and to talk. The paths cannot be
-    /// looked at: that only one directory is within reach is up to landlock.
+    /// Allows the calls to listen at a path, to connect to a listener there, and to communicate. A
+    /// filter cannot check paths: Landlock restricts them to one directory.
     fn allow_meeting(&mut self) {
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let unix = Condition::equal(0, libc::AF_UNIX.cast_unsigned());
@@ -148,7 +150,7 @@ impl Calls {
             libc::SYS_readv,
             libc::SYS_sendmsg,
             libc::SYS_statx,
-            // Of the two, the one that this architecture has.
+            // The call that this architecture has.
             #[cfg(target_arch = "x86_64")]
             libc::SYS_unlink,
             libc::SYS_unlinkat,
@@ -156,7 +158,7 @@ impl Calls {
         CALLS.iter().for_each(|number| self.allow(*number));
     }
 
-    /// The filter program. What it does not allow raises SIGSYS, and is not done.
+    /// Compiles the filter. A call that is not allowed raises SIGSYS and is not executed.
     pub(super) fn compile(self) -> Result<BpfProgram, BackendError> {
         let Self { always, on, mut conditional, mut often, refused } = self;
         for (number, descriptors) in on {
@@ -169,14 +171,15 @@ impl Calls {
                     vec![Condition::at_least(0, first), Condition::at_most(0, last)]
                 }
             }));
-            // Descriptors of block devices are neighbours, as a rule, and a hypercall is about one of them.
+            // Descriptors of block devices are usually consecutive, and a hypercall uses one of
+            // them.
             if matches!(number, libc::SYS_pread64 | libc::SYS_pwrite64) {
                 often.extend(rules.get(others).map(|conditions| (number, conditions.clone())));
             }
         }
-        // No alternatives at all: whatever the arguments.
+        // No alternatives: any arguments are allowed.
         conditional.extend(always.into_iter().map(|number| (number, Vec::new())));
-        // The numbers are those of Linux, which are small.
+        // System call numbers of Linux are small.
         let small = |number: libc::c_long| u32::try_from(number).unwrap_or(u32::MAX);
         let rules = conditional.into_iter().map(|(number, alternatives)| (small(number), alternatives)).collect();
         let often = often.into_iter().map(|(number, conditions)| (small(number), conditions)).collect();
@@ -185,12 +188,12 @@ impl Calls {
     }
 }
 
-/// `openat` with these flags.
+/// Condition for `openat` with the flags of a read-only open.
 pub(super) const OPENS_TO_READ: Condition =
     Condition { argument: 2, operation: Operation::Equal, value: (libc::O_RDONLY | libc::O_CLOEXEC).cast_unsigned() };
 
-/// The first and the last of each run of numbers without a gap. A guest may have 63 devices, whose descriptors are
-/// usually neighbours.
+/// Returns the first and last number of each run of consecutive numbers. A guest may have 63
+/// devices, whose descriptors are usually consecutive.
 fn ranges(numbers: &BTreeSet<u32>) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for number in numbers {
@@ -253,9 +256,9 @@ mod tests {
         assert_eq!(made, [both(libc::AF_INET), both(libc::AF_INET6)].concat());
     }
 
-    /// The longest program that a kernel takes has 4096 instructions.
+    /// The kernel accepts at most 4096 instructions.
     #[test]
-    fn a_guest_with_63_devices_whose_descriptors_are_no_neighbours_fits() {
+    fn a_filter_for_63_scattered_descriptors_fits() {
         let mut calls = Calls::none();
         let uses = Uses::READ_AT | Uses::WRITE_AT | Uses::SYNC;
         calls.allow_uses((0..63).map(|device| Descriptor { number: 3 + 2 * device, uses }));

@@ -1,4 +1,4 @@
-//! The last words of a tender that made a system call which its sandbox does not allow.
+//! Message of a tender that made a system call that its sandbox does not allow.
 
 use std::fmt::{self, Write};
 use std::io;
@@ -8,28 +8,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use syscalls::Sysno;
 
-/// Under which name the words are said.
+/// Name of the program, which begins the message.
 static PROGRAM: OnceLock<&'static str> = OnceLock::new();
 
-/// A thread of this process is confined by a filter of its own.
+/// Set once a thread of this process is confined by the sandbox's filter.
 static CONFINED: AtomicBool = AtomicBool::new(false);
 
-/// Remembers that a thread of this process is about to be confined.
+/// Records that a thread of this process is about to be confined.
 pub(super) fn confined() {
     CONFINED.store(true, Ordering::Relaxed);
 }
 
-/// Makes a system call that a [sandbox](super) does not allow say on the standard error which one it was, before the
-/// process ends with SIGSYS. Without this it ends in silence. Sets the action of that signal for the whole process.
+/// Installs a handler for SIGSYS in the whole process. Before the process ends, the handler writes
+/// the system call that the [sandbox](super) has denied to the standard error. Without the handler,
+/// the process ends without a message.
 ///
 /// # Errors
-/// When the host refuses.
+/// Returns the error of sigaction(2).
 pub fn explain(program: &'static str) -> io::Result<()> {
     let _ = PROGRAM.set(program);
-    // The next SIGSYS ends the process, also one inside the handler.
+    // The next SIGSYS ends the process, including a SIGSYS in the handler.
     let flags = SaFlags::SA_SIGINFO | SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER;
     let action = SigAction::new(SigHandler::SigAction(denied), flags, SigSet::empty());
-    // SAFETY: the handler calls what is async-signal-safe only.
+    // SAFETY: the handler calls only async-signal-safe functions.
     unsafe { sigaction(Signal::SIGSYS, &action) }?;
     Ok(())
 }
@@ -44,44 +45,45 @@ struct SigSys {
     errno: libc::c_int,
     code: libc::c_int,
     padding: libc::c_int,
-    /// Where the call was made.
+    /// Address of the call.
     address: *mut libc::c_void,
     number: libc::c_int,
     architecture: libc::c_uint,
 }
 
-/// Runs as a signal handler, in a thread that may be in anybody's hands: writes, and ends the process.
+/// Signal handler, in a thread that an attacker may control: writes the message and ends the
+/// process.
 extern "C" fn denied(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel passes the siginfo of the signal, whose layout this is and which is larger.
+    // SAFETY: the kernel passes the `siginfo_t` of the signal. It has this layout and is larger.
     let info = unsafe { &*info.cast::<SigSys>() };
     if info.code == SYS_SECCOMP {
         let program = PROGRAM.get().copied().unwrap_or("tender");
         let name = usize::try_from(info.number).ok().and_then(Sysno::new).map_or("unknown", |call| call.name());
         let (number, address) = (info.number, info.address as usize);
         let mut line = Line::new();
-        // The guest has not run yet where no thread is confined.
+        // If no thread is confined, the guest has not run yet.
         let _ = if CONFINED.load(Ordering::Relaxed) {
             writeln!(
                 line,
-                "{program}: stopped by its sandbox: it made the system call {name} (number {number}) at {address:#x}. If \
-                 no unikernel was attacking, this is a bug: please report it; --no-sandbox goes around it"
+                "{program}: stopped by its sandbox: system call {name} (number {number}) at {address:#x} is not allowed: if \
+                 the unikernel is trusted, this is a bug: please report it; --no-sandbox works around it"
             )
         } else {
             writeln!(
                 line,
-                "{program}: stopped by the filter of system calls that it was started under: {name} (number {number}) is \
+                "{program}: stopped by an inherited filter of system calls: {name} (number {number}) is \
                  not allowed: allow it in the container's seccomp profile, or in SystemCallFilter= of systemd"
             )
         };
-        // SAFETY: the bytes are this line's.
+        // SAFETY: the bytes belong to this line.
         unsafe { libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.len) };
     }
-    // Its action is the default again: this call does not return.
-    // SAFETY: takes no pointers.
+    // The action of the signal is the default again, so this call does not return.
+    // SAFETY: the call takes no pointers.
     unsafe { libc::raise(signal) };
 }
 
-/// Text of limited length, made without allocating.
+/// Text of limited length, formatted without allocation.
 struct Line {
     bytes: [u8; 320],
     len: usize,

@@ -1,4 +1,4 @@
-//! Who the tender is once everything is open, and what it then sees of the file system.
+//! Changes the tender's user and root directory once all files are open.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use super::outer;
 use crate::config::{Identity, User};
 
 impl Identity {
-    /// Becomes it, for good.
+    /// Changes the root directory and the user irreversibly.
     pub(crate) fn drop_privileges(&self) -> Result<(), IdentityError> {
-        // The root first: a user without rights cannot change it.
+        // The root directory comes first: an unprivileged user cannot change it.
         if let Some(root) = &self.root {
-            // Filters of service managers may end the process for it.
+            // Filters of service managers may kill the process for this call.
             let unknown = outer::missing(&[(libc::SYS_chroot, "chroot")]).map(outer::refusal);
             unknown
                 .map_or_else(|| change_root(root), Err)
@@ -28,7 +28,7 @@ impl Identity {
 
 fn change_root(root: &Path) -> io::Result<()> {
     chroot(root)?;
-    // The working directory would be a way out.
+    // A working directory outside of the new root would allow an escape.
     Ok(chdir("/")?)
 }
 
@@ -36,18 +36,18 @@ impl User {
     fn drop_privileges(self) -> Result<(), IdentityError> {
         let Self { uid, gid } = self;
         let error = |what| move |errno: nix::Error| IdentityError::User { uid, gid, what, source: errno.into() };
-        if self.is_current().map_err(error("find out who it is"))? {
+        if self.is_current().map_err(error("read its user and groups"))? {
             return Ok(());
         }
-        // The user last: it may not change the groups.
-        setgroups(&[]).map_err(error("leave its other groups"))?;
+        // The user comes last: an unprivileged user cannot change the groups.
+        setgroups(&[]).map_err(error("drop its other groups"))?;
         let group = Gid::from_raw(gid);
         setresgid(group, group, group).map_err(error("change its group"))?;
         let user = Uid::from_raw(uid);
         setresuid(user, user, user).map_err(error("change its user"))
     }
 
-    /// Whether this is who the process is already, which takes no rights.
+    /// Returns whether the process already has this user and group. Then no privileges are needed.
     fn is_current(self) -> nix::Result<bool> {
         let (users, groups) = (getresuid()?, getresgid()?);
         let user = [users.real, users.effective, users.saved].map(Uid::as_raw) == [self.uid; 3];
@@ -56,35 +56,35 @@ impl User {
     }
 }
 
-/// Why the tender cannot become who it was told to become. The message is one line.
+/// Change of the user or root directory that failed. The message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The root directory.
-    #[error("--chroot {}: this directory cannot become the root{}: {source}", root.display(), hint(source, "CAP_SYS_CHROOT"))]
+    /// The root directory cannot be changed.
+    #[error("--chroot {}: cannot change the root directory{}: {source}", root.display(), hint(source, "CAP_SYS_CHROOT"))]
     Root {
-        /// The directory.
+        /// Requested root directory.
         root: PathBuf,
-        /// What the host said.
+        /// Error of the host.
         source: io::Error,
     },
-    /// The user or the group.
+    /// The user or the group cannot be changed.
     #[error("--user {uid}:{gid}: the tender cannot {what}{}: {source}", hint(source, "CAP_SETUID and CAP_SETGID"))]
     User {
         /// User id.
         uid: u32,
         /// Group id.
         gid: u32,
-        /// What failed.
+        /// Step that failed.
         what: &'static str,
-        /// What the host said.
+        /// Error of the host.
         source: io::Error,
     },
 }
 
-/// What it takes, where it is not permitted.
+/// Returns the required privileges if permission was denied.
 fn hint(source: &io::Error, capabilities: &str) -> String {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => format!(" (it takes root, or {capabilities})"),
+        io::ErrorKind::PermissionDenied => format!(" (requires root, or {capabilities})"),
         _ => String::new(),
     }
 }

@@ -1,24 +1,30 @@
-//! What a tender gives up before its guest's first instruction, so that a guest which gets hold of it has got little.
+//! Sandbox: the privileges that a tender drops before its guest's first instruction, so that a
+//! guest that takes over the tender gains little.
 //!
-//! In this order, for the thread that runs the guest:
+//! The steps, in this order, for the thread that runs the guest:
 //!
-//! 1. [`Identity`]: another user, another root directory. All is open by now but the guest is not yet made, so that the
-//!    child of the process backend is that user's too.
-//! 2. The thread's rights: `no_new_privs`, all capabilities (effective, permitted, inheritable, ambient, bounding), and
-//!    with landlock, where the kernel has it, the file system, TCP, and other processes' signals and abstract sockets.
-//! 3. Once everything else is done, a seccomp filter: [`Calls`]. It knows which descriptor a call may be about and which
-//!    request an `ioctl` may make, because each device, backend and helper says what it does with which.
+//! 1. [`Identity`]: change of the user and of the root directory. All files are open by now, but
+//!    the guest is not created yet, so that the child of the process backend also runs as the new
+//!    user.
+//! 2. Rights of the thread: `no_new_privs`, all capabilities (effective, permitted, inheritable,
+//!    ambient, bounding), and with Landlock, if the kernel supports it, the file system, TCP, and
+//!    signals and abstract sockets of other processes.
+//! 3. After all other set-up, a seccomp filter: [`Calls`]. The filter checks the descriptor of a
+//!    call and the request of an `ioctl`, because each device, backend and helper declares its uses
+//!    of descriptors.
 //!
-//! All of 2 and 3 is a matter of single threads: threads made after 2 inherit it, and each gets a filter of its own that
-//! allows what this thread does. Threads that devices have made before do 2 and 3 when they are told to, just before the
-//! guest's does 3. A call that is not allowed is not made; the process ends with SIGSYS, and says which
-//! call it was if [`explain`] was called.
+//! Steps 2 and 3 apply to single threads. Threads created after step 2 inherit it, and each gets
+//! its own filter with the calls of this thread. Threads that devices created earlier run steps 2
+//! and 3 just before the guest's thread runs step 3. A call that is not allowed is not executed:
+//! the process ends with SIGSYS and, if [`explain`] was called, a message that names the call.
 //!
-//! The command line does it always, unless it is told not to, and closes what descriptors it has inherited at its very
-//! start. For the library a [`Sandbox`] is to be asked for ([`Unikernel::sandbox`](crate::Unikernel::sandbox)), because
-//! the thread that runs the guest never gets its rights back: take [`spawn`](crate::Unikernel::spawn), or a thread made
-//! for it. Devices that are not of this crate say what they use with `descriptors` of their traits. What lives in memory
-//! and wakes others (network ports, virtual time) cannot be used in a sandbox.
+//! The command line always uses the sandbox, unless `--no-sandbox` is given, and closes inherited
+//! descriptors at its start. Users of the library request a [`Sandbox`] with
+//! [`Unikernel::sandbox`](crate::Unikernel::sandbox), because the thread that runs the guest never
+//! regains its rights: use [`spawn`](crate::Unikernel::spawn), or a dedicated thread. Devices
+//! outside of this crate declare their descriptors with the method `descriptors` of the device
+//! traits. Devices in memory that wake other threads (network ports, virtual time) cannot be used
+//! in a sandbox.
 
 mod calls;
 mod common;
@@ -47,28 +53,28 @@ use crate::cancel::CancelToken;
 pub use crate::config::{Identity, User};
 use crate::descriptor::{Descriptor, Uses};
 
-/// That the threads of a tender are to be confined, and what they use that no device tells of.
+/// Sandbox of a tender's threads, with the uses of descriptors that no device declares.
 #[derive(Clone, Debug, Default)]
 pub struct Sandbox {
     descriptors: Vec<Descriptor>,
 }
 
 impl Sandbox {
-    /// One that allows what the guest's devices and backend use.
+    /// Creates a sandbox that allows the uses of the guest's devices and backend.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Allows this use of a descriptor as well.
+    /// Allows this use of a descriptor too.
     #[must_use]
     pub fn descriptor(mut self, descriptor: Descriptor) -> Self {
         self.descriptors.push(descriptor);
         self
     }
 
-    /// Gives up the rights of the calling thread, for good. It may make files in `directory` alone, and what these
-    /// descriptors of devices are used for.
+    /// Drops the rights of the calling thread irreversibly. It keeps the right to create files in
+    /// `directory`, and the uses of `descriptors`.
     pub(crate) fn drop_rights(
         &self,
         descriptors: &[Descriptor],
@@ -90,17 +96,18 @@ impl Sandbox {
             .map_err(SandboxError::Capabilities)?;
         let directories = |uses| {
             let used = descriptors.iter().filter(move |descriptor| descriptor.uses.contains(uses));
-            // SAFETY: devices and the debugger of the guest hold them, and this thread has the guest.
+            // SAFETY: devices and the debugger of the guest own the descriptors, and this thread
+            // owns the guest.
             used.map(|descriptor| unsafe { BorrowedFd::borrow_raw(descriptor.number) })
         };
         let rights =
             Directories { makes: directory, meets: directories(Uses::MEET), removes: directories(Uses::REMOVE) };
-        const CONSEQUENCE: &str = "system calls are filtered, but not by the files they are about";
+        const CONSEQUENCE: &str = "system calls are filtered, but access to files is not restricted";
         static REFUSED: Once = Once::new();
         match rights::leave_files(rights, reach) {
             Ok(Landlock::Enforced) => {}
             Ok(Landlock::Missing) => log::info!("this kernel has no landlock: {CONSEQUENCE}"),
-            // Once, not for each thread.
+            // Logged once, not for each thread.
             Ok(Landlock::Filtered) => REFUSED.call_once(|| {
                 let refusal = outer::refusal("landlock_create_ruleset");
                 log::warn!("the sandbox has no landlock: {refusal}: {CONSEQUENCE}");
@@ -110,14 +117,14 @@ impl Sandbox {
         Ok(())
     }
 
-    /// The calls that every thread makes, and those on the descriptors of this sandbox.
+    /// Returns the calls that every thread makes, and the calls on the descriptors of this sandbox.
     pub(crate) fn calls(&self, stop: &CancelToken) -> Calls {
         let mut calls = common::calls(stop);
         calls.allow_uses(self.descriptors.iter().copied());
         calls
     }
 
-    /// Takes every other system call from the calling thread, for good.
+    /// Denies every other system call to the calling thread irreversibly.
     pub(crate) fn confine(&self, calls: Calls) -> Result<(), SandboxError> {
         static MISSING: Once = Once::new();
         let program = calls.compile()?;
@@ -132,16 +139,18 @@ impl Sandbox {
     }
 }
 
-/// Filters the system calls of the calling thread. Not by seccomp(2), which service managers do not allow.
+/// Sets the filter of the calling thread. Uses prctl(2), because service managers do not allow
+/// seccomp(2).
 fn apply(program: &[sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: the kernel reads the program, whose instructions have the layout of `struct sock_filter`.
+    // SAFETY: the kernel reads the program, whose instructions have the layout of `struct
+    // sock_filter`.
     let failed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } != 0;
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether a filter cannot be set because the kernel has none (prctl(2)).
+/// Returns whether a filter cannot be set because the kernel does not support filters (prctl(2)).
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL))
 }
@@ -149,19 +158,19 @@ fn is_missing(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests;
 
-/// Why a thread cannot be confined. The message is one line.
+/// Thread that cannot be confined. The message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// `no_new_privs`.
+    /// `no_new_privs` cannot be set.
     #[error("the sandbox cannot be set up: setting no_new_privs: {0}")]
     NewRights(io::Error),
-    /// The capabilities.
+    /// The capabilities cannot be dropped.
     #[error("the sandbox cannot be set up: dropping capabilities: {0}")]
     Capabilities(io::Error),
-    /// The filter cannot be made.
-    #[error("the sandbox cannot be set up: making the filter of system calls: {0}")]
+    /// The filter cannot be compiled.
+    #[error("the sandbox cannot be set up: compiling the filter of system calls: {0}")]
     Program(#[from] BackendError),
-    /// The filter cannot be used.
+    /// The filter cannot be set.
     #[error("the sandbox cannot be set up: filtering system calls: {0}")]
     Filter(io::Error),
 }

@@ -8,8 +8,9 @@ use crate::cancel::CancelToken;
 use crate::device::HelperThread;
 
 impl Sandbox {
-    /// Confines a thread that was started before the tender dropped its privileges: to change the user, the C library
-    /// requires all threads in their original state. The internet stays within reach of a thread that uses it.
+    /// Confines a thread that was started before the tender dropped its privileges. It could not be
+    /// confined earlier: to change the user, the C library requires all threads in their original
+    /// state. A thread that uses the internet keeps this access.
     ///
     /// # Errors
     /// Returns the [`SandboxError`] of the thread. A thread that has ended needs no sandbox.

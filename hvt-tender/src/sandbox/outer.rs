@@ -1,8 +1,8 @@
-//! System calls that the process may not make because of a filter that it was started under: that of a container
-//! runtime or of a service manager (`SystemCallFilter=` of systemd).
+//! System calls that an inherited filter denies: the filter of a container runtime or of a service
+//! manager (`SystemCallFilter=` of systemd).
 //!
-//! Such a filter answers a call that it does not list with an error, or ends the process. The answer to a single call is
-//! found out by a child process, once.
+//! Such a filter returns an error for a call that it does not list, or ends the process. A child
+//! process tries each call once to get the answer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,19 +16,20 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 enum Answer {
     /// The call reaches the kernel.
     Allowed,
-    /// The call returns an error: EPERM or ENOSYS, as a rule.
+    /// The call returns an error: usually EPERM or ENOSYS.
     Refused,
     /// The call ends the process.
     Fatal,
 }
 
-/// Whether the process can make this call. `number` must be one that fails without effect if all of its arguments are -1.
+/// Returns whether the process can make this call. `number` must be a call that fails without
+/// effect if all of its arguments are -1.
 ///
-/// A call that the kernel does not have is not allowed either, but only if there is a filter: without one nothing is
-/// asked, and the caller must deal with ENOSYS in any case.
+/// A call that the kernel does not support counts as not allowed, but only under a filter. Without
+/// a filter nothing is tried, and the caller must handle ENOSYS in any case.
 pub(crate) fn allows(number: c_long) -> bool {
     static KNOWN: Mutex<BTreeMap<c_long, Answer>> = Mutex::new(BTreeMap::new());
-    // It stays for as long as the process does.
+    // A filter stays for the life of the process.
     static THERE: OnceLock<bool> = OnceLock::new();
     if !THERE.get_or_init(is_there) {
         return true;
@@ -37,39 +38,42 @@ pub(crate) fn allows(number: c_long) -> bool {
     *known.entry(number).or_insert_with(|| ask(number)) == Answer::Allowed
 }
 
-/// First of these calls that the process cannot make.
+/// Returns the name of the first of these calls that the process cannot make.
 pub(crate) fn missing(calls: &[(c_long, &'static str)]) -> Option<&'static str> {
     calls.iter().find(|(number, _)| !allows(*number)).map(|(_, name)| *name)
 }
 
-/// Error of a call that a filter does not allow.
+/// Returns the error for a call that a filter does not allow.
 pub(crate) fn refusal(call: &str) -> io::Error {
-    let message = format!("the filter of system calls that this process was started under does not allow {call}");
+    let message = format!("the inherited filter of system calls does not allow {call}");
     io::Error::new(io::ErrorKind::PermissionDenied, message)
 }
 
-/// Whether the calling thread is under a filter.
+/// Returns whether the calling thread is under a filter.
 fn is_there() -> bool {
     /// `SECCOMP_MODE_FILTER` (prctl(2)).
     const FILTER: libc::c_int = 2;
-    // SAFETY: takes no pointers.
+    // SAFETY: the call takes no pointers.
     unsafe { libc::prctl(libc::PR_GET_SECCOMP) == FILTER }
 }
 
-/// Has a child process make the call.
+/// Makes the call in a child process, and returns the filter's answer.
 fn ask(number: c_long) -> Answer {
     let mut before = SigSet::empty();
-    // A handler of this process must not run in the child. The kernel resets a blocked SIGSYS to its default.
+    // Handlers of this process must not run in the child. The kernel resets a blocked SIGSYS to its
+    // default.
     if sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).is_err() {
         return Answer::Allowed;
     }
-    // Not with CLONE_VM: kernels before 5.16 end all processes of an address space with the one that SIGSYS ends.
-    // SAFETY: as fork(2), but for the C library's preparations: the child makes system calls alone.
+    // Not with CLONE_VM: kernels before 5.16 kill all processes of an address space if SIGSYS kills
+    // one of them.
+    // SAFETY: as fork(2), but without the C library's preparations: the child makes only system
+    // calls.
     let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
     if pid == 0 {
-        // SAFETY: none of the calls gets a valid pointer. The child ends with the last one.
+        // SAFETY: no call gets a valid pointer. The child ends with the last call.
         unsafe {
-            // No core file of a child that was to die.
+            // No core file of a child that is expected to die.
             libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
             let refused = libc::syscall(number, -1, -1, -1, -1, -1, -1) == -1
                 && matches!(*libc::__errno_location(), libc::EPERM | libc::ENOSYS);
@@ -77,7 +81,7 @@ fn ask(number: c_long) -> Answer {
         }
     }
     let answer = if pid > 0 { wait(pid) } else { Answer::Allowed };
-    // It was this thread's mask: it can be set again.
+    // The mask was this thread's mask, so setting it again does not fail.
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     answer
 }
@@ -85,25 +89,26 @@ fn ask(number: c_long) -> Answer {
 /// Waits until the child has ended.
 fn wait(pid: c_long) -> Answer {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return Answer::Allowed };
-    // All signals are blocked: nothing interrupts the calls. The child sends no SIGCHLD, which takes __WALL to wait for.
-    // SAFETY: siginfo_t is plain data, for which all zeros are valid.
+    // All signals are blocked, so nothing interrupts the calls. The child sends no SIGCHLD, so
+    // waiting for it requires __WALL.
+    // SAFETY: `siginfo_t` is plain data, for which all zeros are valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let options = libc::WEXITED | libc::__WALL;
-    // SAFETY: `info` is a local that the call fills in.
+    // SAFETY: `info` is a local variable that the call fills in.
     if unsafe { libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, options) } == 0 {
-        // SAFETY: waitid has filled in the fields of a SIGCHLD.
+        // SAFETY: waitid(2) has filled in the fields of a SIGCHLD.
         return answer(info.si_code == libc::CLD_EXITED, unsafe { info.si_status() });
     }
-    // The filter may refuse waitid(2) itself: wait4(2) does the same.
+    // The filter may deny waitid(2) itself; wait4(2) does the same.
     let mut status = 0;
-    // SAFETY: `status` is a local that the call fills in.
+    // SAFETY: `status` is a local variable that the call fills in.
     if unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } == pid {
         return answer(libc::WIFEXITED(status), libc::WEXITSTATUS(status));
     }
     Answer::Allowed
 }
 
-/// Answer of the filter if the child has exited, or has been killed.
+/// Returns the filter's answer, from the exit or the death of the child.
 fn answer(exited: bool, status: libc::c_int) -> Answer {
     match (exited, status) {
         (true, 0) => Answer::Allowed,
@@ -117,7 +122,7 @@ mod tests {
     use super::*;
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-    /// The filter is the thread's.
+    /// The filter applies to the thread of the test only.
     #[test]
     fn a_child_finds_out_what_a_filter_answers() {
         let answers = std::thread::spawn(|| {

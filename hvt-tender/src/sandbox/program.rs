@@ -1,10 +1,12 @@
-//! The filter program that comes of a list of system calls.
+//! Compiles a list of system calls to a filter program.
 //!
-//! It costs in two places. At every call: the way to the call's rule, which for entering a guest belongs to every hypercall.
-//! And when the filter is set: Linux compiles it, and tries out each of its hundreds of numbers, of two architectures, to
-//! find those that are allowed whatever their arguments. So it is short, the architecture is looked at first, then the few
-//! calls that are made at hypercalls, and then a tree of comparisons leads to all others. What seccompiler makes of the same
-//! rules looks at one number after the other.
+//! A filter costs time in two places. Each call runs the program up to the call's rule, and the
+//! call that enters the guest is part of every hypercall. When the filter is set, Linux compiles
+//! the program and runs it for each of its hundreds of system call numbers, for two architectures,
+//! to find the calls that are allowed with any arguments. The program is therefore short. It checks
+//! the architecture first, then the few calls of hypercalls, and then a tree of comparisons leads
+//! to all other calls. The program of seccompiler for the same rules compares one number after the
+//! other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
@@ -15,31 +17,31 @@ use seccompiler::{BackendError, BpfProgram, sock_filter};
 
 use super::condition::{Condition, Operation};
 
-/// `seccomp_data.arch` of calls by this architecture's own convention (`include/uapi/linux/audit.h`): the ELF machine,
-/// 64 bits, little endian.
+/// `seccomp_data.arch` of calls with this architecture's native convention
+/// (`include/uapi/linux/audit.h`): the ELF machine, 64 bits, little endian.
 const AUDIT_ARCH: u32 = MACHINE | 0x8000_0000 | 0x4000_0000;
 #[cfg(target_arch = "x86_64")]
 const MACHINE: u32 = libc::EM_X86_64 as u32;
 #[cfg(target_arch = "aarch64")]
 const MACHINE: u32 = libc::EM_AARCH64 as u32;
 
-/// Instructions that the kernel takes at most (`BPF_MAXINSNS`).
+/// Longest program that the kernel accepts, in instructions (`BPF_MAXINSNS`).
 const LONGEST: usize = 4096;
 
-/// Instructions that a comparison can go over at most.
+/// Longest jump of a comparison, in instructions.
 const FARTHEST: usize = u8::MAX as usize;
 
-/// Numbers at an end of the tree, one looked at after the other.
+/// Numbers in a leaf of the tree, which are compared one after the other.
 const GROUP: usize = 4;
 
-/// The calls that a program tells from others: by number, the alternatives of which one must be satisfied. No
-/// alternatives: whatever the arguments.
+/// Allowed calls by number, with the alternatives of which at least one must be satisfied. Without
+/// alternatives, any arguments are allowed.
 pub(super) type Rules = BTreeMap<u32, Vec<Vec<Condition>>>;
 
-/// System call that fails with an error number instead of ending the process.
+/// System call that returns an error number instead of ending the process.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
-    /// Conditions on the arguments. All of them must hold.
+    /// Conditions on the arguments; all of them must hold.
     pub(super) conditions: Vec<Condition>,
     /// Error number that the call returns.
     pub(super) errno: u16,
@@ -51,16 +53,17 @@ pub(super) type Refusals = BTreeMap<u32, Refusal>;
 /// Conditions on the arguments of a call, and the verdict if all of them hold.
 type Case<'r> = (&'r [Condition], u32);
 
-/// What a program says (`SECCOMP_RET_*`).
+/// Results of a program (`SECCOMP_RET_*`).
 #[derive(Clone, Copy)]
 pub(super) struct Verdicts {
-    /// Of calls that match a rule.
+    /// Result for calls that match a rule.
     pub(super) hit: u32,
-    /// Of all others.
+    /// Result for all other calls.
     pub(super) miss: u32,
 }
 
-/// The program for these rules. `often` are looked at before all others; they are among the rules.
+/// Compiles the rules. The alternatives in `often` are compared before all others; they are part of
+/// `rules`.
 pub(super) fn compile(
     rules: &Rules,
     refusals: &Refusals,
@@ -75,7 +78,7 @@ pub(super) fn compile(
     ];
     for (number, conditions) in often {
         let then = alternative(conditions, verdicts.hit);
-        // A number that is not this one stays loaded.
+        // The number stays loaded if it does not match.
         program.push(jump(BPF_JEQ, *number, 0, then.len() + 1));
         program.extend(then);
         program.push(load(offset_of!(seccomp_data, nr)));
@@ -86,7 +89,7 @@ pub(super) fn compile(
         if allowed.is_some_and(Vec::is_empty) {
             return Some((number, None));
         }
-        // `often` has been compared already.
+        // Without the alternative in `often`, which has been compared already.
         let allowed = allowed.into_iter().flatten().filter(|conditions| often.get(&number) != Some(conditions));
         let allowed = allowed.map(|conditions| (conditions.as_slice(), verdicts.hit));
         let refused = refusals
@@ -101,7 +104,8 @@ pub(super) fn compile(
     if program.len() > LONGEST { Err(BackendError::FilterTooLarge(program.len())) } else { Ok(program) }
 }
 
-/// The program that leads to the group in which the loaded number lies, given the first number of each.
+/// Compiles the tree that leads to the group of the loaded number. Each group comes with its first
+/// number.
 fn tree(groups: &[(u32, BpfProgram)], verdicts: Verdicts) -> BpfProgram {
     match groups {
         [] => vec![ret(verdicts.miss)],
@@ -122,10 +126,10 @@ fn tree(groups: &[(u32, BpfProgram)], verdicts: Verdicts) -> BpfProgram {
     }
 }
 
-/// The program for a few numbers, one of which may be the loaded one. A number without cases is a hit whatever the
-/// arguments are.
+/// Compiles a group: a few numbers, one of which may be the loaded number. A number without cases
+/// is a hit with any arguments.
 fn group(rules: &[(u32, Option<Vec<Case<'_>>>)], verdicts: Verdicts) -> BpfProgram {
-    // From the last instruction to the first: how far it is to what lies behind is known then.
+    // Built from the last instruction to the first, so that the length of each jump is known.
     let mut reversed = Vec::new();
     let starts = rules.iter().rev().map(|(_, cases)| {
         let cases = cases.as_ref()?;
@@ -151,9 +155,10 @@ fn group(rules: &[(u32, Option<Vec<Case<'_>>>)], verdicts: Verdicts) -> BpfProgr
     reversed
 }
 
-/// Ends with `verdict` where all conditions are satisfied, and else behind itself.
+/// Compiles an alternative: returns `verdict` if all conditions hold, and otherwise continues after
+/// the last instruction.
 fn alternative(conditions: &[Condition], verdict: u32) -> BpfProgram {
-    // Backwards, too.
+    // Built backwards too.
     let mut reversed = vec![ret(verdict)];
     for condition in conditions.iter().rev() {
         let end = reversed.len();
@@ -166,7 +171,7 @@ fn alternative(conditions: &[Condition], verdict: u32) -> BpfProgram {
         if let Operation::Bits(mask) = operation {
             reversed.push(instruction(BPF_ALU | BPF_AND | BPF_K, mask));
         }
-        // The lower half: these machines are little endian.
+        // The lower half of the argument: these architectures are little endian.
         reversed.push(load(offset_of!(seccomp_data, args) + usize::from(argument) * size_of::<u64>()));
     }
     reversed.reverse();
@@ -181,12 +186,13 @@ fn ret(verdict: u32) -> sock_filter {
     instruction(BPF_RET | BPF_K, verdict)
 }
 
-/// Goes over so many instructions.
+/// Jumps over `distance` instructions.
 fn over(distance: usize) -> sock_filter {
     instruction(BPF_JMP | BPF_JA | BPF_K, distance as u32)
 }
 
-/// Goes over so many instructions, at most [`FARTHEST`], where the comparison with `value` holds, and where it does not.
+/// Jumps over `holds` instructions if the comparison with `value` holds, and otherwise over `fails`
+/// instructions. Both are at most [`FARTHEST`].
 fn jump(comparison: u32, value: u32, holds: usize, fails: usize) -> sock_filter {
     sock_filter { jt: holds as u8, jf: fails as u8, ..instruction(BPF_JMP | comparison | BPF_K, value) }
 }

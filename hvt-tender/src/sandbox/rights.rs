@@ -1,4 +1,4 @@
-//! What a thread gives up for good: ways to gain rights, capabilities, and the file system.
+//! Rights that a thread drops irreversibly: ways to gain rights, capabilities, and the file system.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,29 +10,30 @@ use landlock::{
 };
 use nix::errno::Errno;
 
-/// Makes sure that nothing that this thread executes gains it rights, as set-user-ID programs do.
+/// Makes sure that no program that this thread executes gains rights, as set-user-ID programs do.
 pub(super) fn gain_none() -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }
 
-/// Gives up all capabilities, those that a program executed later could get included.
+/// Drops all capabilities, including those that a program executed later could get.
 pub(super) fn drop_capabilities() -> io::Result<()> {
     let held = Capabilities::of_this_thread()?;
     if held == Capabilities::NONE {
-        // To take any from the bounding set would itself need one; and ambient ones are among those that are held.
+        // Dropping a capability from the bounding set itself requires a capability; and ambient
+        // capabilities are among the held ones.
         return Ok(());
     }
-    // The kernel refuses an unused argument that is not 0 in all 64 bits.
+    // The kernel requires unused arguments to be 0 in all 64 bits.
     const UNUSED: libc::c_ulong = 0;
     let all = libc::PR_CAP_AMBIENT_CLEAR_ALL;
-    // SAFETY: takes no pointers.
+    // SAFETY: the call takes no pointers.
     Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, all, UNUSED, UNUSED, UNUSED) })?;
     if held.may_shrink_bounding_set() {
         for capability in 0..libc::c_ulong::from(u64::BITS) {
-            // SAFETY: takes no pointers.
+            // SAFETY: the call takes no pointers.
             match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, UNUSED, UNUSED, UNUSED) }) {
                 Ok(_) => {}
-                // This kernel has no more of them.
+                // This kernel has no further capabilities.
                 Err(Errno::EINVAL) => break,
                 Err(error) => return Err(error.into()),
             }
@@ -41,7 +42,7 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
     Capabilities::NONE.set()
 }
 
-/// Capabilities of a thread, in the form of capget(2) and capset(2).
+/// Capabilities of a thread, in the format of capget(2) and capset(2).
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 struct Capabilities([CapabilityWords; 2]);
@@ -63,7 +64,7 @@ struct CapabilityHeader {
 }
 
 impl CapabilityHeader {
-    /// The calling thread, and sets of two words each: `_LINUX_CAPABILITY_VERSION_3`.
+    /// The calling thread, with sets of two words each: `_LINUX_CAPABILITY_VERSION_3`.
     const THIS_THREAD: Self = Self { version: 0x2008_0522, pid: 0 };
 }
 
@@ -72,57 +73,59 @@ impl Capabilities {
 
     fn of_this_thread() -> io::Result<Self> {
         let (mut header, mut held) = (CapabilityHeader::THIS_THREAD, Self::NONE);
-        // SAFETY: the kernel writes a version to the header if it does not know this one, and two elements of words.
+        // SAFETY: the kernel writes a version to the header if it does not support this one, and
+        // writes two elements of words.
         Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut held) })?;
         Ok(held)
     }
 
-    /// Makes these the capabilities of the calling thread.
+    /// Sets the capabilities of the calling thread.
     fn set(&self) -> io::Result<()> {
         let mut header = CapabilityHeader::THIS_THREAD;
-        // SAFETY: the kernel writes a version to the header if it does not know this one, and reads two elements of words.
+        // SAFETY: the kernel writes a version to the header if it does not support this one, and
+        // reads two elements of words.
         Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const *self) })?;
         Ok(())
     }
 
-    /// `CAP_SETPCAP` is effective.
+    /// Returns whether `CAP_SETPCAP` is effective.
     fn may_shrink_bounding_set(&self) -> bool {
         self.0[0].effective & 1 << 8 != 0
     }
 }
 
-/// What landlock came to.
+/// Result of setting up Landlock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Landlock {
-    /// All that was asked for, or what of it this kernel knows.
+    /// All requested restrictions that this kernel supports are in force.
     Enforced,
-    /// This kernel has none.
+    /// This kernel does not support Landlock.
     Missing,
-    /// A filter of system calls that the process was started under does not allow it.
+    /// An inherited filter of system calls does not allow Landlock.
     Filtered,
 }
 
-/// What of the network a thread reaches.
+/// Network access that a thread keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// What is open already.
+    /// Open descriptors only.
     Open,
-    /// TCP, to everywhere.
+    /// TCP connections to any address.
     Internet,
 }
 
 /// Directories in which a thread keeps rights.
 pub(super) struct Directories<'f, M: Iterator<Item = BorrowedFd<'f>>, R: Iterator<Item = BorrowedFd<'f>>> {
-    /// To make files.
+    /// Directory for creating files.
     pub(super) makes: Option<BorrowedFd<'f>>,
-    /// To make and remove sockets.
+    /// Directories for creating and removing sockets.
     pub(super) meets: M,
-    /// To remove files.
+    /// Directories for removing files.
     pub(super) removes: R,
 }
 
-/// Takes the file system, TCP unless it is said to stay, and the sockets and processes of others out of this thread's
-/// reach, except for rights in `directories`. What is open stays open.
+/// Denies this thread access to the file system, to TCP (unless `reach` allows it), and to sockets
+/// and processes of others, except for the rights in `directories`. Open descriptors stay usable.
 pub(super) fn leave_files<'f>(
     directories: Directories<'f, impl Iterator<Item = BorrowedFd<'f>>, impl Iterator<Item = BorrowedFd<'f>>>,
     reach: Reach,

@@ -160,7 +160,7 @@ fn a_call_that_is_refused_is_named_before_there_is_a_guest() {
             &output,
             1,
             &format!(
-                "backend process is not available: the filter of system calls that this process was started under does not allow {call}"
+                "backend process is not available: the inherited filter of system calls does not allow {call}"
             ),
         );
     }
@@ -206,8 +206,8 @@ fn a_filter_without_landlock_costs_landlock_alone() {
         let output = run_without(&without, otherwise.clone());
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{otherwise:?}: {}: {said}", output.status);
-        let words = "hvt-tender: warning: the sandbox has no landlock: the filter of system calls that this process was \
-                     started under does not allow landlock_create_ruleset: ";
+        let words = "hvt-tender: warning: the sandbox has no landlock: the inherited filter of system calls does not \
+                     allow landlock_create_ruleset: ";
         assert!(said.starts_with(words) && said.matches('\n').count() == 1, "{otherwise:?}: {said}");
     }
 }
@@ -228,8 +228,7 @@ fn a_call_that_a_filter_does_not_allow_is_named() {
         let own = "hvt-tender: the sandbox cannot be set up: dropping capabilities: ";
         for (call, of) in [("memfd_create", backend), ("execveat", backend), ("capget", own)] {
             let output = run_without(&[call], otherwise.clone());
-            let words =
-                format!("{of}the filter of system calls that this process was started under does not allow {call}\n");
+            let words = format!("{of}the inherited filter of system calls does not allow {call}\n");
             assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), words.as_str()), "{otherwise:?}");
         }
     }
@@ -243,8 +242,8 @@ fn a_call_that_a_filter_does_not_allow_is_named() {
     // If the filter permits it, the tender prints the message itself.
     let output = run_without(&["eventfd2"], SeccompAction::Trap);
     let said = text(&output.stderr);
-    let words = "hvt-tender: stopped by the filter of system calls that it was started under: eventfd2 (number 290) is not \
-                 allowed: allow it in ";
+    let words = "hvt-tender: stopped by an inherited filter of system calls: eventfd2 (number 290) is not allowed: \
+                 allow it in ";
     assert!(said.starts_with(words) && said.matches('\n').count() == 1, "{said}");
     assert_eq!(output.status.signal(), Some(libc::SIGSYS));
 }

@@ -213,7 +213,7 @@ fn an_impossible_user_or_root_is_an_error() {
         assert_fails(&output, 2, &format!("--user: invalid value '{wrong}': expected UID:GID, two numbers"));
     }
     let output = tender_with_options(&["--chroot=/nowhere"]).arg(guest("hello")).output().unwrap();
-    assert_fails(&output, 1, "--chroot /nowhere: this directory cannot become the root");
+    assert_fails(&output, 1, "--chroot /nowhere: cannot change the root directory");
     if !is_root() {
         return;
     }
@@ -226,9 +226,9 @@ fn an_impossible_user_or_root_is_an_error() {
     for (option, words) in [
         (
             "--user=0:0",
-            "--user 0:0: the tender cannot leave its other groups (it takes root, or CAP_SETUID and CAP_SETGID)",
+            "--user 0:0: the tender cannot drop its other groups (requires root, or CAP_SETUID and CAP_SETGID)",
         ),
-        ("--chroot=/", "--chroot /: this directory cannot become the root (it takes root, or CAP_SYS_CHROOT)"),
+        ("--chroot=/", "--chroot /: cannot change the root directory (requires root, or CAP_SYS_CHROOT)"),
     ] {
         let mut command = Command::new(&here);
         command.uid(USER).gid(GROUP).args(["--backend=process", option]).arg(&app);

@@ -172,8 +172,8 @@ fn alignment(file: &File, path: &Path, buffer: &mut [u8]) -> Result<Alignment, P
 fn told(file: &File) -> Result<Option<Alignment>, Problem> {
     let mut found = MaybeUninit::<libc::statx>::zeroed();
     let (path, flags, mask) = (c"", libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN);
-    // The raw system call, because glibc before 2.28 lacks the function. SAFETY: the path is a
-    // string, and the kernel writes one structure.
+    // The raw system call, because glibc before 2.28 lacks the function.
+    // SAFETY: the path is a string, and the kernel writes one structure.
     let done =
         unsafe { libc::syscall(libc::SYS_statx, file.as_raw_fd(), path.as_ptr(), flags, mask, found.as_mut_ptr()) };
     match Errno::result(done) {

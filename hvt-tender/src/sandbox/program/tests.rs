@@ -15,7 +15,7 @@ fn allows(program: &[sock_filter], number: libc::c_long, args: [u64; 2]) -> bool
     verdict(program, &call(number, [args[0], args[1], 0, 0, 0, 0])) == SECCOMP_RET_ALLOW
 }
 
-/// What seccompiler makes of the same rules.
+/// Returns the program of seccompiler for the same rules.
 fn reference(rules: &Rules) -> BpfProgram {
     let condition = |condition: &Condition| {
         let operation = match condition.operation {
@@ -40,7 +40,7 @@ fn any_condition() -> impl Strategy<Value = Condition> {
         Just(Operation::AtMost),
         (0_u32..8).prop_map(Operation::Bits),
     ];
-    // Bits of the value that the mask leaves out can never be there: seccompiler leaves them out of both.
+    // Bits of the value outside of the mask can never match: seccompiler removes them from both.
     (0_u8..3, operation, 0_u32..8).prop_map(|(argument, operation, value)| match operation {
         Operation::Bits(mask) => Condition { argument, operation, value: value & mask },
         operation => Condition { argument, operation, value },
@@ -49,16 +49,16 @@ fn any_condition() -> impl Strategy<Value = Condition> {
 
 proptest! {
     #[test]
-    fn says_what_seccompilers_program_says(
+    fn agrees_with_the_program_of_seccompiler(
         rules in btree_map(0_u32..60, vec(vec(any_condition(), 1..4), 0..5), 1..40),
         calls in vec((0_i64..64, [0_u64..9, 0_u64..9, 0_u64..9]), 200),
     ) {
-        // Of some calls one alternative is looked at before all others.
+        // For some calls, one alternative is compared before all others.
         let often = rules.iter().filter(|(number, _)| *number % 3 == 0);
         let often = often.filter_map(|(number, alternatives)| Some((*number, alternatives.last()?.clone()))).collect();
         let (program, reference) = (compile(&rules, &Refusals::new(), &often, VERDICTS).unwrap(), reference(&rules));
         for (number, [a, b, c]) in calls {
-            // What the kernel takes for 32 bits may have anything above them.
+            // The upper half of a 32-bit argument may contain anything.
             let call = call(number, [a, 1 << 32 | b, c, 0, 0, 0]);
             prop_assert_eq!(verdict(&program, &call), verdict(&reference, &call), "{} {:?}", number, call.args);
         }
@@ -68,7 +68,7 @@ proptest! {
     fn allows_the_listed_numbers_and_no_others(
         numbers in btree_map(0_u32..500, any::<bool>(), 1..100),
     ) {
-        // Some of them only where their first argument is 5.
+        // Some of the calls are allowed only if their first argument is 5.
         let alternatives = |conditional| if conditional { vec![vec![Condition::equal(0, 5)]] } else { vec![] };
         let rules = numbers.iter().map(|(number, conditional)| (*number, alternatives(*conditional))).collect();
         let program = compile(&rules, &Refusals::new(), &BTreeMap::new(), VERDICTS).unwrap();
@@ -92,7 +92,7 @@ fn a_list_that_is_too_long_is_an_error() {
 /// `ioctl` of 1 and 2 on 5, the former often; `pread64` of 4 to 6; `pwrite64` of 6 and 9.
 fn calls() -> Calls {
     let mut calls = Calls::none();
-    // SAFETY: nothing is done with it.
+    // SAFETY: the descriptor is never used.
     let five = unsafe { BorrowedFd::borrow_raw(5) };
     calls.allow_ioctl(five, 2);
     calls.allow_frequent_ioctl(five, 1);
@@ -102,7 +102,7 @@ fn calls() -> Calls {
 }
 
 #[test]
-fn what_is_looked_at_first_is_allowed_as_all_else_is() {
+fn frequent_calls_change_no_verdict() {
     let program = calls().compile().unwrap();
     for number in [libc::SYS_ioctl, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_read] {
         for descriptor in [0, 3, 4, 5, 6, 7, 9, u64::from(u32::MAX)] {
@@ -120,7 +120,7 @@ fn what_is_looked_at_first_is_allowed_as_all_else_is() {
 
 #[test]
 fn far_jumps_lead_where_near_ones_do() {
-    // More instructions for each call than a comparison can go over.
+    // More instructions for each call than a comparison can jump over.
     let descriptors =
         |number: u32| (0..150).map(|descriptor| vec![Condition::equal(0, 3 * descriptor + number)]).collect();
     let rules = (0..7).map(|number| (number, descriptors(number))).collect();
