@@ -66,7 +66,7 @@ struct Words {
     words: Vec<OsString>,
     /// The options, in the order of their first appearance.
     rows: Vec<&'static Row>,
-    /// Whether the last word is an unknown option. The words after it are dropped.
+    /// Set if the last word is an unknown option. The words after it are dropped.
     unknown: bool,
     /// Error in the word after the last one.
     problem: Option<UsageError>,

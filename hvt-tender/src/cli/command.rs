@@ -13,7 +13,7 @@ use super::table::rows;
 /// Width of `--help` in columns.
 const WIDTH: usize = 80;
 
-/// Columns by which clap indents the help of an option.
+/// Indentation of an option's help by clap, in columns.
 const INDENTATION: usize = 10;
 
 const ABOUT_NAMES: &str = "\

@@ -49,7 +49,7 @@ pub use command::{command, markdown};
 /// status, and process supervisors that restart guests rely on it.
 const FAILED: i32 = 1;
 
-/// Exit status if the guest exceeded `--timeout`: the same as that of timeout(1).
+/// Exit status if the guest exceeded `--timeout`: the same as timeout(1).
 const TIMED_OUT: i32 = 124;
 
 /// Runs the command line, and returns the exit status.

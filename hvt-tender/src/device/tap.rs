@@ -205,7 +205,8 @@ impl Frames {
 /// Size of `struct tun_pi` in bytes.
 const PACKET_INFORMATION: usize = 4;
 
-/// Whether a tap has packet information before each frame. TUNGETIFF does not tell: IFF_NO_PI is the bit of IFF_NOFILTER.
+/// Returns whether a tap has packet information before each frame. TUNGETIFF does not report this:
+/// IFF_NO_PI has the same bit as IFF_NOFILTER.
 ///
 /// The error of an attempt to send an unreadable frame answers the question; nothing is sent. With
 /// packet information the frame is also too short, which the kernel checks first.

@@ -34,7 +34,7 @@ const FARTHEST: usize = u8::MAX as usize;
 /// Numbers in a leaf of the tree, which are compared one after the other.
 const GROUP: usize = 4;
 
-/// Allowed calls by number, with the alternatives of which at least one must be satisfied. Without
+/// Allowed calls by number, with alternatives, at least one of which must be satisfied. Without
 /// alternatives, any arguments are allowed.
 pub(super) type Rules = BTreeMap<u32, Vec<Vec<Condition>>>;
 

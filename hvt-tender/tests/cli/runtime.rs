@@ -159,9 +159,7 @@ fn a_call_that_is_refused_is_named_before_there_is_a_guest() {
         assert_fails(
             &output,
             1,
-            &format!(
-                "backend process is not available: the inherited filter of system calls does not allow {call}"
-            ),
+            &format!("backend process is not available: the inherited filter of system calls does not allow {call}"),
         );
     }
 }

@@ -173,7 +173,7 @@ fn another_programs_lock_holds_up_the_cable_and_nothing_else() {
     assert!(first.warning.is_failing());
     let waiting = thread::spawn(move || (comes(&mut first, 2), first));
     lock.unlock().unwrap();
-    // The sleeping guest also comes to the path.
+    // The sleeping guest's device also listens or connects at the path.
     let mut second = attach(&path);
     while !path.exists() && second.other_end().is_none() {
         thread::yield_now();
