@@ -54,15 +54,15 @@ trampoline_start:
     mov ax, cs
     mov ds, ax
     // Directly from real mode to long mode (APM volume 2, 14.8), in the boot CPU's address space.
-    mov eax, (1 << 5) | (1 << 7) | (1 << 9) | (1 << 10)             // CR4: PAE, PGE, OSFXSR, OSXMMEXCPT
+    mov eax, {cr4}
     mov cr4, eax
     mov eax, offset {pml4}
     mov cr3, eax
-    mov ecx, 0xc0000080
+    mov ecx, 0xc0000080         // EFER
     rdmsr
-    or  eax, (1 << 8) | (1 << 11)                                   // EFER: LME, NXE
+    or  eax, {efer}
     wrmsr
-    mov eax, (1 << 31) | (1 << 16) | (1 << 5) | (1 << 1) | (1 << 0) // CR0: PG, WP, NE, MP, PE
+    mov eax, {cr0}
     mov cr0, eax
     lgdt [8]
     .byte 0x66, 0xea                                                // far jump with a 32-bit offset
@@ -94,6 +94,9 @@ second_start64:
     .text
 "#,
     pml4 = sym start::PML4,
+    cr4 = const hvt_boot::CR4,
+    efer = const hvt_boot::EFER,
+    cr0 = const hvt_boot::CR0,
     arrived = sym ARRIVED,
     stack = sym STACK,
     stack_top = const size_of::<Stack>(),

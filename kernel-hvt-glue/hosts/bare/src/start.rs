@@ -1,12 +1,8 @@
 //! Entry code: from the boot loader's 32-bit protected mode to [`kernel_main`](crate::kernel_main)
 //! in long mode.
 //!
-//! One entry point serves both protocols: PVH (EBX = start info) and Multiboot2 (EAX = magic, EBX =
-//! information). Memory is mapped at its physical address: the first 4 GiB by 2 MiB pages, the
-//! first 2 MiB by 4 KiB pages, so that the null page and the pages below the stacks can be unmapped
-//! later.
-
-use core::arch::global_asm;
+//! Memory is mapped at its physical address: the first 4 GiB by 2 MiB pages, the first 2 MiB by
+//! 4 KiB pages once the null page and the pages below the stacks are unmapped.
 
 use raw_cpuid::CpuId;
 use x86_64::{VirtAddr, instructions::tlb};
@@ -14,6 +10,9 @@ use x86_64::{VirtAddr, instructions::tlb};
 /// Page tables of any level (SDM 4.5).
 #[repr(C, align(4096))]
 pub(crate) struct Tables<const N: usize>([[u64; 512]; N]);
+
+/// Bit that the CPU sets in an entry that it uses (SDM 4.8).
+const ACCESSED: u64 = 1 << 5;
 
 /// Gigabytes mapped at entry.
 const GIGABYTES: usize = 4;
@@ -42,105 +41,15 @@ impl Stack {
 #[unsafe(link_section = ".stack")]
 static mut STACK: Stack = Stack::NEW;
 
-hvt_boot::headers!();
-
-global_asm!(
-    r#"
-    .section .text.start, "ax"
-    .code32
-    .globl start32
-start32:
-    cli
-    cld
-    mov esp, offset {stack} + {stack_top}
-    mov esi, eax                // kept for kernel_main
-    mov ebp, ebx
-
-    // PD: 2 MiB pages, present and writable.
-    mov edi, offset {pd}
-    mov eax, 0x83
-    mov ecx, {gigabytes} * 512
-2:  mov [edi], eax
-    add edi, 8
-    add eax, 0x200000
-    dec ecx
-    jnz 2b
-
-    // PT: 4 KiB pages.
-    mov edi, offset {pt}
-    mov eax, 3
-    mov ecx, 512
-3:  mov [edi], eax
-    add edi, 8
-    add eax, 0x1000
-    dec ecx
-    jnz 3b
-    mov eax, offset {pt} + 3
-    mov [{pd}], eax
-
-    // PDPT and PML4.
-    mov edi, offset {pdpt}
-    mov eax, offset {pd} + 3
-    mov ecx, {gigabytes}
-4:  mov [edi], eax
-    add edi, 8
-    add eax, 0x1000
-    dec ecx
-    jnz 4b
-    mov eax, offset {pdpt} + 3
-    mov [{pml4}], eax
-
-    mov eax, cr4
-    or  eax, (1 << 5) | (1 << 7) | (1 << 9) | (1 << 10)             // PAE, PGE, OSFXSR, OSXMMEXCPT
-    mov cr4, eax
-    mov eax, offset {pml4}
-    mov cr3, eax
-    mov ecx, 0xc0000080
-    rdmsr
-    or  eax, (1 << 8) | (1 << 11)                                   // EFER: LME, NXE
-    wrmsr
-    mov eax, (1 << 31) | (1 << 16) | (1 << 5) | (1 << 1) | (1 << 0) // PG, WP, NE, MP, PE
-    mov cr0, eax
-    lgdt [start_gdtr]
-    push 8
-    mov eax, offset start64
-    push eax
-    retf
-
-    .code64
-start64:
-    mov ax, 16
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    mov fs, ax
-    mov gs, ax
-    lea rsp, [rip + {stack} + {stack_top}]
-    mov edi, esi
-    mov esi, ebp
-    xor ebp, ebp
-    call {kernel_main}
-    ud2
-
-    .section .rodata
-    .balign 8
-    .globl start_gdt
-start_gdt:
-    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
-start_gdtr:
-    .word 23
-    .quad start_gdt
-    .text
-"#,
-    stack = sym STACK,
-    stack_top = const size_of::<Stack>(),
-    pd = sym PD,
-    pt = sym PT,
-    pdpt = sym PDPT,
-    pml4 = sym PML4,
-    gigabytes = const GIGABYTES,
-    kernel_main = sym crate::kernel_main,
-);
+hvt_boot::start! {
+    stack: STACK,
+    stack_size: size_of::<Stack>(),
+    pml4: PML4,
+    pdpt: PDPT,
+    pd: PD,
+    gigabytes: GIGABYTES,
+    main: crate::kernel_main,
+}
 
 /// Unmaps the null page and the page below the stack, so that a null pointer or a stack overflow
 /// causes a page fault.
@@ -197,7 +106,21 @@ pub(crate) unsafe fn map_uncached(address: u64) {
 /// # Safety
 /// The page must not be in use any more.
 pub(crate) unsafe fn unmap_low_page(address: u64) {
-    // SAFETY: only the MMUs of CPUs read these tables, and no other CPU has used the page yet.
-    unsafe { (&raw mut PT.0[0][address as usize / 4096]).write_volatile(0) };
+    /// Present and writable (SDM 4.5.4).
+    const PRESENT_WRITABLE: u64 = 1 << 0 | 1 << 1;
+    // SAFETY: only the MMUs of CPUs read these tables, and no other CPU has used the page yet. The
+    // 4 KiB pages translate to the same addresses as the 2 MiB page that they replace.
+    unsafe {
+        let (pd, pt) = (&raw mut PD.0[0][0], &raw mut PT.0[0]);
+        let entry = &raw const PT as u64 | PRESENT_WRITABLE;
+        if pd.read_volatile() & !ACCESSED != entry {
+            for (index, page) in (*pt).iter_mut().enumerate() {
+                *page = (index as u64 * 4096) | PRESENT_WRITABLE;
+            }
+            pd.write_volatile(entry);
+            tlb::flush_all();
+        }
+        (&raw mut PT.0[0][address as usize / 4096]).write_volatile(0);
+    }
     tlb::flush(VirtAddr::new(address));
 }

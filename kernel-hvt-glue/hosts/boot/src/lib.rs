@@ -16,9 +16,11 @@ mod headers;
 mod mem;
 mod multiboot;
 mod pvh;
+mod start;
 
 pub use multiboot::from_multiboot2;
 pub use pvh::from_pvh;
+pub use start::{CR0, CR4, EFER};
 
 /// Maximum number of memory ranges, and of modules.
 const MAX_RANGES: usize = 64;
