@@ -6,7 +6,7 @@
 //!    [`Unavailable`] gives the reason.
 //! 2. `.memory(size)` creates guest memory in the form that this backend requires.
 //!    [`boot`](crate::boot) fills it.
-//! 3. `.start(memory, layout, entry, stop)` returns a [`Machine`] that is ready to run, with
+//! 3. `.start(memory, memory_map, entry, stop)` returns a [`Machine`] that is ready to run, with
 //!    permissions in force.
 //! 4. [`Vcpu::run`] is called until the guest ends.
 //!

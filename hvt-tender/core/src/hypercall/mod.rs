@@ -7,7 +7,7 @@
 //!
 //! Like Solo5, [`serve`] distinguishes two kinds of mistakes. A handle, an offset or a length that
 //! does not fit the device is answered with [`Status::Invalid`], and the guest continues. An
-//! unknown number, or a pointer to memory that the guest itself may not access in that way, is an
+//! unknown number, or a pointer to memory that the guest itself may not access in that way, is a
 //! [`HypercallError`]: the guest must be stopped.
 
 mod block;

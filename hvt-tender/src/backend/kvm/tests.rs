@@ -145,7 +145,7 @@ kvm_tests! {
     }
 
     /// Pages are counted when the guest first touches them.
-    fn tells_how_much_memory_is_in_use() {
+    fn reports_the_memory_in_use() {
         let mut guest = guest(cpu::touch());
         let usage = guest.memory_usage().unwrap();
         let before = usage.bytes().unwrap();

@@ -43,7 +43,7 @@ fn a_stop_interrupts_the_guest_whenever_it_comes() {
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn missing_prerequisites_are_reported() {
     for (errno, words) in [
         (Errno(2), "this kernel has no hypervisor"),
         (Errno(kernel::redox::errno(KernelError::NotPermitted)), "as root"),
