@@ -9,6 +9,19 @@ use fastrand::Rng;
 ///
 /// All random numbers derive from the [seed](Self::seed): the same frames in the same order are
 /// impaired in the same way in every run.
+///
+/// A probability below 0 or NaN counts as 0, a probability above 1 as 1.
+///
+/// ```
+/// use hvt_tender::network::{Impairment, Link};
+///
+/// let lossy = Impairment::new().loss(0.5).seed(7);
+/// let (ours, theirs) = Link::new().impairment(lossy).ports()?;
+/// (0..100).try_for_each(|_| ours.send(&[0; 60]))?;
+/// let received = std::iter::from_fn(|| theirs.try_receive()).count();
+/// assert!((30..70).contains(&received), "{received}");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Impairment {
     loss: f64,

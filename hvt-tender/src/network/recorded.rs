@@ -15,6 +15,16 @@ use crate::record_file::RecordFile;
 ///
 /// It wraps any device, such as a [`Tap`](crate::device::Tap). For a [`Port`](super::Port), use
 /// [`Port::with_pcap`](super::Port::with_pcap).
+///
+/// ```no_run
+/// use hvt_tender::Unikernel;
+/// use hvt_tender::device::Tap;
+/// use hvt_tender::network::Recorded;
+///
+/// let device = Recorded::new(Tap::attach("tap0".as_ref(), None)?, "tap0.pcap")?;
+/// Unikernel::load("app.hvt")?.net("service", device).run()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Recorded<D> {
     device: D,

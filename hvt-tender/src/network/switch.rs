@@ -15,7 +15,7 @@ const ADDRESSES: usize = 4096;
 
 /// Ethernet switch that learns the port of each MAC address and floods frames to unknown addresses.
 ///
-/// A clone refers to the same switch.
+/// A clone refers to the same switch. The ports stay connected after all clones have been dropped.
 #[derive(Clone, Debug)]
 pub struct Switch {
     fabric: Arc<Fabric>,
@@ -64,7 +64,7 @@ impl Switch {
         Self { fabric, handle }
     }
 
-    /// Adds a port without impairments.
+    /// Adds a port without impairments, with an MTU of 1500 and a queue of 1024 frames.
     ///
     /// # Errors
     /// Returns the error of eventfd(2), such as `EMFILE` if the process has no free descriptor.
@@ -72,7 +72,8 @@ impl Switch {
         self.port_with(Impairment::new())
     }
 
-    /// Adds a port and applies `impairment` to the frames that it receives.
+    /// Adds a port with an MTU of 1500 and a queue of 1024 frames, and applies `impairment` to the
+    /// frames that it receives.
     ///
     /// # Errors
     /// Returns the error of eventfd(2) or timerfd_create(2), such as `EMFILE` if the process has no

@@ -106,8 +106,8 @@ impl Host {
     /// Listens for TCP connections on a port.
     ///
     /// # Errors
-    /// Returns [`io::ErrorKind::AddrInUse`] if the host listens on the port already, or the port is
-    /// 0.
+    /// Returns [`io::ErrorKind::AddrInUse`] if the host listens on the port already, or if `port`
+    /// is 0.
     pub fn listen(&self, port: u16) -> io::Result<HostListener> {
         HostListener::new(&self.shared, port, self.timeout)
     }
@@ -164,6 +164,17 @@ impl Drop for HostHold {
 }
 
 /// Builder of a [`Host`].
+///
+/// ```
+/// use hvt_tender::network::{Host, Switch};
+///
+/// let switch = Switch::new();
+/// let builder = Host::builder([10, 0, 0, 1]).dhcp([10, 0, 0, 2]).name("db.test", [10, 0, 0, 1]);
+/// let host = builder.start(switch.port()?)?;
+/// // Port for a guest, which gets 10.0.0.2 by DHCP and resolves "db.test" to the host.
+/// let for_the_guest = switch.port()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "the host does not exist until `start` is called"]
 pub struct HostBuilder {
@@ -203,8 +214,8 @@ impl HostBuilder {
         self
     }
 
-    /// Sets the seed of the stack's random numbers, such as initial TCP sequence numbers (default:
-    /// 0).
+    /// Sets the seed of the stack's random numbers, such as initial TCP sequence numbers. The
+    /// default is 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
