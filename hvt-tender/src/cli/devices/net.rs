@@ -27,7 +27,7 @@ pub(in crate::cli) static OPTIONS: &[Row] = &[
     .forms(&[
         Form::word(
             "user",
-            "user-mode networking: the guest connects as far as this process can; DHCP assigns 10.0.2.15, and 10.0.2.2 is 127.0.0.1 of this host",
+            "user-mode networking through the sockets of this process; DHCP assigns 10.0.2.15, and 10.0.2.2 is 127.0.0.1 of this host",
         )
         .on(Systems::LINUX),
         Form::prefixed("unix:", "PATH", "a second tender with the same PATH, over a Unix socket").on(Systems::LINUX),
