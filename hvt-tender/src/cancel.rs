@@ -1,7 +1,7 @@
 //! Cancels or pauses a guest's run from another thread or a signal handler.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
@@ -17,7 +17,8 @@ use pipe::Event;
 
 /// Request to end a guest's run, made from another thread or from a signal handler.
 ///
-/// A request is permanent: it ends the current run or sleep of the guest and every later one.
+/// A request is permanent: it ends the current run or sleep of the guest and every later one. A token
+/// serves one run.
 #[derive(Clone)]
 pub struct CancelToken {
     state: Arc<State>,
@@ -29,6 +30,8 @@ struct State {
     event: Event,
     kick: OnceLock<Box<dyn Kick>>,
     ended: OnceLock<Arc<OwnedFd>>,
+    /// Whether a run has the token: the backend of a second run could not be kicked.
+    claimed: AtomicBool,
 }
 
 /// `run` must return, permanently.
@@ -64,9 +67,19 @@ impl CancelToken {
     /// # Errors
     /// Returns the error of the system call if the host has no free descriptor.
     pub fn new() -> io::Result<Self> {
-        let state =
-            State { wanted: AtomicU8::new(0), event: Event::new()?, kick: OnceLock::new(), ended: OnceLock::new() };
+        let state = State {
+            wanted: AtomicU8::new(0),
+            event: Event::new()?,
+            kick: OnceLock::new(),
+            ended: OnceLock::new(),
+            claimed: AtomicBool::new(false),
+        };
         Ok(Self { state: Arc::new(state) })
+    }
+
+    /// Takes the token for a run; returns `false` if a run has taken it before.
+    pub(crate) fn claim(&self) -> bool {
+        !self.state.claimed.swap(true, Ordering::SeqCst)
     }
 
     /// Requests the end of the run. May be called from a signal handler, and more than once.

@@ -1,6 +1,8 @@
 //! Errors of a unikernel that cannot run.
 
 use std::env::consts::{ARCH, OS};
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -72,6 +74,20 @@ pub enum UnikernelError {
     /// The host cannot create the guest's thread, or the thread panicked.
     #[error("cannot run the guest on a thread: {}{}", _0, Advice::on(_0))]
     Thread(io::Error),
+    /// A part of the run has served another run.
+    #[error("{part}: used by another run: give each run its own")]
+    Spent {
+        /// The part.
+        part: Part,
+    },
+    /// The function that makes a device for each run failed.
+    #[error("{part}: cannot be made: {source}")]
+    Make {
+        /// The device.
+        part: Part,
+        /// The function's error.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// A guest in virtual time has a network device that runs in real time.
     #[error("network device '{name}' does not run in virtual time: use a port of a link or switch in virtual time")]
     NotVirtual {
@@ -86,6 +102,46 @@ pub enum UnikernelError {
         /// Requested feature.
         what: &'static str,
     },
+}
+
+/// A part of a run that a [`Unikernel`](crate::Unikernel) was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// A block device.
+    Block {
+        /// Its name in the manifest.
+        name: String,
+    },
+    /// A network device.
+    Net {
+        /// Its name in the manifest.
+        name: String,
+    },
+    /// The console.
+    Console,
+    /// The wall clock.
+    Clock,
+    /// The sink of the trace.
+    Trace,
+    /// The debugger.
+    Debugger,
+    /// The cancel token.
+    CancelToken,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block { name } => write!(f, "block device '{name}'"),
+            Self::Net { name } => write!(f, "net device '{name}'"),
+            Self::Console => f.write_str("console"),
+            Self::Clock => f.write_str("clock"),
+            Self::Trace => f.write_str("trace"),
+            Self::Debugger => f.write_str("debugger"),
+            Self::CancelToken => f.write_str("cancel token"),
+        }
+    }
 }
 
 /// Returns the hint, for messages, that another backend supports the feature.

@@ -21,10 +21,13 @@
 mod linux;
 #[cfg(target_os = "redox")]
 mod redox;
+mod supply;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use hvt_abi::MEM_MAX;
 use self_cell::self_cell;
@@ -34,10 +37,11 @@ use self::host::{Extras, Waits};
 use self::linux as host;
 #[cfg(target_os = "redox")]
 use self::redox as host;
+use self::supply::{MakeError, Supply};
 use crate::backend::CancelToken;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
-pub use crate::error::UnikernelError;
+pub use crate::error::{Part, UnikernelError};
 use crate::host_file::open_regular;
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
@@ -52,32 +56,107 @@ self_cell! {
     }
 }
 
-/// Unikernel with its configuration, ready to run.
+/// Unikernel with the configuration of its runs.
+///
+/// Each run takes its own devices. A device attached by value, as by [`block`](Self::block), serves
+/// one run; a further run returns [`UnikernelError::Spent`]. Two kinds of devices serve every run:
+///
+/// * devices with shared handles ([`Block::clone_handle`], [`Console::clone_handle`],
+///   [`Clock::clone_handle`]): a [`Disk`](crate::device::Disk) keeps its contents from run to run,
+///   and a [`CapturedOutput`](crate::device::CapturedOutput) collects the output of all runs;
+/// * devices that a function opens for each run: [`block_from`](Self::block_from),
+///   [`net_from`](Self::net_from).
+///
+/// A clone is cheap: it shares the bytes of the file, and the devices.
+///
+/// ```
+/// use hvt_tender::device::Disk;
+/// use hvt_tender::script::Script;
+///
+/// // Replace it with Unikernel::load("app.hvt")?
+/// let mut block = b"again".to_vec();
+/// block.resize(512, 0);
+/// let script = Script::new().block_read("storage", 0, 512).puts_read(5).block_write("storage", 0, block).halt(0);
+/// let unikernel = script.unikernel()?;
+///
+/// // One disk for all runs: the second run reads what the first run wrote.
+/// let shared = unikernel.clone().block("storage", Disk::from_bytes(*b"first"));
+/// assert_eq!([shared.output()?.text(), shared.output()?.text()], ["first", "again"]);
+///
+/// // A new disk for each run.
+/// let fresh = unikernel.block_from("storage", || std::io::Result::Ok(Disk::from_bytes(*b"first")));
+/// assert_eq!([fresh.output()?.text(), fresh.output()?.text()], ["first", "first"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
 pub struct Unikernel {
-    loaded: Loaded,
+    loaded: Arc<Loaded>,
     memory: u64,
     arguments: Vec<Vec<u8>>,
     backend: BackendChoice,
     attachments: Vec<(String, Attachment)>,
-    waits: Vec<(String, Waits)>,
-    console: Option<Box<dyn Console + Send>>,
-    clock: Box<dyn Clock + Send>,
-    stop: Option<CancelToken>,
+    console: Option<Supply<Box<dyn Console + Send>>>,
+    clock: Option<Supply<Box<dyn Clock + Send>>>,
+    cancel_token: Option<CancelToken>,
     extras: Extras,
 }
 
 /// Device that moves to the guest's thread together with the guest.
+#[derive(Clone)]
 enum Attachment {
-    Block(Box<dyn Block + Send>),
-    Net(Box<dyn Net + Send>),
+    Block(Supply<Box<dyn Block + Send>>),
+    Net(Supply<(Box<dyn Net + Send>, Waits)>),
 }
 
-impl From<Attachment> for Slot {
-    fn from(attachment: Attachment) -> Self {
-        match attachment {
-            Attachment::Block(device) => Self::Block(device),
-            Attachment::Net(device) => Self::Net(device),
+/// Devices of one run, with their names in the manifest.
+struct Taken {
+    slots: Vec<(String, Slot)>,
+    waits: Vec<(String, Waits)>,
+}
+
+impl Taken {
+    /// Takes the devices for a run.
+    fn from(attachments: Vec<(String, Attachment)>) -> Result<Self, UnikernelError> {
+        let mut taken = Self { slots: Vec::new(), waits: Vec::new() };
+        for (name, attachment) in attachments {
+            let slot = match attachment {
+                Attachment::Block(supply) => Slot::Block(supply.take(|| Part::Block { name: name.clone() })?),
+                Attachment::Net(supply) => {
+                    let (device, waits) = supply.take(|| Part::Net { name: name.clone() })?;
+                    taken.waits.push((name.clone(), waits));
+                    Slot::Net(device)
+                }
+            };
+            taken.slots.push((name, slot));
         }
+        Ok(taken)
+    }
+}
+
+/// Returns a network device with the endpoint on which a guest waits for it.
+fn with_waits(device: impl Net + Pollable + Send + 'static) -> (Box<dyn Net + Send>, Waits) {
+    let waits = Waits::of(&device);
+    (Box::new(device), waits)
+}
+
+impl fmt::Debug for Unikernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let arguments: Vec<_> = self.arguments.iter().map(|argument| String::from_utf8_lossy(argument)).collect();
+        let attached = self.attachments.iter().map(|(name, attachment)| match attachment {
+            Attachment::Block(_) => Part::Block { name: name.clone() },
+            Attachment::Net(_) => Part::Net { name: name.clone() },
+        });
+        f.debug_struct("Unikernel")
+            .field("manifest", self.manifest())
+            .field("memory", &self.memory)
+            .field("arguments", &arguments)
+            .field("backend", &self.backend)
+            .field("attached", &attached.collect::<Vec<_>>())
+            .field("console", &self.console)
+            .field("clock", &self.clock)
+            .field("cancel_token", &self.cancel_token)
+            .field("extras", &self.extras)
+            .finish()
     }
 }
 
@@ -111,15 +190,14 @@ impl Unikernel {
     fn parse(file: Vec<u8>, extras: Extras) -> Result<Self, ImageError> {
         let loaded = Loaded::try_new(file, |file| Image::parse(file))?;
         Ok(Self {
-            loaded,
+            loaded: Arc::new(loaded),
             memory: DEFAULT_MEMORY,
             arguments: Vec::new(),
             backend: BackendChoice::Auto,
             attachments: Vec::new(),
-            waits: Vec::new(),
             console: None,
-            clock: Box::new(SystemClock),
-            stop: None,
+            clock: None,
+            cancel_token: None,
             extras,
         })
     }
@@ -155,23 +233,65 @@ impl Unikernel {
     /// Attaches a block device. `name` is its name in the manifest.
     #[must_use]
     pub fn block(mut self, name: impl Into<String>, device: impl Block + Send + 'static) -> Self {
-        self.attachments.push((name.into(), Attachment::Block(Box::new(device))));
+        let device: Box<dyn Block + Send> = Box::new(device);
+        let supply = Supply::value(device, |device| device.clone_handle());
+        self.attachments.push((name.into(), Attachment::Block(supply)));
+        self
+    }
+
+    /// Attaches a block device that `make` opens for each run. `name` is its name in the manifest. If
+    /// `make` fails, the run returns [`UnikernelError::Make`].
+    #[must_use]
+    pub fn block_from<D: Block + Send + 'static, E: Into<MakeError>>(
+        mut self,
+        name: impl Into<String>,
+        make: impl Fn() -> Result<D, E> + Send + Sync + 'static,
+    ) -> Self {
+        let make = move || make().map(|device| -> Box<dyn Block + Send> { Box::new(device) });
+        self.attachments.push((name.into(), Attachment::Block(Supply::factory(make))));
         self
     }
 
     /// Attaches a network device. `name` is its name in the manifest.
     #[must_use]
     pub fn net(mut self, name: impl Into<String>, device: impl Net + Pollable + Send + 'static) -> Self {
-        let name = name.into();
-        self.waits.push((name.clone(), Waits::of(&device)));
-        self.attachments.push((name, Attachment::Net(Box::new(device))));
+        self.attachments.push((name.into(), Attachment::Net(Supply::once(with_waits(device)))));
+        self
+    }
+
+    /// Attaches a network device that `make` opens for each run. `name` is its name in the manifest.
+    /// If `make` fails, the run returns [`UnikernelError::Make`].
+    ///
+    /// ```
+    /// use hvt_tender::network::Switch;
+    /// use hvt_tender::script::Script;
+    ///
+    /// let switch = Switch::new();
+    /// let peer = switch.port()?;
+    /// let unikernel = Script::new().net_write("service", [0xff; 60]).halt(0).unikernel()?;
+    /// let unikernel = unikernel.net_from("service", move || switch.port());
+    /// for _ in 0..2 {
+    ///     unikernel.output()?.assert_success();
+    ///     assert_eq!(peer.try_receive(), Some(vec![0xff; 60]));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn net_from<D: Net + Pollable + Send + 'static, E: Into<MakeError>>(
+        mut self,
+        name: impl Into<String>,
+        make: impl Fn() -> Result<D, E> + Send + Sync + 'static,
+    ) -> Self {
+        let make = move || make().map(with_waits);
+        self.attachments.push((name.into(), Attachment::Net(Supply::factory(make))));
         self
     }
 
     /// Sets the console of the guest (default: standard output).
     #[must_use]
     pub fn console(mut self, console: impl Console + Send + 'static) -> Self {
-        self.console = Some(Box::new(console));
+        let console: Box<dyn Console + Send> = Box::new(console);
+        self.console = Some(Supply::value(console, |console| console.clone_handle()));
         self
     }
 
@@ -182,17 +302,19 @@ impl Unikernel {
         self
     }
 
-    /// Sets the token that ends the run when it is requested.
+    /// Sets the token that ends the run when it is requested. A token serves one run: a further
+    /// run with it returns [`UnikernelError::Spent`].
     #[must_use]
-    pub fn stop(mut self, stop: CancelToken) -> Self {
-        self.stop = Some(stop);
+    pub fn cancel_token(mut self, cancel_token: CancelToken) -> Self {
+        self.cancel_token = Some(cancel_token);
         self
     }
 
     /// Sets the wall clock of the guest (default: the wall clock of the host).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + Send + 'static) -> Self {
-        self.clock = Box::new(clock);
+        let clock: Box<dyn Clock + Send> = Box::new(clock);
+        self.clock = Some(Supply::value(clock, |clock| clock.clone_handle()));
         self
     }
 
@@ -201,15 +323,37 @@ impl Unikernel {
     /// # Errors
     /// Returns [`UnikernelError`] if the guest cannot be started, the backend fails, or a block
     /// device cannot be flushed. A fault of the guest is not an error, but an [`Outcome`].
-    pub fn run(mut self) -> Result<Outcome, UnikernelError> {
-        let stop = self.take_stop()?;
+    pub fn run(&self) -> Result<Outcome, UnikernelError> {
+        self.clone().run_once()
+    }
+
+    /// Like [`run`](Self::run), but frees the bytes of the file before the guest's first instruction.
+    pub(crate) fn run_once(self) -> Result<Outcome, UnikernelError> {
+        let stop = self.run_token()?;
         self.run_until(stop)
     }
 
-    fn take_stop(&mut self) -> Result<CancelToken, UnikernelError> {
-        let stop = self.stop.take().map_or_else(CancelToken::new, Ok).map_err(UnikernelError::Stop)?;
-        host_limit::make_room_for_descriptors(&stop);
-        Ok(stop)
+    /// Returns the cancel token of a run: the token that the user has set, or a new token.
+    fn run_token(&self) -> Result<CancelToken, UnikernelError> {
+        let token = match &self.cancel_token {
+            Some(token) if token.claim() => token.clone(),
+            Some(_) => return Err(UnikernelError::Spent { part: Part::CancelToken }),
+            None => CancelToken::new().map_err(UnikernelError::Stop)?,
+        };
+        host_limit::make_room_for_descriptors(&token);
+        Ok(token)
+    }
+
+    /// Returns the wall clock of a run.
+    fn take_clock(clock: Option<Supply<Box<dyn Clock + Send>>>) -> Result<Box<dyn Clock + Send>, UnikernelError> {
+        clock.map_or_else(|| Ok(Box::new(SystemClock) as _), |clock| clock.take(|| Part::Clock))
+    }
+
+    /// Returns the console of a run, if the user has set one.
+    fn take_console(
+        console: Option<Supply<Box<dyn Console + Send>>>,
+    ) -> Result<Option<Box<dyn Console + Send>>, UnikernelError> {
+        console.map(|console| console.take(|| Part::Console)).transpose()
     }
 }
 

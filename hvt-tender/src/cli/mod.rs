@@ -88,7 +88,7 @@ fn run(config: Config, personality: Personality) -> Result<i32, CliError> {
     // A signal during the set-up makes a blocked call fail; the signal is the error to report.
     let (unikernel, file) =
         prepared.map_err(|error| signals::received().map_or(error, |by| CliError::Stopped(Some(by))))?;
-    match unikernel.stop(stop).run()? {
+    match unikernel.cancel_token(stop).run_once()? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
             // Read only now, because only a failed guest needs symbol names. The file may have

@@ -34,8 +34,8 @@ fn run(config: Config, personality: Personality) -> Result<i32, Failed> {
     signals::stop_on_signals(&stop).map_err(Failed::of("cannot handle signals"))?;
     let unikernel = Unikernel::load(&config.kernel).map_err(Failed::plain)?;
     let arguments = config.arguments.into_iter().map(OsString::into_vec);
-    let unikernel = unikernel.mem(config.memory).args(arguments).backend(config.backend).stop(stop);
-    match attach(unikernel, &config.devices)?.run().map_err(Failed::plain)? {
+    let unikernel = unikernel.mem(config.memory).args(arguments).backend(config.backend).cancel_token(stop);
+    match attach(unikernel, &config.devices)?.run_once().map_err(Failed::plain)? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
             // Read only now, because only a failed guest needs symbol names.

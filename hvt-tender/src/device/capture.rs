@@ -1,8 +1,8 @@
 //! Console that captures the guest's output.
 
-use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use super::Console;
 use crate::memory::GuestSlice;
@@ -20,10 +20,18 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     output: Vec<u8>,
     ended: bool,
+}
+
+/// Shows the output as text.
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { output, ended } = self;
+        f.debug_struct("State").field("output", &String::from_utf8_lossy(output)).field("ended", ended).finish()
+    }
 }
 
 impl CapturedOutput {
@@ -90,6 +98,11 @@ impl Console for CapturedOutput {
         let mut state = self.lock();
         data.append_to(&mut state.output);
         self.shared.changed.notify_all();
+    }
+
+    /// The output is shared.
+    fn clone_handle(&self) -> Option<Box<dyn Console + Send>> {
+        Some(Box::new(self.clone()))
     }
 }
 

@@ -21,6 +21,10 @@ impl Clock for SystemClock {
         let seconds = now.tv_sec.max(0).cast_unsigned();
         seconds.wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
     }
+
+    fn clone_handle(&self) -> Option<Box<dyn Clock + Send>> {
+        Some(Box::new(*self))
+    }
 }
 
 /// Wall clock with a chosen start, which advances with the host's monotonic clock.
@@ -41,6 +45,11 @@ impl StartingClock {
 impl Clock for StartingClock {
     fn now(&mut self) -> u64 {
         nanos(self.shown.saturating_add(self.at.elapsed()))
+    }
+
+    /// The copy shows the same time.
+    fn clone_handle(&self) -> Option<Box<dyn Clock + Send>> {
+        Some(Box::new(*self))
     }
 }
 

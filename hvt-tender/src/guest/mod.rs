@@ -22,6 +22,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -36,7 +37,7 @@ use crate::monitor::Outcome;
 pub use crate::measure::{Calls, Limit, Limits, Tally};
 
 /// Record of a guest that has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
     /// Reason for the end of the guest. For a fault, it contains the registers.
@@ -69,9 +70,69 @@ impl Output {
             _ => None,
         }
     }
+
+    /// Checks that the guest exited with status 0.
+    ///
+    /// ```should_panic
+    /// use hvt_tender::script::Script;
+    ///
+    /// let output = Script::new().puts("no configuration\n").halt(2).unikernel()?.output()?;
+    /// // Panics: the guest failed: exit status 2
+    /// // console:
+    /// // no configuration
+    /// output.assert_success();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// Panics with the outcome and the console's text if the guest ended otherwise.
+    #[track_caller]
+    pub fn assert_success(&self) {
+        assert!(self.outcome.is_success(), "the guest failed: {}\n{}", self.outcome, Transcript(&self.console));
+    }
+}
+
+/// Shows the console as text.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { outcome, console, calls, wall_time, cpu_time, peak_memory } = self;
+        f.debug_struct("Output")
+            .field("outcome", outcome)
+            .field("console", &String::from_utf8_lossy(console))
+            .field("calls", calls)
+            .field("wall_time", wall_time)
+            .field("cpu_time", cpu_time)
+            .field("peak_memory", peak_memory)
+            .finish()
+    }
+}
+
+/// Console output for the message of a failed test.
+struct Transcript<'c>(&'c [u8]);
+
+impl fmt::Display for Transcript<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match String::from_utf8_lossy(self.0).trim_end() {
+            "" => f.write_str("console: empty"),
+            text => write!(f, "console:\n{text}"),
+        }
+    }
 }
 
 /// Handle of a guest that runs on its own thread. Drop ends the guest and joins the thread.
+///
+/// If a test panics while it holds a guest, the guest's console is printed to the standard error:
+///
+/// ```should_panic
+/// use std::time::Duration;
+/// use hvt_tender::script::Script;
+///
+/// let guest = Script::new().puts("no route to host\n").sleep(Duration::MAX).unikernel()?.spawn()?;
+/// // The test's standard error ends with: guest console:
+/// // no route to host
+/// guest.console().wait_for("listening", Duration::from_millis(20)).unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Guest {
     stop: CancelToken,
@@ -159,7 +220,7 @@ impl Guest {
 
     /// Returns the token that ends the guest, for use by other threads.
     #[must_use]
-    pub fn stop(&self) -> CancelToken {
+    pub fn cancel_token(&self) -> CancelToken {
         self.stop.clone()
     }
 
@@ -176,6 +237,10 @@ impl Drop for Guest {
         if let Some(thread) = self.thread.take() {
             // The panic hook has reported a panic already.
             let _ = thread.join();
+        }
+        if thread::panicking() {
+            // In one call: other tests print at the same time.
+            eprintln!("guest {}", Transcript(&self.console.bytes()));
         }
     }
 }

@@ -159,3 +159,50 @@ fn a_device_that_panics_ends_its_guest_alone() {
     let bombed = guest(&[(Number::Puts, said.as_bytes())]).console(Bomb).spawn().unwrap();
     assert!(matches!(bombed.wait(), Err(UnikernelError::Thread(_))));
 }
+
+/// A guest that prints a letter and exits with this status.
+fn exits(status: i32) -> Output {
+    let (said, halt) = (puts(1), Halt { exit_status: status, ..Halt::default() });
+    guest(&[(Number::Puts, said.as_bytes()), (Number::Halt, halt.as_bytes())]).output().unwrap()
+}
+
+#[test]
+fn a_failed_assertion_shows_the_console() {
+    exits(0).assert_success();
+    let output = exits(3);
+    let panic = std::panic::catch_unwind(|| output.assert_success()).unwrap_err();
+    let said = String::from_utf8_lossy(&SAID);
+    assert_eq!(*panic.downcast::<String>().unwrap(), format!("the guest failed: exit status 3\nconsole:\n{said}"));
+    assert_eq!(Transcript(b" \n").to_string(), "console: empty");
+}
+
+#[test]
+fn output_is_printed_as_text() {
+    let text = format!("{:?}", exits(0));
+    let said = String::from_utf8_lossy(&SAID);
+    assert!(text.contains(&format!("console: {said:?}, calls: {{\"puts\": Tally {{ count: 1, ")), "{text}");
+    assert!(text.contains("\"halt\": Tally { count: 1, ") && !text.contains("walltime"), "{text}");
+}
+
+/// Set in the process that panics.
+const PANICS: &str = "HVT_TEST_PANICS";
+
+/// The panic is in a process of its own, whose standard error can be read.
+#[test]
+fn a_panic_prints_the_console_of_a_live_guest() {
+    if std::env::var_os(PANICS).is_some() {
+        let guest = guest(&[(Number::Puts, puts(1).as_bytes())]).spawn().unwrap();
+        guest.console().wait_for(std::str::from_utf8(&SAID).unwrap(), LONG).unwrap();
+        panic!("this panic is part of a test");
+    }
+    let name = "guest::tests::a_panic_prints_the_console_of_a_live_guest";
+    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = test.args(["--exact", name, "--nocapture"]).env(PANICS, "1").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&SAID);
+    assert!(
+        error.contains("this panic is part of a test") && error.contains(&format!("guest console:\n{said}\n")),
+        "{error}"
+    );
+}

@@ -1,5 +1,6 @@
 //! Count and host time of a guest's hypercalls.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use hvt_abi::Gpa;
@@ -19,7 +20,7 @@ pub struct Tally {
 }
 
 /// Count and host time of each kind of hypercall.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Calls {
     tallies: [Tally; Number::ALL.len()],
 }
@@ -36,6 +37,14 @@ impl Calls {
     pub fn total(&self) -> Tally {
         let add = |sum: Tally, one: &Tally| Tally { count: sum.count + one.count, time: sum.time + one.time };
         self.tallies.iter().fold(Tally::default(), add)
+    }
+}
+
+/// Shows the hypercalls that were made, by name.
+impl fmt::Debug for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let made = Number::ALL.iter().zip(&self.tallies).filter(|(_, tally)| tally.count > 0);
+        f.debug_map().entries(made.map(|(number, tally)| (number.name(), tally))).finish()
     }
 }
 

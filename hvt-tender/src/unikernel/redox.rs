@@ -3,16 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Unikernel, UnikernelError, with_handles};
+use super::{Taken, Unikernel, UnikernelError, with_handles};
 use crate::backend::redox::{Redox, System, cycle_frequency};
 use crate::backend::{CancelToken, Unavailable};
 use crate::boot::{BootConfig, BootPlan, CommandLine};
 use crate::config::{BackendChoice, memory_size};
-use crate::device::{Attached, Console, Devices, Endpoint, FdConsole, FdPoller, Interrupted, Pollable, Slot, attach};
+use crate::device::{Attached, Console, Devices, Endpoint, FdConsole, FdPoller, Interrupted, Pollable, attach};
 use crate::memory::PrivateMemory;
 use crate::monitor::{self, Outcome};
 
 /// Settings specific to Redox. There are none.
+#[derive(Clone, Debug)]
 pub(super) struct Extras;
 
 /// Endpoint on which a guest waits for a network device.
@@ -35,15 +36,17 @@ impl Extras {
 impl Unikernel {
     /// Runs the guest on the calling thread, to its end or until `stop` is requested.
     pub(super) fn run_until(self, stop: CancelToken) -> Result<Outcome, UnikernelError> {
-        let Self { loaded, memory, arguments, backend, attachments, waits, console, clock, extras: Extras, .. } = self;
+        let Self { loaded, memory, arguments, backend, attachments, console, clock, extras: Extras, .. } = self;
         let image = loaded.borrow_dependent();
         let mem_size = memory_size(memory)?;
         let cmdline = CommandLine::from_args(arguments)?;
+        let clock = Self::take_clock(clock)?;
+        let console = Self::take_console(console)?;
+        let Taken { slots, waits } = Taken::from(attachments)?;
         let endpoints =
             with_handles(image.manifest(), waits).into_iter().map(|(handle, Waits(endpoint))| (handle, endpoint));
         let poller = Box::new(FdPoller::new(stop.clone(), endpoints));
-        let attachments = attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
-        let Attached { slots, manifest } = attach(image.manifest(), attachments)?;
+        let Attached { slots, manifest } = attach(image.manifest(), slots)?;
         let console: Box<dyn Console> = match console {
             Some(console) => console,
             None => Box::new(FdConsole::new(io::stdout(), stop.clone())),

@@ -25,6 +25,12 @@ pub trait Console {
     /// report them to the guest.
     fn write(&mut self, data: GuestSlice<'_>);
 
+    /// Returns another handle of the same console, for a further run of a unikernel; `None` if the console serves one run
+    /// only.
+    fn clone_handle(&self) -> Option<Box<dyn Console + Send>> {
+        None
+    }
+
     /// Host descriptors that the console uses. In a sandbox all others are denied.
     fn descriptors(&self) -> Vec<Descriptor> {
         Vec::new()
@@ -35,6 +41,11 @@ pub trait Console {
 pub trait Clock {
     /// Returns the nanoseconds since the Unix epoch, UTC.
     fn now(&mut self) -> u64;
+
+    /// Returns another handle of the same clock, for a further run of a unikernel; `None` if the clock serves one run only.
+    fn clone_handle(&self) -> Option<Box<dyn Clock + Send>> {
+        None
+    }
 }
 
 /// Block device. Callers pass only offsets and lengths that are whole blocks inside the capacity.
@@ -77,6 +88,12 @@ pub trait Block {
     /// Makes the device wait through `sleep` from now on, so that an interrupt of the guest ends
     /// its waits. Ignored by devices that never wait, or that wait only for a disk of the host.
     fn wait_by(&mut self, _sleep: Arc<dyn Sleep>) {}
+
+    /// Returns another handle of the same device, for a further run of a unikernel; `None` if the device serves one run
+    /// only.
+    fn clone_handle(&self) -> Option<Box<dyn Block + Send>> {
+        None
+    }
 }
 
 /// Sleep that ends early if the guest is interrupted.

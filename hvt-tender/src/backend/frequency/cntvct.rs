@@ -7,6 +7,7 @@ use super::{Frequency, Source};
 use crate::backend::BackendError;
 
 /// Search for the frequency of the counter. It measures nothing and takes no time here.
+#[derive(Clone, Debug)]
 pub struct Search(());
 
 impl Search {

@@ -26,6 +26,7 @@ use crate::backend::BackendError;
 
 /// Search for the frequency of the TSC, from [`begin`](Self::begin) to [`finish`](Self::finish),
 /// with useful work between them.
+#[derive(Clone, Debug)]
 pub struct Search {
     begin: Sample,
 }
@@ -106,6 +107,7 @@ fn crystal(leaf: CpuidResult) -> Option<u64> {
 ///
 /// Both are means of many readings, because a clock may tick in steps (an EPYC's TSC in steps of 10
 /// ns) and the means do not.
+#[derive(Clone, Debug)]
 struct Sample {
     /// TSC, in [fractions](Self::FRACTIONS).
     cycles: u128,

@@ -244,6 +244,11 @@ impl Block for Disk {
         self.sleep = Some(sleep);
     }
 
+    /// The contents are shared.
+    fn clone_handle(&self) -> Option<Box<dyn Block + Send>> {
+        Some(Box::new(self.clone()))
+    }
+
     fn read(&mut self, offset: u64, into: GuestSlice<'_>) -> Result<(), DeviceError> {
         self.wait();
         let mut state = self.lock();

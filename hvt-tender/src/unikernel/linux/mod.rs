@@ -7,6 +7,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 pub(crate) use self::started::Started;
+use super::supply::Supply;
 use super::{Unikernel, UnikernelError};
 use crate::backend::CancelToken;
 use crate::backend::frequency::Search;
@@ -21,12 +22,13 @@ use crate::sandbox::{Identity, Sandbox};
 use crate::virtual_time::VirtualTime;
 
 /// Settings specific to Linux.
+#[derive(Clone, Debug)]
 pub(super) struct Extras {
     limits: Limits,
     virtual_time: Option<VirtualTime>,
-    trace: Option<Box<dyn Write + Send>>,
-    core_dump: Option<CoreDump>,
-    debugger: Option<Debugger>,
+    trace: Option<Supply<Box<dyn Write + Send>>>,
+    core_dump: Option<Arc<CoreDump>>,
+    debugger: Option<Supply<Debugger>>,
     net_ring: NetRing,
     identity: Identity,
     sandbox: Option<Sandbox>,
@@ -93,7 +95,7 @@ impl Unikernel {
     /// Writes one line of JSON per hypercall to `to`: number, name, time in nanoseconds, guest
     /// address of the argument structure, arguments, results, and a digest (64-bit FNV-1a) of the
     /// bytes that the guest writes or reads. Two runs in virtual time with in-memory devices write
-    /// the same trace.
+    /// the same trace. `to` serves one run.
     ///
     /// ```
     /// use hvt_tender::{VirtualTime, script::Script};
@@ -111,7 +113,7 @@ impl Unikernel {
     /// ```
     #[must_use]
     pub fn trace(mut self, to: impl Write + Send + 'static) -> Self {
-        self.extras.trace = Some(Box::new(to));
+        self.extras.trace = Some(Supply::once(Box::new(to)));
         self
     }
 
@@ -136,15 +138,15 @@ impl Unikernel {
     /// Writes a core file if the guest crashes.
     #[must_use]
     pub fn core_dump(mut self, dump: CoreDump) -> Self {
-        self.extras.core_dump = Some(dump);
+        self.extras.core_dump = Some(Arc::new(dump));
         self
     }
 
     /// Attaches a debugger. The guest waits for the debugger's connection before its first
-    /// instruction.
+    /// instruction. A debugger serves one run.
     #[must_use]
     pub fn debugger(mut self, debugger: Debugger) -> Self {
-        self.extras.debugger = Some(debugger);
+        self.extras.debugger = Some(Supply::once(debugger));
         self
     }
 
@@ -179,9 +181,9 @@ impl Unikernel {
     ///
     /// # Errors
     /// Returns the errors of [`run`](Self::run).
-    pub fn output(mut self) -> Result<Output, UnikernelError> {
-        let stop = self.take_stop()?;
-        self.start(stop, Some(CapturedOutput::new()))?.run_to_end()
+    pub fn output(&self) -> Result<Output, UnikernelError> {
+        let stop = self.run_token()?;
+        self.clone().start(stop, Some(CapturedOutput::new()))?.run_to_end()
     }
 
     /// Starts the guest on a new thread. Returns when the guest is ready to execute its first
@@ -193,10 +195,11 @@ impl Unikernel {
     ///
     /// # Errors
     /// Returns [`UnikernelError`] if the guest cannot be started.
-    pub fn spawn(mut self) -> Result<Guest, UnikernelError> {
-        let stop = self.take_stop()?;
+    pub fn spawn(&self) -> Result<Guest, UnikernelError> {
+        let stop = self.run_token()?;
+        let unikernel = self.clone();
         Guest::spawn(stop, |stop, console| {
-            let started = self.start(stop, Some(console))?;
+            let started = unikernel.start(stop, Some(console))?;
             Ok(|| started.run_to_end())
         })
     }

@@ -20,7 +20,7 @@ use crate::gdb::Debugger;
 use crate::image::Manifest;
 use crate::measure::{LimitedConsole, Trace, Verdict};
 use crate::ring::{self, Offer};
-use crate::unikernel::{Unikernel, UnikernelError, with_handles};
+use crate::unikernel::{Part, Taken, Unikernel, UnikernelError, with_handles};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 impl Unikernel {
@@ -34,20 +34,23 @@ impl Unikernel {
             log::warn!("guest memory is rounded to {} MB, a multiple of 2 MB", mem_size >> 20);
         }
         let cmdline = CommandLine::from_args(self.arguments)?;
-        let poller = poller(self.waits, image.manifest(), virtual_time.as_ref(), &stop)?;
+        let Taken { slots, waits } = Taken::from(self.attachments)?;
+        let own_console = Self::take_console(self.console)?;
+        let trace = trace.map(|trace| trace.take(|| Part::Trace)).transpose()?;
+        let debugger = debugger.map(|debugger| debugger.take(|| Part::Debugger)).transpose()?;
+        let poller = poller(waits, image.manifest(), virtual_time.as_ref(), &stop)?;
         let clock = match &virtual_time {
             Some(time) => Box::new(time.wall_clock()),
-            None => self.clock,
+            None => Self::take_clock(self.clock)?,
         };
-        let attachments = self.attachments.into_iter().map(|(name, attachment)| (name, Slot::from(attachment)));
-        let Attached { mut slots, manifest } = attach(image.manifest(), attachments)?;
+        let Attached { mut slots, manifest } = attach(image.manifest(), slots)?;
         for slot in &mut slots {
             if let Slot::Block(device) = slot {
                 device.wait_by(Arc::new(stop.clone()));
             }
         }
         let verdict = Verdict::new(stop.clone());
-        let mut console = console(self.console, capture.clone(), &stop);
+        let mut console = console(own_console, capture.clone(), &stop);
         if let Some(most) = limits.console {
             console = Box::new(LimitedConsole::new(console, most, verdict.clone()));
         }
@@ -73,7 +76,7 @@ impl Unikernel {
         if let Some(sandbox) = &sandbox {
             let mut descriptors = devices.descriptors();
             descriptors.extend(debugger.as_ref().and_then(Debugger::descriptor));
-            sandbox.drop_rights(&descriptors, core_dump.as_ref().map(CoreDump::directory))?;
+            sandbox.drop_rights(&descriptors, core_dump.as_deref().map(CoreDump::directory))?;
         }
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);
         let backend_name = backend.name();

@@ -1,5 +1,6 @@
 //! Run of a guest, from its first instruction to its end.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::Vcpu;
@@ -24,7 +25,7 @@ pub(crate) struct Started {
     pub(super) verdict: Verdict,
     pub(super) capture: Option<CapturedOutput>,
     pub(super) trace: Option<Trace>,
-    pub(super) core_dump: Option<CoreDump>,
+    pub(super) core_dump: Option<Arc<CoreDump>>,
     pub(super) debugger: Option<Debugger>,
     pub(super) stop: CancelToken,
     pub(super) ring: Option<Offer>,
