@@ -1,7 +1,8 @@
 # Counts idioms of prose; scripts/prose has the usage.
 #
-# A comment is a run of lines that begin with `//` (Rust) or `#` (shell). Of Rust files the
-# messages of `#[error("..")]` attributes count as well, of pages every line outside of code.
+# A comment is a run of lines that begin with `//` (Rust) or `#` (shell). Pages count with every line
+# outside of code. String literals of Rust count as well if they hold three words: messages and help
+# texts. Left out are the strings of tests and of inline assembly.
 
 BEGIN {
     STARTS = "comments that begin with What/Where/How/Whether/Why/Who, percent"
@@ -12,14 +13,22 @@ BEGIN {
 
 FNR == 1 {
     end_comment()
-    code = 0
+    code = in_string = assembly = test_module = test_attribute = 0
+    is_test = FILENAME ~ /(^|\/)(tests|benches|fuzz|fixtures?|test-unikernels)\// || FILENAME ~ /(^|\/)(tests|testing|fixture|fake)\.rs$/
     kind = FILENAME ~ /\.rs$/ ? "rust" : FILENAME ~ /\.(md|txt)$/ ? "page" : "shell"
 }
 
-kind == "rust" && /^[ \t]*\/\// { line = $0; sub(/^[ \t]*\/\/[\/!]?[ \t]?/, "", line); comment_line(line); next }
+kind == "rust" && !in_string && /^[ \t]*\/\// { line = $0; sub(/^[ \t]*\/\/[\/!]?[ \t]?/, "", line); comment_line(line); next }
 kind == "rust" {
     end_comment()
-    if (match($0, /#\[error\(".*"/)) prose(substr($0, RSTART + 9, RLENGTH - 10), FNR)
+    if (is_test) next
+    if (test_attribute && /^(pub[^ ]* )?mod [a-z_]+ \{/) test_module = 1
+    test_attribute = /^#\[cfg\(.*test.*\)\]/ && !/not\(test\)/
+    # A module of tests ends its file.
+    if (test_module) next
+    if (/asm!\(/) assembly = 1
+    if (assembly) { if (/asm!\(.*\)/ || /^[ \t]*\)[;,]?[ \t}]*$/) assembly = 0; next }
+    if (in_string || index($0, "\"")) strings($0)
     next
 }
 kind == "shell" && /^[ \t]*#[^!]/ { line = $0; sub(/^[ \t]*#[ \t]?/, "", line); comment_line(line); next }
@@ -61,6 +70,42 @@ function end_comment(    first) {
 
 function show(what, line) {
     if (list) printf "%s:%d: %s\n", file != "" ? file : FILENAME, line, what
+}
+
+# Takes the string literals of a line apart; a literal may go on in the next line.
+function strings(line,    found) {
+    while (1) {
+        if (!in_string) {
+            # Quotes in character literals open no string.
+            gsub(/'\\?"'/, "", line)
+            if (!match(line, /\/\/|r#+"|r?"/)) return
+            found = substr(line, RSTART, RLENGTH)
+            line = substr(line, RSTART + RLENGTH)
+            if (found == "//") return
+            in_string = 1
+            literal = ""
+            literal_at = FNR
+            hashes = found
+            gsub(/[^#]/, "", hashes)
+            raw = found ~ /^r/
+        }
+        if (raw) found = index(line, "\"" hashes)
+        else found = match(line, /^([^"\\]|\\.)*"/) ? RLENGTH : 0
+        if (!found) { sub(/\\$/, "", line); literal = literal " " line; return }
+        literal = literal substr(line, 1, found - 1)
+        line = substr(line, found + 1 + (raw ? length(hashes) : 0))
+        in_string = 0
+        message(literal)
+    }
+}
+
+# Counts a string literal that holds three words, placeholders aside.
+function message(text,    i, count, w, found) {
+    gsub(/\{[^{}]*\}/, " x ", text)
+    gsub(/\\[nt]/, " ", text)
+    count = split(text, w, /[ \t]+/)
+    for (i = 1; i <= count; i++) if (w[i] ~ /^['(]?[A-Za-z][A-Za-z'-]+[,.;:!?)']*$/) found++
+    if (found >= 3) prose(text, literal_at)
 }
 
 function hit(name, line) { hits[name]++; show(name, line) }
