@@ -15,6 +15,9 @@ for_this_machine() {
 for_this_machine
 elftool=${HVT_ELFTOOL:-$target/$triple/release/hvt-elftool}
 
+# The packages that are published, each after its dependencies.
+published=(hvt-abi guest-bindings-build guest-bindings hvt-core hvt-tender kernel-hvt-glue)
+
 die() { echo "$script: $*" >&2; exit 1; }
 
 # need COMMAND PACKAGE: requires COMMAND. If it is missing, installs the Debian package when run as
