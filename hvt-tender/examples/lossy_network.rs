@@ -4,7 +4,7 @@
 //! ```text
 //! cargo build --release --package test-unikernels
 //! cargo run --package hvt-tender --example lossy_network -- target/release/ping
-//! tcpdump -r lossy_network.pcap
+//! tcpdump -r /tmp/lossy_network.pcap
 //! ```
 
 use std::env;

@@ -58,8 +58,9 @@ self_cell! {
 
 /// Unikernel with the configuration of its runs.
 ///
-/// Each run takes its own devices. A device attached by value, as by [`block`](Self::block), serves
-/// one run; a further run returns [`UnikernelError::Spent`]. Two kinds of devices serve every run:
+/// Each run takes its own devices. A device attached by value, for example with
+/// [`block`](Self::block), serves one run; a further run returns [`UnikernelError::Spent`]. Two
+/// kinds of devices serve every run:
 ///
 /// * devices with shared handles ([`Block::clone_handle`], [`Console::clone_handle`],
 ///   [`Clock::clone_handle`]): a [`Disk`](crate::device::Disk) keeps its contents from run to run,

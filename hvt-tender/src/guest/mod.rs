@@ -239,7 +239,7 @@ impl Drop for Guest {
             let _ = thread.join();
         }
         if thread::panicking() {
-            // In one call: other tests print at the same time.
+            // In one call, because other tests print at the same time.
             eprintln!("guest {}", Transcript(&self.console.bytes()));
         }
     }

@@ -160,7 +160,7 @@ fn a_device_that_panics_ends_its_guest_alone() {
     assert!(matches!(bombed.wait(), Err(UnikernelError::Thread(_))));
 }
 
-/// A guest that prints a letter and exits with this status.
+/// Guest that prints a letter and exits with this status.
 fn exits(status: i32) -> Output {
     let (said, halt) = (puts(1), Halt { exit_status: status, ..Halt::default() });
     guest(&[(Number::Puts, said.as_bytes()), (Number::Halt, halt.as_bytes())]).output().unwrap()
@@ -184,10 +184,10 @@ fn output_is_printed_as_text() {
     assert!(text.contains("\"halt\": Tally { count: 1, ") && !text.contains("walltime"), "{text}");
 }
 
-/// Set in the process that panics.
+/// Environment variable that is set in the child process, which panics.
 const PANICS: &str = "HVT_TEST_PANICS";
 
-/// The panic is in a process of its own, whose standard error can be read.
+/// The panic is in a child process, so that the test can read its standard error.
 #[test]
 fn a_panic_prints_the_console_of_a_live_guest() {
     if std::env::var_os(PANICS).is_some() {

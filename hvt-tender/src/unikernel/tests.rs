@@ -137,7 +137,7 @@ fn disks_are_synchronised_however_a_guest_ends() {
     assert_eq!(done.into_iter().collect::<Vec<_>>(), ["sync"]);
 }
 
-/// A guest that prints its only argument's first byte and exits with status 0.
+/// Guest that prints the first byte of its only argument and exits with status 0.
 fn prints_and_exits() -> Unikernel {
     let puts = Puts { data: Gpa(CALLS_DATA), len: 1 };
     guest(&[], &[(Number::Puts, puts.as_bytes()), (Number::Halt, Halt::default().as_bytes())])
