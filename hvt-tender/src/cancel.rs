@@ -1,19 +1,15 @@
 //! Cancels or pauses a guest's run from another thread or a signal handler.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-#[cfg(target_os = "linux")]
-mod eventfd;
-#[cfg(target_os = "redox")]
-mod pipe;
+use hvt_core::device::Sleep;
 
-#[cfg(target_os = "linux")]
-use eventfd::Event;
-#[cfg(target_os = "redox")]
-use pipe::Event;
+use crate::sys::event::Event;
+use crate::sys::sleep::ppoll;
 
 /// Request to end a guest's run, made from another thread or from a signal handler.
 ///
@@ -172,6 +168,21 @@ impl CancelToken {
         let _ = self.state.kick.set(kick);
         // An earlier request found no kick. `run` therefore checks `requested` before it enters the
         // guest.
+    }
+}
+
+impl Sleep for CancelToken {
+    fn sleep(&self, nanoseconds: u64) {
+        let (start, time) = (Instant::now(), Duration::from_nanos(nanoseconds));
+        let mut stopped = [libc::pollfd { fd: self.event().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        loop {
+            let left = time.saturating_sub(start.elapsed());
+            match ppoll(&mut stopped, left) {
+                Ok(0) if !left.is_zero() => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => return,
+            }
+        }
     }
 }
 

@@ -117,6 +117,12 @@ impl BackendChoice {
     pub const ALL: [(&'static str, Self); 4] =
         [("auto", Self::Auto), ("kvm", Self::Kvm), ("process", Self::Process), ("redox", Self::Redox)];
 
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, choice)| *choice == self).map_or("", |(name, _)| name)
+    }
+
     /// Returns the backend with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -139,6 +145,12 @@ pub enum NetRing {
 impl NetRing {
     /// All conditions, with their names on the command line.
     pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, choice)| *choice == self).map_or("", |(name, _)| name)
+    }
 
     /// Returns the condition with this name.
     #[must_use]

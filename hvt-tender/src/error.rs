@@ -12,7 +12,6 @@ use crate::config::MemoryOutOfRange;
 use crate::device::AttachError;
 use crate::image::ImageError;
 use crate::memory::MapError;
-#[cfg(target_os = "linux")]
 use crate::sandbox::{IdentityError, SandboxError};
 use crate::sys::host_limit::Advice;
 
@@ -57,12 +56,10 @@ pub enum UnikernelError {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::BackendError),
-    /// The tender cannot change its user, group or root directory.
-    #[cfg(target_os = "linux")]
+    /// The tender cannot become who it was told to become.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The tender cannot be confined.
-    #[cfg(target_os = "linux")]
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// A block device could not be flushed, so written data may be lost. The log names the device.

@@ -26,7 +26,9 @@
 //! [`memory`], [`exit`], [`cancel`] and [`descriptor`] are the words they speak. The rooms that need no operating system are
 //! those of [`hvt_core`], which kernels that run guests themselves link alone.
 
-#[cfg(any(target_os = "linux", target_os = "redox"))]
+#[cfg(not(any(target_os = "linux", target_os = "redox")))]
+compile_error!("hvt-tender runs on Linux and Redox");
+
 pub mod backend;
 #[cfg(target_os = "linux")]
 pub mod cli;
@@ -54,51 +56,30 @@ pub mod cli {
     const FAILED: i32 = 1;
     const TIMED_OUT: i32 = 124;
 }
-#[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod cancel;
-#[cfg(unix)]
 pub mod config;
-#[cfg(target_os = "linux")]
 pub mod core_dump;
 pub mod device;
 pub mod elftool;
-#[cfg(any(target_os = "linux", target_os = "redox"))]
 mod error;
-#[cfg(target_os = "linux")]
 pub mod gdb;
-#[cfg(target_os = "linux")]
 pub mod guest;
-#[cfg(any(target_os = "linux", target_os = "redox"))]
 mod host_file;
-#[cfg(any(target_os = "linux", target_os = "redox"))]
 mod interrupted;
-#[cfg(target_os = "linux")]
 pub mod measure;
 pub mod memory;
 mod message;
-#[cfg(target_os = "linux")]
 pub mod network;
-#[cfg(target_os = "linux")]
-mod open_descriptors;
-#[cfg(target_os = "linux")]
 mod record_file;
-#[cfg(target_os = "linux")]
 pub mod ring;
-#[cfg(target_os = "linux")]
-pub mod sandbox;
-#[cfg(target_os = "linux")]
 pub mod script;
 mod sys;
-#[cfg(any(target_os = "linux", target_os = "redox"))]
 pub mod unikernel;
 mod usage;
-#[cfg(target_os = "linux")]
 pub mod virtual_time;
 
-#[cfg(any(target_os = "linux", target_os = "redox"))]
 use hvt_core::registers;
 pub use hvt_core::{Exit, Vcpu, boot, descriptor, exit, hypercall, image, monitor};
-#[cfg(any(target_os = "linux", target_os = "redox"))]
+pub use sys::sandbox;
 pub use unikernel::Unikernel;
-#[cfg(target_os = "linux")]
 pub use virtual_time::VirtualTime;

@@ -17,10 +17,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(target_os = "linux")]
-mod linux;
-#[cfg(target_os = "redox")]
-mod redox;
+mod settings;
+mod start;
+mod started;
 mod supply;
 
 use std::fmt;
@@ -32,11 +31,7 @@ use std::sync::Arc;
 use hvt_abi::MEM_MAX;
 use self_cell::self_cell;
 
-use self::host::{Extras, Waits};
-#[cfg(target_os = "linux")]
-use self::linux as host;
-#[cfg(target_os = "redox")]
-use self::redox as host;
+use self::settings::{Extras, Waits};
 use self::supply::{MakeError, Supply};
 use crate::backend::CancelToken;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};

@@ -13,39 +13,27 @@
 //! A backend does not depend on any device, manifest or hypercall. It converts the exits of its
 //! machine to [`Exit`](crate::Exit).
 
-#[cfg(all(test, target_os = "linux"))]
-mod assembly;
-#[cfg(target_os = "linux")]
-pub mod auto;
-#[cfg(target_os = "linux")]
+#[cfg(test)]
+pub(crate) mod assembly;
+pub(crate) mod auto;
 pub mod debug;
-#[cfg(target_os = "linux")]
 pub mod frequency;
-#[cfg(target_os = "linux")]
-pub mod kvm;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub mod process;
-/// Stub of the process backend, which supports only x86_64.
-#[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
-#[path = "process/absent.rs"]
-pub mod process;
+pub(crate) mod kind;
 #[cfg(target_arch = "x86_64")]
 pub mod redox;
 
 use std::fmt;
 use std::sync::Arc;
 
-#[cfg(target_os = "linux")]
-use nix::time::ClockId;
-
 use crate::Vcpu;
-#[cfg(target_os = "linux")]
 use crate::memory::Usage;
-#[cfg(target_os = "linux")]
 use crate::sandbox::Calls;
+use crate::sys::cpu_clock::CpuClock;
 use crate::sys::host_limit::Advice;
 
 pub use crate::cancel::{CancelToken, Kick};
+pub use crate::sys::backend::*;
+pub(crate) use kind::{Kind, Opened, Running};
 
 /// Guest that is ready to run on one virtual CPU.
 ///
@@ -57,20 +45,11 @@ pub trait Machine: Vcpu<Error = BackendError> {
     ///
     /// # Errors
     /// Returns [`BackendError`] if there is no such clock.
-    #[cfg(target_os = "linux")]
-    fn cpu_clock(&self) -> Result<ClockId, BackendError> {
-        let mut clock = 0;
-        // SAFETY: the thread is the current one, and `clock` is a local that the call fills in.
-        match unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) } {
-            0 => Ok(ClockId::from_raw(clock)),
-            errno => {
-                Err(BackendError { what: "querying the CPU clock", source: std::io::Error::from_raw_os_error(errno) })
-            }
-        }
+    fn cpu_clock(&self) -> Result<CpuClock, BackendError> {
+        CpuClock::of_this_thread().map_err(|source| BackendError { what: "querying the CPU clock", source })
     }
 
-    /// Returns the debugger interface, if the backend has one.
-    #[cfg(target_os = "linux")]
+    /// What a debugger needs of it, where the backend has that.
     fn debug(&mut self) -> Option<&mut dyn debug::DebugTarget> {
         None
     }
@@ -78,14 +57,12 @@ pub trait Machine: Vcpu<Error = BackendError> {
     /// Returns a handle that reports how much of the guest's memory is in use.
     ///
     /// # Errors
-    /// Returns [`Unsupported`](std::io::ErrorKind::Unsupported) if the backend cannot report it.
-    #[cfg(target_os = "linux")]
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) where the backend cannot tell.
     fn memory_usage(&self) -> std::io::Result<Usage> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 
-    /// Allows the system calls that the calling thread makes through this machine.
-    #[cfg(target_os = "linux")]
+    /// Allows the system calls that the calling thread makes through this.
     fn system_calls(&self, _calls: &mut Calls) {}
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::{BlockSource, Config, DeviceOptions, NetSource};
-use crate::open_descriptors;
+use crate::sys::open_descriptors;
 
 /// Inherited descriptors that the command line names, by number (`@N`) or by path (`/dev/fd/N`).
 pub(super) struct Descriptors(BTreeMap<RawFd, OwnedFd>);

@@ -12,23 +12,21 @@ mod x86_64;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
 use hvt_abi::hypercall::exit_status::ABORT;
 use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::Mode;
-use nix::unistd::{AccessFlags, faccessat};
 
 use self::elf::{Cause, headers};
 use crate::backend::Machine;
 use crate::backend::debug::CpuState;
 use crate::memory::GuestMemory;
 use crate::monitor::Outcome;
-use crate::sandbox::{Calls, Condition};
+use crate::sandbox::Calls;
+use crate::sys::directory::Directory;
 
 #[cfg(target_arch = "aarch64")]
 use aarch64 as arch;
@@ -40,7 +38,7 @@ use x86_64 as arch;
 #[derive(Debug)]
 pub struct CoreDump {
     /// Opened early, because the tender may lack the right to open it after a crash.
-    directory: OwnedFd,
+    directory: Directory,
     path: PathBuf,
 }
 
@@ -51,8 +49,7 @@ impl CoreDump {
     /// Returns an [`io::Error`] if the path is not a directory or the directory is not writable.
     pub fn into_directory(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let directory = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        faccessat(&directory, c".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)?;
+        let directory = Directory::writable(&path)?;
         Ok(Self { directory, path })
     }
 
@@ -70,8 +67,7 @@ impl CoreDump {
 
     fn create(&self, name: &Path, state: &CpuState, cause: Cause, memory: &dyn GuestMemory) -> io::Result<()> {
         // Only the owner may read the file: it contains all data of the guest.
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let file = File::from(openat(&self.directory, name, FLAGS, mode)?);
+        let file = self.directory.create(name)?;
         write(&file, state, cause, memory).inspect_err(|_| {
             // A partial core file could be mistaken for a complete one, so the file is emptied.
             // Removing the file would require the right to remove any file.
@@ -84,21 +80,11 @@ impl CoreDump {
         self.directory.as_fd()
     }
 
-    /// Allows the system calls that write a core file. A seccomp filter cannot check the file's
-    /// name: without Landlock the file can be in any directory, but no existing file can be opened.
+    /// Allows the system calls that write a core file. No existing file can be opened.
     pub(crate) fn system_calls(&self, calls: &mut Calls) {
-        let directory = self.directory.as_raw_fd().cast_unsigned();
-        let flags = FLAGS.bits().cast_unsigned();
-        calls.allow_if(libc::SYS_openat, &[Condition::equal(0, directory), Condition::equal(2, flags)]);
-        // The descriptor number is not known in advance.
-        let file = Condition::at_least(0, libc::STDERR_FILENO.cast_unsigned() + 1);
-        calls.allow_if(libc::SYS_ftruncate, &[file]);
-        calls.allow_if(libc::SYS_pwrite64, &[file]);
+        calls.allow_new_file(self.directory.as_fd(), Directory::CREATES);
     }
 }
-
-/// Flags for opening the core file; an existing file is never overwritten.
-const FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_CLOEXEC);
 
 /// Returns the registers, as far as the backend can read them.
 fn state(machine: &mut dyn Machine) -> CpuState {

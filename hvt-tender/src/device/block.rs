@@ -10,13 +10,8 @@ use super::io::{RateLimitedWarning, read_all_at, write_all_at};
 use super::{Block, Descriptor, DeviceError, Uses};
 use crate::memory::GuestSlice;
 
-#[cfg(target_os = "linux")]
-mod direct;
 mod open;
-mod protection;
 
-#[cfg(target_os = "linux")]
-pub use direct::DirectBlock;
 pub use open::{OpenError, Problem};
 pub(super) use open::{check_block_size, open};
 
@@ -25,7 +20,7 @@ pub const DEFAULT_BLOCK_SIZE: u16 = 512;
 
 /// Largest block size in bytes: the largest power of two that fits the 16-bit field of the
 /// manifest.
-const MAX_BLOCK_SIZE: u64 = 1 << 15;
+pub(crate) const MAX_BLOCK_SIZE: u64 = 1 << 15;
 
 /// Options for opening a [`FileBlock`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +44,13 @@ impl Default for Options {
 /// in other use by the host.
 #[derive(Debug)]
 pub struct FileBlock {
-    file: File,
+    pub(crate) file: File,
     path: PathBuf,
-    capacity: u64,
-    block_size: u16,
+    pub(crate) capacity: u64,
+    pub(crate) block_size: u16,
     writable: bool,
     /// Set if written data may not have reached the disk.
-    dirty: bool,
+    pub(crate) dirty: bool,
     warning: RateLimitedWarning,
 }
 
@@ -70,7 +65,7 @@ impl FileBlock {
     }
 
     /// Like [`open`](Self::open), with additional flags of open(2).
-    fn open_with(path: PathBuf, options: &Options, flags: libc::c_int) -> Result<Self, OpenError> {
+    pub(crate) fn open_with(path: PathBuf, options: &Options, flags: libc::c_int) -> Result<Self, OpenError> {
         let block_size = check_block_size(options.block_size)?;
         match open(&path, options.read_only, flags) {
             Ok((_, capacity)) if capacity == 0 || !capacity.is_multiple_of(u64::from(block_size)) => {
@@ -99,7 +94,7 @@ impl FileBlock {
 
     /// Logs and returns the result of a read at this byte.
     #[inline]
-    fn has_read(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
+    pub(crate) fn has_read(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
         match done {
             Ok(()) => self.worked(),
             Err(error) => Err(self.failed(&error, format_args!("read at byte {offset}"))),
@@ -109,14 +104,14 @@ impl FileBlock {
     /// Returns whether writes are allowed. Marks the device as unsynchronized, because a failing
     /// write may have written a part too.
     #[inline]
-    fn begins_to_write(&mut self) -> bool {
+    pub(crate) fn begins_to_write(&mut self) -> bool {
         self.dirty |= self.writable;
         self.writable
     }
 
     /// Logs and returns the result of a write at this byte.
     #[inline]
-    fn has_written(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
+    pub(crate) fn has_written(&mut self, offset: u64, done: io::Result<()>) -> Result<(), DeviceError> {
         match done {
             Ok(()) => self.worked(),
             Err(error) => Err(self.failed(&error, format_args!("write at byte {offset}"))),
@@ -169,9 +164,11 @@ impl Block for FileBlock {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::device::DirectBlock;
     use crate::device::testing::{Buffer, in_own_namespace};
+    use crate::sys::protection;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
@@ -182,7 +179,7 @@ mod tests {
 
     const READ_ONLY: Options = Options { read_only: true, block_size: 512 };
 
-    pub(super) fn image(size: u64) -> NamedTempFile {
+    pub(crate) fn image(size: u64) -> NamedTempFile {
         let file = NamedTempFile::new().unwrap();
         file.as_file().set_len(size).unwrap();
         file
@@ -196,7 +193,7 @@ mod tests {
         FileBlock::open(path, &Options { block_size, ..Options::default() })
     }
 
-    pub(super) fn pattern(len: usize) -> Vec<u8> {
+    pub(crate) fn pattern(len: usize) -> Vec<u8> {
         (0..len).map(|index| (index % 253) as u8).collect()
     }
 
@@ -425,21 +422,21 @@ mod tests {
     }
 
     /// Loop device on a file. Creating one requires root.
-    pub(super) struct LoopDevice {
-        pub(super) path: PathBuf,
+    pub(crate) struct LoopDevice {
+        pub(crate) path: PathBuf,
         _file: Option<NamedTempFile>,
     }
 
     impl LoopDevice {
         /// Creates a loop device on this file, with sectors of `sector` bytes.
-        pub(super) fn on(file: NamedTempFile, sector: u32) -> Option<Self> {
+        pub(crate) fn on(file: NamedTempFile, sector: u32) -> Option<Self> {
             let mut device = Self::at(file.path(), sector)?;
             device._file = Some(file);
             Some(device)
         }
 
         /// Like [`on`](Self::on), for a file that the caller keeps.
-        pub(super) fn at(file: &Path, sector: u32) -> Option<Self> {
+        pub(crate) fn at(file: &Path, sector: u32) -> Option<Self> {
             if !nix::unistd::geteuid().is_root() {
                 assert!(std::env::var_os("CI").is_none(), "this test creates a loop device: run it as root");
                 eprintln!("SKIPPED: this test creates a loop device, which requires root");

@@ -13,11 +13,11 @@ use crate::memory::GuestSlice;
 
 /// Largest size of the headers before a frame in bytes. A virtio header has 10, 12 or 20 bytes,
 /// packet information 4.
-pub(super) const MAX_HEADERS: usize = 64;
+pub(crate) const MAX_HEADERS: usize = 64;
 
 /// Descriptor of frames, with rate-limited warnings about failed transfers.
 #[derive(Debug)]
-pub(super) struct FrameFd {
+pub(crate) struct FrameFd {
     endpoint: Arc<Endpoint>,
     /// Name of the descriptor in the log.
     label: String,
@@ -29,15 +29,15 @@ pub(super) struct FrameFd {
 impl FrameFd {
     /// Wraps a non-blocking descriptor with `headers` bytes before each frame, at most
     /// [`MAX_HEADERS`].
-    pub(super) fn new(fd: OwnedFd, label: String, headers: usize) -> Self {
+    pub(crate) fn new(fd: OwnedFd, label: String, headers: usize) -> Self {
         Self { endpoint: Arc::new(Endpoint::new(fd)), label, headers, warning: RateLimitedWarning::default() }
     }
 
-    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
-    pub(super) fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
+    pub(crate) fn send(&mut self, frame: GuestSlice<'_>) -> Result<(), DeviceError> {
         let label = &self.label;
         if frame.len() < FRAME_HEADER_SIZE {
             self.warning.fails(format_args!("{label}: a frame of {} bytes is too short", frame.len()));
@@ -69,7 +69,7 @@ impl FrameFd {
     }
 
     /// Receives one frame into `into`. Returns its length in bytes, or `None` if no frame is waiting.
-    pub(super) fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
+    pub(crate) fn receive(&mut self, into: GuestSlice<'_>) -> Result<Option<u64>, DeviceError> {
         if into.is_empty() {
             return Ok(None);
         }
@@ -94,24 +94,24 @@ impl FrameFd {
 
     /// Returns a second handle of the same descriptor, for another thread.
     #[cfg(target_os = "linux")]
-    pub(super) fn second_end(&self) -> Self {
+    pub(crate) fn second_end(&self) -> Self {
         let (endpoint, label) = (Arc::clone(&self.endpoint), self.label.clone());
         Self { endpoint, label, headers: self.headers, warning: RateLimitedWarning::default() }
     }
 
     #[cfg(test)]
-    pub(super) fn is_failing(&self) -> bool {
+    pub(crate) fn is_failing(&self) -> bool {
         self.warning.is_failing()
     }
 
     #[cfg(test)]
-    pub(super) fn label(&self) -> &str {
+    pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
     /// Returns the number of bytes before each frame.
     #[cfg(target_os = "linux")]
-    pub(super) fn headers(&self) -> usize {
+    pub(crate) fn headers(&self) -> usize {
         self.headers
     }
 }

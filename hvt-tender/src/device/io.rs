@@ -9,7 +9,7 @@ use crate::memory::{Chunk, GuestSlice};
 
 /// Writes at most `most` bytes of `chunk`, starting at byte `from`. Returns the number of bytes
 /// written.
-pub(super) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usize) -> io::Result<usize> {
+pub(crate) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usize) -> io::Result<usize> {
     let rest = chunk.skip(from);
     // SAFETY: the bytes are in the chunk. The kernel copies them like any memory that another
     // thread may be writing.
@@ -20,7 +20,7 @@ pub(super) fn write(fd: BorrowedFd<'_>, chunk: Chunk<'_>, from: usize, most: usi
 // Inlined with its callees: these functions run at every hypercall of a disk, and calls to them
 // would cost a tenth of the tender's work for a hypercall.
 #[inline(always)]
-pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64) -> io::Result<()> {
+pub(crate) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(into, offset, |start, len, offset| {
         // SAFETY: `len` bytes at `start` are guest memory, and no reference to them exists.
         count(unsafe { libc::pread(fd.as_raw_fd(), start, len, offset) })
@@ -29,7 +29,7 @@ pub(super) fn read_all_at(fd: BorrowedFd<'_>, into: GuestSlice<'_>, offset: u64)
 
 /// Writes all of `from` from byte `offset` of a file on.
 #[inline(always)]
-pub(super) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64) -> io::Result<()> {
+pub(crate) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64) -> io::Result<()> {
     all_at(from, offset, |start, len, offset| {
         // SAFETY: `len` bytes at `start` are guest memory. The kernel copies them like any memory
         // that another thread may be writing.
@@ -38,7 +38,7 @@ pub(super) fn write_all_at(fd: BorrowedFd<'_>, from: GuestSlice<'_>, offset: u64
 }
 
 /// Writes all of `frame` in one call, for descriptors with message boundaries.
-pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
+pub(crate) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
     let send = |vectors: &[libc::iovec]| {
         // SAFETY: `with_vectors` passes vectors of memory that is mapped during the call.
         count(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
@@ -54,7 +54,7 @@ pub(super) fn send(fd: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usiz
 
 /// Like [`send`], with a header of zeros before the frame. Returns the number of bytes of the frame
 /// that were sent.
-pub(super) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'_>) -> io::Result<usize> {
+pub(crate) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'_>) -> io::Result<usize> {
     let first = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(frame.chunks().map(vector)).collect();
     // SAFETY: the vectors describe mapped memory; nothing is written to it.
@@ -64,7 +64,7 @@ pub(super) fn send_behind(fd: BorrowedFd<'_>, header: &[u8], frame: GuestSlice<'
 
 /// Like [`receive`], with a header before the frame, which is stored in `header`. Returns the
 /// number of bytes of the frame, or 0 if none was received.
-pub(super) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestSlice<'_>) -> io::Result<usize> {
+pub(crate) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestSlice<'_>) -> io::Result<usize> {
     let first = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
     let vectors: Vec<_> = [first].into_iter().chain(into.chunks().map(vector)).collect();
     // SAFETY: the vectors describe `header`, which is borrowed, and guest memory, to which no
@@ -73,24 +73,8 @@ pub(super) fn receive_behind(fd: BorrowedFd<'_>, header: &mut [u8], into: GuestS
         .map(|received| received.saturating_sub(header.len()))
 }
 
-/// Sends all of `frame` as one message of a socket. If the peer is gone, the call returns an error
-/// and raises no signal.
-#[cfg(target_os = "linux")]
-pub(super) fn send_message(socket: BorrowedFd<'_>, frame: GuestSlice<'_>) -> io::Result<usize> {
-    let send = |vectors: &[libc::iovec]| {
-        // SAFETY: `msghdr` consists of integers and pointers, for which zero is valid.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = vectors.as_ptr().cast_mut();
-        message.msg_iovlen = vectors.len();
-        // SAFETY: `with_vectors` passes vectors of memory that is mapped during the call; nothing
-        // is written to it.
-        count(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })
-    };
-    retry(|| with_vectors(frame, send))
-}
-
 /// Reads into `into` with one call. Returns the number of bytes.
-pub(super) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<usize> {
+pub(crate) fn receive(fd: BorrowedFd<'_>, into: GuestSlice<'_>) -> io::Result<usize> {
     let receive = |vectors: &[libc::iovec]| {
         // SAFETY: as in `send`; no reference to any of the bytes exists.
         count(unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), length(vectors)) })
@@ -147,7 +131,7 @@ fn rest_at(
 
 /// Calls `each` with vectors that describe the chunks of `slice`. A single chunk, the usual case
 /// under an operating system, needs no allocation.
-fn with_vectors<R>(slice: GuestSlice<'_>, each: impl Fn(&[libc::iovec]) -> R) -> R {
+pub(crate) fn with_vectors<R>(slice: GuestSlice<'_>, each: impl Fn(&[libc::iovec]) -> R) -> R {
     let mut chunks = slice.chunks().map(vector);
     match (chunks.next(), chunks.next()) {
         (Some(first), Some(second)) => {
@@ -159,29 +143,29 @@ fn with_vectors<R>(slice: GuestSlice<'_>, each: impl Fn(&[libc::iovec]) -> R) ->
     }
 }
 
-fn vector(chunk: Chunk<'_>) -> libc::iovec {
+pub(crate) fn vector(chunk: Chunk<'_>) -> libc::iovec {
     libc::iovec { iov_base: chunk.as_ptr().cast(), iov_len: chunk.len() }
 }
 
 /// Converts the number of vectors. The kernel refuses a list that is too long.
-fn length(vectors: &[libc::iovec]) -> libc::c_int {
+pub(crate) fn length(vectors: &[libc::iovec]) -> libc::c_int {
     libc::c_int::try_from(vectors.len()).unwrap_or(libc::c_int::MAX)
 }
 
-fn count(returned: libc::ssize_t) -> io::Result<usize> {
+pub(crate) fn count(returned: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
 }
 
 /// Logs a failure as a warning once, and again only after a success. A guest can retry as often as
 /// it likes, and must not fill the log.
 #[derive(Debug, Default)]
-pub(super) struct RateLimitedWarning {
+pub(crate) struct RateLimitedWarning {
     failing: bool,
 }
 
 impl RateLimitedWarning {
     /// Logs a failure.
-    pub(super) fn fails(&mut self, what: fmt::Arguments<'_>) {
+    pub(crate) fn fails(&mut self, what: fmt::Arguments<'_>) {
         if self.failing {
             log::debug!("{what}");
         } else {
@@ -192,12 +176,12 @@ impl RateLimitedWarning {
 
     /// Returns whether the last attempt failed.
     #[cfg(test)]
-    pub(super) fn is_failing(&self) -> bool {
+    pub(crate) fn is_failing(&self) -> bool {
         self.failing
     }
 
     /// Records a success.
-    pub(super) fn works(&mut self) {
+    pub(crate) fn works(&mut self) {
         self.failing = false;
     }
 }

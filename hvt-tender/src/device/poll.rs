@@ -1,5 +1,6 @@
 //! Sleep of a guest on a host: `ppoll` on its network devices.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::sys::sleep::{self, ppoll};
 /// readable exactly while a frame is waiting.
 #[derive(Debug)]
 pub struct Endpoint {
-    fd: OwnedFd,
+    source: Arc<dyn Source>,
     gone: AtomicBool,
 }
 
@@ -22,7 +23,12 @@ impl Endpoint {
     /// Creates an endpoint that owns `fd`.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, gone: AtomicBool::new(false) }
+        Self::of(Arc::new(fd))
+    }
+
+    /// An endpoint that is readable when `source` is.
+    pub(crate) fn of(source: Arc<dyn Source>) -> Self {
+        Self { source, gone: AtomicBool::new(false) }
     }
 
     /// Marks the network as disconnected: no more frames will arrive. Pollers then stop watching
@@ -34,9 +40,14 @@ impl Endpoint {
 
 impl AsFd for Endpoint {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.source.as_fd()
     }
 }
+
+/// Owner of a descriptor that becomes readable.
+pub(crate) trait Source: AsFd + fmt::Debug + Send + Sync {}
+
+impl<T: AsFd + fmt::Debug + Send + Sync> Source for T {}
 
 /// Network device that a guest can wait for.
 pub trait Pollable {
@@ -105,7 +116,7 @@ impl FdPoller {
         let endpoints = endpoints.into_iter().filter(|(handle, _)| *handle < u64::BITS);
         let watched: Vec<_> = endpoints.map(|(handle, endpoint)| Watched { handle, endpoint }).collect();
         let fds = std::iter::once(stop.event().as_raw_fd())
-            .chain(watched.iter().map(|watched| watched.endpoint.fd.as_raw_fd()))
+            .chain(watched.iter().map(|watched| watched.endpoint.as_fd().as_raw_fd()))
             .map(watch)
             .collect();
         Self { stop, watched, fds }

@@ -56,9 +56,8 @@ impl Line {
     /// Allows the system calls that the guest's thread needs to talk to the debugger and to close
     /// the connection.
     pub(crate) fn system_calls(&self, calls: &mut Calls) {
-        calls.allow_on(libc::SYS_recvfrom, self.input.stream.as_raw_fd());
-        calls.allow_on(libc::SYS_sendto, self.output.stream.as_raw_fd());
-        calls.allow_on(libc::SYS_shutdown, self.watcher.stream.as_raw_fd());
+        let [input, output, shutdown] = [&self.input.stream, &self.output.stream, &self.watcher.stream];
+        calls.allow_connection(input.as_raw_fd(), output.as_raw_fd(), shutdown.as_raw_fd());
     }
 }
 

@@ -80,12 +80,13 @@ pub(crate) use self::connection::{Connection, Line};
 use self::debugged::Debugged;
 #[cfg(feature = "smoltcp")]
 pub(crate) use self::listener::is_waited_at;
-use self::listener::{Listener, TcpDoor, UnixDoor};
+use self::listener::{Listener, TcpDoor};
 use crate::Vcpu;
 use crate::backend::{BackendError, CancelToken, Machine};
 use crate::descriptor::{Descriptor, Uses};
 use crate::memory::MemoryMap;
 use crate::monitor::Outcome;
+use crate::sys::unix_door::UnixDoor;
 
 /// Debugger that a guest waits for: the guest executes no instruction before the debugger has
 /// connected.

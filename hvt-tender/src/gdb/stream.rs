@@ -7,6 +7,8 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 use nix::sys::time::TimeVal;
 
+use crate::sys::socket::NO_SIGNAL;
+
 /// Connected socket. For both address families it uses `recvfrom`, `sendto` and `shutdown`, the
 /// system calls that the sandbox allows. The standard library uses different calls for the two
 /// families.
@@ -40,7 +42,7 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        Ok(send(self.as_raw_fd(), from, MsgFlags::MSG_NOSIGNAL)?)
+        Ok(send(self.as_raw_fd(), from, NO_SIGNAL)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -12,4 +12,4 @@ pub use calls::{Calls, Tally};
 pub use limits::Limits;
 pub(crate) use limits::{LimitedConsole, Verdict};
 pub(crate) use trace::Trace;
-pub(crate) use watchdog::{Watchdog, cpu_time};
+pub(crate) use watchdog::Watchdog;

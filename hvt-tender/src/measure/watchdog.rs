@@ -5,12 +5,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use nix::time::ClockId;
 
 use super::{Limit, Limits, Verdict};
 use crate::cancel::CancelToken;
 use crate::memory::Usage;
 use crate::sandbox::Sandbox;
+use crate::sys::cpu_clock::CpuClock;
 
 /// Interval between two samples of the memory usage.
 const LOOK: Duration = Duration::from_millis(5);
@@ -31,7 +31,7 @@ impl Watchdog {
     /// Returns the error of clone(2) if the thread cannot be created.
     pub(crate) fn start(
         limits: &Limits,
-        cpu: ClockId,
+        cpu: CpuClock,
         memory: Option<Usage>,
         verdict: Verdict,
         confinement: Option<(Sandbox, CancelToken)>,
@@ -40,7 +40,7 @@ impl Watchdog {
         if limits.wall_time.is_none() && limits.cpu_time.is_none() && memory.is_none() {
             return Ok(None);
         }
-        let cpu = limits.cpu_time.map(|most| CpuLimit { most, clock: cpu, start: cpu_time(cpu) });
+        let cpu = limits.cpu_time.map(|most| CpuLimit { most, clock: cpu, start: cpu.elapsed() });
         let watch = Watch { start: Instant::now(), wall: limits.wall_time, cpu, memory };
         let (ended, end) = bounded(0);
         let run = move || {
@@ -90,7 +90,7 @@ struct Watch {
 #[derive(Clone, Copy)]
 struct CpuLimit {
     most: Duration,
-    clock: ClockId,
+    clock: CpuClock,
     /// Time on the clock before the guest's first instruction.
     start: Duration,
 }
@@ -112,7 +112,7 @@ impl Watch {
         }
         if let Some(CpuLimit { most, clock, start }) = self.cpu {
             // A guest has one CPU, so it cannot use up the remaining CPU time in less real time.
-            match most.checked_sub(cpu_time(clock).saturating_sub(start)).filter(|left| !left.is_zero()) {
+            match most.checked_sub(clock.elapsed().saturating_sub(start)).filter(|left| !left.is_zero()) {
                 Some(left) => again = again.min(left),
                 None => return Look::Exceeded(Limit::CpuTime),
             }
@@ -126,9 +126,4 @@ impl Watch {
         }
         Look::Again(again)
     }
-}
-
-/// Returns the time on a CPU-time clock, or zero if its thread or process has ended.
-pub(crate) fn cpu_time(clock: ClockId) -> Duration {
-    clock.now().map_or(Duration::ZERO, Duration::from)
 }

@@ -1,23 +1,9 @@
 //! Guest memory for the host's operating system, with the traits of [`hvt_core::memory`].
 
-#[cfg(target_os = "linux")]
-mod mapped;
-#[cfg(target_os = "redox")]
-mod private;
-#[cfg(target_os = "linux")]
-mod rust_vmm;
-#[cfg(target_os = "linux")]
-mod usage;
-
 use crate::sys::host_limit::Advice;
 
+pub use crate::sys::memory::{MappedMemory, Usage};
 pub use hvt_core::memory::*;
-#[cfg(target_os = "linux")]
-pub use mapped::MappedMemory;
-#[cfg(target_os = "redox")]
-pub use private::PrivateMemory;
-#[cfg(target_os = "linux")]
-pub use usage::Usage;
 
 /// Guest memory cannot be mapped.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{HEADER, Port, VLAN_TAG};
 use crate::cancel::CancelToken;
-use crate::device::{Pollable, Tap};
+use crate::device::{HostInterface, Pollable};
 
 /// Bridge between a [`Port`] and a tap interface of the host: guests on a link or a switch reach
 /// the networks that the host reaches.
@@ -39,7 +39,7 @@ impl Bridge {
     /// Returns [`io::ErrorKind::InvalidInput`] if the port uses a virtual time, because frames of
     /// the host arrive in real time, or if the tap puts a header before its frames. Returns the
     /// error of eventfd(2) or clone(2) if the process has no descriptor or thread left.
-    pub fn new(port: Port, tap: Tap) -> io::Result<Self> {
+    pub fn new(port: Port, tap: HostInterface) -> io::Result<Self> {
         if port.arrivals().is_some() {
             let what = "cannot bridge a port in virtual time to a host interface";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -71,7 +71,7 @@ impl Drop for Bridge {
 }
 
 /// Carries frames in both directions until `stop` is requested or the tap fails.
-fn carry(port: &Port, tap: &Tap, stop: &CancelToken) -> io::Result<()> {
+fn carry(port: &Port, tap: &HostInterface, stop: &CancelToken) -> io::Result<()> {
     /// Maximum size of a frame at the largest MTU.
     const LONGEST: usize = HEADER + VLAN_TAG + u16::MAX as usize;
     let (inside, outside) = (port.endpoint(), tap.endpoint());
@@ -111,6 +111,7 @@ fn carry(port: &Port, tap: &Tap, stop: &CancelToken) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Tap;
     use crate::device::testing::in_own_namespace;
     use crate::network::{Impairment, Link, Switch};
     use crate::virtual_time::VirtualTime;

@@ -3,21 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-
 use super::impairment::{Impairment, Way};
 use crate::device::{Endpoint, Senders};
+use crate::sys::event::Event;
+use crate::sys::timer::Timer;
 use crate::virtual_time::VirtualTime;
-
-/// Latest expiry time of a timerfd, whose seconds are signed.
-const LATEST: Duration = Duration::from_secs(i64::MAX as u64);
 
 /// Bounded queue of frames, ordered by arrival, with a descriptor that is readable exactly while an
 /// arrived frame is queued.
@@ -77,9 +71,9 @@ impl fmt::Debug for Waker {
 #[derive(Debug)]
 enum InboxDoorbell {
     /// Frames arrive immediately: an eventfd with a counter of 0 or 1.
-    Event,
+    Event(Arc<Event>),
     /// Frames are delayed: a timerfd that expires when the first frame arrives.
-    Timer(TimerFd),
+    Timer(Arc<Timer>),
 }
 
 impl Inbox {
@@ -89,12 +83,12 @@ impl Inbox {
         most: usize,
         time: Option<VirtualTime>,
     ) -> io::Result<Self> {
-        let (fd, doorbell) = if impairment.delays() && time.is_none() {
-            let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
-            (timer.as_fd().try_clone_to_owned()?, InboxDoorbell::Timer(timer))
+        let (endpoint, doorbell) = if impairment.delays() && time.is_none() {
+            let timer = Arc::new(Timer::new()?);
+            (Endpoint::of(timer.clone()), InboxDoorbell::Timer(timer))
         } else {
-            let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-            (OwnedFd::from(event), InboxDoorbell::Event)
+            let event = Arc::new(Event::new()?);
+            (Endpoint::of(event.clone()), InboxDoorbell::Event(event))
         };
         let state = State {
             way: Way::new(impairment, number),
@@ -104,11 +98,10 @@ impl Inbox {
             lost: 0,
             awaited: None,
         };
-        let endpoint = Arc::new(Endpoint::new(fd));
         Ok(Self {
             state: Mutex::new(state),
             arrived: Condvar::new(),
-            endpoint,
+            endpoint: Arc::new(endpoint),
             doorbell,
             most,
             time,
@@ -224,11 +217,14 @@ impl Inbox {
     fn ring(&self, state: &mut State, now: Duration) {
         let first = state.frames.keys().next().map(|(arrival, _)| *arrival);
         let done = match &self.doorbell {
-            InboxDoorbell::Event => match (first, state.ringing) {
-                (Some(_), None) => nix::unistd::write(self.endpoint.as_fd(), &1u64.to_ne_bytes()).map(drop),
-                (None, Some(_)) => nix::unistd::read(self.endpoint.as_fd(), &mut [0; 8]).map(drop),
-                _ => Ok(()),
-            },
+            InboxDoorbell::Event(event) => {
+                match (first, state.ringing) {
+                    (Some(_), None) => event.set(),
+                    (None, Some(_)) => drop(event.clear()),
+                    _ => {}
+                }
+                Ok(())
+            }
             // The timer has expired and stays readable.
             InboxDoorbell::Timer(_) if first.zip(state.ringing).is_some_and(|(first, rung)| first.max(rung) <= now) => {
                 return;
@@ -236,17 +232,14 @@ impl Inbox {
             InboxDoorbell::Timer(_) if first == state.ringing => return,
             InboxDoorbell::Timer(timer) => match first {
                 // An expiry time of 0 would disarm the timer, but CLOCK_MONOTONIC is past 0.
-                Some(at) => {
-                    let at = TimeSpec::from_duration(at.min(LATEST));
-                    timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
-                }
+                Some(at) => timer.set(at),
                 None => timer.unset(),
             },
         };
         state.ringing = first;
-        if let Err(errno) = done {
+        if let Err(error) = done {
             // Unreachable with a valid descriptor and a valid time.
-            log::error!("in-memory network: cannot signal that a frame has arrived: {errno}");
+            log::error!("in-memory network: cannot signal that a frame has arrived: {error}");
         }
     }
 
@@ -255,7 +248,7 @@ impl Inbox {
     fn now(&self) -> Duration {
         match &self.time {
             Some(time) => time.elapsed(),
-            None => nix::time::ClockId::CLOCK_MONOTONIC.now().map_or(Duration::ZERO, Duration::from),
+            None => Timer::now(),
         }
     }
 

@@ -20,7 +20,7 @@
 //!
 //! A ring is offered if all network devices of the guest can be used
 //! [from two threads](crate::device::Net::second_end), if the backend
-//! [gains by it](crate::backend::auto::Backend::gains_by_rings), and if the host has a CPU for the
+//! [gains by it](crate::backend::Opened::gains_by_rings), and if the host has a CPU for the
 //! second thread. Guests without ring support use hypercalls.
 
 mod end;

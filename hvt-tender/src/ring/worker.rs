@@ -7,20 +7,19 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 
 use hvt_abi::Gpa;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::RingError;
 use super::queue::Queue;
 use super::service::Service;
 use crate::cancel::CancelToken;
 use crate::device::{Descriptor, Doorbell, Net, Uses};
-use crate::interrupted::retry;
 use crate::memory::{MappedMemory, MemoryMap};
 use crate::sandbox::{Sandbox, SandboxError};
+use crate::sys::event::Event;
 
 /// Doorbell that wakes a ring's thread. A kick of the guest rings it.
 #[derive(Clone, Debug)]
-pub struct RingDoorbell(Arc<EventFd>);
+pub struct RingDoorbell(Arc<Event>);
 
 impl RingDoorbell {
     /// Creates a doorbell.
@@ -28,19 +27,18 @@ impl RingDoorbell {
     /// # Errors
     /// Returns the error of eventfd(2), such as `EMFILE` if the process has no free descriptor.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?)))
+        Ok(Self(Arc::new(Event::blocking()?)))
     }
 
     /// Waits until the doorbell rings. Returns the number of rings since the last wait.
     fn wait(&self) -> u64 {
-        retry(|| self.0.read()).unwrap_or(0)
+        self.0.wait()
     }
 }
 
 impl Doorbell for RingDoorbell {
     fn ring(&self) {
-        // The write fails only if the counter is full, and then the thread does not sleep.
-        let _ = self.0.write(1);
+        self.0.set();
     }
 }
 

@@ -6,6 +6,6 @@ mod linux;
 mod redox;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{host_limit, sleep};
+pub use linux::*;
 #[cfg(target_os = "redox")]
-pub(crate) use redox::{host_limit, sleep};
+pub use redox::*;

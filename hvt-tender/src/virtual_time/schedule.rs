@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::cancel::CancelToken;
 use crate::device::{Arrivals, Descriptor, Interrupted, Senders, Uses};
+use crate::sys::event::Event;
 
 /// First instant, in nanoseconds (146 years), that counts as never. The largest deadline in signed
 /// nanoseconds of a guest's wall clock is later.
@@ -42,7 +42,7 @@ struct Guest {
 #[derive(Debug)]
 pub(super) struct Seat {
     /// Eventfd that is readable once this guest has the turn.
-    turn: OwnedFd,
+    turn: Event,
     stop: CancelToken,
     /// Set if the guest was ended because nothing can wake it.
     asleep: AtomicBool,
@@ -51,8 +51,7 @@ pub(super) struct Seat {
 impl Seat {
     /// Creates a seat. A request on `stop` ends its waits.
     pub(super) fn new(stop: CancelToken) -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { turn: event.into(), stop, asleep: AtomicBool::new(false) })
+        Ok(Self { turn: Event::new()?, stop, asleep: AtomicBool::new(false) })
     }
 
     /// Returns whether the guest has been requested to stop.
@@ -87,10 +86,8 @@ impl Seat {
                     return Err(Interrupted);
                 }
                 Ok(_) if fds[0].any().unwrap_or(true) => return Err(Interrupted),
-                Ok(_) => match nix::unistd::read(&self.turn, &mut [0; 8]) {
-                    Ok(_) => return Ok(()),
-                    Err(_) => continue,
-                },
+                Ok(_) if self.turn.clear() => return Ok(()),
+                Ok(_) => {}
             }
         }
     }
@@ -101,8 +98,7 @@ impl Seat {
     }
 
     fn give_turn(&self) {
-        // The write fails only if the counter is full, and then the descriptor is readable already.
-        let _ = nix::unistd::write(&self.turn, &1u64.to_ne_bytes());
+        self.turn.set();
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use super::{Frequency, Source};
 use crate::backend::BackendError;
+use crate::sys::timer::STEADY_CLOCK;
 
 /// Search for the frequency of the TSC, from [`begin`](Self::begin) to [`finish`](Self::finish),
 /// with useful work between them.
@@ -185,7 +186,7 @@ fn tsc() -> u64 {
 fn nanos() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the structure on this stack. Cannot fail: the clock exists since Linux 2.6.28.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_RAW, &raw mut now) };
+    unsafe { libc::clock_gettime(STEADY_CLOCK, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

@@ -5,8 +5,9 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE, protection};
+use super::{DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE};
 use crate::sys::host_limit::Advice;
+use crate::sys::protection;
 
 /// Block device that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -87,12 +88,6 @@ pub(in crate::device) fn check_block_size(block_size: u64) -> Result<u16, OpenEr
         .ok_or(OpenError::BlockSize(block_size))
 }
 
-/// Updating the access time costs a tenth of reading a block, and has no use.
-#[cfg(target_os = "linux")]
-const NOT_NOTED: libc::c_int = libc::O_NOATIME;
-#[cfg(not(target_os = "linux"))]
-const NOT_NOTED: libc::c_int = 0;
-
 /// Opens the file with additional flags of open(2), and locks it. Returns its size in bytes too.
 pub(in crate::device) fn open(path: &Path, read_only: bool, flags: libc::c_int) -> Result<(File, u64), Problem> {
     // Checked before the open, because opening a device can have side effects and opening a FIFO
@@ -112,7 +107,7 @@ pub(in crate::device) fn open(path: &Path, read_only: bool, flags: libc::c_int) 
     // files and disks.
     let flags = libc::O_NONBLOCK | exclusive | flags;
     let open = |flags| OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
-    let opened = match open(flags | NOT_NOTED) {
+    let opened = match open(flags | protection::NO_ACCESS_TIME) {
         // Only the owner may use O_NOATIME (open(2)).
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(flags),
         other => other,

@@ -8,12 +8,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, ppoll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::time::TimeSpec;
+use nix::poll::PollFd;
 
 use crate::cancel::CancelToken;
 use crate::device::Arrivals;
+use crate::sys::event::Event;
+use crate::sys::sleep;
 use crate::virtual_time::VirtualTime;
 
 /// Doorbell that wakes a worker, or requests its end.
@@ -27,15 +27,14 @@ pub(in crate::network) struct StackDoorbell {
 #[derive(Debug)]
 enum Way {
     /// The doorbell makes an eventfd readable.
-    Event(EventFd),
+    Event(Event),
     /// The doorbell is an arrival in virtual time, for a worker that takes turns with the guests.
     Arrival { rung: AtomicBool, time: VirtualTime, stop: CancelToken },
 }
 
 impl StackDoorbell {
     pub(in crate::network) fn new() -> io::Result<Arc<Self>> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Arc::new(Self { over: AtomicBool::new(false), way: Way::Event(event) }))
+        Ok(Arc::new(Self { over: AtomicBool::new(false), way: Way::Event(Event::new()?) }))
     }
 
     /// Creates the doorbell of a worker that runs in virtual time. A request on `stop` ends the
@@ -48,9 +47,7 @@ impl StackDoorbell {
     /// Wakes the worker if it waits. Otherwise its next wait returns immediately.
     pub(in crate::network) fn ring(&self) {
         match &self.way {
-            // The write fails only if the counter is full, and then the descriptor is readable
-            // already.
-            Way::Event(event) => drop(event.write(1)),
+            Way::Event(event) => event.set(),
             Way::Arrival { rung, time, .. } => {
                 rung.store(true, Ordering::SeqCst);
                 time.poke();
@@ -61,8 +58,7 @@ impl StackDoorbell {
     /// Clears the doorbell.
     pub(in crate::network) fn silence(&self) {
         match &self.way {
-            // The read fails only if the doorbell has not rung.
-            Way::Event(event) => drop(event.read()),
+            Way::Event(event) => drop(event.clear()),
             Way::Arrival { rung, .. } => rung.store(false, Ordering::SeqCst),
         }
     }
@@ -135,7 +131,7 @@ impl Drop for Worker {
 
 /// Waits up to `timeout` until one of the descriptors is ready.
 pub(in crate::network) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
-    match ppoll(fds, timeout.map(TimeSpec::from_duration), None) {
+    match sleep::poll(fds, timeout) {
         // The caller checks all descriptors again after each wait.
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),

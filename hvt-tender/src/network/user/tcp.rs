@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, sockopt};
+use nix::sys::socket::{self, AddressFamily, SockaddrStorage, sockopt};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 
 use crate::interrupted::retry;
 use crate::network::ip::Flow;
+use crate::sys;
 
 /// Timeout of the guest's TCP handshake.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -178,8 +179,7 @@ impl AsFd for Connection {
 /// Starts a non-blocking connection to `to`.
 fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    let socket = sys::socket::tcp(family)?;
     match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
         Ok(()) | Err(Errno::EINPROGRESS) => {}
         Err(errno) => return Err(errno.into()),

@@ -1,12 +1,10 @@
 //! Sleeping on Linux: `ppoll`.
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hvt_core::device::Sleep;
-
-use crate::cancel::CancelToken;
+use nix::poll::PollFd;
+use nix::sys::time::TimeSpec;
 
 /// Makes sleeps of the calling thread exact.
 pub(crate) fn prepare() {
@@ -27,17 +25,7 @@ pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<l
     }
 }
 
-impl Sleep for CancelToken {
-    fn sleep(&self, nanoseconds: u64) {
-        let (start, time) = (Instant::now(), Duration::from_nanos(nanoseconds));
-        let mut stopped = [libc::pollfd { fd: self.event().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-        loop {
-            let left = time.saturating_sub(start.elapsed());
-            match ppoll(&mut stopped, left) {
-                Ok(0) if !left.is_zero() => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => return,
-            }
-        }
-    }
+/// Waits until one of these descriptors is ready, for at most `timeout`.
+pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> nix::Result<libc::c_int> {
+    nix::poll::ppoll(fds, timeout.map(TimeSpec::from_duration), None)
 }

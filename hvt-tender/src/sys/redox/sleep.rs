@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollTimeout};
+
 /// Does nothing.
 pub(crate) fn prepare() {}
 
@@ -14,4 +16,11 @@ pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<l
         -1 => Err(io::Error::last_os_error()),
         ready => Ok(ready),
     }
+}
+
+/// Waits until one of these descriptors is ready, for at most `timeout`, made a whole number of milliseconds.
+pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> nix::Result<libc::c_int> {
+    let milliseconds = |timeout: Duration| timeout.as_nanos().div_ceil(1_000_000);
+    let timeout = timeout.map(|timeout| PollTimeout::try_from(milliseconds(timeout)).unwrap_or(PollTimeout::MAX));
+    nix::poll::poll(fds, timeout.unwrap_or(PollTimeout::NONE))
 }
