@@ -13,14 +13,14 @@ use crate::device::AttachError;
 use crate::image::ImageError;
 use crate::memory::MapError;
 use crate::sandbox::{IdentityError, SandboxError};
-use crate::sys::host_limit::Advice;
 
-/// Error of a unikernel that cannot run. The message is one line.
+/// Error of a unikernel that cannot run. The message is one line, which
+/// [`ErrorChain`](crate::ErrorChain) completes with the causes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnikernelError {
     /// The unikernel's file cannot be read.
-    #[error("cannot read {}: {source}{}", path.display(), Advice::on(source))]
+    #[error("cannot read {}", path.display())]
     Read {
         /// Path of the file.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum UnikernelError {
         source: io::Error,
     },
     /// The file is not a unikernel that this tender can run.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Image {
         /// Path of the file.
         path: PathBuf,
@@ -66,11 +66,11 @@ pub enum UnikernelError {
     #[error("a block device failed: data written by the unikernel may be lost")]
     Unsynced,
     /// The host has no free descriptor for an event.
-    #[error("cannot create an event: {}{}", _0, Advice::on(_0))]
-    Stop(io::Error),
+    #[error("cannot create an event")]
+    Stop(#[source] io::Error),
     /// The host cannot create the guest's thread, or the thread panicked.
-    #[error("cannot run the guest on a thread: {}{}", _0, Advice::on(_0))]
-    Thread(io::Error),
+    #[error("cannot run the guest on a thread")]
+    Thread(#[source] io::Error),
     /// A part of the run has served another run.
     #[error("{part}: used by another run: give each run its own")]
     Spent {
@@ -78,7 +78,7 @@ pub enum UnikernelError {
         part: Part,
     },
     /// The function that makes a device for each run failed.
-    #[error("{part}: cannot be made: {source}")]
+    #[error("{part}: cannot be made")]
     Make {
         /// The device.
         part: Part,

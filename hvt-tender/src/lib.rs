@@ -62,6 +62,7 @@ pub mod core_dump;
 pub mod device;
 pub mod elftool;
 mod error;
+mod error_chain;
 pub mod gdb;
 pub mod guest;
 mod host_file;
@@ -78,6 +79,7 @@ pub mod unikernel;
 mod usage;
 pub mod virtual_time;
 
+pub use error_chain::ErrorChain;
 use hvt_core::registers;
 pub use hvt_core::{Exit, Vcpu, boot, descriptor, exit, hypercall, image, monitor};
 pub use sys::sandbox;

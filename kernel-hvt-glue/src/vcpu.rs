@@ -15,6 +15,7 @@ use crate::{
 
 /// Error of binding a virtual CPU. The guest was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BindError<E = native::BindError> {
     /// The [`Cpu`] belongs to another CPU than the current one.
     #[error("wrong CPU: running on CPU {current}, but the handle belongs to CPU {enabled}")]

@@ -23,7 +23,7 @@ fn main() -> std::process::ExitCode {
     match measure() {
         Ok(rows) => table::print(&rows, check),
         Err(error) => {
-            eprintln!("bench: {error}");
+            eprintln!("bench: {}", hvt_tender::ErrorChain::of(error.as_ref()));
             std::process::ExitCode::FAILURE
         }
     }

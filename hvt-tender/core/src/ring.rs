@@ -6,6 +6,7 @@ use crate::memory::Violation;
 
 /// Violation of the ring protocol by the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RingError {
     /// The submission index is ahead by more entries than the ring holds.
     #[error("{0} entries submitted at once, more than the ring holds")]

@@ -2,9 +2,10 @@
 
 use std::env::consts::{ARCH, OS};
 
-use super::Unavailable;
 use super::kind::Opened;
+use super::{Unavailable, UnavailableReason};
 use crate::config::BackendChoice;
+use crate::error_chain::ErrorChain;
 use crate::sys::backend::KINDS;
 
 /// Opens the backend that the user selected. `Auto` opens the best one available.
@@ -28,7 +29,9 @@ pub(crate) fn open(choice: BackendChoice) -> Result<Box<dyn Opened>, Unavailable
         }
         match (kind.open)() {
             Ok(backend) => return Ok(backend),
-            Err(unavailable) => log::info!("{unavailable}; the guest runs in a sandboxed process"),
+            Err(unavailable) => {
+                log::info!("{}; the guest runs in a sandboxed process", ErrorChain::of(&unavailable));
+            }
         }
     }
     (last.open)()
@@ -43,13 +46,11 @@ pub(crate) fn with_cycle_counter() -> BackendChoice {
 fn absent(choice: BackendChoice) -> Unavailable {
     let backend = choice.name();
     let reason = match (choice, OS, ARCH) {
-        (BackendChoice::Redox, "linux", _) => "it needs a Redox kernel, and this is Linux".into(),
-        (_, "redox", _) => "not supported on Redox: omit --backend".into(),
-        (BackendChoice::Process, _, "aarch64") => "it supports only x86_64; use kvm".into(),
-        (BackendChoice::Auto, ..) => {
-            "this program was built without backends: enable the feature kvm or process of hvt-tender".into()
-        }
-        _ => format!("this program was built without it: enable the feature {backend} of hvt-tender"),
+        (BackendChoice::Redox, "linux", _) => UnavailableReason::NotRedox,
+        (_, "redox", _) => UnavailableReason::NotLinux,
+        (BackendChoice::Process, _, "aarch64") => UnavailableReason::Architecture,
+        (BackendChoice::Auto, ..) => UnavailableReason::NoBackend,
+        _ => UnavailableReason::NotBuilt { feature: backend },
     };
     Unavailable { backend, reason }
 }

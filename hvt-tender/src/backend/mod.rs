@@ -23,13 +23,15 @@ pub(crate) mod kind;
 pub mod redox;
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+
+use hvt_core::kernel::Refused;
 
 use crate::Vcpu;
 use crate::memory::Usage;
 use crate::sandbox::Calls;
 use crate::sys::cpu_clock::CpuClock;
-use crate::sys::host_limit::Advice;
 
 pub use crate::cancel::{CancelToken, Kick};
 pub use crate::sys::backend::*;
@@ -92,17 +94,93 @@ impl fmt::Debug for CycleCounter {
 
 /// The backend is unavailable on this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("backend {backend} is not available: {reason}")]
+#[error("backend {backend} is not available")]
 pub struct Unavailable {
     /// Name of the backend, as in `--backend`.
     pub backend: &'static str,
     /// Reason and remedy.
-    pub reason: String,
+    #[source]
+    pub reason: UnavailableReason,
+}
+
+/// Reason that a backend is unavailable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnavailableReason {
+    /// The backend is the hypervisor of a Redox kernel, and this system is Linux.
+    #[error("it needs a Redox kernel, and this is Linux")]
+    NotRedox,
+    /// The backend requires Linux, and this system is Redox.
+    #[error("not supported on Redox: omit --backend")]
+    NotLinux,
+    /// The backend does not support the CPU's architecture.
+    #[error("it supports only x86_64; use kvm")]
+    Architecture,
+    /// The program was built without a backend.
+    #[error("this program was built without backends: enable the feature kvm or process of hvt-tender")]
+    NoBackend,
+    /// The program was built without the backend.
+    #[error("this program was built without it: enable the feature {feature} of hvt-tender")]
+    NotBuilt {
+        /// Feature of this crate.
+        feature: &'static str,
+    },
+    /// `/dev/kvm` cannot be opened. The message ends with the remedy, if there is one.
+    #[error("cannot open /dev/kvm: {error}{}{remedy}", if remedy.is_empty() { "" } else { ": " })]
+    Kvm {
+        /// Error of open(2).
+        error: io::Error,
+        /// Remedy.
+        remedy: &'static str,
+    },
+    /// The version of the KVM API is not 12.
+    #[error("its API version is {version}, not {expected}")]
+    KvmVersion {
+        /// Version that the kernel reports.
+        version: i32,
+        /// Stable version.
+        expected: i32,
+    },
+    /// The kernel lacks a capability of KVM.
+    #[error("this kernel lacks {name}")]
+    KvmCapability {
+        /// Name of the capability.
+        name: &'static str,
+    },
+    /// KVM could not create an object.
+    #[error("cannot create {what}")]
+    KvmObject {
+        /// Object.
+        what: &'static str,
+        /// Error of the request.
+        source: io::Error,
+    },
+    /// An inherited seccomp filter denies a required system call.
+    #[error(transparent)]
+    SystemCall(io::Error),
+    /// The kernel cannot wait for a pidfd.
+    #[error("it must wait for a pidfd: use Linux 5.4 or later")]
+    NoPidfd,
+    /// The Redox kernel has no hypervisor.
+    #[error("this kernel has no hypervisor: use a kernel built with scripts/redox-apply")]
+    NoHypervisor,
+    /// The Redox kernel lets only the superuser use the hypervisor.
+    #[error("{refused}: start the tender as root")]
+    NotPermitted {
+        /// Answer of the kernel.
+        refused: Refused,
+    },
+    /// The Redox kernel has refused a request.
+    #[error(transparent)]
+    Refused(Refused),
+    /// The Redox kernel reports that this machine cannot run guests.
+    #[error("{0}")]
+    Obstacle(&'static str),
 }
 
 /// Failure of a backend: a system call or the machine failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}{}", Advice::on(source))]
+#[error("{what}")]
 pub struct BackendError {
     /// Description of the failed operation.
     pub what: &'static str,

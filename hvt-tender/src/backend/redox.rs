@@ -7,7 +7,7 @@ use hvt_abi::kernel::Error as KernelError;
 use hvt_abi::native::{EntryState, Registers};
 
 use crate::Vcpu;
-use crate::backend::{BackendError, CancelToken, Kick, Machine, Unavailable};
+use crate::backend::{BackendError, CancelToken, Kick, Machine, Unavailable, UnavailableReason};
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, HostMemory, MemoryMap};
 pub use hvt_core::kernel::{Calls, Errno, Guest, Hypervisor, Interrupter, Payload, Refused};
@@ -25,11 +25,11 @@ where
     /// Returns [`Unavailable`] if the kernel has no hypervisor, the user is not the superuser, or
     /// the machine cannot run guests.
     pub fn open(calls: C) -> Result<Self, Unavailable> {
-        let unavailable = |reason: String| Unavailable { backend: "redox", reason };
+        let unavailable = |reason| Unavailable { backend: "redox", reason };
         let hypervisor = Hypervisor::open(calls).map_err(|refused| unavailable(advice(refused)))?;
-        match hypervisor.obstacle().map_err(|refused| unavailable(refused.to_string()))? {
+        match hypervisor.obstacle().map_err(|refused| unavailable(UnavailableReason::Refused(refused)))? {
             None => Ok(Self(hypervisor)),
-            Some(obstacle) => Err(unavailable(obstacle.into())),
+            Some(obstacle) => Err(unavailable(UnavailableReason::Obstacle(obstacle))),
         }
     }
 
@@ -110,16 +110,14 @@ fn error(refused: Refused) -> BackendError {
     BackendError { what: refused.what, source }
 }
 
-/// Error message with the remedy, if there is one.
-fn advice(refused: Refused) -> String {
+/// Reason with the remedy, if there is one.
+fn advice(refused: Refused) -> UnavailableReason {
     /// `ENOENT` and `ENODEV`: the scheme does not exist.
     const ABSENT: [Errno; 2] = [Errno(2), Errno(19)];
     match refused.errno {
-        errno if ABSENT.contains(&errno) => {
-            "this kernel has no hypervisor: use a kernel built with scripts/redox-apply".into()
-        }
-        errno if errno.meaning() == Some(KernelError::NotPermitted) => format!("{refused}: start the tender as root"),
-        _ => refused.to_string(),
+        errno if ABSENT.contains(&errno) => UnavailableReason::NoHypervisor,
+        errno if errno.meaning() == Some(KernelError::NotPermitted) => UnavailableReason::NotPermitted { refused },
+        _ => UnavailableReason::Refused(refused),
     }
 }
 

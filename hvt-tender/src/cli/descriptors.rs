@@ -64,7 +64,7 @@ impl Descriptors {
 
 /// Descriptor that cannot be used. The message is one line.
 #[derive(Debug, thiserror::Error)]
-#[error("--net @{number}: the descriptor cannot be used: {source}")]
+#[error("--net @{number}: the descriptor cannot be used")]
 pub(super) struct DescriptorError {
     number: RawFd,
     source: io::Error,

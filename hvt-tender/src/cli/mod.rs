@@ -33,12 +33,13 @@ use crate::cancel::CancelToken;
 use crate::config::Config;
 use crate::core_dump::CoreDump;
 use crate::device::{Descriptor, Uses};
+use crate::error_chain::ErrorChain;
 use crate::gdb::Debugger;
 use crate::measure::{Limit, Limits};
 use crate::monitor::Outcome;
 use crate::record_file::RecordFile;
 use crate::sandbox::{self, Sandbox};
-use crate::sys::host_limit::{self, Advice};
+use crate::sys::host_limit;
 use crate::unikernel::{self, Unikernel};
 use crate::virtual_time::VirtualTime;
 
@@ -61,7 +62,7 @@ const TIMED_OUT: i32 = 124;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     start(args, |config, personality| {
         run(config, personality).unwrap_or_else(|error| {
-            personality.report(&error);
+            personality.report(&ErrorChain::of(&error));
             if matches!(error, CliError::TimedOut(_)) { TIMED_OUT } else { FAILED }
         })
     })
@@ -151,7 +152,7 @@ fn debugger(socket: Option<PathBuf>, port: u16) -> Result<Debugger, CliError> {
     listening.map_err(|source| match (source.kind(), socket) {
         (io::ErrorKind::Unsupported, _) => CliError::NoDebugger(source),
         (_, Some(path)) => CliError::DebuggerSocket { path, source },
-        (_, None) => CliError::Debugger { port, source },
+        (_, None) => CliError::Debugger { port, error: source },
     })
 }
 
@@ -172,18 +173,18 @@ enum CliError {
     Devices(#[from] devices::Mismatch),
     #[error(transparent)]
     Open(#[from] open::AttachError),
-    #[error("{}: cannot be written: {source}{}", path.display(), Advice::on(source))]
+    #[error("{}: cannot be written", path.display())]
     Trace { path: PathBuf, source: io::Error },
-    #[error("cannot handle signals: {0}")]
-    Signals(io::Error),
-    #[error("--dumpcore {}: cannot write core files there: {source}", path.display())]
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
+    #[error("--dumpcore {}: cannot write core files there", path.display())]
     CoreDirectory { path: PathBuf, source: io::Error },
-    #[error("--gdb: cannot listen on port {port} of 127.0.0.1: {source}; choose another one with --gdb-port")]
-    Debugger { port: u16, source: io::Error },
-    #[error("--gdb={}: cannot listen on the socket: {source}", path.display())]
+    #[error("--gdb: cannot listen on port {port} of 127.0.0.1: {error}; choose another one with --gdb-port")]
+    Debugger { port: u16, error: io::Error },
+    #[error("--gdb={}: cannot listen on the socket", path.display())]
     DebuggerSocket { path: PathBuf, source: io::Error },
-    #[error("--gdb: {0}")]
-    NoDebugger(io::Error),
+    #[error("--gdb")]
+    NoDebugger(#[source] io::Error),
     #[error(transparent)]
     Unikernel(#[from] unikernel::UnikernelError),
     #[error("{0}")]

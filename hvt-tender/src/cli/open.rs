@@ -16,7 +16,6 @@ use crate::device::{
 use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
 use crate::record_file::RecordFile;
-use crate::sys::host_limit::Advice;
 use crate::unikernel::Unikernel;
 use crate::virtual_time::VirtualTime;
 
@@ -42,7 +41,7 @@ impl DevicePlan {
                     Disk::copy_in_blocks(path, options.block_size).map(|disk| unikernel.block(&name, disk))
                 }
             };
-            unikernel = attached.map_err(|problem| AttachError::Block { name, problem })?;
+            unikernel = attached.map_err(|source| AttachError::Block { name, source })?;
         }
         for (number, net) in self.nets.into_iter().enumerate() {
             unikernel = net.attach(number, unikernel, descriptors, time, stop)?;
@@ -67,7 +66,7 @@ impl NetPlan {
             _ if time.is_some() => Err(AttachError::NotVirtual { name }),
             NetSource::Unix(path) => match UnixNet::attach(path, mac) {
                 Ok(cable) => plug.device(unikernel, cable),
-                Err(problem) => Err(AttachError::Unix { name, problem }),
+                Err(source) => Err(AttachError::Unix { name, source }),
             },
             NetSource::User => match user(mac, options) {
                 Ok(device) => plug.device(unikernel, device),
@@ -114,7 +113,7 @@ impl Plug<'_> {
     fn tap(self, unikernel: Unikernel, attached: Result<Tap, TapError>) -> Result<Unikernel, AttachError> {
         match attached {
             Ok(tap) => self.device(unikernel, tap),
-            Err(problem) => Err(AttachError::Net { name: self.name, problem }),
+            Err(source) => Err(AttachError::Net { name: self.name, source }),
         }
     }
 }
@@ -153,16 +152,16 @@ fn alone(number: usize, mac: Option<[u8; 6]>, time: Option<&VirtualTime>) -> Res
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttachError {
     /// Block device that cannot be opened.
-    #[error("block device '{name}': {problem}")]
-    Block { name: String, problem: OpenError },
+    #[error("block device '{name}'")]
+    Block { name: String, source: OpenError },
     /// Tap interface that cannot be attached.
-    #[error("net device '{name}': {problem}")]
-    Net { name: String, problem: TapError },
+    #[error("net device '{name}'")]
+    Net { name: String, source: TapError },
     /// Socket between two tenders that cannot be opened.
-    #[error("net device '{name}': {problem}")]
-    Unix { name: String, problem: UnixNetError },
+    #[error("net device '{name}'")]
+    Unix { name: String, source: UnixNetError },
     /// User-mode networking that cannot start.
-    #[error("net device '{name}': cannot start user-mode networking: {source}{}", Advice::on(source))]
+    #[error("net device '{name}': cannot start user-mode networking")]
     User { name: String, source: io::Error },
     /// Copy-on-write block device with `--block-readonly`: the copy exists to be written.
     #[error("block device '{name}': a copy (--disk-cow) is writable: remove --block-readonly")]
@@ -171,7 +170,7 @@ pub(super) enum AttachError {
     #[error("block device '{name}': a copy (--disk-cow) is in memory: remove --block-direct")]
     DirectCopy { name: String },
     /// Recording that cannot be written.
-    #[error("net device '{name}': {}: cannot be written: {source}{}", path.display(), Advice::on(source))]
+    #[error("net device '{name}': {}: cannot be written", path.display())]
     Recording { name: String, path: PathBuf, source: io::Error },
     /// Network of the host together with virtual time.
     #[error(
@@ -179,8 +178,8 @@ pub(super) enum AttachError {
     )]
     NotVirtual { name: String },
     /// Exhausted resource of the host.
-    #[error("cannot create a network device: {}{}", _0, Advice::on(_0))]
-    Host(io::Error),
+    #[error("cannot create a network device")]
+    Host(#[source] io::Error),
     /// Descriptor that cannot be used.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),

@@ -1,5 +1,6 @@
 //! The command line on Redox.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -14,6 +15,7 @@ use super::{FAILED, devices, fault, signals};
 use crate::backend::CancelToken;
 use crate::config::{BlockSource, Config, DeviceOptions, NetSource};
 use crate::device::{FileBlock, SchemeNet};
+use crate::error_chain::ErrorChain;
 use crate::monitor::Outcome;
 use crate::unikernel::Unikernel;
 
@@ -32,10 +34,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 fn run(config: Config, personality: Personality) -> Result<i32, Failed> {
     let stop = CancelToken::new().map_err(Failed::of("cannot create a cancel token"))?;
     signals::stop_on_signals(&stop).map_err(Failed::of("cannot handle signals"))?;
-    let unikernel = Unikernel::load(&config.kernel).map_err(Failed::plain)?;
+    let unikernel = Unikernel::load(&config.kernel).map_err(Failed::chain)?;
     let arguments = config.arguments.into_iter().map(OsString::into_vec);
     let unikernel = unikernel.mem(config.memory).args(arguments).backend(config.backend).cancel_token(stop);
-    match attach(unikernel, &config.devices)?.run_once().map_err(Failed::plain)? {
+    match attach(unikernel, &config.devices)?.run_once().map_err(Failed::chain)? {
         Outcome::Exited { status, .. } => Ok(status),
         Outcome::Failed(failure) => {
             // Read only now, because only a failed guest needs symbol names.
@@ -53,11 +55,12 @@ fn run(config: Config, personality: Personality) -> Result<i32, Failed> {
 /// Opens and attaches the devices. The table of options has rejected the values that Redox does not
 /// support.
 fn attach(mut unikernel: Unikernel, options: &DeviceOptions) -> Result<Unikernel, Failed> {
-    let devices = devices::DevicePlan::new(options, unikernel.manifest()).map_err(Failed::plain)?;
+    let devices = devices::DevicePlan::new(options, unikernel.manifest()).map_err(Failed::chain)?;
     for BlockPlan { name, source, options, .. } in devices.blocks {
         let (BlockSource::File(path) | BlockSource::Copy(path)) = source;
         let device = FileBlock::open(path, &options);
-        let device = device.map_err(|error| Failed::plain(format_args!("block device '{name}': {error}")))?;
+        let device =
+            device.map_err(|error| Failed::plain(format_args!("block device '{name}': {}", ErrorChain::of(&error))))?;
         unikernel = unikernel.block(name, device);
     }
     for NetPlan { name, source, mac, .. } in devices.nets {
@@ -78,6 +81,10 @@ struct Failed(String);
 impl Failed {
     fn plain(error: impl fmt::Display) -> Self {
         Self(error.to_string())
+    }
+
+    fn chain(error: impl Error + 'static) -> Self {
+        Self(ErrorChain::of(&error).to_string())
     }
 
     fn of<E: fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {

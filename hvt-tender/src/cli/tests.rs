@@ -7,6 +7,7 @@ use hvt_abi::manifest::Kind;
 use tempfile::TempDir;
 
 use super::*;
+use crate::error_chain::ErrorChain;
 use crate::image::fixture::Elf;
 
 /// Temporary folder with a unikernel that declares these devices, and a disk of 64 blocks.
@@ -38,7 +39,8 @@ impl Desk {
     }
 
     fn error(&self, line: &str) -> String {
-        let error = self.prepare(line).err().unwrap_or_else(|| panic!("{line} is no error")).to_string();
+        let error = self.prepare(line).err().unwrap_or_else(|| panic!("{line} is no error"));
+        let error = ErrorChain::of(&error).to_string();
         assert!(!error.contains('\n'), "{error}");
         error
     }
@@ -212,7 +214,8 @@ fn memory_and_arguments_out_of_range() {
         ("--mem=2 %/app", "needs 4 MiB of memory at least"),
         (&format!("%/app {long}"), "arguments take 8192 bytes"),
     ] {
-        let error = desk.prepare(line).unwrap().run().unwrap_err().to_string();
+        let error = desk.prepare(line).unwrap().run().unwrap_err();
+        let error = ErrorChain::of(&error).to_string();
         assert!(error.contains(words) && !error.contains('\n'), "{line}: {error}");
     }
 }
@@ -223,6 +226,6 @@ fn a_path_cannot_break_a_line() {
     let desk = Desk::new(&[]);
     let error = desk.prepare("%/two\nlines").err().unwrap();
     let mut line = Vec::new();
-    crate::message::line(&mut line, "hvt-tender", &error);
+    crate::message::line(&mut line, "hvt-tender", &ErrorChain::of(&error));
     assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
 }

@@ -168,6 +168,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::device::DirectBlock;
     use crate::device::testing::{Buffer, in_own_namespace};
+    use crate::error_chain::ErrorChain;
     use crate::sys::protection;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -245,7 +246,8 @@ pub(crate) mod tests {
         for options in [Options::default(), READ_ONLY] {
             let error = FileBlock::open(image.path(), &options).unwrap_err();
             assert!(matches!(&error, OpenError::Open { problem: Problem::InUse, .. }), "{error}");
-            assert!(error.to_string().contains("in use by another tender"), "{error}");
+            let text = ErrorChain::of(&error).to_string();
+            assert!(text.contains("in use by another tender"), "{text}");
         }
         drop(first);
         let readers = [(); 2].map(|()| FileBlock::open(image.path(), &READ_ONLY).unwrap());
@@ -258,7 +260,7 @@ pub(crate) mod tests {
     fn a_read_only_file_is_refused_unless_asked_for() {
         let image = image(512);
         fs::set_permissions(image.path(), fs::Permissions::from_mode(0o444)).unwrap();
-        let error = open(image.path()).unwrap_err().to_string();
+        let error = ErrorChain::of(&open(image.path()).unwrap_err()).to_string();
         assert!(error.contains("--block-readonly"), "{error}");
         let mut block = FileBlock::open(image.path(), &READ_ONLY).unwrap();
         let buffer = Buffer::of(&[1; 512]);
@@ -279,7 +281,7 @@ pub(crate) mod tests {
             (&folder.path().join("missing"), "No such file"),
         ] {
             for options in [Options::default(), READ_ONLY] {
-                let error = FileBlock::open(path, &options).unwrap_err().to_string();
+                let error = ErrorChain::of(&FileBlock::open(path, &options).unwrap_err()).to_string();
                 assert!(error.contains(words) && error.contains(path.to_str().unwrap()), "{error}");
             }
         }
@@ -412,7 +414,7 @@ pub(crate) mod tests {
         let error = open(path).unwrap_err();
         let OpenError::Open { problem, .. } = &error else { panic!("{error}") };
         assert!(is_right(problem), "{error}");
-        let message = error.to_string();
+        let message = ErrorChain::of(&error).to_string();
         assert!(message.contains(words) && message.contains("--block-readonly"), "{message}");
         assert!(!message.contains("change its permissions"), "{message}");
         let mut block = FileBlock::open(path, &READ_ONLY).unwrap();

@@ -16,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, ValueHint, value_parser};
 use hvt_abi::MEM_MAX;
 
+use crate::error_chain::ErrorChain;
 use crate::image::{ImageError, query_abi, query_manifest};
 use crate::{message, usage};
 
@@ -48,7 +49,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     match done {
         Ok(()) => 0,
         Err(error) => {
-            message::line(&mut message::Stderr, &name, &error);
+            message::line(&mut message::Stderr, &name, &ErrorChain::of(&error));
             1
         }
     }
@@ -161,7 +162,7 @@ fn write(path: &Path, text: &str) -> Result<(), ElftoolError> {
 }
 
 fn query<T>(path: &Path, ask: fn(&[u8]) -> Result<T, ImageError>) -> Result<T, ElftoolError> {
-    ask(&read(path)?).map_err(|problem| ElftoolError::Image { path: path.into(), problem })
+    ask(&read(path)?).map_err(|source| ElftoolError::Image { path: path.into(), source })
 }
 
 /// Error of the program. The message is one line.
@@ -169,13 +170,13 @@ fn query<T>(path: &Path, ask: fn(&[u8]) -> Result<T, ImageError>) -> Result<T, E
 enum ElftoolError {
     #[error("{0}; see --help")]
     Usage(String),
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
     /// In the format of compiler errors, so that editors find the position.
     #[error("{}:{problem}", path.display())]
     Source { path: PathBuf, problem: SourceError },
-    #[error("{}: {problem}", path.display())]
-    Image { path: PathBuf, problem: ImageError },
+    #[error("{}", path.display())]
+    Image { path: PathBuf, source: ImageError },
 }

@@ -22,6 +22,7 @@ use super::architecture::{GdbRegisters, Native, must_be_seen};
 use super::breakpoints::{Kind, SoftwareBreakpoint, SoftwareBreakpoints};
 use crate::backend::debug::{BREAKPOINT_INSTRUCTION, DebugTarget, Traps, Watch};
 use crate::backend::{BackendError, Machine};
+use crate::error_chain::ErrorChain;
 use crate::memory::MemoryMap;
 
 /// Way in which the guest resumes.
@@ -231,7 +232,7 @@ impl<'m> Inferior<'m> {
         }
         for (at, mut bytes) in pieces {
             self.breakpoints.keep(at, &mut bytes);
-            self.poke(at, &bytes).map_err(refused)?;
+            self.poke(at, &bytes).map_err(|error| refused(ErrorChain::of(&error)))?;
         }
         self.look();
         Ok(())
@@ -246,14 +247,16 @@ impl<'m> Inferior<'m> {
         let mut original = [0; BREAKPOINT_INSTRUCTION.len()];
         let Some(at) = at.filter(|at| self.machine.memory().read(*at, &mut original).is_ok()) else { return Ok(false) };
         if self.breakpoints.add(address, kind, at, original) {
-            self.poke(at, &BREAKPOINT_INSTRUCTION).map_err(refused)?;
+            self.poke(at, &BREAKPOINT_INSTRUCTION).map_err(|error| refused(ErrorChain::of(&error)))?;
         }
         Ok(true)
     }
 
     fn remove_plant(&mut self, address: u64, kind: Kind) -> TargetResult<bool, Self> {
         match self.breakpoints.remove(address, kind) {
-            Some(Some(breakpoint)) => self.remove_breakpoint(breakpoint).map_err(refused).map(|()| true),
+            Some(Some(breakpoint)) => {
+                self.remove_breakpoint(breakpoint).map_err(|error| refused(ErrorChain::of(&error))).map(|()| true)
+            }
             Some(None) => Ok(true),
             None => Ok(false),
         }
@@ -303,15 +306,15 @@ impl Target for Inferior<'_> {
 impl SingleThreadBase for Inferior<'_> {
     fn read_registers(&mut self, registers: &mut <Native as Arch>::Registers) -> TargetResult<(), Self> {
         let target = self.target().ok_or(TargetError::NonFatal)?;
-        *registers = GdbRegisters::from(&target.state().map_err(refused)?);
+        *registers = GdbRegisters::from(&target.state().map_err(|error| refused(ErrorChain::of(&error)))?);
         Ok(())
     }
 
     fn write_registers(&mut self, registers: &<Native as Arch>::Registers) -> TargetResult<(), Self> {
         let target = self.target().ok_or(TargetError::NonFatal)?;
-        let before = target.state().map_err(refused)?;
+        let before = target.state().map_err(|error| refused(ErrorChain::of(&error)))?;
         let after = registers.apply(&before).map_err(|fixed| refused(format_args!("{fixed:?}")))?;
-        target.set_state(&after).map_err(refused)
+        target.set_state(&after).map_err(|error| refused(ErrorChain::of(&error)))
     }
 
     fn read_addrs(&mut self, start: u64, into: &mut [u8]) -> TargetResult<usize, Self> {
@@ -390,7 +393,7 @@ impl HwBreakpoint for Inferior<'_> {
             return Ok(true);
         }
         self.executed.push(address);
-        if self.set_traps().map_err(refused)? {
+        if self.set_traps().map_err(|error| refused(ErrorChain::of(&error)))? {
             return Ok(true);
         }
         // The machine has no hardware breakpoint, or none left.
@@ -402,7 +405,7 @@ impl HwBreakpoint for Inferior<'_> {
         let before = self.executed.len();
         self.executed.retain(|known| *known != address);
         match self.executed.len() < before {
-            true => self.set_traps().map_err(refused),
+            true => self.set_traps().map_err(|error| refused(ErrorChain::of(&error))),
             false => self.remove_plant(address, Kind::Hardware),
         }
     }
@@ -416,7 +419,7 @@ impl HwWatchpoint for Inferior<'_> {
         }
         let Some(contents) = self.contents(watch) else { return Ok(false) };
         self.watches.push(Watched { watch, kind, contents });
-        let done = self.set_traps().map_err(refused);
+        let done = self.set_traps().map_err(|error| refused(ErrorChain::of(&error)));
         if !matches!(done, Ok(true)) {
             self.watches.pop();
         }
@@ -428,6 +431,6 @@ impl HwWatchpoint for Inferior<'_> {
         let found = self.watches.iter().position(|watched| watched.watch == Watch { start, len, reads });
         let Some(index) = found else { return Ok(false) };
         self.watches.remove(index);
-        self.set_traps().map_err(refused)
+        self.set_traps().map_err(|error| refused(ErrorChain::of(&error)))
     }
 }

@@ -8,6 +8,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::{Limit, Limits, Verdict};
 use crate::cancel::CancelToken;
+use crate::error_chain::ErrorChain;
 use crate::memory::Usage;
 use crate::sandbox::Sandbox;
 use crate::sys::cpu_clock::CpuClock;
@@ -51,7 +52,7 @@ impl Watchdog {
                 }
                 if let Err(error) = sandbox.confine(calls) {
                     // The guest must not run without its watchdog.
-                    log::error!("{error}");
+                    log::error!("{}", ErrorChain::of(&error));
                     return stop.request();
                 }
             }

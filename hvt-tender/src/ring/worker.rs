@@ -13,6 +13,7 @@ use super::queue::Queue;
 use super::service::Service;
 use crate::cancel::CancelToken;
 use crate::device::{Descriptor, Doorbell, Net, Uses};
+use crate::error_chain::ErrorChain;
 use crate::memory::{MappedMemory, MemoryMap};
 use crate::sandbox::{Sandbox, SandboxError};
 use crate::sys::event::Event;
@@ -137,7 +138,7 @@ impl Worker {
             move || {
                 if let Some(Err(error)) = sandbox.map(|sandbox| confine(&sandbox, &service, &doorbell, &stop)) {
                     // A guest must not run if the thread that serves its ring is not confined.
-                    log::error!("{error}");
+                    log::error!("{}", ErrorChain::of(&error));
                     stop.request();
                     return Counts::default();
                 }

@@ -17,6 +17,7 @@ pub struct Translation {
 
 /// Error of mapping, unmapping or protecting memory. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum MapError {
     /// A guest address is not a multiple of 4 KiB.
     #[error("guest address {0} is not aligned to 4 KiB")]

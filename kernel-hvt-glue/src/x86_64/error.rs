@@ -6,6 +6,7 @@ use crate::host::OutOfMemory;
 
 /// Reason that this machine cannot run guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Unsupported {
     /// CPUID reports neither VMX nor SVM.
     #[error("the CPU has neither VMX nor SVM, or an outer hypervisor hides them")]
@@ -49,6 +50,7 @@ impl Unsupported {
 
 /// Reason that the extension cannot be enabled on this CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EnableError {
     /// The extension is enabled already, either by this crate, with a [`Cpu`](crate::Cpu) still in
     /// existence, or by the kernel itself.
@@ -90,6 +92,7 @@ pub enum EnableError {
 
 /// Reason that a virtual CPU cannot be bound to a CPU. The guest was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BindError {
     /// VMX: the virtual CPU was bound to another CPU, and the [`Bound`](crate::Bound) was leaked
     /// instead of dropped.

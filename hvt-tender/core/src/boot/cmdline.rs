@@ -41,6 +41,7 @@ impl CommandLine {
 
 /// Invalid arguments of a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CommandLineError {
     /// The arguments are too long.
     #[error("the guest's arguments take {len} bytes: at most {max} fit", max = CMDLINE_SIZE - 1)]

@@ -43,6 +43,7 @@ pub enum Flow {
 
 /// Mistake of a guest after which it cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum HypercallError {
     /// Unknown hypercall number.
     #[error("unknown hypercall {0}")]

@@ -89,7 +89,7 @@ pub enum ImageError {
     NoManifest,
     /// Invalid manifest.
     #[error("the unikernel's manifest is invalid: {0}; rebuild it")]
-    Manifest(#[from] ManifestError),
+    Manifest(ManifestError),
     /// Invalid segment.
     #[error("program header {index}: the segment {problem}; link the unikernel with Solo5's linker script for hvt")]
     Segment {
@@ -104,6 +104,13 @@ pub enum ImageError {
         /// The entry point.
         entry: Gpa,
     },
+}
+
+/// The text of an [`ImageError::Manifest`] has the cause, so the cause is not its source.
+impl From<ManifestError> for ImageError {
+    fn from(problem: ManifestError) -> Self {
+        Self::Manifest(problem)
+    }
 }
 
 /// Kind of an ELF file that is not a unikernel.

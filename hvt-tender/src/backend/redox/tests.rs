@@ -1,4 +1,5 @@
 use super::*;
+use crate::error_chain::ErrorChain;
 
 use hvt_abi::kernel::{Direction, Exit as KernelExit, Io};
 use hvt_abi::{Gpa, kernel};
@@ -52,6 +53,7 @@ fn missing_prerequisites_are_reported() {
         let kernel = FakeKernel::new();
         kernel.fail(Asked::Object(kernel::redox::PATH_IN_SYS), errno);
         let Err(unavailable) = Redox::open(kernel) else { panic!("{words}") };
-        assert!(unavailable.to_string().contains(words), "{unavailable}");
+        let text = ErrorChain::of(&unavailable).to_string();
+        assert!(text.contains(words), "{text}");
     }
 }

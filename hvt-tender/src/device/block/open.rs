@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE};
-use crate::sys::host_limit::Advice;
 use crate::sys::protection;
 
 /// Block device that cannot be opened.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// Invalid block size. The message begins with the words of Solo5, which users may search for.
     #[error(
@@ -29,17 +29,19 @@ pub enum OpenError {
         block_size: u16,
     },
     /// The device could not be opened.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}", path.display())]
     Open {
         /// Path of the device.
         path: PathBuf,
         /// Reason for the failure.
+        #[source]
         problem: Problem,
     },
 }
 
 /// Reason that a file or block device cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// The path is neither a file nor a block device.
     #[error("is neither a file nor a block device")]
@@ -76,7 +78,7 @@ pub enum Problem {
     #[error("needs direct I/O in multiples of {0} bytes: use --block-sector-size={0}, or remove --block-direct")]
     DirectSize(u64),
     /// The host returned an error.
-    #[error("cannot be opened: {}{}", _0, Advice::on(_0))]
+    #[error("cannot be opened")]
     Host(#[from] io::Error),
 }
 

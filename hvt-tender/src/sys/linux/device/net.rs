@@ -1,6 +1,8 @@
 //! Network device on a tap interface of the host.
 
+use std::error::Error;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -118,13 +120,25 @@ pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
 }
 
 /// Network device that cannot be attached.
-#[derive(Debug, thiserror::Error)]
-#[error("{label} {problem}")]
+#[derive(Debug)]
 pub struct TapError {
     /// Name of the interface or descriptor.
     pub label: String,
     /// Reason for the failure.
     pub problem: Problem,
+}
+
+/// The reason completes the text, and its cause is the source.
+impl fmt::Display for TapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.label, self.problem)
+    }
+}
+
+impl Error for TapError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.problem.source()
+    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub(super) struct Attached {
 
 /// Reason that a network device cannot be attached.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// No interface has this name.
     #[error("does not exist: create it: ip tuntap add {0} mode tap && ip link set {0} up")]
@@ -85,7 +86,7 @@ pub enum Problem {
     #[error("is not open for both reading and writing")]
     OneWay,
     /// The host returned an error.
-    #[error("cannot be attached: {0}")]
+    #[error("cannot be attached")]
     Host(#[from] io::Error),
 }
 

@@ -5,6 +5,8 @@ mod retry;
 #[cfg(test)]
 mod tests;
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use super::io::send_message;
 use super::net::random_mac;
 use crate::device::io::{RateLimitedWarning, receive};
 use crate::device::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
+use crate::error_chain::ErrorChain;
 use crate::memory::GuestSlice;
 
 pub use self::meeting::Problem;
@@ -160,7 +163,11 @@ impl UnixNet {
 
     /// Records that no tender can be met for now, and schedules a retry.
     fn fail(&mut self, problem: &Problem) {
-        self.warning.fails(format_args!("network socket {} {problem}; retrying", self.path.display()));
+        self.warning.fails(format_args!(
+            "network socket {} {}; retrying",
+            self.path.display(),
+            ErrorChain::of(problem)
+        ));
         self.retry.schedule();
         self.plug_into(Plug::Loose);
     }
@@ -244,11 +251,23 @@ impl Net for UnixNet {
 }
 
 /// Cable that cannot be attached.
-#[derive(Debug, thiserror::Error)]
-#[error("network socket {} {problem}", path.display())]
+#[derive(Debug)]
 pub struct UnixNetError {
     /// Path at which the tenders meet.
     pub path: PathBuf,
     /// Reason for the failure.
     pub problem: Problem,
+}
+
+/// The reason completes the text, and its cause is the source.
+impl fmt::Display for UnixNetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "network socket {} {}", self.path.display(), self.problem)
+    }
+}
+
+impl Error for UnixNetError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.problem.source()
+    }
 }

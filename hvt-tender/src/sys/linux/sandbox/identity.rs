@@ -58,9 +58,10 @@ impl User {
 
 /// Change of the user or root directory that failed. The message is one line.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum IdentityError {
     /// The root directory cannot be changed.
-    #[error("--chroot {}: cannot change the root directory{}: {source}", root.display(), hint(source, "CAP_SYS_CHROOT"))]
+    #[error("--chroot {}: cannot change the root directory{}", root.display(), hint(source, "CAP_SYS_CHROOT"))]
     Root {
         /// Requested root directory.
         root: PathBuf,
@@ -68,7 +69,7 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The user or the group cannot be changed.
-    #[error("--user {uid}:{gid}: the tender cannot {what}{}: {source}", hint(source, "CAP_SETUID and CAP_SETGID"))]
+    #[error("--user {uid}:{gid}: the tender cannot {what}{}", hint(source, "CAP_SETUID and CAP_SETGID"))]
     User {
         /// User id.
         uid: u32,

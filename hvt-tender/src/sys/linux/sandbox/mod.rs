@@ -160,17 +160,18 @@ mod tests;
 
 /// Thread that cannot be confined. The message is one line.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SandboxError {
     /// `no_new_privs` cannot be set.
-    #[error("the sandbox cannot be set up: setting no_new_privs: {0}")]
-    NewRights(io::Error),
+    #[error("the sandbox cannot be set up: setting no_new_privs")]
+    NewRights(#[source] io::Error),
     /// The capabilities cannot be dropped.
-    #[error("the sandbox cannot be set up: dropping capabilities: {0}")]
-    Capabilities(io::Error),
+    #[error("the sandbox cannot be set up: dropping capabilities")]
+    Capabilities(#[source] io::Error),
     /// The filter cannot be compiled.
-    #[error("the sandbox cannot be set up: compiling the filter of system calls: {0}")]
+    #[error("the sandbox cannot be set up: compiling the filter of system calls")]
     Program(#[from] BackendError),
     /// The filter cannot be set.
-    #[error("the sandbox cannot be set up: filtering system calls: {0}")]
-    Filter(io::Error),
+    #[error("the sandbox cannot be set up: filtering system calls")]
+    Filter(#[source] io::Error),
 }

@@ -47,7 +47,7 @@ pub use machine::KvmMachine;
 use x86_64 as arch;
 
 use crate::backend::frequency::Frequency;
-use crate::backend::{BackendError, CancelToken, Kind, Opened, Running, Unavailable};
+use crate::backend::{BackendError, CancelToken, Kind, Opened, Running, Unavailable, UnavailableReason};
 use crate::config::BackendChoice;
 use crate::interrupted::retry;
 use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
@@ -57,7 +57,7 @@ use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
 const API_VERSION: i32 = 12;
 
 /// Required capabilities beyond version 12, on every architecture.
-const CAPABILITIES: &[(Cap, &str)] =
+const CAPABILITIES: &[(Cap, &'static str)] =
     &[(Cap::UserMemory, "KVM_CAP_USER_MEMORY"), (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT (Linux 4.11)")];
 
 /// Virtual machine without memory.
@@ -75,17 +75,17 @@ impl Kvm {
     /// Returns [`Unavailable`] if there is no KVM, the user lacks the permission, or a required
     /// capability is missing.
     pub fn open() -> Result<Self, Unavailable> {
-        let system = kvm_ioctls::Kvm::new().map_err(|error| not_open(&error.into()))?;
+        let system = kvm_ioctls::Kvm::new().map_err(|error| not_open(error.into()))?;
         let version = system.get_api_version();
         if version != API_VERSION {
-            return Err(unavailable(format!("its API version is {version}, not {API_VERSION}")));
+            return Err(unavailable(UnavailableReason::KvmVersion { version, expected: API_VERSION }));
         }
         for (capability, name) in CAPABILITIES.iter().chain(arch::CAPABILITIES) {
             if !system.check_extension(*capability) {
-                return Err(unavailable(format!("this kernel lacks {name}")));
+                return Err(unavailable(UnavailableReason::KvmCapability { name }));
             }
         }
-        let failed = |what: &str, error: io::Error| unavailable(format!("cannot create {what}: {error}"));
+        let failed = |what, source| unavailable(UnavailableReason::KvmObject { what, source });
         let vm = retry(|| arch::create_vm(&system).map_err(io::Error::from))
             .map_err(|error| failed("a virtual machine", error))?;
         let vcpu = retry(|| vm.create_vcpu(0).map_err(io::Error::from)).map_err(|error| failed("a vCPU", error))?;
@@ -244,15 +244,15 @@ fn kvm_error(what: &'static str, error: kvm_ioctls::Error) -> BackendError {
     BackendError { what, source: error.into() }
 }
 
-fn unavailable(reason: String) -> Unavailable {
+fn unavailable(reason: UnavailableReason) -> Unavailable {
     Unavailable { backend: "kvm", reason }
 }
 
-fn not_open(error: &io::Error) -> Unavailable {
-    let advice = match error.kind() {
+fn not_open(error: io::Error) -> Unavailable {
+    let remedy = match error.kind() {
         io::ErrorKind::NotFound => arch::MISSING,
         io::ErrorKind::PermissionDenied => "this user must be a member of the group that owns it, usually kvm",
-        _ => return unavailable(format!("cannot open /dev/kvm: {error}")),
+        _ => "",
     };
-    unavailable(format!("cannot open /dev/kvm: {error}: {advice}"))
+    unavailable(UnavailableReason::Kvm { error, remedy })
 }

@@ -66,7 +66,9 @@ use self::protocol::command;
 use self::setup::Script;
 use crate::Vcpu;
 use crate::backend::debug::DebugTarget;
-use crate::backend::{BackendError, CancelToken, CycleCounter, Kind, Machine, Opened, Running, Unavailable};
+use crate::backend::{
+    BackendError, CancelToken, CycleCounter, Kind, Machine, Opened, Running, Unavailable, UnavailableReason,
+};
 use crate::config::BackendChoice;
 use crate::descriptor::{Descriptor, Uses};
 use crate::exit::{Cause, Exit, Fault};
@@ -112,12 +114,12 @@ impl Process {
     pub fn open() -> Result<Self, Unavailable> {
         let unavailable = |reason| Unavailable { backend: "process", reason };
         if let Some(call) = outer::missing(&CALLS) {
-            return Err(unavailable(outer::refusal(call).to_string()));
+            return Err(unavailable(UnavailableReason::SystemCall(outer::refusal(call))));
         }
         let close_range = has_close_range();
         // close_range(2) is newer than all other requirements.
         if !close_range && !has_pidfds() {
-            return Err(unavailable("it must wait for a pidfd: use Linux 5.4 or later".into()));
+            return Err(unavailable(UnavailableReason::NoPidfd));
         }
         // SAFETY: getauxval has no preconditions.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };

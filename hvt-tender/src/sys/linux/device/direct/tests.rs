@@ -1,6 +1,7 @@
 use super::*;
 use crate::device::block::tests::{LoopDevice, image, pattern};
 use crate::device::testing::{Buffer, in_own_namespace};
+use crate::error_chain::ErrorChain;
 use std::fs;
 use std::os::fd::AsRawFd;
 
@@ -83,7 +84,8 @@ fn blocks_smaller_than_the_disks_are_refused() {
     for size in [512, 2048] {
         let error = open(&device.path, size).unwrap_err();
         assert!(matches!(error, OpenError::Open { problem: Problem::DirectSize(4096), .. }), "{error}");
-        assert!(error.to_string().contains("--block-sector-size=4096"), "{error}");
+        let text = ErrorChain::of(&error).to_string();
+        assert!(text.contains("--block-sector-size=4096"), "{text}");
     }
     let mut block = open(&device.path, 4096).unwrap();
     transfers(&mut block, || {
@@ -102,7 +104,8 @@ fn a_file_system_without_direct_io_is_refused() {
         File::create(&path).unwrap().set_len(1 << 20).unwrap();
         let error = open(&path, 512).unwrap_err();
         assert!(matches!(error, OpenError::Open { problem: Problem::NotDirect, .. }), "{error}");
-        assert!(error.to_string().contains("remove --block-direct"), "{error}");
+        let text = ErrorChain::of(&error).to_string();
+        assert!(text.contains("remove --block-direct"), "{text}");
         FileBlock::open(&path, &options(512)).unwrap();
         umount(folder.path()).unwrap();
     });

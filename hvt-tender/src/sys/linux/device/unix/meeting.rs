@@ -168,13 +168,14 @@ fn enlarge_buffer(socket: &OwnedFd) {
 
 /// Reason that tenders cannot meet at a path.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// The path is not valid for a socket.
     #[error("cannot exist: a socket's path has 1 to 107 bytes")]
     Name,
     /// The folder cannot be opened.
-    #[error("cannot be opened: its folder: {0}")]
-    Folder(io::Error),
+    #[error("cannot be opened: its folder")]
+    Folder(#[source] io::Error),
     /// Another program has locked the folder.
     #[error("cannot be opened: another program has locked its folder (flock)")]
     Locked,
@@ -185,6 +186,6 @@ pub enum Problem {
     #[error("belongs to another program: choose another path")]
     Foreign,
     /// The host returned an error.
-    #[error("cannot be used: {0}")]
+    #[error("cannot be used")]
     Host(#[from] io::Error),
 }
