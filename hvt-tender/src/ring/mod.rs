@@ -19,9 +19,8 @@
 //! guest can lose only its own frames and waste only its own time.
 //!
 //! A ring is offered if all network devices of the guest can be used
-//! [from two threads](crate::device::Net::second_end), if the backend
-//! [gains by it](crate::backend::Opened::gains_by_rings), and if the host has a CPU for the
-//! second thread. Guests without ring support use hypercalls.
+//! [from two threads](crate::device::Net::second_end), if the backend sends faster through a ring
+//! than by hypercalls, and if the host has a CPU for the second thread. Guests without ring support use hypercalls.
 
 mod end;
 mod queue;
