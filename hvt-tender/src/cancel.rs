@@ -118,7 +118,7 @@ impl CancelToken {
     }
 
     /// Returns whether the run must pause.
-    #[cfg(any(test, all(target_os = "linux", target_arch = "x86_64")))]
+    #[allow(dead_code, reason = "the process backend alone asks")]
     pub(crate) fn paused(&self) -> bool {
         self.state.wanted.load(Ordering::SeqCst) & PAUSED != 0
     }
@@ -148,11 +148,7 @@ impl CancelToken {
 
     /// Sets the descriptor that becomes readable if the guest's process exits unexpectedly. Pollers
     /// wait on it while the guest sleeps. A second call has no effect.
-    #[cfg(target_os = "linux")]
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "of the backends only the process backend, and tests, have a process that can end")
-    )]
+    #[allow(dead_code, reason = "of the backends only the process backend, and tests, have a process that can end")]
     pub(crate) fn set_ended(&self, ended: Arc<OwnedFd>) {
         let _ = self.state.ended.set(ended);
     }

@@ -26,14 +26,20 @@
 //! [`memory`], [`exit`], [`cancel`] and [`descriptor`] are the words they speak. The rooms that need no operating system are
 //! those of [`hvt_core`], which kernels that run guests themselves link alone.
 
+// A part of a build uses parts of rooms: the build of all features has no dead code.
+#![cfg_attr(
+    not(all(feature = "cli", feature = "kvm", feature = "process")),
+    allow(dead_code, unreachable_pub, unused_imports, reason = "other features use it")
+)]
+
 #[cfg(not(any(target_os = "linux", target_os = "redox")))]
 compile_error!("hvt-tender runs on Linux and Redox");
 
 pub mod backend;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "cli", target_os = "linux"))]
 pub mod cli;
 /// The command line on Redox.
-#[cfg(target_os = "redox")]
+#[cfg(all(feature = "cli", target_os = "redox"))]
 pub mod cli {
     mod args;
     mod command;
@@ -59,10 +65,13 @@ pub mod cli {
 pub mod cancel;
 pub mod config;
 pub mod core_dump;
+mod debugger_port;
 pub mod device;
+#[cfg(feature = "cli")]
 pub mod elftool;
 mod error;
 mod error_chain;
+#[cfg(feature = "gdb")]
 pub mod gdb;
 pub mod guest;
 mod host_file;
@@ -76,6 +85,7 @@ pub mod ring;
 pub mod script;
 mod sys;
 pub mod unikernel;
+#[cfg(feature = "cli")]
 mod usage;
 pub mod virtual_time;
 

@@ -13,7 +13,6 @@ pub trait Named: Sized {
     fn pc(&self) -> u64;
 
     /// Registers with the program counter at `pc` and all others 0.
-    #[cfg(any(test, feature = "fixtures"))]
     fn at(pc: u64) -> Self;
 
     /// All registers with their names, beginning with program counter and stack pointer.
@@ -27,7 +26,6 @@ impl Named for x86_64::Registers {
         self.rip
     }
 
-    #[cfg(any(test, feature = "fixtures"))]
     fn at(rip: u64) -> Self {
         Self { rip, ..Self::default() }
     }
@@ -49,7 +47,6 @@ impl Named for aarch64::Registers {
         self.pc
     }
 
-    #[cfg(any(test, feature = "fixtures"))]
     fn at(pc: u64) -> Self {
         Self { pc, ..Self::default() }
     }

@@ -1,19 +1,12 @@
 //! Backend interface for debuggers: all registers of the virtual CPU, and runs that end at traps.
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
 #[cfg(test)]
 pub(crate) mod conformance;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
 
 use hvt_abi::Gpa;
 
-#[cfg(target_arch = "aarch64")]
-pub use self::aarch64::{BREAKPOINT_INSTRUCTION, CpuState, FpState};
-#[cfg(target_arch = "x86_64")]
-pub use self::x86_64::{BREAKPOINT_INSTRUCTION, CpuState, FxState, Segments};
 use super::BackendError;
+pub use super::arch::debug::*;
 use crate::exit::Exit;
 use crate::sandbox::Calls;
 

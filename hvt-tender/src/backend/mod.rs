@@ -13,14 +13,21 @@
 //! A backend does not depend on any device, manifest or hypercall. It converts the exits of its
 //! machine to [`Exit`](crate::Exit).
 
-#[cfg(test)]
-pub(crate) mod assembly;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 pub(crate) mod auto;
 pub mod debug;
 pub mod frequency;
 pub(crate) mod kind;
 #[cfg(target_arch = "x86_64")]
 pub mod redox;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use aarch64 as arch;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64 as arch;
 
 use std::fmt;
 use std::io;

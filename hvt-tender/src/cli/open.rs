@@ -12,7 +12,6 @@ use crate::config::{BlockSource, NetSource};
 use crate::device::{
     DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError, random_mac,
 };
-#[cfg(feature = "smoltcp")]
 use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
 use crate::record_file::RecordFile;
@@ -119,7 +118,6 @@ impl Plug<'_> {
 }
 
 /// Creates a device on a user-mode network.
-#[cfg(feature = "smoltcp")]
 fn user(mac: Option<[u8; 6]>, options: UserOptions) -> io::Result<UserNet> {
     let UserOptions { forwards, loopback, opened } = options;
     let network = UserNetwork::new().mac(mac.map_or_else(random_mac, Ok)?).host_loopback(loopback);
@@ -131,11 +129,6 @@ fn user(mac: Option<[u8; 6]>, options: UserOptions) -> io::Result<UserNet> {
         log::log!(level, "guest port {} is reachable at {address}", forward.guest);
     }
     Ok(device)
-}
-
-#[cfg(not(feature = "smoltcp"))]
-fn user(_: Option<[u8; 6]>, _: UserOptions) -> io::Result<Port> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this tender was built without the feature smoltcp"))
 }
 
 /// Creates a port without a peer. In virtual time, two runs must be identical, so the default

@@ -69,7 +69,7 @@ extern "C" fn handle(signal: libc::c_int) {
     errno.set();
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -2,59 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::connection::Connection;
+use crate::debugger_port::TcpDoor;
 use crate::sys::unix_door::UnixDoor;
-
-/// Addresses on which debuggers of this process listen. The user-mode networks of the process
-/// connect no guest to them.
-static WAITING: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
-
-fn waiting() -> MutexGuard<'static, Vec<SocketAddr>> {
-    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns whether a connection to `to` would reach a debugger port of this process.
-#[cfg(feature = "smoltcp")]
-pub(crate) fn is_waited_at(to: SocketAddr) -> bool {
-    let meant = |at: &SocketAddr| at.ip().is_unspecified() || at.ip() == to.ip();
-    waiting().iter().any(|at| at.port() == to.port() && meant(at))
-}
-
-/// TCP port, open until this is dropped.
-#[derive(Debug)]
-pub(super) struct TcpDoor {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl TcpDoor {
-    pub(super) fn open(address: impl ToSocketAddrs) -> io::Result<Self> {
-        // Locked before the port exists, so that no guest connects in between.
-        let mut waiting = waiting();
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        waiting.push(address);
-        Ok(Self { listener, address })
-    }
-
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for TcpDoor {
-    fn drop(&mut self) {
-        let mut waiting = waiting();
-        if let Some(position) = waiting.iter().position(|known| *known == self.address) {
-            waiting.swap_remove(position);
-        }
-    }
-}
 
 /// Socket that waits for a debugger.
 #[derive(Debug)]
@@ -71,7 +23,7 @@ impl Listener {
     pub(super) fn accept(&self) -> io::Result<Connection> {
         match self {
             Self::Tcp(door) => {
-                let (stream, _) = door.listener.accept()?;
+                let (stream, _) = door.accept()?;
                 stream.set_nodelay(true)?;
                 Connection::new(stream.into())
             }
@@ -91,7 +43,7 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(door) => door.listener.as_fd(),
+            Self::Tcp(door) => door.as_fd(),
             Self::Unix(door) => door.as_fd(),
         }
     }
@@ -101,7 +53,7 @@ impl AsFd for Listener {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(door) => door.address.fmt(f),
+            Self::Tcp(door) => door.address().fmt(f),
             Self::Unix(door) => door.path().display().fmt(f),
         }
     }

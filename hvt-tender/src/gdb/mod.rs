@@ -78,15 +78,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub(crate) use self::connection::{Connection, Line};
 use self::debugged::Debugged;
-#[cfg(feature = "smoltcp")]
-pub(crate) use self::listener::is_waited_at;
-use self::listener::{Listener, TcpDoor};
-use crate::Vcpu;
+use self::listener::Listener;
 use crate::backend::{BackendError, CancelToken, Machine};
+use crate::debugger_port::TcpDoor;
 use crate::descriptor::{Descriptor, Uses};
 use crate::memory::MemoryMap;
 use crate::monitor::Outcome;
+use crate::sandbox::{Calls, Sandbox};
 use crate::sys::unix_door::UnixDoor;
+use crate::unikernel::Unikernel;
+use crate::unikernel::debugger::{AwaitedDebugger, ConnectedDebugger, RunGuest, WatchedDebugger};
 
 /// Debugger that a guest waits for: the guest executes no instruction before the debugger has
 /// connected.
@@ -166,19 +167,51 @@ impl Debugger {
     }
 }
 
-/// Runs a guest to its end with `run`, under the debugger at `line`.
-///
-/// # Errors
-/// Returns the error of `run`, or [`BackendError`] if the machine cannot be debugged.
-pub(crate) fn run(
-    machine: &mut dyn Machine,
-    memory_map: &MemoryMap,
-    line: Line,
-    stop: &CancelToken,
-    run: impl FnOnce(&mut dyn Vcpu<Error = BackendError>) -> Result<Outcome, BackendError>,
-) -> Result<Outcome, BackendError> {
-    let mut debugged = Debugged::new(machine, memory_map, line, stop.clone())?;
-    let outcome = run(&mut debugged);
-    debugged.end(&outcome);
-    outcome
+impl Unikernel {
+    /// Attaches a debugger. The guest waits for the debugger's connection before its first
+    /// instruction. A debugger serves one run.
+    #[must_use]
+    pub fn debugger(mut self, debugger: Debugger) -> Self {
+        self.set_debugger(Box::new(debugger));
+        self
+    }
+}
+
+impl AwaitedDebugger for Debugger {
+    fn descriptor(&self) -> Option<Descriptor> {
+        self.descriptor()
+    }
+
+    fn accept(self: Box<Self>, stop: &CancelToken) -> io::Result<Option<Box<dyn ConnectedDebugger>>> {
+        Ok((*self).accept(stop)?.map(|connection| Box::new(connection) as _))
+    }
+}
+
+impl ConnectedDebugger for Connection {
+    fn watch(
+        self: Box<Self>,
+        stop: &CancelToken,
+        confinement: Option<(Sandbox, Calls)>,
+    ) -> io::Result<Box<dyn WatchedDebugger>> {
+        Ok(Box::new((*self).watch(stop, confinement)?))
+    }
+}
+
+impl WatchedDebugger for Line {
+    fn system_calls(&self, calls: &mut Calls) {
+        self.system_calls(calls);
+    }
+
+    fn run(
+        self: Box<Self>,
+        machine: &mut dyn Machine,
+        memory_map: &MemoryMap,
+        stop: &CancelToken,
+        run: RunGuest<'_>,
+    ) -> Result<Outcome, BackendError> {
+        let mut debugged = Debugged::new(machine, memory_map, *self, stop.clone())?;
+        let outcome = run(&mut debugged);
+        debugged.end(&outcome);
+        outcome
+    }
 }

@@ -127,7 +127,7 @@ fn converse_about(code: &[u8], said: &[u8]) -> Vec<u8> {
     let line = debugger.accept(&stop).unwrap().unwrap().watch(&stop, None).unwrap();
     let mut machine = Idle::new();
     machine.memory.write(Gpa(CODE), code).unwrap();
-    let outcome = run(&mut machine, &memory_map(), line, &stop, |machine| {
+    let outcome = Box::new(line).run(&mut machine, &memory_map(), &stop, &mut |machine| {
         // As the monitor does; this guest makes no hypercalls.
         machine.run().map(|exit| match exit {
             Exit::Interrupted => Outcome::Interrupted,

@@ -176,7 +176,7 @@ impl Inbox {
     }
 
     /// Returns the number of frames dropped because the queue was full.
-    #[cfg(all(test, feature = "smoltcp"))]
+    #[cfg(test)]
     pub(super) fn lost(&self) -> u64 {
         self.lock().lost
     }
@@ -187,7 +187,6 @@ impl Inbox {
     ///
     /// Always true in a virtual time: a wakeup would schedule the sender at an instant that depends
     /// on the host.
-    #[cfg(feature = "smoltcp")]
     pub(super) fn admits(&self, frames: usize) -> bool {
         let mut state = self.lock();
         let needed = frames.saturating_add(self.most / 4).min(self.most);
@@ -197,13 +196,11 @@ impl Inbox {
     }
 
     /// Returns whether the queue is full, so that the next frame would be dropped.
-    #[cfg(feature = "smoltcp")]
     pub(super) fn is_full(&self) -> bool {
         self.time.is_none() && self.most > 0 && self.free(&self.lock()) == 0
     }
 
     /// Sets the function that wakes the sender. Only the first call has an effect.
-    #[cfg(feature = "smoltcp")]
     pub(super) fn wake_by(&self, waker: Arc<dyn Fn() + Send + Sync>) {
         let _ = self.waker.set(Waker(waker));
     }
@@ -261,7 +258,6 @@ impl Inbox {
     }
 
     /// Returns the virtual time in which frames arrive, if any.
-    #[cfg(feature = "smoltcp")]
     pub(super) fn virtual_time(&self) -> Option<&VirtualTime> {
         self.time.as_ref()
     }

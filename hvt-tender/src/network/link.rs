@@ -87,17 +87,14 @@ impl Medium for Cable {
         self.inboxes[1 - from % 2].send(frame);
     }
 
-    #[cfg(feature = "smoltcp")]
     fn admits(&self, from: usize, frames: usize) -> bool {
         self.inboxes[1 - from % 2].admits(frames)
     }
 
-    #[cfg(feature = "smoltcp")]
     fn is_full(&self, from: usize) -> bool {
         self.inboxes[1 - from % 2].is_full()
     }
 
-    #[cfg(feature = "smoltcp")]
     fn wake_by(&self, from: usize, waker: Arc<dyn Fn() + Send + Sync>) {
         self.inboxes[1 - from % 2].wake_by(waker);
     }

@@ -40,15 +40,15 @@
 //! A [`Bridge`] connects a port to a tap interface of the host. [`Port::with_pcap`] writes the
 //! frames of a port to a pcap file; [`Recorded`] does the same for any other network device.
 //!
-//! With the feature `smoltcp`, a [`Host`] on a port is a TCP/IP peer for the guests, and
+//! With the feature `user-net`, a [`Host`] on a port is a TCP/IP peer for the guests, and
 //! [user-mode networking](user) connects a guest to the outside without privileges.
 
 mod bridge;
-#[cfg(feature = "smoltcp")]
+#[cfg(feature = "user-net")]
 mod host;
 mod impairment;
 mod inbox;
-#[cfg(feature = "smoltcp")]
+#[cfg(feature = "user-net")]
 mod ip;
 mod link;
 mod pcap;
@@ -57,11 +57,11 @@ mod recorded;
 mod switch;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "smoltcp")]
+#[cfg(feature = "user-net")]
 pub mod user;
 
 pub use bridge::Bridge;
-#[cfg(feature = "smoltcp")]
+#[cfg(feature = "user-net")]
 pub use host::{Host, HostBuilder, HostHold, HostListener, HostStream};
 pub use impairment::Impairment;
 pub use link::Link;

@@ -19,20 +19,17 @@ pub(super) trait Medium: Send + Sync {
 
     /// Returns whether the destination has room for `frames` frames from port `from`. If not, the
     /// port's waker is called once there is room.
-    #[cfg(feature = "smoltcp")]
     fn admits(&self, _from: usize, _frames: usize) -> bool {
         true
     }
 
     /// Returns whether the destination's queue is full, so that the next frame from port `from`
     /// would be dropped.
-    #[cfg(feature = "smoltcp")]
     fn is_full(&self, _from: usize) -> bool {
         false
     }
 
     /// Sets the function that wakes the owner of port `from` when the destination has room again.
-    #[cfg(feature = "smoltcp")]
     fn wake_by(&self, _from: usize, _waker: Arc<dyn Fn() + Send + Sync>) {}
 
     /// Returns the kind of senders whose frames may reach port `to`.
@@ -96,19 +93,16 @@ impl Port {
     }
 
     /// Returns the virtual time of the network, if it uses one.
-    #[cfg(feature = "smoltcp")]
     pub(super) fn virtual_time(&self) -> Option<&crate::virtual_time::VirtualTime> {
         self.inbox.virtual_time()
     }
 
     /// Returns whether the other end has room for `frames` frames; see [`wake_by`](Self::wake_by).
-    #[cfg(feature = "smoltcp")]
     pub(super) fn admits(&self, frames: usize) -> bool {
         self.medium.admits(self.number, frames)
     }
 
     /// Returns whether the other end's queue is full, so that the next frame would be dropped.
-    #[cfg(feature = "smoltcp")]
     pub(super) fn is_full(&self) -> bool {
         self.medium.is_full(self.number)
     }
@@ -117,7 +111,6 @@ impl Port {
     /// [admitted](Self::admits). Only a [`Link`] calls it: a switch drops frames that find no room.
     ///
     /// [`Link`]: super::Link
-    #[cfg(feature = "smoltcp")]
     pub(super) fn wake_by(&self, waker: impl Fn() + Send + Sync + 'static) {
         self.medium.wake_by(self.number, Arc::new(waker));
     }
@@ -165,7 +158,7 @@ impl Port {
 
     /// Returns a function that returns the number of frames that were dropped because this port's
     /// queue was full.
-    #[cfg(all(test, feature = "smoltcp"))]
+    #[cfg(test)]
     pub(super) fn lost(&self) -> impl Fn() -> u64 + use<> {
         let inbox = self.inbox.clone();
         move || inbox.lost()

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::debugger::AwaitedDebugger;
 use super::supply::Supply;
 use super::{Unikernel, UnikernelError};
 use crate::backend::CancelToken;
@@ -10,7 +11,6 @@ use crate::backend::frequency::Search;
 use crate::config::NetRing;
 use crate::core_dump::CoreDump;
 use crate::device::{Arrivals, CapturedOutput, Endpoint, Pollable};
-use crate::gdb::Debugger;
 use crate::guest::{Guest, Output};
 use crate::measure::Limits;
 use crate::monitor::Outcome;
@@ -24,7 +24,7 @@ pub(super) struct Extras {
     pub(super) virtual_time: Option<VirtualTime>,
     pub(super) trace: Option<Supply<Box<dyn Write + Send>>>,
     pub(super) core_dump: Option<Arc<CoreDump>>,
-    pub(super) debugger: Option<Supply<Debugger>>,
+    pub(super) debugger: Option<Supply<Box<dyn AwaitedDebugger>>>,
     pub(super) net_ring: NetRing,
     pub(super) identity: Identity,
     pub(super) sandbox: Option<Sandbox>,
@@ -138,12 +138,9 @@ impl Unikernel {
         self
     }
 
-    /// Attaches a debugger. The guest waits for the debugger's connection before its first
-    /// instruction. A debugger serves one run.
-    #[must_use]
-    pub fn debugger(mut self, debugger: Debugger) -> Self {
+    /// Sets the debugger of one run.
+    pub(crate) fn set_debugger(&mut self, debugger: Box<dyn AwaitedDebugger>) {
         self.extras.debugger = Some(Supply::once(debugger));
-        self
     }
 
     /// Selects whether the guest is offered a [ring](crate::ring) for its frames. Without effect if

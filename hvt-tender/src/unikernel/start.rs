@@ -15,7 +15,6 @@ use crate::boot::{BootConfig, BootError, BootPlan, CommandLine};
 use crate::config::{BackendChoice, NetRing, memory_size};
 use crate::core_dump::CoreDump;
 use crate::device::{Attached, CapturedOutput, Console, Devices, FdConsole, FdPoller, Poller, Slot, attach};
-use crate::gdb::Debugger;
 use crate::image::Manifest;
 use crate::measure::{LimitedConsole, Trace, Verdict};
 use crate::ring::{self, Offer};
@@ -75,7 +74,7 @@ impl Unikernel {
         identity.drop_privileges()?;
         if let Some(sandbox) = &sandbox {
             let mut descriptors = devices.descriptors();
-            descriptors.extend(debugger.as_ref().and_then(Debugger::descriptor));
+            descriptors.extend(debugger.as_ref().and_then(|debugger| debugger.descriptor()));
             sandbox.drop_rights(&descriptors, core_dump.as_deref().map(CoreDump::directory))?;
         }
         log::debug!("backend {}, {} MB of memory", backend.name(), mem_size >> 20);

@@ -6,7 +6,6 @@ use std::time::Instant;
 use crate::backend::{self, CancelToken, Running};
 use crate::core_dump::CoreDump;
 use crate::device::{CapturedOutput, Console, Descriptor, Devices, Doorbell, Interrupted, Slot, Uses};
-use crate::gdb::{self, Connection, Debugger, Line};
 use crate::guest::Output;
 use crate::measure::{Counter, Limits, Trace, Verdict, Watchdog};
 use crate::memory::{GuestSlice, MemoryMap, Usage};
@@ -14,6 +13,7 @@ use crate::monitor::{self, Failure, Outcome, Reason};
 use crate::ring::{Counts, Offer, RingDoorbell, Worker};
 use crate::sandbox::Sandbox;
 use crate::unikernel::UnikernelError;
+use crate::unikernel::debugger::{AwaitedDebugger, ConnectedDebugger, WatchedDebugger};
 
 /// Guest that is ready to execute its first instruction.
 pub(crate) struct Started {
@@ -25,7 +25,7 @@ pub(crate) struct Started {
     pub(super) capture: Option<CapturedOutput>,
     pub(super) trace: Option<Trace>,
     pub(super) core_dump: Option<Arc<CoreDump>>,
-    pub(super) debugger: Option<Debugger>,
+    pub(super) debugger: Option<Box<dyn AwaitedDebugger>>,
     pub(super) stop: CancelToken,
     pub(super) ring: Option<Offer>,
     pub(super) sandbox: Option<Sandbox>,
@@ -35,7 +35,7 @@ pub(crate) struct Started {
 
 impl Started {
     /// Runs the guest to its end.
-    pub(super) fn run(&mut self, counter: Option<&mut Counter>) -> Result<Outcome, UnikernelError> {
+    pub(super) fn run(&mut self, mut counter: Option<&mut Counter>) -> Result<Outcome, UnikernelError> {
         let debugger = match self.debugger.take().map(|debugger| debugger.accept(&self.stop)).transpose() {
             Ok(Some(None)) => return Ok(Outcome::Interrupted),
             Ok(connection) => connection.flatten(),
@@ -58,13 +58,14 @@ impl Started {
         let worker =
             worker.transpose().map_err(|source| backend::BackendError { what: "starting the network ring", source })?;
         let line = debugger.map(|connection| self.watch(connection)).transpose()?;
-        self.confine(doorbell.as_ref(), line.as_ref())?;
+        self.confine(doorbell.as_ref(), line.as_deref())?;
         let begun = self.devices.poller.begin();
         let doorbell = doorbell.as_ref().map(|doorbell| doorbell as &dyn Doorbell);
-        let (memory_map, devices, trace) = (&self.memory_map, &mut self.devices, self.trace.as_mut());
+        let (memory_map, devices, mut trace) = (&self.memory_map, &mut self.devices, self.trace.as_mut());
         let outcome = match (begun, line) {
-            (Ok(()), Some(line)) => gdb::run(self.machine.as_mut(), memory_map, line, &self.stop, |machine| {
-                monitor::run_observed(machine, memory_map, devices, doorbell, &mut (counter, trace))
+            (Ok(()), Some(line)) => line.run(self.machine.as_mut(), memory_map, &self.stop, &mut |machine| {
+                let observers = &mut (counter.as_deref_mut(), trace.as_deref_mut());
+                monitor::run_observed(machine, memory_map, devices, doorbell, observers)
             }),
             (Ok(()), None) => self.machine.serve(memory_map, devices, doorbell, counter, trace),
             (Err(Interrupted), _) => Ok(Outcome::Interrupted),
@@ -97,7 +98,7 @@ impl Started {
 
     /// Starts a thread that watches the connection to the debugger. It is confined like the calling
     /// thread.
-    fn watch(&mut self, connection: Connection) -> Result<Line, UnikernelError> {
+    fn watch(&mut self, connection: Box<dyn ConnectedDebugger>) -> Result<Box<dyn WatchedDebugger>, UnikernelError> {
         let mut confinement = self.sandbox.clone().map(|sandbox| {
             let calls = sandbox.calls(&self.stop);
             (sandbox, calls)
@@ -111,7 +112,11 @@ impl Started {
 
     /// Confines the calling thread, irrevocably, to the system calls that the run of the guest
     /// needs.
-    fn confine(&mut self, ring: Option<&RingDoorbell>, debugger: Option<&Line>) -> Result<(), UnikernelError> {
+    fn confine(
+        &mut self,
+        ring: Option<&RingDoorbell>,
+        debugger: Option<&dyn WatchedDebugger>,
+    ) -> Result<(), UnikernelError> {
         let Some(sandbox) = &self.sandbox else { return Ok(()) };
         for slot in &self.devices.slots {
             if let Slot::Net(device) = slot {

@@ -32,7 +32,6 @@ impl VirtualPoller {
 
     /// Adds an in-memory host to the schedule. Unlike a guest, a host may wait forever, because its
     /// user can call it at any time.
-    #[cfg(feature = "smoltcp")]
     pub(crate) fn for_host(
         time: VirtualTime,
         arrivals: Vec<(u32, Arc<dyn Arrivals>)>,

@@ -20,7 +20,7 @@ mod sandbox;
 mod signals;
 mod solo5;
 mod streams;
-#[cfg(feature = "smoltcp")]
+#[cfg(feature = "user-net")]
 mod user;
 
 use std::fs;

@@ -117,7 +117,7 @@ fn has_networks() {
         check(&[DEVICES, THREADS], 0, &["--net:service=tap0", edges]);
         check(&[DEVICES, THREADS], 0, &["--net:service=tap0", "--net-ring=on", sends, "30"]);
         check(&[DEVICES], 0, &["--net:service=tap0", "--net-ring=off", sends, "30"]);
-        if cfg!(feature = "smoltcp") {
+        if cfg!(feature = "user-net") {
             check(&[DEVICES, THREADS], 0, &["--net:service=user", edges]);
         }
     });

@@ -4,21 +4,14 @@
 //! A guest starts at [`CODE`], which is executable and not writable. From [`DATA`] on, memory is
 //! readable and writable. Guests that end in a hypercall make number 1.
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
+pub(crate) use hvt_abi::Gpa;
 
-use hvt_abi::Gpa;
+pub(crate) use crate::backend::arch::conformance::*;
 
-#[cfg(target_arch = "aarch64")]
-pub(crate) use self::aarch64::*;
-#[cfg(target_arch = "x86_64")]
-pub(crate) use self::x86_64::*;
-use super::{BREAKPOINT_INSTRUCTION, CpuState, DebugTarget, Halt, Traps, Watch};
-use crate::backend::{CancelToken, Machine};
-use crate::exit::Exit;
-use crate::registers::Named;
+pub(crate) use super::{BREAKPOINT_INSTRUCTION, CpuState, DebugTarget, Halt, Traps, Watch};
+pub(crate) use crate::backend::{CancelToken, Machine};
+pub(crate) use crate::exit::Exit;
+pub(crate) use crate::registers::Named;
 
 /// Start of the code.
 pub(crate) const CODE: u64 = 0x10_0000;
@@ -29,50 +22,50 @@ pub(crate) const DATA: u64 = 0x10_1000;
 pub(crate) type Start<'a> = &'a dyn Fn(&[u8], &CancelToken) -> Box<dyn Machine>;
 
 /// Guest under a debugger.
-struct Guest(Box<dyn Machine>);
+pub(crate) struct Guest(pub(crate) Box<dyn Machine>);
 
 impl Guest {
-    fn new(start: Start<'_>, code: &[u8]) -> Self {
+    pub(crate) fn new(start: Start<'_>, code: &[u8]) -> Self {
         Self(start(code, &CancelToken::new().unwrap()))
     }
 
-    fn target(&mut self) -> &mut dyn DebugTarget {
+    pub(crate) fn target(&mut self) -> &mut dyn DebugTarget {
         self.0.debug().unwrap()
     }
 
-    fn state(&mut self) -> CpuState {
+    pub(crate) fn state(&mut self) -> CpuState {
         self.target().state().unwrap()
     }
 
     /// Offset of the program counter from the start of the code.
-    fn pc(&mut self) -> u64 {
+    pub(crate) fn pc(&mut self) -> u64 {
         self.state().registers.pc() - CODE
     }
 
-    fn run(&mut self, traps: &Traps) -> Halt {
+    pub(crate) fn run(&mut self, traps: &Traps) -> Halt {
         assert!(self.target().set_traps(traps).unwrap(), "{traps:?}");
         self.target().run_to_trap().unwrap()
     }
 
-    fn step(&mut self) -> Halt {
+    pub(crate) fn step(&mut self) -> Halt {
         self.run(&Traps { step: true, ..Traps::default() })
     }
 
-    fn poke(&mut self, at: u64, bytes: &[u8]) {
+    pub(crate) fn poke(&mut self, at: u64, bytes: &[u8]) {
         self.target().poke(Gpa(at), bytes).unwrap();
     }
 
-    fn plant(&mut self, offset: u64) -> Traps {
+    pub(crate) fn plant(&mut self, offset: u64) -> Traps {
         self.poke(CODE + offset, &BREAKPOINT_INSTRUCTION);
         Traps { software_breakpoints: vec![CODE + offset], ..Traps::default() }
     }
 }
 
-fn hypercall(argument: u64) -> Halt {
+pub(crate) fn hypercall(argument: u64) -> Halt {
     Halt::Exit(Exit::Hypercall { number: 1, argument: Gpa(argument) })
 }
 
-fn watch(start: u64, len: u64, reads: bool) -> Traps {
+pub(crate) fn watch(start: u64, len: u64, reads: bool) -> Traps {
     Traps { watched: vec![Watch { start, len, reads }], ..Traps::default() }
 }
 

@@ -55,7 +55,7 @@ impl Policy {
     /// Like [`outside`](Self::outside), for TCP connections: the listening debuggers of this
     /// process are closed.
     pub(super) fn connection(&self, to: SocketAddrV4) -> Option<SocketAddr> {
-        self.outside(to).filter(|to| !crate::gdb::is_waited_at(*to))
+        self.outside(to).filter(|to| !crate::debugger_port::is_waited_at(*to))
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use nix::time::ClockId;
-use nix::unistd::Pid;
 
 /// Clock of the CPU time of a thread or a process.
 #[derive(Clone, Copy, Debug)]
@@ -24,14 +23,6 @@ impl CpuClock {
         }
     }
 
-    /// Clock of a process.
-    ///
-    /// # Errors
-    /// The error of clock_getcpuclockid(3).
-    pub(crate) fn of_process(pid: Pid) -> io::Result<Self> {
-        Ok(Self(ClockId::pid_cpu_clock_id(pid)?))
-    }
-
     /// Time that the clock shows; 0 once the thread or the process is gone.
     pub(crate) fn elapsed(self) -> Duration {
         self.0.now().map_or(Duration::ZERO, Duration::from)
@@ -39,4 +30,10 @@ impl CpuClock {
 
     /// Whether the host has such clocks.
     pub(crate) const EXISTS: bool = true;
+}
+
+impl From<ClockId> for CpuClock {
+    fn from(clock: ClockId) -> Self {
+        Self(clock)
+    }
 }

@@ -227,7 +227,6 @@ fn ranges(numbers: &BTreeSet<u32>) -> Vec<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    #[cfg(feature = "smoltcp")]
     use crate::sandbox::testing::{call, verdict};
 
     #[test]
@@ -237,7 +236,6 @@ mod tests {
         assert_eq!(of(&[2, 1, 9, 4, 5, 6]), [(1, 2), (4, 6), (9, 9)]);
     }
 
-    #[cfg(feature = "smoltcp")]
     #[test]
     fn a_network_sets_three_options_of_sockets_of_two_protocols() {
         let mut calls = Calls::none();

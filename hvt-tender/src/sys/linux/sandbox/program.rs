@@ -20,10 +20,7 @@ use super::condition::{Condition, Operation};
 /// `seccomp_data.arch` of calls with this architecture's native convention
 /// (`include/uapi/linux/audit.h`): the ELF machine, 64 bits, little endian.
 const AUDIT_ARCH: u32 = MACHINE | 0x8000_0000 | 0x4000_0000;
-#[cfg(target_arch = "x86_64")]
-const MACHINE: u32 = libc::EM_X86_64 as u32;
-#[cfg(target_arch = "aarch64")]
-const MACHINE: u32 = libc::EM_AARCH64 as u32;
+const MACHINE: u32 = if cfg!(target_arch = "x86_64") { libc::EM_X86_64 } else { libc::EM_AARCH64 } as u32;
 
 /// Longest program that the kernel accepts, in instructions (`BPF_MAXINSNS`).
 const LONGEST: usize = 4096;

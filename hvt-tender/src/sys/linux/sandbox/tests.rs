@@ -28,7 +28,7 @@ fn calls(kind: &str, stop: &CancelToken) -> Calls {
     let mut calls = Sandbox::new().calls(stop);
     match kind {
         "guest" => calls.allow_uses([Descriptor::new(stop.event(), Uses::READ)]),
-        #[cfg(feature = "smoltcp")]
+        #[cfg(feature = "user-net")]
         "internet" => calls.allow_internet(),
         "cable" => calls.allow_uses([Descriptor::new(stop.event(), Uses::MEET)]),
         _ => calls.allow(libc::SYS_mincore),

@@ -3,6 +3,7 @@
 //! There is no interrupt controller, so that only the [stop](super::kick) of a run wakes a guest
 //! that waits for an interrupt (`wfi`): KVM blocks in `KVM_RUN` and does not return.
 
+pub(super) mod debug;
 mod exception;
 mod registers;
 mod state;

@@ -1,18 +1,10 @@
 //! Guest on KVM under a debugger: `KVM_SET_GUEST_DEBUG`. Breakpoint registers and debug exits are
 //! specific to the architecture.
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
-
 use hvt_abi::Gpa;
 use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_debug_exit_arch, kvm_guest_debug};
 
-#[cfg(target_arch = "aarch64")]
-use self::aarch64 as cpu;
-#[cfg(target_arch = "x86_64")]
-use self::x86_64 as cpu;
+use super::arch::debug as cpu;
 use super::{KvmMachine, arch, kvm_error};
 use crate::Vcpu;
 use crate::backend::BackendError;
@@ -24,11 +16,11 @@ pub(super) use self::cpu::Capacity;
 
 /// Debugging state of a guest.
 pub(super) struct Debugging {
-    capacity: Capacity,
+    pub(super) capacity: Capacity,
     /// Debug exit of the last run, if it ended with one.
     pub(super) trap: Option<kvm_debug_exit_arch>,
-    traps: Traps,
-    registers: cpu::Breakpoints,
+    pub(super) traps: Traps,
+    pub(super) registers: cpu::Breakpoints,
 }
 
 impl Debugging {
@@ -40,7 +32,7 @@ impl Debugging {
 
 impl KvmMachine {
     /// Passes the traps to KVM, with the additional control bits `more` of the architecture.
-    fn apply(&self, more: u32) -> Result<(), BackendError> {
+    pub(super) fn apply(&self, more: u32) -> Result<(), BackendError> {
         let Debugging { traps, registers, .. } = &self.debugging;
         let mut control = more | registers.control() | if traps.step { KVM_GUESTDBG_SINGLESTEP } else { 0 };
         if !traps.software_breakpoints.is_empty() {
@@ -54,7 +46,7 @@ impl KvmMachine {
     }
 
     /// Returns true if the debugger has written a breakpoint instruction at `address`.
-    fn is_planted(&self, address: u64) -> bool {
+    pub(super) fn is_planted(&self, address: u64) -> bool {
         self.debugging.traps.software_breakpoints.binary_search(&address).is_ok()
     }
 }

@@ -1,5 +1,6 @@
 //! KVM set-up of an x86_64 vCPU.
 
+pub(super) mod debug;
 mod restrict;
 
 use std::arch::x86_64::__cpuid;

@@ -51,6 +51,7 @@ use std::sync::atomic::Ordering;
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{EntryState, Registers, Vector};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 
 use self::child::Child;
@@ -561,8 +562,9 @@ impl Machine for ProcessMachine {
     }
 
     fn cpu_clock(&self) -> Result<CpuClock, BackendError> {
-        let clock = CpuClock::of_process(Pid::from_raw(self.child.pid() as libc::pid_t));
-        clock.map_err(|source| BackendError { what: "asking for the child's CPU clock", source })
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(self.child.pid() as libc::pid_t));
+        let error = |errno: nix::Error| BackendError { what: "asking for the child's CPU clock", source: errno.into() };
+        clock.map(CpuClock::from).map_err(error)
     }
 
     fn memory_usage(&self) -> io::Result<Usage> {

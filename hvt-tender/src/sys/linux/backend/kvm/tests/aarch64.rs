@@ -4,7 +4,7 @@ use hvt_abi::Gpa;
 use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PUD_BASE, VECTORS, VECTORS_BASE};
 
 use super::*;
-use crate::backend::assembly::code;
+use crate::backend::arch::assembly::code;
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::Permissions;
 

@@ -4,7 +4,7 @@ use hvt_abi::Gpa;
 use hvt_abi::x86_64::{PD_BASE, PDPT_BASE, PML4_BASE, PageEntry};
 
 use super::*;
-use crate::backend::assembly::code;
+use crate::backend::arch::assembly::code;
 use crate::exit::{Cause, Exit, Fault};
 use crate::memory::Permissions;
 

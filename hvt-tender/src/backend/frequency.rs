@@ -1,17 +1,9 @@
 //! Frequency of the cycle counter, which is the guest's monotonic clock: the TSC of x86_64, CNTVCT_EL0 of aarch64.
 
-#[cfg(target_arch = "aarch64")]
-mod cntvct;
-#[cfg(target_arch = "x86_64")]
-mod tsc;
-
 use std::fmt;
 
 use super::BackendError;
-#[cfg(target_arch = "aarch64")]
-pub use cntvct::Search;
-#[cfg(target_arch = "x86_64")]
-pub use tsc::Search;
+pub use super::arch::frequency::Search;
 
 /// Frequency of a cycle counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,20 +2,20 @@
 
 use hvt_abi::x86_64::Registers;
 
-use super::*;
+use crate::backend::debug::conformance::*;
 use crate::exit::{Cause, Fault};
 
 /// Never ends.
-pub(super) const SPIN: &[u8] = b"\xeb\xfe";
+pub(crate) const SPIN: &[u8] = b"\xeb\xfe";
 
 /// Counts in RAX until the quadword at [`DATA`] is not 0, then makes a hypercall.
-pub(super) fn counting() -> &'static [u8] {
+pub(crate) fn counting() -> &'static [u8] {
     // 0: inc rax; 3: cmp qword [0x101000], 0; c: je 0; e: mov edx, 0x501; 13: xor eax, eax; 15: out dx, eax
     b"\x48\xff\xc0\x48\x83\x3c\x25\0\x10\x10\0\0\x74\xf2\xba\x01\x05\0\0\x31\xc0\xef"
 }
 
 /// Value of the counter.
-pub(super) fn count(registers: &Registers) -> u64 {
+pub(crate) fn count(registers: &Registers) -> u64 {
     registers.rax
 }
 

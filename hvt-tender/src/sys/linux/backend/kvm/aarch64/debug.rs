@@ -13,7 +13,7 @@ use kvm_bindings::{
     KVM_EXIT_MMIO, KVM_GUESTDBG_USE_HW, KVM_GUESTDBG_USE_SW_BP, kvm_debug_exit_arch, kvm_guest_debug_arch,
 };
 
-use super::Debugging;
+use super::super::debug::Debugging;
 use crate::Vcpu;
 use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, Halt, Traps, Watch};
@@ -22,7 +22,7 @@ use crate::exit::Exit;
 use crate::memory::{GuestMemory, MappedMemory};
 
 /// Control bits of `KVM_SET_GUEST_DEBUG` for software breakpoints.
-pub(super) const SOFTWARE_BREAKPOINTS: u32 = KVM_GUESTDBG_USE_SW_BP;
+pub(in super::super) const SOFTWARE_BREAKPOINTS: u32 = KVM_GUESTDBG_USE_SW_BP;
 
 /// Number of breakpoints and watchpoints that the CPU has for guests.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ impl Capacity {
 
 /// Contents of the breakpoint and watchpoint registers.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Breakpoints {
+pub(in super::super) struct Breakpoints {
     /// DBGBVR\<n\>_EL1.
     executed: Vec<u64>,
     watched: Vec<Watchpoint>,
@@ -77,7 +77,7 @@ const MASK: u32 = 24;
 impl Breakpoints {
     /// Computes the registers for these traps. Returns `None` if the registers do not suffice, or
     /// if an address is not aligned for an instruction.
-    pub(super) fn new(traps: &Traps, capacity: Capacity) -> Option<Self> {
+    pub(in super::super) fn new(traps: &Traps, capacity: Capacity) -> Option<Self> {
         let executed = traps.executed.clone();
         if executed.len() > capacity.breakpoints || executed.iter().any(|address| !address.is_multiple_of(4)) {
             return None;
@@ -98,12 +98,12 @@ impl Breakpoints {
     }
 
     /// Control bits of `KVM_SET_GUEST_DEBUG` for these registers.
-    pub(super) fn control(&self) -> u32 {
+    pub(in super::super) fn control(&self) -> u32 {
         if self.executed.is_empty() && self.watched.is_empty() { 0 } else { KVM_GUESTDBG_USE_HW }
     }
 
     /// Registers in KVM's format.
-    pub(super) fn registers(&self) -> kvm_guest_debug_arch {
+    pub(in super::super) fn registers(&self) -> kvm_guest_debug_arch {
         let mut registers = kvm_guest_debug_arch::default();
         for (index, address) in self.executed.iter().enumerate() {
             registers.dbg_bvr[index] = *address;
@@ -150,7 +150,7 @@ fn nearest(watches: &[Watch], address: u64) -> Option<&Watch> {
 ///
 /// For pages that are read-only for the guest, KVM does the same when it maps them again after the
 /// change of their protection. This function covers all memory.
-pub(super) fn synchronise(memory: &MappedMemory, at: Gpa, len: usize) {
+pub(in super::super) fn synchronise(memory: &MappedMemory, at: Gpa, len: usize) {
     let mut left = GuestRange::new(at, len as u64).filter(|range| !range.is_empty());
     while let Some(chunk) = left.and_then(|range| memory.chunk(range)) {
         // SAFETY: the chunk is mapped.
@@ -190,15 +190,15 @@ unsafe fn clean_and_invalidate(start: *const u8, len: usize) {
 /// Classes of debug exceptions (Arm ARM, D17.2.37, EC), taken from a lower exception level, the
 /// guest's.
 mod class {
-    pub(super) const BREAKPOINT: u32 = 0x30;
-    pub(super) const STEP: u32 = 0x32;
-    pub(super) const WATCHPOINT: u32 = 0x34;
+    pub(in super::super) const BREAKPOINT: u32 = 0x30;
+    pub(in super::super) const STEP: u32 = 0x32;
+    pub(in super::super) const WATCHPOINT: u32 = 0x34;
 }
 
 impl KvmMachine {
     /// Finishes a hypercall before PC is changed: KVM otherwise advances PC past the hypercall's
     /// store when the guest runs again, from whatever value PC then has.
-    pub(super) fn before_change(&mut self, before: &CpuState, after: &CpuState) -> Result<(), BackendError> {
+    pub(in super::super) fn before_change(&mut self, before: &CpuState, after: &CpuState) -> Result<(), BackendError> {
         if before.registers.pc == after.registers.pc || self.vcpu.get_kvm_run().exit_reason != KVM_EXIT_MMIO {
             return Ok(());
         }
@@ -216,13 +216,13 @@ impl KvmMachine {
     }
 
     /// Converts the end of a run without a debug exit.
-    pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
+    pub(in super::super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
         Ok(Halt::Exit(exit))
     }
 
     /// Converts a debug exit. Returns `None` if the exception belongs to the guest, which has now
     /// taken it.
-    pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
+    pub(in super::super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
         let Debugging { traps, .. } = &self.debugging;
         let step = traps.step.then_some(Halt::Step);
         match trap.hsr >> 26 {

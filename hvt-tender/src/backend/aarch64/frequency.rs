@@ -3,8 +3,8 @@
 use std::arch::asm;
 use std::io;
 
-use super::{Frequency, Source};
 use crate::backend::BackendError;
+use crate::backend::frequency::{Frequency, Source};
 
 /// Search for the frequency of the counter. It measures nothing and takes no time here.
 #[derive(Clone, Debug)]

@@ -21,8 +21,8 @@ use std::arch::x86_64::{__cpuid, _mm_lfence, _rdtsc, CpuidResult};
 use std::io;
 use std::time::Duration;
 
-use super::{Frequency, Source};
 use crate::backend::BackendError;
+use crate::backend::frequency::{Frequency, Source};
 use crate::sys::timer::STEADY_CLOCK;
 
 /// Search for the frequency of the TSC, from [`begin`](Self::begin) to [`finish`](Self::finish),

@@ -8,7 +8,7 @@
 use hvt_abi::Gpa;
 use kvm_bindings::{KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_USE_HW_BP, kvm_debug_exit_arch, kvm_guest_debug_arch};
 
-use super::Debugging;
+use super::super::debug::Debugging;
 use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, Halt, Traps};
 use crate::backend::kvm::{KvmMachine, kvm_error};
@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::memory::MappedMemory;
 
 /// Control bits of `KVM_SET_GUEST_DEBUG` for software breakpoints: none.
-pub(super) const SOFTWARE_BREAKPOINTS: u32 = 0;
+pub(in super::super) const SOFTWARE_BREAKPOINTS: u32 = 0;
 
 /// Number of breakpoints that the CPU has: always four.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ impl Capacity {
 
 /// Contents of DR0 to DR3.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Breakpoints(Vec<Breakpoint>);
+pub(in super::super) struct Breakpoints(Vec<Breakpoint>);
 
 /// Contents of one debug register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ const DR6_STEP: u64 = 1 << 14;
 
 impl Breakpoints {
     /// Computes the debug registers for these traps. Returns `None` if four do not suffice.
-    pub(super) fn new(traps: &Traps, _: Capacity) -> Option<Self> {
+    pub(in super::super) fn new(traps: &Traps, _: Capacity) -> Option<Self> {
         let execute = |address: &u64| Breakpoint { address: *address, condition: 0, halt: What::Executed };
         let mut found: Vec<_> = traps.executed.iter().map(execute).collect();
         for watch in &traps.watched {
@@ -78,12 +78,12 @@ impl Breakpoints {
     }
 
     /// Control bits of `KVM_SET_GUEST_DEBUG` for these registers.
-    pub(super) fn control(&self) -> u32 {
+    pub(in super::super) fn control(&self) -> u32 {
         if self.0.is_empty() { 0 } else { KVM_GUESTDBG_USE_HW_BP }
     }
 
     /// DR0 to DR7: all enabled globally, exact, with bit 10 set as required.
-    pub(super) fn registers(&self) -> kvm_guest_debug_arch {
+    pub(in super::super) fn registers(&self) -> kvm_guest_debug_arch {
         let mut debugreg = [0; 8];
         let mut control = 1 << 9 | 1 << 10;
         for (index, breakpoint) in self.0.iter().enumerate().take(4) {
@@ -96,16 +96,20 @@ impl Breakpoints {
 }
 
 /// Does nothing: the CPU checks for modified code, and the guest is entered in between.
-pub(super) fn synchronise(_memory: &MappedMemory, _at: Gpa, _len: usize) {}
+pub(in super::super) fn synchronise(_memory: &MappedMemory, _at: Gpa, _len: usize) {}
 
 impl KvmMachine {
     /// Registers can be changed at any time.
-    pub(super) fn before_change(&mut self, _before: &CpuState, _after: &CpuState) -> Result<(), BackendError> {
+    pub(in super::super) fn before_change(
+        &mut self,
+        _before: &CpuState,
+        _after: &CpuState,
+    ) -> Result<(), BackendError> {
         Ok(())
     }
 
     /// Converts the end of a run without a debug exit.
-    pub(super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
+    pub(in super::super) fn exited(&mut self, exit: Exit) -> Result<Halt, BackendError> {
         if exit != Exit::Halted {
             return Ok(Halt::Exit(exit));
         }
@@ -122,7 +126,7 @@ impl KvmMachine {
 
     /// Converts a debug exit. Returns `None` if the exception belongs to the guest, which has now
     /// taken it.
-    pub(super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
+    pub(in super::super) fn trapped(&mut self, trap: &kvm_debug_exit_arch) -> Result<Option<Halt>, BackendError> {
         let Debugging { traps, registers, .. } = &self.debugging;
         let hit = (0..).zip(&registers.0).find(|(index, _)| trap.dr6 >> index & 1 == 1);
         let halt = match hit.map(|(_, breakpoint)| breakpoint.halt) {

@@ -2,16 +2,16 @@
 
 use hvt_abi::aarch64::{Pstate, Registers};
 
-use super::*;
-use crate::backend::assembly::code;
+use crate::backend::arch::assembly::code;
 use crate::backend::debug::FpState;
+use crate::backend::debug::conformance::*;
 use crate::exit::{Cause, Fault};
 
 /// Never ends: `b .`.
-pub(super) const SPIN: &[u8] = &0x1400_0000_u32.to_le_bytes();
+pub(crate) const SPIN: &[u8] = &0x1400_0000_u32.to_le_bytes();
 
 /// Counts in X0 until the word at [`DATA`] is not 0, then makes a hypercall.
-pub(super) fn counting() -> &'static [u8] {
+pub(crate) fn counting() -> &'static [u8] {
     code!(
         "mov x1, #0x100000",
         "add x1, x1, #0x1000",
@@ -24,7 +24,7 @@ pub(super) fn counting() -> &'static [u8] {
 }
 
 /// Value of the counter.
-pub(super) fn count(registers: &Registers) -> u64 {
+pub(crate) fn count(registers: &Registers) -> u64 {
     registers.x[0]
 }
 
