@@ -26,7 +26,6 @@ pub mod device;
 pub mod exit;
 pub mod hypercall;
 pub mod image;
-#[cfg(target_arch = "x86_64")]
 pub mod kernel;
 pub mod memory;
 pub mod monitor;

@@ -12,9 +12,11 @@
 //! on the guest's behalf.
 
 pub mod calls;
-#[cfg(any(test, feature = "fixtures"))]
+#[cfg(all(any(test, feature = "fixtures"), target_arch = "x86_64"))]
 pub mod fake;
+#[cfg(target_arch = "x86_64")]
 pub mod guest;
 
 pub use calls::{Calls, Errno, Page, Payload, Refused};
+#[cfg(target_arch = "x86_64")]
 pub use guest::{Guest, Hypervisor, Interrupter};

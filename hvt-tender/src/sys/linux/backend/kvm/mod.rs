@@ -57,7 +57,7 @@ use crate::memory::{GuestMemory, MapError, MappedMemory, MemoryMap};
 const API_VERSION: i32 = 12;
 
 /// Required capabilities beyond version 12, on every architecture.
-const CAPABILITIES: &[(Cap, &'static str)] =
+const CAPABILITIES: &[(Cap, &str)] =
     &[(Cap::UserMemory, "KVM_CAP_USER_MEMORY"), (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT (Linux 4.11)")];
 
 /// Virtual machine without memory.
