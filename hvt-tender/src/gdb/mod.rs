@@ -8,7 +8,7 @@
 //! | `inferior` | gdb's requests about the guest: registers, memory, breakpoints |
 //! | `breakpoints` | software breakpoints in guest memory |
 //! | `commands` | `monitor` commands |
-//! | `debugged` | a [`Vcpu`] whose runs the debugger sees |
+//! | `debugged` | a [`Vcpu`](crate::Vcpu) whose runs the debugger sees |
 //!
 //! The stub sits between the monitor's loop and a backend's
 //! [`DebugTarget`](crate::backend::debug::DebugTarget). Neither the loop nor a run without a

@@ -101,7 +101,8 @@ pub struct Refused {
 }
 
 impl Refused {
-    pub(super) const fn new(what: &'static str) -> impl FnOnce(Errno) -> Self {
+    /// Returns the conversion of an error to a failed request that is described by `what`.
+    pub const fn new(what: &'static str) -> impl FnOnce(Errno) -> Self {
         move |errno| Self { what, errno }
     }
 }
