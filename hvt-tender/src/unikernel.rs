@@ -94,7 +94,7 @@ pub struct Unikernel {
     attachments: Vec<(String, Attachment)>,
     console: Option<Supply<Box<dyn Console + Send>>>,
     clock: Option<Supply<Box<dyn Clock + Send>>>,
-    cancel_token: Option<CancelToken>,
+    cancel_token: Option<Supply<CancelToken>>,
     extras: Extras,
 }
 
@@ -303,7 +303,7 @@ impl Unikernel {
     /// run with it returns [`UnikernelError::Spent`].
     #[must_use]
     pub fn cancel_token(mut self, cancel_token: CancelToken) -> Self {
-        self.cancel_token = Some(cancel_token);
+        self.cancel_token = Some(Supply::once(cancel_token));
         self
     }
 
@@ -333,10 +333,13 @@ impl Unikernel {
     /// Returns the cancel token of a run: the token that the user has set, or a new token.
     fn run_token(&self) -> Result<CancelToken, UnikernelError> {
         let token = match &self.cancel_token {
-            Some(token) if token.claim() => token.clone(),
-            Some(_) => return Err(UnikernelError::Spent { part: Part::CancelToken }),
+            Some(token) => token.take(|| Part::CancelToken)?,
             None => CancelToken::new().map_err(UnikernelError::Stop)?,
         };
+        // A clone of the token may have served a run of another unikernel.
+        if !token.claim() {
+            return Err(UnikernelError::Spent { part: Part::CancelToken });
+        }
         host_limit::make_room_for_descriptors(&token);
         Ok(token)
     }

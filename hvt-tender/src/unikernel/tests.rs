@@ -175,8 +175,11 @@ fn a_part_for_one_run_is_not_there_for_the_next() {
     assert_eq!(error.to_string(), "block device 'storage': used by another run: give each run its own");
     let net = guest(&[("service", Kind::Net)], halt).net("service", Switch::new().port().unwrap());
     assert_eq!(spent(net), "net device 'service': used by another run: give each run its own");
-    let token = prints_and_exits().cancel_token(CancelToken::new().unwrap());
+    let shared = CancelToken::new().unwrap();
+    let token = prints_and_exits().cancel_token(shared.clone());
     assert_eq!(spent(token), "cancel token: used by another run: give each run its own");
+    let other = prints_and_exits().cancel_token(shared).run().unwrap_err();
+    assert!(matches!(other, UnikernelError::Spent { part: Part::CancelToken }), "{other:?}");
     let trace = prints_and_exits().trace(io::sink());
     assert_eq!(spent(trace), "trace: used by another run: give each run its own");
     let (doorbell, _rings) = unbounded();

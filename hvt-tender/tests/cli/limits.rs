@@ -74,6 +74,9 @@ fn memory_that_cannot_be_executed_is_named() {
         };
         if written == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
+    // Builds the unikernels before the fork. Another thread may be building them, and a forked
+    // process would wait forever for a lock that this thread holds.
+    guest("hello");
     // The forked process creates the PID namespace. Only its children are in the namespace.
     // SAFETY: The child has only this thread. It takes no lock that another thread may hold, except
     // the lock of the allocator, which the C library keeps usable. It ends without running the exit
