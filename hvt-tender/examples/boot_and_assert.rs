@@ -10,8 +10,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use hvt_abi::hypercall::Number;
+use hvt_tender::Limits;
 use hvt_tender::Unikernel;
-use hvt_tender::guest::Limits;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = env::args_os().nth(1).ok_or("usage: boot_and_assert target/release/hello")?;

@@ -9,9 +9,9 @@
 use std::env;
 use std::error::Error;
 
+use hvt_tender::Output;
 use hvt_tender::Unikernel;
 use hvt_tender::device::Disk;
-use hvt_tender::guest::Output;
 use test_suite::cases::block::{AFTER, BEFORE};
 
 const SIZE: usize = 16 * 512;

@@ -36,7 +36,7 @@ const REQUESTED: u8 = 1 << 0;
 const PAUSED: u8 = 1 << 1;
 
 /// Way to make a backend check [`CancelToken::requested`].
-pub trait Kick: Send + Sync {
+pub(crate) trait Kick: Send + Sync {
     /// Makes the current or next run return. Called from signal handlers, so it may use only
     /// atomics and async-signal-safe system calls.
     fn kick(&self);
@@ -118,7 +118,6 @@ impl CancelToken {
     }
 
     /// Returns whether the run must pause.
-    #[allow(dead_code, reason = "the process backend alone asks")]
     pub(crate) fn paused(&self) -> bool {
         self.state.wanted.load(Ordering::SeqCst) & PAUSED != 0
     }
@@ -148,7 +147,6 @@ impl CancelToken {
 
     /// Sets the descriptor that becomes readable if the guest's process exits unexpectedly. Pollers
     /// wait on it while the guest sleeps. A second call has no effect.
-    #[allow(dead_code, reason = "of the backends only the process backend, and tests, have a process that can end")]
     pub(crate) fn set_ended(&self, ended: Arc<OwnedFd>) {
         let _ = self.state.ended.set(ended);
     }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use hvt_abi::{MEM_GRANULE, MEM_MAX};
 
 /// Default size of guest memory in bytes: 512 MiB.
-pub const DEFAULT_MEMORY: u64 = 512 << 20;
+pub(crate) const DEFAULT_MEMORY: u64 = 512 << 20;
 
 /// Default TCP port for a debugger, the same as that in Solo5's tenders.
-pub const DEFAULT_GDB_PORT: u16 = 1234;
+pub(crate) const DEFAULT_GDB_PORT: u16 = 1234;
 
 /// Configuration of a unikernel's run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -294,7 +294,7 @@ impl HostLoopback {
 ///
 /// # Errors
 /// Returns [`MemoryOutOfRange`] if `bytes` is 0 or above 4 GiB.
-pub fn memory_size(bytes: u64) -> Result<u64, MemoryOutOfRange> {
+pub(crate) fn memory_size(bytes: u64) -> Result<u64, MemoryOutOfRange> {
     if bytes == 0 || bytes > MEM_MAX {
         return Err(MemoryOutOfRange);
     }

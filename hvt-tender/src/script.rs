@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use hvt_tender::device::Disk;
-//! use hvt_tender::script::Script;
+//! use hvt_tender::Script;
 //!
 //! let disk = Disk::from_bytes(*b"Hello, World\n");
 //! let script = Script::new().block_read("storage", 0, 512).puts_read(13).halt(0);

@@ -3,7 +3,7 @@
 //! ```
 //! use hvt_tender::Unikernel;
 //! use hvt_tender::device::Disk;
-//! use hvt_tender::script::Script;
+//! use hvt_tender::Script;
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # std::env::set_current_dir(&folder)?;
@@ -37,7 +37,7 @@ use self::supply::{MakeError, Supply};
 use crate::backend::CancelToken;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
-pub use crate::error::{Part, UnikernelError};
+pub(crate) use crate::error::{Part, UnikernelError};
 use crate::host_file::open_regular;
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
@@ -68,7 +68,7 @@ self_cell! {
 ///
 /// ```
 /// use hvt_tender::device::Disk;
-/// use hvt_tender::script::Script;
+/// use hvt_tender::Script;
 ///
 /// // Replace it with Unikernel::load("app.hvt")?
 /// let mut block = b"again".to_vec();
@@ -261,7 +261,7 @@ impl Unikernel {
     ///
     /// ```
     /// use hvt_tender::network::Switch;
-    /// use hvt_tender::script::Script;
+    /// use hvt_tender::Script;
     ///
     /// let switch = Switch::new();
     /// let peer = switch.port()?;

@@ -20,12 +20,11 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use hvt_tender::BackendChoice;
+use hvt_tender::Debugger;
+use hvt_tender::Limits;
 use hvt_tender::Unikernel;
-use hvt_tender::backend::kvm::Kvm;
-use hvt_tender::config::BackendChoice;
 use hvt_tender::device::{CapturedOutput, Console, Descriptor, Uses};
-use hvt_tender::gdb::Debugger;
-use hvt_tender::guest::Limits;
 use hvt_tender::memory::GuestSlice;
 use hvt_tender::sandbox::{Sandbox, explain};
 
@@ -194,7 +193,7 @@ fn backends() -> Vec<String> {
     if let Ok(names) = env::var("HVT_BACKENDS") {
         return names.split(',').map(str::to_owned).collect();
     }
-    let kvm = (Kvm::has_hardware() && Kvm::open().is_ok()).then_some("kvm");
+    let kvm = hvt_tender::machine::has_fast_kvm().then_some("kvm");
     let process = cfg!(target_arch = "x86_64").then_some("process");
     process.into_iter().chain(kvm).map(str::to_owned).collect()
 }
@@ -307,7 +306,7 @@ fn limits_work_in_a_sandbox() {
         let choice = BackendChoice::from_name(&backend).unwrap();
         let guest = Unikernel::load(guests().join("spin")).unwrap().mem(16 << 20).backend(choice);
         let output = guest.limits(limits.clone()).sandbox(Sandbox::new()).spawn().unwrap().wait().unwrap();
-        let expected = hvt_tender::monitor::Outcome::Exceeded(hvt_tender::guest::Limit::WallTime);
+        let expected = hvt_tender::Outcome::Exceeded(hvt_tender::Limit::WallTime);
         assert_eq!(output.outcome, expected, "{backend}");
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn least<E>(times: usize, mut one: impl FnMut() -> Result<f64, E>) ->
 
 /// Returns the duration of a TSC cycle in microseconds.
 pub(crate) fn microseconds_per_cycle() -> Result<f64, Box<dyn Error>> {
-    Ok(1e6 / hvt_tender::backend::frequency::cycle_frequency()?.hz as f64)
+    Ok(1e6 / hvt_tender::machine::cycle_frequency()? as f64)
 }
 
 /// Measures a walltime hypercall from inside the guest, in microseconds.

@@ -42,6 +42,11 @@ pub(crate) fn with_cycle_counter() -> BackendChoice {
     KINDS.iter().find(|kind| kind.counts_cycles).map_or(BackendChoice::Auto, |kind| kind.choice)
 }
 
+/// Returns whether a backend is available and runs guests at full speed.
+pub(crate) fn is_fast(choice: BackendChoice) -> bool {
+    KINDS.iter().any(|kind| kind.choice == choice && (kind.is_fast)() && (kind.open)().is_ok())
+}
+
 /// Error of a backend that is not compiled in.
 fn absent(choice: BackendChoice) -> Unavailable {
     let backend = choice.name();

@@ -6,7 +6,7 @@ pub(crate) mod conformance;
 use hvt_abi::Gpa;
 
 use super::BackendError;
-pub use super::arch::debug::*;
+pub(crate) use super::arch::debug::*;
 use crate::exit::Exit;
 use crate::sandbox::Calls;
 

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::BackendError;
-pub use super::arch::frequency::Search;
+pub(crate) use super::arch::frequency::Search;
 
 /// Frequency of a cycle counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frequency {
+pub(crate) struct Frequency {
     /// Frequency in Hz.
     pub hz: u64,
     /// Source of the value.
@@ -16,7 +16,7 @@ pub struct Frequency {
 
 /// Source of a [`Frequency`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// KVM: `KVM_GET_TSC_KHZ`.
     Kvm,
     /// The CPU: leaf 15H of CPUID (SDM volume 2; volume 3, 20.7.3), or CNTFRQ_EL0 (Arm ARM, D11.1.2).
@@ -46,6 +46,6 @@ impl fmt::Display for Source {
 ///
 /// # Errors
 /// Returns [`BackendError`] if the counter cannot be measured.
-pub fn cycle_frequency() -> Result<Frequency, BackendError> {
+pub(crate) fn cycle_frequency() -> Result<Frequency, BackendError> {
     Search::begin().finish()
 }

@@ -16,11 +16,12 @@
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod aarch64;
 pub(crate) mod auto;
-pub mod debug;
-pub mod frequency;
+pub(crate) mod debug;
+pub(crate) mod frequency;
 pub(crate) mod kind;
 #[cfg(target_arch = "x86_64")]
-pub mod redox;
+#[allow(dead_code, reason = "only Redox has its kernel; the tests run everywhere")]
+pub(crate) mod redox;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
@@ -40,8 +41,8 @@ use crate::memory::Usage;
 use crate::sandbox::Calls;
 use crate::sys::cpu_clock::CpuClock;
 
-pub use crate::cancel::{CancelToken, Kick};
-pub use crate::sys::backend::*;
+pub(crate) use crate::cancel::{CancelToken, Kick};
+pub(crate) use crate::sys::backend::*;
 pub(crate) use kind::{Kind, Opened, Running};
 
 /// Guest that is ready to run on one virtual CPU.
@@ -77,18 +78,18 @@ pub trait Machine: Vcpu<Error = BackendError> {
 
 /// Counter that a guest reads instead of its cycle counter.
 #[derive(Clone)]
-pub struct CycleCounter(Arc<dyn Fn() -> u64 + Send + Sync>);
+pub(crate) struct CycleCounter(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl CycleCounter {
     /// Creates a counter that returns the values of `read`, which must not decrease.
     #[must_use]
-    pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
     /// Reads the counter.
     #[must_use]
-    pub fn read(&self) -> u64 {
+    pub(crate) fn read(&self) -> u64 {
         (self.0)()
     }
 }

@@ -10,10 +10,10 @@ use crate::Vcpu;
 use crate::backend::{BackendError, CancelToken, Kick, Machine, Unavailable, UnavailableReason};
 use crate::exit::Exit;
 use crate::memory::{GuestMemory, HostMemory, MemoryMap};
-pub use hvt_core::kernel::{Calls, Errno, Guest, Hypervisor, Interrupter, Payload, Refused};
+pub(crate) use hvt_core::kernel::{Calls, Errno, Guest, Hypervisor, Interrupter, Refused};
 
 /// Redox kernel's hypervisor on a machine that can run guests.
-pub struct Redox<C: Calls>(Hypervisor<C>);
+pub(crate) struct Redox<C: Calls>(Hypervisor<C>);
 
 impl<C: Calls + Clone + Send + Sync + 'static> Redox<C>
 where
@@ -24,7 +24,7 @@ where
     /// # Errors
     /// Returns [`Unavailable`] if the kernel has no hypervisor, the user is not the superuser, or
     /// the machine cannot run guests.
-    pub fn open(calls: C) -> Result<Self, Unavailable> {
+    pub(crate) fn open(calls: C) -> Result<Self, Unavailable> {
         let unavailable = |reason| Unavailable { backend: "redox", reason };
         let hypervisor = Hypervisor::open(calls).map_err(|refused| unavailable(advice(refused)))?;
         match hypervisor.obstacle().map_err(|refused| unavailable(UnavailableReason::Refused(refused)))? {
@@ -37,7 +37,7 @@ where
     ///
     /// # Errors
     /// Returns [`BackendError`] if a kernel call fails.
-    pub fn start<M: HostMemory>(
+    pub(crate) fn start<M: HostMemory>(
         self,
         memory: M,
         memory_map: &MemoryMap,
@@ -59,7 +59,7 @@ where
 }
 
 /// Guest that runs on the Redox kernel's hypervisor.
-pub struct RedoxMachine<C: Calls, M> {
+pub(crate) struct RedoxMachine<C: Calls, M> {
     // Dropped first, because the guest changes the memory.
     guest: Guest<C>,
     memory: M,

@@ -30,7 +30,6 @@ use crate::sys::directory::Directory;
 
 #[cfg(target_arch = "aarch64")]
 use aarch64 as arch;
-pub use arch::TrapFrame;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 

@@ -14,9 +14,8 @@ pub(super) const MACHINE: u16 = EM_X86_64;
 /// Trap frame that a guest's trap handler passes through its halt cookie: the registers that the
 /// trap changed (`struct x86_trap_regs` of Solo5's `hvt_cpu_x86_64.h`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[expect(missing_docs, reason = "the field names are the registers' names")]
 #[repr(C)]
-pub struct TrapFrame {
+pub(crate) struct TrapFrame {
     pub cr2: u64,
     /// 0 for exceptions without an error code.
     pub error_code: u64,

@@ -17,5 +17,9 @@ pub use capture::CapturedOutput;
 pub use clock::{StartingClock, SystemClock};
 pub use console::FdConsole;
 pub use disk::Disk;
-pub use hvt_core::device::*;
-pub use poll::{Arrivals, Endpoint, FdPoller, Pollable, Senders};
+pub use hvt_core::device::{
+    AttachError, Block, Clock, Console, Descriptor, DeviceError, HelperThread, Job, Net, Sleep, Uses,
+};
+pub(crate) use hvt_core::device::{Attached, Devices, Doorbell, Interrupted, Poller, Slot, attach};
+pub(crate) use poll::FdPoller;
+pub use poll::{Arrivals, Endpoint, Pollable, Senders};

@@ -11,7 +11,7 @@ use super::{Interrupted, Poller};
 use crate::cancel::CancelToken;
 use crate::sys::sleep::{self, ppoll};
 
-/// Descriptor of a network device, shared by the device and the guest's [`FdPoller`]. It must be
+/// Descriptor of a network device, shared by the device and the poller of the guest. It must be
 /// readable exactly while a frame is waiting.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -91,7 +91,7 @@ pub enum Senders {
 ///
 /// On Linux, creating a poller sets the timer slack of the calling thread to 1 ns, so the thread
 /// that polls must create it. Linux's default slack of 50 us would prolong every sleep of a guest.
-pub struct FdPoller {
+pub(crate) struct FdPoller {
     stop: CancelToken,
     watched: Vec<Watched>,
     /// Descriptors of `stop`, then of `watched` in order (-1 once an endpoint is gone), then of
@@ -109,7 +109,7 @@ impl FdPoller {
     /// Watches these endpoints, each with the handle of its device. Endpoints with a handle of 64
     /// or more are ignored.
     #[must_use]
-    pub fn new(stop: CancelToken, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
+    pub(crate) fn new(stop: CancelToken, endpoints: impl IntoIterator<Item = (u32, Arc<Endpoint>)>) -> Self {
         sleep::prepare();
         // The poll result has no bit for a larger handle, so its endpoint would end every sleep
         // without being reported.

@@ -94,7 +94,7 @@ use crate::unikernel::debugger::{AwaitedDebugger, ConnectedDebugger, RunGuest, W
 ///
 /// ```no_run
 /// use hvt_tender::Unikernel;
-/// use hvt_tender::gdb::Debugger;
+/// use hvt_tender::Debugger;
 ///
 /// let debugger = Debugger::listen("127.0.0.1:0")?;
 /// println!("gdb app.hvt -ex 'target remote {}'", debugger.address()?);

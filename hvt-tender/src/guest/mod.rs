@@ -2,9 +2,9 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use hvt_tender::guest::Limits;
-//! use hvt_tender::monitor::Outcome;
-//! use hvt_tender::script::Script;
+//! use hvt_tender::Limits;
+//! use hvt_tender::Outcome;
+//! use hvt_tender::Script;
 //!
 //! // In place of a server: Unikernel::load("app.hvt")?
 //! let server = Script::new().puts("listening\n").sleep(Duration::MAX).unikernel()?;
@@ -34,7 +34,7 @@ use crate::device::CapturedOutput;
 use crate::error::UnikernelError;
 use crate::monitor::Outcome;
 
-pub use crate::measure::{Calls, Limit, Limits, Tally};
+pub(crate) use crate::measure::Calls;
 
 /// Record of a guest that has ended.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Output {
     /// Checks that the guest exited with status 0.
     ///
     /// ```should_panic
-    /// use hvt_tender::script::Script;
+    /// use hvt_tender::Script;
     ///
     /// let output = Script::new().puts("no configuration\n").halt(2).unikernel()?.output()?;
     /// // Panics: the guest failed: exit status 2
@@ -125,7 +125,7 @@ impl fmt::Display for Transcript<'_> {
 ///
 /// ```should_panic
 /// use std::time::Duration;
-/// use hvt_tender::script::Script;
+/// use hvt_tender::Script;
 ///
 /// let guest = Script::new().puts("no route to host\n").sleep(Duration::MAX).unikernel()?.spawn()?;
 /// // The test's standard error ends with: guest console:

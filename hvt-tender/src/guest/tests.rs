@@ -2,6 +2,7 @@
 mod virtual_time;
 
 use super::*;
+use crate::measure::{Limit, Limits, Tally};
 
 use crossbeam_channel::{Sender, unbounded};
 use hvt_abi::Gpa;

@@ -13,7 +13,7 @@ use crate::memory::GuestSlice;
 ///
 /// ```
 /// use std::time::Duration;
-/// use hvt_tender::guest::Limits;
+/// use hvt_tender::Limits;
 ///
 /// let limits = Limits::new().wall_time(Duration::from_secs(10)).console(1 << 20);
 /// assert_eq!(limits, limits.clone());

@@ -6,7 +6,7 @@ mod limits;
 mod trace;
 mod watchdog;
 
-pub use crate::monitor::Limit;
+pub(crate) use crate::monitor::Limit;
 pub(crate) use calls::Counter;
 pub use calls::{Calls, Tally};
 pub use limits::Limits;

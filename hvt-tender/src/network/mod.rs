@@ -22,7 +22,7 @@
 //! ```
 //! use std::time::Duration;
 //! use hvt_tender::network::{Impairment, Link};
-//! use hvt_tender::{VirtualTime, script::Script};
+//! use hvt_tender::{Script, VirtualTime};
 //!
 //! let answered = |seed: u64| -> Result<usize, Box<dyn std::error::Error>> {
 //!     let time = VirtualTime::new();

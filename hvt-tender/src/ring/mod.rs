@@ -30,31 +30,31 @@ mod worker;
 use hvt_abi::ring::Ring;
 use hvt_abi::{Gpa, MEM_MAX, PAGE_SIZE};
 
-pub use hvt_core::ring::RingError;
-pub use worker::{Counts, Offer, RingDoorbell, Worker};
+pub(crate) use hvt_core::ring::RingError;
+pub(crate) use worker::{Counts, Offer, RingDoorbell, Worker};
 
 use crate::device::{Net, Slot};
 
 /// Size of a ring in bytes. It lies behind the memory size that the guest is given.
-pub const SIZE: u64 = (size_of::<Ring>() as u64).next_multiple_of(PAGE_SIZE);
+pub(crate) const SIZE: u64 = (size_of::<Ring>() as u64).next_multiple_of(PAGE_SIZE);
 
 /// Returns the guest-physical address of the ring for a guest with `mem_size` bytes of memory, or
 /// `None` if it would exceed the maximum memory size.
 #[must_use]
-pub fn place(mem_size: u64) -> Option<Gpa> {
+pub(crate) fn place(mem_size: u64) -> Option<Gpa> {
     (mem_size <= MEM_MAX - SIZE).then_some(Gpa(mem_size))
 }
 
 /// Returns whether a guest with these devices can use a ring.
 #[must_use]
-pub fn has_use(slots: &[Slot]) -> bool {
+pub(crate) fn has_use(slots: &[Slot]) -> bool {
     slots.iter().any(|slot| matches!(slot, Slot::Net(_)))
 }
 
 /// Returns the second ends of all network devices by handle. Returns `None` if there is no network
 /// device, or if one of them cannot be used from two threads.
 #[must_use]
-pub fn second_ends(slots: &[Slot]) -> Option<Vec<Option<Box<dyn Net + Send>>>> {
+pub(crate) fn second_ends(slots: &[Slot]) -> Option<Vec<Option<Box<dyn Net + Send>>>> {
     let second_end = |slot: &Slot| match slot {
         Slot::Net(device) => device.second_end().map(Some),
         Slot::Block(_) | Slot::Reserved => Some(None),

@@ -20,14 +20,14 @@ use crate::sys::event::Event;
 
 /// Doorbell that wakes a ring's thread. A kick of the guest rings it.
 #[derive(Clone, Debug)]
-pub struct RingDoorbell(Arc<Event>);
+pub(crate) struct RingDoorbell(Arc<Event>);
 
 impl RingDoorbell {
     /// Creates a doorbell.
     ///
     /// # Errors
     /// Returns the error of eventfd(2), such as `EMFILE` if the process has no free descriptor.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(Event::blocking()?)))
     }
 
@@ -63,7 +63,7 @@ fn confine(
 }
 
 /// Ring that is offered to a guest.
-pub struct Offer {
+pub(crate) struct Offer {
     memory: MappedMemory,
     place: Gpa,
     devices: Vec<Option<Box<dyn Net + Send>>>,
@@ -76,20 +76,20 @@ impl Offer {
     ///
     /// # Errors
     /// Returns the error of eventfd(2), such as `EMFILE` if the process has no free descriptor.
-    pub fn new(memory: MappedMemory, place: Gpa, devices: Vec<Option<Box<dyn Net + Send>>>) -> io::Result<Self> {
+    pub(crate) fn new(memory: MappedMemory, place: Gpa, devices: Vec<Option<Box<dyn Net + Send>>>) -> io::Result<Self> {
         Ok(Self { memory, place, devices, doorbell: RingDoorbell::new()? })
     }
 
     /// Returns the doorbell that the guest's kicks ring.
     #[must_use]
-    pub fn doorbell(&self) -> &RingDoorbell {
+    pub(crate) fn doorbell(&self) -> &RingDoorbell {
         &self.doorbell
     }
 }
 
 /// Thread that serves a ring. It ends when this value is [ended](Self::end) or dropped.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     doorbell: RingDoorbell,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Counts>>,
@@ -103,7 +103,7 @@ struct Shared {
 
 /// Statistics of a ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Number of submissions.
     pub submissions: u64,
     /// Number of kicks by the guest.
@@ -114,7 +114,7 @@ impl Worker {
     /// Returns whether the host has more than one CPU, so that the thread can run in parallel to
     /// the guest.
     #[must_use]
-    pub fn pays() -> bool {
+    pub(crate) fn pays() -> bool {
         available_parallelism().is_ok_and(|cpus| cpus.get() > 1)
     }
 
@@ -125,7 +125,12 @@ impl Worker {
     /// # Errors
     /// Returns [`io::ErrorKind::InvalidInput`] if the ring does not lie in guest memory, and the
     /// error of clone(2) if the thread cannot be created.
-    pub fn start(offer: Offer, memory_map: MemoryMap, stop: CancelToken, sandbox: Option<Sandbox>) -> io::Result<Self> {
+    pub(crate) fn start(
+        offer: Offer,
+        memory_map: MemoryMap,
+        stop: CancelToken,
+        sandbox: Option<Sandbox>,
+    ) -> io::Result<Self> {
         let Offer { memory, place, devices, doorbell } = offer;
         let queue = Queue::new(memory, place).ok_or(io::ErrorKind::InvalidInput)?;
         // Before the guest's first instruction, because its first submission may come before the
@@ -152,7 +157,7 @@ impl Worker {
     ///
     /// # Errors
     /// Returns [`RingError`] if the guest has written an invalid index or submission.
-    pub fn end(mut self) -> Result<Counts, RingError> {
+    pub(crate) fn end(mut self) -> Result<Counts, RingError> {
         let counts = self.finish();
         self.shared.error.get().map_or(Ok(counts), |error| Err(*error))
     }

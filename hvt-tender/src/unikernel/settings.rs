@@ -73,7 +73,7 @@ impl Unikernel {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use hvt_tender::{VirtualTime, script::Script};
+    /// use hvt_tender::{Script, VirtualTime};
     ///
     /// const HOUR: Duration = Duration::from_secs(3600);
     /// let time = VirtualTime::new();
@@ -94,7 +94,7 @@ impl Unikernel {
     /// the same trace. `to` serves one run.
     ///
     /// ```
-    /// use hvt_tender::{VirtualTime, script::Script};
+    /// use hvt_tender::{Script, VirtualTime};
     ///
     /// let script = Script::new().puts("tick").halt(0);
     /// let trace = || -> Result<String, Box<dyn std::error::Error>> {
@@ -117,8 +117,8 @@ impl Unikernel {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use hvt_tender::guest::{Limit, Limits};
-    /// use hvt_tender::{monitor::Outcome, script::Script};
+    /// use hvt_tender::{Limit, Limits};
+    /// use hvt_tender::{Outcome, Script};
     ///
     /// let for_ever = Script::new().sleep(Duration::MAX);
     /// let limits = Limits::new().wall_time(Duration::from_millis(20));
@@ -143,7 +143,7 @@ impl Unikernel {
         self.extras.debugger = Some(Supply::once(debugger));
     }
 
-    /// Selects whether the guest is offered a [ring](crate::ring) for its frames. Without effect if
+    /// Selects whether the guest is offered a network ring for its frames. Without effect if
     /// each frame must be a hypercall: with [`output`](Self::output), [`spawn`](Self::spawn), a
     /// [`trace`](Self::trace), [virtual time](Self::virtual_time) or a debugger, no ring is
     /// offered.

@@ -43,7 +43,7 @@ pub(crate) use poller::VirtualPoller;
 ///
 /// A [`Hold`], a port or a switch held by a test, and an in-memory [host](crate::network::Host) may
 /// still act and keep such guests waiting. A guest that polls repeatedly with a finite timeout does
-/// not count as waiting forever: set a [wall-time limit](crate::guest::Limits::wall_time).
+/// not count as waiting forever: set a [wall-time limit](crate::Limits::wall_time).
 #[derive(Clone, Debug)]
 pub struct VirtualTime {
     world: Arc<World>,

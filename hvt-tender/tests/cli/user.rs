@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use hvt_tender::script::Script;
+use hvt_tender::Script;
 
 use super::net::{in_own_network, run};
 use super::{assert_fails, guest, small_pipe, tender, text};

@@ -55,7 +55,7 @@ fn backends() -> Vec<String> {
     if cfg!(target_arch = "x86_64") {
         backends.push("process".to_owned());
     }
-    if hvt_tender::backend::kvm::Kvm::has_hardware() && hvt_tender::backend::kvm::Kvm::open().is_ok() {
+    if hvt_tender::machine::has_fast_kvm() {
         backends.push("kvm".to_owned());
     }
     backends

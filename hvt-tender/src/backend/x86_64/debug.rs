@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Instruction of a software breakpoint: `hlt`, a single byte that exits on every backend and that
 /// no guest of a tender uses. The guest therefore keeps `int3`.
-pub const BREAKPOINT_INSTRUCTION: [u8; 1] = [0xf4];
+pub(crate) const BREAKPOINT_INSTRUCTION: [u8; 1] = [0xf4];
 
 /// All registers of a virtual CPU that programs use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,6 @@ impl From<Registers> for CpuState {
 
 /// Selectors, and the bases that have an effect in 64-bit mode (SDM volume 1, 3.4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the field names are the registers' names")]
 pub struct Segments {
     pub cs: u16,
     pub ss: u16,

@@ -28,7 +28,7 @@ use crate::sys::timer::STEADY_CLOCK;
 /// Search for the frequency of the TSC, from [`begin`](Self::begin) to [`finish`](Self::finish),
 /// with useful work between them.
 #[derive(Clone, Debug)]
-pub struct Search {
+pub(crate) struct Search {
     begin: Sample,
 }
 
@@ -40,7 +40,7 @@ impl Search {
 
     /// Begins the search.
     #[must_use]
-    pub fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { begin: Sample::take() }
     }
 
@@ -48,7 +48,7 @@ impl Search {
     ///
     /// # Errors
     /// Returns [`BackendError`] if the counter cannot be measured.
-    pub fn finish(self) -> Result<Frequency, BackendError> {
+    pub(crate) fn finish(self) -> Result<Frequency, BackendError> {
         match enumerated() {
             Some(frequency) => Ok(frequency),
             None => self.measure(),

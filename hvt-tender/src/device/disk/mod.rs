@@ -180,7 +180,7 @@ impl Disk {
     /// others keep their old contents, and every later access fails until [`repair`](Self::repair).
     ///
     /// ```
-    /// use hvt_tender::{device::Disk, script::Script};
+    /// use hvt_tender::{Disk, Script};
     ///
     /// let disk = Disk::from_bytes([b'.'; 512]);
     /// disk.tear_write(1, 3);

@@ -8,6 +8,7 @@ use hvt_abi::manifest::Kind;
 use super::*;
 use crate::config::BackendChoice;
 use crate::device::Disk;
+use crate::measure::{Limit, Limits};
 use crate::network::{Impairment, Link};
 use crate::script::fixture::looping;
 use crate::virtual_time::VirtualTime;

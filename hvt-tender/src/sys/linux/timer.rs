@@ -44,5 +44,4 @@ impl AsFd for Timer {
 }
 
 /// Clock to measure frequencies by: which nothing steers.
-#[allow(dead_code, reason = "only x86_64 measures a frequency")]
 pub(crate) const STEADY_CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_RAW;

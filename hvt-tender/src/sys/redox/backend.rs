@@ -49,10 +49,10 @@ impl Opened for Redox<System> {
 
 /// Kernel of the running system.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct System;
+pub(crate) struct System;
 
 /// Mapped run page of a virtual CPU.
-pub struct MappedPage(NonNull<RunPage>);
+pub(crate) struct MappedPage(NonNull<RunPage>);
 
 // SAFETY: a mapping keeps its address for all threads.
 unsafe impl Send for MappedPage {}

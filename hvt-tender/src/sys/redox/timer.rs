@@ -101,5 +101,4 @@ impl Shared {
 }
 
 /// Clock to measure frequencies by: the one that Redox has.
-#[allow(dead_code, reason = "only x86_64 measures a frequency")]
 pub(crate) const STEADY_CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;

@@ -1,9 +1,9 @@
 //! Backends of Linux.
 
 #[cfg(feature = "kvm")]
-pub mod kvm;
+pub(crate) mod kvm;
 #[cfg(all(feature = "process", target_arch = "x86_64"))]
-pub mod process;
+pub(crate) mod process;
 
 use crate::backend::Kind;
 

@@ -21,7 +21,7 @@ use crate::memory::{GuestMemory, MappedMemory, Usage};
 use crate::sandbox::Calls;
 
 /// Guest that runs on KVM.
-pub struct KvmMachine {
+pub(crate) struct KvmMachine {
     pub(super) vcpu: VcpuFd,
     /// Memory of the virtual machine's only memory slot.
     pub(super) memory: MappedMemory,

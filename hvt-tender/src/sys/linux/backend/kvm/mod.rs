@@ -42,7 +42,7 @@ use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 #[cfg(target_arch = "aarch64")]
 use aarch64 as arch;
-pub use machine::KvmMachine;
+pub(crate) use machine::KvmMachine;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
@@ -61,7 +61,7 @@ const CAPABILITIES: &[(Cap, &str)] =
     &[(Cap::UserMemory, "KVM_CAP_USER_MEMORY"), (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT (Linux 4.11)")];
 
 /// Virtual machine without memory.
-pub struct Kvm {
+pub(crate) struct Kvm {
     vm: VmFd,
     vcpu: VcpuFd,
     model: arch::Model,
@@ -74,7 +74,7 @@ impl Kvm {
     /// # Errors
     /// Returns [`Unavailable`] if there is no KVM, the user lacks the permission, or a required
     /// capability is missing.
-    pub fn open() -> Result<Self, Unavailable> {
+    pub(crate) fn open() -> Result<Self, Unavailable> {
         let system = kvm_ioctls::Kvm::new().map_err(|error| not_open(error.into()))?;
         let version = system.get_api_version();
         if version != API_VERSION {
@@ -101,7 +101,7 @@ impl Kvm {
     /// thousand times slower and without SSE. Such a KVM is suitable for tests of this backend, and
     /// is used only if requested by name.
     #[must_use]
-    pub fn has_hardware() -> bool {
+    pub(crate) fn has_hardware() -> bool {
         arch::has_hardware()
     }
 
@@ -109,7 +109,7 @@ impl Kvm {
     ///
     /// # Errors
     /// Returns [`BackendError`] if the host's counter does not run at a constant rate.
-    pub fn cycle_frequency(&self) -> Result<Frequency, BackendError> {
+    pub(crate) fn cycle_frequency(&self) -> Result<Frequency, BackendError> {
         arch::cycle_frequency(&self.vcpu)
     }
 
@@ -118,7 +118,7 @@ impl Kvm {
     ///
     /// # Errors
     /// Returns the error of `KVM_IOEVENTFD`.
-    pub fn kick_rings(&self, event: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn kick_rings(&self, event: BorrowedFd<'_>) -> io::Result<()> {
         /// `KVM_IOEVENTFD` (Linux, Documentation/virt/kvm/api.rst, 4.59). `VmFd::register_ioevent`
         /// requires the eventfd type of another library.
         const KVM_IOEVENTFD: libc::Ioctl = libc::_IOW::<kvm_ioeventfd>(KVMIO, 0x79);
@@ -134,7 +134,7 @@ impl Kvm {
     ///
     /// # Errors
     /// Returns [`MapError`] if the memory cannot be mapped.
-    pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
+    pub(crate) fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
         let memory = MappedMemory::anonymous(size)?;
         advise(&memory);
         Ok(memory)
@@ -146,7 +146,7 @@ impl Kvm {
     ///
     /// # Errors
     /// Returns [`BackendError`] if a KVM request fails.
-    pub fn start(
+    pub(crate) fn start(
         self,
         memory: MappedMemory,
         memory_map: &MemoryMap,

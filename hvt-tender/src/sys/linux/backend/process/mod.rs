@@ -90,7 +90,7 @@ pub(crate) const KIND: Kind = Kind {
 
 /// Process backend, checked to be usable on this kernel.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     by_system_call: bool,
     cycles: Option<CycleCounter>,
     debugged: bool,
@@ -112,7 +112,7 @@ impl Process {
     /// # Errors
     /// Returns [`Unavailable`] if the kernel is older than 5.4 or a seccomp filter denies a
     /// required system call.
-    pub fn open() -> Result<Self, Unavailable> {
+    pub(crate) fn open() -> Result<Self, Unavailable> {
         let unavailable = |reason| Unavailable { backend: "process", reason };
         if let Some(call) = outer::missing(&CALLS) {
             return Err(unavailable(UnavailableReason::SystemCall(outer::refusal(call))));
@@ -130,7 +130,7 @@ impl Process {
     /// Makes the guest read `counter` instead of the TSC. Each read then costs as much as a
     /// hypercall.
     #[must_use]
-    pub fn with_cycle_counter(mut self, counter: CycleCounter) -> Self {
+    pub(crate) fn with_cycle_counter(mut self, counter: CycleCounter) -> Self {
         self.cycles = Some(counter);
         self
     }
@@ -138,7 +138,7 @@ impl Process {
     /// Creates guests that can be [debugged](DebugTarget) with watchpoints: the child may change
     /// the protection of guest memory.
     #[must_use]
-    pub fn with_watchpoints(mut self) -> Self {
+    pub(crate) fn with_watchpoints(mut self) -> Self {
         self.debugged = true;
         self
     }
@@ -147,7 +147,7 @@ impl Process {
     ///
     /// # Errors
     /// Returns [`MapError`] if a system call fails.
-    pub fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
+    pub(crate) fn memory(&self, size: u64) -> Result<MappedMemory, MapError> {
         let file = memfd(c"hvt-guest-memory", size, Executed::No).map_err(|source| MapError { size, source })?;
         MappedMemory::shared(size, file)
     }
@@ -157,7 +157,7 @@ impl Process {
     ///
     /// # Errors
     /// Returns [`BackendError`], which names the step, if a step fails.
-    pub fn start(
+    pub(crate) fn start(
         self,
         memory: MappedMemory,
         memory_map: MemoryMap,
@@ -282,7 +282,7 @@ fn memfd(name: &CStr, size: u64, executed: Executed) -> io::Result<OwnedFd> {
 /// The child ends when this object is dropped, and also when the thread that created it ends.
 /// Therefore it stays on that thread.
 #[derive(Debug)]
-pub struct ProcessMachine {
+pub(crate) struct ProcessMachine {
     handover: Handover,
     child: Child,
     cpu: Cpu,
@@ -298,8 +298,8 @@ pub struct ProcessMachine {
 
 impl ProcessMachine {
     /// Process id of the child.
-    #[must_use]
-    pub fn child(&self) -> u32 {
+    #[cfg(test)]
+    pub(crate) fn child(&self) -> u32 {
         self.child.pid()
     }
 
