@@ -1,5 +1,7 @@
 //! Block devices.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use hvt_abi::hypercall::{BlockIo, Number};
 use hvt_abi::manifest::{BlockProperties, Kind};
 use zerocopy::FromBytes;

@@ -1,5 +1,7 @@
 //! A monotonic clock, which needs no hypercall, and the wall clock.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::ops::Add;
 use core::time::Duration;
 

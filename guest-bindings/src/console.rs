@@ -1,5 +1,7 @@
 //! The console.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::fmt::{self, Write};
 
 use hvt_abi::hypercall::{Number, Puts};

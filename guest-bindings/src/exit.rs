@@ -1,5 +1,7 @@
 //! Termination of the guest.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::fmt;
 
 use hvt_abi::Gpa;

@@ -1,5 +1,7 @@
 //! The global allocator.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::alloc::Layout;
 use core::ptr;
 

@@ -1,5 +1,7 @@
 //! Hypercalls with their argument structures.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use hvt_abi::Gpa;
 use hvt_abi::hypercall::Number;
 use zerocopy::{FromBytes, IntoBytes};

@@ -1,5 +1,7 @@
 //! Addresses defined by the linker script.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::ops::Range;
 
 unsafe extern "C" {

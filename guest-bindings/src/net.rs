@@ -1,5 +1,7 @@
 //! Network devices.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use hvt_abi::hypercall::{FRAME_HEADER_SIZE, NetIo, Number};
 use hvt_abi::manifest::{Kind, NetProperties};
 use zerocopy::FromBytes;

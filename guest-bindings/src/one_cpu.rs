@@ -1,5 +1,7 @@
 //! Statics of a program that has one CPU and no interrupts.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::ops::Deref;
 
 /// Makes a value usable as a static although it is not `Sync`. A guest has one CPU and no

@@ -1,5 +1,7 @@
 //! Sleep until a deadline or a network frame.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use hvt_abi::hypercall::{Number, Poll};
 
 use crate::clock::Instant;

@@ -1,6 +1,8 @@
 //! Transmit side of the network ring in the guest. Frames are sent without a hypercall per frame,
 //! in the order of the writes. Frames are received by hypercall.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};

@@ -1,6 +1,8 @@
 //! Start of the guest up to `main`, and the symbols that the compiler requires without a standard
 //! library.
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::panic::PanicInfo;

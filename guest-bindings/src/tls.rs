@@ -4,6 +4,8 @@
 //! relative to the thread pointer. A scheduler creates one more block for each of its threads with
 //! [`init`] and switches between the blocks with [`set_thread_pointer`].
 
+#![expect(unsafe_code, reason = "hypercalls, and memory that the tender writes")]
+
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr;

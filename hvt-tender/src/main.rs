@@ -4,6 +4,7 @@
 //! allocating a stack for the handler of stack overflows takes longer than all work of the tender
 //! before a small unikernel runs, and `/proc` may be missing. [`cli::main`] does the parts of the
 //! set-up that are needed.
+#![expect(unsafe_code, reason = "replaces the `main` of the standard library")]
 #![no_main]
 
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};

@@ -1,5 +1,7 @@
 //! Command line of `hvt-elftool`.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 #[path = "conformance/unikernels.rs"]
 mod unikernels;
 

@@ -4,6 +4,8 @@
 //! The hijacked tender is a second process of this program. A device in this program makes the call
 //! when the guest's loop calls the device.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 #[path = "conformance/unikernels.rs"]
 mod unikernels;
 

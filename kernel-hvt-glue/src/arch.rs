@@ -4,6 +4,8 @@
 //! the same on every architecture. An implementation of [`Arch`] adds the virtualization extension
 //! of a machine. [`Hypervisor::new`](crate::Hypervisor::new) selects the implementation once.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::boxed::Box;
 
 use hvt_abi::kernel::{Exit, Io, Technology};

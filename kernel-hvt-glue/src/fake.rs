@@ -1,5 +1,7 @@
 //! Fake kernel for tests: memory in a `Vec`, with tracked frames.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::{boxed::Box, sync::Arc, vec, vec::Vec};
 use std::sync::{Mutex, MutexGuard};
 

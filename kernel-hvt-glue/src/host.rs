@@ -1,6 +1,8 @@
 //! Services of the embedding kernel: frames, their mapping, the CPU number, and preemption of
 //! guests.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use core::fmt;
 
 /// Host-physical address, in bytes.

@@ -1,5 +1,7 @@
 //! The machine's virtualization extension: detected once, enabled on each CPU.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::sync::Arc;
 use core::{fmt, marker::PhantomData, mem::ManuallyDrop};
 

@@ -1,6 +1,8 @@
 //! Copies to and from guest memory. The guest may write the memory at the same time, so every
 //! access is volatile, and no reference to guest memory ever exists.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use hvt_abi::Gpa;
 
 /// Error: an address in the monitor's request is not mapped in the guest.

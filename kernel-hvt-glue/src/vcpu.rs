@@ -1,5 +1,7 @@
 //! Virtual CPUs, and the two ways to run them.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::sync::Arc;
 use core::fmt;
 

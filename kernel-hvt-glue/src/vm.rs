@@ -1,5 +1,7 @@
 //! Virtual machines: a guest's address space and its memory.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 use core::{
     fmt,

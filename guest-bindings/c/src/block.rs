@@ -1,5 +1,7 @@
 //! Block devices.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::ffi::c_char;
 
 use guest_bindings::{Block, Error, OneCpu};

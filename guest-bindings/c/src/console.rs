@@ -1,5 +1,7 @@
 //! The console.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use guest_bindings::console;
 
 use crate::device;

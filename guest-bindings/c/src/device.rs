@@ -1,5 +1,7 @@
 //! Code shared by network and block devices: results, handles, buffers.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::cell::OnceCell;
 use core::ffi::{CStr, c_char, c_int};
 use core::slice;

@@ -1,5 +1,7 @@
 //! Symbols for code compiled with `-fstack-protector -mstack-protector-guard=global`.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use guest_bindings::abort;

@@ -1,5 +1,7 @@
 //! Start and termination.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::ffi::{c_char, c_int};
 
 use guest_bindings::{ExitStatus, Start, abort, exit, tls};

@@ -1,5 +1,7 @@
 //! Network devices.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::ffi::c_char;
 
 use guest_bindings::{Error, Net, OneCpu};

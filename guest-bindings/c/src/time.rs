@@ -1,5 +1,7 @@
 //! Clocks and sleep.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use guest_bindings::clock::{self, Instant};
 use guest_bindings::yield_until;
 

@@ -3,6 +3,8 @@
 //! The TLS block of C is separate memory at any address. The block of the ELF TLS ABI begins at the
 //! first address in that memory with the alignment that variables may require.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::mem::MaybeUninit;
 use core::{ptr, slice};
 

@@ -1,5 +1,7 @@
 //! Tests of the memory functions of the host's architecture.
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 use super::memory::{bcmp, memcmp, memcpy, memmove, memset, strlen};
 
 /// Lengths around every threshold of the code, and several iterations of each loop.

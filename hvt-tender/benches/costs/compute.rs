@@ -1,5 +1,7 @@
 //! Loop without hypercalls.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::arch::asm;
 use std::arch::x86_64::_rdtsc;
 use std::error::Error;

@@ -1,6 +1,8 @@
 //! Cost of the two kernel operations that make up a hypercall on the process backend: a signal and
 //! a futex round trip.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::arch::asm;
 use std::io;
 use std::ptr;

@@ -1,6 +1,8 @@
 //! The Redox kernel's hypervisor: the guest runs on the CPU's own virtualization. The kernel is asked through
 //! [`hvt_core::kernel`].
 
+#![expect(unsafe_code, reason = "memory that the guest changes at any time")]
+
 use std::io;
 
 use hvt_abi::kernel::Error as KernelError;

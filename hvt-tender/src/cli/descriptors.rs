@@ -1,5 +1,7 @@
 //! Descriptors inherited by this program.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

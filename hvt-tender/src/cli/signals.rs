@@ -1,5 +1,7 @@
 //! Stops the run on SIGINT, SIGTERM and SIGHUP.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};

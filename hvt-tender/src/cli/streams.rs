@@ -1,5 +1,7 @@
 //! The three standard streams.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, IntoRawFd};

@@ -164,6 +164,7 @@ impl Block for FileBlock {
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "system calls on guest memory")]
 pub(crate) mod tests {
     use super::*;
     use crate::device::DirectBlock;

@@ -1,5 +1,7 @@
 //! Wall clocks: the host's clock, and a clock with a chosen start.
 
+#![expect(unsafe_code, reason = "system calls on guest memory")]
+
 use std::time::{Duration, Instant};
 
 use super::Clock;

@@ -1,5 +1,7 @@
 //! System calls with buffers in guest memory, and rate-limited warnings about their failures.
 
+#![expect(unsafe_code, reason = "system calls on guest memory")]
+
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

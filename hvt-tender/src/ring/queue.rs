@@ -1,5 +1,7 @@
 //! Ring in guest memory.
 
+#![expect(unsafe_code, reason = "memory that the guest changes at any time")]
+
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
 

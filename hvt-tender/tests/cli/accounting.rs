@@ -1,6 +1,8 @@
 //! CPU time of the guest as the host accounts it to the tender. The tests run on each backend of
 //! this machine, or on the backends in `HVT_BACKENDS`.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;

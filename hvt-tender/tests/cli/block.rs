@@ -2,6 +2,8 @@
 //! signals, at the end of the guest, and on a failing disk. The tests run on each backend of this
 //! machine, or on the backends in `HVT_BACKENDS`.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;

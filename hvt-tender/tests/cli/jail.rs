@@ -1,6 +1,8 @@
 //! Minimal environments, as programs that run unikernels for other users create them: a root
 //! directory with a few devices and without `/proc`, and an unprivileged user.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::Read;

@@ -1,6 +1,8 @@
 //! Limits of the host (setrlimit(2), sysctl): the tender raises soft limits, and reports a hard
 //! limit that is too low in one line.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};

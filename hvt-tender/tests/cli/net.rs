@@ -1,6 +1,8 @@
 //! Taps, attached by name or by descriptor, in a network namespace of the test. The peer is the
 //! host's `ping`.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;

@@ -2,6 +2,8 @@
 //! `docs/threat-model.md` lists. The tests run on the backend that every machine has, or on the
 //! backends in `HVT_BACKENDS`.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output};
 

@@ -1,6 +1,8 @@
 //! Privileges and resources that the tender has dropped before its guest runs, as the kernel
 //! reports them.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;

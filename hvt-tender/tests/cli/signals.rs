@@ -1,5 +1,7 @@
 //! Termination signals. They terminate the tender in every state.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};

@@ -1,5 +1,7 @@
 //! Unusual standard streams.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;

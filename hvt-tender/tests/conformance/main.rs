@@ -10,6 +10,8 @@
 //! | `HVT_TENDER` | the tender's binary | the binary that cargo has built |
 //! | `CI` | if set, a case that this user may not run fails | the case is marked as ignored |
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 mod disk;
 mod link;
 mod run;

@@ -1,5 +1,7 @@
 //! Execution of one case.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;

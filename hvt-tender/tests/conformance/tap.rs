@@ -1,5 +1,7 @@
 //! A tap in a separate network namespace.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

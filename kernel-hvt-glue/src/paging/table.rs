@@ -1,5 +1,7 @@
 //! Page table walker.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hvt_abi::{Gpa, GuestRange, Permissions};

@@ -1,5 +1,7 @@
 //! Lock for a VM's memory: shared access to use the memory, exclusive access to change it.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},

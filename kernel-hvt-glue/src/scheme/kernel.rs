@@ -1,5 +1,7 @@
 //! Interface to a kernel that serves monitors, and to the calling process.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use hvt_abi::kernel::{Error, Exit, VcpuState};
 
 use crate::{

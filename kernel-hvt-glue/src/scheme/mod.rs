@@ -24,6 +24,8 @@
 //! bytes of guest memory. The exception is the call that releases a VM, which releases the VM's
 //! pages one by one.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 mod account;
 mod gate;
 mod kernel;

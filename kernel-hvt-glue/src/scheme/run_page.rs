@@ -1,6 +1,8 @@
 //! Page shared with the monitor. The monitor may change the page at any time, so every access is
 //! volatile and no reference to the page exists.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use core::mem::offset_of;
 
 use hvt_abi::{

@@ -3,6 +3,8 @@
 //! The second-level page tables are the only list of pinned pages: each page that they map is one
 //! reference.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::sync::Arc;
 
 use hvt_abi::{

@@ -1,5 +1,7 @@
 //! Tests of the scheme on a fake kernel, with a process whose pages are counted.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 mod lifecycle;
 mod properties;
 

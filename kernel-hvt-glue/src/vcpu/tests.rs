@@ -1,5 +1,7 @@
 //! Tests of virtual CPUs on a fake architecture.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::{boxed::Box, vec::Vec};
 
 use hvt_abi::{

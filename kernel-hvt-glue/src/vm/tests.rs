@@ -1,5 +1,7 @@
 //! Tests of an address space on a kernel of a few megabytes.
 
+#![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
+
 use alloc::vec;
 
 use super::*;

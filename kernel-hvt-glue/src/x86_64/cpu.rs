@@ -1,5 +1,7 @@
 //! Per-CPU state: frames for the extension, and kernel state that the extension does not save.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use hvt_abi::x86_64::msr;
 use raw_cpuid::CpuIdReader;
 use x86::msr::{IA32_SYSENTER_CS, IA32_SYSENTER_EIP, IA32_SYSENTER_ESP, IA32_TSC_AUX};

@@ -1,5 +1,7 @@
 //! Debug registers (SDM volume 3, 18.2) of guest and kernel.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use super::privileged::{dr0, dr0_write, dr1, dr1_write, dr2, dr2_write, dr3, dr3_write, dr6, dr7, set_dr6, set_dr7};
 
 /// DR6 after reset.

@@ -4,6 +4,8 @@
 //! enabled XSAVE. Only components that a guest can change are saved and restored. Guests cannot
 //! reach the other components (PKRU, AMX, ..).
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::arch::{asm, naked_asm};
 
 use raw_cpuid::CpuIdReader;

@@ -1,5 +1,7 @@
 //! Implementation of [`Arch`] for x86_64, on top of the vendor's extension.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use alloc::boxed::Box;
 
 use hvt_abi::{

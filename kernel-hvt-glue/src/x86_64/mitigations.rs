@@ -3,6 +3,8 @@
 //! The crate's documentation has the table. The mitigations are selected once, from the CPU's
 //! reports. The assembly of entry and exit performs most of them, as selected by [`Measures`].
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use bitflags::bitflags;
 use hvt_abi::x86_64::msr;
 use raw_cpuid::{CpuIdReader, CpuIdResult};

@@ -5,6 +5,8 @@
 //! [`Hypervisor::enable`](crate::Hypervisor::enable) requires. Before `enable`, only [`rdmsr`] and
 //! [`xgetbv`] are used, for registers that CPUID reports.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::arch::asm;
 
 pub(crate) use x86::{

@@ -1,5 +1,7 @@
 //! MSRs of SYSCALL (SDM volume 3, 5.8.8), which VMX does not switch.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use x86::msr::{IA32_CSTAR, IA32_FMASK, IA32_LSTAR, IA32_STAR};
 
 use super::privileged::{rdmsr, wrmsr};

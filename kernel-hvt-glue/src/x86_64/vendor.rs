@@ -1,5 +1,7 @@
 //! Interface between the common code and AMD's and Intel's extensions.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use alloc::boxed::Box;
 
 use hvt_abi::{

@@ -1,5 +1,7 @@
 //! x86_64.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 
 /// Executes an `int3` that is not the debugger's. The bindings' trap handler reports it.

@@ -1,6 +1,8 @@
 //! Architecture-dependent code. Each module exports the same names, and names specific to its
 //! architecture.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 #[cfg(target_arch = "aarch64")]
 #[macro_use]
 mod aarch64;

@@ -1,4 +1,5 @@
 //! Accesses a block device: all of it, its edges, ranges beyond its end, and partial blocks.
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,5 @@
 //! Checks the boot information, the command line and the manifest.
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,5 @@
 //! Makes a memory access that a rule may forbid.
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,5 @@
 //! Checks an idle network device and invalid handles.
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
 #![no_std]
 #![no_main]
 

@@ -1,5 +1,6 @@
 //! Makes the hypercall named in its first argument. The other arguments change fields of the
 //! hypercall's argument.
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
 #![no_std]
 #![no_main]
 

@@ -1,6 +1,8 @@
 //! aarch64. Register names are from the Arm ARM (DDI 0487), chapter *AArch64 System Register
 //! Descriptions*.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::arch::asm;
 
 use super::ATTEMPTS;

@@ -1,5 +1,7 @@
 //! x86_64.
 
+#![expect(unsafe_code, reason = "functions that C calls, with pointers")]
+
 use core::arch::x86_64::{__cpuid, _rdrand64_step};
 
 use super::ATTEMPTS;

@@ -3,6 +3,8 @@
 //! The functions are naked so that the compiler cannot turn a loop in them into a call of the same
 //! function. Unaligned data is accessed directly, because guest memory is normal memory.
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 use core::arch::naked_asm;
 
 /// # Safety

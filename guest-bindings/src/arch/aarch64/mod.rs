@@ -3,6 +3,8 @@
 //! Section numbers refer to the *Arm Architecture Reference Manual for A-profile architecture* (Arm
 //! ARM, DDI 0487J.a).
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 pub(super) mod memory;
 mod report;
 #[cfg(not(test))]

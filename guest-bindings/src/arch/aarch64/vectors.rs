@@ -5,6 +5,8 @@
 //! and holds the end of a stack for this purpose. An exception on that stack, during the report of
 //! another exception, takes different vectors: the vectors for SP_EL0.
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};

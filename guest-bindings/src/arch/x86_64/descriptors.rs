@@ -3,6 +3,8 @@
 //! Section numbers refer to the *Intel 64 and IA-32 Architectures Software Developer's Manual*
 //! (SDM).
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 use core::arch::asm;
 use core::cell::UnsafeCell;
 

@@ -3,6 +3,8 @@
 //! The functions are naked so that the compiler cannot turn a loop in them into a call of the same
 //! function.
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 use core::arch::naked_asm;
 
 /// Length from which the CPU's string instructions are faster, on CPUs with fast string operations

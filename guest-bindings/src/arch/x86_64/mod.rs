@@ -1,5 +1,7 @@
 //! x86_64.
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 #[cfg(not(test))]
 mod descriptors;
 pub(super) mod memory;

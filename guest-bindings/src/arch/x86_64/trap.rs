@@ -1,5 +1,7 @@
 //! Exceptions: names, entry points, and the report that terminates the guest.
 
+#![expect(unsafe_code, reason = "instructions and tables of the CPU")]
+
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,5 +1,7 @@
 //! System calls to the kernel.
 
+#![expect(unsafe_code, reason = "pages that this process shares with a kernel")]
+
 use core::fmt;
 use core::ptr::NonNull;
 

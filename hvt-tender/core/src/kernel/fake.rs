@@ -1,5 +1,7 @@
 //! Fake kernel: records its calls and returns exits prescribed by a test.
 
+#![expect(unsafe_code, reason = "pages that this process shares with a kernel")]
+
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

@@ -1,5 +1,7 @@
 //! Virtual machine with one virtual CPU on an in-kernel hypervisor.
 
+#![expect(unsafe_code, reason = "pages that this process shares with a kernel")]
+
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::sync::Arc;

@@ -1,5 +1,7 @@
 //! Piece of host memory that a guest may change at any time.
 
+#![expect(unsafe_code, reason = "guest memory is raw memory, which the guest changes at any time")]
+
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 

@@ -1,6 +1,8 @@
 //! Guest memory in several heap allocations, for tests of the modules that need no operating
 //! system.
 
+#![expect(unsafe_code, reason = "guest memory is raw memory, which the guest changes at any time")]
+
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;

@@ -5,6 +5,8 @@
 //! [`MemoryMap`] has the guest's permissions, and [`GuestSpace`] combines both. A guest pointer
 //! becomes host memory only through [`GuestSpace`].
 
+#![expect(unsafe_code, reason = "guest memory is raw memory, which the guest changes at any time")]
+
 mod chunk;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fake;

@@ -1,5 +1,7 @@
 //! aarch64. A hypercall is a store to device memory.
 
+#![expect(unsafe_code, reason = "instructions that read the counter of the CPU")]
+
 use hvt_abi::aarch64::{Pstate, Registers};
 
 use crate::backend::arch::assembly::code;

@@ -1,5 +1,7 @@
 //! aarch64: the virtual counter, whose frequency is in a register.
 
+#![expect(unsafe_code, reason = "instructions that read the counter of the CPU")]
+
 use std::arch::asm;
 use std::io;
 

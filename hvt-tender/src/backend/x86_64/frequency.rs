@@ -17,6 +17,8 @@
 //! The first four are used, in this order. A [`Search`] that begins with the start of the tender
 //! measures during the start and rarely has to wait.
 
+#![expect(unsafe_code, reason = "instructions that read the counter of the CPU")]
+
 use std::arch::x86_64::{__cpuid, _mm_lfence, _rdtsc, CpuidResult};
 use std::io;
 use std::time::Duration;

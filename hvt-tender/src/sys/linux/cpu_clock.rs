@@ -1,5 +1,7 @@
 //! Clock of the CPU time of a thread or a process.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::io;
 use std::time::Duration;
 

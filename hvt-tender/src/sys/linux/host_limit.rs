@@ -79,6 +79,7 @@ impl fmt::Display for Advice<'_> {
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "system calls that no library wraps")]
 pub(crate) mod testing {
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};

@@ -1,5 +1,7 @@
 //! The descriptor table of this process.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit};

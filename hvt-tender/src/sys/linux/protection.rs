@@ -1,5 +1,7 @@
 //! Write protection on Linux that the permissions of a file do not show.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;

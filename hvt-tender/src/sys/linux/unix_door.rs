@@ -1,5 +1,7 @@
 //! Unix socket at which a debugger is awaited.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

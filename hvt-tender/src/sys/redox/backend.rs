@@ -1,5 +1,7 @@
 //! Backends of Redox: the kernel's hypervisor, called through the C library.
 
+#![expect(unsafe_code, reason = "memory that the guest changes at any time")]
+
 use std::ptr::NonNull;
 
 use hvt_abi::kernel::{RunPage, redox, run_page};

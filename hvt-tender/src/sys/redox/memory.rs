@@ -1,5 +1,7 @@
 //! Guest memory as one mapping on Redox.
 
+#![expect(unsafe_code, reason = "memory that the guest changes at any time")]
+
 use std::convert::Infallible;
 use std::io;
 use std::ptr::NonNull;

@@ -1,5 +1,7 @@
 //! Sleeping on Redox: `poll`, which takes milliseconds.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::io;
 use std::time::Duration;
 

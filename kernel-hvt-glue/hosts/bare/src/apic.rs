@@ -1,5 +1,7 @@
 //! Local APIC: sends interrupts to other CPUs (SDM 10).
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::sync::atomic::AtomicU8;
 
 /// Physical address of the registers on every PC (SDM 10.4.1).

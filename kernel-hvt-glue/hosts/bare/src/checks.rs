@@ -1,5 +1,7 @@
 //! Runs all checks, in order.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{
     format,
     string::{String, ToString},

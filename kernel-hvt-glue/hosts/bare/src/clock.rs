@@ -1,5 +1,7 @@
 //! Time: TSC frequency, measured against the PIT, and the date from the real-time clock.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use hvt_harness::clock::{TscClock, tsc};
 use spin::Once;
 use x86_64::instructions::{interrupts, port::Port};

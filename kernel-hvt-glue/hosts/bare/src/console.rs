@@ -1,5 +1,7 @@
 //! Output of the kernel and its guests: the emulator's debug port, or the first serial port.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::fmt;
 
 use spin::Mutex;

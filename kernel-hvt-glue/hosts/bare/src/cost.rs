@@ -1,6 +1,8 @@
 //! Cost of operations in TSC ticks. Under QEMU's `-icount shift=0` a tick is an instruction, and
 //! the figures are reproducible to the last digit.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{boxed::Box, string::String, vec::Vec};
 
 use hvt_abi::{Gpa, GuestRange, kernel, x86_64::EntryState};

@@ -1,5 +1,7 @@
 //! Per-CPU setup: CPU number, descriptor tables, stacks, and enabled features.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::arch::asm;
 
 use raw_cpuid::CpuId;

@@ -1,5 +1,7 @@
 //! Implementation of the hypervisor's `Host` trait for this kernel.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hvt_bare::frames::FRAME_SIZE;

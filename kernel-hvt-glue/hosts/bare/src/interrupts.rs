@@ -4,6 +4,8 @@
 //! zone) and uses SSE registers everywhere. So every vector uses a separate stack of the interrupt
 //! stack table, and the handlers that return are a few instructions of assembly.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::{
     arch::naked_asm,
     sync::atomic::{AtomicU64, Ordering},

@@ -10,6 +10,7 @@
 //! | `host` | implementation of the hypervisor's `Host` trait |
 //! | `ram`, `sleep`, `unikernel` | guests: the tender's traits on top of memory and exits |
 //! | `checks` | list of checks: `probes`, `suite`, `guests`, `cost` |
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
 #![no_std]
 #![no_main]
 

@@ -1,5 +1,7 @@
 //! Memory of the kernel: frames, and a heap made of some of them.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use arrayvec::ArrayVec;
 use hvt_bare::frames::{Chunk, FRAME_SIZE, FrameAllocator};
 use hvt_boot::{Boot, PhysicalRange};

@@ -1,5 +1,7 @@
 //! Guest memory for the tender's `GuestMemory` trait: the frames of a virtual machine.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 

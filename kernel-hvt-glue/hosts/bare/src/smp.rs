@@ -1,5 +1,7 @@
 //! The second CPU, if there is one. It executes closures for the boot CPU, one at a time.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::boxed::Box;
 use core::{
     arch::global_asm,

@@ -4,6 +4,8 @@
 //! Memory is mapped at its physical address: the first 4 GiB by 2 MiB pages, the first 2 MiB by
 //! 4 KiB pages once the null page and the pages below the stacks are unmapped.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use raw_cpuid::CpuId;
 use x86_64::{VirtAddr, instructions::tlb};
 

@@ -1,5 +1,7 @@
 //! Implementation of the conformance table's `Machine` trait for this kernel.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{boxed::Box, string::String};
 
 use hvt_harness::{

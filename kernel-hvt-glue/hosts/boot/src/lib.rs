@@ -4,6 +4,7 @@
 //! [`Boot`].
 //!
 //! [`memory_functions`] defines the functions that a program without a C library needs.
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
 #![no_std]
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub fn from_multiboot2<'a>(information: &'a BootInformation<'a>) -> Result<Boot<
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
 mod tests {
     use multiboot2::{Builder, MaybeDynSized, MemoryArea};
 

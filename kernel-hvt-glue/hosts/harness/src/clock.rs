@@ -1,5 +1,7 @@
 //! Clock based on the time stamp counter.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::arch::x86_64::_rdtsc;
 
 use hvt_core::device::Clock;

@@ -1,5 +1,7 @@
 //! Ends the emulator.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use x86_64::instructions::port::PortWriteOnly;
 
 /// Port of QEMU's `isa-debug-exit` device: QEMU exits with status `2 * value + 1`.

@@ -1,5 +1,7 @@
 //! Output of this process and its guests: the kernel's own output.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::string::String;
 use core::fmt::{self, Write};
 

@@ -1,6 +1,8 @@
 //! Descriptors, and the root descriptors of the kernel's schemes, from which all others are
 //! created.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hvt_core::kernel::Errno;

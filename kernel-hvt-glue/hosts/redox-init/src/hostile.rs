@@ -1,6 +1,8 @@
 //! Attacks on the kernel's hypervisor: invalid and malicious calls. Each call must be rejected with
 //! the right error and change nothing.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use hvt_abi::{

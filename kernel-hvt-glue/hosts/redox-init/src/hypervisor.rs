@@ -1,5 +1,7 @@
 //! The kernel's hypervisor, called with this process's own system calls.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::ptr::NonNull;
 
 use hvt_abi::kernel::{RunPage, redox, run_page};

@@ -8,6 +8,7 @@
 //! | `console`, `clock`, `power` | other devices of the machine |
 //! | `hypervisor`, `unikernel` | a guest: the tender's backend and traits on top of these calls |
 //! | `suite`, `guests`, `checks`, `hostile`, `watch`, `cost` | checks |
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
 #![no_std]
 #![no_main]
 

@@ -1,5 +1,7 @@
 //! Memory: mappings, and the heap.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::ptr::NonNull;
 
 use hvt_abi::GuestRange;

@@ -1,5 +1,7 @@
 //! Powers off the machine.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 pub(crate) use hvt_harness::power::Outcome;
 use hvt_harness::power::end_emulator;
 

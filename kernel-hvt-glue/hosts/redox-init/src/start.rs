@@ -1,5 +1,7 @@
 //! Header of the file, and the first instructions.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::arch::global_asm;
 
 const STACK_SIZE: usize = 64 * 1024;

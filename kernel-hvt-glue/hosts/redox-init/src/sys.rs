@@ -3,6 +3,8 @@
 //! `rax` is the number of the call, `rdi`, `rsi`, `rdx`, `r10`, `r8`, `r9` are the arguments, and
 //! `rax` is the result. A result in the last page of all values is the negated number of an error.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use core::arch::asm;
 
 use hvt_core::kernel::Errno;

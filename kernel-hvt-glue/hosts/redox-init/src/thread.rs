@@ -1,5 +1,7 @@
 //! Contexts of the kernel: threads of this process, and other processes.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{boxed::Box, format};
 use core::{
     arch::naked_asm,

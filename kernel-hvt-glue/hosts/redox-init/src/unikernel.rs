@@ -1,5 +1,7 @@
 //! A unikernel in a virtual machine of the kernel.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 

@@ -1,5 +1,7 @@
 //! Checks that running a guest preserves the caller's registers that no system call changes.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{boxed::Box, format, string::String, sync::Arc};
 use core::arch::asm;
 

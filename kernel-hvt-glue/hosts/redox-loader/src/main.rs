@@ -4,6 +4,7 @@
 //! The first module (`-initrd`) is a cpio archive with two files, `kernel` and `init`. Each word of
 //! the command line (`-append`) becomes a line of the kernel's environment. The loader copies both
 //! files to free memory, maps the kernel at its linked address, and jumps to its entry point.
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
 #![no_std]
 #![no_main]
 

@@ -4,6 +4,8 @@
 //! [`GIGABYTES`] of physical memory at their own address and at `PHYS_OFFSET`, by 2 MiB pages, and
 //! the kernel's file 2 GiB below the end of the address space.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use hvt_redox_loader::tables::{ENTRIES, KERNEL_TABLES, PRESENT_WRITABLE, Table};
 
 /// Gigabytes of physical memory that the page tables map.

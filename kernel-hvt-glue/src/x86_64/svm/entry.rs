@@ -1,5 +1,7 @@
 //! Entry to and exit from the guest (APM volume 2, 15.5 and 15.6).
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::arch::{asm, naked_asm};
 
 use x86::msr::IA32_TSC_AUX;

@@ -1,5 +1,7 @@
 //! Exit handling: decodes the reason and handles it.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use hvt_abi::{
     Gpa, Permissions,
     kernel::{Direction, EntryFailure, EntryField, Exit, Io, MemoryViolation},

@@ -1,5 +1,7 @@
 //! Permission maps: ports and MSRs that guests access directly. All guests share the maps.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use hvt_abi::x86_64::msr;
 
 use crate::host::{Frames, Host, Hpa, OutOfMemory};

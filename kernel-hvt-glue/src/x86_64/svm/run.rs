@@ -1,5 +1,7 @@
 //! Implementation of [`VendorVcpu`] for SVM.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use hvt_abi::{
     kernel::{Exit, Io, VcpuState},
     x86_64::Registers,

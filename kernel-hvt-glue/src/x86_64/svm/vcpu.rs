@@ -1,5 +1,7 @@
 //! Virtual CPU on SVM: its VMCB, and the state that the VMCB does not hold.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::ptr;
 
 use hvt_abi::{

@@ -1,5 +1,7 @@
 //! Implementation of [`Vendor`] for SVM.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use alloc::boxed::Box;
 
 use hvt_abi::{

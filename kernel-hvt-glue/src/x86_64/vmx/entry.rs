@@ -1,5 +1,7 @@
 //! Entry to and exit from the guest (SDM volume 3, chapters 27 and 28).
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::arch::naked_asm;
 
 use super::fields::HOST_RSP;

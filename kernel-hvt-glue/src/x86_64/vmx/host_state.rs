@@ -1,6 +1,8 @@
 //! Kernel state that a VM exit loads from the VMCS (SDM volume 3, 25.5), and state that it destroys
 //! (28.5).
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::arch::asm;
 
 use hvt_abi::x86_64::msr;

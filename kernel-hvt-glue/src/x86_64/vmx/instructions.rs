@@ -3,6 +3,8 @@
 //! The functions of the crate `x86` are not used: they read RFLAGS in a second `asm!` block, and
 //! the compiler may change the flags before it. That also costs time at every VMREAD and VMWRITE.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::arch::asm;
 
 /// Error: the instruction failed with VMfailInvalid or VMfailValid (SDM volume 3, 31.2).

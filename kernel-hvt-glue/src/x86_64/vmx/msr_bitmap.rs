@@ -1,5 +1,7 @@
 //! MSR bitmap: MSRs that guests access directly (SDM volume 3, 25.6.9). All guests share it.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use hvt_abi::x86_64::msr;
 
 use crate::host::{Frames, Host, Hpa, OutOfMemory};

@@ -1,5 +1,7 @@
 //! Virtual CPU on VMX: its VMCS, and the state that the VMCS does not hold.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::{mem::ManuallyDrop, ptr};
 
 use hvt_abi::{

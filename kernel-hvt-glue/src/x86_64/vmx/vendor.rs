@@ -1,5 +1,7 @@
 //! Implementation of [`Vendor`] for VMX (SDM volume 3, 24.6 and 24.7).
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use alloc::boxed::Box;
 
 use hvt_abi::{

@@ -1,5 +1,7 @@
 //! The current VMCS.
 
+#![expect(unsafe_code, reason = "privileged instructions, and structures that the CPU reads")]
+
 use core::marker::PhantomData;
 
 use super::{

@@ -1,5 +1,7 @@
 //! aarch64.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 pub mod access;
 pub mod raw;
 

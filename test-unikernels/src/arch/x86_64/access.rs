@@ -1,5 +1,7 @@
 //! Memory accesses that may be forbidden. A permitted access returns to the caller.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 
 /// Code that returns immediately from any entry point: a sequence of `ret` instructions.

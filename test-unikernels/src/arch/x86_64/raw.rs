@@ -1,5 +1,7 @@
 //! Hypercalls and port I/O without the bindings' checks.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 
 use guest_bindings::abi::hypercall::Number;

@@ -1,6 +1,8 @@
 //! aarch64. Registers and fields are from the Arm ARM, chapter *AArch64 System Register
 //! Descriptions*.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 
 use guest_bindings::abi::aarch64::{PGD_BASE, VECTORS_BASE};

@@ -1,6 +1,8 @@
 //! Reads and writes every MSR in the ranges that CPUs and hypervisors use, and compares the results
 //! with the ABI's list.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::{asm, naked_asm};
 use core::ops::Range;
 

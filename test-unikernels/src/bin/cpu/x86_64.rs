@@ -1,5 +1,7 @@
 //! x86_64.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 mod msrs;
 
 use core::arch::asm;

@@ -1,5 +1,7 @@
 //! x86_64.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 
 use guest_bindings::x86_64::interrupt_table;

@@ -1,5 +1,7 @@
 //! aarch64: SIMD and floating-point registers, and their control and status registers.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 
 use guest_bindings::abi::hypercall::{Number, Walltime};

@@ -1,5 +1,7 @@
 //! x86_64: registers of the FPU, of SSE and, if the guest may use it, of AVX.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 

@@ -1,5 +1,7 @@
 //! aarch64.
 
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
+
 use core::arch::asm;
 
 use guest_bindings::abi::aarch64::MMIO_BASE;

@@ -1,4 +1,5 @@
 //! Thread-local variables: initial values, one set per thread pointer, switched explicitly.
+#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
 #![no_std]
 #![no_main]
 

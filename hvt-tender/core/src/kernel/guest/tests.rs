@@ -1,3 +1,5 @@
+#![expect(unsafe_code, reason = "pages that this process shares with a kernel")]
+
 use super::*;
 
 use std::string::ToString;

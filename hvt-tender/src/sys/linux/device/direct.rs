@@ -5,6 +5,8 @@
 //! that is too small is refused. A misaligned buffer of the guest is copied through a bounce
 //! buffer.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;

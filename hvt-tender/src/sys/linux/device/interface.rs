@@ -1,5 +1,7 @@
 //! Queries about network interfaces: `struct ifreq` (netdevice(7)) and network namespaces.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

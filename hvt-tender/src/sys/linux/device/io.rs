@@ -1,5 +1,7 @@
 //! Messages of sockets.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -1,5 +1,7 @@
 //! Network device on a tap interface of the host.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt;

@@ -1,6 +1,8 @@
 //! Attaches to a tap of Linux (`Documentation/networking/tuntap.rst` of the kernel), or to a
 //! macvtap, whose node is `/dev/tapN` with the interface index N.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,5 +1,7 @@
 //! Guest memory as one mapping of the operating system.
 
+#![expect(unsafe_code, reason = "memory that the guest changes at any time")]
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;

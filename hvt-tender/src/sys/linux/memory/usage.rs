@@ -1,5 +1,7 @@
 //! Measures how much of a guest's memory is in use.
 
+#![expect(unsafe_code, reason = "memory that the guest changes at any time")]
+
 use std::io;
 use std::os::fd::OwnedFd;
 

@@ -1,5 +1,7 @@
 //! Message of a tender that made a system call that its sandbox does not allow.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fmt::{self, Write};
 use std::io;
 use std::sync::OnceLock;

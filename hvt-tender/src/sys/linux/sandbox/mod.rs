@@ -26,6 +26,8 @@
 //! traits. Devices in memory that wake other threads (network ports, virtual time) cannot be used
 //! in a sandbox.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 mod calls;
 mod common;
 mod condition;

@@ -4,6 +4,8 @@
 //! Such a filter returns an error for a call that it does not list, or ends the process. A child
 //! process tries each call once to get the answer.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -1,5 +1,7 @@
 //! Rights that a thread drops irreversibly: ways to gain rights, capabilities, and the file system.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::io;
 use std::os::fd::BorrowedFd;
 

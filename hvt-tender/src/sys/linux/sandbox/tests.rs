@@ -1,5 +1,7 @@
 //! System calls that the C library makes on its own in confined threads.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::process::Command;
 use std::{env, thread};
 

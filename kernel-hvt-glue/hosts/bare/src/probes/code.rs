@@ -1,5 +1,7 @@
 //! Guest code of the probes.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 /// Defines a function that returns the machine code of the given lines.
 macro_rules! guest_code {
     ($($(#[$doc:meta])* $name:ident: $($line:literal)+;)+) => {$(

@@ -1,6 +1,8 @@
 //! Probes of multiple CPUs: migration of a virtual CPU, guests on both CPUs at once, and
 //! non-maskable interrupts.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::{format, string::String, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
 

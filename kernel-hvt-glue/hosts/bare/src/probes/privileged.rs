@@ -1,5 +1,7 @@
 //! Probes of privileged operations: which ones a guest may execute.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::string::String;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 

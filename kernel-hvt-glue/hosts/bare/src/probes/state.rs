@@ -1,5 +1,7 @@
 //! Probes of guest state: registers, FPU and AVX state, and memory stay separate between guests.
 
+#![expect(unsafe_code, reason = "runs without an operating system, or calls it directly")]
+
 use alloc::vec::Vec;
 use core::arch::asm;
 

@@ -3,6 +3,8 @@
 //! There is no interrupt controller, so that only the [stop](super::kick) of a run wakes a guest
 //! that waits for an interrupt (`wfi`): KVM blocks in `KVM_RUN` and does not return.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 pub(super) mod debug;
 mod exception;
 mod registers;

@@ -1,5 +1,7 @@
 //! Descriptions of the KVM exits that end a guest.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 use hvt_abi::Gpa;
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_INTERNAL_ERROR_DELIVERY_EV,

@@ -3,6 +3,8 @@
 //! `immediate_exit` in the vCPU's run page makes the next `KVM_RUN` return at once. A signal to the
 //! vCPU's thread ends the current one. In this order no kick is ever lost.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsRawFd;

@@ -1,5 +1,7 @@
 //! Guest on a KVM vCPU.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -18,6 +18,8 @@
 //! guest, a guest that maps them in other page tables harms only itself, and the tender never reads
 //! them back.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "x86_64")]

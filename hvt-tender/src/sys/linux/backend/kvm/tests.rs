@@ -1,6 +1,8 @@
 //! Guests of a few instructions with page tables that permit writes everywhere: only this backend
 //! stops them.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 /// Declares tests that need `/dev/kvm`.
 macro_rules! kvm_tests {
     ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {$(

@@ -1,5 +1,7 @@
 //! KVM set-up of an x86_64 vCPU.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 pub(super) mod debug;
 mod restrict;
 

@@ -1,5 +1,7 @@
 //! Creation and end of the child process.
 
+#![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
+
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

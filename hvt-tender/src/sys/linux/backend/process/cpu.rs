@@ -1,5 +1,7 @@
 //! Virtual CPU: the part of the CPU state that an unprivileged process lacks.
 
+#![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
+
 use hvt_abi::x86_64::{Cr0, Cr4, Efer, EntryState, TableRegister};
 
 use super::features::Features;

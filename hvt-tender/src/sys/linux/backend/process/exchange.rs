@@ -9,6 +9,8 @@
 //! it is bounds-checked here, and no value can do more harm than the guest could do to itself
 //! directly.
 
+#![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
+
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,6 +1,8 @@
 //! CPU features that control registers and XCR0 enable. The guest sees them in CPUID, because a
 //! process cannot trap CPUID on every CPU. Therefore CR4 and XCR0 must match CPUID.
 
+#![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
+
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 

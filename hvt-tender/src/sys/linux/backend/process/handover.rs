@@ -15,6 +15,8 @@
 //! wake-up. This helps only if the other side runs on another CPU at the same time, so that
 //! spinning stops for a while after repeated failures.
 
+#![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr;

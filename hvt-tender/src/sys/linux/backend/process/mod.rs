@@ -24,6 +24,8 @@
 //! are set from the start and stay set. Loading other page tables, enabling `syscall` through EFER,
 //! and setting debug registers end the guest with a message.
 
+#![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
+
 mod child;
 mod control;
 mod cpu;

@@ -9,6 +9,8 @@
 //! gains nothing: every system call in the stub is subject to the [filter](super::sandbox), and the
 //! guest could make the same memory accesses itself.
 
+#![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
+
 use std::arch::global_asm;
 use std::mem::offset_of;
 use std::os::fd::RawFd;

@@ -1,5 +1,7 @@
 //! Meeting of two tenders at a path.
 
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

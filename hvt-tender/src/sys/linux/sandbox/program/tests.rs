@@ -1,3 +1,5 @@
+#![expect(unsafe_code, reason = "system calls that no library wraps")]
+
 use std::os::fd::BorrowedFd;
 
 use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP};

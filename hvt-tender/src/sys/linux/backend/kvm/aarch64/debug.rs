@@ -6,6 +6,8 @@
 //! of two of 16 bytes or more. Its exception precedes the instruction. The guest's debug registers
 //! have no effect while a debugger uses them.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 use std::ops::Range;
 
 use hvt_abi::{Gpa, GuestRange};

@@ -1,5 +1,7 @@
 //! aarch64.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 use hvt_abi::Gpa;
 use hvt_abi::aarch64::{Descriptor, MMIO_BASE, Mair, PGD_BASE, PMD_BASE, PUD_BASE, VECTORS, VECTORS_BASE};
 

@@ -1,5 +1,7 @@
 //! x86_64.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 use hvt_abi::Gpa;
 use hvt_abi::x86_64::{PD_BASE, PDPT_BASE, PML4_BASE, PageEntry};
 

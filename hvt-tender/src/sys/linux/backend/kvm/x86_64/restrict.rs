@@ -7,6 +7,8 @@
 //! Older kernels lack some of these calls. A kernel without MSR filters (before 5.10) is named in a warning, once a
 //! process; the other omissions are logged as information, because they leave less to a guest.
 
+#![expect(unsafe_code, reason = "system calls of KVM, and memory that the kernel and the guest write")]
+
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Once;
