@@ -6,8 +6,8 @@
 //! number of guests (default: as many as take a few seconds), `HVT_HOSTILE_SEED` the number of the
 //! first guest, `HVT_TENDER` another build of the tender. A guest depends only on its number, and a
 //! failure reports the number.
-#![expect(unsafe_code, reason = "system calls that no library wraps")]
 #![cfg(target_arch = "x86_64")]
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "system calls that no library wraps"))]
 
 use std::env;
 use std::fs;

@@ -1,7 +1,5 @@
 //! aarch64: variables have positive offsets from TPIDR_EL0.
 
-#![expect(unsafe_code, reason = "instructions that the tests execute on purpose")]
-
 /// Defines functions that read, write and locate a variable.
 macro_rules! variable {
     ($get:ident, $set:ident, $address:ident, $name:literal) => {
