@@ -59,7 +59,7 @@ find_libraries() {
 }
 
 # As for x86_64, plus the tests that x86_64 machines run without an emulator.
-library_tests="backend::debug backend::kvm backend::frequency core_dump gdb:: guest:: sandbox:: script:: unikernel::"
+library_tests="backend::aarch64 backend::debug backend::kvm core_dump gdb:: guest:: sandbox:: script:: unikernel::"
 cli_tests="core_dump:: debugger:: packets:: block:: accounting::"
 
 # Copies the debugger that these tests need, and the source that it displays.
