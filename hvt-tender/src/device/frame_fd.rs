@@ -93,7 +93,6 @@ impl FrameFd {
     }
 
     /// Returns a second handle of the same descriptor, for another thread.
-    #[cfg(target_os = "linux")]
     pub(crate) fn second_end(&self) -> Self {
         let (endpoint, label) = (Arc::clone(&self.endpoint), self.label.clone());
         Self { endpoint, label, headers: self.headers, warning: RateLimitedWarning::default() }
@@ -110,7 +109,6 @@ impl FrameFd {
     }
 
     /// Returns the number of bytes before each frame.
-    #[cfg(target_os = "linux")]
     pub(crate) fn headers(&self) -> usize {
         self.headers
     }

@@ -74,5 +74,4 @@ fn receive(device: &mut dyn Net, buffer: GuestSlice<'_>, room: u32) -> (Status, 
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
