@@ -75,13 +75,13 @@ pub enum UnikernelError {
     #[error("{part}: used by another run: give each run its own")]
     Spent {
         /// The part.
-        part: Part,
+        part: RunPart,
     },
     /// The function that makes a device for each run failed.
     #[error("{part}: cannot be made")]
     Make {
         /// The device.
-        part: Part,
+        part: RunPart,
         /// The function's error.
         source: Box<dyn Error + Send + Sync>,
     },
@@ -104,7 +104,7 @@ pub enum UnikernelError {
 /// A part of a run that a [`Unikernel`](crate::Unikernel) was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Part {
+pub enum RunPart {
     /// A block device.
     Block {
         /// Its name in the manifest.
@@ -127,7 +127,7 @@ pub enum Part {
     CancelToken,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for RunPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Block { name } => write!(f, "block device '{name}'"),

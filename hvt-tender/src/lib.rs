@@ -116,7 +116,7 @@ pub use cancel::CancelToken;
 pub use config::{BackendChoice, MemoryOutOfRange, NetRing};
 pub use core_dump::CoreDump;
 pub use device::{CapturedOutput, Disk};
-pub use error::UnikernelError;
+pub use error::{RunPart, UnikernelError};
 pub use error_chain::ErrorChain;
 #[cfg(feature = "gdb")]
 pub use gdb::Debugger;

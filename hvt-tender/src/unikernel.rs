@@ -37,7 +37,7 @@ use self::supply::{MakeError, Supply};
 use crate::backend::CancelToken;
 use crate::config::{BackendChoice, DEFAULT_MEMORY};
 use crate::device::{Block, Clock, Console, Net, Pollable, Slot, SystemClock};
-pub(crate) use crate::error::{Part, UnikernelError};
+pub(crate) use crate::error::{RunPart, UnikernelError};
 use crate::host_file::open_regular;
 use crate::image::{Image, ImageError, Manifest};
 use crate::monitor::Outcome;
@@ -117,9 +117,9 @@ impl Taken {
         let mut taken = Self { slots: Vec::new(), waits: Vec::new() };
         for (name, attachment) in attachments {
             let slot = match attachment {
-                Attachment::Block(supply) => Slot::Block(supply.take(|| Part::Block { name: name.clone() })?),
+                Attachment::Block(supply) => Slot::Block(supply.take(|| RunPart::Block { name: name.clone() })?),
                 Attachment::Net(supply) => {
-                    let (device, waits) = supply.take(|| Part::Net { name: name.clone() })?;
+                    let (device, waits) = supply.take(|| RunPart::Net { name: name.clone() })?;
                     taken.waits.push((name.clone(), waits));
                     Slot::Net(device)
                 }
@@ -140,8 +140,8 @@ impl fmt::Debug for Unikernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let arguments: Vec<_> = self.arguments.iter().map(|argument| String::from_utf8_lossy(argument)).collect();
         let attached = self.attachments.iter().map(|(name, attachment)| match attachment {
-            Attachment::Block(_) => Part::Block { name: name.clone() },
-            Attachment::Net(_) => Part::Net { name: name.clone() },
+            Attachment::Block(_) => RunPart::Block { name: name.clone() },
+            Attachment::Net(_) => RunPart::Net { name: name.clone() },
         });
         f.debug_struct("Unikernel")
             .field("manifest", self.manifest())
@@ -333,12 +333,12 @@ impl Unikernel {
     /// Returns the cancel token of a run: the token that the user has set, or a new token.
     fn run_token(&self) -> Result<CancelToken, UnikernelError> {
         let token = match &self.cancel_token {
-            Some(token) => token.take(|| Part::CancelToken)?,
+            Some(token) => token.take(|| RunPart::CancelToken)?,
             None => CancelToken::new().map_err(UnikernelError::Stop)?,
         };
         // A clone of the token may have served a run of another unikernel.
         if !token.claim() {
-            return Err(UnikernelError::Spent { part: Part::CancelToken });
+            return Err(UnikernelError::Spent { part: RunPart::CancelToken });
         }
         host_limit::make_room_for_descriptors(&token);
         Ok(token)
@@ -346,14 +346,14 @@ impl Unikernel {
 
     /// Returns the wall clock of a run.
     fn take_clock(clock: Option<Supply<Box<dyn Clock + Send>>>) -> Result<Box<dyn Clock + Send>, UnikernelError> {
-        clock.map_or_else(|| Ok(Box::new(SystemClock) as _), |clock| clock.take(|| Part::Clock))
+        clock.map_or_else(|| Ok(Box::new(SystemClock) as _), |clock| clock.take(|| RunPart::Clock))
     }
 
     /// Returns the console of a run, if the user has set one.
     fn take_console(
         console: Option<Supply<Box<dyn Console + Send>>>,
     ) -> Result<Option<Box<dyn Console + Send>>, UnikernelError> {
-        console.map(|console| console.take(|| Part::Console)).transpose()
+        console.map(|console| console.take(|| RunPart::Console)).transpose()
     }
 }
 

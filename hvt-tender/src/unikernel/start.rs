@@ -19,7 +19,7 @@ use crate::image::Manifest;
 use crate::measure::{LimitedConsole, Trace, Verdict};
 use crate::ring::{self, Offer};
 use crate::sys::cpu_clock::CpuClock;
-use crate::unikernel::{Part, Taken, Unikernel, UnikernelError, with_handles};
+use crate::unikernel::{RunPart, Taken, Unikernel, UnikernelError, with_handles};
 use crate::virtual_time::{VirtualPoller, VirtualTime};
 
 impl Unikernel {
@@ -35,8 +35,8 @@ impl Unikernel {
         let cmdline = CommandLine::from_args(self.arguments)?;
         let Taken { slots, waits } = Taken::from(self.attachments)?;
         let own_console = Self::take_console(self.console)?;
-        let trace = trace.map(|trace| trace.take(|| Part::Trace)).transpose()?;
-        let debugger = debugger.map(|debugger| debugger.take(|| Part::Debugger)).transpose()?;
+        let trace = trace.map(|trace| trace.take(|| RunPart::Trace)).transpose()?;
+        let debugger = debugger.map(|debugger| debugger.take(|| RunPart::Debugger)).transpose()?;
         let poller = poller(waits, image.manifest(), virtual_time.as_ref(), &stop)?;
         let clock = match &virtual_time {
             Some(time) => Box::new(time.wall_clock()),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::UnikernelError;
-use crate::error::Part;
+use crate::error::RunPart;
 
 /// Any error of a function that makes a device.
 pub(super) type MakeError = Box<dyn Error + Send + Sync>;
@@ -35,7 +35,7 @@ impl<T> Supply<T> {
     }
 
     /// Takes the value for a run. `part` names it in errors.
-    pub(super) fn take(&self, part: impl FnOnce() -> Part) -> Result<T, UnikernelError> {
+    pub(super) fn take(&self, part: impl FnOnce() -> RunPart) -> Result<T, UnikernelError> {
         match self {
             Self::Value(value, clone_handle) => {
                 let mut value = value.lock().unwrap_or_else(PoisonError::into_inner);

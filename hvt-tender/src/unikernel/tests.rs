@@ -171,7 +171,10 @@ fn a_part_for_one_run_is_not_there_for_the_next() {
     let disk = guest(&[("storage", Kind::Block)], halt).block("storage", Lossy(sender));
     assert!(matches!(disk.run(), Err(UnikernelError::Unsynced)));
     let error = disk.run().unwrap_err();
-    assert!(matches!(&error, UnikernelError::Spent { part: Part::Block { name } } if name == "storage"), "{error:?}");
+    assert!(
+        matches!(&error, UnikernelError::Spent { part: RunPart::Block { name } } if name == "storage"),
+        "{error:?}"
+    );
     assert_eq!(error.to_string(), "block device 'storage': used by another run: give each run its own");
     let net = guest(&[("service", Kind::Net)], halt).net("service", Switch::new().port().unwrap());
     assert_eq!(spent(net), "net device 'service': used by another run: give each run its own");
@@ -179,7 +182,7 @@ fn a_part_for_one_run_is_not_there_for_the_next() {
     let token = prints_and_exits().cancel_token(shared.clone());
     assert_eq!(spent(token), "cancel token: used by another run: give each run its own");
     let other = prints_and_exits().cancel_token(shared).run().unwrap_err();
-    assert!(matches!(other, UnikernelError::Spent { part: Part::CancelToken }), "{other:?}");
+    assert!(matches!(other, UnikernelError::Spent { part: RunPart::CancelToken }), "{other:?}");
     let trace = prints_and_exits().trace(io::sink());
     assert_eq!(spent(trace), "trace: used by another run: give each run its own");
     let (doorbell, _rings) = unbounded();
@@ -214,7 +217,7 @@ fn each_run_gets_a_device_of_its_own() {
     drop(disks);
     let error = unikernel.run().unwrap_err();
     assert!(
-        matches!(&error, UnikernelError::Make { part: Part::Block { name }, .. } if name == "storage"),
+        matches!(&error, UnikernelError::Make { part: RunPart::Block { name }, .. } if name == "storage"),
         "{error:?}"
     );
 }
