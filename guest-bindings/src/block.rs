@@ -58,7 +58,7 @@ impl Block {
     ///
     /// Returns [`Error::Invalid`] if the range does not consist of whole blocks of the device.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        self.transfer(Number::BlockRead, offset, hypercall::writes(buffer), buffer.len())
+        self.transfer::<{ Number::BlockRead as u32 }>(offset, hypercall::writes(buffer), buffer.len())
     }
 
     /// Writes `data` to the bytes at `offset`. A transfer has one or more whole blocks.
@@ -67,10 +67,10 @@ impl Block {
     ///
     /// Returns [`Error::Invalid`] if the range does not consist of whole blocks of the device.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
-        self.transfer(Number::BlockWrite, offset, hypercall::reads(data), data.len())
+        self.transfer::<{ Number::BlockWrite as u32 }>(offset, hypercall::reads(data), data.len())
     }
 
-    fn transfer(&self, number: Number, offset: u64, data: hvt_abi::Gpa, len: usize) -> Result<(), Error> {
+    fn transfer<const NUMBER: u32>(&self, offset: u64, data: hvt_abi::Gpa, len: usize) -> Result<(), Error> {
         // Solo5's tender does not check the alignment.
         if len == 0 || (offset | len as u64) & (self.info.block_size as u64 - 1) != 0 {
             return Err(Error::Invalid);
@@ -78,7 +78,7 @@ impl Block {
         let mut argument = BlockIo { handle: self.handle.number(), offset, data, len: len as u64, ret: 0, reserved: 0 };
         // SAFETY: `data` and `len` describe a slice that the caller borrows. `read` borrows it
         // mutably because the tender writes to it.
-        unsafe { hypercall::call(number, &mut argument) };
+        unsafe { hypercall::call::<NUMBER, _>(&mut argument) };
         Error::check(argument.ret)
     }
 }

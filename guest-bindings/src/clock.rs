@@ -64,7 +64,7 @@ impl Add<Duration> for Instant {
 pub fn wall() -> Duration {
     let mut argument = Walltime::default();
     // SAFETY: The argument contains no pointer to a buffer.
-    unsafe { hypercall::call(Number::Walltime, &mut argument) };
+    unsafe { hypercall::call::<{ Number::Walltime as u32 }, _>(&mut argument) };
     Duration::from_nanos(argument.nsecs)
 }
 

@@ -12,7 +12,7 @@ use crate::hypercall;
 pub fn write(bytes: &[u8]) {
     let mut argument = Puts { data: hypercall::reads(bytes), len: bytes.len() as u64 };
     // SAFETY: The tender reads the buffer, which is borrowed for the duration of the call.
-    unsafe { hypercall::call(Number::Puts, &mut argument) }
+    unsafe { hypercall::call::<{ Number::Puts as u32 }, _>(&mut argument) }
 }
 
 /// Writes formatted text. [`print!`](crate::print!) expands to a call of this function.

@@ -38,7 +38,7 @@ pub fn abort(reason: impl fmt::Display) -> ! {
 pub(crate) fn halt(status: ExitStatus, cookie: Gpa) -> ! {
     let mut argument = Halt { cookie, exit_status: status.0, reserved: 0 };
     // SAFETY: The tender only reads the cookie, and the guest executes nothing afterwards.
-    unsafe { hypercall::call(Number::Halt, &mut argument) };
+    unsafe { hypercall::call::<{ Number::Halt as u32 }, _>(&mut argument) };
     // A tender does not return from this hypercall.
     arch::stop()
 }

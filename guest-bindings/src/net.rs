@@ -72,7 +72,7 @@ impl Net {
         let mut argument = self.argument(hypercall::writes(buffer), buffer.len());
         // SAFETY: The tender writes to the buffer, which is mutably borrowed for the duration of
         // the call.
-        unsafe { hypercall::call(Number::NetRead, &mut argument) };
+        unsafe { hypercall::call::<{ Number::NetRead as u32 }, _>(&mut argument) };
         Error::check(argument.ret)?;
         Ok(argument.len as usize)
     }
@@ -89,7 +89,7 @@ impl Net {
         }
         let mut argument = self.argument(hypercall::reads(frame), frame.len());
         // SAFETY: The tender reads the frame, which is borrowed for the duration of the call.
-        unsafe { hypercall::call(Number::NetWrite, &mut argument) };
+        unsafe { hypercall::call::<{ Number::NetWrite as u32 }, _>(&mut argument) };
         Error::check(argument.ret)
     }
 

@@ -18,6 +18,6 @@ pub fn yield_until(deadline: Instant) -> HandleSet {
     let timeout_nsecs = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
     let mut argument = Poll { timeout_nsecs, ..Poll::default() };
     // SAFETY: The argument contains no pointer to a buffer.
-    unsafe { hypercall::call(Number::Poll, &mut argument) };
+    unsafe { hypercall::call::<{ Number::Poll as u32 }, _>(&mut argument) };
     HandleSet(argument.ready_set)
 }

@@ -31,6 +31,8 @@ use tempfile::TempDir;
 /// (`backend/process/protocol.rs`).
 const STUB: u64 = 0x2000_0000_0000;
 const EXCHANGE: u64 = STUB + 0x1000;
+/// Page of trampolines for hypercalls, below the guest's code (`backend/process/direct.rs`).
+const TRAMPOLINES: u64 = 0xf_f000;
 /// Address of the guest's code.
 const CODE: u64 = 0x10_0000;
 /// `FUTEX_OWNER_DIED`: the bit that the kernel sets when a child has died.
@@ -69,7 +71,7 @@ impl Random {
         EXCHANGE
             + match self.below(8) {
                 0..3 => 0,
-                3..6 => self.below(0x20) * 4,
+                3..6 => self.below(0x40) * 4,
                 6 => self.below(0x1000),
                 _ => self.below(0x4000),
             }
@@ -162,7 +164,11 @@ impl Code {
             1 => self.load(3, EXCHANGE),
             _ => {}
         }
-        self.load(8, STUB + random.below(0x300));
+        let target = match random.below(3) {
+            0 => TRAMPOLINES + random.below(0x180),
+            _ => STUB + random.below(0x500),
+        };
+        self.load(8, target);
         // jmp r8
         self.0.extend([0x41, 0xff, 0xe0]);
     }

@@ -28,14 +28,14 @@ pub(crate) const TLS_VARIANT: Variant = Variant::One;
 /// variable can lie there.
 pub(crate) const ADDRESS_END: usize = 1 << 40;
 
-/// Makes hypercall `number` with the argument at the guest address `argument`.
+/// Makes hypercall `NUMBER` with the argument at the guest address `argument`.
 ///
 /// # Safety
 ///
 /// The argument must have the type that the hypercall requires. The memory that the tender writes,
 /// in the argument and in its buffers, must be valid for writes.
-pub(crate) unsafe fn hypercall(number: u32, argument: u32) {
-    let address = MMIO_BASE.0 + u64::from(number) * HYPERCALL_STRIDE;
+pub(crate) unsafe fn hypercall<const NUMBER: u32>(argument: u32) {
+    let address = MMIO_BASE.0 + u64::from(NUMBER) * HYPERCALL_STRIDE;
     // SAFETY: The store causes an exit. The tender changes no register, and changes only the memory
     // that the caller permits.
     unsafe { store(address, argument) }

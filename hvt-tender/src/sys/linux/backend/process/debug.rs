@@ -10,7 +10,7 @@
 use std::mem;
 
 use hvt_abi::x86_64::{Registers, Vector};
-use hvt_abi::{Gpa, PAGE_SIZE};
+use hvt_abi::{Gpa, GuestRange, PAGE_SIZE};
 
 use super::cpu::RFLAGS_TF;
 use super::emulate;
@@ -19,6 +19,7 @@ use super::guards::Guards;
 use super::protocol::command;
 use super::setup::Script;
 use super::{ProcessMachine, RELAXED};
+use crate::Vcpu;
 use crate::backend::BackendError;
 use crate::backend::debug::{CpuState, DebugTarget, Halt, Traps, Watch};
 use crate::exit::{Cause, Exit, Fault};
@@ -182,10 +183,8 @@ fn is_step(signal: &Signal) -> bool {
 
 impl DebugTarget for ProcessMachine {
     fn state(&self) -> Result<CpuState, BackendError> {
-        let frame = self.frame()?;
-        let mut registers = frame.registers();
-        registers.rflags = self.cpu.rflags(registers.rflags);
-        Ok(CpuState { registers, segments: self.cpu.segments(), fpu: frame.fpu() })
+        let registers = self.registers()?;
+        Ok(CpuState { registers, segments: self.cpu.segments(), fpu: self.frame()?.fpu() })
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), BackendError> {
@@ -220,6 +219,11 @@ impl DebugTarget for ProcessMachine {
     }
 
     fn poke(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), BackendError> {
+        let replaced = GuestRange::new(at, bytes.len() as u64).is_some_and(|range| self.direct.replaces(range));
+        if replaced {
+            let source = std::io::Error::other("its process executes a copy of this code");
+            return Err(BackendError { what: "writing guest memory", source });
+        }
         // The tender's mapping of guest memory is never read-only.
         let written = self.memory.write(at, bytes).map_err(std::io::Error::other);
         written.map_err(|source| BackendError { what: "writing guest memory", source })

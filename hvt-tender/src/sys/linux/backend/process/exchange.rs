@@ -1,9 +1,10 @@
 //! Pages shared by tender and child.
 //!
 //! They are one sealed memfd: the [stub] page, then the exchange pages, which are a
-//! [`Header`] page, the pages of the set-up script, and the child's signal stack. When the kernel
-//! delivers a signal, it writes the guest's registers to that stack, and at `rt_sigreturn` it reads
-//! them back, so that the tender reads and changes them there without a copy.
+//! [`Header`] page, the pages of the set-up script, and the child's signal stack, then the pages of
+//! [direct](super::direct) hypercalls. When the kernel delivers a signal, it writes the guest's
+//! registers to that stack, and at `rt_sigreturn` it reads them back, so that the tender reads and
+//! changes them there without a copy.
 //!
 //! The guest can write the exchange pages at any time. Every value read from them is an allegation:
 //! it is bounds-checked here, and no value can do more harm than the guest could do to itself
@@ -50,23 +51,29 @@ impl Places {
     pub(super) fn end(&self) -> u64 {
         Exchange::SCRIPT + self.script + self.stack
     }
+
+    /// Offset in the file of a page behind the exchange pages. The stub page comes first.
+    pub(super) fn file_offset(&self, direct_page: u64) -> u64 {
+        PAGE_SIZE + (self.end() - EXCHANGE_ADDRESS) + direct_page * PAGE_SIZE
+    }
 }
 
 /// Shared pages, mapped in the tender.
 #[derive(Debug)]
 pub(super) struct Exchange {
     memory: MappedMemory,
+    /// End of the exchange pages in the file.
     size: u64,
     places: Places,
 }
 
 impl Exchange {
-    /// Creates the pages with the stub's code.
-    pub(super) fn new(places: Places) -> io::Result<Self> {
-        // The stub page and the exchange pages.
-        let size = PAGE_SIZE + (places.end() - EXCHANGE_ADDRESS);
-        let file = super::memfd(c"hvt-exchange", size, super::Executed::Yes)?;
-        let memory = MappedMemory::shared(size, file).map_err(io::Error::other)?;
+    /// Creates the pages with the stub's code, and `direct_pages` pages of zeros.
+    pub(super) fn new(places: Places, direct_pages: u64) -> io::Result<Self> {
+        let size = places.file_offset(0);
+        let whole = places.file_offset(direct_pages);
+        let file = super::memfd(c"hvt-exchange", whole, super::Executed::Yes)?;
+        let memory = MappedMemory::shared(whole, file).map_err(io::Error::other)?;
         let page = stub::page(memory.file().map_or(-1, |file| file.as_raw_fd()), size - PAGE_SIZE);
         memory.write(Gpa(0), &page).map_err(io::Error::other)?;
         let exchange = Self { memory, size, places };
@@ -114,6 +121,11 @@ impl Exchange {
         for (word, value) in self.script().iter().zip(words) {
             word.store(value, RELAXED);
         }
+    }
+
+    /// Writes a page behind the exchange pages.
+    pub(super) fn write_direct(&self, page: u64, bytes: &[u8]) -> io::Result<()> {
+        self.memory.write(Gpa(self.places.file_offset(page)), bytes).map_err(io::Error::other)
     }
 
     /// Overwrites the tender's process id and descriptors, which the child's set-up used.

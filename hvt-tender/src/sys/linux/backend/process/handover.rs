@@ -147,6 +147,24 @@ impl Handover {
         }
     }
 
+    /// Waits until the child has handed over, whatever the stop request. Returns false if it does
+    /// not in time.
+    pub(super) fn settle(&self, child: &Child) -> io::Result<bool> {
+        let start = Instant::now();
+        while start.elapsed() < ENDS_WITHIN && !child.has_ended()? {
+            let now = self.word().load(Ordering::Acquire);
+            if now <= ASLEEP {
+                return Ok(true);
+            }
+            let asleep = self.child | libc::FUTEX_WAITERS;
+            let announced = self.word().compare_exchange(now, asleep, Ordering::SeqCst, Ordering::SeqCst);
+            if announced.is_ok() {
+                sleep(self.word(), asleep, LOOK)?;
+            }
+        }
+        Ok(false)
+    }
+
     /// Acts on the word. The word is an allegation by the guest, so that the kernel is asked before
     /// a death is believed.
     fn believe(&self, found: Found, child: &Child, stop: &CancelToken) -> io::Result<Turn> {

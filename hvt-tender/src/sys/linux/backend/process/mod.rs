@@ -14,13 +14,16 @@
 //!   (`cpu`),
 //! - delivers (`exception`) the exception to the guest through the guest's IDT.
 //!
+//! Hypercalls that compilers have generated need no signal: a jump replaces one of their
+//! instructions (`direct`, `sites`).
+//!
 //! The isolation is as strong as a seccomp sandbox, not as a virtual machine: a vulnerability in the
 //! kernel's memory management, signal delivery or futexes is within the guest's reach. A guest that
 //! jumps into the stub or overwrites the exchange pages can stop only itself.
 //!
 //! Differences from hardware that a guest can observe: `pushf` shows RFLAGS.IF set, `sgdt` and
 //! similar instructions may show the host's registers, and segment registers read back the host's
-//! selectors. CPUID returns the host's values, so that XCR0 and the bits of CR4 visible in CPUID
+//! selectors. A guest with readable code reads a jump at each hypercall site. CPUID returns the host's values, so that XCR0 and the bits of CR4 visible in CPUID
 //! are set from the start and stay set. Loading other page tables, enabling `syscall` through EFER,
 //! and setting debug registers end the guest with a message.
 
@@ -30,6 +33,7 @@ mod child;
 mod control;
 mod cpu;
 mod debug;
+mod direct;
 mod emulate;
 mod exception;
 mod exchange;
@@ -41,6 +45,7 @@ mod handover;
 mod protocol;
 mod sandbox;
 mod setup;
+mod sites;
 mod stub;
 
 use std::ffi::CStr;
@@ -59,6 +64,7 @@ use nix::unistd::Pid;
 use self::child::Child;
 use self::cpu::{Cpu, RFLAGS_AC};
 use self::debug::Debugging;
+use self::direct::Direct;
 use self::emulate::Step;
 use self::exception::Exception;
 use self::exchange::Exchange;
@@ -129,8 +135,8 @@ impl Process {
         Ok(Self { by_system_call: hwcap2 & features::HWCAP2_FSGSBASE == 0, cycles: None, debugged: false, close_range })
     }
 
-    /// Makes the guest read `counter` instead of the TSC. Each read then costs as much as a
-    /// hypercall.
+    /// Makes the guest read `counter` instead of the TSC. Each read then costs a signal and a
+    /// hand-over.
     #[must_use]
     pub(crate) fn with_cycle_counter(mut self, counter: CycleCounter) -> Self {
         self.cycles = Some(counter);
@@ -172,9 +178,21 @@ impl Process {
         let watched = self.debugged && memory_map.regions().len() <= sandbox::WATCHED_REGIONS_MAX;
         let options = setup::Options { cycles_trap: self.cycles.is_some(), watched, close_range: self.close_range };
         let (parent, memory_file) = (std::process::id(), file.as_raw_fd());
-        let plan = setup::SetupPlan { parent, memory: memory_file, stub: -1, memory_map: &memory_map, options };
+        // A debugger writes breakpoints to guest memory and steps through code: the child executes
+        // guest memory itself.
+        let direct = if self.debugged { Direct::default() } else { Direct::new(&memory, &memory_map) };
+        let plan = setup::SetupPlan {
+            parent,
+            memory: memory_file,
+            stub: -1,
+            memory_map: &memory_map,
+            direct: &direct,
+            options,
+        };
         let (steps, places) = Script::measure(&plan);
-        let exchange = Arc::new(Exchange::new(places).map_err(error("making the exchange pages"))?);
+        let exchange = Exchange::new(places, direct.page_count()).map_err(error("making the exchange pages"))?;
+        direct.write(&exchange, &memory).map_err(error("copying code with hypercalls"))?;
+        let exchange = Arc::new(exchange);
         let stub = exchange.file().map_or(-1, |file| file.as_raw_fd());
         let script = Script::new(&setup::SetupPlan { stub, ..plan }, steps, places);
         exchange.write_script(script.words());
@@ -193,6 +211,8 @@ impl Process {
             memory_map,
             by_system_call: self.by_system_call,
             debugging: Debugging::new(watched),
+            direct,
+            in_direct: false,
             thread: PhantomData,
         };
         machine.enter(entry, &script)?;
@@ -295,6 +315,9 @@ pub(crate) struct ProcessMachine {
     /// The bases of FS and GS are set with `arch_prctl`.
     by_system_call: bool,
     debugging: Debugging,
+    direct: Direct,
+    /// The child handed over through a trampoline, and its signal frame is an earlier one.
+    in_direct: bool,
     thread: PhantomData<*const ()>,
 }
 
@@ -351,12 +374,53 @@ impl ProcessMachine {
         }
         let header = self.exchange.header();
         header.command.store(0, RELAXED);
+        self.in_direct = header.is_direct.load(RELAXED) != 0 && !self.direct.is_empty();
+        if !self.in_direct {
+            self.read_bases();
+        }
+        Ok(None)
+    }
+
+    /// Reads FS and GS base, which the guest may have changed with WRFSBASE and WRGSBASE.
+    fn read_bases(&mut self) {
         if !self.by_system_call {
-            // The guest may have executed WRFSBASE and WRGSBASE.
+            let header = self.exchange.header();
             self.cpu.fs_base = header.fs_base.load(RELAXED);
             self.cpu.gs_base = header.gs_base.load(RELAXED);
         }
-        Ok(None)
+    }
+
+    /// Makes the child hand over by a signal at the `out` of its current direct hypercall, so that
+    /// there is a signal frame with all registers. If the child does not, the general registers of
+    /// the call stay current.
+    fn enter_frame(&mut self) {
+        let rip = &self.exchange.header().direct.rip;
+        let after = rip.load(RELAXED);
+        let out = after.wrapping_sub(1);
+        rip.store(out, RELAXED);
+        let handed_over = self.handover.resume().and_then(|()| self.handover.settle(&self.child));
+        let header = self.exchange.header();
+        header.command.store(0, RELAXED);
+        if !matches!(handed_over, Ok(true)) || header.is_direct.load(RELAXED) != 0 {
+            return;
+        }
+        if let Ok(frame) = Frame::current(&self.exchange)
+            && frame.get(libc::REG_RIP) == out
+        {
+            frame.set(libc::REG_RIP, after);
+            self.in_direct = false;
+            self.read_bases();
+        }
+    }
+
+    /// Returns the hypercall that the child has entered through a trampoline.
+    #[inline]
+    fn direct_call(&self) -> Exit {
+        let call = &self.exchange.header().direct;
+        let (port, value) = (call.rdx.load(RELAXED) as u16, call.rax.load(RELAXED) as u32);
+        // A guest that jumps to a trampoline or the stub can pass any port.
+        let refused = || self.fault(Cause::Port { port, size: 4, write: true }, &direct::registers(&self.exchange));
+        Exit::from_port_write(port, 4, value).unwrap_or_else(refused)
     }
 
     /// Frame with the guest's registers.
@@ -367,6 +431,9 @@ impl ProcessMachine {
 
     /// Handles the signal that made the child hand over. Returns `None` if the guest continues.
     fn handle(&mut self) -> Option<Exit> {
+        if self.in_direct {
+            return Some(self.direct_call());
+        }
         let Ok(frame) = Frame::current(&self.exchange) else {
             let what = "its process reported an invalid signal frame".into();
             return Some(Exit::Fault(Fault { cause: Cause::Killed { what }, registers: None }));
@@ -383,6 +450,9 @@ impl ProcessMachine {
             }
         }
         let mut registers = frame.registers();
+        if signal.code > 0 && signal.number == libc::SIGTRAP {
+            self.direct.leave_trampoline(&mut registers);
+        }
         let space = GuestSpace::new(&self.memory, &self.memory_map);
         let step = react(&signal, &mut self.cpu, &mut registers, &space, &self.memory_map);
         let header = self.exchange.header();
@@ -553,13 +623,19 @@ impl Vcpu for ProcessMachine {
     }
 
     fn registers(&self) -> Result<Registers, BackendError> {
-        let registers = self.frame()?.registers();
+        let registers = match self.in_direct {
+            true => direct::registers(&self.exchange),
+            false => self.frame()?.registers(),
+        };
         Ok(Registers { rflags: self.cpu.rflags(registers.rflags), ..registers })
     }
 }
 
 impl Machine for ProcessMachine {
     fn debug(&mut self) -> Option<&mut dyn DebugTarget> {
+        if self.in_direct {
+            self.enter_frame();
+        }
         Some(self)
     }
 

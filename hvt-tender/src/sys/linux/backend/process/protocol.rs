@@ -27,6 +27,9 @@ pub(super) struct Header {
     pub(super) command: AtomicU32,
     /// If not 0, the child reports FS and GS base at each hand-over.
     pub(super) reads_bases: AtomicU32,
+    /// If not 0, the child handed over through a trampoline: [`direct`](Self::direct) holds the
+    /// guest's registers, and there is no signal.
+    pub(super) is_direct: AtomicU32,
     /// Address in the child of the `siginfo_t`.
     pub(super) siginfo: AtomicU64,
     /// Address in the child of the `ucontext_t`.
@@ -37,10 +40,37 @@ pub(super) struct Header {
     pub(super) gs_base: AtomicU64,
     /// Address in the child of the [`Step`] that failed during set-up, 0 if none failed.
     pub(super) failed_step: AtomicU64,
+    /// Hypercall through a trampoline.
+    pub(super) direct: DirectCall,
     /// Result of the failed step: a negated errno.
     pub(super) failed_result: AtomicU64,
     /// Robust futex list of the child: at its death, the kernel marks `turn` and wakes the tender.
     pub(super) robust_list: RobustList,
+}
+
+/// Registers of the guest at a hypercall through a [trampoline](super::direct). The tender reads the
+/// first three at every call.
+#[repr(C)]
+pub(super) struct DirectCall {
+    pub(super) rax: AtomicU64,
+    pub(super) rdx: AtomicU64,
+    /// Address behind the `out`, at which the guest continues.
+    pub(super) rip: AtomicU64,
+    pub(super) rflags: AtomicU64,
+    pub(super) rbx: AtomicU64,
+    pub(super) rcx: AtomicU64,
+    pub(super) rsi: AtomicU64,
+    pub(super) rdi: AtomicU64,
+    pub(super) rbp: AtomicU64,
+    pub(super) rsp: AtomicU64,
+    pub(super) r8: AtomicU64,
+    pub(super) r9: AtomicU64,
+    pub(super) r10: AtomicU64,
+    pub(super) r11: AtomicU64,
+    pub(super) r12: AtomicU64,
+    pub(super) r13: AtomicU64,
+    pub(super) r14: AtomicU64,
+    pub(super) r15: AtomicU64,
 }
 
 /// Bits of [`Header::command`].

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 
 use hvt_abi::GuestRange;
 
+use super::direct::Direct;
 use super::exchange::{Exchange, Places};
 use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, Step, protection};
 use super::{sandbox, stub};
@@ -41,6 +42,8 @@ pub(super) struct SetupPlan<'a> {
     /// File of the stub and the exchange pages.
     pub(super) stub: RawFd,
     pub(super) memory_map: &'a MemoryMap,
+    /// Pages that replace pages of guest memory.
+    pub(super) direct: &'a Direct,
     pub(super) options: Options,
 }
 
@@ -86,6 +89,7 @@ impl Script {
         script.handle_signals(places.signal_stack());
         script.empty_the_address_space(places.end());
         script.map_guest(plan.memory, plan.memory_map);
+        script.map_direct(plan, places);
         if plan.options.cycles_trap {
             let mode = libc::PR_TSC_SIGSEGV as u64;
             script.call("prctl(PR_SET_TSC)", libc::SYS_prctl, [libc::PR_SET_TSC as u64, mode]);
@@ -161,6 +165,18 @@ impl Script {
         }
     }
 
+    /// Maps the trampolines, and the copies of code over the guest's code.
+    fn map_direct(&mut self, plan: &SetupPlan<'_>, places: Places) {
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        for mapping in plan.direct.mappings(plan.memory_map) {
+            let (start, len) = (mapping.range.start().0, mapping.range.len());
+            let bits = protection(mapping.access);
+            let offset = places.file_offset(mapping.index);
+            let arguments = [start, len, bits as u64, flags as u64, plan.stub as u64, offset];
+            self.call("mmap of trampolines", libc::SYS_mmap, arguments);
+        }
+    }
+
     fn give_everything_up(&mut self, plan: &SetupPlan<'_>) {
         let name = self.data(&[u64::from_le_bytes(*b"hvt-gues"), u64::from_le_bytes(*b"t\0\0\0\0\0\0\0")]);
         self.call("prctl(PR_SET_NAME)", libc::SYS_prctl, [libc::PR_SET_NAME as u64, name]);
@@ -227,7 +243,14 @@ mod tests {
         for regions in [1, 40, 1000] {
             let memory_map = MemoryMap::new((0..regions).map(page)).unwrap();
             let options = Options { close_range: regions == 40, ..Options::default() };
-            let plan = SetupPlan { parent: 1, memory: 3, stub: 4, memory_map: &memory_map, options };
+            let plan = SetupPlan {
+                parent: 1,
+                memory: 3,
+                stub: 4,
+                memory_map: &memory_map,
+                direct: &Direct::default(),
+                options,
+            };
             let (steps, places) = Script::measure(&plan);
             let script = Script::new(&plan, steps, places);
             let words = script.words().count();

@@ -4,6 +4,8 @@
 //! The stub is an ELF executable of one page, built here and never stored in a file system. A child
 //! starts by executing it, which removes everything inherited from the tender.
 //!
+//! [Trampolines](super::direct) enter the stub for hypercalls without a signal. These use no stack.
+//!
 //! The code is position-independent, accesses no memory except the exchange pages, and uses no
 //! thread-local storage, because FS and GS belong to the guest. A guest that jumps into the stub
 //! gains nothing: every system call in the stub is subject to the [filter](super::sandbox), and the
@@ -92,6 +94,18 @@ global_asm!(
     // ucontext_t.
     "hvt_process_stub_handler:",
     "movabs rbx, {exchange}",
+    // A signal of another process during a direct hypercall must not change the hand-over that the
+    // tender may be reading. It has no meaning for the guest.
+    "cmp dword ptr [rsi + {si_code}], 0",
+    "jg 23f",
+    "movabs rax, {handler_limit}",
+    "sub rax, [rdx + {rip}]",
+    "lea rcx, [rip + hvt_process_stub_handler]",
+    "movabs r12, {handler_limit}",
+    "sub r12, rcx",
+    "cmp rax, r12",
+    "jbe 50f",
+    "23:",
     "mov [rbx + {signal}], edi",
     "mov [rbx + {siginfo}], rsi",
     "mov [rbx + {ucontext}], rdx",
@@ -102,6 +116,10 @@ global_asm!(
     "rdgsbase rax",
     "mov [rbx + {gs_base}], rax",
     "24:",
+    "xor r12d, r12d",
+    "mov [rbx + {is_direct}], r12d",
+    // r12d = 1 for a direct hypercall
+    "25:",
     "mov eax, {tenders_turn}",
     "xchg [rbx + {turn}], eax",
     "test eax, eax", // FUTEX_WAITERS is the sign bit: the tender sleeps
@@ -136,6 +154,8 @@ global_asm!(
     "jmp 32b",
     // The child's turn again.
     "39:",
+    "test r12d, r12d",
+    "jnz 51f",
     "mov r12d, [rbx + {command}]",
     "test r12d, r12d",
     "jz 49f",
@@ -171,10 +191,61 @@ global_asm!(
     "mov eax, {sys_arch_prctl}",
     "syscall",
     "49:",
+    "50:",
     "add rsp, 8",
     "hvt_process_stub_restorer:",
     "mov eax, {sys_rt_sigreturn}",
     "syscall",
+    // A direct hypercall. The trampoline has stored rax and rip.
+    "hvt_process_stub_direct:",
+    "movabs rax, {exchange}",
+    "mov [rax + {direct_rbx}], rbx",
+    "mov rbx, rax",
+    "mov [rbx + {direct_rcx}], rcx",
+    "mov [rbx + {direct_rdx}], rdx",
+    "mov [rbx + {direct_rsi}], rsi",
+    "mov [rbx + {direct_rdi}], rdi",
+    "mov [rbx + {direct_rbp}], rbp",
+    "mov [rbx + {direct_rsp}], rsp",
+    "mov [rbx + {direct_r8}], r8",
+    "mov [rbx + {direct_r9}], r9",
+    "mov [rbx + {direct_r10}], r10",
+    "mov [rbx + {direct_r11}], r11",
+    "mov [rbx + {direct_r12}], r12",
+    "mov [rbx + {direct_r13}], r13",
+    "mov [rbx + {direct_r14}], r14",
+    "mov [rbx + {direct_r15}], r15",
+    // Pushes the flags to their place in the header.
+    "mov rcx, rsp",
+    "lea rsp, [rbx + {direct_rflags} + 8]",
+    "pushfq",
+    "mov rsp, rcx",
+    "mov r12d, 1",
+    "mov [rbx + {is_direct}], r12d",
+    "jmp 25b",
+    // The child's turn again: restores the arithmetic flags, as no instruction above changes other
+    // flags, and the registers that the code above and the kernel use.
+    "51:",
+    "mov eax, [rbx + {direct_rflags}]",
+    "mov ecx, eax",
+    "shr ecx, 11",
+    "and ecx, 1",
+    "mov ah, al",
+    "add cl, 127", // sets OF if it was set
+    "sahf",
+    "mov rcx, [rbx + {direct_rcx}]",
+    "mov rdx, [rbx + {direct_rdx}]",
+    "mov rsi, [rbx + {direct_rsi}]",
+    "mov rdi, [rbx + {direct_rdi}]",
+    "mov r10, [rbx + {direct_r10}]",
+    "mov r11, [rbx + {direct_r11}]",
+    "mov r12, [rbx + {direct_r12}]",
+    "mov rax, [rbx + {direct_rax}]",
+    "mov rbx, [rbx + {direct_rbx}]",
+    // jmp [rip + distance to the rip of the call]
+    ".byte 0xff, 0x25",
+    ".long {code_to_rip} - (52f - hvt_process_stub)",
+    "52:",
     "hvt_process_stub_end:",
     ".popsection",
     exchange = const EXCHANGE_ADDRESS,
@@ -199,6 +270,28 @@ global_asm!(
     reads_bases = const offset_of!(Header, reads_bases),
     fs_base = const offset_of!(Header, fs_base),
     gs_base = const offset_of!(Header, gs_base),
+    is_direct = const offset_of!(Header, is_direct),
+    direct_rax = const offset_of!(Header, direct.rax),
+    direct_rbx = const offset_of!(Header, direct.rbx),
+    direct_rcx = const offset_of!(Header, direct.rcx),
+    direct_rdx = const offset_of!(Header, direct.rdx),
+    direct_rsi = const offset_of!(Header, direct.rsi),
+    direct_rdi = const offset_of!(Header, direct.rdi),
+    direct_rbp = const offset_of!(Header, direct.rbp),
+    direct_rsp = const offset_of!(Header, direct.rsp),
+    direct_r8 = const offset_of!(Header, direct.r8),
+    direct_r9 = const offset_of!(Header, direct.r9),
+    direct_r10 = const offset_of!(Header, direct.r10),
+    direct_r11 = const offset_of!(Header, direct.r11),
+    direct_r12 = const offset_of!(Header, direct.r12),
+    direct_r13 = const offset_of!(Header, direct.r13),
+    direct_r14 = const offset_of!(Header, direct.r14),
+    direct_r15 = const offset_of!(Header, direct.r15),
+    direct_rflags = const offset_of!(Header, direct.rflags),
+    code_to_rip = const EXCHANGE_ADDRESS as i64 + offset_of!(Header, direct.rip) as i64 - (STUB_ADDRESS as i64 + CODE as i64),
+    si_code = const offset_of!(libc::siginfo_t, si_code),
+    rip = const RIP,
+    handler_limit = const EXCHANGE_ADDRESS - 1,
     tenders_turn = const TENDERS_TURN,
     asleep = const ASLEEP,
     set_fs = const command::SET_FS_BASE,
@@ -220,10 +313,16 @@ pub(super) const ARCH_SET_GS: u64 = 0x1001;
 /// `ARCH_SET_FS` of `arch_prctl`.
 pub(super) const ARCH_SET_FS: u64 = 0x1002;
 
+/// Offset of the interrupted RIP in a `ucontext_t`.
+const RIP: usize = offset_of!(libc::ucontext_t, uc_mcontext)
+    + offset_of!(libc::mcontext_t, gregs)
+    + libc::REG_RIP as usize * size_of::<libc::greg_t>();
+
 unsafe extern "C" {
     static hvt_process_stub: u8;
     static hvt_process_stub_handler: u8;
     static hvt_process_stub_restorer: u8;
+    static hvt_process_stub_direct: u8;
     static hvt_process_stub_end: u8;
 }
 
@@ -304,6 +403,11 @@ pub(super) fn handler() -> u64 {
 /// Address in the child of the code that a signal handler returns to.
 pub(super) fn restorer() -> u64 {
     in_child(&raw const hvt_process_stub_restorer)
+}
+
+/// Address in the child of the code that [trampolines](super::direct) enter.
+pub(super) fn direct() -> u64 {
+    in_child(&raw const hvt_process_stub_direct)
 }
 
 fn in_child(label: *const u8) -> u64 {

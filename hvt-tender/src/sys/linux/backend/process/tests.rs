@@ -13,6 +13,8 @@ use crate::memory::Region;
 const CODE: u64 = 0x10_0000;
 const DATA: u64 = 0x10_1000;
 const SIZE: u64 = 0x20_0000;
+/// Page of trampolines.
+const TRAMPOLINES: u64 = 0xf_f000;
 
 /// A guest with this code, one page of data, and memory up to [`SIZE`].
 fn guest(code: &[u8], stop: &CancelToken) -> ProcessMachine {
@@ -65,6 +67,7 @@ fn address_space_holds_the_guest_alone() {
         .collect();
     let expected = [
         (0x1_0000, "r--s"),
+        (TRAMPOLINES, "r-xs"),
         (CODE, "--xs"),
         (DATA, "rw-s"),
         (protocol::STUB_ADDRESS, "r-xp"),
@@ -79,7 +82,14 @@ fn address_space_holds_the_guest_alone() {
 fn the_set_up_leaves_nothing_of_the_tender() {
     let machine = guest(b"\xf4", &CancelToken::new().unwrap());
     let options = setup::Options::default();
-    let plan = setup::SetupPlan { parent: 0, memory: 0, stub: 0, memory_map: &machine.memory_map, options };
+    let plan = setup::SetupPlan {
+        parent: 0,
+        memory: 0,
+        stub: 0,
+        memory_map: &machine.memory_map,
+        direct: &Direct::default(),
+        options,
+    };
     let script = Exchange::SCRIPT..Script::measure(&plan).1.signal_stack().0;
     for address in script.step_by(8) {
         assert_eq!(machine.exchange.word(address).unwrap().load(RELAXED), 0, "{address:#x}");
@@ -303,6 +313,9 @@ fn reading_the_tsc_traps_where_another_counter_is_given() {
     assert_eq!((registers.rbx, registers.rsi), (0x42, 1));
     assert_eq!((registers.rax, registers.rdx, registers.rcx), (0x42, 1, 0));
 }
+
+/// Hypercalls without a signal.
+mod direct;
 
 /// Debugger conformance tests of every backend.
 mod debugger {
