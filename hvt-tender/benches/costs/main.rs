@@ -57,7 +57,7 @@ fn measure() -> Result<Vec<table::Row>, Box<dyn std::error::Error>> {
         figure: Figure::Microseconds(guest::walltime(&tender)?),
         against: "a SIGSEGV and a same-core futex round trip",
         other: Figure::Microseconds(signal + futex),
-        at_most: 1.3,
+        at_most: 0.9,
     });
 
     let (inside, outside) = compute::additions(&tender)?;

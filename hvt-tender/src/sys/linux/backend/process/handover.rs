@@ -12,8 +12,8 @@
 //! | `FUTEX_OWNER_DIED` set | the child is gone: set by the kernel through the child's robust list |
 //!
 //! Spinning before sleeping lets a hand-over between two CPUs take 0.3 µs instead of the time of a
-//! wake-up. This helps only if the other side runs on another CPU at the same time, so that
-//! spinning stops for a while after repeated failures.
+//! wake-up. This helps only if the other side runs on another CPU at the same time
+//! ([`Spin`] decides).
 
 #![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
 
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use super::child::{self, Child, Wait};
 use super::exchange::Exchange;
 use super::protocol::turn::{ASLEEP, STARTING, TENDERS_TURN};
+use super::spin::{Spin, Waited};
 use crate::cancel::{CancelToken, Kick};
 
 /// Bit set in the word by a [`Kick`]. No thread ID is this large (`PID_MAX_LIMIT` is 2²²).
@@ -40,10 +41,9 @@ const SPIN_CYCLES: u64 = 50_000;
 /// Number of checks of the word by the child before it sleeps: at 40 to 140 cycles a PAUSE, 10 to
 /// 40 µs.
 const CHILD_SPINS: u32 = 800;
-/// Number of consecutive fruitless spins after which the tender stops spinning.
-const PATIENCE: u32 = 8;
-/// Number of hand-overs without spinning after that.
-const PAUSE_LENGTH: u32 = 256;
+/// Longest time between two checks of the word, in TSC cycles, of a thread that keeps its CPU: about
+/// 10 µs.
+const CHECK_CYCLES: u64 = 25_000;
 
 /// Longest sleep before the tender checks the word, the stop request and the child again.
 /// Hand-overs, kicks and the kernel at the child's death wake the tender. A wake-up can be lost
@@ -105,9 +105,11 @@ impl Handover {
     }
 
     /// Resumes the child.
-    pub(super) fn resume(&self) -> io::Result<()> {
+    pub(super) fn resume(&mut self) -> io::Result<()> {
         let others = RUNNING.load(Ordering::Relaxed);
-        self.exchange.header().spin.store(if self.spin.pays_with(others) { CHILD_SPINS } else { 0 }, Ordering::Relaxed);
+        let spins = &self.exchange.header().spin;
+        self.spin.child_waited(self.word().load(Ordering::Relaxed) == ASLEEP);
+        spins.store(if self.spin.child_spins(others) { CHILD_SPINS } else { 0 }, Ordering::Relaxed);
         if self.word().swap(self.child, Ordering::SeqCst) == ASLEEP {
             wake(self.word(), 1)?;
         }
@@ -117,9 +119,9 @@ impl Handover {
     /// Waits until it is the tender's turn.
     pub(super) fn wait(&mut self, child: &Child, stop: &CancelToken) -> io::Result<Turn> {
         let _running = Running::begin();
-        if self.spin.enter() {
-            let found = self.look_for(stop, SPIN_CYCLES);
-            self.spin.leave(found.is_some());
+        if self.spin.tender_spins(RUNNING.load(Ordering::Relaxed).saturating_sub(1)) {
+            let (found, waited) = self.look_for(stop, SPIN_CYCLES);
+            self.spin.tender_waited(waited);
             if let Some(found) = found {
                 return self.believe(found, child, stop);
             }
@@ -192,15 +194,22 @@ impl Handover {
         }
     }
 
-    fn look_for(&self, stop: &CancelToken, cycles: u64) -> Option<Found> {
+    fn look_for(&self, stop: &CancelToken, cycles: u64) -> (Option<Found>, Waited) {
         let start = cycle_counter();
+        let mut last = start;
         loop {
-            if let Some(found) = self.look(stop) {
-                return Some(found);
+            let found = self.look(stop);
+            let now = cycle_counter();
+            if now.wrapping_sub(last) > CHECK_CYCLES {
+                return (found, Waited::Preempted);
             }
-            if cycle_counter().wrapping_sub(start) > cycles {
-                return None;
+            if found.is_some() {
+                return (found, Waited::Spinning);
             }
+            if now.wrapping_sub(start) > cycles {
+                return (None, Waited::InVain);
+            }
+            last = now;
             std::hint::spin_loop();
         }
     }
@@ -267,51 +276,6 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         RUNNING.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Decides when spinning pays off.
-#[derive(Debug)]
-struct Spin {
-    /// CPUs on which this thread and the child may run.
-    cpus: usize,
-    /// Consecutive fruitless spins.
-    failures: u32,
-    /// Remaining hand-overs without spinning.
-    rest: u32,
-}
-
-impl Spin {
-    fn new() -> Self {
-        // SAFETY: a set of CPUs is plain data, and all zeros are a valid value.
-        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel writes at most the given number of bytes, the size of `set`.
-        let failed = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } < 0;
-        // SAFETY: counts the bits of `set`. If the affinity is unknown, a single CPU is assumed.
-        let cpus = if failed { 1 } else { unsafe { libc::CPU_COUNT(&set) } };
-        Self { cpus: usize::try_from(cpus).unwrap_or(1), failures: 0, rest: 0 }
-    }
-
-    /// Returns true if there is a CPU to spin on while this guest and `others` run. Otherwise
-    /// spinning takes the CPU from another guest.
-    fn pays_with(&self, others: usize) -> bool {
-        2 * (others + 1) <= self.cpus
-    }
-
-    fn enter(&mut self) -> bool {
-        if self.rest > 0 {
-            self.rest -= 1;
-            return false;
-        }
-        self.pays_with(RUNNING.load(Ordering::Relaxed).saturating_sub(1))
-    }
-
-    fn leave(&mut self, found: bool) {
-        self.failures = if found { 0 } else { self.failures + 1 };
-        if self.failures >= PATIENCE {
-            self.failures = 0;
-            self.rest = PAUSE_LENGTH;
-        }
     }
 }
 

@@ -46,6 +46,7 @@ mod protocol;
 mod sandbox;
 mod setup;
 mod sites;
+mod spin;
 mod stub;
 
 use std::ffi::CStr;
