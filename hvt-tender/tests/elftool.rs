@@ -2,9 +2,6 @@
 
 #![expect(unsafe_code, reason = "system calls that no library wraps")]
 
-#[path = "conformance/unikernels.rs"]
-mod unikernels;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -87,7 +84,7 @@ fn an_incomplete_write_leaves_no_file() {
 
 #[test]
 fn prints_abi_and_manifest_of_a_unikernel() {
-    let guests = unikernels::directory().expect("test unikernels");
+    let guests = test_suite::guests::directory(env!("CARGO_BIN_EXE_hvt-elftool")).expect("test unikernels");
     let query = |what: &str, guest: &str| {
         let output = elftool(&[what]).arg(guests.join(guest)).output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));

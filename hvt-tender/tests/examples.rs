@@ -1,8 +1,5 @@
 //! Runs every example with the command in its first lines.
 
-#[path = "conformance/unikernels.rs"]
-mod unikernels;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +7,8 @@ use std::process::Command;
 #[test]
 fn every_example_runs() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let guests = unikernels::directory().expect("the test unikernels are there");
+    let guests =
+        test_suite::guests::directory(env!("CARGO_BIN_EXE_hvt-elftool")).expect("the test unikernels are there");
     let mut ran = Vec::new();
     for file in fs::read_dir(package.join("examples")).unwrap() {
         let path = file.unwrap().path();

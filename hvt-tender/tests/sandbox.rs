@@ -6,9 +6,6 @@
 
 #![expect(unsafe_code, reason = "system calls that no library wraps")]
 
-#[path = "conformance/unikernels.rs"]
-mod unikernels;
-
 use std::env;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -140,7 +137,7 @@ mod kvm {
 
 fn guests() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    DIRECTORY.get_or_init(|| unikernels::directory().expect("test unikernels"))
+    DIRECTORY.get_or_init(|| test_suite::guests::directory(env!("CARGO_BIN_EXE_hvt-elftool")).expect("test unikernels"))
 }
 
 /// The hijacked tender. It is not a test by itself; the tests below start it.

@@ -5,8 +5,7 @@ mod memory_tests;
 #[cfg(not(test))]
 mod stack;
 // The report is plain text, which tests on any host can check.
-#[cfg(all(test, not(target_arch = "aarch64")))]
-#[path = "aarch64/report.rs"]
+#[cfg(any(test, target_arch = "aarch64"))]
 mod aarch64_report;
 
 #[cfg(target_arch = "aarch64")]

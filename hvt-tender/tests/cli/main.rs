@@ -1,8 +1,5 @@
 //! Command line of the `hvt-tender` binary: exit statuses, streams and signals.
 
-#[path = "../conformance/unikernels.rs"]
-mod unikernels;
-
 mod accounting;
 mod block;
 mod c;
@@ -37,7 +34,9 @@ use nix::unistd::pipe2;
 /// Returns the path of the test unikernel with this name.
 fn guest(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    DIRECTORY.get_or_init(|| unikernels::directory().expect("test unikernels")).join(name)
+    DIRECTORY
+        .get_or_init(|| test_suite::guests::directory(env!("CARGO_BIN_EXE_hvt-elftool")).expect("test unikernels"))
+        .join(name)
 }
 
 /// Returns the path of the tender: the binary of this build, or `HVT_TENDER`.

@@ -16,7 +16,6 @@ mod disk;
 mod link;
 mod run;
 mod tap;
-mod unikernels;
 
 use std::env;
 use std::os::fd::AsRawFd;
@@ -28,7 +27,7 @@ use test_suite::{Ability, Case, SUITE, When};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let directory = match unikernels::directory() {
+    let directory = match test_suite::guests::directory(env!("CARGO_BIN_EXE_hvt-elftool")) {
         Ok(directory) => directory,
         Err(why) => {
             eprintln!("test unikernels are not available: {why}");

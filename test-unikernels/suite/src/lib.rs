@@ -11,12 +11,18 @@
 //! | [`disk`] | contents of a block device before and after |
 //! | [`frame`] | frames that the peer of a network device sends, and the expected replies |
 //! | [`cases`] | the cases, grouped by topic |
+//! | `guests` | location of the test unikernels, with the feature `std` |
 #![no_std]
+
+#[cfg(feature = "std")]
+extern crate std;
 
 pub mod case;
 pub mod cases;
 pub mod disk;
 pub mod frame;
+#[cfg(feature = "std")]
+pub mod guests;
 
 pub use case::{Ability, Architecture, Case, Console, Device, DeviceKind, Disk, End, Link, Reason, When};
 pub use cases::{ALL, SUITE};

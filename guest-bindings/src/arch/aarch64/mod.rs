@@ -6,7 +6,6 @@
 #![expect(unsafe_code, reason = "instructions and tables of the CPU")]
 
 pub(super) mod memory;
-mod report;
 #[cfg(not(test))]
 mod trap;
 #[cfg(not(test))]

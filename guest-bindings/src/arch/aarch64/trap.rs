@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use hvt_abi::Gpa;
 
-use super::report::{Report, TrapFrame};
+use crate::arch::aarch64_report::{Report, TrapFrame};
 use crate::exit::{self, ExitStatus};
 use crate::{print, println};
 

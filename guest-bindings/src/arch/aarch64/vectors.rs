@@ -11,8 +11,8 @@ use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::report::TrapFrame;
 use super::trap;
+use crate::arch::aarch64_report::TrapFrame;
 use crate::arch::stack::Stack;
 use crate::one_cpu::OneCpu;
 
