@@ -53,35 +53,10 @@
 compile_error!("hvt-tender runs on Linux and Redox");
 
 mod backend;
-#[cfg(all(feature = "cli", target_os = "linux"))]
+mod cancel;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
-#[doc(hidden)]
-/// The command line on Redox.
-#[cfg(all(feature = "cli", target_os = "redox"))]
-pub mod cli {
-    mod args;
-    mod command;
-    mod devices;
-    mod fault;
-    mod log;
-    mod option;
-    mod personality;
-    mod redox;
-    mod signals;
-    mod start;
-    mod streams;
-    mod table;
-    mod value;
-
-    pub use args::{Command, UsageError, parse};
-    pub use command::{command, markdown};
-    pub use redox::main;
-
-    const FAILED: i32 = 1;
-    const TIMED_OUT: i32 = 124;
-}
-mod cancel;
 mod config;
 mod core_dump;
 mod debugger_port;

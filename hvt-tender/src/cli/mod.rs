@@ -69,11 +69,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
 }
 
 /// Runs a unikernel, and returns the exit status.
-fn run(config: Config, personality: Personality) -> Result<i32, CliError> {
+fn run(mut config: Config, personality: Personality) -> Result<i32, CliError> {
     host_limit::raise();
     // Claimed first, before this program opens files under the numbers that the user means.
     let descriptors = Descriptors::claim(&config)?;
-    if config.sandbox {
+    if !sandbox::IS_AVAILABLE {
+        config.sandbox = false;
+    } else if config.sandbox {
         descriptors.close_others();
         sandbox::explain(personality.name()).map_err(CliError::Signals)?;
     } else {

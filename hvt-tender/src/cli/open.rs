@@ -1,4 +1,4 @@
-//! Opens the devices of Linux.
+//! Opens the devices that the command line names.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,8 @@ use super::devices::net::{NetPlan, UserOptions};
 use crate::cancel::CancelToken;
 use crate::config::{BlockSource, NetSource};
 use crate::device::{
-    DirectBlock, Disk, FileBlock, Net, OpenError, Pollable, Tap, TapError, UnixNet, UnixNetError, random_mac,
+    Disk, FileBlock, HostInterface, HostInterfaceError, Net, OpenError, Pollable, UnixNetError, open_cable,
+    open_direct, open_interface, random_mac, take_interface,
 };
 use crate::network::user::{UserNet, UserNetwork};
 use crate::network::{Port, Recorded, Switch};
@@ -31,7 +32,7 @@ impl DevicePlan {
         for BlockPlan { name, source, options, direct } in self.blocks {
             let attached = match source {
                 BlockSource::File(path) if direct => {
-                    DirectBlock::open(path, &options).map(|disk| unikernel.block(&name, disk))
+                    open_direct(path, &options).map(|disk| unikernel.block(&name, disk))
                 }
                 BlockSource::File(path) => FileBlock::open(path, &options).map(|disk| unikernel.block(&name, disk)),
                 BlockSource::Copy(_) if options.read_only => return Err(AttachError::ReadOnlyCopy { name }),
@@ -63,7 +64,7 @@ impl NetPlan {
         match source {
             NetSource::None | NetSource::Pcap(_) => plug.port(unikernel, alone(number, mac, time)?),
             _ if time.is_some() => Err(AttachError::NotVirtual { name }),
-            NetSource::Unix(path) => match UnixNet::attach(path, mac) {
+            NetSource::Unix(path) => match open_cable(path, mac) {
                 Ok(cable) => plug.device(unikernel, cable),
                 Err(source) => Err(AttachError::Unix { name, source }),
             },
@@ -71,8 +72,8 @@ impl NetPlan {
                 Ok(device) => plug.device(unikernel, device),
                 Err(source) => Err(AttachError::User { name, source }),
             },
-            NetSource::Interface(interface) => plug.tap(unikernel, Tap::attach(&interface, mac)),
-            NetSource::Descriptor(number) => plug.tap(unikernel, Tap::from_fd(descriptors.take(number)?, mac)),
+            NetSource::Interface(interface) => plug.interface(unikernel, open_interface(&interface, mac)),
+            NetSource::Descriptor(number) => plug.interface(unikernel, take_interface(descriptors.take(number)?, mac)),
         }
     }
 }
@@ -109,9 +110,13 @@ impl Plug<'_> {
         }
     }
 
-    fn tap(self, unikernel: Unikernel, attached: Result<Tap, TapError>) -> Result<Unikernel, AttachError> {
+    fn interface(
+        self,
+        unikernel: Unikernel,
+        attached: Result<HostInterface, HostInterfaceError>,
+    ) -> Result<Unikernel, AttachError> {
         match attached {
-            Ok(tap) => self.device(unikernel, tap),
+            Ok(interface) => self.device(unikernel, interface),
             Err(source) => Err(AttachError::Net { name: self.name, source }),
         }
     }
@@ -147,9 +152,9 @@ pub(super) enum AttachError {
     /// Block device that cannot be opened.
     #[error("block device '{name}'")]
     Block { name: String, source: OpenError },
-    /// Tap interface that cannot be attached.
+    /// Interface of the host that cannot be attached.
     #[error("net device '{name}'")]
-    Net { name: String, source: TapError },
+    Net { name: String, source: HostInterfaceError },
     /// Socket between two tenders that cannot be opened.
     #[error("net device '{name}'")]
     Unix { name: String, source: UnixNetError },

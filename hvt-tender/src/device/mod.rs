@@ -7,6 +7,7 @@ mod console;
 mod disk;
 pub(crate) mod frame_fd;
 pub(crate) mod io;
+mod mac;
 mod poll;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,5 +22,6 @@ pub use hvt_core::device::{
     AttachError, Block, Clock, Console, Descriptor, DeviceError, HelperThread, Job, Net, Sleep, Uses,
 };
 pub(crate) use hvt_core::device::{Attached, Devices, Doorbell, Interrupted, Poller, Slot, attach};
+pub(crate) use mac::random_mac;
 pub(crate) use poll::FdPoller;
 pub use poll::{Arrivals, Endpoint, Pollable, Senders};

@@ -1,14 +1,16 @@
 //! Network device on a network scheme of Redox: a descriptor with one frame per call, and a file
 //! `mac` in its directory.
 
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::device::frame_fd::FrameFd;
-use crate::device::{DeviceError, Endpoint, Net, Pollable};
+use crate::device::{BlockOptions, BlockProblem, DeviceError, Endpoint, FileBlock, Net, OpenError, Pollable};
 use crate::memory::GuestSlice;
 
 /// Largest payload in bytes; schemes do not report an MTU.
@@ -21,13 +23,27 @@ pub struct SchemeNet {
     mac: [u8; 6],
 }
 
+/// A network scheme cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("network scheme {}", path.display())]
+pub struct SchemeNetError {
+    /// Path of the scheme.
+    pub path: PathBuf,
+    /// Error of the system, or of the scheme's file `mac`.
+    pub source: io::Error,
+}
+
 impl SchemeNet {
     /// Opens the scheme at `path`, for example `/scheme/network.pci-00-03.0_e1000`. The device has
     /// the hardware address `mac`, or by default that in the scheme's file `mac`.
     ///
     /// # Errors
-    /// Returns an [`io::Error`] if the scheme or its file `mac` cannot be read.
-    pub fn open(path: &Path, mac: Option<[u8; 6]>) -> io::Result<Self> {
+    /// Returns [`SchemeNetError`] if the scheme or its file `mac` cannot be read.
+    pub fn open(path: &Path, mac: Option<[u8; 6]>) -> Result<Self, SchemeNetError> {
+        Self::try_open(path, mac).map_err(|source| SchemeNetError { path: path.into(), source })
+    }
+
+    fn try_open(path: &Path, mac: Option<[u8; 6]>) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let mac = match mac {
             Some(mac) => mac,
@@ -46,6 +62,35 @@ impl SchemeNet {
 
 /// Network device that is an interface of the host.
 pub(crate) type HostInterface = SchemeNet;
+pub(crate) type HostInterfaceError = SchemeNetError;
+
+/// Opens the network scheme at the path `name`.
+pub(crate) fn open_interface(name: &OsStr, mac: Option<[u8; 6]>) -> Result<HostInterface, HostInterfaceError> {
+    SchemeNet::open(Path::new(name), mac)
+}
+
+/// Fails: no descriptor of Redox carries frames without its scheme.
+pub(crate) fn take_interface(_: OwnedFd, _: Option<[u8; 6]>) -> Result<HostInterface, HostInterfaceError> {
+    Err(SchemeNetError { path: "inherited descriptor".into(), source: io::ErrorKind::Unsupported.into() })
+}
+
+/// A cable to another tender cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("network socket {}: not available on Redox", path.display())]
+pub struct UnixNetError {
+    /// Path of the socket.
+    pub path: PathBuf,
+}
+
+/// Fails: Redox has no sockets that keep messages apart.
+pub(crate) fn open_cable(path: PathBuf, _: Option<[u8; 6]>) -> Result<SchemeNet, UnixNetError> {
+    Err(UnixNetError { path })
+}
+
+/// Fails: Redox has no direct I/O.
+pub(crate) fn open_direct(path: PathBuf, _: &BlockOptions) -> Result<FileBlock, OpenError> {
+    Err(OpenError::Open { path, problem: BlockProblem::NotDirect })
+}
 
 impl Pollable for SchemeNet {
     fn endpoint(&self) -> Arc<Endpoint> {

@@ -21,3 +21,6 @@ impl fmt::Display for Advice {
 
 /// Does nothing.
 pub(crate) fn make_room_for_descriptors(_: &CancelToken) {}
+
+/// Does nothing.
+pub(crate) fn raise() {}

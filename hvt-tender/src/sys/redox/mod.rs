@@ -7,6 +7,7 @@ pub(crate) mod directory;
 pub(crate) mod event;
 pub(crate) mod host_limit;
 pub(crate) mod memory;
+pub(crate) mod open_descriptors;
 pub(crate) mod protection;
 pub mod sandbox;
 pub(crate) mod sleep;

@@ -1,5 +1,6 @@
 //! The sandbox on Redox, which has none yet: a tender that asks for it does not run.
 
+use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use crate::cancel::CancelToken;
@@ -7,6 +8,15 @@ use crate::descriptor::Descriptor;
 use crate::device::HelperThread;
 
 pub use crate::config::{Identity, User};
+
+/// The tender can confine itself on this operating system.
+pub(crate) const IS_AVAILABLE: bool = false;
+
+/// Does nothing: no system call is denied.
+#[expect(clippy::unnecessary_wraps, reason = "on Linux the handler of a signal can be refused")]
+pub(crate) fn explain(_program: &'static str) -> io::Result<()> {
+    Ok(())
+}
 
 /// Request for a sandbox.
 #[derive(Clone, Debug, Default)]

@@ -1,18 +1,15 @@
 //! Network device on a tap interface of the host.
 
-#![expect(unsafe_code, reason = "system calls that no library wraps")]
-
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use super::interface::Interface;
 use super::tap::{self, Attached, Problem};
 use crate::device::frame_fd::FrameFd;
-use crate::device::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
+use crate::device::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses, random_mac};
 use crate::memory::GuestSlice;
 
 /// Tap interface of the host, or a socket with one frame per message, as a network device of the
@@ -108,19 +105,6 @@ impl Net for Tap {
     }
 }
 
-/// Returns a random hardware address: locally administered, unicast (IEEE 802, bits 1 and 0 of the
-/// first byte).
-pub(crate) fn random_mac() -> io::Result<[u8; 6]> {
-    let mut mac = [0; 6];
-    // SAFETY: the call writes at most `mac.len()` bytes to `mac`.
-    let got = unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) };
-    if usize::try_from(got) != Ok(mac.len()) {
-        return Err(io::Error::last_os_error());
-    }
-    mac[0] = mac[0] & 0xfc | 0x02;
-    Ok(mac)
-}
-
 /// Network device that cannot be attached.
 #[derive(Debug)]
 pub struct TapError {
@@ -149,6 +133,7 @@ mod tests {
     use crate::cancel::CancelToken;
     use crate::device::testing::{Buffer, in_own_namespace, pipe};
     use crate::device::{FdPoller, Poller};
+    use std::io;
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
 

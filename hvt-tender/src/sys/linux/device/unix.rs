@@ -22,9 +22,8 @@ use hvt_abi::hypercall::FRAME_HEADER_SIZE;
 use self::meeting::{Folder, PATIENCE, Plug, meet};
 use self::retry::Retry;
 use super::io::send_message;
-use super::net::random_mac;
 use crate::device::io::{RateLimitedWarning, receive};
-use crate::device::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses};
+use crate::device::{Descriptor, DeviceError, Endpoint, Net, Pollable, Uses, random_mac};
 use crate::error_chain::ErrorChain;
 use crate::memory::GuestSlice;
 

@@ -49,6 +49,9 @@ use seccompiler::{BackendError, sock_filter};
 pub use self::calls::Calls;
 pub use self::condition::Condition;
 pub use self::denial::explain;
+
+/// The tender can confine itself on this operating system.
+pub(crate) const IS_AVAILABLE: bool = true;
 pub use self::identity::IdentityError;
 use self::rights::{Directories, Landlock, Reach};
 use crate::cancel::CancelToken;
