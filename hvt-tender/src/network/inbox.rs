@@ -52,8 +52,8 @@ struct State {
     sent: u64,
     /// Arrival time for which the doorbell is set, which may have passed already.
     ringing: Option<Duration>,
-    /// Number of frames dropped because the queue was full.
-    lost: u64,
+    /// Length in bytes of the longest frame dropped because the queue was full.
+    lost: usize,
     /// Number of free slots for which the sender waits.
     awaited: Option<usize>,
 }
@@ -125,7 +125,7 @@ impl Inbox {
                 state.sent += 1;
                 state.frames.insert((now.saturating_add(time), order), frame.to_vec());
             } else {
-                state.lost += 1;
+                state.lost = state.lost.max(frame.len());
             }
         }
         self.ring(&mut state, now);
@@ -175,9 +175,9 @@ impl Inbox {
         Some(frame)
     }
 
-    /// Returns the number of frames dropped because the queue was full.
+    /// Returns the length in bytes of the longest frame dropped because the queue was full.
     #[cfg(test)]
-    pub(super) fn lost(&self) -> u64 {
+    pub(super) fn lost(&self) -> usize {
         self.lock().lost
     }
 

@@ -156,10 +156,10 @@ impl Port {
         self.inbox.take().inspect(|frame| self.record(frame))
     }
 
-    /// Returns a function that returns the number of frames that were dropped because this port's
-    /// queue was full.
+    /// Returns a function that returns the length in bytes of the longest frame that was dropped
+    /// because this port's queue was full, 0 if none was.
     #[cfg(test)]
-    pub(super) fn lost(&self) -> impl Fn() -> u64 + use<> {
+    pub(super) fn lost(&self) -> impl Fn() -> usize + use<> {
         let inbox = self.inbox.clone();
         move || inbox.lost()
     }

@@ -229,12 +229,14 @@ fn arguments_of_every_kind() {
     longest.ping_timeout(SERVER, Duration::MAX).unwrap();
 }
 
-/// Hosts on a link send no more frames than the other end has room for.
+/// Hosts on a link send no more data than the other end has room for. Only replies that a received
+/// frame causes, such as acknowledgements, may be dropped.
 #[test]
-fn a_short_queue_loses_nothing() {
+fn a_short_queue_loses_no_data() {
     let (server, client) = Link::new().queue(8).ports().unwrap();
     let lost = [server.lost(), client.lost()];
     let (server, client) = (Host::new(server, SERVER).unwrap(), Host::new(client, CLIENT).unwrap());
     echo(&server, &client, 1_000_000);
-    assert_eq!(lost.map(|lost| lost()), [0, 0]);
+    let lost = lost.map(|lost| lost());
+    assert!(lost.iter().all(|len| *len < 100), "longest frames lost, in bytes: {lost:?}");
 }
