@@ -6,7 +6,7 @@ use hvt_abi::hypercall::{BlockIo, Number};
 use hvt_abi::manifest::{BlockProperties, Kind};
 use zerocopy::FromBytes;
 
-use crate::device::{self, Error, Handle};
+use crate::device::{self, DeviceError, Handle};
 use crate::hypercall;
 
 /// A block device.
@@ -30,8 +30,8 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NoSuchDevice`] if the manifest contains no such block device.
-    pub fn open(name: &str) -> Result<Self, Error> {
+    /// Returns [`DeviceError::NoSuchDevice`] if the manifest contains no such block device.
+    pub fn open(name: &str) -> Result<Self, DeviceError> {
         let (handle, entry) = device::find(name, Kind::Block)?;
         let Ok((properties, _)) = BlockProperties::read_from_prefix(&entry.properties) else {
             unreachable!("the properties of an entry have room for those of a block device")
@@ -56,8 +56,8 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Invalid`] if the range does not consist of whole blocks of the device.
-    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+    /// Returns [`DeviceError::Invalid`] if the range does not consist of whole blocks of the device.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
         self.transfer::<{ Number::BlockRead as u32 }>(offset, hypercall::writes(buffer), buffer.len())
     }
 
@@ -65,20 +65,20 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Invalid`] if the range does not consist of whole blocks of the device.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+    /// Returns [`DeviceError::Invalid`] if the range does not consist of whole blocks of the device.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.transfer::<{ Number::BlockWrite as u32 }>(offset, hypercall::reads(data), data.len())
     }
 
-    fn transfer<const NUMBER: u32>(&self, offset: u64, data: hvt_abi::Gpa, len: usize) -> Result<(), Error> {
+    fn transfer<const NUMBER: u32>(&self, offset: u64, data: hvt_abi::Gpa, len: usize) -> Result<(), DeviceError> {
         // Solo5's tender does not check the alignment.
         if len == 0 || (offset | len as u64) & (self.info.block_size as u64 - 1) != 0 {
-            return Err(Error::Invalid);
+            return Err(DeviceError::Invalid);
         }
         let mut argument = BlockIo { handle: self.handle.number(), offset, data, len: len as u64, ret: 0, reserved: 0 };
         // SAFETY: `data` and `len` describe a slice that the caller borrows. `read` borrows it
         // mutably because the tender writes to it.
         unsafe { hypercall::call::<NUMBER, _>(&mut argument) };
-        Error::check(argument.ret)
+        DeviceError::check(argument.ret)
     }
 }

@@ -21,7 +21,7 @@ impl Handle {
 
 /// Errors of device operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
+pub enum DeviceError {
     /// The manifest contains no device with this name and type.
     NoSuchDevice,
     /// No frame is waiting.
@@ -33,7 +33,7 @@ pub enum Error {
     Failed,
 }
 
-impl Error {
+impl DeviceError {
     /// Converts the `ret` field of a hypercall to a result.
     pub(crate) const fn check(ret: i32) -> Result<(), Self> {
         match Status::from_i32(ret) {
@@ -45,7 +45,7 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for DeviceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoSuchDevice => "the manifest has no such device",
@@ -56,7 +56,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl core::error::Error for Error {}
+impl core::error::Error for DeviceError {}
 
 /// A set of devices, the result of [`yield_until`](crate::yield_until).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,13 +94,13 @@ impl HandleSet {
 }
 
 /// Looks up a device in the manifest that the tender passed to the guest.
-pub(crate) fn find(name: &str, kind: Kind) -> Result<(Handle, &'static Entry), Error> {
+pub(crate) fn find(name: &str, kind: Kind) -> Result<(Handle, &'static Entry), DeviceError> {
     find_in(boot::manifest(), name, kind)
 }
 
-fn find_in<'a>(manifest: &'a [Entry], name: &str, kind: Kind) -> Result<(Handle, &'a Entry), Error> {
+fn find_in<'a>(manifest: &'a [Entry], name: &str, kind: Kind) -> Result<(Handle, &'a Entry), DeviceError> {
     let matches = |entry: &Entry| entry.kind == kind as u32 && entry.attached != 0 && name_of(entry) == name.as_bytes();
-    let index = manifest.iter().position(matches).ok_or(Error::NoSuchDevice)?;
+    let index = manifest.iter().position(matches).ok_or(DeviceError::NoSuchDevice)?;
     Ok((Handle(index as u8), &manifest[index]))
 }
 
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(find_in(&manifest, "a", Kind::Block).unwrap().0, Handle(1));
         assert_eq!(find_in(&manifest, "ab", Kind::Net).unwrap().0, Handle(2));
         for (name, kind) in [("a", Kind::Net), ("abc", Kind::Net), ("", Kind::Block), ("gone", Kind::Net)] {
-            assert_eq!(find_in(&manifest, name, kind).unwrap_err(), Error::NoSuchDevice);
+            assert_eq!(find_in(&manifest, name, kind).unwrap_err(), DeviceError::NoSuchDevice);
         }
     }
 

@@ -62,7 +62,7 @@
 //! extern crate alloc;
 //!
 //! use alloc::vec;
-//! use guest_bindings::{Block, Error, ExitStatus, StartInfo, println};
+//! use guest_bindings::{Block, DeviceError, ExitStatus, StartInfo, println};
 //!
 //! guest_bindings::manifest! { block "storage" }
 //! guest_bindings::entry!(main);
@@ -79,7 +79,7 @@
 //!     ExitStatus::SUCCESS
 //! }
 //!
-//! fn first_byte() -> Result<u8, Error> {
+//! fn first_byte() -> Result<u8, DeviceError> {
 //!     let storage = Block::open("storage")?;
 //!     let mut block = vec![0; storage.info().block_size];
 //!     storage.read(0, &mut block)?;
@@ -136,7 +136,7 @@ pub mod x86_64;
 pub use hvt_abi as abi;
 
 pub use block::{Block, BlockInfo};
-pub use device::{Error, Handle, HandleSet};
+pub use device::{DeviceError, Handle, HandleSet};
 pub use exit::{ExitStatus, abort, exit};
 pub use net::{Net, NetInfo};
 pub use one_cpu::OneCpu;

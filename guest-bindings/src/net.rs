@@ -6,7 +6,7 @@ use hvt_abi::hypercall::{FRAME_HEADER_SIZE, NetIo, Number};
 use hvt_abi::manifest::{Kind, NetProperties};
 use zerocopy::FromBytes;
 
-use crate::device::{self, Error, Handle};
+use crate::device::{self, DeviceError, Handle};
 use crate::{hypercall, ring};
 
 /// A network device that carries Ethernet frames.
@@ -41,8 +41,8 @@ impl Net {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NoSuchDevice`] if the manifest contains no such network device.
-    pub fn open(name: &str) -> Result<Self, Error> {
+    /// Returns [`DeviceError::NoSuchDevice`] if the manifest contains no such network device.
+    pub fn open(name: &str) -> Result<Self, DeviceError> {
         let (handle, entry) = device::find(name, Kind::Net)?;
         let Ok((properties, _)) = NetProperties::read_from_prefix(&entry.properties) else {
             unreachable!("the properties of an entry have room for those of a network device")
@@ -66,14 +66,14 @@ impl Net {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Again`] if no frame is waiting. [`yield_until`](crate::yield_until) sleeps
+    /// Returns [`DeviceError::Again`] if no frame is waiting. [`yield_until`](crate::yield_until) sleeps
     /// until a frame arrives.
-    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Error> {
+    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, DeviceError> {
         let mut argument = self.argument(hypercall::writes(buffer), buffer.len());
         // SAFETY: The tender writes to the buffer, which is mutably borrowed for the duration of
         // the call.
         unsafe { hypercall::call::<{ Number::NetRead as u32 }, _>(&mut argument) };
-        Error::check(argument.ret)?;
+        DeviceError::check(argument.ret)?;
         Ok(argument.len as usize)
     }
 
@@ -82,15 +82,15 @@ impl Net {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Invalid`] if the device cannot carry the frame.
-    pub fn write(&self, frame: &[u8]) -> Result<(), Error> {
+    /// Returns [`DeviceError::Invalid`] if the device cannot carry the frame.
+    pub fn write(&self, frame: &[u8]) -> Result<(), DeviceError> {
         if ring::send(self.handle, frame) {
             return Ok(());
         }
         let mut argument = self.argument(hypercall::reads(frame), frame.len());
         // SAFETY: The tender reads the frame, which is borrowed for the duration of the call.
         unsafe { hypercall::call::<{ Number::NetWrite as u32 }, _>(&mut argument) };
-        Error::check(argument.ret)
+        DeviceError::check(argument.ret)
     }
 
     fn argument(&self, data: hvt_abi::Gpa, len: usize) -> NetIo {

@@ -10,7 +10,7 @@ use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use crate::{Error, arch, layout};
+use crate::{DeviceError, arch, layout};
 
 /// Maximum alignment of a thread-local variable in bytes. The linker script rejects larger
 /// alignments.
@@ -137,15 +137,15 @@ pub unsafe fn set_thread_pointer(pointer: ThreadPointer) {
 ///
 /// # Errors
 ///
-/// Returns [`Error::Invalid`] if the CPU does not accept the address.
+/// Returns [`DeviceError::Invalid`] if the CPU does not accept the address.
 ///
 /// # Safety
 ///
 /// The requirements of [`set_thread_pointer`] apply. Alternatively, no thread-local variable may be
 /// used while the address is set.
-pub unsafe fn set_raw_thread_pointer(address: usize) -> Result<(), Error> {
+pub unsafe fn set_raw_thread_pointer(address: usize) -> Result<(), DeviceError> {
     if address >= arch::ADDRESS_END {
-        return Err(Error::Invalid);
+        return Err(DeviceError::Invalid);
     }
     // SAFETY: The CPU accepts the address. The caller guarantees the remaining requirements.
     unsafe { arch::set_thread_pointer(address) };

@@ -105,7 +105,7 @@ pub trait Arch<H: Host>: Sized {
         binding: &Binding,
         host: &H,
         memory: &dyn ReadMemory,
-    ) -> (Result<Io, Step>, bool);
+    ) -> (Result<Io, ExitResult>, bool);
 
     /// Returns the guest's [`Registers`](Self::Registers).
     fn registers(vcpu: &Self::Vcpu) -> Self::Registers;
@@ -160,7 +160,7 @@ pub enum FpuOwner {
 
 /// Result of a VM exit other than a port access.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ExitResult {
     /// The exit has been handled: enter the guest again.
     Again,
     /// Interrupts must be taken before the next entry. Either an interrupt is pending, or the
@@ -171,7 +171,7 @@ pub enum Step {
     Exit(Exit),
 }
 
-impl Step {
+impl ExitResult {
     /// Result of intercepting an exception of the guest that the next entry injects.
     ///
     /// Delivering the exception may cause the same exit again before any instruction executes. An

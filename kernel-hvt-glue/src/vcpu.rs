@@ -8,7 +8,7 @@ use core::fmt;
 use hvt_abi::kernel::{Exit, Io};
 
 use crate::{
-    arch::{Arch, Binding, FpuOwner, Step},
+    arch::{Arch, Binding, ExitResult, FpuOwner},
     host::{Host, OutOfMemory},
     hypervisor::{Cpu, Shared},
     native,
@@ -41,15 +41,15 @@ pub enum BindError<E = native::BindError> {
 /// Enters a guest with `step` until the monitor must handle an exit, or until interrupts must be
 /// taken. The second result of `step` is `true` if interrupts were enabled when it returned.
 #[inline(always)]
-fn enter_repeatedly(mut step: impl FnMut() -> (Result<Io, Step>, bool)) -> Exit {
+fn enter_repeatedly(mut step: impl FnMut() -> (Result<Io, ExitResult>, bool)) -> Exit {
     loop {
         let (result, takes_interrupts) = step();
         match result {
             Ok(io) => return Exit::Io(io),
-            Err(Step::Again) => {}
-            Err(Step::Interrupted) if takes_interrupts => {}
-            Err(Step::Interrupted) => return Exit::Interrupted,
-            Err(Step::Exit(exit)) => return exit,
+            Err(ExitResult::Again) => {}
+            Err(ExitResult::Interrupted) if takes_interrupts => {}
+            Err(ExitResult::Interrupted) => return Exit::Interrupted,
+            Err(ExitResult::Exit(exit)) => return exit,
         }
     }
 }

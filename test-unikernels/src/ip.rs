@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use guest_bindings::clock::{self, Instant};
-use guest_bindings::{Error, Net, StartInfo, println, yield_until};
+use guest_bindings::{DeviceError, Net, StartInfo, println, yield_until};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::{dhcpv4, dns, tcp};
@@ -165,7 +165,7 @@ impl phy::Device for NetDevice {
         let mut frame = [0; FRAME];
         match self.net.read(&mut frame) {
             Ok(len) => Some((Received { frame, len }, Sender(&self.net))),
-            Err(Error::Again) => None,
+            Err(DeviceError::Again) => None,
             Err(error) => failure(format_args!("read: {error}")),
         }
     }

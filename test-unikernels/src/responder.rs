@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use guest_bindings::clock::Instant;
-use guest_bindings::{Error, Net, yield_until};
+use guest_bindings::{DeviceError, Net, yield_until};
 
 use crate::failure;
 
@@ -48,7 +48,7 @@ pub fn serve(interfaces: &[Interface], echos: Option<u64>) {
             loop {
                 let len = match net.read(&mut frame) {
                     Ok(len) => len,
-                    Err(Error::Again) => break,
+                    Err(DeviceError::Again) => break,
                     Err(error) => failure(format_args!("read: {error}")),
                 };
                 let frame = &mut frame[..len];

@@ -4,7 +4,7 @@
 
 use core::ffi::c_char;
 
-use guest_bindings::{Block, Error, OneCpu};
+use guest_bindings::{Block, DeviceError, OneCpu};
 
 use crate::device::{self, Acquired, CResult};
 
@@ -27,7 +27,7 @@ unsafe extern "C" fn solo5_block_acquire(
     info: Option<&mut BlockInfo>,
 ) -> CResult {
     let acquire = || {
-        let (Some(handle), Some(info)) = (handle, info) else { return Err(Error::Invalid) };
+        let (Some(handle), Some(info)) = (handle, info) else { return Err(DeviceError::Invalid) };
         // SAFETY: Guaranteed by the caller.
         let device = Block::open(unsafe { device::name(name)? })?;
         let number = device.handle().number();
@@ -46,7 +46,7 @@ unsafe extern "C" fn solo5_block_acquire(
 unsafe extern "C" fn solo5_block_write(handle: u64, offset: u64, buf: *const u8, size: usize) -> CResult {
     let write = || {
         // SAFETY: Guaranteed by the caller.
-        let data = unsafe { device::bytes(buf, size) }.ok_or(Error::Invalid)?;
+        let data = unsafe { device::bytes(buf, size) }.ok_or(DeviceError::Invalid)?;
         BLOCKS.get(handle)?.write(offset, data)
     };
     CResult::of(write())
@@ -59,7 +59,7 @@ unsafe extern "C" fn solo5_block_write(handle: u64, offset: u64, buf: *const u8,
 unsafe extern "C" fn solo5_block_read(handle: u64, offset: u64, buf: *mut u8, size: usize) -> CResult {
     let read = || {
         // SAFETY: Guaranteed by the caller.
-        let buffer = unsafe { device::bytes_mut(buf, size) }.ok_or(Error::Invalid)?;
+        let buffer = unsafe { device::bytes_mut(buf, size) }.ok_or(DeviceError::Invalid)?;
         BLOCKS.get(handle)?.read(offset, buffer)
     };
     CResult::of(read())

@@ -8,7 +8,7 @@ use core::slice;
 
 use guest_bindings::abi::hypercall::Status;
 use guest_bindings::abi::manifest::MAX_ENTRIES;
-use guest_bindings::{Error, OneCpu};
+use guest_bindings::{DeviceError, OneCpu};
 
 /// `solo5_result_t`, a C `enum`. Its values equal the results of hypercalls.
 #[derive(Clone, Copy)]
@@ -22,12 +22,12 @@ impl CResult {
     pub(crate) const INVALID: Self = Self(Status::Invalid as c_int);
 
     /// Converts `result` to the value returned to C.
-    pub(crate) fn of(result: Result<(), Error>) -> Self {
+    pub(crate) fn of(result: Result<(), DeviceError>) -> Self {
         match result {
             Ok(()) => Self::OK,
-            Err(Error::Again) => Self(Status::Again as c_int),
-            Err(Error::Invalid | Error::NoSuchDevice) => Self::INVALID,
-            Err(Error::Failed) => Self(Status::Unspecified as c_int),
+            Err(DeviceError::Again) => Self(Status::Again as c_int),
+            Err(DeviceError::Invalid | DeviceError::NoSuchDevice) => Self::INVALID,
+            Err(DeviceError::Failed) => Self(Status::Unspecified as c_int),
         }
     }
 }
@@ -42,16 +42,16 @@ impl<T> Acquired<T> {
     }
 
     /// Returns the device with the given handle.
-    pub(crate) fn get(&self, handle: u64) -> Result<&T, Error> {
-        let index = usize::try_from(handle).map_err(|_| Error::Invalid)?;
-        self.0.get(index).and_then(OnceCell::get).ok_or(Error::Invalid)
+    pub(crate) fn get(&self, handle: u64) -> Result<&T, DeviceError> {
+        let index = usize::try_from(handle).map_err(|_| DeviceError::Invalid)?;
+        self.0.get(index).and_then(OnceCell::get).ok_or(DeviceError::Invalid)
     }
 
     /// Stores a newly opened device. Storing a device twice is an error.
-    pub(crate) fn keep(&self, handle: u64, device: T) -> Result<&T, Error> {
-        let index = usize::try_from(handle).map_err(|_| Error::Invalid)?;
-        let slot = self.0.get(index).ok_or(Error::Invalid)?;
-        slot.set(device).map_err(|_| Error::Invalid)?;
+    pub(crate) fn keep(&self, handle: u64, device: T) -> Result<&T, DeviceError> {
+        let index = usize::try_from(handle).map_err(|_| DeviceError::Invalid)?;
+        let slot = self.0.get(index).ok_or(DeviceError::Invalid)?;
+        slot.set(device).map_err(|_| DeviceError::Invalid)?;
         self.get(handle)
     }
 }
@@ -61,12 +61,12 @@ impl<T> Acquired<T> {
 /// # Safety
 ///
 /// `name` must be null or a NUL-terminated string that lives as long as the result.
-pub(crate) unsafe fn name<'a>(name: *const c_char) -> Result<&'a str, Error> {
+pub(crate) unsafe fn name<'a>(name: *const c_char) -> Result<&'a str, DeviceError> {
     if name.is_null() {
-        return Err(Error::Invalid);
+        return Err(DeviceError::Invalid);
     }
     // SAFETY: Guaranteed by the caller.
-    unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| Error::NoSuchDevice)
+    unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| DeviceError::NoSuchDevice)
 }
 
 /// Returns the buffer as a slice, or `None` for a null pointer.

@@ -4,7 +4,7 @@
 
 use core::ffi::c_char;
 
-use guest_bindings::{Error, Net, OneCpu};
+use guest_bindings::{DeviceError, Net, OneCpu};
 
 use crate::device::{self, Acquired, CResult};
 
@@ -27,7 +27,7 @@ unsafe extern "C" fn solo5_net_acquire(
     info: Option<&mut NetInfo>,
 ) -> CResult {
     let acquire = || {
-        let (Some(handle), Some(info)) = (handle, info) else { return Err(Error::Invalid) };
+        let (Some(handle), Some(info)) = (handle, info) else { return Err(DeviceError::Invalid) };
         // SAFETY: Guaranteed by the caller.
         let device = Net::open(unsafe { device::name(name)? })?;
         let number = device.handle().number();
@@ -46,7 +46,7 @@ unsafe extern "C" fn solo5_net_acquire(
 unsafe extern "C" fn solo5_net_write(handle: u64, buf: *const u8, size: usize) -> CResult {
     let write = || {
         // SAFETY: Guaranteed by the caller.
-        let frame = unsafe { device::bytes(buf, size) }.ok_or(Error::Invalid)?;
+        let frame = unsafe { device::bytes(buf, size) }.ok_or(DeviceError::Invalid)?;
         NETS.get(handle)?.write(frame)
     };
     CResult::of(write())
@@ -59,8 +59,8 @@ unsafe extern "C" fn solo5_net_write(handle: u64, buf: *const u8, size: usize) -
 unsafe extern "C" fn solo5_net_read(handle: u64, buf: *mut u8, size: usize, read_size: Option<&mut usize>) -> CResult {
     let read = || {
         // SAFETY: Guaranteed by the caller.
-        let buffer = unsafe { device::bytes_mut(buf, size) }.ok_or(Error::Invalid)?;
-        let read_size = read_size.ok_or(Error::Invalid)?;
+        let buffer = unsafe { device::bytes_mut(buf, size) }.ok_or(DeviceError::Invalid)?;
+        let read_size = read_size.ok_or(DeviceError::Invalid)?;
         *read_size = NETS.get(handle)?.read(buffer)?;
         Ok(())
     };

@@ -8,11 +8,11 @@ macro_rules! errors {
         /// otherwise, a failed operation has no effect.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u32)]
-        pub enum Error {
+        pub enum KernelError {
             $($(#[$doc])* $name = $number,)*
         }
 
-        impl Error {
+        impl KernelError {
             /// Every error, in ascending order of the numbers.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
@@ -26,7 +26,7 @@ macro_rules! errors {
             }
         }
 
-        impl fmt::Display for Error {
+        impl fmt::Display for KernelError {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self {
                     $(Self::$name => $text,)*
@@ -80,7 +80,7 @@ errors! {
     BadAddress = 18, "the argument is not in the caller's memory";
 }
 
-impl core::error::Error for Error {}
+impl core::error::Error for KernelError {}
 
 #[cfg(test)]
 mod tests {
@@ -88,10 +88,10 @@ mod tests {
 
     #[test]
     fn numbers_round_trip() {
-        for error in Error::ALL {
-            assert_eq!(Error::from_u32(*error as u32), Some(*error));
+        for error in KernelError::ALL {
+            assert_eq!(KernelError::from_u32(*error as u32), Some(*error));
         }
-        assert_eq!(Error::from_u32(0), None);
-        assert_eq!(Error::from_u32(Error::ALL.len() as u32 + 1), None);
+        assert_eq!(KernelError::from_u32(0), None);
+        assert_eq!(KernelError::from_u32(KernelError::ALL.len() as u32 + 1), None);
     }
 }

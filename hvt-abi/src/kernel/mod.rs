@@ -53,12 +53,12 @@
 //!                                                   └─────┘
 //! ```
 //!
-//! - *New*: the vCPU has no registers. `Run` and `GetState` return [`Error::NoState`].
+//! - *New*: the vCPU has no registers. `Run` and `GetState` return [`KernelError::NoState`].
 //! - *Ready*: the vCPU may run on any CPU of the machine.
 //! - *Running*: a thread of the monitor is in `Run`. Other threads may `Interrupt` the vCPU; every
-//!   other operation returns [`Error::Busy`].
+//!   other operation returns [`KernelError::Busy`].
 //! - *Ended*: the guest cannot continue. `GetState` returns the registers at the point where it
-//!   stopped, `SetState` returns [`Error::Ended`], and `Run` returns the same exit again.
+//!   stopped, `SetState` returns [`KernelError::Ended`], and `Run` returns the same exit again.
 //!
 //! `Run` returns for one of the reasons in [`Exit`]. [`Exit::Interrupted`] means that the host
 //! required the CPU (for its own interrupts, the scheduler or a signal), or that a thread called
@@ -70,16 +70,16 @@
 //!
 //! A VM is *active* when it is created.
 //!
-//! `Pause` makes it *paused*: the vCPUs leave the guest, and `Run` returns [`Error::Paused`] until
+//! `Pause` makes it *paused*: the vCPUs leave the guest, and `Run` returns [`KernelError::Paused`] until
 //! `Resume`. `Pause` does not wait. It returns the number of vCPUs that have not left the guest yet
 //! and may be called again; 0 means that no vCPU is in the guest. All vCPUs leave within one tick
 //! of the host's clock. Pausing a paused VM has no further effect.
 //!
 //! `Destroy` makes the VM *destroyed*. The guest's memory is no longer pinned when `Destroy`
-//! returns. Every later operation on the VM and its vCPUs returns [`Error::Destroyed`].
+//! returns. Every later operation on the VM and its vCPUs returns [`KernelError::Destroyed`].
 //!
 //! Memory can change only while no vCPU of the VM runs: otherwise `Map`, `Unmap`, `Protect` and
-//! `Destroy` return [`Error::Busy`]. A monitor with several threads pauses the VM first.
+//! `Destroy` return [`KernelError::Busy`]. A monitor with several threads pauses the VM first.
 //!
 //! A VM whose handle is closed exists until its last vCPU is closed. The exit of a process closes
 //! all of its handles, and no part of a guest outlives its handles.
@@ -96,15 +96,15 @@
 //! bytes. Like `write`, they return the number of bytes processed, and the monitor calls again for
 //! the remaining bytes. An error means that no byte was processed and nothing has changed.
 //!
-//! No page is both writable and executable: [`Error::WriteAndExecute`]. On hardware without
+//! No page is both writable and executable: [`KernelError::WriteAndExecute`]. On hardware without
 //! execute-only or write-only pages, read permission is added.
 //!
 //! # Stability
 //!
 //! Operations, errors and offsets never change their meaning. Later versions add operations and
 //! errors, and use reserved fields and bits, which are 0 in this version. A kernel returns
-//! [`Error::UnknownOperation`] for an operation that it does not implement, and
-//! [`Error::BadArgument`] for a reserved bit that is not 0.
+//! [`KernelError::UnknownOperation`] for an operation that it does not implement, and
+//! [`KernelError::BadArgument`] for a reserved bit that is not 0.
 
 pub mod error;
 pub mod exit;
@@ -113,7 +113,7 @@ pub mod redox;
 pub mod run_page;
 pub mod state;
 
-pub use error::Error;
+pub use error::KernelError;
 pub use exit::{Direction, EntryFailure, EntryField, Exit, ExitRecord, Io, MemoryViolation};
 pub use operation::{Capabilities, MemoryMapping, MemoryRange, Obstacle, Operation, Technology};
 pub use run_page::{Request, RunPage};

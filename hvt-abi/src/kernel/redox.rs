@@ -19,7 +19,7 @@
 //!
 //! A run page may stay mapped after its vCPU is closed. The page is then ordinary memory.
 
-use super::Error;
+use super::KernelError;
 
 /// Path of the hypervisor on a full Redox system: the root of the scheme.
 pub const PATH: &str = "/scheme/hvt";
@@ -33,39 +33,39 @@ pub const VM: &str = "vm";
 /// Name passed to `dup` to create a vCPU.
 pub const VCPU: &str = "vcpu";
 
-/// Redox error number of each [`Error`], in the order of [`Error::ALL`]. No two errors share a
+/// Redox error number of each [`KernelError`], in the order of [`KernelError::ALL`]. No two errors share a
 /// number.
-const NUMBERS: [(Error, i32); 18] = [
-    (Error::NotPermitted, 1),      // EPERM
-    (Error::UnknownOperation, 38), // ENOSYS
-    (Error::BadArgument, 22),      // EINVAL
-    (Error::Unsupported, 19),      // ENODEV
-    (Error::CpuUnavailable, 5),    // EIO
-    (Error::OutOfMemory, 12),      // ENOMEM
-    (Error::LimitReached, 122),    // EDQUOT
-    (Error::NotOwnMemory, 13),     // EACCES
-    (Error::OutOfRange, 34),       // ERANGE
-    (Error::AlreadyMapped, 17),    // EEXIST
-    (Error::NotMapped, 6),         // ENXIO
-    (Error::WriteAndExecute, 95),  // EOPNOTSUPP
-    (Error::Busy, 16),             // EBUSY
-    (Error::Paused, 11),           // EAGAIN
-    (Error::NoState, 61),          // ENODATA
-    (Error::Ended, 108),           // ESHUTDOWN
-    (Error::Destroyed, 116),       // ESTALE
-    (Error::BadAddress, 14),       // EFAULT
+const NUMBERS: [(KernelError, i32); 18] = [
+    (KernelError::NotPermitted, 1),      // EPERM
+    (KernelError::UnknownOperation, 38), // ENOSYS
+    (KernelError::BadArgument, 22),      // EINVAL
+    (KernelError::Unsupported, 19),      // ENODEV
+    (KernelError::CpuUnavailable, 5),    // EIO
+    (KernelError::OutOfMemory, 12),      // ENOMEM
+    (KernelError::LimitReached, 122),    // EDQUOT
+    (KernelError::NotOwnMemory, 13),     // EACCES
+    (KernelError::OutOfRange, 34),       // ERANGE
+    (KernelError::AlreadyMapped, 17),    // EEXIST
+    (KernelError::NotMapped, 6),         // ENXIO
+    (KernelError::WriteAndExecute, 95),  // EOPNOTSUPP
+    (KernelError::Busy, 16),             // EBUSY
+    (KernelError::Paused, 11),           // EAGAIN
+    (KernelError::NoState, 61),          // ENODATA
+    (KernelError::Ended, 108),           // ESHUTDOWN
+    (KernelError::Destroyed, 116),       // ESTALE
+    (KernelError::BadAddress, 14),       // EFAULT
 ];
 
 /// Returns the error number that represents `error`.
 #[must_use]
-pub const fn errno(error: Error) -> i32 {
+pub const fn errno(error: KernelError) -> i32 {
     // Error numbers are consecutive and start at 1.
     NUMBERS[error as usize - 1].1
 }
 
 /// Returns the hypervisor error that `errno` represents, or `None` for any other error number.
 #[must_use]
-pub const fn error(errno: i32) -> Option<Error> {
+pub const fn error(errno: i32) -> Option<KernelError> {
     let mut at = 0;
     while at < NUMBERS.len() {
         if NUMBERS[at].1 == errno {
@@ -82,8 +82,8 @@ mod tests {
 
     #[test]
     fn each_error_has_a_number_of_its_own() {
-        assert_eq!(NUMBERS.map(|(error, _)| error), *Error::ALL);
-        for &known in Error::ALL {
+        assert_eq!(NUMBERS.map(|(error, _)| error), *KernelError::ALL);
+        for &known in KernelError::ALL {
             assert_eq!(error(errno(known)), Some(known));
         }
         assert_eq!(error(9), None);

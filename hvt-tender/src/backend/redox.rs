@@ -5,7 +5,7 @@
 
 use std::io;
 
-use hvt_abi::kernel::Error as KernelError;
+use hvt_abi::kernel::KernelError;
 use hvt_abi::native::{EntryState, Registers};
 
 use crate::Vcpu;

@@ -106,7 +106,7 @@ fn open_root(uid: u32, token: &mut CleanLockToken) -> Result<usize> {
 }
 
 /// Converts an error to the error number of user space.
-fn errno(error: kernel::Error) -> Error {
+fn errno(error: kernel::KernelError) -> Error {
     Error::new(redox::errno(error))
 }
 
@@ -351,11 +351,11 @@ static CPUS: [PerCpu; MAX_CPU_COUNT as usize] =
 /// Calls `f` with this CPU prepared. `f` must not switch contexts.
 #[inline]
 fn with_cpu<T>(
-    f: impl FnOnce(&mut Cpu<Redox>) -> Result<T, kernel::Error>,
-) -> Result<T, kernel::Error> {
+    f: impl FnOnce(&mut Cpu<Redox>) -> Result<T, kernel::KernelError>,
+) -> Result<T, kernel::KernelError> {
     let slot = CPUS
         .get(crate::cpu_id().get() as usize)
-        .ok_or(kernel::Error::CpuUnavailable)?;
+        .ok_or(kernel::KernelError::CpuUnavailable)?;
     // SAFETY: the slot belongs to this CPU. The kernel is not preemptible and interrupt handlers
     // run no guests, so no other code gets here before `f` has returned.
     let slot = unsafe { &mut *slot.0.get() };
@@ -367,14 +367,14 @@ fn with_cpu<T>(
 }
 
 #[cold]
-fn enable(hypervisor: &Hypervisor<Redox>) -> Result<Cpu<Redox>, kernel::Error> {
+fn enable(hypervisor: &Hypervisor<Redox>) -> Result<Cpu<Redox>, kernel::KernelError> {
     // SAFETY: CPL 0; the kernel is not preemptible, runs with CR0.TS and CR0.EM clear, and no other
     // code uses the extension.
     unsafe { hypervisor.enable() }.map_err(|error| {
         warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
         match error {
-            EnableError::OutOfMemory(_) => kernel::Error::OutOfMemory,
-            _ => kernel::Error::CpuUnavailable,
+            EnableError::OutOfMemory(_) => kernel::KernelError::OutOfMemory,
+            _ => kernel::KernelError::CpuUnavailable,
         }
     })
 }
@@ -416,18 +416,18 @@ unsafe impl Caller<Redox> for Process<'_> {
         self.payload.len()
     }
 
-    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), kernel::Error> {
+    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), kernel::KernelError> {
         let copied = self.payload.copy_to_slice(to);
-        copied.map_err(|_| kernel::Error::BadAddress)
+        copied.map_err(|_| kernel::KernelError::BadAddress)
     }
 
-    fn write_payload(&mut self, from: &[u8]) -> Result<(), kernel::Error> {
+    fn write_payload(&mut self, from: &[u8]) -> Result<(), kernel::KernelError> {
         let copied = self.payload.copy_from_slice(from);
-        copied.map_err(|_| kernel::Error::BadAddress)
+        copied.map_err(|_| kernel::KernelError::BadAddress)
     }
 
-    fn pin(&mut self, address: u64) -> Result<Hpa, kernel::Error> {
-        let space = AddrSpace::current().map_err(|_| kernel::Error::NotOwnMemory)?;
+    fn pin(&mut self, address: u64) -> Result<Hpa, kernel::KernelError> {
+        let space = AddrSpace::current().map_err(|_| kernel::KernelError::NotOwnMemory)?;
         let page = Page::containing_address(VirtualAddress::new(address as usize));
         let error = match space.borrow_frame_enforce_rw_allocated(page, self.token) {
             Ok(frame) => return Ok(hpa_of(frame.take())),
@@ -440,14 +440,14 @@ unsafe impl Caller<Redox> for Process<'_> {
             None => false,
         };
         Err(if error.errno == ENOMEM && is_writable {
-            kernel::Error::OutOfMemory
+            kernel::KernelError::OutOfMemory
         } else {
-            kernel::Error::NotOwnMemory
+            kernel::KernelError::NotOwnMemory
         })
     }
 
     #[inline]
-    fn run(&mut self, vcpu: &mut Vcpu<Redox>, vm: &Vm<Redox>) -> Result<Exit, kernel::Error> {
+    fn run(&mut self, vcpu: &mut Vcpu<Redox>, vm: &Vm<Redox>) -> Result<Exit, kernel::KernelError> {
         with_cpu(|cpu| {
             // SAFETY: the kernel is compiled without floating-point and vector registers, which
             // hold the user's state during a system call. No context switch happens before the
@@ -461,14 +461,14 @@ unsafe impl Caller<Redox> for Process<'_> {
         &mut self,
         vcpu: &mut Vcpu<Redox>,
         vm: &Vm<Redox>,
-    ) -> Result<VcpuState, kernel::Error> {
+    ) -> Result<VcpuState, kernel::KernelError> {
         with_cpu(|cpu| Ok(vcpu.bind(cpu, vm).map_err(unbound)?.state()))
     }
 }
 
 /// Logs the reason that a vCPU cannot run on this CPU.
 #[cold]
-fn unbound(error: BindError) -> kernel::Error {
+fn unbound(error: BindError) -> kernel::KernelError {
     warn!("hvt: CPU {}: {}", crate::cpu_id(), error);
-    kernel::Error::CpuUnavailable
+    kernel::KernelError::CpuUnavailable
 }

@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, sync::Arc};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hvt_abi::kernel::Error;
+use hvt_abi::kernel::KernelError;
 use spin::Mutex;
 
 /// Accounts of all users that have VMs.
@@ -49,8 +49,8 @@ impl Charge {
     /// Charges one VM.
     ///
     /// # Errors
-    /// Returns [`Error::LimitReached`] if the user has `limit` VMs already.
-    pub(super) fn vm(account: &Arc<Account>, limit: u32) -> Result<Self, Error> {
+    /// Returns [`KernelError::LimitReached`] if the user has `limit` VMs already.
+    pub(super) fn vm(account: &Arc<Account>, limit: u32) -> Result<Self, KernelError> {
         let mut charge =
             Self { account: account.clone(), what: |account| &account.vms, amount: 0, limit: limit.into() };
         charge.grow(1)?;
@@ -65,13 +65,13 @@ impl Charge {
     /// Adds `amount` to the charge.
     ///
     /// # Errors
-    /// Returns [`Error::LimitReached`] if the account would exceed its limit. The charge is
+    /// Returns [`KernelError::LimitReached`] if the account would exceed its limit. The charge is
     /// unchanged then.
-    pub(super) fn grow(&mut self, amount: u64) -> Result<(), Error> {
+    pub(super) fn grow(&mut self, amount: u64) -> Result<(), KernelError> {
         let grown = |used: u64| used.checked_add(amount).filter(|grown| *grown <= self.limit);
         (self.what)(&self.account)
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown)
-            .map_err(|_| Error::LimitReached)?;
+            .map_err(|_| KernelError::LimitReached)?;
         self.amount = self.amount.saturating_add(amount);
         Ok(())
     }
@@ -99,10 +99,10 @@ mod tests {
         let accounts = Accounts::default();
         let (first, second) = (accounts.of(1), accounts.of(2));
         let charge = Charge::vm(&first, 1).unwrap();
-        assert_eq!(Charge::vm(&accounts.of(1), 1).err(), Some(Error::LimitReached));
+        assert_eq!(Charge::vm(&accounts.of(1), 1).err(), Some(KernelError::LimitReached));
         let mut pinned = Charge::pinned(&second, 8);
         pinned.grow(8).unwrap();
-        assert_eq!(pinned.grow(1), Err(Error::LimitReached));
+        assert_eq!(pinned.grow(1), Err(KernelError::LimitReached));
         assert_eq!((accounts.used(1), accounts.used(2), accounts.used(3)), ((0, 1), (8, 0), (0, 0)));
         pinned.shrink(3);
         assert_eq!(accounts.used(2), (5, 0));

@@ -8,7 +8,7 @@ use core::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use hvt_abi::kernel::Error;
+use hvt_abi::kernel::KernelError;
 
 /// The value is being changed.
 const CHANGING: u32 = 1 << 31;
@@ -35,38 +35,38 @@ impl<T> Gate<T> {
 
     /// Acquires shared access.
     #[inline]
-    pub(super) fn look(&self) -> Result<Looking<'_, T>, Error> {
+    pub(super) fn look(&self) -> Result<Looking<'_, T>, KernelError> {
         self.come_in(CHANGING)
     }
 
     /// Acquires shared access to run, unless the gate is paused.
     #[inline]
-    pub(super) fn enter(&self) -> Result<Looking<'_, T>, Error> {
+    pub(super) fn enter(&self) -> Result<Looking<'_, T>, KernelError> {
         self.come_in(CHANGING | PAUSED)
     }
 
     #[inline]
-    fn come_in(&self, obstacles: u32) -> Result<Looking<'_, T>, Error> {
+    fn come_in(&self, obstacles: u32) -> Result<Looking<'_, T>, KernelError> {
         let before = self.state.fetch_add(1, Ordering::Acquire);
         // From here on, dropping `looking` decrements the count.
         let looking = Looking(self);
         match before & obstacles {
             0 => Ok(looking),
-            obstacle if obstacle & CHANGING != 0 => Err(Error::Busy),
-            _ => Err(Error::Paused),
+            obstacle if obstacle & CHANGING != 0 => Err(KernelError::Busy),
+            _ => Err(KernelError::Paused),
         }
     }
 
     /// Acquires exclusive access.
-    pub(super) fn change(&self) -> Result<Changing<'_, T>, Error> {
+    pub(super) fn change(&self) -> Result<Changing<'_, T>, KernelError> {
         let state = self.state.load(Ordering::Relaxed);
         if state & !PAUSED != 0 {
-            return Err(Error::Busy);
+            return Err(KernelError::Busy);
         }
         self.state
             .compare_exchange(state, state | CHANGING, Ordering::Acquire, Ordering::Relaxed)
             .map(|_| Changing(self))
-            .map_err(|_| Error::Busy)
+            .map_err(|_| KernelError::Busy)
     }
 
     /// Rejects further callers of [`enter`](Self::enter), and returns the number of current shared
@@ -134,14 +134,14 @@ mod tests {
     fn many_look_or_one_changes() {
         let gate = Gate::new(1);
         let (first, second) = (gate.look().unwrap(), gate.enter().unwrap());
-        assert_eq!(gate.change().err(), Some(Error::Busy));
+        assert_eq!(gate.change().err(), Some(KernelError::Busy));
         assert_eq!(*first + *second, 2);
         drop((first, second));
         let mut change = gate.change().unwrap();
         *change = 2;
-        assert_eq!(gate.look().err(), Some(Error::Busy));
-        assert_eq!(gate.enter().err(), Some(Error::Busy));
-        assert_eq!(gate.change().err(), Some(Error::Busy));
+        assert_eq!(gate.look().err(), Some(KernelError::Busy));
+        assert_eq!(gate.enter().err(), Some(KernelError::Busy));
+        assert_eq!(gate.change().err(), Some(KernelError::Busy));
         drop(change);
         assert_eq!(*gate.look().unwrap(), 2);
     }
@@ -151,12 +151,12 @@ mod tests {
         let gate = Gate::new(());
         let inside = gate.enter().unwrap();
         assert_eq!((gate.pause(), gate.pause()), (1, 1));
-        assert_eq!(gate.enter().err(), Some(Error::Paused));
+        assert_eq!(gate.enter().err(), Some(KernelError::Paused));
         assert!(gate.look().is_ok());
         drop(inside);
         assert_eq!(gate.pause(), 0);
         assert!(gate.change().is_ok());
-        assert_eq!(gate.enter().err(), Some(Error::Paused));
+        assert_eq!(gate.enter().err(), Some(KernelError::Paused));
         gate.resume();
         assert!(gate.enter().is_ok());
     }

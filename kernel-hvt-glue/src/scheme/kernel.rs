@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "memory by physical address, which the guest and the CPU access")]
 
-use hvt_abi::kernel::{Error, Exit, VcpuState};
+use hvt_abi::kernel::{Exit, KernelError, VcpuState};
 
 use crate::{
     host::{Host, Hpa},
@@ -56,38 +56,38 @@ pub unsafe trait Caller<K: Kernel> {
     /// Copies the structure passed with the call to `to`, which has the length of the structure.
     ///
     /// # Errors
-    /// Returns [`Error::BadAddress`] if the process has no readable memory at the structure's
+    /// Returns [`KernelError::BadAddress`] if the process has no readable memory at the structure's
     /// address.
-    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), Error>;
+    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), KernelError>;
 
     /// Copies `from`, which has the length of the structure, to the structure's address.
     ///
     /// # Errors
-    /// Returns [`Error::BadAddress`] if the process has no writable memory at the structure's
+    /// Returns [`KernelError::BadAddress`] if the process has no writable memory at the structure's
     /// address.
-    fn write_payload(&mut self, from: &[u8]) -> Result<(), Error>;
+    fn write_payload(&mut self, from: &[u8]) -> Result<(), KernelError>;
 
     /// Takes a reference to the page at a virtual address of the caller, which must be a multiple
     /// of [`FRAME_SIZE`](crate::FRAME_SIZE). The page must be private, writable, anonymous memory
     /// that is present and will not be replaced by another page.
     ///
     /// # Errors
-    /// Returns [`Error::NotOwnMemory`] if the page is of another kind, or [`Error::OutOfMemory`] if
+    /// Returns [`KernelError::NotOwnMemory`] if the page is of another kind, or [`KernelError::OutOfMemory`] if
     /// the kernel has no memory for the operation.
-    fn pin(&mut self, address: u64) -> Result<Hpa, Error>;
+    fn pin(&mut self, address: u64) -> Result<Hpa, KernelError>;
 
     /// Runs the guest until it exits ([`Vcpu::run`] on the caller's CPU).
     ///
     /// # Errors
-    /// Returns [`Error::CpuUnavailable`] if the caller's CPU cannot run guests, or
-    /// [`Error::OutOfMemory`] if the kernel has no memory for enabling it.
-    fn run(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<Exit, Error>;
+    /// Returns [`KernelError::CpuUnavailable`] if the caller's CPU cannot run guests, or
+    /// [`KernelError::OutOfMemory`] if the kernel has no memory for enabling it.
+    fn run(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<Exit, KernelError>;
 
     /// Returns the guest's registers ([`Bound::state`](crate::Bound::state) on the caller's CPU).
     ///
     /// # Errors
     /// As for [`run`](Self::run).
-    fn state(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<VcpuState, Error>;
+    fn state(&mut self, vcpu: &mut Vcpu<K>, vm: &Vm<K>) -> Result<VcpuState, KernelError>;
 }
 
 /// Limits per user.
@@ -102,13 +102,13 @@ pub struct Limits {
 }
 
 /// Converts an error of this crate to the interface's type.
-pub(super) fn refusal(error: impl Into<MapError>) -> Error {
+pub(super) fn refusal(error: impl Into<MapError>) -> KernelError {
     match error.into() {
-        MapError::Unaligned(_) => Error::BadArgument,
-        MapError::NotAFrame(_) => Error::NotOwnMemory,
-        MapError::OutOfRange(_) => Error::OutOfRange,
-        MapError::AlreadyMapped(_) => Error::AlreadyMapped,
-        MapError::NotMapped(_) => Error::NotMapped,
-        MapError::OutOfMemory(_) => Error::OutOfMemory,
+        MapError::Unaligned(_) => KernelError::BadArgument,
+        MapError::NotAFrame(_) => KernelError::NotOwnMemory,
+        MapError::OutOfRange(_) => KernelError::OutOfRange,
+        MapError::AlreadyMapped(_) => KernelError::AlreadyMapped,
+        MapError::NotMapped(_) => KernelError::NotMapped,
+        MapError::OutOfMemory(_) => KernelError::OutOfMemory,
     }
 }

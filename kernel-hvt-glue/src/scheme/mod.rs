@@ -18,7 +18,7 @@
 //! | `vcpu` | states of a vCPU |
 //! | `run_page` | page shared with the monitor |
 //!
-//! No call waits for an object: a call on an object that is in use returns [`Error::Busy`]. The
+//! No call waits for an object: a call on an object that is in use returns [`KernelError::Busy`]. The
 //! only lock that a call waits for is an account's, which is held for a few instructions. So every
 //! function may be called with interrupts disabled. The work of a call is limited to [`MAP_STEP`]
 //! bytes of guest memory. The exception is the call that releases a VM, which releases the VM's
@@ -39,7 +39,7 @@ mod vm;
 use alloc::sync::Arc;
 use core::fmt;
 
-use hvt_abi::kernel::{self as interface, Capabilities, Error, Obstacle, Operation, Technology};
+use hvt_abi::kernel::{self as interface, Capabilities, KernelError, Obstacle, Operation, Technology};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use self::account::Accounts;
@@ -76,9 +76,9 @@ impl<K: Kernel> Scheme<K> {
     /// Returns the hypervisor of this machine.
     ///
     /// # Errors
-    /// Returns [`Error::Unsupported`] if this machine cannot run guests.
-    pub fn hypervisor(&self) -> Result<&Hypervisor<K>, Error> {
-        self.hypervisor.as_ref().map_err(|_| Error::Unsupported)
+    /// Returns [`KernelError::Unsupported`] if this machine cannot run guests.
+    pub fn hypervisor(&self) -> Result<&Hypervisor<K>, KernelError> {
+        self.hypervisor.as_ref().map_err(|_| KernelError::Unsupported)
     }
 
     fn capabilities(&self, user: u32) -> Capabilities {
@@ -137,19 +137,19 @@ impl<K: Kernel> Handle<K> {
     /// Opens the hypervisor.
     ///
     /// # Errors
-    /// Returns [`Error::NotPermitted`] if the caller is not a superuser.
-    pub fn open(caller: &mut impl Caller<K>) -> Result<Self, Error> {
-        if caller.is_superuser() { Ok(Self::Hypervisor) } else { Err(Error::NotPermitted) }
+    /// Returns [`KernelError::NotPermitted`] if the caller is not a superuser.
+    pub fn open(caller: &mut impl Caller<K>) -> Result<Self, KernelError> {
+        if caller.is_superuser() { Ok(Self::Hypervisor) } else { Err(KernelError::NotPermitted) }
     }
 
     /// Creates a VM or a vCPU.
     ///
     /// # Errors
-    /// - [`Error::UnknownOperation`] if this object cannot create an object of this kind.
-    /// - [`Error::LimitReached`] if the user's limit is reached.
-    /// - [`Error::OutOfMemory`] if the kernel has no memory.
-    /// - [`Error::Unsupported`] for a VM, if this machine cannot run guests.
-    pub fn create(&self, scheme: &Scheme<K>, kind: Kind, caller: &mut impl Caller<K>) -> Result<Self, Error> {
+    /// - [`KernelError::UnknownOperation`] if this object cannot create an object of this kind.
+    /// - [`KernelError::LimitReached`] if the user's limit is reached.
+    /// - [`KernelError::OutOfMemory`] if the kernel has no memory.
+    /// - [`KernelError::Unsupported`] for a VM, if this machine cannot run guests.
+    pub fn create(&self, scheme: &Scheme<K>, kind: Kind, caller: &mut impl Caller<K>) -> Result<Self, KernelError> {
         match (self, kind) {
             (Self::Hypervisor, Kind::Vm) => {
                 let hypervisor = scheme.hypervisor()?;
@@ -157,28 +157,28 @@ impl<K: Kernel> Handle<K> {
                 VmObject::new(&scheme.kernel, hypervisor, &account, scheme.limits).map(|vm| Self::Vm(Arc::new(vm)))
             }
             (Self::Vm(vm), Kind::Vcpu) => VcpuObject::new(vm).map(|vcpu| Self::Vcpu(Arc::new(vcpu))),
-            _ => Err(Error::UnknownOperation),
+            _ => Err(KernelError::UnknownOperation),
         }
     }
 
     /// Executes an operation, by number, and returns its result.
     ///
     /// # Errors
-    /// Returns the [`Error`] that the documentation of the operation specifies.
+    /// Returns the [`KernelError`] that the documentation of the operation specifies.
     #[inline]
-    pub fn call(&self, scheme: &Scheme<K>, operation: u64, caller: &mut impl Caller<K>) -> Result<u64, Error> {
+    pub fn call(&self, scheme: &Scheme<K>, operation: u64, caller: &mut impl Caller<K>) -> Result<u64, KernelError> {
         // The most frequent operation is handled first.
         if let (Self::Vcpu(vcpu), RUN) = (self, operation) {
             if caller.payload_len() != 0 {
-                return Err(Error::BadArgument);
+                return Err(KernelError::BadArgument);
             }
             return vcpu.run(caller).map(u64::from);
         }
         self.call_other(scheme, operation, caller)
     }
 
-    fn call_other(&self, scheme: &Scheme<K>, operation: u64, caller: &mut impl Caller<K>) -> Result<u64, Error> {
-        let operation = Operation::from_number(operation).ok_or(Error::UnknownOperation)?;
+    fn call_other(&self, scheme: &Scheme<K>, operation: u64, caller: &mut impl Caller<K>) -> Result<u64, KernelError> {
+        let operation = Operation::from_number(operation).ok_or(KernelError::UnknownOperation)?;
         match (self, operation) {
             (Self::Hypervisor, Operation::GetCapabilities) => {
                 answer(caller, |caller| Ok(scheme.capabilities(caller.user())))
@@ -195,18 +195,18 @@ impl<K: Kernel> Handle<K> {
             (Self::Vcpu(vcpu), Operation::Interrupt) => nothing(caller).map(|()| vcpu.interrupt()),
             (Self::Vcpu(vcpu), Operation::GetState) => answer(caller, |caller| vcpu.state(caller)),
             (Self::Vcpu(vcpu), Operation::SetState) => vcpu.set_state(&argument(caller)?),
-            _ => Err(Error::UnknownOperation),
+            _ => Err(KernelError::UnknownOperation),
         }
     }
 
     /// Returns the page that a vCPU shares with its monitor. The object keeps a reference to it.
     ///
     /// # Errors
-    /// Returns [`Error::UnknownOperation`] if this object is not a vCPU.
-    pub fn run_page(&self) -> Result<Hpa, Error> {
+    /// Returns [`KernelError::UnknownOperation`] if this object is not a vCPU.
+    pub fn run_page(&self) -> Result<Hpa, KernelError> {
         match self {
             Self::Vcpu(vcpu) => Ok(vcpu.run_page()),
-            _ => Err(Error::UnknownOperation),
+            _ => Err(KernelError::UnknownOperation),
         }
     }
 }
@@ -236,14 +236,14 @@ impl<K: Kernel> fmt::Debug for Handle<K> {
 }
 
 /// Checks that the call has no structure.
-fn nothing<K: Kernel>(caller: &impl Caller<K>) -> Result<(), Error> {
-    if caller.payload_len() == 0 { Ok(()) } else { Err(Error::BadArgument) }
+fn nothing<K: Kernel>(caller: &impl Caller<K>) -> Result<(), KernelError> {
+    if caller.payload_len() == 0 { Ok(()) } else { Err(KernelError::BadArgument) }
 }
 
 /// Returns the structure passed with the call.
-fn argument<K: Kernel, T: FromBytes + IntoBytes>(caller: &mut impl Caller<K>) -> Result<T, Error> {
+fn argument<K: Kernel, T: FromBytes + IntoBytes>(caller: &mut impl Caller<K>) -> Result<T, KernelError> {
     if caller.payload_len() != size_of::<T>() {
-        return Err(Error::BadArgument);
+        return Err(KernelError::BadArgument);
     }
     let mut argument = T::new_zeroed();
     caller.read_payload(argument.as_mut_bytes())?;
@@ -253,10 +253,10 @@ fn argument<K: Kernel, T: FromBytes + IntoBytes>(caller: &mut impl Caller<K>) ->
 /// Writes a structure as the result. `make` is called only if the length matches.
 fn answer<K: Kernel, C: Caller<K>, T: IntoBytes + Immutable>(
     caller: &mut C,
-    make: impl FnOnce(&mut C) -> Result<T, Error>,
-) -> Result<u64, Error> {
+    make: impl FnOnce(&mut C) -> Result<T, KernelError>,
+) -> Result<u64, KernelError> {
     if caller.payload_len() != size_of::<T>() {
-        return Err(Error::BadArgument);
+        return Err(KernelError::BadArgument);
     }
     let answer = make(caller)?;
     caller.write_payload(answer.as_bytes())?;

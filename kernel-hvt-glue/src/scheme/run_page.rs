@@ -6,7 +6,7 @@
 use core::mem::offset_of;
 
 use hvt_abi::{
-    kernel::{Error, Exit, ExitRecord, Io, Request, RunPage},
+    kernel::{Exit, ExitRecord, Io, KernelError, Request, RunPage},
     native::Registers,
 };
 use zerocopy::transmute;
@@ -24,8 +24,8 @@ pub(super) struct SharedPage<K: Kernel> {
 const RECORD_WORDS: usize = offset_of!(ExitRecord, reserved) / 8 + 1;
 
 impl<K: Kernel> SharedPage<K> {
-    pub(super) fn new(kernel: &K) -> Result<Self, Error> {
-        let frame = kernel.allocate_shared().ok_or(Error::OutOfMemory)?;
+    pub(super) fn new(kernel: &K) -> Result<Self, KernelError> {
+        let frame = kernel.allocate_shared().ok_or(KernelError::OutOfMemory)?;
         Ok(Self { kernel: kernel.clone(), frame })
     }
 
@@ -41,7 +41,7 @@ impl<K: Kernel> SharedPage<K> {
 
     /// Reads and clears the monitor's request.
     #[inline]
-    pub(super) fn take_request(&self) -> Result<Request, Error> {
+    pub(super) fn take_request(&self) -> Result<Request, KernelError> {
         let word = self.at::<u32>(offset_of!(RunPage, request));
         // SAFETY: the field is in a frame that this value holds a reference to.
         let bits = unsafe { word.read_volatile() };
@@ -51,7 +51,7 @@ impl<K: Kernel> SharedPage<K> {
         }
         Request::from_bits(bits)
             .filter(|request| !request.contains(Request::INPUT | Request::SET_REGISTERS))
-            .ok_or(Error::BadArgument)
+            .ok_or(KernelError::BadArgument)
     }
 
     pub(super) fn input(&self) -> u32 {

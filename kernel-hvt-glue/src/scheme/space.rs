@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 
 use hvt_abi::{
     Gpa, GuestRange, Permissions,
-    kernel::{Error, MemoryMapping, MemoryRange},
+    kernel::{KernelError, MemoryMapping, MemoryRange},
 };
 
 use super::{
@@ -35,7 +35,7 @@ impl<K: Kernel> Space<K> {
         hypervisor: &Hypervisor<K>,
         account: &Arc<Account>,
         limit: u64,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, KernelError> {
         let vm = Vm::new(hypervisor).map_err(refusal)?;
         Ok(Self { kernel: kernel.clone(), vm, pinned: Charge::pinned(account, limit) })
     }
@@ -47,12 +47,12 @@ impl<K: Kernel> Space<K> {
 
     /// Maps the caller's memory in the guest, up to the limit of one step and up to the first page
     /// that cannot be mapped. Returns the number of bytes mapped.
-    pub(super) fn map(&mut self, map: &MemoryMapping, caller: &mut impl Caller<K>) -> Result<u64, Error> {
+    pub(super) fn map(&mut self, map: &MemoryMapping, caller: &mut impl Caller<K>) -> Result<u64, KernelError> {
         let MemoryMapping { gpa, address, len, permissions, reserved } = *map;
         let permissions = allowed(permissions)?;
         let range = step(gpa, len, reserved)?;
         if !address.is_multiple_of(FRAME_SIZE) || address.checked_add(len).is_none() {
-            return Err(Error::BadArgument);
+            return Err(KernelError::BadArgument);
         }
         let mut done = 0;
         while done < range.len() {
@@ -74,7 +74,7 @@ impl<K: Kernel> Space<K> {
         done: u64,
         permissions: Permissions,
         caller: &mut impl Caller<K>,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, KernelError> {
         let first = Gpa(range.start().0 + done);
         let mut next = address + done;
         let base = self.pin(first, next, caller)?;
@@ -96,7 +96,7 @@ impl<K: Kernel> Space<K> {
         if let Some(frame) = odd {
             self.unpin(Run { base: frame, len: FRAME_SIZE });
         }
-        let mapped = GuestRange::new(first, run.len).ok_or(Error::BadArgument).and_then(|range| {
+        let mapped = GuestRange::new(first, run.len).ok_or(KernelError::BadArgument).and_then(|range| {
             // SAFETY: the frames are pinned, and are therefore ordinary memory that the monitor may
             // share, until `unpin`.
             unsafe { self.vm.map(range, run.base, permissions) }.map_err(refusal)
@@ -108,9 +108,9 @@ impl<K: Kernel> Space<K> {
     }
 
     /// Pins one page, unless its guest address is mapped already.
-    fn pin(&mut self, gpa: Gpa, address: u64, caller: &mut impl Caller<K>) -> Result<Hpa, Error> {
+    fn pin(&mut self, gpa: Gpa, address: u64, caller: &mut impl Caller<K>) -> Result<Hpa, KernelError> {
         if self.vm.translate(gpa).is_some() {
-            return Err(Error::AlreadyMapped);
+            return Err(KernelError::AlreadyMapped);
         }
         self.pinned.grow(FRAME_SIZE)?;
         caller.pin(address).inspect_err(|_| self.pinned.shrink(FRAME_SIZE))
@@ -129,15 +129,15 @@ impl<K: Kernel> Space<K> {
 
     /// Unmaps memory of the guest, up to the limit of one step. Returns the number of bytes
     /// completed.
-    pub(super) fn unmap(&mut self, range: &MemoryRange) -> Result<u64, Error> {
+    pub(super) fn unmap(&mut self, range: &MemoryRange) -> Result<u64, KernelError> {
         if range.permissions != 0 {
-            return Err(Error::BadArgument);
+            return Err(KernelError::BadArgument);
         }
         let range = step(range.gpa, range.len, range.reserved)?;
         let mut from = range.start();
         while let Some((gpa, run)) = self.next_mapped(from, range.end()) {
             let unmapped = GuestRange::new(gpa, run.len)
-                .ok_or(Error::BadArgument)
+                .ok_or(KernelError::BadArgument)
                 .and_then(|range| self.vm.unmap(range).map_err(refusal));
             match unmapped {
                 Ok(()) => self.unpin(run),
@@ -159,7 +159,7 @@ impl<K: Kernel> Space<K> {
 
     /// Changes the guest's permissions, up to the limit of one step. Returns the number of bytes
     /// completed.
-    pub(super) fn protect(&mut self, range: &MemoryRange) -> Result<u64, Error> {
+    pub(super) fn protect(&mut self, range: &MemoryRange) -> Result<u64, KernelError> {
         let permissions = allowed(range.permissions)?;
         let range = step(range.gpa, range.len, range.reserved)?;
         self.vm.protect(range, permissions).map_err(refusal)?;
@@ -192,19 +192,19 @@ impl Run {
 }
 
 /// Returns the part of a range of guest memory that one call handles.
-fn step(gpa: Gpa, len: u64, reserved: u32) -> Result<GuestRange, Error> {
+fn step(gpa: Gpa, len: u64, reserved: u32) -> Result<GuestRange, KernelError> {
     let is_whole = gpa.is_aligned(FRAME_SIZE) && len.is_multiple_of(FRAME_SIZE);
     if !is_whole || len == 0 || reserved != 0 || gpa.checked_add(len).is_none() {
-        return Err(Error::BadArgument);
+        return Err(KernelError::BadArgument);
     }
-    GuestRange::new(gpa, len.min(MAP_STEP)).ok_or(Error::BadArgument)
+    GuestRange::new(gpa, len.min(MAP_STEP)).ok_or(KernelError::BadArgument)
 }
 
 /// Checks the requested permissions of a page.
-fn allowed(bits: u32) -> Result<Permissions, Error> {
-    let permissions = Permissions::from_bits(bits).filter(|asked| !asked.is_empty()).ok_or(Error::BadArgument)?;
+fn allowed(bits: u32) -> Result<Permissions, KernelError> {
+    let permissions = Permissions::from_bits(bits).filter(|asked| !asked.is_empty()).ok_or(KernelError::BadArgument)?;
     if permissions.contains(Permissions::WRITE | Permissions::EXECUTE) {
-        return Err(Error::WriteAndExecute);
+        return Err(KernelError::WriteAndExecute);
     }
     Ok(permissions)
 }

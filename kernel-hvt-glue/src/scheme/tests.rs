@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use hvt_abi::{
     Gpa, Permissions,
-    kernel::{Capabilities, Error, Exit, MemoryMapping, MemoryRange, Operation, RunPage, VcpuState, run_page},
+    kernel::{Capabilities, Exit, KernelError, MemoryMapping, MemoryRange, Operation, RunPage, VcpuState, run_page},
     native::EntryState,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -172,33 +172,33 @@ unsafe impl Caller<FakeKernel> for Process {
         self.payload.len()
     }
 
-    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), Error> {
+    fn read_payload(&mut self, to: &mut [u8]) -> Result<(), KernelError> {
         if self.faulty {
-            return Err(Error::BadAddress);
+            return Err(KernelError::BadAddress);
         }
         to.copy_from_slice(&self.payload);
         Ok(())
     }
 
-    fn write_payload(&mut self, from: &[u8]) -> Result<(), Error> {
+    fn write_payload(&mut self, from: &[u8]) -> Result<(), KernelError> {
         if self.faulty {
-            return Err(Error::BadAddress);
+            return Err(KernelError::BadAddress);
         }
         self.payload.copy_from_slice(from);
         Ok(())
     }
 
-    fn pin(&mut self, address: u64) -> Result<Hpa, Error> {
+    fn pin(&mut self, address: u64) -> Result<Hpa, KernelError> {
         match self.page(address) {
             UserPage::Own(frame) => {
                 self.kernel.reference(frame);
                 Ok(frame)
             }
-            UserPage::Foreign => Err(Error::NotOwnMemory),
+            UserPage::Foreign => Err(KernelError::NotOwnMemory),
         }
     }
 
-    fn run(&mut self, vcpu: &mut Vcpu<FakeKernel>, _vm: &Vm<FakeKernel>) -> Result<Exit, Error> {
+    fn run(&mut self, vcpu: &mut Vcpu<FakeKernel>, _vm: &Vm<FakeKernel>) -> Result<Exit, KernelError> {
         if let Some(exit) = vcpu.ended() {
             return Ok(exit);
         }
@@ -210,7 +210,7 @@ unsafe impl Caller<FakeKernel> for Process {
         Ok(exit)
     }
 
-    fn state(&mut self, vcpu: &mut Vcpu<FakeKernel>, _vm: &Vm<FakeKernel>) -> Result<VcpuState, Error> {
+    fn state(&mut self, vcpu: &mut Vcpu<FakeKernel>, _vm: &Vm<FakeKernel>) -> Result<VcpuState, KernelError> {
         Ok(VcpuState { general: vcpu.registers(), ..VcpuState::default() })
     }
 }
@@ -232,7 +232,7 @@ impl Monitor {
         Handle::open(&mut self.process).unwrap()
     }
 
-    fn create(&mut self, on: &Handle<FakeKernel>, kind: Kind) -> Result<Handle<FakeKernel>, Error> {
+    fn create(&mut self, on: &Handle<FakeKernel>, kind: Kind) -> Result<Handle<FakeKernel>, KernelError> {
         on.create(&self.scheme, kind, &mut self.process)
     }
 
@@ -244,13 +244,13 @@ impl Monitor {
         (vm, vcpu)
     }
 
-    fn call(&mut self, on: &Handle<FakeKernel>, operation: Operation, payload: &[u8]) -> Result<u64, Error> {
+    fn call(&mut self, on: &Handle<FakeKernel>, operation: Operation, payload: &[u8]) -> Result<u64, KernelError> {
         self.process.payload = payload.to_vec();
         on.call(&self.scheme, operation as u64, &mut self.process)
     }
 
     /// Executes an operation without a structure.
-    fn ask(&mut self, on: &Handle<FakeKernel>, operation: Operation) -> Result<u64, Error> {
+    fn ask(&mut self, on: &Handle<FakeKernel>, operation: Operation) -> Result<u64, KernelError> {
         self.call(on, operation, &[])
     }
 
@@ -261,7 +261,7 @@ impl Monitor {
         from: u64,
         pages: u64,
         permissions: u32,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, KernelError> {
         let map =
             MemoryMapping { gpa: Gpa(gpa), address: USER + from * PAGE, len: pages * PAGE, permissions, reserved: 0 };
         self.call(vm, Operation::Map, map.as_bytes())
@@ -274,18 +274,18 @@ impl Monitor {
         gpa: u64,
         pages: u64,
         permissions: u32,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, KernelError> {
         let range = MemoryRange { gpa: Gpa(gpa), len: pages * PAGE, permissions, reserved: 0 };
         self.call(vm, operation, range.as_bytes())
     }
 
-    fn start(&mut self, vcpu: &Handle<FakeKernel>) -> Result<u64, Error> {
+    fn start(&mut self, vcpu: &Handle<FakeKernel>) -> Result<u64, KernelError> {
         let state = VcpuState::from(&EntryState::new(0x20_0000, Gpa(0x10_0000)));
         self.call(vcpu, Operation::SetState, state.as_bytes())
     }
 
     /// Runs a guest that exits with `exit`.
-    fn run(&mut self, vcpu: &Handle<FakeKernel>, exit: Exit) -> Result<Exit, Error> {
+    fn run(&mut self, vcpu: &Handle<FakeKernel>, exit: Exit) -> Result<Exit, KernelError> {
         self.process.exits = [exit].into();
         let reason = self.ask(vcpu, Operation::Run)?;
         let page = self.page(vcpu);

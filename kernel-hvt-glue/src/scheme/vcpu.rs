@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hvt_abi::kernel::{Direction, Error, Exit, Request, VcpuState};
+use hvt_abi::kernel::{Direction, Exit, KernelError, Request, VcpuState};
 use spin::Mutex;
 
 use super::{
@@ -37,7 +37,7 @@ struct Core<K: Kernel> {
 }
 
 impl<K: Kernel> VcpuObject<K> {
-    pub(super) fn new(vm: &Arc<VmObject<K>>) -> Result<Self, Error> {
+    pub(super) fn new(vm: &Arc<VmObject<K>>) -> Result<Self, KernelError> {
         let page = SharedPage::new(&vm.kernel)?;
         vm.admit()?;
         Ok(Self {
@@ -57,14 +57,14 @@ impl<K: Kernel> VcpuObject<K> {
     /// of the exit reason.
     ///
     /// # Errors
-    /// Returns the [`Error`] that the documentation of the operation specifies.
+    /// Returns the [`KernelError`] that the documentation of the operation specifies.
     #[inline]
-    pub fn run(&self, caller: &mut impl Caller<K>) -> Result<u32, Error> {
-        let mut core = self.core.try_lock().ok_or(Error::Busy)?;
+    pub fn run(&self, caller: &mut impl Caller<K>) -> Result<u32, KernelError> {
+        let mut core = self.core.try_lock().ok_or(KernelError::Busy)?;
         let space = self.vm.enter()?;
         let vm = vm_of(&space)?;
         let Core { vcpu, awaits_input } = &mut *core;
-        let vcpu = vcpu.as_mut().ok_or(Error::NoState)?;
+        let vcpu = vcpu.as_mut().ok_or(KernelError::NoState)?;
         let request = self.page.take_request()?;
         let awaited = awaits_input.take();
         if !request.is_empty() {
@@ -119,22 +119,22 @@ impl<K: Kernel> VcpuObject<K> {
         0
     }
 
-    pub(super) fn state(&self, caller: &mut impl Caller<K>) -> Result<VcpuState, Error> {
-        let mut core = self.core.try_lock().ok_or(Error::Busy)?;
+    pub(super) fn state(&self, caller: &mut impl Caller<K>) -> Result<VcpuState, KernelError> {
+        let mut core = self.core.try_lock().ok_or(KernelError::Busy)?;
         let space = self.vm.look()?;
         let vm = vm_of(&space)?;
-        caller.state(core.vcpu.as_mut().ok_or(Error::NoState)?, vm)
+        caller.state(core.vcpu.as_mut().ok_or(KernelError::NoState)?, vm)
     }
 
-    pub(super) fn set_state(&self, state: &VcpuState) -> Result<u64, Error> {
+    pub(super) fn set_state(&self, state: &VcpuState) -> Result<u64, KernelError> {
         if !state.is_well_formed() {
-            return Err(Error::BadArgument);
+            return Err(KernelError::BadArgument);
         }
-        let mut core = self.core.try_lock().ok_or(Error::Busy)?;
+        let mut core = self.core.try_lock().ok_or(KernelError::Busy)?;
         let space = self.vm.look()?;
         let vm = vm_of(&space)?;
         match &mut core.vcpu {
-            Some(vcpu) if vcpu.ended().is_some() => return Err(Error::Ended),
+            Some(vcpu) if vcpu.ended().is_some() => return Err(KernelError::Ended),
             Some(vcpu) => vcpu.set_state(state),
             none => *none = Some(vm.create_vcpu(*state).map_err(refusal)?),
         }
@@ -145,8 +145,8 @@ impl<K: Kernel> VcpuObject<K> {
 
 /// Returns the VM, unless it has been destroyed.
 #[inline]
-fn vm_of<K: Kernel>(space: &Option<Space<K>>) -> Result<&Vm<K>, Error> {
-    space.as_ref().map(Space::vm).ok_or(Error::Destroyed)
+fn vm_of<K: Kernel>(space: &Option<Space<K>>) -> Result<&Vm<K>, KernelError> {
+    space.as_ref().map(Space::vm).ok_or(KernelError::Destroyed)
 }
 
 impl<K: Kernel> Drop for VcpuObject<K> {

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use hvt_abi::kernel::{Error, MemoryMapping, MemoryRange};
+use hvt_abi::kernel::{KernelError, MemoryMapping, MemoryRange};
 
 use super::{
     account::{Account, Charge},
@@ -30,7 +30,7 @@ impl<K: Kernel> VmObject<K> {
         hypervisor: &Hypervisor<K>,
         account: &Arc<Account>,
         limits: Limits,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, KernelError> {
         let charge = Charge::vm(account, limits.vms)?;
         let space = Space::new(kernel, hypervisor, account, limits.pinned)?;
         Ok(Self {
@@ -42,29 +42,29 @@ impl<K: Kernel> VmObject<K> {
         })
     }
 
-    pub(super) fn map(&self, map: &MemoryMapping, caller: &mut impl Caller<K>) -> Result<u64, Error> {
-        self.change()?.as_mut().ok_or(Error::Destroyed)?.map(map, caller)
+    pub(super) fn map(&self, map: &MemoryMapping, caller: &mut impl Caller<K>) -> Result<u64, KernelError> {
+        self.change()?.as_mut().ok_or(KernelError::Destroyed)?.map(map, caller)
     }
 
-    pub(super) fn unmap(&self, range: &MemoryRange) -> Result<u64, Error> {
-        self.change()?.as_mut().ok_or(Error::Destroyed)?.unmap(range)
+    pub(super) fn unmap(&self, range: &MemoryRange) -> Result<u64, KernelError> {
+        self.change()?.as_mut().ok_or(KernelError::Destroyed)?.unmap(range)
     }
 
-    pub(super) fn protect(&self, range: &MemoryRange) -> Result<u64, Error> {
-        self.change()?.as_mut().ok_or(Error::Destroyed)?.protect(range)
+    pub(super) fn protect(&self, range: &MemoryRange) -> Result<u64, KernelError> {
+        self.change()?.as_mut().ok_or(KernelError::Destroyed)?.protect(range)
     }
 
     /// Acquires exclusive access. Memory changes only while no vCPU uses it.
-    fn change(&self) -> Result<Changing<'_, Option<Space<K>>>, Error> {
+    fn change(&self) -> Result<Changing<'_, Option<Space<K>>>, KernelError> {
         self.space.change()
     }
 
-    pub(super) fn pause(&self) -> Result<u64, Error> {
+    pub(super) fn pause(&self) -> Result<u64, KernelError> {
         self.check()?;
         Ok(self.space.pause().into())
     }
 
-    pub(super) fn resume(&self) -> Result<u64, Error> {
+    pub(super) fn resume(&self) -> Result<u64, KernelError> {
         self.check()?;
         self.space.resume();
         Ok(0)
@@ -72,23 +72,23 @@ impl<K: Kernel> VmObject<K> {
 
     /// Checks that the VM exists. A thread with exclusive access does not count as destroying the
     /// VM.
-    fn check(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<(), KernelError> {
         match self.space.look() {
-            Ok(space) if space.is_none() => Err(Error::Destroyed),
+            Ok(space) if space.is_none() => Err(KernelError::Destroyed),
             _ => Ok(()),
         }
     }
 
-    pub(super) fn destroy(&self) -> Result<u64, Error> {
+    pub(super) fn destroy(&self) -> Result<u64, KernelError> {
         let space = self.change()?.take();
-        space.map(|_| 0).ok_or(Error::Destroyed)
+        space.map(|_| 0).ok_or(KernelError::Destroyed)
     }
 
     /// Adds one vCPU to the count.
-    pub(super) fn admit(&self) -> Result<(), Error> {
+    pub(super) fn admit(&self) -> Result<(), KernelError> {
         self.check()?;
         let grown = |count: u32| count.checked_add(1).filter(|grown| *grown <= self.vcpu_limit);
-        self.vcpus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).map_err(|_| Error::LimitReached)?;
+        self.vcpus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).map_err(|_| KernelError::LimitReached)?;
         Ok(())
     }
 
@@ -98,20 +98,20 @@ impl<K: Kernel> VmObject<K> {
     }
 
     /// Acquires shared access to the guest's memory, which is `None` after the VM was destroyed.
-    pub(super) fn look(&self) -> Result<Looking<'_, Option<Space<K>>>, Error> {
+    pub(super) fn look(&self) -> Result<Looking<'_, Option<Space<K>>>, KernelError> {
         self.space.look()
     }
 
     /// Acquires shared access for a vCPU that is about to run.
     #[inline]
-    pub(super) fn enter(&self) -> Result<Looking<'_, Option<Space<K>>>, Error> {
+    pub(super) fn enter(&self) -> Result<Looking<'_, Option<Space<K>>>, KernelError> {
         self.space.enter().map_err(|error| self.explain(error))
     }
 
     /// Returns the error for a VM that was paused when it was destroyed: destroyed takes
     /// precedence.
     #[cold]
-    fn explain(&self, error: Error) -> Error {
+    fn explain(&self, error: KernelError) -> KernelError {
         self.check().err().unwrap_or(error)
     }
 }

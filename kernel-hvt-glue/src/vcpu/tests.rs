@@ -22,7 +22,7 @@ use crate::{
 /// Machine on which every entry ends in the same way.
 struct Always {
     /// Returns the end of an entry.
-    step: fn() -> Result<Io, Step>,
+    step: fn() -> Result<Io, ExitResult>,
     /// State of the kernel's interrupt flag.
     takes_interrupts: bool,
 }
@@ -84,7 +84,7 @@ impl Arch<FakeHost> for Always {
         _binding: &Binding,
         _host: &FakeHost,
         _memory: &dyn ReadMemory,
-    ) -> (Result<Io, Step>, bool) {
+    ) -> (Result<Io, ExitResult>, bool) {
         *vcpu += 1;
         assert!(*vcpu < 100, "the kernel never gets its CPU back");
         ((self.step)(), self.takes_interrupts)
@@ -113,7 +113,7 @@ impl Arch<FakeHost> for Always {
 
 /// Runs a guest twice on a machine where every entry ends with `step`. Returns its exits and its
 /// number of entries.
-fn run_twice(step: fn() -> Result<Io, Step>, takes_interrupts: bool) -> ([Exit; 2], Entries) {
+fn run_twice(step: fn() -> Result<Io, ExitResult>, takes_interrupts: bool) -> ([Exit; 2], Entries) {
     let hypervisor = Hypervisor::assemble(FakeHost::new(8), Always { step, takes_interrupts });
     // SAFETY: this machine needs no privilege.
     let mut cpu = unsafe { hypervisor.enable().unwrap() };
@@ -126,21 +126,21 @@ fn run_twice(step: fn() -> Result<Io, Step>, takes_interrupts: bool) -> ([Exit; 
 
 #[test]
 fn exceptions_without_end_give_the_cpu_back() {
-    let (exits, entries) = run_twice(|| Err(Step::raised_again()), false);
+    let (exits, entries) = run_twice(|| Err(ExitResult::raised_again()), false);
     assert_eq!((exits, entries), ([Exit::Interrupted; 2], 2));
 }
 
 #[test]
 fn a_guest_that_has_ended_is_entered_no_more() {
-    let (exits, entries) = run_twice(|| Err(Step::Exit(Exit::TripleFault)), true);
+    let (exits, entries) = run_twice(|| Err(ExitResult::Exit(Exit::TripleFault)), true);
     assert_eq!((exits, entries), ([Exit::TripleFault; 2], 1));
-    let (exits, entries) = run_twice(|| Err(Step::Exit(Exit::Halt)), true);
+    let (exits, entries) = run_twice(|| Err(ExitResult::Exit(Exit::Halt)), true);
     assert_eq!((exits, entries), ([Exit::Halt; 2], 2));
 }
 
 #[test]
 fn a_virtual_cpu_runs_with_its_own_machine_only() {
-    let halt = || Always { step: || Err(Step::Exit(Exit::Halt)), takes_interrupts: true };
+    let halt = || Always { step: || Err(ExitResult::Exit(Exit::Halt)), takes_interrupts: true };
     let host = FakeHost::new(16);
     let [hypervisor, other] = [0; 2].map(|_| Hypervisor::assemble(host.clone(), halt()));
     // SAFETY: this machine needs no privilege.
@@ -155,13 +155,13 @@ fn a_virtual_cpu_runs_with_its_own_machine_only() {
 }
 
 /// Enters a guest whose exits a test supplies, on a CPU with interrupts disabled.
-pub(crate) fn run_with_interrupts_off(mut handle: impl FnMut() -> Step) -> Exit {
+pub(crate) fn run_with_interrupts_off(mut handle: impl FnMut() -> ExitResult) -> Exit {
     enter_repeatedly(|| (Err(handle()), false))
 }
 
 #[test]
 fn interrupts_are_taken_between_entries_or_end_the_run() {
-    let steps = || [Step::Again, Step::Interrupted, Step::Exit(Exit::Halt)].into_iter();
+    let steps = || [ExitResult::Again, ExitResult::Interrupted, ExitResult::Exit(Exit::Halt)].into_iter();
     let run = |enabled| {
         let mut steps = steps();
         enter_repeatedly(|| (Err(steps.next().unwrap()), enabled))

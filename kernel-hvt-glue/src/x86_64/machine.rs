@@ -23,7 +23,7 @@ use super::{
     vmx::{capabilities::VmxCapabilities, vendor::Vmx},
 };
 use crate::{
-    arch::{Arch, Binding, Capabilities, FpuOwner, Step},
+    arch::{Arch, Binding, Capabilities, ExitResult, FpuOwner},
     host::{Host, Hpa, OutOfMemory},
     memory::ReadMemory,
     paging::AddressSpace,
@@ -187,14 +187,14 @@ impl<H: Host> Arch<H> for X86_64<H> {
         binding: &Binding,
         host: &H,
         memory: &dyn ReadMemory,
-    ) -> (Result<Io, Step>, bool) {
+    ) -> (Result<Io, ExitResult>, bool) {
         // SAFETY: guaranteed by the caller. Interrupts are disabled from the call of `wants_cpu` to
         // the entry, and restored after the exit has been handled. There, an interrupt that caused
         // the exit is taken.
         unsafe {
             let interrupts = InterruptFlag::clear();
             let result = if host.wants_cpu() {
-                Err(Step::Exit(hvt_abi::kernel::Exit::Interrupted))
+                Err(ExitResult::Exit(hvt_abi::kernel::Exit::Interrupted))
             } else {
                 vcpu.0.step(cpu, memory, binding.fpu)
             };

@@ -17,7 +17,7 @@ use super::{
     mitigations::Mitigations,
 };
 use crate::{
-    arch::{Binding, Capabilities, FpuOwner, Step},
+    arch::{Binding, Capabilities, ExitResult, FpuOwner},
     host::{Host, Hpa, OutOfMemory},
     memory::ReadMemory,
     paging::AddressSpace,
@@ -79,7 +79,7 @@ pub(crate) trait VendorVcpu<H: Host>: Send {
     /// Must run with interrupts disabled, after [`bind`](Self::bind) to this CPU, which must not
     /// have run another virtual CPU since. `memory` must be the memory that the guest's
     /// second-level tables map.
-    unsafe fn step(&mut self, cpu: &mut CpuState<H>, memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, Step>;
+    unsafe fn step(&mut self, cpu: &mut CpuState<H>, memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, ExitResult>;
 
     /// Returns the registers and addresses for the assembly, including the addresses of the FPU
     /// areas.

@@ -7,7 +7,7 @@ extern crate alloc;
 
 use alloc::vec;
 
-use guest_bindings::{Block, Error, ExitStatus, StartInfo, println};
+use guest_bindings::{Block, DeviceError, ExitStatus, StartInfo, println};
 use test_unikernels::{check, cycles, failure, number, success};
 
 guest_bindings::manifest! { block "storage" }
@@ -27,7 +27,7 @@ fn main(start: &StartInfo) -> ExitStatus {
 
 /// Makes `rounds` transfers of `len` bytes at ascending offsets. After offset `last`, it continues
 /// at 0.
-fn measure(what: &str, rounds: u64, len: usize, last: u64, mut transfer: impl FnMut(u64) -> Result<(), Error>) {
+fn measure(what: &str, rounds: u64, len: usize, last: u64, mut transfer: impl FnMut(u64) -> Result<(), DeviceError>) {
     let mut offset = 0;
     let mut failed = 0;
     let before = cycles();

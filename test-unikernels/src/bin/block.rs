@@ -9,7 +9,7 @@ use alloc::vec;
 
 use guest_bindings::abi::Gpa;
 use guest_bindings::abi::hypercall::{BlockIo, Number, Status};
-use guest_bindings::{Block, BlockInfo, Error, ExitStatus, Net, StartInfo};
+use guest_bindings::{Block, BlockInfo, DeviceError, ExitStatus, Net, StartInfo};
 use test_suite::Contents;
 use test_suite::cases::block::{AFTER, BEFORE};
 use test_unikernels::{argument, check, failure, number, raw, success};
@@ -22,8 +22,11 @@ fn main(start: &StartInfo) -> ExitStatus {
     let info = storage.info();
     let expected = (number(argument(start, 0)), number(argument(start, 1)) as usize);
     check((info.capacity, info.block_size) == expected, format_args!("the device is {info:?}"));
-    check(matches!(Block::open("other"), Err(Error::NoSuchDevice)), "a device that is not in the manifest exists");
-    check(matches!(Net::open("storage"), Err(Error::NoSuchDevice)), "a block device is a network device");
+    check(
+        matches!(Block::open("other"), Err(DeviceError::NoSuchDevice)),
+        "a device that is not in the manifest exists",
+    );
+    check(matches!(Net::open("storage"), Err(DeviceError::NoSuchDevice)), "a block device is a network device");
 
     edges(&storage, info);
     hypercalls(info);
@@ -90,8 +93,11 @@ fn edges(storage: &Block, info: BlockInfo) {
         (last + 1, block_size - 1),
     ] {
         let data = &mut buffer[..len];
-        check(storage.read(offset, data) == Err(Error::Invalid), format_args!("read of {len} bytes at {offset}"));
-        check(storage.write(offset, data) == Err(Error::Invalid), format_args!("write of {len} bytes at {offset}"));
+        check(storage.read(offset, data) == Err(DeviceError::Invalid), format_args!("read of {len} bytes at {offset}"));
+        check(
+            storage.write(offset, data) == Err(DeviceError::Invalid),
+            format_args!("write of {len} bytes at {offset}"),
+        );
     }
     let first = &mut buffer[..block_size];
     check(storage.read(last, first) == Ok(()), "read of the last block");

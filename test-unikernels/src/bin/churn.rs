@@ -9,7 +9,7 @@ extern crate alloc;
 
 use alloc::vec;
 
-use guest_bindings::{Block, Error, ExitStatus, StartInfo, println};
+use guest_bindings::{Block, DeviceError, ExitStatus, StartInfo, println};
 use test_suite::Contents;
 use test_unikernels::{argument, check, failure, number, success};
 
@@ -74,7 +74,7 @@ impl Device {
                     check(self.storage.read(offset, &mut buffer) == Ok(()), format_args!("read at {offset}"));
                     check(contents.matches(offset, &buffer), format_args!("something else at {offset}"));
                 }
-                Err(Error::Failed) => refused += 1,
+                Err(DeviceError::Failed) => refused += 1,
                 Err(error) => failure(format_args!("write at {offset}: {error}")),
             }
         }
@@ -90,7 +90,7 @@ impl Device {
             for offset in self.offsets() {
                 match self.storage.read(offset, &mut buffer) {
                     Ok(()) => {}
-                    Err(Error::Failed) => refused += 1,
+                    Err(DeviceError::Failed) => refused += 1,
                     Err(error) => failure(format_args!("read at {offset}: {error}")),
                 }
             }

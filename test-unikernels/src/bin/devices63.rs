@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 
-use guest_bindings::{Block, Error, ExitStatus, Net, StartInfo, yield_until};
+use guest_bindings::{Block, DeviceError, ExitStatus, Net, StartInfo, yield_until};
 use test_suite::cases::block_names;
 use test_unikernels::responder::{self, Interface};
 use test_unikernels::{check, failure, number, option, success};
@@ -34,7 +34,7 @@ fn main(start: &StartInfo) -> ExitStatus {
     }
     let net = Net::open("net63").unwrap_or_else(|error| failure(error));
     check(net.handle().number() == 63, "the handle of the last device is not 63");
-    check(matches!(Block::open("block63"), Err(Error::NoSuchDevice)), "there is a device too many");
+    check(matches!(Block::open("block63"), Err(DeviceError::NoSuchDevice)), "there is a device too many");
     check(
         yield_until(guest_bindings::clock::Instant::now()).iter().all(|ready| ready == net.handle()),
         "a block device is ready",
@@ -52,5 +52,8 @@ fn check_contents(device: &Block, handle: u64) {
         let good = block_names::contents(handle).matches(offset, &block);
         check(good, format_args!("device {handle} has the contents of another"));
     }
-    check(device.read(last + 512, &mut block) == Err(Error::Invalid), format_args!("device {handle} is too long"));
+    check(
+        device.read(last + 512, &mut block) == Err(DeviceError::Invalid),
+        format_args!("device {handle} is too long"),
+    );
 }

@@ -8,7 +8,7 @@ use core::time::Duration;
 use guest_bindings::abi::Gpa;
 use guest_bindings::abi::hypercall::{NetIo, Number, Status};
 use guest_bindings::clock::Instant;
-use guest_bindings::{Error, ExitStatus, Net, StartInfo, yield_until};
+use guest_bindings::{DeviceError, ExitStatus, Net, StartInfo, yield_until};
 use test_unikernels::{check, failure, raw, success};
 
 guest_bindings::manifest! { net "service" }
@@ -17,11 +17,11 @@ guest_bindings::entry!(main);
 fn main(_: &StartInfo) -> ExitStatus {
     let net = Net::open("service").unwrap_or_else(|error| failure(error));
     check(net.handle().number() == 1, "the handle of the first device is not 1");
-    check(matches!(Net::open("servic"), Err(Error::NoSuchDevice)), "a device that is not in the manifest exists");
+    check(matches!(Net::open("servic"), Err(DeviceError::NoSuchDevice)), "a device that is not in the manifest exists");
 
     // Discard the frames that a host sends at first.
     let mut frame = [0; 2048];
-    while net.read(&mut frame) != Err(Error::Again) {}
+    while net.read(&mut frame) != Err(DeviceError::Again) {}
     let start = Instant::now();
     let deadline = start + Duration::from_millis(50);
     let ready = yield_until(deadline);

@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 
-use guest_bindings::{Block, Error, ExitStatus, Net, StartInfo, println};
+use guest_bindings::{Block, DeviceError, ExitStatus, Net, StartInfo, println};
 use test_unikernels::responder::{self, Interface};
 use test_unikernels::{check, failure, number, option, success};
 
@@ -11,7 +11,7 @@ guest_bindings::entry!(main);
 
 fn main(start: &StartInfo) -> ExitStatus {
     let net = Net::open("service").unwrap_or_else(|error| failure(error));
-    check(matches!(Block::open("service"), Err(Error::NoSuchDevice)), "a network device is a block device");
+    check(matches!(Block::open("service"), Err(DeviceError::NoSuchDevice)), "a network device is a block device");
     let info = net.info();
     let [a, b, c, d, e, f] = info.mac;
     println!("MAC {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, MTU {}", info.mtu);

@@ -7,7 +7,7 @@
 use core::time::Duration;
 
 use guest_bindings::clock::Instant;
-use guest_bindings::{Error, ExitStatus, Net, StartInfo, println, yield_until};
+use guest_bindings::{DeviceError, ExitStatus, Net, StartInfo, println, yield_until};
 use test_suite::frame::{self, ECHO_HEADERS, Host};
 use test_unikernels::responder::{self, FRAME};
 use test_unikernels::{check, failure, number, option, success};
@@ -96,8 +96,8 @@ impl Pinger {
                         return true;
                     }
                 }
-                Err(Error::Again) if Instant::now() >= deadline => return false,
-                Err(Error::Again) => drop(yield_until(deadline)),
+                Err(DeviceError::Again) if Instant::now() >= deadline => return false,
+                Err(DeviceError::Again) => drop(yield_until(deadline)),
                 Err(error) => failure(format_args!("read: {error}")),
             }
         }

@@ -78,7 +78,7 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Returns the meaning of the number to the hypervisor, if it is one of its errors.
     #[must_use]
-    pub const fn meaning(self) -> Option<kernel::Error> {
+    pub const fn meaning(self) -> Option<kernel::KernelError> {
         kernel::redox::error(self.0)
     }
 }

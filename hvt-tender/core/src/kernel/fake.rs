@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard};
 
 use hvt_abi::kernel::{
-    Capabilities, Error, Exit, ExitRecord, MemoryMapping, Operation, RunPage, VERSION, VcpuState, redox,
+    Capabilities, Exit, ExitRecord, KernelError, MemoryMapping, Operation, RunPage, VERSION, VcpuState, redox,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -191,7 +191,7 @@ impl Calls for FakeKernel {
                 Ok(0)
             }
             (redox::VCPU, Operation::GetState, Payload::Write(into)) => {
-                let state = self.account().state.ok_or(Errno(redox::errno(Error::NoState)))?;
+                let state = self.account().state.ok_or(Errno(redox::errno(KernelError::NoState)))?;
                 into.copy_from_slice(state.as_bytes());
                 Ok(into.len())
             }

@@ -210,7 +210,7 @@ fn map<C: Calls>(
         };
         match calls.call(vm, Operation::Map as u64, Payload::Read(piece.as_bytes()))? {
             // A kernel that neither maps anything nor fails would make this loop endless.
-            0 => return Err(Errno(redox::errno(hvt_abi::kernel::Error::BadArgument))),
+            0 => return Err(Errno(redox::errno(hvt_abi::kernel::KernelError::BadArgument))),
             mapped => at = at.saturating_add(mapped as u64),
         }
     }

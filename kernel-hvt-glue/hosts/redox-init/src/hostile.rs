@@ -7,7 +7,7 @@ use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use hvt_abi::{
     Gpa, Permissions,
-    kernel::{Error, Exit, ExitRecord, MemoryMapping, MemoryRange, Operation, VcpuState, redox, run_page},
+    kernel::{Exit, ExitRecord, KernelError, MemoryMapping, MemoryRange, Operation, VcpuState, redox, run_page},
     native::EntryState,
 };
 use hvt_core::kernel::{Calls, Errno, Payload, calls::Page};
@@ -51,78 +51,80 @@ type Answer = Result<usize, Errno>;
 /// An attempt: name, expected error, and function.
 type Attempt = (&'static str, Errno, fn(&Victim) -> Answer);
 
-const fn of(error: Error) -> Errno {
+const fn of(error: KernelError) -> Errno {
     Errno(redox::errno(error))
 }
 
 const ATTEMPTS: &[Attempt] = &[
-    ("map no page", of(Error::BadArgument), |victim| victim.map(|map| map.len = 0)),
-    ("map half a page", of(Error::BadArgument), |victim| victim.map(|map| map.len = PAGE / 2)),
-    ("map memory that begins inside a page", of(Error::BadArgument), |victim| victim.map(|map| map.address += 8)),
-    ("map inside a page of the guest", of(Error::BadArgument), |victim| victim.map(|map| map.gpa.0 += 8)),
-    ("map without permissions", of(Error::BadArgument), |victim| victim.map(|map| map.permissions = 0)),
-    ("map with a permission that does not exist", of(Error::BadArgument), |victim| {
+    ("map no page", of(KernelError::BadArgument), |victim| victim.map(|map| map.len = 0)),
+    ("map half a page", of(KernelError::BadArgument), |victim| victim.map(|map| map.len = PAGE / 2)),
+    ("map memory that begins inside a page", of(KernelError::BadArgument), |victim| victim.map(|map| map.address += 8)),
+    ("map inside a page of the guest", of(KernelError::BadArgument), |victim| victim.map(|map| map.gpa.0 += 8)),
+    ("map without permissions", of(KernelError::BadArgument), |victim| victim.map(|map| map.permissions = 0)),
+    ("map with a permission that does not exist", of(KernelError::BadArgument), |victim| {
         victim.map(|map| map.permissions |= 1 << 31)
     }),
-    ("map with a reserved field", of(Error::BadArgument), |victim| victim.map(|map| map.reserved = 1)),
-    ("map beyond the end of addresses", of(Error::BadArgument), |victim| {
+    ("map with a reserved field", of(KernelError::BadArgument), |victim| victim.map(|map| map.reserved = 1)),
+    ("map beyond the end of addresses", of(KernelError::BadArgument), |victim| {
         victim.map(|map| {
             map.address = PAGE.wrapping_neg();
             map.len = 2 * PAGE;
         })
     }),
-    ("map beyond the end of guest addresses", of(Error::BadArgument), |victim| {
+    ("map beyond the end of guest addresses", of(KernelError::BadArgument), |victim| {
         victim.map(|map| {
             map.gpa.0 = PAGE.wrapping_neg();
             map.len = 2 * PAGE;
         })
     }),
-    ("map at a guest address out of range", of(Error::OutOfRange), |victim| victim.map(|map| map.gpa.0 = 1 << 52)),
-    ("map writable and executable", of(Error::WriteAndExecute), |victim| {
+    ("map at a guest address out of range", of(KernelError::OutOfRange), |victim| {
+        victim.map(|map| map.gpa.0 = 1 << 52)
+    }),
+    ("map writable and executable", of(KernelError::WriteAndExecute), |victim| {
         victim.map(|map| map.permissions = (Permissions::WRITE | Permissions::EXECUTE).bits())
     }),
-    ("map the kernel's memory", of(Error::NotOwnMemory), |victim| {
+    ("map the kernel's memory", of(KernelError::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0xffff_8000_0010_0000)
     }),
-    ("map memory that only the kernel may access", of(Error::NotOwnMemory), |victim| {
+    ("map memory that only the kernel may access", of(KernelError::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0xffff_ffff_8000_0000)
     }),
-    ("map memory at an unmapped address", of(Error::NotOwnMemory), |victim| {
+    ("map memory at an unmapped address", of(KernelError::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0x4000_0000_0000)
     }),
-    ("map the null page", of(Error::NotOwnMemory), |victim| victim.map(|map| map.address = 0)),
-    ("map freed memory", of(Error::NotOwnMemory), |victim| {
+    ("map the null page", of(KernelError::NotOwnMemory), |victim| victim.map(|map| map.address = 0)),
+    ("map freed memory", of(KernelError::NotOwnMemory), |victim| {
         let address = {
             let freed = Mapping::anonymous(SIZE)?;
             freed.start().as_ptr().addr() as u64
         };
         victim.map(|map| map.address = address)
     }),
-    ("map read-only memory", of(Error::NotOwnMemory), |victim| {
+    ("map read-only memory", of(KernelError::NotOwnMemory), |victim| {
         let memory = Mapping::anonymous(SIZE)?;
         // SAFETY: no reference to the memory exists.
         unsafe { sys::mprotect(memory.start().as_ptr().addr(), SIZE, flags::PROT_READ) }?;
         victim.map(|map| map.address = memory.start().as_ptr().addr() as u64)
     }),
-    ("map shared memory", of(Error::NotOwnMemory), |victim| {
+    ("map shared memory", of(KernelError::NotOwnMemory), |victim| {
         let shared = flags::PROT_READ | flags::PROT_WRITE | flags::MAP_SHARED;
         let memory = Mapping::new(usize::MAX, 0, SIZE, shared)?;
         victim.map(|map| map.address = memory.start().as_ptr().addr() as u64)
     }),
-    ("map a run page", of(Error::NotOwnMemory), |victim| {
+    ("map a run page", of(KernelError::NotOwnMemory), |victim| {
         victim.map(|map| map.address = victim.page.start().as_ptr().addr() as u64)
     }),
-    ("map the kernel's data for the first process", of(Error::NotOwnMemory), |victim| {
+    ("map the kernel's data for the first process", of(KernelError::NotOwnMemory), |victim| {
         victim.map(|map| map.address = 0x7fff_ffff_c000)
     }),
-    ("map over guest memory", of(Error::AlreadyMapped), |victim| victim.map(|map| map.gpa = MAPPED)),
-    ("map with a structure that is too short", of(Error::BadArgument), |victim| {
+    ("map over guest memory", of(KernelError::AlreadyMapped), |victim| victim.map(|map| map.gpa = MAPPED)),
+    ("map with a structure that is too short", of(KernelError::BadArgument), |victim| {
         Kernel.call(&victim.vm, Operation::Map as u64, Payload::Read(&[0; 31]))
     }),
-    ("map with a structure that is too long", of(Error::BadArgument), |victim| {
+    ("map with a structure that is too long", of(KernelError::BadArgument), |victim| {
         Kernel.call(&victim.vm, Operation::Map as u64, Payload::Read(&[0; 4096]))
     }),
-    ("map with no structure", of(Error::BadArgument), |victim| {
+    ("map with no structure", of(KernelError::BadArgument), |victim| {
         Kernel.call(&victim.vm, Operation::Map as u64, Payload::None)
     }),
     ("map with a structure in the kernel's memory", EFAULT, |victim| {
@@ -142,56 +144,58 @@ const ATTEMPTS: &[Attempt] = &[
         // SAFETY: no memory is mapped there.
         unsafe { sys::call(victim.vcpu.number(), structure, len, flags::CALL_READ, &[Operation::GetState as u64]) }
     }),
-    ("unmap half a page", of(Error::BadArgument), |victim| victim.range(Operation::Unmap, |range| range.len = 8)),
-    ("unmap with permissions", of(Error::BadArgument), |victim| {
+    ("unmap half a page", of(KernelError::BadArgument), |victim| victim.range(Operation::Unmap, |range| range.len = 8)),
+    ("unmap with permissions", of(KernelError::BadArgument), |victim| {
         victim.range(Operation::Unmap, |range| range.permissions = 1)
     }),
-    ("protect unmapped memory", of(Error::NotMapped), |victim| {
+    ("protect unmapped memory", of(KernelError::NotMapped), |victim| {
         victim.range(Operation::Protect, |range| {
             range.gpa.0 += PAGE;
             range.permissions = 1;
         })
     }),
-    ("protect as writable and executable", of(Error::WriteAndExecute), |victim| {
+    ("protect as writable and executable", of(KernelError::WriteAndExecute), |victim| {
         victim.range(Operation::Protect, |range| range.permissions = 7)
     }),
-    ("run a machine", of(Error::UnknownOperation), |victim| victim.ask(&victim.vm, Operation::Run)),
-    ("run the hypervisor", of(Error::UnknownOperation), |victim| victim.ask(&victim.root, Operation::Run)),
-    ("destroy a virtual CPU", of(Error::UnknownOperation), |victim| victim.ask(&victim.vcpu, Operation::Destroy)),
-    ("an operation that does not exist", of(Error::UnknownOperation), |victim| {
+    ("run a machine", of(KernelError::UnknownOperation), |victim| victim.ask(&victim.vm, Operation::Run)),
+    ("run the hypervisor", of(KernelError::UnknownOperation), |victim| victim.ask(&victim.root, Operation::Run)),
+    ("destroy a virtual CPU", of(KernelError::UnknownOperation), |victim| victim.ask(&victim.vcpu, Operation::Destroy)),
+    ("an operation that does not exist", of(KernelError::UnknownOperation), |victim| {
         Kernel.call(&victim.vm, u64::MAX, Payload::None)
     }),
-    ("a second word that is not 0", of(Error::BadArgument), |victim| {
+    ("a second word that is not 0", of(KernelError::BadArgument), |victim| {
         let words = [Operation::Pause as u64, 1];
         // SAFETY: there is no payload.
         unsafe { sys::call(victim.vm.number(), core::ptr::null_mut(), 0, 0, &words) }
     }),
-    ("run without registers", of(Error::NoState), |victim| victim.ask(&victim.vcpu, Operation::Run)),
-    ("read registers before they are set", of(Error::NoState), |victim| victim.registers().map(|_| 0)),
-    ("registers with a reserved field", of(Error::BadArgument), |victim| victim.set(|state| state.reserved[0] = 1)),
-    ("a table limit that no register holds", of(Error::BadArgument), |victim| {
+    ("run without registers", of(KernelError::NoState), |victim| victim.ask(&victim.vcpu, Operation::Run)),
+    ("read registers before they are set", of(KernelError::NoState), |victim| victim.registers().map(|_| 0)),
+    ("registers with a reserved field", of(KernelError::BadArgument), |victim| {
+        victim.set(|state| state.reserved[0] = 1)
+    }),
+    ("a table limit that no register holds", of(KernelError::BadArgument), |victim| {
         victim.set(|state| state.idtr.limit = 0x1_0000)
     }),
-    ("run a paused machine", of(Error::Paused), |victim| {
+    ("run a paused machine", of(KernelError::Paused), |victim| {
         victim.set(|_| ())?;
         victim.ask(&victim.vm, Operation::Pause)?;
         victim.ask(&victim.vcpu, Operation::Run)
     }),
-    ("map into a destroyed machine", of(Error::Destroyed), |victim| {
+    ("map into a destroyed machine", of(KernelError::Destroyed), |victim| {
         victim.ask(&victim.vm, Operation::Destroy)?;
         victim.map(|_| ())
     }),
-    ("run a destroyed machine", of(Error::Destroyed), |victim| {
+    ("run a destroyed machine", of(KernelError::Destroyed), |victim| {
         victim.set(|_| ())?;
         victim.ask(&victim.vm, Operation::Destroy)?;
         victim.ask(&victim.vcpu, Operation::Run)
     }),
-    ("a virtual CPU of a destroyed machine", of(Error::Destroyed), |victim| {
+    ("a virtual CPU of a destroyed machine", of(KernelError::Destroyed), |victim| {
         victim.ask(&victim.vm, Operation::Destroy)?;
         Kernel.dup(&victim.vm, redox::VCPU).map(|_| 0)
     }),
-    ("machines beyond the limit", of(Error::LimitReached), |victim| victim.exhaust(&victim.root, redox::VM)),
-    ("virtual CPUs beyond the limit", of(Error::LimitReached), |victim| victim.exhaust(&victim.vm, redox::VCPU)),
+    ("machines beyond the limit", of(KernelError::LimitReached), |victim| victim.exhaust(&victim.root, redox::VM)),
+    ("virtual CPUs beyond the limit", of(KernelError::LimitReached), |victim| victim.exhaust(&victim.vm, redox::VCPU)),
     ("operations on an invalid descriptor", EBADF, |_| {
         // SAFETY: there is no payload.
         unsafe { sys::call(4095, core::ptr::null_mut(), 0, 0, &[Operation::Run as u64]) }
@@ -243,7 +247,7 @@ impl Victim {
     fn registers(&self) -> Result<VcpuState, Errno> {
         let mut bytes = [0; size_of::<VcpuState>()];
         Kernel.call(&self.vcpu, Operation::GetState as u64, Payload::Write(&mut bytes))?;
-        VcpuState::read_from_bytes(&bytes).map_err(|_| of(Error::BadArgument))
+        VcpuState::read_from_bytes(&bytes).map_err(|_| of(KernelError::BadArgument))
     }
 
     fn ask(&self, object: &Fd, operation: Operation) -> Answer {
@@ -266,7 +270,7 @@ impl Victim {
         self.ask(&self.vcpu, Operation::Run)?;
         // SAFETY: the page is mapped, and any bytes are a valid value of the type.
         let record: ExitRecord = unsafe { (&raw const (*self.page.start().as_ptr()).exit).read_volatile() };
-        record.exit().ok_or(of(Error::BadArgument))
+        record.exit().ok_or(of(KernelError::BadArgument))
     }
 }
 
@@ -305,7 +309,7 @@ fn another_user() -> Result<(), String> {
     let thread = Context::spawn(Kind::Thread, 1000, work).map_err(|errno| format!("no thread: {errno}"))?;
     thread.join().map_err(|errno| format!("cannot wait for the thread: {errno}"))?;
     let answer = answer.lock().take();
-    let expected = Some(Err(of(Error::NotPermitted)));
+    let expected = Some(Err(of(KernelError::NotPermitted)));
     if answer == expected { Ok(()) } else { Err(format!("{answer:?}, expected {expected:?}")) }
 }
 
@@ -375,7 +379,7 @@ fn too_much(runner: &Runner) -> Result<(), String> {
             };
             match victim.map(map) {
                 Ok(mapped) => gpa += mapped as u64,
-                Err(errno) if errno == of(Error::LimitReached) => return Ok(gpa - 0x1_0000_0000),
+                Err(errno) if errno == of(KernelError::LimitReached) => return Ok(gpa - 0x1_0000_0000),
                 Err(errno) => return Err(errno),
             }
         }

@@ -29,7 +29,7 @@ static mut ARGS: KernelArgs =
 const NOTHING: Block = Block { base: 0, size: 0 };
 
 /// Reason that the kernel cannot be booted.
-enum Error {
+enum LoaderError {
     Boot(BootError),
     NoArchive,
     Pack(PackError),
@@ -38,7 +38,7 @@ enum Error {
     CommandLine,
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for LoaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Boot(error) => error.fmt(f),
@@ -58,7 +58,7 @@ extern "C" fn load(magic: u32, information: u32) -> ! {
     // written. The entry code calls this function once.
     let Err(error) = unsafe {
         hvt_boot::read(magic, information, physical, |boot| {
-            boot.map_err(Error::Boot).and_then(|boot| boot_kernel(&boot))
+            boot.map_err(LoaderError::Boot).and_then(|boot| boot_kernel(&boot))
         })
     };
     fail(&error)
@@ -68,23 +68,25 @@ extern "C" fn load(magic: u32, information: u32) -> ! {
 ///
 /// # Safety
 /// Must be called once.
-unsafe fn boot_kernel(boot: &Boot<'_>) -> Result<core::convert::Infallible, Error> {
-    let archive = boot.modules.first().ok_or(Error::NoArchive)?;
-    let pack = Pack::read(physical(archive.start, archive.len() as usize)).map_err(Error::Pack)?;
-    let entry = pack.kernel_entry().map_err(Error::Pack)?;
+unsafe fn boot_kernel(boot: &Boot<'_>) -> Result<core::convert::Infallible, LoaderError> {
+    let archive = boot.modules.first().ok_or(LoaderError::NoArchive)?;
+    let pack = Pack::read(physical(archive.start, archive.len() as usize)).map_err(LoaderError::Pack)?;
+    let entry = pack.kernel_entry().map_err(LoaderError::Pack)?;
     let limit = (start::GIGABYTES as u64) << 30;
-    let places = handover::place(boot, loader(), limit, pack.kernel.len(), pack.init.len()).map_err(Error::NoRoom)?;
+    let places =
+        handover::place(boot, loader(), limit, pack.kernel.len(), pack.init.len()).map_err(LoaderError::NoRoom)?;
     // SAFETY: both lie in memory that is free, mapped, and not used by other code.
     unsafe {
         fill(places.kernel, pack.kernel);
         fill(places.init, pack.init);
     }
     // SAFETY: this function is called once.
-    unsafe { start::map_kernel_with(|tables| tables::map_kernel(places.kernel, tables)) }.map_err(Error::TooLarge)?;
+    unsafe { start::map_kernel_with(|tables| tables::map_kernel(places.kernel, tables)) }
+        .map_err(LoaderError::TooLarge)?;
     let (environment, areas, args) = (&raw mut ENVIRONMENT, &raw mut AREAS, &raw mut ARGS);
     // SAFETY: as above; no other code refers to these statics before the kernel reads them.
     let (environment, areas, args) = unsafe { (&mut *environment, &mut *areas, &mut *args) };
-    let env_size = handover::environment(boot.command_line, environment).ok_or(Error::CommandLine)?;
+    let env_size = handover::environment(boot.command_line, environment).ok_or(LoaderError::CommandLine)?;
     let told = handover::areas(boot, loader());
     areas[..told.len()].copy_from_slice(&told);
     *args = KernelArgs {

@@ -17,7 +17,7 @@ fn monitor() -> Monitor {
 fn only_the_superuser_gets_in() {
     let mut monitor = monitor();
     monitor.process.user = 1000;
-    assert_eq!(Handle::open(&mut monitor.process).err(), Some(Error::NotPermitted));
+    assert_eq!(Handle::open(&mut monitor.process).err(), Some(KernelError::NotPermitted));
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_machine_without_virtualization_says_so() {
     let scheme = Rc::new(Scheme::assemble(kernel.clone(), Err(Unsupported::NoExtension), LIMITS));
     let mut monitor = Monitor { scheme, process: Process::new(&kernel, 0) };
     let hypervisor = monitor.open();
-    assert_eq!(monitor.create(&hypervisor, Kind::Vm).err(), Some(Error::Unsupported));
+    assert_eq!(monitor.create(&hypervisor, Kind::Vm).err(), Some(KernelError::Unsupported));
     let capabilities = monitor.capabilities();
     assert_eq!((capabilities.technology, capabilities.obstacle), (0, Obstacle::NoExtension as u32));
 }
@@ -57,13 +57,13 @@ fn objects_know_their_own_operations_only() {
         (&vcpu, Operation::Pause),
         (&vcpu, Operation::Map),
     ] {
-        assert_eq!(monitor.ask(handle, operation), Err(Error::UnknownOperation), "{handle:?} {operation:?}");
+        assert_eq!(monitor.ask(handle, operation), Err(KernelError::UnknownOperation), "{handle:?} {operation:?}");
     }
-    assert_eq!(vm.call(&monitor.scheme, 99, &mut monitor.process), Err(Error::UnknownOperation));
-    assert_eq!(monitor.create(&vcpu, Kind::Vcpu).err(), Some(Error::UnknownOperation));
-    assert_eq!(monitor.create(&vm, Kind::Vm).err(), Some(Error::UnknownOperation));
-    assert_eq!(monitor.create(&hypervisor, Kind::Vcpu).err(), Some(Error::UnknownOperation));
-    assert_eq!(vm.run_page(), Err(Error::UnknownOperation));
+    assert_eq!(vm.call(&monitor.scheme, 99, &mut monitor.process), Err(KernelError::UnknownOperation));
+    assert_eq!(monitor.create(&vcpu, Kind::Vcpu).err(), Some(KernelError::UnknownOperation));
+    assert_eq!(monitor.create(&vm, Kind::Vm).err(), Some(KernelError::UnknownOperation));
+    assert_eq!(monitor.create(&hypervisor, Kind::Vcpu).err(), Some(KernelError::UnknownOperation));
+    assert_eq!(vm.run_page(), Err(KernelError::UnknownOperation));
 }
 
 #[test]
@@ -77,12 +77,12 @@ fn structures_have_their_size_and_lie_in_the_callers_memory() {
         (&vcpu, Operation::Run, 8),
         (&vcpu, Operation::SetState, 0),
     ] {
-        assert_eq!(monitor.call(handle, operation, &[0; 64][..len]), Err(Error::BadArgument), "{operation:?}");
+        assert_eq!(monitor.call(handle, operation, &[0; 64][..len]), Err(KernelError::BadArgument), "{operation:?}");
     }
     monitor.process.faulty = true;
-    assert_eq!(monitor.map(&vm, 0, 0, 1, RW), Err(Error::BadAddress));
-    assert_eq!(monitor.start(&vcpu), Err(Error::BadAddress));
-    assert_eq!(monitor.ask(&vcpu, Operation::Run), Err(Error::NoState));
+    assert_eq!(monitor.map(&vm, 0, 0, 1, RW), Err(KernelError::BadAddress));
+    assert_eq!(monitor.start(&vcpu), Err(KernelError::BadAddress));
+    assert_eq!(monitor.ask(&vcpu, Operation::Run), Err(KernelError::NoState));
 }
 
 #[test]
@@ -91,27 +91,27 @@ fn ranges_are_checked() {
     let (vm, _vcpu) = monitor.guest();
     let good = MemoryMapping { gpa: Gpa(0), address: USER, len: PAGE, permissions: RW, reserved: 0 };
     for (error, bad) in [
-        (Error::BadArgument, MemoryMapping { gpa: Gpa(1), ..good }),
-        (Error::BadArgument, MemoryMapping { address: USER + 1, ..good }),
-        (Error::BadArgument, MemoryMapping { len: PAGE + 1, ..good }),
-        (Error::BadArgument, MemoryMapping { len: 0, ..good }),
-        (Error::BadArgument, MemoryMapping { gpa: Gpa(0u64.wrapping_sub(PAGE)), len: 2 * PAGE, ..good }),
-        (Error::BadArgument, MemoryMapping { address: 0u64.wrapping_sub(PAGE), len: 2 * PAGE, ..good }),
-        (Error::BadArgument, MemoryMapping { permissions: 0, ..good }),
-        (Error::BadArgument, MemoryMapping { permissions: 1 << 3 | RW, ..good }),
-        (Error::BadArgument, MemoryMapping { reserved: 1, ..good }),
-        (Error::WriteAndExecute, MemoryMapping { permissions: RW | RX, ..good }),
-        (Error::OutOfRange, MemoryMapping { gpa: Gpa(1 << 40), ..good }),
-        (Error::NotOwnMemory, MemoryMapping { address: USER + 32 * PAGE, ..good }),
-        (Error::NotOwnMemory, MemoryMapping { address: 0, ..good }),
+        (KernelError::BadArgument, MemoryMapping { gpa: Gpa(1), ..good }),
+        (KernelError::BadArgument, MemoryMapping { address: USER + 1, ..good }),
+        (KernelError::BadArgument, MemoryMapping { len: PAGE + 1, ..good }),
+        (KernelError::BadArgument, MemoryMapping { len: 0, ..good }),
+        (KernelError::BadArgument, MemoryMapping { gpa: Gpa(0u64.wrapping_sub(PAGE)), len: 2 * PAGE, ..good }),
+        (KernelError::BadArgument, MemoryMapping { address: 0u64.wrapping_sub(PAGE), len: 2 * PAGE, ..good }),
+        (KernelError::BadArgument, MemoryMapping { permissions: 0, ..good }),
+        (KernelError::BadArgument, MemoryMapping { permissions: 1 << 3 | RW, ..good }),
+        (KernelError::BadArgument, MemoryMapping { reserved: 1, ..good }),
+        (KernelError::WriteAndExecute, MemoryMapping { permissions: RW | RX, ..good }),
+        (KernelError::OutOfRange, MemoryMapping { gpa: Gpa(1 << 40), ..good }),
+        (KernelError::NotOwnMemory, MemoryMapping { address: USER + 32 * PAGE, ..good }),
+        (KernelError::NotOwnMemory, MemoryMapping { address: 0, ..good }),
     ] {
         assert_eq!(monitor.call(&vm, Operation::Map, bad.as_bytes()), Err(error), "{bad:?}");
     }
     assert_eq!(monitor.map(&vm, 0, 0, 1, RW), Ok(PAGE));
-    assert_eq!(monitor.map(&vm, 0, 1, 1, RW), Err(Error::AlreadyMapped));
-    assert_eq!(monitor.change(&vm, Operation::Protect, PAGE, 1, RX), Err(Error::NotMapped));
-    assert_eq!(monitor.change(&vm, Operation::Protect, 0, 1, RW | RX), Err(Error::WriteAndExecute));
-    assert_eq!(monitor.change(&vm, Operation::Unmap, 0, 1, RW), Err(Error::BadArgument));
+    assert_eq!(monitor.map(&vm, 0, 1, 1, RW), Err(KernelError::AlreadyMapped));
+    assert_eq!(monitor.change(&vm, Operation::Protect, PAGE, 1, RX), Err(KernelError::NotMapped));
+    assert_eq!(monitor.change(&vm, Operation::Protect, 0, 1, RW | RX), Err(KernelError::WriteAndExecute));
+    assert_eq!(monitor.change(&vm, Operation::Unmap, 0, 1, RW), Err(KernelError::BadArgument));
     assert_eq!(monitor.capabilities().pinned, PAGE);
 }
 
@@ -137,7 +137,7 @@ fn mapping_goes_as_far_as_it_can() {
     assert_eq!(monitor.map(&vm, 0, 28, 8, RW), Ok(4 * PAGE), "the process has 32 pages");
     assert_eq!(monitor.map(&vm, 0x10_0000, 0, 32, RW), Ok(32 * PAGE));
     assert_eq!(monitor.map(&vm, 0x20_0000, 0, 32, RW), Ok(12 * PAGE), "the limit is 48 pages");
-    assert_eq!(monitor.map(&vm, 0x30_0000, 0, 1, RW), Err(Error::LimitReached));
+    assert_eq!(monitor.map(&vm, 0x30_0000, 0, 1, RW), Err(KernelError::LimitReached));
     assert_eq!(monitor.ask(&vm, Operation::Destroy), Ok(0));
     assert_eq!(monitor.capabilities().pinned, 0);
 }
@@ -147,10 +147,10 @@ fn limits_hold_for_vms_and_vcpus() {
     let mut monitor = monitor();
     let hypervisor = monitor.open();
     let vms: Vec<_> = (0..3).map(|_| monitor.create(&hypervisor, Kind::Vm).unwrap()).collect();
-    assert_eq!(monitor.create(&hypervisor, Kind::Vm).err(), Some(Error::LimitReached));
+    assert_eq!(monitor.create(&hypervisor, Kind::Vm).err(), Some(KernelError::LimitReached));
     let first = monitor.create(&vms[0], Kind::Vcpu).unwrap();
     let second = monitor.create(&vms[0], Kind::Vcpu).unwrap();
-    assert_eq!(monitor.create(&vms[0], Kind::Vcpu).err(), Some(Error::LimitReached));
+    assert_eq!(monitor.create(&vms[0], Kind::Vcpu).err(), Some(KernelError::LimitReached));
     drop(second);
     monitor.create(&vms[0], Kind::Vcpu).unwrap();
     drop(vms);
@@ -164,10 +164,10 @@ fn a_vcpu_is_new_then_ready_then_ended() {
     let mut monitor = monitor();
     let (_vm, vcpu) = monitor.guest();
     let mut state = VcpuState::new_zeroed();
-    assert_eq!(monitor.ask(&vcpu, Operation::Run), Err(Error::NoState));
-    assert_eq!(monitor.call(&vcpu, Operation::GetState, state.as_bytes()), Err(Error::NoState));
+    assert_eq!(monitor.ask(&vcpu, Operation::Run), Err(KernelError::NoState));
+    assert_eq!(monitor.call(&vcpu, Operation::GetState, state.as_bytes()), Err(KernelError::NoState));
     state.reserved[0] = 1;
-    assert_eq!(monitor.call(&vcpu, Operation::SetState, state.as_bytes()), Err(Error::BadArgument));
+    assert_eq!(monitor.call(&vcpu, Operation::SetState, state.as_bytes()), Err(KernelError::BadArgument));
     assert_eq!(monitor.start(&vcpu), Ok(0));
     assert_eq!(monitor.run(&vcpu, OUT), Ok(OUT));
     assert_eq!(monitor.call(&vcpu, Operation::GetState, state.as_bytes()), Ok(0));
@@ -176,7 +176,7 @@ fn a_vcpu_is_new_then_ready_then_ended() {
     assert_eq!(monitor.start(&vcpu), Ok(0));
     assert_eq!(monitor.run(&vcpu, Exit::TripleFault), Ok(Exit::TripleFault));
     assert_eq!(monitor.run(&vcpu, OUT), Ok(Exit::TripleFault));
-    assert_eq!(monitor.start(&vcpu), Err(Error::Ended));
+    assert_eq!(monitor.start(&vcpu), Err(KernelError::Ended));
 }
 
 #[test]
@@ -201,20 +201,20 @@ fn a_paused_vm_does_not_run_and_a_destroyed_one_does_nothing() {
     monitor.start(&vcpu).unwrap();
     for _ in 0..2 {
         assert_eq!(monitor.ask(&vm, Operation::Pause), Ok(0));
-        assert_eq!(monitor.run(&vcpu, OUT), Err(Error::Paused));
+        assert_eq!(monitor.run(&vcpu, OUT), Err(KernelError::Paused));
     }
     assert_eq!(monitor.map(&vm, 0, 0, 1, RW), Ok(PAGE), "memory may change");
     assert_eq!(monitor.ask(&vm, Operation::Resume), Ok(0));
     assert_eq!(monitor.run(&vcpu, OUT), Ok(OUT));
     assert_eq!(monitor.ask(&vm, Operation::Destroy), Ok(0));
     for operation in [Operation::Pause, Operation::Resume, Operation::Destroy] {
-        assert_eq!(monitor.ask(&vm, operation), Err(Error::Destroyed));
+        assert_eq!(monitor.ask(&vm, operation), Err(KernelError::Destroyed));
     }
-    assert_eq!(monitor.map(&vm, 0, 0, 1, RW), Err(Error::Destroyed));
-    assert_eq!(monitor.change(&vm, Operation::Unmap, 0, 1, 0), Err(Error::Destroyed));
-    assert_eq!(monitor.run(&vcpu, OUT), Err(Error::Destroyed));
-    assert_eq!(monitor.start(&vcpu), Err(Error::Destroyed));
-    assert_eq!(monitor.create(&vm, Kind::Vcpu).err(), Some(Error::Destroyed));
+    assert_eq!(monitor.map(&vm, 0, 0, 1, RW), Err(KernelError::Destroyed));
+    assert_eq!(monitor.change(&vm, Operation::Unmap, 0, 1, 0), Err(KernelError::Destroyed));
+    assert_eq!(monitor.run(&vcpu, OUT), Err(KernelError::Destroyed));
+    assert_eq!(monitor.start(&vcpu), Err(KernelError::Destroyed));
+    assert_eq!(monitor.create(&vm, Kind::Vcpu).err(), Some(KernelError::Destroyed));
 }
 
 /// A monitor with a VM and a vCPU.
@@ -237,14 +237,14 @@ fn a_running_vcpu_can_be_interrupted_and_nothing_else() {
     monitor.process.meanwhile = Some(|| {
         OTHER.with_borrow_mut(|other| {
             let (other, vm, vcpu) = other.as_mut().unwrap();
-            assert_eq!(other.ask(vcpu, Operation::Run), Err(Error::Busy));
-            assert_eq!(other.start(vcpu), Err(Error::Busy));
+            assert_eq!(other.ask(vcpu, Operation::Run), Err(KernelError::Busy));
+            assert_eq!(other.start(vcpu), Err(KernelError::Busy));
             let room = VcpuState::new_zeroed();
-            assert_eq!(other.call(vcpu, Operation::GetState, room.as_bytes()), Err(Error::Busy));
-            assert_eq!(other.map(vm, 0, 0, 1, RW), Err(Error::Busy));
-            assert_eq!(other.change(vm, Operation::Unmap, 0, 1, 0), Err(Error::Busy));
-            assert_eq!(other.change(vm, Operation::Protect, 0, 1, RX), Err(Error::Busy));
-            assert_eq!(other.ask(vm, Operation::Destroy), Err(Error::Busy));
+            assert_eq!(other.call(vcpu, Operation::GetState, room.as_bytes()), Err(KernelError::Busy));
+            assert_eq!(other.map(vm, 0, 0, 1, RW), Err(KernelError::Busy));
+            assert_eq!(other.change(vm, Operation::Unmap, 0, 1, 0), Err(KernelError::Busy));
+            assert_eq!(other.change(vm, Operation::Protect, 0, 1, RX), Err(KernelError::Busy));
+            assert_eq!(other.ask(vm, Operation::Destroy), Err(KernelError::Busy));
             assert_eq!(other.ask(vm, Operation::Pause), Ok(1), "one has not left yet");
             assert_eq!(other.ask(vcpu, Operation::Interrupt), Ok(0));
             assert_eq!(other.process.kernel.kicked.load(Ordering::Relaxed), 7, "the CPU it runs on");
@@ -292,7 +292,7 @@ fn the_run_page_carries_registers_and_input() {
 
     for bad in [Request::INPUT | Request::SET_REGISTERS, Request::from_bits_retain(1 << 31)] {
         monitor.set_page(&vcpu, |page| page.request = bad.bits());
-        assert_eq!(monitor.ask(&vcpu, Operation::Run), Err(Error::BadArgument));
+        assert_eq!(monitor.ask(&vcpu, Operation::Run), Err(KernelError::BadArgument));
         assert_eq!(monitor.page(&vcpu).request, 0);
     }
 }

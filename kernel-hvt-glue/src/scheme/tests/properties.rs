@@ -98,7 +98,7 @@ impl World {
                 if let Some(vm) = expect_vm(&model, answer) {
                     match answer {
                         Ok(bytes) => vm.borrow_mut().pages.retain(|page, _| !(gpa..gpa + bytes / PAGE).contains(page)),
-                        error => assert_eq!(error, Err(Error::OutOfMemory)),
+                        error => assert_eq!(error, Err(KernelError::OutOfMemory)),
                     }
                 }
             }
@@ -108,34 +108,34 @@ impl World {
                 let Some(vm) = expect_vm(&model, answer) else { return };
                 let whole = (gpa..gpa + pages).all(|page| vm.borrow().pages.contains_key(&page));
                 let expected = match permissions {
-                    0 => Err(Error::BadArgument),
+                    0 => Err(KernelError::BadArgument),
                     RW | RX => {
                         if whole {
                             Ok(pages * PAGE)
                         } else {
-                            Err(Error::NotMapped)
+                            Err(KernelError::NotMapped)
                         }
                     }
-                    _ => Err(Error::WriteAndExecute),
+                    _ => Err(KernelError::WriteAndExecute),
                 };
-                assert!(answer == expected || answer == Err(Error::OutOfMemory), "{answer:?}, not {expected:?}");
+                assert!(answer == expected || answer == Err(KernelError::OutOfMemory), "{answer:?}, not {expected:?}");
             }
             Step::Simple { on, operation } => self.simple(on, operation),
             Step::Start { on } => {
                 let (handle, model) = self.pick(on);
                 let answer = self.monitor.start(&handle);
                 let Model::Vcpu(vm, vcpu) = model else {
-                    return assert_eq!(answer, Err(Error::UnknownOperation));
+                    return assert_eq!(answer, Err(KernelError::UnknownOperation));
                 };
                 let expected = match (vm.borrow().destroyed, vcpu.get().has_ended) {
-                    (true, _) => Err(Error::Destroyed),
-                    (_, true) => Err(Error::Ended),
+                    (true, _) => Err(KernelError::Destroyed),
+                    (_, true) => Err(KernelError::Ended),
                     _ => Ok(0),
                 };
                 if answer == Ok(0) {
                     vcpu.set(VcpuModel { has_state: true, ..vcpu.get() });
                 }
-                assert!(answer == expected || answer == Err(Error::OutOfMemory), "{answer:?}, not {expected:?}");
+                assert!(answer == expected || answer == Err(KernelError::OutOfMemory), "{answer:?}, not {expected:?}");
             }
             Step::Run { on, fatal } => self.run(on, if fatal { Exit::TripleFault } else { Exit::Halt }),
         }
@@ -148,14 +148,16 @@ impl World {
         let answer = self.monitor.create(&handle, kind);
         let created = match (&model, kind) {
             (Model::Hypervisor, Kind::Vm) => {
-                assert!(answer.is_ok() == (vms < LIMITS.vms) || answer.as_ref().err() == Some(&Error::OutOfMemory));
+                assert!(
+                    answer.is_ok() == (vms < LIMITS.vms) || answer.as_ref().err() == Some(&KernelError::OutOfMemory)
+                );
                 Model::Vm(Rc::default())
             }
             (Model::Vm(vm), Kind::Vcpu) => {
                 assert!(answer.is_err() || !vm.borrow().destroyed);
                 Model::Vcpu(vm.clone(), Rc::default())
             }
-            _ => return assert_eq!(answer.err(), Some(Error::UnknownOperation)),
+            _ => return assert_eq!(answer.err(), Some(KernelError::UnknownOperation)),
         };
         self.handles.extend(answer.ok().map(|handle| (handle, created)));
     }
@@ -167,19 +169,19 @@ impl World {
         let Some(vm) = expect_vm(&model, answer) else { return };
         let mut vm = vm.borrow_mut();
         let expected = match permissions {
-            0 => return assert_eq!(answer, Err(Error::BadArgument)),
+            0 => return assert_eq!(answer, Err(KernelError::BadArgument)),
             RW | RX => (0..pages).find_map(|i| {
                 if vm.pages.contains_key(&(gpa + i)) {
-                    Some((i, Error::AlreadyMapped))
+                    Some((i, KernelError::AlreadyMapped))
                 } else if before + (i + 1) * PAGE > LIMITS.pinned {
-                    Some((i, Error::LimitReached))
+                    Some((i, KernelError::LimitReached))
                 } else if self.monitor.process.page(USER + (from + i) * PAGE) == UserPage::Foreign {
-                    Some((i, Error::NotOwnMemory))
+                    Some((i, KernelError::NotOwnMemory))
                 } else {
                     None
                 }
             }),
-            _ => return assert_eq!(answer, Err(Error::WriteAndExecute)),
+            _ => return assert_eq!(answer, Err(KernelError::WriteAndExecute)),
         };
         // If frames are scarce, the call may end earlier.
         let reachable = expected.map_or(pages, |(page, _)| page);
@@ -194,7 +196,7 @@ impl World {
                     vm.pages.insert(gpa + i, frame);
                 }
             }
-            Err(Error::OutOfMemory) => {}
+            Err(KernelError::OutOfMemory) => {}
             Err(error) => assert_eq!(expected, Some((0, error))),
         }
     }
@@ -209,28 +211,28 @@ impl World {
             }
             (Model::Vm(vm), Operation::Pause | Operation::Resume | Operation::Destroy) => {
                 let mut vm = vm.borrow_mut();
-                assert_eq!(answer, if vm.destroyed { Err(Error::Destroyed) } else { Ok(0) });
+                assert_eq!(answer, if vm.destroyed { Err(KernelError::Destroyed) } else { Ok(0) });
                 vm.paused = operation == Operation::Pause || vm.paused && operation != Operation::Resume;
                 if operation == Operation::Destroy {
                     vm.destroyed = true;
                     vm.pages.clear();
                 }
             }
-            _ => assert_eq!(answer, Err(Error::UnknownOperation)),
+            _ => assert_eq!(answer, Err(KernelError::UnknownOperation)),
         }
     }
 
     fn run(&mut self, on: usize, exit: Exit) {
         let (handle, model) = self.pick(on);
         let Model::Vcpu(vm, vcpu) = model else {
-            return assert_eq!(self.monitor.ask(&handle, Operation::Run), Err(Error::UnknownOperation));
+            return assert_eq!(self.monitor.ask(&handle, Operation::Run), Err(KernelError::UnknownOperation));
         };
         let answer = self.monitor.run(&handle, exit);
         let (vm, state) = (vm.borrow(), vcpu.get());
         let expected = match state {
-            _ if vm.destroyed => Err(Error::Destroyed),
-            _ if vm.paused => Err(Error::Paused),
-            VcpuModel { has_state: false, .. } => Err(Error::NoState),
+            _ if vm.destroyed => Err(KernelError::Destroyed),
+            _ if vm.paused => Err(KernelError::Paused),
+            VcpuModel { has_state: false, .. } => Err(KernelError::NoState),
             VcpuModel { has_ended: true, .. } => Ok(Exit::TripleFault),
             VcpuModel { is_interrupted: true, .. } => Ok(Exit::Interrupted),
             _ => Ok(exit),
@@ -269,11 +271,11 @@ impl World {
 }
 
 /// Returns the VM of an operation, or checks the result if it must be an error.
-fn expect_vm(model: &Model, answer: Result<u64, Error>) -> Option<Rc<RefCell<VmModel>>> {
+fn expect_vm(model: &Model, answer: Result<u64, KernelError>) -> Option<Rc<RefCell<VmModel>>> {
     match model {
-        Model::Vm(vm) if vm.borrow().destroyed => assert_eq!(answer, Err(Error::Destroyed)),
+        Model::Vm(vm) if vm.borrow().destroyed => assert_eq!(answer, Err(KernelError::Destroyed)),
         Model::Vm(vm) => return Some(vm.clone()),
-        _ => assert_eq!(answer, Err(Error::UnknownOperation)),
+        _ => assert_eq!(answer, Err(KernelError::UnknownOperation)),
     }
     None
 }

@@ -13,7 +13,7 @@ use super::{
     vmcb::{Clean, exit_code},
 };
 use crate::{
-    arch::Step,
+    arch::ExitResult,
     host::{FRAME_SIZE, Host},
     memory::ReadMemory,
     x86_64::{
@@ -42,17 +42,17 @@ impl<H: Host> SvmVcpu<H> {
     }
 
     /// Handles any other exit.
-    pub(super) fn handle(&mut self, memory: &dyn ReadMemory) -> Step {
+    pub(super) fn handle(&mut self, memory: &dyn ReadMemory) -> ExitResult {
         let control = &self.vmcb().control;
         let (code, info) = (control.exit_code, control.exit_info_1);
         let fault = |vcpu: &mut Self, fault| {
             vcpu.inject(fault);
-            Step::Again
+            ExitResult::Again
         };
         match code {
-            exit_code::INTR | exit_code::NMI | exit_code::INIT => Step::Interrupted,
-            exit_code::NPF => Step::Exit(decode_npf(info, control.exit_info_2)),
-            exit_code::SHUTDOWN => Step::Exit(Exit::TripleFault),
+            exit_code::INTR | exit_code::NMI | exit_code::INIT => ExitResult::Interrupted,
+            exit_code::NPF => ExitResult::Exit(decode_npf(info, control.exit_info_2)),
+            exit_code::SHUTDOWN => ExitResult::Exit(Exit::TripleFault),
             exit_code::CPUID => self.carry_out(memory, Some(Operation::Cpuid)),
             exit_code::HLT => self.carry_out(memory, Some(Operation::Hlt)),
             exit_code::INVD | exit_code::WBINVD => self.carry_out(memory, Some(Operation::InvalidateCaches)),
@@ -68,20 +68,20 @@ impl<H: Host> SvmVcpu<H> {
             }
             exit_code::DR0_READ..=exit_code::DR15_WRITE => {
                 self.give_debug_registers();
-                Step::Again
+                ExitResult::Again
             }
             exit_code::EXCEPTION_DB => {
                 self.inject(Fault { vector: Vector::Debug, error_code: None });
-                Step::raised_again()
+                ExitResult::raised_again()
             }
             exit_code::EXCEPTION_AC => {
                 self.inject(Fault { vector: Vector::AlignmentCheck, error_code: Some(info as u32) });
-                Step::raised_again()
+                ExitResult::raised_again()
             }
             exit_code::EXCEPTION_MC => {
                 // SAFETY: CPL 0, and a machine check has caused the exit.
                 unsafe { privileged::raise_machine_check() };
-                Step::Interrupted
+                ExitResult::Interrupted
             }
             exit_code::RDPMC => fault(self, Fault::GENERAL_PROTECTION),
             exit_code::RSM | exit_code::INVLPGA | exit_code::VMRUN..=exit_code::RDTSCP => {
@@ -89,24 +89,24 @@ impl<H: Host> SvmVcpu<H> {
             }
             exit_code::MONITOR..=exit_code::MWAIT_ARMED | exit_code::RDPRU => fault(self, Fault::INVALID_OPCODE),
             exit_code::INVALID => {
-                Step::Exit(Exit::EntryFailure(EntryFailure { field: EntryField::Unspecified, value: code }))
+                ExitResult::Exit(Exit::EntryFailure(EntryFailure { field: EntryField::Unspecified, value: code }))
             }
-            _ => Step::Exit(Exit::Unknown { reason: code, info }),
+            _ => ExitResult::Exit(Exit::Unknown { reason: code, info }),
         }
     }
 
     /// Emulates the instruction that caused the exit. `told` is the instruction reported by the
     /// CPU.
-    fn carry_out(&mut self, memory: &dyn ReadMemory, told: Option<Operation>) -> Step {
+    fn carry_out(&mut self, memory: &dyn ReadMemory, told: Option<Operation>) -> ExitResult {
         let Some((operation, next_rip)) = self.locate(memory, told) else {
             let (rip, reason) = (self.vmcb().save.rip, self.vmcb().control.exit_code);
-            return Step::Exit(Exit::Undecodable { rip, reason });
+            return ExitResult::Exit(Exit::Undecodable { rip, reason });
         };
         let offer = self.offer;
         let outcome = match operation {
             Operation::Hlt => {
                 self.skip_to(next_rip);
-                return Step::Exit(Exit::Halt);
+                return ExitResult::Exit(Exit::Halt);
             }
             // No guest data can be in a cache without being visible in memory.
             Operation::InvalidateCaches => Outcome::Done,
@@ -126,9 +126,9 @@ impl<H: Host> SvmVcpu<H> {
         match outcome {
             Outcome::Done => self.skip_to(next_rip),
             Outcome::Fault(fault) => self.inject(fault),
-            Outcome::Exit(exit) => return Step::Exit(exit),
+            Outcome::Exit(exit) => return ExitResult::Exit(exit),
         }
-        Step::Again
+        ExitResult::Again
     }
 
     /// Returns the instruction that caused the exit and the address of the next one. The CPU's

@@ -13,7 +13,7 @@ use super::{
     vmcb::{Clean, event, tlb_control},
 };
 use crate::{
-    arch::{Binding, FpuOwner, Step},
+    arch::{Binding, ExitResult, FpuOwner},
     host::Host,
     memory::ReadMemory,
     x86_64::{context::Context, cpu::CpuState, error::BindError, vendor::VendorVcpu},
@@ -32,10 +32,10 @@ impl<H: Host> VendorVcpu<H> for SvmVcpu<H> {
     unsafe fn unbind(&mut self) {}
 
     #[inline]
-    unsafe fn step(&mut self, cpu: &mut CpuState<H>, memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, Step> {
+    unsafe fn step(&mut self, cpu: &mut CpuState<H>, memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, ExitResult> {
         if self.unchecked {
             if let Err(failure) = check(self.vmcb(), self.offer.cr4, self.capabilities.physical_address_bits) {
-                return Err(Step::Exit(Exit::EntryFailure(failure)));
+                return Err(ExitResult::Exit(Exit::EntryFailure(failure)));
             }
             self.unchecked = false;
         }

@@ -13,7 +13,7 @@ use super::{
     vmcb::{Vmcb, event, exit_code},
 };
 use crate::{
-    arch::Step,
+    arch::ExitResult,
     fake::{FakeHost, OFFER, svm_capabilities},
     vcpu::tests::run_with_interrupts_off,
     vm::Vm,
@@ -58,7 +58,7 @@ impl Guest {
     }
 
     /// Simulates an exit and handles it.
-    fn exit(&mut self, code: u64, info_1: u64, info_2: u64) -> Step {
+    fn exit(&mut self, code: u64, info_1: u64, info_2: u64) -> ExitResult {
         self.leave(code, info_1, info_2);
         assert_eq!(self.vcpu.port_access(), None);
         self.vcpu.handle(&self.vm)
@@ -154,10 +154,10 @@ fn nested_page_faults_tell_address_and_access() {
     for (info, access, page_walk) in cases {
         let violation = MemoryViolation { gpa: Gpa(0xfee0_0000), access, page_walk, gva: None };
         let expected = Exit::MemoryViolation(violation);
-        assert_eq!(guest.exit(exit_code::NPF, info, 0xfee0_0000), Step::Exit(expected));
+        assert_eq!(guest.exit(exit_code::NPF, info, 0xfee0_0000), ExitResult::Exit(expected));
     }
     let malformed = guest.exit(exit_code::NPF, 1 << 3, 0x1000);
-    assert!(matches!(malformed, Step::Exit(Exit::Misconfiguration { gpa: Gpa(0x1000) })));
+    assert!(matches!(malformed, ExitResult::Exit(Exit::Misconfiguration { gpa: Gpa(0x1000) })));
     assert_eq!(guest.rip(), CODE);
 }
 
@@ -166,16 +166,16 @@ fn instructions_are_measured_in_guest_memory() {
     // A prefix without effect, and CPUID.
     let mut guest = Guest::new(&[0x2e, 0x0f, 0xa2]);
     guest.set(|registers| registers.rax = 0x4000_0000);
-    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), ExitResult::Again);
     assert_eq!((guest.rip(), guest.vcpu.general_registers().rax), (CODE + 3, 0));
 
     // Not the expected instruction: other code rewrites it, or the guest runs from another address.
     let mut guest = Guest::new(&[0x90]);
     let undecodable = Exit::Undecodable { rip: CODE, reason: exit_code::HLT };
-    assert_eq!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(undecodable));
+    assert_eq!(guest.exit(exit_code::HLT, 0, 0), ExitResult::Exit(undecodable));
     guest.vm.write(PML4_BASE, &[0; 8]).unwrap();
     guest.vm.write(Gpa(CODE), &[0xf4]).unwrap();
-    assert_eq!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(undecodable));
+    assert_eq!(guest.exit(exit_code::HLT, 0, 0), ExitResult::Exit(undecodable));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn an_instruction_may_cross_into_the_next_page() {
     let mut guest = Guest::new(&[]);
     guest.vm.write(Gpa(0x10_0fff), &[0x0f, 0xa2]).unwrap();
     guest.set(|registers| registers.rip = 0x10_0fff);
-    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), ExitResult::Again);
     assert_eq!(guest.rip(), 0x10_1001);
 }
 
@@ -191,7 +191,7 @@ fn an_instruction_may_cross_into_the_next_page() {
 fn the_cpus_own_measure_is_used_where_there_is_one() {
     let mut guest = Guest::on(&[], |capabilities| capabilities.nrip_save = true);
     guest.vcpu.vmcb_mut().control.next_rip = 0x7777;
-    assert_eq!(guest.exit(exit_code::HLT, 0, 0), Step::Exit(Exit::Halt));
+    assert_eq!(guest.exit(exit_code::HLT, 0, 0), ExitResult::Exit(Exit::Halt));
     assert_eq!(guest.rip(), 0x7777);
 }
 
@@ -200,11 +200,11 @@ fn control_register_writes_name_their_source() {
     // mov cr4, r9
     let mut guest = Guest::new(&[0x41, 0x0f, 0x22, 0xe1]);
     guest.set(|registers| registers.r9 = 0x6a0);
-    assert_eq!(guest.exit(exit_code::CR0_WRITE + 4, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::CR0_WRITE + 4, 0, 0), ExitResult::Again);
     assert_eq!((guest.rip(), guest.vcpu.cr4()), (CODE + 4, 0x6a0));
     // The exit reports another register than the bytes.
     guest.set(|registers| registers.rip = CODE);
-    assert!(matches!(guest.exit(exit_code::CR0_WRITE + 3, 0, 0), Step::Exit(Exit::Undecodable { .. })));
+    assert!(matches!(guest.exit(exit_code::CR0_WRITE + 3, 0, 0), ExitResult::Exit(Exit::Undecodable { .. })));
 
     // The same with decode assists and nRIP-save, without reading memory.
     let mut guest = Guest::on(&[], |capabilities| {
@@ -213,7 +213,7 @@ fn control_register_writes_name_their_source() {
     });
     guest.set(|registers| registers.rsp = 0x6a0);
     guest.vcpu.vmcb_mut().control.next_rip = CODE + 3;
-    assert_eq!(guest.exit(exit_code::CR0_WRITE + 4, 1 << 63 | 4, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::CR0_WRITE + 4, 1 << 63 | 4, 0), ExitResult::Again);
     assert_eq!((guest.rip(), guest.vcpu.cr4()), (CODE + 3, 0x6a0));
 }
 
@@ -224,17 +224,17 @@ fn refused_instructions_raise_exceptions_in_place() {
     // rdmsr of an MSR that does not exist.
     let mut guest = Guest::new(&[0x0f, 0x32]);
     guest.set(|registers| registers.rcx = 0x1b);
-    assert_eq!(guest.exit(exit_code::MSR, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::MSR, 0, 0), ExitResult::Again);
     assert_eq!((guest.rip(), guest.event()), (CODE, GP));
     for code in [exit_code::VMRUN, 0x81, 0x86, exit_code::RDTSCP, exit_code::MONITOR, exit_code::RSM] {
-        assert_eq!(guest.exit(code, 0, 0), Step::Again);
+        assert_eq!(guest.exit(code, 0, 0), ExitResult::Again);
         assert_eq!(guest.event(), UD, "{code:#x}");
     }
-    assert_eq!(guest.exit(exit_code::RDPMC, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::RDPMC, 0, 0), ExitResult::Again);
     assert_eq!(guest.event(), GP);
-    assert_eq!(guest.exit(exit_code::EXCEPTION_AC, 0, 0), Step::Interrupted);
+    assert_eq!(guest.exit(exit_code::EXCEPTION_AC, 0, 0), ExitResult::Interrupted);
     assert_eq!(guest.event(), event::VALID | event::ERROR_CODE_VALID | 3 << 8 | 17);
-    assert_eq!(guest.exit(exit_code::EXCEPTION_DB, 0, 0), Step::Interrupted);
+    assert_eq!(guest.exit(exit_code::EXCEPTION_DB, 0, 0), ExitResult::Interrupted);
     assert_eq!(guest.event(), event::VALID | 3 << 8 | 1);
     guest.set(|_| {});
     assert_eq!(guest.event(), 0, "setting registers forgets it");
@@ -260,7 +260,7 @@ fn exceptions_without_end_let_interrupts_in() {
 fn debug_registers_are_given_on_first_use() {
     let mut guest = Guest::new(&[]);
     assert_eq!(guest.vcpu.vmcb().control.intercept_dr_writes, !0);
-    assert_eq!(guest.exit(exit_code::DR0_READ + 0x17, 0, 0), Step::Again);
+    assert_eq!(guest.exit(exit_code::DR0_READ + 0x17, 0, 0), ExitResult::Again);
     assert_eq!(guest.vcpu.vmcb().control.intercept_dr_writes, 0);
     assert!(guest.vcpu.debug.are_guests());
     assert_eq!(guest.rip(), CODE, "the instruction runs again");
@@ -269,13 +269,15 @@ fn debug_registers_are_given_on_first_use() {
 #[test]
 fn the_rest_is_told_as_it_is() {
     let mut guest = Guest::new(&[]);
-    assert_eq!(guest.exit(exit_code::INTR, 0, 0), Step::Interrupted);
-    assert_eq!(guest.exit(exit_code::NMI, 0, 0), Step::Interrupted);
-    assert_eq!(guest.exit(exit_code::SHUTDOWN, 0, 0), Step::Exit(Exit::TripleFault));
+    assert_eq!(guest.exit(exit_code::INTR, 0, 0), ExitResult::Interrupted);
+    assert_eq!(guest.exit(exit_code::NMI, 0, 0), ExitResult::Interrupted);
+    assert_eq!(guest.exit(exit_code::SHUTDOWN, 0, 0), ExitResult::Exit(Exit::TripleFault));
     let unknown = Exit::Unknown { reason: 0x402, info: 9 };
-    assert_eq!(guest.exit(0x402, 9, 0), Step::Exit(unknown));
+    assert_eq!(guest.exit(0x402, 9, 0), ExitResult::Exit(unknown));
     let failure = EntryFailure { field: EntryField::Unspecified, value: u64::MAX };
-    assert!(matches!(guest.exit(exit_code::INVALID, 0, 0), Step::Exit(Exit::EntryFailure(found)) if found == failure));
+    assert!(
+        matches!(guest.exit(exit_code::INVALID, 0, 0), ExitResult::Exit(Exit::EntryFailure(found)) if found == failure)
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{
     vmcs::{Fields, Vmcs},
 };
 use crate::{
-    arch::Step,
+    arch::ExitResult,
     host::Host,
     x86_64::{
         cpuid::native,
@@ -41,28 +41,30 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
     }
 
     /// Handles any other exit.
-    pub(super) fn handle(&mut self) -> Step {
+    pub(super) fn handle(&mut self) -> ExitResult {
         self.deliver_again();
         let exit_reason = self.vmcs.read(fields::EXIT_REASON);
         let qualification = self.vmcs.read(fields::EXIT_QUALIFICATION);
         let offer = self.vcpu.offer;
         let outcome = match exit_reason {
             reason::EXTERNAL_INTERRUPT | reason::INIT | reason::SIPI | reason::PREEMPTION_TIMER => {
-                return Step::Interrupted;
+                return ExitResult::Interrupted;
             }
             reason::EXCEPTION_OR_NMI => return self.exception(qualification),
-            reason::EPT_VIOLATION => return Step::Exit(self.violation(qualification)),
+            reason::EPT_VIOLATION => return ExitResult::Exit(self.violation(qualification)),
             reason::EPT_MISCONFIGURATION => {
-                return Step::Exit(Exit::Misconfiguration { gpa: Gpa(self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS)) });
+                return ExitResult::Exit(Exit::Misconfiguration {
+                    gpa: Gpa(self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS)),
+                });
             }
-            reason::TRIPLE_FAULT => return Step::Exit(Exit::TripleFault),
+            reason::TRIPLE_FAULT => return ExitResult::Exit(Exit::TripleFault),
             reason::HLT => {
                 self.skip();
-                return Step::Exit(Exit::Halt);
+                return ExitResult::Exit(Exit::Halt);
             }
             reason::MOV_DR => {
                 self.vcpu.give_debug_registers(&mut self.vmcs);
-                return Step::Again;
+                return ExitResult::Again;
             }
             reason::CPUID => emulate::cpuid(self, &native, offer),
             reason::RDMSR => emulate::rdmsr(self),
@@ -85,16 +87,16 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
             | reason::ENCLS => Outcome::Fault(Fault::INVALID_OPCODE),
             failed if failed & reason::ENTRY_FAILURE != 0 => {
                 let failure = EntryFailure { field: EntryField::Unspecified, value: failed.into() };
-                return Step::Exit(Exit::EntryFailure(failure));
+                return ExitResult::Exit(Exit::EntryFailure(failure));
             }
-            reason => return Step::Exit(Exit::Unknown { reason: reason.into(), info: qualification }),
+            reason => return ExitResult::Exit(Exit::Unknown { reason: reason.into(), info: qualification }),
         };
         match outcome {
             Outcome::Done => self.skip(),
             Outcome::Fault(fault) => self.inject(fault),
-            Outcome::Exit(exit) => return Step::Exit(exit),
+            Outcome::Exit(exit) => return ExitResult::Exit(exit),
         }
-        Step::Again
+        ExitResult::Again
     }
 
     /// Advances RIP past the instruction that caused the exit. Also ends the shadow of `sti` or
@@ -144,12 +146,12 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
     }
 
     /// Handles an exception of [`EXCEPTIONS`], or an NMI, which the kernel has handled.
-    fn exception(&mut self, qualification: u64) -> Step {
+    fn exception(&mut self, qualification: u64) -> ExitResult {
         const DEBUG: u32 = Vector::Debug as u32;
         const ALIGNMENT: u32 = Vector::AlignmentCheck as u32;
         let information = self.vmcs.read(fields::EXIT_INTERRUPTION_INFORMATION);
         if information & event::TYPE == event::NMI {
-            return Step::Interrupted;
+            return ExitResult::Interrupted;
         }
         match information & event::VECTOR {
             DEBUG => {
@@ -157,14 +159,14 @@ impl<H: Host, V: Fields> Running<'_, H, V> {
                 const STATUS: u64 = 1 << 14 | 1 << 13 | 0xf;
                 self.vcpu.debug.report(qualification & STATUS);
                 self.inject(Fault { vector: Vector::Debug, error_code: None });
-                Step::raised_again()
+                ExitResult::raised_again()
             }
             ALIGNMENT => {
                 let error_code = Some(self.vmcs.read(fields::EXIT_INTERRUPTION_ERROR_CODE));
                 self.inject(Fault { vector: Vector::AlignmentCheck, error_code });
-                Step::raised_again()
+                ExitResult::raised_again()
             }
-            _ => Step::Interrupted,
+            _ => ExitResult::Interrupted,
         }
     }
 

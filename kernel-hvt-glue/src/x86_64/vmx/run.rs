@@ -15,7 +15,7 @@ use super::{
     vmcs::{Fields, Vmcs},
 };
 use crate::{
-    arch::{Binding, FpuOwner, Step},
+    arch::{Binding, ExitResult, FpuOwner},
     host::Host,
     memory::ReadMemory,
     x86_64::{context::Context, cpu::CpuState, error::BindError, vendor::VendorVcpu},
@@ -33,12 +33,17 @@ impl<H: Host> VendorVcpu<H> for VmxVcpu<H> {
     }
 
     #[inline]
-    unsafe fn step(&mut self, _cpu: &mut CpuState<H>, _memory: &dyn ReadMemory, fpu: FpuOwner) -> Result<Io, Step> {
+    unsafe fn step(
+        &mut self,
+        _cpu: &mut CpuState<H>,
+        _memory: &dyn ReadMemory,
+        fpu: FpuOwner,
+    ) -> Result<Io, ExitResult> {
         // SAFETY: guaranteed by the caller.
         let mut vmcs = unsafe { Vmcs::current() };
         if self.unchecked {
             if let Err(failure) = self.check() {
-                return Err(Step::Exit(Exit::EntryFailure(failure)));
+                return Err(ExitResult::Exit(Exit::EntryFailure(failure)));
             }
             vmcs.write(fields::GUEST_RSP, self.context.registers.rsp);
             vmcs.write(fields::GUEST_RFLAGS, self.context.registers.rflags);
@@ -56,7 +61,7 @@ impl<H: Host> VendorVcpu<H> for VmxVcpu<H> {
         unsafe { self.enter(&mut vmcs, fpu) };
         if self.context.entry_failed != 0 {
             self.context.entry_failed = 0;
-            return Err(Step::Exit(failed_instruction(&vmcs)));
+            return Err(ExitResult::Exit(failed_instruction(&vmcs)));
         }
         let registers = &mut self.context.registers;
         registers.rip = vmcs.read(fields::GUEST_RIP);

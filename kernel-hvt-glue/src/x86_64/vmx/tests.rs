@@ -19,7 +19,7 @@ use super::{
     vmcs::Fields,
 };
 use crate::{
-    arch::Step,
+    arch::ExitResult,
     fake::{FakeHost, OFFER},
     host::Hpa,
     vcpu::tests::run_with_interrupts_off,
@@ -210,11 +210,11 @@ fn a_guests_nmi_and_instructions_are_told_apart() {
     let mut vcpu = vcpu(&host);
     let mut running = Running { vcpu: &mut vcpu, vmcs: MemoryVmcs::default() };
     running.vmcs.write(fields::EXIT_INTERRUPTION_INFORMATION, 1 << 31 | 2 << 8 | 2);
-    assert_eq!(running.handle(), Step::Interrupted);
+    assert_eq!(running.handle(), ExitResult::Interrupted);
     assert_eq!(running.vmcs.read(fields::ENTRY_INTERRUPTION_INFORMATION), 0);
     running.vmcs.write(fields::EXIT_REASON, CPUID);
     running.vmcs.write(fields::EXIT_INSTRUCTION_LENGTH, 2);
     running.vmcs.write(fields::GUEST_CS_ACCESS_RIGHTS, 1 << 13);
-    assert_eq!(running.handle(), Step::Again);
+    assert_eq!(running.handle(), ExitResult::Again);
     assert_eq!(vcpu.context.registers.rip, 0x10_0002);
 }

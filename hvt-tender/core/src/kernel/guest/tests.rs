@@ -5,7 +5,7 @@ use super::*;
 use std::string::ToString;
 use std::vec::Vec;
 
-use hvt_abi::kernel::{Direction, Error, Exit as KernelExit, Io, MemoryViolation};
+use hvt_abi::kernel::{Direction, Exit as KernelExit, Io, KernelError, MemoryViolation};
 use proptest::prelude::*;
 
 use crate::kernel::fake::{Asked, FakeKernel, MAP_STEP};
@@ -139,7 +139,7 @@ fn everything_is_closed_whenever_it_ends() {
     ];
     for (asked, what) in steps {
         let kernel = FakeKernel::new();
-        let errno = Errno(redox::errno(Error::LimitReached));
+        let errno = Errno(redox::errno(KernelError::LimitReached));
         kernel.fail(asked, errno);
         let Err(error) = start(&kernel, &memory_map(&[])) else { panic!("{asked:?}") };
         assert_eq!(error, Refused { what, errno });

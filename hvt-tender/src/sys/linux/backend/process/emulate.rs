@@ -25,9 +25,9 @@ use super::features::Features;
 use crate::exit::{Cause, Exit};
 use crate::memory::{GuestSpace, Permissions, Violation};
 
-/// Result of an instruction. RIP is behind the instruction, except for [`Step::Raise`].
+/// Result of an instruction. RIP is behind the instruction, except for [`EmulationResult::Raise`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum EmulationResult {
     /// Done.
     Next,
     /// Done, with an exit to the tender.
@@ -42,7 +42,7 @@ pub(super) enum Step {
     Refuse(Cause),
 }
 
-impl From<Exception> for Step {
+impl From<Exception> for EmulationResult {
     fn from(exception: Exception) -> Self {
         Self::Raise(exception)
     }
@@ -52,7 +52,12 @@ impl From<Exception> for Step {
 pub(super) const LONGEST: u64 = 15;
 
 /// Emulates the instruction at RIP, which raised #GP with this error code in the child.
-pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<'_>, error_code: u64) -> Step {
+pub(super) fn step(
+    cpu: &mut Cpu,
+    registers: &mut Registers,
+    space: &GuestSpace<'_>,
+    error_code: u64,
+) -> EmulationResult {
     let mut bytes = [0; LONGEST as usize];
     let Some(len) = fetch(registers.rip, space, &mut bytes) else {
         return Exception::general_protection(error_code).into();
@@ -62,8 +67,8 @@ pub(super) fn step(cpu: &mut Cpu, registers: &mut Registers, space: &GuestSpace<
     let mut machine = Emulation { cpu, registers, space, instruction, error_code };
     let rip = machine.registers.rip;
     machine.registers.rip = rip.wrapping_add(instruction.len().to_const());
-    let step = machine.execute().unwrap_or_else(Step::Raise);
-    if let Step::Raise(exception) = step
+    let step = machine.execute().unwrap_or_else(EmulationResult::Raise);
+    if let EmulationResult::Raise(exception) = step
         && !exception.is_software()
     {
         machine.registers.rip = rip;
@@ -83,7 +88,7 @@ pub(super) fn fetch(rip: u64, space: &GuestSpace<'_>, into: &mut [u8]) -> Option
 
 /// Emulates the instruction at RIP, which raised #UD in the child. STAC and CLAC do so at CPL 3,
 /// whatever CR4.SMAP is (SDM volume 2).
-pub(super) fn undefined(registers: &mut Registers, space: &GuestSpace<'_>) -> Step {
+pub(super) fn undefined(registers: &mut Registers, space: &GuestSpace<'_>) -> EmulationResult {
     let mut bytes = [0; LONGEST as usize];
     let code = fetch(registers.rip, space, &mut bytes).map_or(&[][..], |len| &bytes[..len]);
     let set = match InstDecoder::default().decode(&mut U8Reader::new(code)) {
@@ -96,7 +101,7 @@ pub(super) fn undefined(registers: &mut Registers, space: &GuestSpace<'_>) -> St
     }
     registers.rip = registers.rip.wrapping_add(3);
     registers.rflags = registers.rflags & !RFLAGS_AC | if set { RFLAGS_AC } else { 0 };
-    Step::Next
+    EmulationResult::Next
 }
 
 /// Returns the number of bytes of memory that the instruction at the start of `code` accesses, if
@@ -114,32 +119,32 @@ struct Emulation<'a, 'm> {
     error_code: u64,
 }
 
-type Executed = Result<Step, Exception>;
+type Executed = Result<EmulationResult, Exception>;
 
 impl Emulation<'_, '_> {
     fn execute(&mut self) -> Executed {
         match self.instruction.opcode() {
             Opcode::OUT | Opcode::IN | Opcode::OUTS | Opcode::INS => Ok(self.port()),
-            Opcode::HLT => Ok(Step::Exit(Exit::Halted)),
+            Opcode::HLT => Ok(EmulationResult::Exit(Exit::Halted)),
             Opcode::CLI => {
                 self.cpu.interrupts = false;
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             Opcode::STI => {
                 self.cpu.interrupts = true;
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             Opcode::LGDT => {
                 self.cpu.gdtr = self.table_register()?;
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             Opcode::LIDT => {
                 self.cpu.idtr = self.table_register()?;
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             Opcode::LTR => self.load_task_register(),
             Opcode::LLDT => match self.operand16(0)? {
-                0..4 => Ok(Step::Next),
+                0..4 => Ok(EmulationResult::Next),
                 selector => Err(selector_fault(selector)),
             },
             Opcode::MOV => self.mov(),
@@ -152,14 +157,14 @@ impl Emulation<'_, '_> {
             Opcode::RDTSC | Opcode::RDTSCP if self.cpu.cycles.is_some() => Ok(self.read_tsc()),
             Opcode::SWAPGS => {
                 std::mem::swap(&mut self.cpu.gs_base, &mut self.cpu.kernel_gs_base);
-                Ok(Step::LoadGsBase)
+                Ok(EmulationResult::LoadGsBase)
             }
             Opcode::CLTS => {
                 self.cpu.cr0.remove(Cr0::TS);
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             // No TLB entries or cache lines need flushing: guest memory is host memory.
-            Opcode::INVLPG | Opcode::WBINVD | Opcode::INVD => Ok(Step::Next),
+            Opcode::INVLPG | Opcode::WBINVD | Opcode::INVD => Ok(EmulationResult::Next),
             Opcode::INT => Ok(self.software_interrupt()),
             // Instructions that need EFER.SVME or CR4.VMXE, which a guest cannot set.
             Opcode::VMRUN | Opcode::VMLOAD | Opcode::VMSAVE | Opcode::VMMCALL | Opcode::INVLPGA => {
@@ -175,8 +180,8 @@ impl Emulation<'_, '_> {
         }
     }
 
-    fn refuse(&self) -> Step {
-        Step::Refuse(Cause::Instruction { what: format!("\"{}\"", self.text()) })
+    fn refuse(&self) -> EmulationResult {
+        EmulationResult::Refuse(Cause::Instruction { what: format!("\"{}\"", self.text()) })
     }
 
     /// Text of an unsupported instruction.
@@ -204,7 +209,7 @@ impl Emulation<'_, '_> {
     }
 
     /// Emulates `in` and `out`. Their string forms are never hypercalls.
-    fn port(&self) -> Step {
+    fn port(&self) -> EmulationResult {
         let write = matches!(self.instruction.opcode(), Opcode::OUT | Opcode::OUTS);
         let (port, data) = if write { (0, 1) } else { (1, 0) };
         let port = match self.instruction.operand(port) {
@@ -219,11 +224,11 @@ impl Emulation<'_, '_> {
             true => Exit::from_port_write(port, size, self.registers.rax as u32),
             false => None,
         };
-        exit.map_or(Step::Refuse(Cause::Port { port, size, write }), Step::Exit)
+        exit.map_or(EmulationResult::Refuse(Cause::Port { port, size, write }), EmulationResult::Exit)
     }
 
     /// `int n`: through the IDT, if its limit covers the vector.
-    fn software_interrupt(&self) -> Step {
+    fn software_interrupt(&self) -> EmulationResult {
         let Operand::ImmediateU8 { imm: vector } = self.instruction.operand(0) else { return self.refuse() };
         beyond_idt(self.cpu, vector).unwrap_or(Exception::software(vector)).into()
     }
@@ -249,7 +254,7 @@ impl Emulation<'_, '_> {
                     _ => return Err(Exception::invalid_opcode()),
                 };
                 *self.registers.general_mut(to.num()) = value;
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             (Some(to), Some(from)) if [to.class(), from.class()].contains(&register_class::DR) => Ok(self.refuse()),
             _ => Err(Exception::general_protection(self.error_code)),
@@ -278,7 +283,7 @@ impl Emulation<'_, '_> {
             8 => return Ok(self.refuse()),
             _ => return Err(Exception::invalid_opcode()),
         }
-        Ok(Step::Next)
+        Ok(EmulationResult::Next)
     }
 
     /// XSETBV (SDM volume 2). The CPU itself raises #UD if its CR4.OSXSAVE is clear.
@@ -290,7 +295,7 @@ impl Emulation<'_, '_> {
             return Err(Exception::general_protection(0));
         }
         match control::write_xcr0(self.edx_eax(), Features::of_this_cpu()) {
-            Written::Value(()) => Ok(Step::Next),
+            Written::Value(()) => Ok(EmulationResult::Next),
             Written::Fault => Err(Exception::general_protection(0)),
             Written::Unsupported => Ok(self.refuse()),
         }
@@ -300,7 +305,7 @@ impl Emulation<'_, '_> {
     fn invalidate_by_pcid(&mut self) -> Executed {
         let kind = register(self.instruction.operand(0)).map(|register| operand::general(self.registers, register));
         match kind {
-            Some(0..=3) => Ok(Step::Next),
+            Some(0..=3) => Ok(EmulationResult::Next),
             _ => Err(Exception::general_protection(0)),
         }
     }
@@ -317,20 +322,20 @@ impl Emulation<'_, '_> {
             }
             msr::FS_BASE => {
                 self.cpu.fs_base = value;
-                Ok(Step::LoadFsBase)
+                Ok(EmulationResult::LoadFsBase)
             }
             msr::GS_BASE => {
                 self.cpu.gs_base = value;
-                Ok(Step::LoadGsBase)
+                Ok(EmulationResult::LoadGsBase)
             }
             msr::KERNEL_GS_BASE => {
                 self.cpu.kernel_gs_base = value;
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             msr::EFER => match control::write_efer(self.cpu.efer, value) {
                 Written::Value(new) => {
                     self.cpu.efer = new;
-                    Ok(Step::Next)
+                    Ok(EmulationResult::Next)
                 }
                 Written::Fault => Err(Exception::general_protection(0)),
                 Written::Unsupported => Ok(self.refuse()),
@@ -338,7 +343,7 @@ impl Emulation<'_, '_> {
             // Memory types have no effect here, but the guest can read the value back.
             msr::PAT => {
                 self.cpu.pat = value;
-                Ok(Step::Next)
+                Ok(EmulationResult::Next)
             }
             msr::TSC => Ok(self.refuse()),
             _ => Err(Exception::general_protection(0)),
@@ -346,14 +351,14 @@ impl Emulation<'_, '_> {
     }
 
     /// RDTSC and RDTSCP (SDM volume 2). IA32_TSC_AUX, which RDTSCP reads as well, is 0.
-    fn read_tsc(&mut self) -> Step {
+    fn read_tsc(&mut self) -> EmulationResult {
         let value = self.cpu.tsc();
         self.registers.rax = value & 0xffff_ffff;
         self.registers.rdx = value >> 32;
         if self.instruction.opcode() == Opcode::RDTSCP {
             self.registers.rcx = 0;
         }
-        Step::Next
+        EmulationResult::Next
     }
 
     fn read_msr(&mut self) -> Executed {
@@ -368,7 +373,7 @@ impl Emulation<'_, '_> {
         };
         self.registers.rax = value & 0xffff_ffff;
         self.registers.rdx = value >> 32;
-        Ok(Step::Next)
+        Ok(EmulationResult::Next)
     }
 
     /// Loads a segment register. In 64-bit mode only the bases of FS and GS have an effect
@@ -385,16 +390,16 @@ impl Emulation<'_, '_> {
             segment::ES => *es = selector,
             segment::FS => {
                 (*fs, self.cpu.fs_base) = (selector, base);
-                return Ok(Step::LoadFsBase);
+                return Ok(EmulationResult::LoadFsBase);
             }
             segment::GS => {
                 (*gs, self.cpu.gs_base) = (selector, base);
-                return Ok(Step::LoadGsBase);
+                return Ok(EmulationResult::LoadGsBase);
             }
             segment::CS => return Err(Exception::invalid_opcode()),
             _ => {}
         }
-        Ok(Step::Next)
+        Ok(EmulationResult::Next)
     }
 
     fn load_code_segment(&mut self, selector: u16) -> Result<(), Exception> {
@@ -419,7 +424,7 @@ impl Emulation<'_, '_> {
         let base = low.base() | high.0 << 32;
         self.write_memory(self.cpu.gdtr.base.wrapping_add(u64::from(selector & !7)), &(low.0 | BUSY))?;
         self.cpu.task = (base, low.limit());
-        Ok(Step::Next)
+        Ok(EmulationResult::Next)
     }
 
     fn pop_segment(&mut self) -> Executed {
@@ -447,7 +452,7 @@ impl Emulation<'_, '_> {
         };
         self.registers.rip = rip;
         self.registers.rsp = stack.wrapping_add(size + released);
-        Ok(Step::Next)
+        Ok(EmulationResult::Next)
     }
 
     fn interrupt_return(&mut self) -> Executed {
@@ -461,7 +466,7 @@ impl Emulation<'_, '_> {
         self.registers.rip = rip;
         self.registers.rsp = rsp;
         self.registers.rflags = self.registers.rflags & !RFLAGS_GUEST | rflags & RFLAGS_GUEST;
-        Ok(Step::Next)
+        Ok(EmulationResult::Next)
     }
 
     /// Operand of LGDT and LIDT: 10 bytes, limit first.

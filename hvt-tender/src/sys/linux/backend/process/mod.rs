@@ -66,7 +66,7 @@ use self::child::Child;
 use self::cpu::{Cpu, RFLAGS_AC};
 use self::debug::Debugging;
 use self::direct::Direct;
-use self::emulate::Step;
+use self::emulate::EmulationResult;
 use self::exception::Exception;
 use self::exchange::Exchange;
 use self::file_size::FileSize;
@@ -459,23 +459,25 @@ impl ProcessMachine {
         let header = self.exchange.header();
         let how = if self.by_system_call { command::BY_SYSTEM_CALL } else { 0 };
         let exit = match step {
-            Step::Next => None,
-            Step::Exit(exit) => Some(exit),
-            Step::LoadFsBase => {
+            EmulationResult::Next => None,
+            EmulationResult::Exit(exit) => Some(exit),
+            EmulationResult::LoadFsBase => {
                 header.fs_base.store(self.cpu.fs_base, RELAXED);
                 header.command.store(command::SET_FS_BASE | how, RELAXED);
                 None
             }
-            Step::LoadGsBase => {
+            EmulationResult::LoadGsBase => {
                 header.gs_base.store(self.cpu.gs_base, RELAXED);
                 header.command.store(command::SET_GS_BASE | how, RELAXED);
                 None
             }
-            Step::Raise(exception) => match exception::deliver(exception, &mut self.cpu, &mut registers, &space) {
-                Ok(()) => None,
-                Err(exception::TripleFault) => Some(self.fault(Cause::TripleFault, &registers)),
-            },
-            Step::Refuse(cause) => Some(self.fault(cause, &registers)),
+            EmulationResult::Raise(exception) => {
+                match exception::deliver(exception, &mut self.cpu, &mut registers, &space) {
+                    Ok(()) => None,
+                    Err(exception::TripleFault) => Some(self.fault(Cause::TripleFault, &registers)),
+                }
+            }
+            EmulationResult::Refuse(cause) => Some(self.fault(cause, &registers)),
         };
         frame.set_registers(&registers);
         exit
@@ -504,22 +506,25 @@ fn react(
     registers: &mut Registers,
     space: &GuestSpace<'_>,
     memory_map: &MemoryMap,
-) -> Step {
+) -> EmulationResult {
     if signal.number == libc::SIGSYS {
         return system_call(cpu, registers, space);
     }
     if signal.code <= 0 {
         // Sent by another process, not caused by the guest.
-        return Step::Next;
+        return EmulationResult::Next;
     }
     const PAGE_FAULT: u64 = Vector::PageFault as u64;
     let exception = match signal.vector {
         PAGE_FAULT if signal.number == libc::SIGBUS => {
             let what = format!("the host is out of memory for guest address {:#x}", signal.cr2);
-            return Step::Refuse(Cause::Killed { what });
+            return EmulationResult::Refuse(Cause::Killed { what });
         }
         PAGE_FAULT if is_write_to_code(signal, memory_map) => {
-            return Step::Refuse(Cause::Memory { address: Some(Gpa(signal.cr2)), access: Permissions::WRITE });
+            return EmulationResult::Refuse(Cause::Memory {
+                address: Some(Gpa(signal.cr2)),
+                access: Permissions::WRITE,
+            });
         }
         PAGE_FAULT => {
             cpu.cr2 = signal.cr2;
@@ -538,15 +543,15 @@ fn react(
         17 => {
             // At CPL 0 the CPU does not check alignment (SDM 6.15, vector 17).
             registers.rflags &= !RFLAGS_AC;
-            return Step::Next;
+            return EmulationResult::Next;
         }
         19 => Exception::new(Vector::SimdFloatingPoint, 0),
         vector => {
             let what = format!("signal {} with exception vector {vector}", signal.number);
-            return Step::Refuse(Cause::Unknown { what });
+            return EmulationResult::Refuse(Cause::Unknown { what });
         }
     };
-    Step::Raise(exception)
+    EmulationResult::Raise(exception)
 }
 
 /// Returns true for a write to code. The guest's page tables permit it, but the mapping underneath
@@ -570,7 +575,7 @@ fn page_fault_error(signal: &Signal, memory_map: &MemoryMap) -> u64 {
 
 /// Handles a system call that the filter denied: `syscall` is #UD while EFER.SCE is clear, and
 /// `int 0x80` goes through the IDT.
-fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> Step {
+fn system_call(cpu: &Cpu, registers: &mut Registers, space: &GuestSpace<'_>) -> EmulationResult {
     const INT_80: [u8; 2] = [0xcd, 0x80];
     const LENGTH: u64 = 2;
     let after = registers.rip;

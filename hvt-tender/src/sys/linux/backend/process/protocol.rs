@@ -38,7 +38,7 @@ pub(super) struct Header {
     pub(super) fs_base: AtomicU64,
     /// GS base of the child, and the new one for [`command::SET_GS_BASE`].
     pub(super) gs_base: AtomicU64,
-    /// Address in the child of the [`Step`] that failed during set-up, 0 if none failed.
+    /// Address in the child of the [`SetupStep`] that failed during set-up, 0 if none failed.
     pub(super) failed_step: AtomicU64,
     /// Hypercall through a trampoline.
     pub(super) direct: DirectCall,
@@ -102,8 +102,8 @@ impl RobustList {
 /// System call in a script.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct Step {
-    /// System call number, or [`Step::END`].
+pub(super) struct SetupStep {
+    /// System call number, or [`SetupStep::END`].
     pub(super) number: u64,
     /// Arguments.
     pub(super) arguments: [u64; 6],
@@ -111,7 +111,7 @@ pub(super) struct Step {
     pub(super) expect: u64,
 }
 
-impl Step {
+impl SetupStep {
     /// Number that ends a script.
     pub(super) const END: u64 = u64::MAX;
     /// Words of a step.

@@ -10,7 +10,7 @@ use hvt_abi::GuestRange;
 
 use super::direct::Direct;
 use super::exchange::{Exchange, Places};
-use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, Step, protection};
+use super::protocol::{RobustList, SCRIPT_WORDS_MIN, STUB_ADDRESS, SetupStep, protection};
 use super::{sandbox, stub};
 use crate::memory::MemoryMap;
 
@@ -24,7 +24,7 @@ const USER_END: u64 = 0x7fff_ffff_f000;
 /// Script under construction: steps, then the data that they point to.
 #[derive(Debug)]
 pub(super) struct Script {
-    steps: Vec<Step>,
+    steps: Vec<SetupStep>,
     /// Names of the steps for error messages.
     names: Vec<&'static str>,
     data: Vec<u64>,
@@ -67,7 +67,7 @@ pub(super) struct Protection {
 }
 
 /// Number of protection changes that fit into the smallest script area.
-pub(super) const PROTECTIONS_MAX: usize = SCRIPT_WORDS_MIN / Step::WORDS - 1;
+pub(super) const PROTECTIONS_MAX: usize = SCRIPT_WORDS_MIN / SetupStep::WORDS - 1;
 
 impl Script {
     /// Returns the number of steps of the set-up script and the resulting layout, which do not
@@ -95,7 +95,7 @@ impl Script {
             script.call("prctl(PR_SET_TSC)", libc::SYS_prctl, [libc::PR_SET_TSC as u64, mode]);
         }
         script.give_everything_up(plan);
-        script.step("end", Step::END, [0; 6], 0);
+        script.step("end", SetupStep::END, [0; 6], 0);
         script
     }
 
@@ -107,22 +107,21 @@ impl Script {
         for Protection { range, bits } in changes {
             script.call("mprotect", libc::SYS_mprotect, [range.start().0, range.len(), *bits as u64]);
         }
-        script.step("end", Step::END, [0; 6], 0);
+        script.step("end", SetupStep::END, [0; 6], 0);
         script
     }
 
     /// Words of the script in the exchange pages.
     pub(super) fn words(&self) -> impl Iterator<Item = u64> {
-        let steps = self
-            .steps
-            .iter()
-            .flat_map(|Step { number, arguments, expect }| std::iter::once(*number).chain(*arguments).chain([*expect]));
+        let steps = self.steps.iter().flat_map(|SetupStep { number, arguments, expect }| {
+            std::iter::once(*number).chain(*arguments).chain([*expect])
+        });
         steps.chain(self.data.iter().copied())
     }
 
     /// Name of the step at this address in the child.
     pub(super) fn name_at(&self, address: u64) -> &'static str {
-        let index = address.wrapping_sub(Exchange::SCRIPT) / size_of::<Step>() as u64;
+        let index = address.wrapping_sub(Exchange::SCRIPT) / size_of::<SetupStep>() as u64;
         usize::try_from(index).ok().and_then(|index| self.names.get(index)).copied().unwrap_or("an unknown step")
     }
 
@@ -211,13 +210,13 @@ impl Script {
     }
 
     fn step(&mut self, name: &'static str, number: u64, arguments: [u64; 6], expect: u64) {
-        self.steps.push(Step { number, arguments, expect });
+        self.steps.push(SetupStep { number, arguments, expect });
         self.names.push(name);
     }
 
     /// Stores words that a step can point to and returns their address in the child.
     fn data(&mut self, words: &[u64]) -> u64 {
-        let at = self.all_steps * size_of::<Step>() + self.data.len() * size_of::<u64>();
+        let at = self.all_steps * size_of::<SetupStep>() + self.data.len() * size_of::<u64>();
         self.data.extend(words);
         Exchange::SCRIPT + at as u64
     }
@@ -261,9 +260,9 @@ mod tests {
             );
             assert_eq!(places.end(), stack + size);
             assert_eq!(script.steps.len(), script.all_steps);
-            assert!(words >= regions as usize * Step::WORDS);
+            assert!(words >= regions as usize * SetupStep::WORDS);
             // Each pointer refers to the data, not to the steps.
-            let data = Exchange::SCRIPT + (script.steps.len() * size_of::<Step>()) as u64;
+            let data = Exchange::SCRIPT + (script.steps.len() * size_of::<SetupStep>()) as u64;
             let alternate = script.steps.iter().find(|step| step.number == libc::SYS_sigaltstack as u64).unwrap();
             assert!((data..stack).contains(&alternate.arguments[0]));
             assert_eq!(script.words().nth((alternate.arguments[0] - Exchange::SCRIPT) as usize / 8), Some(stack));

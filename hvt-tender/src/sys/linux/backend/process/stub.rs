@@ -21,7 +21,7 @@ use hvt_abi::PAGE_SIZE;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::protocol::turn::{ASLEEP, TENDERS_TURN};
-use super::protocol::{EXCHANGE_ADDRESS, Header, SCRIPT_OFFSET, STUB_ADDRESS, Step, command};
+use super::protocol::{EXCHANGE_ADDRESS, Header, SCRIPT_OFFSET, STUB_ADDRESS, SetupStep, command};
 use crate::image::write::{FileHeader, ProgramHeader};
 use crate::memory::{GuestMemory, MappedMemory, OutOfMemory};
 
@@ -257,8 +257,8 @@ global_asm!(
     page = const PAGE_SIZE,
     sys_mmap = const libc::SYS_mmap,
     setup = const SCRIPT_OFFSET,
-    end = const Step::END as i64,
-    step = const size_of::<Step>(),
+    end = const SetupStep::END as i64,
+    step = const size_of::<SetupStep>(),
     failed_result = const offset_of!(Header, failed_result),
     failed_step = const offset_of!(Header, failed_step),
     turn = const offset_of!(Header, turn),

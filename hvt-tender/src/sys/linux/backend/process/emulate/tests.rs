@@ -51,7 +51,7 @@ impl Lab {
         u64::from_le_bytes(bytes)
     }
 
-    fn step(&mut self, code: &[u8]) -> Step {
+    fn step(&mut self, code: &[u8]) -> EmulationResult {
         self.memory.write(Gpa(CODE), code).unwrap();
         self.registers.rip = CODE;
         let space = GuestSpace::new(&self.memory, &self.memory_map);
@@ -59,8 +59,8 @@ impl Lab {
     }
 }
 
-fn general_protection(code: u64) -> Step {
-    Step::Raise(Exception::general_protection(code))
+fn general_protection(code: u64) -> EmulationResult {
+    EmulationResult::Raise(Exception::general_protection(code))
 }
 
 #[test]
@@ -69,14 +69,18 @@ fn descriptor_tables_are_loaded() {
     lab.write(DATA, &[0x1234_5678_9abc_00ff, 0]);
     // lgdt [0x101000]; lidt [0x101000]
     for code in [b"\x0f\x01\x14\x25\0\x10\x10\0", b"\x0f\x01\x1c\x25\0\x10\x10\0"] {
-        assert_eq!(lab.step(code), Step::Next);
+        assert_eq!(lab.step(code), EmulationResult::Next);
         assert_eq!(lab.registers.rip, CODE + 8);
     }
     let expected = TableRegister { base: 0x1234_5678_9abc, limit: 0xff };
     assert_eq!((lab.cpu.gdtr, lab.cpu.idtr), (expected, expected));
 
     lab.write(DATA, &[0x8000_0000_0000_00ff, 0xffff]);
-    assert_eq!(lab.step(b"\x0f\x01\x1c\x25\0\x10\x10\0"), Step::Next, "a canonical address in the upper half");
+    assert_eq!(
+        lab.step(b"\x0f\x01\x1c\x25\0\x10\x10\0"),
+        EmulationResult::Next,
+        "a canonical address in the upper half"
+    );
     lab.write(DATA, &[0x8000_0000_0000_00ff, 0]);
     assert_eq!(lab.step(b"\x0f\x01\x1c\x25\0\x10\x10\0"), general_protection(0));
     assert_eq!(lab.registers.rip, CODE, "a fault leaves RIP at the instruction");
@@ -86,7 +90,7 @@ fn descriptor_tables_are_loaded() {
 fn operand_outside_memory_is_a_page_fault() {
     let mut lab = Lab::new();
     // lgdt [0x8000]
-    let Step::Raise(exception) = lab.step(b"\x0f\x01\x14\x25\0\x80\0\0") else { panic!() };
+    let EmulationResult::Raise(exception) = lab.step(b"\x0f\x01\x14\x25\0\x80\0\0") else { panic!() };
     assert_eq!(exception, Exception::new(hvt_abi::x86_64::Vector::PageFault, 0));
     assert_eq!(lab.cpu.cr2, 0x8000);
 }
@@ -97,7 +101,7 @@ fn segments_are_checked_against_the_gdt() {
     lab.registers.rax = 16;
     // mov ss, eax; mov ds, eax; mov es, eax
     for code in [b"\x8e\xd0", b"\x8e\xd8", b"\x8e\xc0"] {
-        assert_eq!(lab.step(code), Step::Next);
+        assert_eq!(lab.step(code), EmulationResult::Next);
     }
     assert_eq!(lab.cpu.ss, 16);
     lab.registers.rax = 0x28;
@@ -107,7 +111,7 @@ fn segments_are_checked_against_the_gdt() {
     lab.registers.rax = 0;
     // mov fs, eax
     lab.cpu.fs_base = 5;
-    assert_eq!(lab.step(b"\x8e\xe0"), Step::LoadFsBase);
+    assert_eq!(lab.step(b"\x8e\xe0"), EmulationResult::LoadFsBase);
     assert_eq!(lab.cpu.fs_base, 0);
 }
 
@@ -115,12 +119,12 @@ fn segments_are_checked_against_the_gdt() {
 fn far_return_and_interrupt_return() {
     let mut lab = Lab::new();
     lab.write(STACK, &[0x10_0800, 8]);
-    assert_eq!(lab.step(b"\x48\xcb"), Step::Next);
+    assert_eq!(lab.step(b"\x48\xcb"), EmulationResult::Next);
     assert_eq!((lab.registers.rip, lab.registers.rsp, lab.cpu.cs), (0x10_0800, STACK + 16, 8));
 
     lab.registers.rsp = STACK;
     lab.write(STACK, &[0x10_0900, 8, 0x246, DATA + 0x800, 16]);
-    assert_eq!(lab.step(b"\x48\xcf"), Step::Next);
+    assert_eq!(lab.step(b"\x48\xcf"), EmulationResult::Next);
     assert_eq!((lab.registers.rip, lab.registers.rsp), (0x10_0900, DATA + 0x800));
     assert!(lab.cpu.interrupts);
     assert_eq!(lab.registers.rflags & 0x44, 0x44);
@@ -135,7 +139,7 @@ fn far_return_and_interrupt_return() {
 fn task_register_becomes_busy() {
     let mut lab = Lab::new();
     lab.registers.rax = 24;
-    assert_eq!(lab.step(b"\x0f\x00\xd8"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x00\xd8"), EmulationResult::Next);
     assert_eq!(lab.cpu.task, (TSS, 0x67));
     assert_eq!(lab.step(b"\x0f\x00\xd8"), general_protection(24), "a busy one cannot be loaded");
     assert_eq!(lab.word(GDT + 24) >> 40 & 0xff, 0x8b);
@@ -145,10 +149,10 @@ fn task_register_becomes_busy() {
 fn model_specific_registers() {
     let mut lab = Lab::new();
     (lab.registers.rcx, lab.registers.rdx, lab.registers.rax) = (msr::FS_BASE.into(), 0x12, 0x3456_7890);
-    assert_eq!(lab.step(b"\x0f\x30"), Step::LoadFsBase);
+    assert_eq!(lab.step(b"\x0f\x30"), EmulationResult::LoadFsBase);
     assert_eq!(lab.cpu.fs_base, 0x12_3456_7890);
     (lab.registers.rdx, lab.registers.rax) = (!0, !0);
-    assert_eq!(lab.step(b"\x0f\x32"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x32"), EmulationResult::Next);
     assert_eq!((lab.registers.rdx, lab.registers.rax), (0x12, 0x3456_7890));
     lab.registers.rdx = 0x8000_0000;
     assert_eq!(lab.step(b"\x0f\x30"), general_protection(0), "not canonical");
@@ -158,20 +162,20 @@ fn model_specific_registers() {
     // EFER: the current value may be written back; SYSCALL cannot be enabled.
     (lab.registers.rcx, lab.registers.rdx) = (msr::EFER.into(), 0);
     lab.registers.rax = lab.cpu.efer.bits();
-    assert_eq!(lab.step(b"\x0f\x30"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x30"), EmulationResult::Next);
     lab.registers.rax |= 1;
-    assert!(matches!(lab.step(b"\x0f\x30"), Step::Refuse(Cause::Instruction { .. })));
+    assert!(matches!(lab.step(b"\x0f\x30"), EmulationResult::Refuse(Cause::Instruction { .. })));
 }
 
 #[test]
 fn control_registers() {
     let mut lab = Lab::new();
     // mov rax, cr3; mov cr3, rax
-    assert_eq!(lab.step(b"\x0f\x20\xd8"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x20\xd8"), EmulationResult::Next);
     assert_eq!(lab.registers.rax, 0x2000);
-    assert_eq!(lab.step(b"\x0f\x22\xd8"), Step::Next, "a flush");
+    assert_eq!(lab.step(b"\x0f\x22\xd8"), EmulationResult::Next, "a flush");
     lab.registers.rax = 0x10_0000;
-    let Step::Refuse(Cause::Instruction { what }) = lab.step(b"\x0f\x22\xd8") else { panic!() };
+    let EmulationResult::Refuse(Cause::Instruction { what }) = lab.step(b"\x0f\x22\xd8") else { panic!() };
     assert_eq!(what, "\"mov cr3, rax\"");
     for (code, text) in [
         (&b"\x0f\x23\xf9"[..], "\"mov dr7, rcx\""),
@@ -179,18 +183,18 @@ fn control_registers() {
         (b"\x0f\x01\xf0", "\"lmsw\""),
         (b"\xcf", "\"iret\""),
     ] {
-        let Step::Refuse(Cause::Instruction { what }) = lab.step(code) else { panic!("{text}") };
+        let EmulationResult::Refuse(Cause::Instruction { what }) = lab.step(code) else { panic!("{text}") };
         assert_eq!(what, text);
     }
     // mov rax, cr0; mov cr0, rax with paging off
-    assert_eq!(lab.step(b"\x0f\x20\xc0"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x20\xc0"), EmulationResult::Next);
     assert_eq!(lab.registers.rax, 0x8001_0021);
     lab.registers.rax = 0x1_0021;
     assert_eq!(lab.step(b"\x0f\x22\xc0"), general_protection(0));
     lab.registers.rax = 0x8000_0021;
-    assert!(matches!(lab.step(b"\x0f\x22\xc0"), Step::Refuse(_)), "without write protection");
+    assert!(matches!(lab.step(b"\x0f\x22\xc0"), EmulationResult::Refuse(_)), "without write protection");
     lab.registers.rax = 0xe001_0031;
-    assert_eq!(lab.step(b"\x0f\x22\xc0"), Step::Next, "caches off");
+    assert_eq!(lab.step(b"\x0f\x22\xc0"), EmulationResult::Next, "caches off");
 }
 
 #[test]
@@ -238,22 +242,22 @@ fn cr4_and_xcr0_are_those_of_cpuid() {
     let features = Features::of_this_cpu();
     let mut lab = Lab::new();
     // mov rax, cr4
-    assert_eq!(lab.step(b"\x0f\x20\xe0"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x20\xe0"), EmulationResult::Next);
     assert_eq!(lab.registers.rax, 0x620 | features.on);
     // mov cr4, rax; mov rax, cr4
     lab.registers.rax = 0x7ff | features.on;
-    assert_eq!(lab.step(b"\x0f\x22\xe0"), Step::Next);
-    assert_eq!(lab.step(b"\x0f\x20\xe0"), Step::Next);
+    assert_eq!(lab.step(b"\x0f\x22\xe0"), EmulationResult::Next);
+    assert_eq!(lab.step(b"\x0f\x20\xe0"), EmulationResult::Next);
     assert_eq!(lab.registers.rax, 0x7ff | features.on);
     // xsetbv
     (lab.registers.rcx, lab.registers.rdx) = (0, features.xcr0 >> 32);
     lab.registers.rax = features.xcr0 & 0xffff_ffff;
     let xsetbv = b"\x0f\x01\xd1";
     if features.on & Cr4::OSXSAVE.bits() == 0 {
-        assert_eq!(lab.step(xsetbv), Step::Raise(Exception::invalid_opcode()));
+        assert_eq!(lab.step(xsetbv), EmulationResult::Raise(Exception::invalid_opcode()));
         return;
     }
-    assert_eq!(lab.step(xsetbv), Step::Next);
+    assert_eq!(lab.step(xsetbv), EmulationResult::Next);
     lab.registers.rax = 0;
     assert_eq!(lab.step(xsetbv), general_protection(0), "x87 is always enabled");
     (lab.registers.rcx, lab.registers.rax) = (1, 1);
@@ -269,12 +273,12 @@ fn stac_and_clac_are_those_of_cpl_0() {
         let space = GuestSpace::new(&lab.memory, &lab.memory_map);
         (super::undefined(&mut lab.registers, &space), lab.registers.rip - CODE, lab.registers.rflags & RFLAGS_AC)
     };
-    assert_eq!(undefined(b"\x0f\x0b"), (Step::Raise(Exception::invalid_opcode()), 0, 0));
+    assert_eq!(undefined(b"\x0f\x0b"), (EmulationResult::Raise(Exception::invalid_opcode()), 0, 0));
     for (code, flag) in [(b"\x0f\x01\xcb", RFLAGS_AC), (b"\x0f\x01\xca", 0)] {
         let (step, len, ac) = undefined(code);
         match Features::of_this_cpu().cr4 & Cr4::SMAP.bits() {
-            0 => assert_eq!((step, len), (Step::Raise(Exception::invalid_opcode()), 0)),
-            _ => assert_eq!((step, len, ac), (Step::Next, 3, flag)),
+            0 => assert_eq!((step, len), (EmulationResult::Raise(Exception::invalid_opcode()), 0)),
+            _ => assert_eq!((step, len, ac), (EmulationResult::Next, 3, flag)),
         }
     }
 }
@@ -283,14 +287,14 @@ fn stac_and_clac_are_those_of_cpl_0() {
 fn ports_and_halt() {
     let mut lab = Lab::new();
     (lab.registers.rdx, lab.registers.rax) = (0x502, 0xffff_ffff_0010_1000);
-    assert_eq!(lab.step(b"\xef"), Step::Exit(Exit::Hypercall { number: 2, argument: Gpa(0x10_1000) }));
-    let refused = |port, size, write| Step::Refuse(Cause::Port { port, size, write });
+    assert_eq!(lab.step(b"\xef"), EmulationResult::Exit(Exit::Hypercall { number: 2, argument: Gpa(0x10_1000) }));
+    let refused = |port, size, write| EmulationResult::Refuse(Cause::Port { port, size, write });
     assert_eq!(lab.step(b"\xee"), refused(0x502, 1, true));
     assert_eq!(lab.step(b"\x66\xef"), refused(0x502, 2, true));
     assert_eq!(lab.step(b"\xed"), refused(0x502, 4, false));
     assert_eq!(lab.step(b"\xe7\x80"), refused(0x80, 4, true));
     assert_eq!(lab.step(b"\xf3\x6f"), refused(0x502, 4, true));
-    assert_eq!(lab.step(b"\xf4"), Step::Exit(Exit::Halted));
+    assert_eq!(lab.step(b"\xf4"), EmulationResult::Exit(Exit::Halted));
 }
 
 #[test]
@@ -312,7 +316,7 @@ fn exceptions_go_through_the_idt() {
     lab.write(IDT + 13 * 16, &gate(2, 0x10_0abc));
     // int 0x21 (beyond the limit) and int 13
     assert_eq!(lab.step(b"\xcd\x21"), general_protection(0x21 << 3 | 2));
-    assert_eq!(lab.step(b"\xcd\x0d"), Step::Raise(Exception::software(13)));
+    assert_eq!(lab.step(b"\xcd\x0d"), EmulationResult::Raise(Exception::software(13)));
     assert_eq!(lab.registers.rip, CODE + 2, "a software interrupt returns behind itself");
 
     lab.registers.rflags = 0x202;
@@ -347,7 +351,7 @@ fn a_counter_of_its_own_is_read_by_every_instruction() {
     lab.registers.rcx = 0x10;
     // rdtsc; rdmsr; rdtscp
     for (code, len, low) in [(&b"\x0f\x31"[..], 2, 0xf0), (b"\x0f\x32", 2, 0xf1), (b"\x0f\x01\xf9", 3, 0xf2)] {
-        assert_eq!(lab.step(code), Step::Next);
+        assert_eq!(lab.step(code), EmulationResult::Next);
         assert_eq!((lab.registers.rax, lab.registers.rdx), (0x9abc_de00 | low, 0x1234_5678));
         assert_eq!(lab.registers.rip, CODE + len);
     }
