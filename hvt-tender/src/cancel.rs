@@ -26,7 +26,7 @@ struct State {
     event: Event,
     kick: OnceLock<Box<dyn Kick>>,
     ended: OnceLock<Arc<OwnedFd>>,
-    /// Whether a run has the token: the backend of a second run could not be kicked.
+    /// A run has the token: the backend of a second run could not be kicked.
     claimed: AtomicBool,
 }
 

@@ -56,7 +56,7 @@ pub enum UnikernelError {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::BackendError),
-    /// The tender cannot become who it was told to become.
+    /// The user or the root directory cannot be changed.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The tender cannot be confined.

@@ -1,4 +1,4 @@
-//! A backend before it has a guest, as the rooms above see it.
+//! Interface of a backend that has no guest yet, and of its running machine.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -13,69 +13,72 @@ use crate::measure::{Counter, Trace};
 use crate::memory::{MapError, MappedMemory, MemoryMap};
 use crate::monitor::{Outcome, run_observed};
 
-/// A kind of backend that this program has.
+/// Kind of backend that this program contains.
 pub(crate) struct Kind {
-    /// Choice of the user that means this kind.
+    /// Choice of the user that selects this kind.
     pub(crate) choice: BackendChoice,
-    /// Whether the machine runs its guests at full speed. If not, `auto` prefers the next kind.
+    /// Returns true if the machine runs the kind's guests at full speed. Otherwise `auto` prefers the
+    /// next kind.
     pub(crate) is_fast: fn() -> bool,
-    /// Whether a guest can read another cycle counter than the CPU's.
+    /// A guest can read a cycle counter other than the CPU's.
     pub(crate) counts_cycles: bool,
     /// Opens the backend.
     pub(crate) open: fn() -> Result<Box<dyn Opened>, Unavailable>,
 }
 
-/// A backend of this host, open.
+/// Open backend of this host.
 pub(crate) trait Opened {
-    /// Its name, as in `--backend`.
+    /// Returns the name of the backend, as in `--backend`.
     fn name(&self) -> &'static str;
 
-    /// Makes the guest read `counter` wherever it reads its cycle counter; `None` if the backend cannot.
+    /// Makes the guest read `counter` instead of the CPU's cycle counter. Returns `None` if the
+    /// backend does not support this.
     fn with_cycle_counter(self: Box<Self>, _counter: CycleCounter) -> Option<Box<dyn Opened>> {
         None
     }
 
-    /// Prepares for a guest that is debugged.
+    /// Prepares the backend for a guest with a debugger.
     fn for_debugger(self: Box<Self>) -> Box<dyn Opened>;
 
-    /// Frequency of the guest's cycle counter, from a backend that knows the frequency at once. For other backends, a
-    /// [search](super::frequency::Search) finds it.
+    /// Returns the frequency of the guest's cycle counter, or `None` if the backend must measure it
+    /// by a [search](super::frequency::Search).
     ///
     /// # Errors
-    /// Returns [`BackendError`] if the host's counter is of no use.
+    /// Returns [`BackendError`] if the host's counter is unusable.
     fn cycle_frequency(&self) -> Option<Result<Frequency, BackendError>> {
         None
     }
 
-    /// Lets the guest's kicks of its network ring set the event `doorbell` without ending a run, if the backend can. If
-    /// not, kicks are exits.
+    /// Makes the guest's kicks of its network ring set the event `doorbell` without ending a run, if
+    /// the backend supports this. Otherwise kicks are exits.
     ///
     /// # Errors
-    /// The error of the host.
+    /// Returns the error of the host.
     fn kick_rings(&self, _doorbell: BorrowedFd<'_>) -> io::Result<()> {
         Ok(())
     }
 
-    /// Whether a guest that has a CPU to itself sends frames through a ring faster than by hypercalls. A kick of a virtual
-    /// machine wakes the ring's thread without an exit. A process kicks by a hand-over to the tender, which costs as much
-    /// as a hypercall, and its guest and its tender keep two CPUs busy already.
+    /// Returns true if a guest with a CPU of its own sends frames through a ring faster than by
+    /// hypercalls. A kick of a virtual machine wakes the ring's thread without an exit. A process
+    /// kicks by a hand-over to the tender, which costs as much as a hypercall, and guest and tender
+    /// already occupy two CPUs.
     fn gains_by_rings(&self) -> bool {
         false
     }
 
-    /// Guest memory of `size` bytes in the form that this backend needs.
+    /// Maps guest memory of `size` bytes in the form that this backend requires.
     ///
     /// # Errors
-    /// Returns [`MapError`] if the host refuses.
+    /// Returns [`MapError`] if the host rejects the request.
     fn memory(&self, size: u64) -> Result<MappedMemory, MapError>;
 
-    /// A guest of this memory, ready to run from its entry point, on the calling thread.
+    /// Creates a guest of this memory, ready to run from its entry point on the calling thread.
     ///
-    /// Until the first run the tender can still write memory that is read-only for the guest, unless the backend knows
-    /// the [frequency](Self::cycle_frequency).
+    /// Until the first run the tender can still write memory that is read-only for the guest, unless
+    /// the backend returns a [frequency](Self::cycle_frequency).
     ///
     /// # Errors
-    /// Returns [`BackendError`] if the host refuses.
+    /// Returns [`BackendError`] if the host rejects the request.
     fn start(
         self: Box<Self>,
         memory: MappedMemory,
@@ -85,9 +88,10 @@ pub(crate) trait Opened {
     ) -> Result<Box<dyn Running>, BackendError>;
 }
 
-/// A machine together with the monitor's loop, which is compiled for each type of machine.
+/// Machine with the monitor's loop, which is compiled for each type of machine.
 pub(crate) trait Running: Machine {
-    /// Runs the guest to its end, as [`run_observed`]. `counter` and `trace` see its hypercalls.
+    /// Runs the guest to its end, as [`run_observed`] does. `counter` and `trace` record the guest's
+    /// hypercalls.
     fn serve(
         &mut self,
         memory_map: &MemoryMap,
@@ -107,7 +111,7 @@ impl<M: Machine> Running for M {
         counter: Option<&mut Counter>,
         trace: Option<&mut Trace>,
     ) -> Result<Outcome, BackendError> {
-        // Loops of their own, which look for no observer that is not there.
+        // Separate loops: a loop without an observer has no check for one.
         match (counter, trace) {
             (None, None) => run_observed(self, memory_map, devices, doorbell, &mut ()),
             (Some(counter), None) => run_observed(self, memory_map, devices, doorbell, counter),

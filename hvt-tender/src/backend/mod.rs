@@ -59,7 +59,7 @@ pub trait Machine: Vcpu<Error = BackendError> {
         CpuClock::of_this_thread().map_err(|source| BackendError { what: "querying the CPU clock", source })
     }
 
-    /// What a debugger needs of it, where the backend has that.
+    /// Returns the interface for a debugger, if the backend has one.
     fn debug(&mut self) -> Option<&mut dyn debug::DebugTarget> {
         None
     }

@@ -30,7 +30,7 @@ impl CpuClock {
         self.0.now().map_or(Duration::ZERO, Duration::from)
     }
 
-    /// Whether the host has such clocks.
+    /// The host has such clocks.
     pub(crate) const EXISTS: bool = true;
 }
 

@@ -1,4 +1,4 @@
-//! Descriptor that tells of an event: an eventfd.
+//! Event descriptor made of an eventfd.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,4 +1,4 @@
-//! Descriptor that tells that a moment has come: a timerfd.
+//! Descriptor that becomes readable at a given time: a timerfd.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

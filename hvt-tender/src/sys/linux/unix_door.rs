@@ -1,4 +1,4 @@
-//! Unix socket at which a debugger is awaited.
+//! Unix socket that a debugger connects to.
 
 #![expect(unsafe_code, reason = "system calls that no library wraps")]
 
@@ -45,10 +45,10 @@ impl UnixDoor {
         Ok(door)
     }
 
-    /// The connection that has come.
+    /// Accepts a waiting connection.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if none has.
+    /// Returns [`io::ErrorKind::WouldBlock`] if no connection waits.
     pub(crate) fn accept(&self) -> io::Result<OwnedFd> {
         let accepted = accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
         // SAFETY: the kernel has just made this descriptor, and nothing else owns it.

@@ -19,6 +19,6 @@ impl CpuClock {
         Duration::ZERO
     }
 
-    /// Whether the host has such clocks.
+    /// The host has such clocks.
     pub(crate) const EXISTS: bool = false;
 }

@@ -53,7 +53,7 @@ impl SchemeNet {
         Ok(Self { frames: FrameFd::new(file.into(), format!("network scheme {}", path.display()), 0), mac })
     }
 
-    /// Whether frames come and go without a header before them.
+    /// Returns true if no header precedes the frames.
     #[expect(clippy::unused_self, reason = "on Linux an interface can have headers")]
     pub(crate) fn is_plain(&self) -> bool {
         true

@@ -1,5 +1,5 @@
-//! Descriptor that tells that a moment has come: an event that a thread sets. The time scheme reports an expiry only to a
-//! poll that has begun before it.
+//! Descriptor that becomes readable at a given time: an event that a thread sets. The time scheme
+//! reports an expiry only to a poll that has begun before it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,4 +1,4 @@
-//! Unix socket at which a debugger is awaited.
+//! Unix socket that a debugger connects to.
 
 use std::fs::{self, File};
 use std::io;
@@ -26,10 +26,10 @@ impl UnixDoor {
         Ok(door)
     }
 
-    /// The connection that has come.
+    /// Accepts a waiting connection.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if none has.
+    /// Returns [`io::ErrorKind::WouldBlock`] if no connection waits.
     pub(crate) fn accept(&self) -> io::Result<OwnedFd> {
         let (stream, _) = self.listener.accept()?;
         stream.set_nonblocking(false)?;

@@ -149,8 +149,8 @@ impl Handover {
         }
     }
 
-    /// Waits until the child has handed over, whatever the stop request. Returns false if it does
-    /// not in time.
+    /// Waits until the child has handed over, even if the end of the run is requested. Returns false
+    /// if the child does not within [`ENDS_WITHIN`].
     pub(super) fn settle(&self, child: &Child) -> io::Result<bool> {
         let start = Instant::now();
         while start.elapsed() < ENDS_WITHIN && !child.has_ended()? {

@@ -23,9 +23,10 @@
 //!
 //! Differences from hardware that a guest can observe: `pushf` shows RFLAGS.IF set, `sgdt` and
 //! similar instructions may show the host's registers, and segment registers read back the host's
-//! selectors. A guest with readable code reads a jump at each hypercall site. CPUID returns the host's values, so that XCR0 and the bits of CR4 visible in CPUID
-//! are set from the start and stay set. Loading other page tables, enabling `syscall` through EFER,
-//! and setting debug registers end the guest with a message.
+//! selectors. A guest with readable code reads a jump at each hypercall site. CPUID returns the
+//! host's values, so that XCR0 and the bits of CR4 visible in CPUID are set from the start and stay
+//! set. Loading other page tables, enabling `syscall` through EFER, and setting debug registers end
+//! the guest with a message.
 
 #![expect(unsafe_code, reason = "system calls, and memory that the process of the guest writes")]
 
