@@ -56,16 +56,9 @@ trampoline_start:
     mov ax, cs
     mov ds, ax
     // Directly from real mode to long mode (APM volume 2, 14.8), in the boot CPU's address space.
-    mov eax, {cr4}
-    mov cr4, eax
-    mov eax, offset {pml4}
-    mov cr3, eax
-    mov ecx, 0xc0000080         // EFER
-    rdmsr
-    or  eax, {efer}
-    wrmsr
-    mov eax, {cr0}
-    mov cr0, eax
+"#,
+    hvt_boot::enter_long_mode!(),
+    r#"
     lgdt [8]
     .byte 0x66, 0xea                                                // far jump with a 32-bit offset
     .long second_start64
@@ -75,13 +68,9 @@ trampoline_end:
     .section .text.start, "ax"
     .code64
 second_start64:
-    mov ax, 16
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    xor eax, eax
-    mov fs, ax
-    mov gs, ax
+"#,
+    hvt_boot::load_segments!(),
+    r#"
     // The first CPU to arrive gets the stack; any further CPU halts.
     inc eax
     lock xadd dword ptr [rip + {arrived}], eax

@@ -9,6 +9,44 @@ pub const EFER: u32 = 1 << 8 | 1 << 11;
 /// CR0 at the entry of a program and of its other CPUs (SDM 2.5): PG, WP, NE, ET, MP, PE.
 pub const CR0: u32 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 1 | 1 << 0;
 
+/// Instructions that enable paging and long mode (SDM volume 3, "Initializing IA-32e Mode"), in 16-bit
+/// or 32-bit code. The operands are `pml4`, and `cr4`, `efer` and `cr0` with the constants [`CR4`],
+/// [`EFER`] and [`CR0`]. EAX, ECX and EDX are overwritten.
+#[macro_export]
+macro_rules! enter_long_mode {
+    () => {
+        r#"
+    mov eax, {cr4}
+    mov cr4, eax
+    mov eax, offset {pml4}
+    mov cr3, eax
+    mov ecx, 0xc0000080         // EFER
+    rdmsr
+    or  eax, {efer}
+    wrmsr
+    mov eax, {cr0}
+    mov cr0, eax
+"#
+    };
+}
+
+/// Instructions that load the segment registers in 64-bit code, with the data segment of
+/// `start_gdt`. EAX is 0 afterwards.
+#[macro_export]
+macro_rules! load_segments {
+    () => {
+        r#"
+    mov ax, 16
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    xor eax, eax
+    mov fs, ax
+    mov gs, ax
+"#
+    };
+}
+
 /// Defines the symbol `start32`, the entry point that [`headers!`](crate::headers) requires, and
 /// adds these headers.
 ///
@@ -71,16 +109,9 @@ start32:
     mov eax, offset {pdpt} + 3
     mov [{pml4}], eax
 
-    mov eax, {cr4}
-    mov cr4, eax
-    mov eax, offset {pml4}
-    mov cr3, eax
-    mov ecx, 0xc0000080         // EFER
-    rdmsr
-    or  eax, {efer}
-    wrmsr
-    mov eax, {cr0}
-    mov cr0, eax
+"#,
+            $crate::enter_long_mode!(),
+            r#"
     lgdt [start_gdtr]
     push 8
     mov eax, offset start64
@@ -89,13 +120,9 @@ start32:
 
     .code64
 start64:
-    mov ax, 16
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    xor eax, eax
-    mov fs, ax
-    mov gs, ax
+"#,
+            $crate::load_segments!(),
+            r#"
     lea rsp, [rip + {stack} + {stack_size}]
     mov edi, esi
     mov esi, ebp
