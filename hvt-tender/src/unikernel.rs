@@ -327,7 +327,7 @@ impl Unikernel {
     /// Like [`run`](Self::run), but frees the bytes of the file before the guest's first instruction.
     pub(crate) fn run_once(self) -> Result<Outcome, UnikernelError> {
         let stop = self.run_token()?;
-        self.run_until(stop)
+        self.start(stop, None)?.run(None)
     }
 
     /// Returns the cancel token of a run: the token that the user has set, or a new token.

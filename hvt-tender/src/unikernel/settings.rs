@@ -6,14 +6,12 @@ use std::sync::Arc;
 use super::debugger::AwaitedDebugger;
 use super::supply::Supply;
 use super::{Unikernel, UnikernelError};
-use crate::backend::CancelToken;
 use crate::backend::frequency::Search;
 use crate::config::NetRing;
 use crate::core_dump::CoreDump;
 use crate::device::{Arrivals, CapturedOutput, Endpoint, Pollable};
 use crate::guest::{Guest, Output};
 use crate::measure::Limits;
-use crate::monitor::Outcome;
 use crate::sandbox::{Identity, Sandbox};
 use crate::virtual_time::VirtualTime;
 
@@ -113,7 +111,8 @@ impl Unikernel {
         self
     }
 
-    /// Sets the limits of the guest. A guest that exceeds one ends with [`Outcome::Exceeded`].
+    /// Sets the limits of the guest. A guest that exceeds one ends with
+    /// [`Outcome::Exceeded`](crate::Outcome::Exceeded).
     ///
     /// ```
     /// use std::time::Duration;
@@ -195,10 +194,5 @@ impl Unikernel {
             let started = unikernel.start(stop, Some(console))?;
             Ok(|| started.run_to_end())
         })
-    }
-
-    /// Runs the guest on the calling thread, to its end or until `stop` is requested.
-    pub(super) fn run_until(self, stop: CancelToken) -> Result<Outcome, UnikernelError> {
-        self.start(stop, None)?.run(None)
     }
 }
